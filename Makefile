@@ -1,0 +1,43 @@
+# The habits of this project, a target each. Every target sets itself up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+# uv installs faster where it is there; pip does the same.
+.venv/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -e '.[test,bench]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'; \
+	fi
+	touch $@
+
+demo: .venv/.ready  ## train on 8 gaussians and two real tables; pictures and a table in demo/
+	$(BIN)/jaxflow demo --out demo --overwrite
+
+test: lint  ## lint, then the test suite
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: .venv/.ready  ## the longer checks as well
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+
+lint: .venv/.ready  ## ruff, pyright, the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/.ready  ## the measured figures of the README
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/adjoint_memory.py
+	$(BIN)/python benchmarks/toys.py
+	$(BIN)/python benchmarks/tables.py
+
+clean:  ## remove what the targets made
+	rm -rf .venv demo .pytest_cache .ruff_cache

@@ -1,0 +1,12 @@
+"""Fields `f(t, x, cond=None) -> dx/dt`, one family a file.
+
+Any function or Equinox module of that signature is a field. One that also has
+`with_trace(t, x, cond=None) -> (dx/dt, trace)` brings its own exact trace.
+"""
+
+from jaxflow.dynamics.activations import ACTIVATIONS
+from jaxflow.dynamics.concatsquash import ConcatSquash
+from jaxflow.dynamics.linear import Linear
+from jaxflow.dynamics.mlp import MLP
+
+__all__ = ["ACTIVATIONS", "MLP", "ConcatSquash", "Linear"]

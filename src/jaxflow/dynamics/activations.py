@@ -1,0 +1,49 @@
+"""Activations smooth enough for a flow, by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+    "swish": jax.nn.swish,
+    "gelu": jax.nn.gelu,
+    "sigmoid": jax.nn.sigmoid,
+    "sin": jnp.sin,
+}
+KINKED = ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_tanh", "hard_swish")
+
+
+def check_activation(activation: str | Activation) -> str | Activation:
+    """The activation itself, if it suits a flow.
+
+    Raises:
+        ValueError: an unknown name, or one with a kink.
+    """
+    name = getattr(activation, "__name__", "") if callable(activation) else activation
+    if name in KINKED:
+        raise ValueError(
+            f"activation={name!r} has a kink: the trace of df/dx would jump along a trajectory "
+            "(adaptive steps collapse there) and its gradient would miss the jumps; choose one "
+            f"of {list(ACTIVATIONS)}"
+        )
+    if not callable(activation) and name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r} is unknown; choose one of {list(ACTIVATIONS)}")
+    return activation
+
+
+def value_and_slope(
+    activation: str | Activation, a: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """`s(a)` and `s'(a)`, elementwise, from one pass."""
+    return jax.jvp(function(activation), (a,), (jnp.ones_like(a),))
+
+
+def function(activation: str | Activation) -> Activation:
+    """The function that a name stands for."""
+    return activation if callable(activation) else ACTIVATIONS[activation]

@@ -1,0 +1,67 @@
+"""The exact trace of networks with one or two hidden layers, for one extra matrix product.
+
+For `f(x) = s(s(x W1 + b1) W2 + b2) W3 + b3` the Jacobian is
+`W1 diag(u) W2 diag(v) W3` with slopes `u = s'(a1)`, `v = s'(a2)`, and
+
+```
+tr(df/dx) = u^T M v,    M = W2 * (W3 W1)^T    (* elementwise; h x h)
+```
+
+`M` holds weights alone. With one hidden layer `tr = u . m`, `m_j = (W2 W1)_jj`. Gates that
+depend on time or conditions scale the slopes (hidden layers) or the rows of `W1` seen from
+the output (output layer).
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def trace_weights(
+    weights: tuple[Float[Array, "rows cols"], ...], gate: Float[Array, " dim"] | None = None
+) -> Float[Array, "..."]:
+    """`m` (h,) for weights `(W1, W2)`, `M` (h, h) for `(W1, W2, W3)`.
+
+    Args:
+        weights: matrices as they multiply from the right, (inputs, outputs).
+        gate: factor of each output of the network.
+    """
+    first, *middle, last = weights
+    if gate is not None:
+        last = last * gate[None, :]
+    if not middle:
+        return jnp.sum(first.T * last, axis=1)
+    return middle[0] * (last @ first).T
+
+
+def contract(
+    weights: Float[Array, "..."], slopes: tuple[Float[Array, " width"], ...]
+) -> Float[Array, ""]:
+    """The trace, `u . m` or `u^T M v`."""
+    u, *rest = slopes
+    return jnp.dot(u, weights) if not rest else jnp.dot(u @ weights, rest[0])
+
+
+class Prepared(eqx.Module):
+    """A field together with the products of its weights that its trace needs.
+
+    Made once a solve by the field's `prepare()`.
+    """
+
+    field: Any
+    weights: Float[Array, "..."]
+
+    def __call__(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> Float[Array, "*event"]:
+        """The field's value."""
+        return self.field(t, x, cond)
+
+    def with_trace(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+        """The field's value and `tr(df/dx)`."""
+        out, slopes = self.field.value_and_slopes(t, x, cond)
+        return out, contract(self.weights, slopes)

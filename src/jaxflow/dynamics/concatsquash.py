@@ -1,0 +1,130 @@
+"""FFJORD's concatsquash network, with its exact trace up to two hidden layers."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
+from jaxflow.dynamics.closed_form import contract, trace_weights
+from jaxflow.dynamics.layers import (
+    ContextLinear,
+    check_sizes,
+    context_linear,
+    flatten,
+    flatten_cond,
+)
+
+
+class SquashLayer(eqx.Module):
+    """`h -> (h W + b) * sigmoid(gate(t, c)) + shift(t, c)`.
+
+    Attributes:
+        affine: `h W + b`.
+        gate: affine in time and condition.
+        shift: linear in time and condition.
+    """
+
+    affine: ContextLinear
+    gate: ContextLinear
+    shift: ContextLinear
+
+    def __call__(
+        self, h: Float[Array, " inputs"], t: Float[Array, ""], cond: Array | None
+    ) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
+        """The layer's value and its gate."""
+        gate = jax.nn.sigmoid(self.gate.context(t, cond))
+        return self.affine(h, t, cond) * gate + self.shift.context(t, cond), gate
+
+
+class ConcatSquash(eqx.Module):
+    """The field of FFJORD: layers whose outputs are gated and shifted by time.
+
+    ```
+    h_l = s(a_l),    a_l = (h_{l-1} W_l + b_l) * sigmoid(t w_l + v_l) + t u_l
+    ```
+    A condition enters the gates and shifts next to time, but for the output's gate, which
+    depends on time alone: so the exact trace needs one h x h product a time, not one a row.
+    With one or two hidden layers `with_trace` is exact; with more it is None.
+
+    Grathwohl et al. (2019), "FFJORD", arXiv 1810.01367.
+
+    Attributes:
+        layers: `depth + 1` gated layers.
+        dim: number of entries of an event; events of any shape are flattened.
+        cond_dim: number of entries of a condition.
+        activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
+    """
+
+    layers: tuple[SquashLayer, ...]
+    dim: int = eqx.field(static=True)
+    cond_dim: int = eqx.field(static=True)
+    activation: str | Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        cond_dim: int = 0,
+        activation: str | Activation = "tanh",
+        key: PRNGKeyArray,
+    ) -> None:
+        """Make a field with random weights; arguments as for `MLP`.
+
+        Raises:
+            ValueError: a size out of range, an unknown or kinked activation.
+        """
+        check_sizes(dim, width, depth, cond_dim)
+        sizes = [dim] + [width] * depth + [dim]
+        layers = []
+        for i, layer_key in enumerate(jax.random.split(key, depth + 1)):
+            ka, kg, ks = jax.random.split(layer_key, 3)
+            inputs, outputs, last = sizes[i], sizes[i + 1], i == depth
+            scale = 0.1 if last else 1.0
+            layers.append(
+                SquashLayer(
+                    # A gate is about 1/2 at first; the factor 2 keeps the layer's scale.
+                    context_linear(inputs, outputs, 0, ka, time=False, scale=2 * scale),
+                    context_linear(0, outputs, 0 if last else cond_dim, kg),
+                    context_linear(0, outputs, cond_dim, ks, bias=False, scale=scale),
+                )
+            )
+        self.layers = tuple(layers)
+        self.dim, self.cond_dim = dim, cond_dim
+        self.activation = check_activation(activation)
+
+    def __call__(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> Float[Array, "*event"]:
+        """`dx/dt` at one point."""
+        return self._evaluate(t, x, cond)[0]
+
+    def _evaluate(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None
+    ) -> tuple[Array, tuple[Array, ...], Array]:
+        h, c = flatten(x, self.dim, "x"), flatten_cond(cond, self.cond_dim)
+        t = jnp.asarray(t, h.dtype)
+        *hidden, last = self.layers
+        slopes = []
+        for layer in hidden:
+            a, gate = layer(h, t, c)
+            h, slope = value_and_slope(self.activation, a)
+            slopes.append(slope * gate)
+        out, gate = last(h, t, c)
+        return out.reshape(x.shape), tuple(slopes), gate
+
+    @property
+    def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
+        """`(t, x, cond=None) -> (f, tr(df/dx))`; None with more than two hidden layers."""
+        return self._with_trace if len(self.layers) <= 3 else None
+
+    def _with_trace(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> tuple[Array, Array]:
+        out, slopes, gate = self._evaluate(t, x, cond)
+        weights = tuple(layer.affine.weight for layer in self.layers)
+        return out, contract(trace_weights(weights, gate), slopes)

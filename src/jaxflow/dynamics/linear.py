@@ -1,0 +1,67 @@
+"""The linear field, whose flow is known in closed form."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxflow.dynamics.layers import check_sizes, context_linear, flatten, flatten_cond
+
+
+class Linear(eqx.Module):
+    """`f(t, x) = A x + b (+ C c)`, with trace `tr(A)` everywhere.
+
+    Its flow maps a Gaussian to a Gaussian: with `b = 0`, `x(1) = expm(A) x(0)`.
+
+    Attributes:
+        matrix: `A`, (dim, dim).
+        bias: `b`, (dim,).
+        cond: `C^T`, (cond_dim, dim), or None.
+    """
+
+    matrix: Float[Array, "dim dim"]
+    bias: Float[Array, " dim"]
+    cond: Float[Array, "cond_dim dim"] | None
+
+    def __init__(
+        self,
+        dim: int | None = None,
+        *,
+        matrix: Float[Array, "dim dim"] | None = None,
+        cond_dim: int = 0,
+        key: PRNGKeyArray | None = None,
+    ) -> None:
+        """Make a field from its matrix, or with a random one of size `dim`.
+
+        Raises:
+            ValueError: neither or both of `matrix` and `dim` with `key` are given.
+        """
+        if matrix is not None and dim is None:
+            self.matrix = jnp.asarray(matrix)
+            if cond_dim and key is None:
+                raise ValueError(f"cond_dim={cond_dim} needs key= for the condition's weights")
+        elif dim is not None and key is not None and matrix is None:
+            check_sizes(dim, 1, 1, cond_dim)
+            self.matrix = jax.random.normal(key, (dim, dim)) / dim**0.5
+        else:
+            raise ValueError("write Linear(matrix=A), or Linear(dim, key=key) for a random one")
+        size = self.matrix.shape[0]
+        self.bias = jnp.zeros(size, self.matrix.dtype)
+        self.cond = context_linear(0, size, cond_dim, key).cond if key is not None else None
+
+    def __call__(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> Float[Array, "*event"]:
+        """`dx/dt` at one point."""
+        h = flatten(x, self.matrix.shape[0], "x")
+        c = flatten_cond(cond, 0 if self.cond is None else self.cond.shape[0])
+        out = self.matrix @ h + self.bias
+        if self.cond is not None and c is not None:
+            out = out + c @ self.cond
+        return out.reshape(x.shape)
+
+    def with_trace(
+        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+        """The field's value and `tr(A)`."""
+        return self(t, x, cond), jnp.trace(self.matrix)

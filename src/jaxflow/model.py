@@ -1,0 +1,205 @@
+"""The public face that every flow shares: checks, batches, data units."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from jaxflow.ode import Stats
+from jaxflow.ode.status import raise_if_failed
+from jaxflow.rows import as_rows, check_finite, cond_rows, promote
+
+# Rows solved at once when many are scored or drawn; bounds memory.
+CHUNK_ROWS = 8192
+
+
+class Flow(eqx.Module):
+    """A density made of a base, an invertible map, and a fixed transform to data units.
+
+    With `u = transform(x)`, `log p(x) = log p_u(u) + log |det du/dx|`, in nats and the data's own
+    units. A subclass gives the density in flow space, for rows, without checks: `density_rows`
+    and `sample_rows`.
+    """
+
+    base: eqx.AbstractVar[Any]
+    transform: eqx.AbstractVar[Any]
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.base.event_shape)
+
+    def density_rows(
+        self,
+        u: Float[Array, "rows *event"],
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool,
+    ) -> tuple[Float[Array, " rows"], Stats | None]:
+        """Log-density of rows in flow space, and the counts of its solve."""
+        raise NotImplementedError
+
+    def sample_rows(
+        self,
+        z: Float[Array, "rows *event"],
+        log_p: Float[Array, " rows"] | None,
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
+        """Rows in flow space from rows of the base, with their log-densities if asked for."""
+        raise NotImplementedError
+
+    def log_prob(
+        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch"]:
+        """Log-density of data, in nats and the data's own units.
+
+        Args:
+            x: (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all.
+            key: for the probes of a stochastic trace.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
+            SolveError: the solve failed.
+        """
+        rows, batch = as_rows(x, self.event_shape, "x")
+        check_finite(rows, "x")
+        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        parts = []
+        for part, part_key, keep in _chunks(len(rows), key):
+            log_p, stats = _log_prob(flow, *_take(part, rows, cond), part_key)
+            parts.append(_checked(self, log_p, stats, "log_prob")[:keep])
+        return jnp.concatenate(parts).reshape(batch)
+
+    def sample(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
+    ) -> Float[Array, "..."]:
+        """Draw samples in data units.
+
+        Args:
+            key: random key.
+            shape: batch shape, or a number of samples.
+            cond: conditions, (*shape, *condition), or one vector for all.
+        """
+        return self._draw(key, shape, cond, with_log_prob=False)[0]
+
+    def sample_and_log_prob(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
+    ) -> tuple[Float[Array, "..."], Float[Array, "*shape"]]:
+        """Draw samples and their log-densities from one solve; arguments as for `sample`."""
+        x, log_p = self._draw(key, shape, cond, with_log_prob=True)
+        assert log_p is not None
+        return x, log_p
+
+    def _draw(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] | int, cond: Any, *, with_log_prob: bool
+    ) -> tuple[Array, Array | None]:
+        batch = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(size < 0 for size in batch):
+            raise ValueError(f"shape={shape} must not be negative")
+        base_key, probe_key = jax.random.split(key)
+        count = math.prod(batch)
+        flow, cond = promote(self, cond_rows(cond, batch))
+        keys = jax.random.split(base_key, count)
+        xs, logs = [], []
+        for part, part_key, keep in _chunks(count, probe_key):
+            rows, row_cond = _take(part, keys, cond)
+            x, log_p, stats = _sample(flow, rows, row_cond, part_key, with_log_prob)
+            xs.append(_checked(self, x, stats, "sample")[:keep])
+            logs.append(None if log_p is None else log_p[:keep])
+        x = jnp.concatenate(xs).reshape(*batch, *self.event_shape)
+        return x, jnp.concatenate(logs).reshape(batch) if with_log_prob else None
+
+    def log_prob_rows(
+        self,
+        x: Float[Array, "rows *event"],
+        cond: Array | None = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        training: bool = False,
+    ) -> tuple[Float[Array, " rows"], Stats | None]:
+        """Log-density of rows in data units, for use inside jit: no checks, a status, NaN.
+
+        With `training` the training settings of the solve and the trace are used.
+        """
+        u, log_det = into_flow_space(self.transform, x)
+        log_p, stats = self.density_rows(u, cond, key, training=training)
+        return log_p + log_det, stats
+
+
+def into_flow_space(
+    transform: Any, x: Float[Array, "rows *event"]
+) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+    """Rows through the transform, with the log-determinants."""
+    if transform is None:
+        return x, jnp.zeros(len(x), x.dtype)
+    return jax.vmap(transform.forward)(x)
+
+
+def into_data_space(
+    transform: Any, u: Float[Array, "rows *event"]
+) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+    """Rows back through the transform, with the log-determinants."""
+    if transform is None:
+        return u, jnp.zeros(len(u), u.dtype)
+    return jax.vmap(transform.inverse)(u)
+
+
+def trainable(flow: PyTree) -> PyTree[bool]:
+    """A filter of what training changes: every floating-point array but base and transform."""
+    spec = jax.tree.map(eqx.is_inexact_array, flow)
+    frozen = jax.tree.map(lambda _: False, (flow.base, flow.transform))
+    return eqx.tree_at(
+        lambda flow: (flow.base, flow.transform), spec, frozen, is_leaf=lambda leaf: leaf is None
+    )
+
+
+@eqx.filter_jit
+def _log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None) -> Any:
+    return flow.log_prob_rows(x, cond, key)
+
+
+@eqx.filter_jit
+def _sample(
+    flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None, with_log_prob: bool
+) -> Any:
+    z = jax.vmap(flow.base.sample)(keys)
+    flow, z = promote(flow, z)
+    log_p = jax.vmap(flow.base.log_prob)(z) if with_log_prob else None
+    u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
+    x, log_det = into_data_space(flow.transform, u)
+    return x, None if log_p is None else log_p - log_det, stats
+
+
+def _checked(flow: Flow, values: Array, stats: Stats | None, what: str) -> Array:
+    ode = getattr(flow, "ode_eval", None)
+    if stats is None or ode is None or not ode.throw:
+        return values
+    return raise_if_failed(values, stats, what)
+
+
+def _chunks(
+    count: int, key: PRNGKeyArray | None
+) -> Iterator[tuple[Array | slice, PRNGKeyArray | None, int]]:
+    """Which rows to take, a key, and how many rows to keep, for each chunk of many rows.
+
+    All chunks of a long batch have one shape, so they share one compilation: the last one is
+    filled up with repetitions of its last row.
+    """
+    if count <= CHUNK_ROWS:
+        yield slice(None), key, count
+        return
+    for number, start in enumerate(range(0, count, CHUNK_ROWS)):
+        rows = jnp.minimum(start + jnp.arange(CHUNK_ROWS), count - 1)
+        part_key = None if key is None else jax.random.fold_in(key, number)
+        yield rows, part_key, min(CHUNK_ROWS, count - start)
+
+
+def _take(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:
+    return rows[part], None if cond is None else cond[part]

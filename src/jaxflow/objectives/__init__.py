@@ -1,0 +1,5 @@
+"""What training minimises: pure functions `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
+
+from jaxflow.objectives.likelihood import maximum_likelihood
+
+__all__ = ["maximum_likelihood"]

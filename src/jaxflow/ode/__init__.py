@@ -1,0 +1,18 @@
+"""Pure-function ODE solvers: one generic Runge-Kutta stepper, three ways to a gradient."""
+
+from jaxflow.ode.odeint import odeint, odeint_adjoint, odeint_checkpointed
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.status import SolveError, Stats, Status
+from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
+
+__all__ = [
+    "ODE",
+    "TABLEAUS",
+    "ButcherTableau",
+    "SolveError",
+    "Stats",
+    "Status",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_checkpointed",
+]

@@ -1,0 +1,69 @@
+"""Adaptive step sizes: the error norm, the first step, the PI rule."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.step import RightSide, State
+
+# Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: a step
+# is aimed at 0.9 of what the estimate allows, shrinks at most fivefold and grows at most tenfold.
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+# Gustafsson's PI exponents in the form of Hairer and Wanner (1996), IV.2: 0.7/k and 0.4/k.
+INTEGRAL, PROPORTIONAL = 0.7, 0.4
+
+
+def error_norm(error: State, y0: State, y1: State, ode: ODE) -> Float[Array, ""]:
+    """Largest scaled error of any row of any leaf: the worst row decides.
+
+    A row is an entry of a leaf's leading axis; its error is measured in the Euclidean norm,
+    `||error / (atol + rtol max(|y0|, |y1|))||_2`. An answer that is at most 1 is within
+    tolerance for every row, however many rows there are. Empty states have norm 0.
+    """
+
+    def leaf(error: Array, y0: Array, y1: Array) -> Array:
+        scale = ode.atol + ode.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1))
+        scaled = jnp.square(jnp.atleast_1d(error / scale))
+        rows = jnp.sum(scaled, axis=tuple(range(1, scaled.ndim)))
+        return jnp.sqrt(jnp.max(rows, initial=0.0))
+
+    norms = jax.tree.leaves(jax.tree.map(leaf, error, y0, y1))
+    dtype = jnp.result_type(*norms)
+    return jnp.max(jnp.stack([norm.astype(dtype) for norm in norms]), initial=0.0)
+
+
+def first_step(
+    g: RightSide, s: Float[Array, ""], y: State, k: State, ode: ODE
+) -> Float[Array, ""]:
+    """A first step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation."""
+    exponent = 1.0 / (ode.tableau.error_order + 1)
+    size, slope = error_norm(y, y, y, ode), error_norm(k, y, y, ode)
+    h = jnp.where((size < 1e-5) | (slope < 1e-5), 1e-6, 0.01 * size / slope)
+    h = jnp.minimum(h, 1.0).astype(s.dtype)
+    trial = jax.tree.map(lambda y, k: y + h.astype(y.dtype) * k, y, k)
+    change = jax.tree.map(lambda new, old: new - old, g(s + h, trial)[0], k)
+    curvature = error_norm(change, y, y, ode) / h
+    steepest = jnp.maximum(slope, curvature)
+    h1 = jnp.where(steepest <= 1e-15, jnp.maximum(1e-6, h * 1e-3), (0.01 / steepest) ** exponent)
+    h = jnp.minimum(100.0 * h, h1)
+    # A right side that is not finite gives no estimate; the loop then shrinks this or fails.
+    return jnp.clip(jnp.where(jnp.isfinite(h), h, 1e-3), 1e-6, 1.0).astype(s.dtype)
+
+
+def next_factor(
+    error: Float[Array, ""], previous: Float[Array, ""], ode: ODE
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """Factor for the step size after a step of norm `error`, and whether it is accepted.
+
+    PI rule: `0.9 error^(-0.7/k) previous^(0.4/k)` with `k` the order of the error estimate;
+    `previous` is the norm of the last accepted step.
+    """
+    k = ode.tableau.error_order + 1
+    accepted = error <= 1.0
+    # A vanishing error would give an infinite factor; the clip needs a finite one.
+    small = jnp.maximum(error, 1e-10)
+    pi = SAFETY * small ** (-INTEGRAL / k) * previous ** (PROPORTIONAL / k)
+    retry = SAFETY * small ** (-1.0 / k)
+    factor = jnp.where(accepted, jnp.clip(pi, SHRINK, GROW), jnp.clip(retry, SHRINK, 1.0))
+    return jnp.where(jnp.isfinite(factor), factor, SHRINK), accepted

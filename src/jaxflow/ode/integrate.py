@@ -1,0 +1,169 @@
+"""The two loops, fixed and adaptive steps, without a word on gradients.
+
+Both run in normalised time: `s` goes from 0 to 1 and `t = (1 - s) t0 + s t1`. So backwards in
+time is no special case, `t1` is hit exactly, `t0 == t1` leaves `y0` as it is, and gradients
+in `t0` and `t1` follow from the chain rule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxflow.ode.controller import error_norm, first_step, next_factor
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.status import Stats, Status
+from jaxflow.ode.step import RightSide, State, rk_step
+
+VectorField = Callable[[Float[Array, ""], State, Any], State]
+
+
+def lerp(t0: Float[Array, ""], t1: Float[Array, ""], s: Float[Array, ""]) -> Float[Array, ""]:
+    """The time `t` at normalised time `s`: exactly `t0` at 0 and `t1` at 1."""
+    return (1.0 - s) * t0 + s * t1
+
+
+def normalise(
+    f: Callable[[Float[Array, ""], State], tuple[State, State]],
+    t0: Float[Array, ""],
+    t1: Float[Array, ""],
+) -> RightSide:
+    """The right side in normalised time, `d/ds = (t1 - t0) d/dt`."""
+
+    def g(s: Float[Array, ""], y: State) -> tuple[State, State]:
+        return jax.tree.map(
+            lambda k: (t1 - t0).astype(k.dtype) * k,
+            f(lerp(t0, t1, s), y),
+        )
+
+    return g
+
+
+def add(q: State, dq: State) -> State:
+    """A quadrature after one more step."""
+    return jax.tree.map(lambda q, dq: q + dq, q, dq)
+
+
+def fixed(
+    g: RightSide, y0: State, q0: State, num_steps: int, ode: ODE, *, remember: bool
+) -> tuple[State, State, Stats]:
+    """`num_steps` equal steps; unless `remember`, gradients recompute each step's stages."""
+    dtype = jnp.result_type(*jax.tree.leaves(y0))
+    # Not a constant that the compiler could fold: h is exactly 1 / num_steps in every dtype.
+    h = jnp.asarray(1.0 / num_steps, dtype)
+
+    def body(carry: tuple[State, State], i: Int[Array, ""]) -> tuple[Any, None]:
+        y, q = carry
+        step = rk_step(ode.tableau, g, i.astype(dtype) / num_steps, h, y, with_error=False)
+        return (step.y, add(q, step.dq)), None
+
+    if not remember:
+        body = jax.checkpoint(body, prevent_cse=False)
+    (y1, q1), _ = lax.scan(body, (y0, q0), jnp.arange(num_steps))
+    stages = len(ode.tableau.b) - ode.tableau.fsal
+    finite = jnp.all(
+        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((y1, q1))])
+    )
+    stats = Stats(
+        num_evals=jnp.asarray(num_steps * stages),
+        num_accepted=jnp.asarray(num_steps),
+        num_rejected=jnp.asarray(0),
+        status=jnp.where(finite, int(Status.SUCCESS), int(Status.NON_FINITE)),
+        t=jnp.ones((), dtype),
+    )
+    return y1, q1, stats
+
+
+class Loop(NamedTuple):
+    """What an adaptive solve carries from one attempt to the next."""
+
+    s: Float[Array, ""]
+    h: Float[Array, ""]
+    y: State
+    q: State
+    first: tuple[State, State] | None
+    previous: Float[Array, ""]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+    status: Int[Array, ""]
+    record: Any
+
+
+def adaptive(
+    g: RightSide,
+    y0: State,
+    q0: State,
+    ode: ODE,
+    *,
+    record: Any = None,
+    write: Callable[[Any, Loop], Any] | None = None,
+) -> tuple[State, State, Stats, Any]:
+    """Steps chosen by the embedded error and a PI controller, until `s = 1` or a failure.
+
+    Args:
+        g: right side in normalised time.
+        y0: state at `s = 0`.
+        q0: quadrature at `s = 0`; it takes no part in the error.
+        ode: settings.
+        record: what `write` keeps of the solve.
+        write: called at the start of every attempt with the record and the loop; an attempt
+            that is rejected is written again, by the next one, at the same `accepted`.
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(y0))
+    fsal = ode.tableau.fsal
+    # The smallest step that still moves s.
+    limit = 4.0 * float(jnp.finfo(dtype).eps)
+    zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    first = g(zero, y0)
+    # Step sizes are constants for differentiation: gradients are those of the steps taken.
+    h0 = lax.stop_gradient(first_step(g, zero, y0, first[0], ode))
+
+    def unfinished(loop: Loop) -> Bool[Array, ""]:
+        attempts = loop.accepted + loop.rejected
+        return (loop.status == Status.SUCCESS) & (loop.s < 1.0) & (attempts < ode.max_steps)
+
+    def attempt(loop: Loop) -> Loop:
+        record = loop.record if write is None else write(loop.record, loop)
+        rest = one - loop.s
+        # A step that would leave a sliver behind is stretched over it.
+        final = loop.h >= 0.99 * rest
+        h = jnp.where(final, rest, loop.h)
+        step = rk_step(ode.tableau, g, loop.s, h, loop.y, loop.first, with_error=True)
+        error = lax.stop_gradient(error_norm(step.error, loop.y, step.y, ode)).astype(dtype)
+        factor, accept = next_factor(error, loop.previous, ode)
+        new_h = h * factor.astype(dtype)
+        stuck = ~accept & (new_h < limit)
+        failure = jnp.where(jnp.isfinite(error), Status.STEP_TOO_SMALL, Status.NON_FINITE)
+
+        def choose(new: State, old: State) -> State:
+            return jax.tree.map(lambda new, old: jnp.where(accept, new, old), new, old)
+
+        return Loop(
+            s=jnp.where(accept, jnp.where(final, one, loop.s + h), loop.s),
+            h=new_h,
+            y=choose(step.y, loop.y),
+            q=choose(add(loop.q, step.dq), loop.q),
+            first=choose(step.last, loop.first) if fsal else None,
+            previous=jnp.where(accept, jnp.maximum(error, 1e-4), loop.previous),
+            accepted=loop.accepted + accept.astype(int),
+            rejected=loop.rejected + (~accept).astype(int),
+            status=jnp.where(stuck, failure, loop.status),
+            record=record,
+        )
+
+    count = jnp.zeros((), int)
+    start = Loop(zero, h0, y0, q0, first if fsal else None, one, count, count, count, record)
+    end = lax.while_loop(unfinished, attempt, start)
+    short = (end.status == Status.SUCCESS) & (end.s < 1.0)
+    attempts = end.accepted + end.rejected
+    stats = Stats(
+        num_evals=2 + (len(ode.tableau.b) - fsal) * attempts,
+        num_accepted=end.accepted,
+        num_rejected=end.rejected,
+        status=jnp.where(short, int(Status.MAX_STEPS), end.status),
+        t=end.s,
+    )
+    return end.y, end.q, stats, end.record

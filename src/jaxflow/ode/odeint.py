@@ -1,0 +1,239 @@
+"""The solver's front: checks its arguments, solves, and raises what failed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from jaxflow.ode.checkpointed import solve_checkpointed
+from jaxflow.ode.direct import solve_direct
+from jaxflow.ode.integrate import VectorField, lerp
+from jaxflow.ode.pontryagin import solve_pontryagin
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.status import Stats, poison, raise_if_failed
+from jaxflow.ode.step import State
+
+Time = float | int | Float[Array, ""]
+
+STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
+    "checkpointed": solve_checkpointed,
+    "adjoint": solve_pontryagin,
+    "direct": solve_direct,
+}
+
+
+def odeint(
+    f: VectorField,
+    y0: PyTree,
+    t0: Time,
+    t1: Time,
+    args: Any = None,
+    *,
+    ode: ODE = ODE(),
+    save_at: Any = None,
+) -> tuple[State, Stats]:
+    """Solve `dy/dt = f(t, y, args)` from `y(t0) = y0` to `t1`, forwards or backwards in time.
+
+    ```python
+    y1, stats = odeint(lambda t, y, rate: -rate * y, jnp.ones(3), 0.0, 2.0, 0.5)
+    ```
+
+    By Picard and Lindelof the solution is unique where `f` is Lipschitz in `y`, so solving
+    from `t1` back to `t0` inverts the map `y0 -> y1`.
+
+    Args:
+        f: the field: takes a scalar time, the state and `args`; returns the state's shape.
+        y0: initial state, any pytree of floating-point arrays. With adaptive steps an entry of
+            a leaf's leading axis is a row, and the worst row decides.
+        t0: initial time.
+        t1: final time; before `t0` to solve backwards.
+        args: any pytree, handed to `f`; parameters belong here.
+        ode: settings: the method, its steps, how gradients are computed.
+        save_at: times between `t0` and `t1`, in the direction of the solve, at which to return
+            the state. They are hit exactly. Fixed steps are `num_steps` between any two.
+
+    Returns:
+        The state at `t1`, or with `save_at` at each of its times along a new leading axis; and
+        the counts of the solve.
+
+    Raises:
+        SolveError: the solve failed, and `ode.throw` is set; under jit jax's runtime error
+            with the same words.
+        ValueError: a bad argument, before anything is computed.
+        TypeError: a state that is not floating-point, or `f` whose result does not match it.
+    """
+    y0 = jax.tree.map(jnp.asarray, y0)
+    _check_state(y0)
+    dtype = jnp.result_type(*jax.tree.leaves(y0))
+    t0, t1 = _time(t0, "t0", dtype), _time(t1, "t1", dtype)
+    _check_field(f, t0, y0, args)
+    _check_tolerances(ode, dtype)
+    times = None if save_at is None else _check_save_at(save_at, t0, t1, dtype)
+    ode = _with_num_steps(ode, t0, t1, times)
+    y1, stats = _solve(f, y0, t0, t1, args, ode, times)
+    return (raise_if_failed(y1, stats) if ode.throw else y1), stats
+
+
+def odeint_adjoint(
+    f: VectorField,
+    y0: PyTree,
+    t0: Time,
+    t1: Time,
+    args: Any = None,
+    *,
+    ode: ODE = ODE(),
+    save_at: Any = None,
+) -> tuple[State, Stats]:
+    """`odeint` whose gradients come from Pontryagin's backward equations, in O(1) memory.
+
+    The same call as `odeint`; `ode.backward` holds the settings of the backward solve.
+    Parameters must be in `args`: a traced value that `f` closes over raises.
+    See `jaxflow.ode.pontryagin` for the equations.
+    """
+    ode = replace(ode, gradient="adjoint")
+    return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
+
+
+def odeint_checkpointed(
+    f: VectorField,
+    y0: PyTree,
+    t0: Time,
+    t1: Time,
+    args: Any = None,
+    *,
+    ode: ODE = ODE(),
+    save_at: Any = None,
+) -> tuple[State, Stats]:
+    """`odeint` whose gradients are exactly those of the discrete solve.
+
+    The same call as `odeint`. See `jaxflow.ode.checkpointed`.
+    """
+    ode = replace(ode, gradient="checkpointed")
+    return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
+
+
+@eqx.filter_jit
+def _solve(
+    f: VectorField,
+    y0: State,
+    t0: Array,
+    t1: Array,
+    args: Any,
+    ode: ODE,
+    times: Array | None,
+) -> tuple[State, Stats]:
+    strategy = STRATEGIES[ode.gradient]
+
+    def between(y: State, ta: Array, tb: Array) -> tuple[State, Stats]:
+        y, stats = strategy(f, y, ta, tb, args, ode)
+        reached = lerp(ta, tb, lax.stop_gradient(stats.t))
+        stats = eqx.tree_at(lambda stats: stats.t, stats, reached)
+        return poison(y, stats.status), stats
+
+    if times is None:
+        return between(y0, t0, t1)
+
+    def segment(carry: tuple[State, Array], tb: Array) -> tuple[Any, Any]:
+        y, ta = carry
+        y, stats = between(y, ta, tb)
+        return (y, tb), (y, stats)
+
+    _, (ys, each) = lax.scan(segment, (y0, t0), times)
+    failed = each.status != 0
+    at = jnp.where(jnp.any(failed), jnp.argmax(failed), len(times) - 1)
+    return ys, Stats(
+        jnp.sum(each.num_evals),
+        jnp.sum(each.num_accepted),
+        jnp.sum(each.num_rejected),
+        each.status[at],
+        each.t[at],
+    )
+
+
+def _time(value: Time, name: str, dtype: Any) -> Array:
+    time = jnp.asarray(value)
+    if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
+        raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
+    if not isinstance(time, Tracer) and not bool(jnp.isfinite(time)):
+        raise ValueError(f"{name}={float(time)} must be finite")
+    return time.astype(dtype)
+
+
+def _check_state(y0: State) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(y0)
+    if not leaves:
+        raise ValueError("y0 holds no array; give at least one")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"y0{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a state is "
+                "floating-point: write jnp.asarray(y0, float)"
+            )
+
+
+def _check_field(f: VectorField, t0: Array, y0: State, args: Any) -> None:
+    dynamic, static = eqx.partition(args, eqx.is_array)
+    k = jax.eval_shape(
+        lambda t, y, dynamic: f(t, y, eqx.combine(dynamic, static)), t0, y0, dynamic
+    )
+    if jax.tree.structure(k) != jax.tree.structure(y0):
+        raise TypeError(
+            f"f returned the structure {jax.tree.structure(k)} for a state of structure "
+            f"{jax.tree.structure(y0)}; it must return dy/dt for each leaf of y0"
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(y0), jax.tree.leaves(k), strict=True)
+    for (path, y), dy in pairs:
+        if dy.shape != y.shape or dy.dtype != y.dtype:
+            raise TypeError(
+                f"f returned {dy.dtype}{list(dy.shape)} for y0{jax.tree_util.keystr(path)} of "
+                f"{y.dtype}{list(y.shape)}; shapes and dtypes must agree: cast y0 or args"
+            )
+
+
+def _check_tolerances(ode: ODE, dtype: Any) -> None:
+    eps = float(jnp.finfo(dtype).eps)
+    if ode.adaptive and max(ode.rtol, ode.atol) < eps:
+        raise ValueError(
+            f"rtol={ode.rtol} and atol={ode.atol} are below the rounding of {dtype} ({eps:.1e}); "
+            "loosen them or solve in float64"
+        )
+
+
+def _check_save_at(save_at: Any, t0: Array, t1: Array, dtype: Any) -> Array:
+    times = jnp.asarray(save_at)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")
+    times = times.astype(dtype)
+    if not any(isinstance(t, Tracer) for t in (times, t0, t1)):
+        path = np.concatenate([[t0], times, [t1]])
+        if not (np.all(np.diff(path) >= 0) or np.all(np.diff(path) <= 0)):
+            raise ValueError(
+                f"save_at={np.asarray(times).tolist()} must run in order from t0={float(t0)} to "
+                f"t1={float(t1)}"
+            )
+    return times
+
+
+def _with_num_steps(ode: ODE, t0: Array, t1: Array, times: Array | None) -> ODE:
+    """Settings whose `dt` is turned into a number of steps."""
+    backward = None if ode.backward is None else _with_num_steps(ode.backward, t0, t1, times)
+    if ode.dt is None:
+        return replace(ode, backward=backward)
+    nodes = (t0, t1) if times is None else (t0, times)
+    if any(isinstance(t, Tracer) for t in nodes):
+        raise ValueError(
+            f"dt={ode.dt} needs times that are known before tracing, to count its steps: write "
+            "ODE(num_steps=...) instead"
+        )
+    span = float(np.max(np.abs(np.diff(np.concatenate([np.atleast_1d(t) for t in nodes])))))
+    # A hair off, so that 0.3 / 0.1 counts as 3 in any precision.
+    num_steps = max(1, math.ceil(span / ode.dt * (1 - 1e-6)))
+    return replace(ode, dt=None, num_steps=num_steps, backward=backward)

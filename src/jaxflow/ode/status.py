@@ -1,0 +1,82 @@
+"""What became of a solve: counts, a status, and the error that a failure raises."""
+
+from enum import IntEnum
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class Status(IntEnum):
+    """How a solve ended."""
+
+    SUCCESS = 0
+    MAX_STEPS = 1
+    STEP_TOO_SMALL = 2
+    NON_FINITE = 3
+
+
+MESSAGES = {
+    Status.SUCCESS: "the solve succeeded",
+    Status.MAX_STEPS: (
+        "max_steps was reached before t1: the ODE is stiff or the tolerance too tight; "
+        "raise max_steps, loosen rtol and atol, or solve in float64"
+    ),
+    Status.STEP_TOO_SMALL: (
+        "the step size fell to the rounding limit: the solution is singular or f is "
+        "discontinuous there; check f at that time, loosen rtol and atol, or solve in float64"
+    ),
+    Status.NON_FINITE: (
+        "the state or f became NaN or infinite; check y0, args and f at that time, or take "
+        "smaller steps"
+    ),
+}
+
+
+class SolveError(RuntimeError):
+    """A solve failed; the message says how, at what time, and what to try."""
+
+
+class Stats(eqx.Module):
+    """Counts of one solve.
+
+    Attributes:
+        num_evals: evaluations of `f`.
+        num_accepted: accepted steps.
+        num_rejected: rejected steps.
+        status: a `Status`.
+        t: the time that was reached; `t1` where the solve succeeded.
+    """
+
+    num_evals: Int[Array, "*many"]
+    num_accepted: Int[Array, "*many"]
+    num_rejected: Int[Array, "*many"]
+    status: Int[Array, "*many"]
+    t: Float[Array, "*many"]
+
+
+def poison(tree: PyTree[Array], status: Int[Array, ""]) -> PyTree[Array]:
+    """NaN in every leaf, and in every gradient through it, where the solve failed."""
+    factor = jnp.where(status == Status.SUCCESS, 1.0, jnp.nan)
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+
+def raise_if_failed(tree: Any, stats: Stats, what: str = "odeint") -> Any:
+    """The tree itself, or `SolveError` where the solve failed.
+
+    Outside a jax transformation the error names the time reached. Under one the time is not
+    known on the host, so the error raised at run time names the status alone.
+    """
+    if not isinstance(stats.status, Tracer):
+        status = Status(int(jnp.max(stats.status)))
+        if status is not Status.SUCCESS:
+            first = jnp.argmax(stats.status != Status.SUCCESS)
+            time = float(jnp.ravel(stats.t)[first])
+            raise SolveError(f"{what} failed at t = {time:.6g}: {MESSAGES[status]}")
+        return tree
+    messages = [f"{what} failed: {MESSAGES[status]}" for status in Status]
+    worst = jnp.max(stats.status)
+    return eqx.branched_error_if(tree, worst != Status.SUCCESS, worst, messages)

@@ -1,0 +1,88 @@
+"""Arguments as rows: shapes, conditions and dtypes, checked before anything is computed."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from jaxflow.data.checks import check_rows
+
+
+def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
+    """`x` as a batch `(rows, *event)`, and the batch shape it came in.
+
+    Raises:
+        ValueError: `x` does not end in the event's shape.
+        TypeError: `x` is a random key or not numeric.
+    """
+    if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{name} is a random key; an array of shape {_shape(event_shape)} belongs here"
+        )
+    x = jnp.asarray(x)
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"{name} has dtype {x.dtype}; real numbers belong here")
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        x = x.astype(float)
+    split = x.ndim - len(event_shape)
+    if split < 0 or x.shape[split:] != event_shape:
+        hint = f": write {name}[:, None]" if x.ndim == 1 and event_shape == (1,) else ""
+        if len(event_shape) == 1 and x.ndim >= 2:
+            hint = f": expected {event_shape[0]} columns, got {x.shape[-1]}"
+        raise ValueError(
+            f"{name} has shape {x.shape}; this flow needs {_shape(event_shape)}{hint}"
+        )
+    batch = x.shape[:split]
+    return x.reshape(math.prod(batch), *event_shape), batch
+
+
+def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
+    """Conditions as `(rows, *condition)`: one a row, or one vector for all rows.
+
+    Raises:
+        ValueError: the leading shape is not the batch's.
+    """
+    if cond is None:
+        return None
+    cond = jnp.asarray(cond)
+    rows = math.prod(batch)
+    if cond.shape[: len(batch)] == batch and (cond.ndim > len(batch) or not batch):
+        return cond.reshape(rows, *cond.shape[len(batch) :])
+    if cond.ndim <= 1:
+        return jnp.broadcast_to(cond, (rows, *cond.shape))
+    raise ValueError(
+        f"cond has shape {cond.shape} for a batch of shape {batch}: give {(*batch, 'c')}, or one "
+        "vector (c,) for all rows"
+    )
+
+
+def check_finite(rows: Array, name: str) -> None:
+    """Refuse NaN and infinity by their row numbers, where the values are known.
+
+    Raises:
+        ValueError: see `jaxflow.data.check_rows`.
+    """
+    if not isinstance(rows, Tracer):
+        check_rows(np.asarray(rows), name)
+
+
+def promote(*trees: PyTree) -> tuple[Any, ...]:
+    """The trees with every floating-point array in the widest of their dtypes."""
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if eqx.is_inexact_array(leaf)]
+    dtype = np.dtype(arrays[0].dtype)
+    for array in arrays[1:]:
+        dtype = np.promote_types(dtype, array.dtype)
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(cast, trees)
+
+
+def _shape(event_shape: tuple[int, ...]) -> str:
+    return f"(*batch, {', '.join(map(str, event_shape))})" if event_shape else "(*batch,)"
