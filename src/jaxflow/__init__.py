@@ -1,29 +1,39 @@
 """Continuous-time normalizing flows in JAX, with likelihoods you can trust."""
 
-from jaxflow import dynamics, transforms
+from jaxflow import dynamics, objectives, transforms
 from jaxflow.bases import DiagonalNormal, StandardNormal
+from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
+from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
 from jaxflow.ode import ODE, SolveError, Stats, Status, odeint, odeint_adjoint, odeint_checkpointed
 from jaxflow.trace import Hutchinson, exact_trace, hutchinson_trace
+from jaxflow.training import TrainConfig, TrainingError, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CNF",
     "ODE",
+    "CouplingFlow",
     "DiagonalNormal",
     "Hutchinson",
     "SolveError",
     "StandardNormal",
     "Stats",
     "Status",
+    "TrainConfig",
+    "TrainingError",
     "augmented_dynamics",
     "dynamics",
     "exact_trace",
+    "fit",
     "hutchinson_trace",
+    "load",
+    "objectives",
     "odeint",
     "odeint_adjoint",
     "odeint_checkpointed",
+    "save",
     "transforms",
 ]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.ode import Stats
 from jaxflow.ode.status import raise_if_failed
@@ -71,11 +72,10 @@ class Flow(eqx.Module):
         rows, batch = as_rows(x, self.event_shape, "x")
         check_finite(rows, "x")
         flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
-        parts = []
-        for part, part_key, keep in _chunks(len(rows), key):
-            log_p, stats = _log_prob(flow, *_take(part, rows, cond), part_key)
-            parts.append(_checked(self, log_p, stats, "log_prob")[:keep])
-        return jnp.concatenate(parts).reshape(batch)
+        log_p, stats = score_rows(flow, rows, cond, key)
+        for each in stats:
+            log_p = _checked(self, log_p, each, "log_prob")
+        return log_p.reshape(batch)
 
     def sample(
         self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
@@ -133,6 +133,21 @@ class Flow(eqx.Module):
         return log_p + log_det, stats
 
 
+def score_rows(
+    flow: Flow,
+    x: Float[Array, "rows *event"],
+    cond: Array | None = None,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, " rows"], list[Stats | None]]:
+    """Log-density of any number of rows in data units, and the counts of each chunk's solve."""
+    parts, counts = [], []
+    for part, part_key, keep in _chunks(len(x), key):
+        log_p, stats = _log_prob(flow, *_take(part, x, cond), part_key)
+        parts.append(log_p[:keep])
+        counts.append(stats)
+    return jnp.concatenate(parts), counts
+
+
 def into_flow_space(
     transform: Any, x: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
@@ -151,12 +166,36 @@ def into_data_space(
     return jax.vmap(transform.inverse)(u)
 
 
-def trainable(flow: PyTree) -> PyTree[bool]:
-    """A filter of what training changes: every floating-point array but base and transform."""
-    spec = jax.tree.map(eqx.is_inexact_array, flow)
-    frozen = jax.tree.map(lambda _: False, (flow.base, flow.transform))
-    return eqx.tree_at(
-        lambda flow: (flow.base, flow.transform), spec, frozen, is_leaf=lambda leaf: leaf is None
+@dataclass(frozen=True)
+class Slot:
+    """The place of a trained array in a flow."""
+
+    name: str
+
+
+def separate(flow: Flow) -> tuple[dict[str, Array], Any]:
+    """What training changes, by name, and the flow with slots in its place.
+
+    Every floating-point array is trained but those of the base and the transform.
+    """
+    kept = {id(leaf) for leaf in jax.tree.leaves((flow.base, flow.transform))}
+    trained: dict[str, Array] = {}
+
+    def take(path: Any, leaf: Any) -> Any:
+        if not eqx.is_inexact_array(leaf) or id(leaf) in kept:
+            return leaf
+        name = jax.tree_util.keystr(path)
+        trained[name] = leaf
+        return Slot(name)
+
+    frozen = jax.tree_util.tree_map_with_path(take, flow)
+    return trained, frozen
+
+
+def assemble(trained: dict[str, Array], frozen: Any) -> Any:
+    """The flow from its trained arrays and the rest."""
+    return jax.tree.map(
+        lambda leaf: trained[leaf.name] if isinstance(leaf, Slot) else leaf, frozen
     )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 
 def trace_weights(
-    weights: tuple[Float[Array, "rows cols"], ...], gate: Float[Array, " dim"] | None = None
+    weights: tuple[Float[Array, "_ _"], ...], gate: Float[Array, " dim"] | None = None
 ) -> Float[Array, "..."]:
     """`m` (h,) for weights `(W1, W2)`, `M` (h, h) for `(W1, W2, W3)`.
 

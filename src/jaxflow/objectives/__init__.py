@@ -1,4 +1,4 @@
-"""What training minimises: pure functions `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
+"""What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
 
 from jaxflow.objectives.likelihood import maximum_likelihood
 

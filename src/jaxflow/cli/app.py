@@ -1,0 +1,46 @@
+"""The `jaxflow` program: its commands and its version. Importing it loads no jax."""
+
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from jaxflow.cli.fit import fit
+from jaxflow.cli.info import info
+from jaxflow.cli.reports import reported
+from jaxflow.cli.sample import sample
+from jaxflow.cli.score import score
+
+app = typer.Typer(
+    name="jaxflow",
+    help="Fit the probability density of a table of numbers; score rows by it and draw new ones.",
+    epilog="Errors are one line; with JAXFLOW_TRACEBACK=1 in the environment, a full traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (fit, score, sample, info):
+    app.command()(reported(command))
+if importlib.util.find_spec("jaxflow.cli.demo") is not None:
+    from jaxflow.cli.demo import demo
+
+    app.command()(reported(demo))
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        from jaxflow import __version__
+
+        typer.echo(f"jaxflow {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""

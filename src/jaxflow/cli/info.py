@@ -1,0 +1,47 @@
+"""`jaxflow info`: what a run directory holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxflow.cli import run_directory
+from jaxflow.cli.fit import held_out_text
+from jaxflow.cli.reports import counted, show
+
+
+def info(
+    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+) -> None:
+    """Show what a run was fitted to, how, and how well."""
+    run_directory.check_run(run)
+    finished = (run / run_directory.FLOW).exists()
+    record = run_directory.read_run(run) if finished else run_directory.read_record(run)
+    settings = record["settings"]
+    field = f" ({settings['field']})" if settings["model"] == "cnf" else ""
+    rows = {
+        "run": str(run),
+        "table": f"{record['table']}, {counted(record['rows'], 'row')}",
+        "columns": ", ".join(record["columns"]),
+        "model": f"{settings['model']}{field}, width {settings['width']}, "
+        f"depth {settings['depth']}, {'float64' if settings['float64'] else 'float32'}",
+    }
+    if finished:
+        rows |= {
+            "transform": record["transform"],
+            "held-out": held_out_text(record),
+            "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
+        }
+    else:
+        rows["state"] = _state(run, settings["steps"])
+    rows["seed"] = str(settings["seed"])
+    rows["made by"] = f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}"
+    show(rows)
+
+
+def _state(run: Path, steps: int) -> str:
+    from jaxflow.checkpoint import load_extra
+
+    path = run / run_directory.STATE
+    done = load_extra(path)["step"] if path.exists() else 0
+    return f"interrupted at step {done} of {steps}; go on with jaxflow fit ... --resume"

@@ -1,0 +1,111 @@
+"""The settings of a fit, and the flow and transform they stand for."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Model(StrEnum):
+    """Kinds of flow."""
+
+    cnf = "cnf"
+    coupling = "coupling"
+
+
+class Field(StrEnum):
+    """Kinds of field of a continuous flow."""
+
+    mlp = "mlp"
+    concatsquash = "concatsquash"
+
+
+class Transform(StrEnum):
+    """Fixed maps from data to flow space; auto lets held-out rows choose."""
+
+    auto = "auto"
+    none = "none"
+    standardise = "standardise"
+    gaussianise = "gaussianise"
+
+
+class Trace(StrEnum):
+    """How a continuous flow computes the trace in its log-density."""
+
+    auto = "auto"
+    exact = "exact"
+    hutchinson = "hutchinson"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides a fit but the table; each is an option of `jaxflow fit`.
+
+    Raises:
+        ValueError: an option that the model does not have.
+    """
+
+    model: str
+    field: str
+    width: int
+    depth: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    validation: float
+    max_seconds: float | None
+    seed: int
+    transform: str
+    trace: str
+    float64: bool
+
+    def __post_init__(self) -> None:
+        if self.model == Model.coupling:
+            for name, value, plain in (
+                ("field", self.field, Field.mlp),
+                ("trace", self.trace, Trace.auto),
+            ):
+                if value != plain:
+                    raise ValueError(
+                        f"--{name} {value} belongs to --model cnf; a coupling flow has no {name}"
+                    )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed} must lie between 0 and {2**32 - 1}")
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two validations: a short fit has ten of them."""
+        return max(1, min(100, self.steps // 10))
+
+
+def build_flow(settings: Settings, dim: int, key: Any) -> Any:
+    """An untrained flow of `dim` columns.
+
+    Raises:
+        ValueError: a size out of range, or one column for a coupling flow.
+    """
+    from jaxflow.bases import StandardNormal
+    from jaxflow.discrete import CouplingFlow
+    from jaxflow.dynamics import MLP, ConcatSquash
+    from jaxflow.flow import CNF
+
+    if settings.model == Model.coupling:
+        if dim == 1:
+            raise ValueError("--model coupling needs at least 2 columns, got 1; use --model cnf")
+        return CouplingFlow(dim, width=settings.width, depth=settings.depth, key=key)
+    fields = {Field.mlp: MLP, Field.concatsquash: ConcatSquash}
+    field = fields[Field(settings.field)](dim, width=settings.width, depth=settings.depth, key=key)
+    return CNF(field, base=StandardNormal((dim,)), trace=Trace(settings.trace).value)
+
+
+def fit_transform(name: str, x: np.ndarray) -> Any:
+    """What `jaxflow.fit` takes as its `transform`, fitted to rows (n, d) where it is named."""
+    import jax.numpy as jnp
+
+    from jaxflow.transforms import Gaussianise, Standardise
+
+    kinds = {Transform.standardise: Standardise, Transform.gaussianise: Gaussianise}
+    if name == Transform.auto:
+        return "auto"
+    return None if name == Transform.none else kinds[Transform(name)].fit(jnp.asarray(x))

@@ -1,0 +1,59 @@
+"""`jaxflow score`: the log-density of each row of a table."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from jaxflow.cli import run_directory
+from jaxflow.cli.outputs import check_output, write_columns
+from jaxflow.cli.reports import counted, show
+from jaxflow.cli.tables import drop_rows, in_precision, read_like
+
+
+def score(
+    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    table: Annotated[
+        Path, typer.Argument(help="Table with the columns the run was fitted to, in any order.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Table to write, columns row and log_prob: .csv, .npy, .parquet.")
+    ],
+    drop_nan: Annotated[
+        bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
+    ] = False,
+) -> None:
+    """Write the log-density of each row of a table, in nats: the lower, the more unusual the row.
+
+    Row numbers count from 0 as in the table.
+    """
+    check_output(out, overwrite=overwrite)
+    record = run_directory.read_run(run)
+    names = record["columns"]
+    values = read_like(table, names, chosen=record["columns_chosen"])
+    values, kept = drop_rows(values, names, table, drop_nan=drop_nan)
+    float64 = record["settings"]["float64"]
+    x = in_precision(values, names, table, float64=float64)
+
+    import jax
+
+    from jaxflow.checkpoint import load
+
+    with jax.enable_x64(float64):
+        flow = load(run / run_directory.FLOW)
+        # The key serves flows whose trace is estimated; the same for all, so scores repeat.
+        log_p = np.asarray(flow.log_prob(x, key=jax.random.key(0)), np.float64)
+    write_columns(out, {"row": kept, "log_prob": log_p})
+    error = f" +- {log_p.std(ddof=1) / math.sqrt(len(x)):.4f}" if len(x) > 1 else ""
+    show(
+        {
+            "scored": counted(len(x), "row"),
+            "mean": f"{log_p.mean():.4f}{error} nats a row, log-density",
+            "scores": str(out),
+        }
+    )

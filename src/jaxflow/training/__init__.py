@@ -1,0 +1,6 @@
+"""Training of any flow, with validation by its evaluation solver."""
+
+from jaxflow.training.config import TrainConfig
+from jaxflow.training.fit import History, TrainingError, fit
+
+__all__ = ["History", "TrainConfig", "TrainingError", "fit"]

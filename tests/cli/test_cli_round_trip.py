@@ -1,0 +1,172 @@
+"""From a table to a run to scores and samples: the numbers are those of the flow itself."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+import jaxflow as library
+from jaxflow.checkpoint import load_extra
+from jaxflow.data import read_table, split
+
+
+def log_prob(run, values):
+    flow = library.load(run / "flow.safetensors")
+    return np.asarray(flow.log_prob(jnp.asarray(values, jnp.float32)), np.float64)
+
+
+def test_run_directory_holds_flow_history_and_settings(fitted, values, table):
+    run, _ = fitted
+    assert {path.name for path in run.iterdir()} == {"flow.safetensors", "history.csv", "run.json"}
+    record = json.loads((run / "run.json").read_text())
+    assert record == load_extra(run / "flow.safetensors")
+    assert record["columns"] == ["a", "b"]
+    assert (record["table"], record["rows"], record["rows_dropped"]) == (str(table), 200, 0)
+    assert record["settings"]["width"] == 8
+    assert record["finished"]
+    history = pl.read_csv(run / "history.csv")
+    assert history["step"].to_list() == list(range(2, 21, 2))
+
+
+def test_quality_is_mean_and_standard_error_of_held_out_rows(fitted, values):
+    run, _ = fitted
+    record = load_extra(run / "flow.safetensors")
+    _, held = split(200, 0.1, 0)
+    log_p = log_prob(run, values[held])
+    np.testing.assert_allclose(record["validation"], -log_p.mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        record["validation_se"], log_p.std(ddof=1) / np.sqrt(20), rtol=1e-6
+    )
+    history = pl.read_csv(run / "history.csv")
+    np.testing.assert_allclose(record["validation"], history["validation"].min(), rtol=1e-5)
+
+
+def test_fit_prints_result_and_next_command(fitted, table):
+    run, result = fitted
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    record = load_extra(run / "flow.safetensors")
+    assert lines["rows"] == "180 for training, 20 held out"
+    assert lines["transform"] == record["transform"]
+    assert lines["held-out"].startswith(
+        f"{record['validation']:.4f} +- {record['validation_se']:.4f} nats"
+    )
+    assert lines["next"] == f"jaxflow score {run} {table} --out scores.csv"
+    assert "\x1b" not in result.stdout
+
+
+def test_scores_are_the_flows(jaxflow, fitted, table, values, tmp_path):
+    run, _ = fitted
+    result = jaxflow("score", run, table, "--out", tmp_path / "scores.csv")
+    assert result.exit_code == 0, result.output
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    assert scores["row"].to_list() == list(range(200))
+    np.testing.assert_array_equal(scores["log_prob"], log_prob(run, values))
+    assert f"{scores['log_prob'].mean():.4f}" in result.stdout
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_scores_in_other_formats(jaxflow, fitted, table, values, tmp_path, suffix):
+    run, _ = fitted
+    out = tmp_path / f"scores.{suffix}"
+    assert jaxflow("score", run, table, "--out", out).exit_code == 0
+    expected = np.column_stack([np.arange(200), log_prob(run, values)])
+    np.testing.assert_array_equal(read_table(out).values, expected)
+
+
+def test_samples_are_the_flows(jaxflow, fitted, tmp_path):
+    run, _ = fitted
+    for name, seed in (("first", 3), ("again", 3), ("other", 4)):
+        out = tmp_path / f"{name}.csv"
+        result = jaxflow("sample", run, "-n", 7, "--seed", seed, "--out", out)
+        assert result.exit_code == 0, result.output
+    first, again, other = (
+        read_table(tmp_path / f"{name}.csv") for name in ("first", "again", "other")
+    )
+    assert first.columns == ("a", "b")
+    np.testing.assert_array_equal(first.values, again.values)
+    assert (first.values != other.values).all()
+    with jax.enable_x64(False):
+        flow = library.load(run / "flow.safetensors")
+        expected = np.asarray(flow.sample(jax.random.key(3), 7))
+    np.testing.assert_array_equal(first.values, expected)
+
+
+def test_info_says_what_the_run_is(jaxflow, fitted, table):
+    run, _ = fitted
+    result = jaxflow("info", run)
+    assert result.exit_code == 0, result.output
+    record = load_extra(run / "flow.safetensors")
+    for text in (str(table), "200 rows", "a, b", "cnf (mlp), width 8", "20 steps", "float32"):
+        assert text in result.stdout
+    assert f"{record['validation']:.4f}" in result.stdout
+
+
+def test_a_run_can_be_moved(jaxflow, fitted, table, tmp_path):
+    run, _ = fitted
+    moved = tmp_path / "elsewhere" / "renamed"
+    shutil.copytree(run, moved)
+    for args in (
+        ("info", moved),
+        ("score", moved, table, "--out", tmp_path / "scores.csv"),
+        ("sample", moved, "-n", 3, "--out", tmp_path / "samples.csv"),
+    ):
+        assert jaxflow(*args).exit_code == 0
+    log_p = pl.read_csv(tmp_path / "scores.csv")["log_prob"]
+    assert np.isfinite(log_p).all()
+
+
+def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, tmp_path):
+    """The same rows give the same flow, whatever the file."""
+    run, _ = fitted
+    expected = library.load(run / "flow.safetensors")
+    np.save(tmp_path / "table.npy", values)
+    pl.DataFrame(values, schema=["u", "v"]).write_parquet(tmp_path / "table.parquet")
+    write(tmp_path / "table.csv", values)
+    for suffix, columns in (("npy", ["x0", "x1"]), ("parquet", ["u", "v"]), ("csv", ["x0", "x1"])):
+        out = tmp_path / suffix
+        result = fit(out, table=tmp_path / f"table.{suffix}")
+        assert result.exit_code == 0, result.output
+        assert load_extra(out / "flow.safetensors")["columns"] == columns
+        flow = library.load(out / "flow.safetensors")
+        for ours, theirs in zip(jax.tree.leaves(flow), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_options_reach_the_flow(fit, tmp_path):
+    """Coupling layers in float64, no transform; a field of another kind, a stochastic trace."""
+    result = fit(
+        tmp_path / "a", "--model", "coupling", "--float64", "--transform", "none", "--depth", 1
+    )
+    assert result.exit_code == 0, result.output
+    flow = library.load(tmp_path / "a" / "flow.safetensors")
+    assert isinstance(flow, library.discrete.CouplingFlow)
+    assert flow.transform is None
+    weights = [leaf for leaf in jax.tree.leaves(flow) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {str(leaf.dtype) for leaf in weights} == {"float64"}
+    assert len(flow.layers.network) == 2
+
+
+def test_stochastic_trace_scores_repeat(jaxflow, fit, table, values, tmp_path):
+    result = fit(
+        tmp_path / "run",
+        *("--field", "concatsquash", "--trace", "hutchinson", "--depth", 3),
+        *("--transform", "standardise"),
+    )
+    assert result.exit_code == 0, result.output
+    flow = library.load(tmp_path / "run" / "flow.safetensors")
+    assert isinstance(flow.field, library.dynamics.ConcatSquash)
+    assert isinstance(flow.transform, library.transforms.Standardise)
+    assert (flow.trace, len(flow.field.layers)) == ("hutchinson", 4)
+    for name in ("first.csv", "again.csv"):
+        assert jaxflow("score", tmp_path / "run", table, "--out", tmp_path / name).exit_code == 0
+    assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    exact = np.asarray(
+        dataclasses.replace(flow, trace="exact").log_prob(jnp.asarray(values, jnp.float32))
+    )
+    log_p = pl.read_csv(tmp_path / "first.csv")["log_prob"].to_numpy()
+    assert 0 < abs(log_p - exact).max() < 1

@@ -1,0 +1,163 @@
+"""Values and gradients of every strategy against the exact solution, in y0, t0, t1 and args."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.ode import ODE, odeint, odeint_adjoint, odeint_checkpointed
+from tests.problems import PROBLEMS
+
+FIXED = {"solver": "dopri5", "num_steps": 96}
+ADAPTIVE = {"solver": "dopri5", "rtol": 1e-11, "atol": 1e-11}
+REVERSE = {
+    "checkpointed, fixed": ODE(**FIXED, gradient="checkpointed"),
+    "checkpointed, adaptive": ODE(**ADAPTIVE, gradient="checkpointed"),
+    "adjoint, fixed": ODE(**FIXED, gradient="adjoint"),
+    "adjoint, adaptive": ODE(**ADAPTIVE, gradient="adjoint"),
+    "adjoint, backward settings": ODE(
+        **FIXED, gradient="adjoint", backward=ODE(solver="tsit5", rtol=1e-10, atol=1e-10)
+    ),
+    "direct, fixed": ODE(**FIXED, gradient="direct"),
+}
+DIRECT = {"fixed": ODE(**FIXED, gradient="direct"), "adaptive": ODE(**ADAPTIVE, gradient="direct")}
+
+
+def random_like(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), tree)
+
+
+# The linear and the nonlinear problem; the scalar ones stand below, with numbers.
+GENERAL = {name: PROBLEMS[name] for name in ("riccati", "damped rotation")}
+
+
+def inputs(problem):
+    """From `t0` to `t1`, and the other way past `t0`."""
+    t0, t1 = jnp.asarray(problem.t0), jnp.asarray(problem.t1)
+    y1 = problem.solution(problem.y0, t0, t1, problem.args)
+    return [(problem.y0, t0, t1, problem.args), (y1, t1, 1.1 * t0, problem.args)]
+
+
+def assert_close(actual, expected):
+    def leaf(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-8)
+
+    jax.tree.map(leaf, actual, expected)
+
+
+@pytest.mark.parametrize("problem", GENERAL.values(), ids=GENERAL)
+@pytest.mark.parametrize("ode", REVERSE.values(), ids=REVERSE)
+def test_reverse_mode_is_that_of_the_exact_solution(ode, problem):
+    weights = random_like(problem.y0, seed=3)
+
+    def loss(y1):
+        return sum(jax.tree.leaves(jax.tree.map(lambda w, y: jnp.sum(w * y), weights, y1)))
+
+    def solved(y0, t0, t1, args):
+        return loss(odeint(problem.f, y0, t0, t1, args, ode=ode)[0])
+
+    def exact(y0, t0, t1, args):
+        return loss(problem.solution(y0, t0, t1, args))
+
+    gradient = jax.jit(jax.value_and_grad(solved, argnums=(0, 1, 2, 3)))
+    for arguments in inputs(problem):
+        expected = jax.value_and_grad(exact, argnums=(0, 1, 2, 3))(*arguments)
+        assert_close(gradient(*arguments), expected)
+
+
+@pytest.mark.parametrize("problem", GENERAL.values(), ids=GENERAL)
+@pytest.mark.parametrize("ode", DIRECT.values(), ids=DIRECT)
+def test_forward_mode_is_that_of_the_exact_solution(ode, problem):
+    def solved(*arguments):
+        return odeint(problem.f, *arguments, ode=ode)[0]
+
+    def exact(y0, t0, t1, args):
+        return problem.solution(y0, t0, t1, args)
+
+    push = jax.jit(lambda primals, tangents: jax.jvp(solved, primals, tangents))
+    for arguments in inputs(problem):
+        tangents = random_like(arguments, seed=4)
+        assert_close(push(arguments, tangents), jax.jvp(exact, arguments, tangents))
+
+
+@pytest.mark.parametrize("ode", REVERSE.values(), ids=REVERSE)
+def test_numbers_worked_out_by_hand(ode):
+    # z' = theta t z from 0.5 to 2: z1 = exp(0.75), dz1/dtheta = (4 - 1/4) / 2 z1.
+    problem = PROBLEMS["growing rate"]
+    z1, slope = jax.value_and_grad(
+        lambda theta: odeint(problem.f, problem.y0, 0.5, 2.0, theta, ode=ode)[0]
+    )(0.4)
+    assert float(z1) == pytest.approx(2.1170000166, abs=1e-8)
+    assert float(slope) == pytest.approx(3.9693750311, abs=1e-8)
+
+    # y' = cos(1.5 t): dy1/dt1 = cos(1.65), dy1/dt0 = -cos(0.45).
+    problem = PROBLEMS["cosine"]
+    slopes = jax.grad(
+        lambda t0, t1: odeint(problem.f, problem.y0, t0, t1, problem.args, ode=ode)[0][0],
+        argnums=(0, 1),
+    )(0.3, 1.1)
+    np.testing.assert_allclose(slopes, (-0.9004471, -0.0791209), atol=5e-8)
+
+
+@pytest.mark.parametrize("ode", REVERSE.values(), ids=REVERSE)
+def test_an_interval_of_length_zero(ode):
+    # y' = y from 3: y1 = 3 and the slopes in t1 and t0 are f and -f.
+    y1, slopes = jax.value_and_grad(
+        lambda y0, t0, t1: odeint(lambda t, y, _: y, y0, t0, t1, ode=ode)[0], argnums=(0, 1, 2)
+    )(3.0, 0.6, 0.6)
+    assert float(y1) == 3.0
+    np.testing.assert_allclose(slopes, (1.0, -3.0, 3.0), rtol=1e-14)
+
+
+@pytest.mark.parametrize("ode", DIRECT.values(), ids=DIRECT)
+def test_an_interval_of_length_zero_forward(ode):
+    y1, dy1 = jax.jvp(
+        lambda t0, t1: odeint(lambda t, y, _: y, 3.0, t0, t1, ode=ode)[0],
+        (0.6, 0.6),
+        (0.25, 1.0),
+    )
+    assert float(y1) == 3.0
+    assert float(dy1) == pytest.approx(3.0 * 0.75, rel=1e-14)
+
+
+@pytest.mark.parametrize("ode", REVERSE.values(), ids=REVERSE)
+def test_a_parameter_that_is_not_used_has_gradient_exactly_zero(ode):
+    args = {"used": jnp.asarray(-0.3), "unused": jnp.ones(3)}
+    gradient = jax.grad(
+        lambda args: odeint(lambda t, y, args: args["used"] * y, 2.0, 0.5, 1.5, args, ode=ode)[0]
+    )(args)
+    assert float(gradient["used"]) == pytest.approx(2 * np.exp(-0.3), rel=1e-8)
+    np.testing.assert_array_equal(gradient["unused"], np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("solve", "gradient"), [(odeint_adjoint, "adjoint"), (odeint_checkpointed, "checkpointed")]
+)
+def test_named_solvers_are_odeint_with_that_gradient(solve, gradient):
+    problem = PROBLEMS["growing rate"]
+    loose = {"solver": "bosh3", "rtol": 1e-2, "atol": 1e-2}
+
+    def named(theta):
+        return solve(problem.f, problem.y0, 0.5, 2.0, theta, ode=ODE(**loose))[0]
+
+    def plain(theta):
+        ode = ODE(**loose, gradient=gradient)
+        return odeint(problem.f, problem.y0, 0.5, 2.0, theta, ode=ode)[0]
+
+    assert float(jax.grad(named)(0.4)) == float(jax.grad(plain)(0.4))
+
+
+def test_the_adjoint_gradient_is_not_the_discrete_one():
+    # At a loose tolerance the two strategies differ, which shows that both code paths run.
+    problem = PROBLEMS["riccati"]
+
+    def solved(r, gradient):
+        ode = ODE(solver="bosh3", rtol=1e-2, atol=1e-2, gradient=gradient)
+        return jnp.sum(odeint(problem.f, problem.y0, problem.t0, problem.t1, r, ode=ode)[0])
+
+    adjoint, discrete = (
+        jax.grad(solved)(problem.args, gradient) for gradient in ("adjoint", "checkpointed")
+    )
+    difference = float(jnp.max(jnp.abs(adjoint - discrete)))
+    assert 1e-4 < difference < 0.1

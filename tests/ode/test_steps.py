@@ -1,0 +1,103 @@
+"""Where steps land, how many there are, and what is counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.ode import ODE, TABLEAUS, Status, odeint
+
+
+def decay(t, y, rate):
+    return -rate * y
+
+
+def test_dt_divides_the_interval_into_whole_steps():
+    # Euler on y' = -y: three steps of 0.1 multiply by 0.9^3, whatever 0.3 / 0.1 rounds to.
+    y1, stats = odeint(decay, 1.0, 0.0, 0.3, 1.0, ode=ODE(solver="euler", dt=0.1))
+    assert int(stats.num_accepted) == 3
+    assert float(y1) == pytest.approx(0.9**3, rel=1e-14)
+    assert float(stats.t) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("t0", "t1", "dt", "expected"),
+    [(0.0, 1.0, 0.3, 4), (1.0, 0.0, 0.3, 4), (-0.7, 2.3, 0.1, 30), (0.2, 0.2, 0.1, 1), (0, 1, 9.0, 1)],
+)
+def test_number_of_steps_from_dt(t0, t1, dt, expected):
+    y1, stats = odeint(decay, 1.0, t0, t1, 0.7, ode=ODE(solver="rk4", dt=dt))
+    assert int(stats.num_accepted) == expected
+    by_number, _ = odeint(decay, 1.0, t0, t1, 0.7, ode=ODE(solver="rk4", num_steps=expected))
+    assert float(y1) == float(by_number)
+
+
+def test_dt_in_float32_counts_the_same_steps():
+    ode = ODE(solver="euler", dt=0.1)
+    _, stats = odeint(decay, jnp.ones(1, jnp.float32), 0.0, 0.3, jnp.float32(1), ode=ode)
+    assert int(stats.num_accepted) == 3
+
+
+def test_dt_with_a_traced_time_is_refused():
+    def solve(t1):
+        return odeint(decay, 1.0, 0.0, t1, 1.0, ode=ODE(solver="rk4", dt=0.1))[0]
+
+    with pytest.raises(ValueError, match=r"dt=0\.1 needs times that are known.*num_steps"):
+        jax.jit(solve)(0.3)
+
+
+@pytest.mark.xfail(strict=True, reason="odeint turns plain numbers into arrays before it looks")
+def test_dt_under_jit_with_plain_numbers_for_times():
+    def solve(y0):
+        return odeint(decay, y0, 0.0, 0.3, 1.0, ode=ODE(solver="euler", dt=0.1))[0]
+
+    assert float(jax.jit(solve)(1.0)) == pytest.approx(0.9**3, rel=1e-14)
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "direct"])
+def test_fixed_steps_are_as_many_as_asked_for(gradient):
+    ode = ODE(solver="euler", num_steps=5, gradient=gradient)
+    y1, stats = odeint(decay, 1.0, 2.0, 3.0, 1.0, ode=ode)
+    assert float(y1) == pytest.approx(0.8**5, rel=1e-14)
+    assert (int(stats.num_accepted), int(stats.num_rejected), int(stats.num_evals)) == (5, 0, 5)
+    assert Status(int(stats.status)) is Status.SUCCESS
+
+
+@pytest.mark.parametrize("solver", TABLEAUS)
+@pytest.mark.parametrize("kind", ["fixed", "adaptive"])
+def test_evaluations_are_counted_truly(solver, kind):
+    if kind == "adaptive" and not TABLEAUS[solver].adaptive:
+        pytest.skip("estimates no error")
+    calls = []
+
+    def f(t, y, _):
+        jax.debug.callback(lambda: calls.append(1))
+        return (1 + 9 * jnp.exp(-900 * (t - 0.6) ** 2)) * y
+
+    steps = {"num_steps": 3} if kind == "fixed" else {"rtol": 1e-3, "atol": 1e-3}
+    _, stats = odeint(f, 1.0, 0.3, 0.8, ode=ODE(solver=solver, gradient="direct", **steps))
+    jax.effects_barrier()
+    assert len(calls) == int(stats.num_evals)
+    if kind == "adaptive":
+        assert int(stats.num_rejected) > 0
+
+
+def test_every_gradient_counts_the_same():
+    counts = []
+    for gradient in ("checkpointed", "adjoint", "direct"):
+        ode = ODE(rtol=1e-4, atol=1e-4, gradient=gradient)
+        _, stats = odeint(decay, jnp.ones(2), 0.5, 4.0, 2.0, ode=ode)
+        counts.append(jax.tree.map(float, stats))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0].t == 4.0
+
+
+def test_a_stage_is_evaluated_at_its_node():
+    times = []
+
+    def f(t, y, _):
+        jax.debug.callback(lambda t: times.append(float(t)), t)
+        return -y
+
+    odeint(f, 1.0, 3.0, 1.0, ode=ODE(solver="midpoint", num_steps=2, gradient="direct"))
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(times), [1.5, 2.0, 2.5, 3.0], rtol=1e-15)
