@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.bases import StandardNormal
+from jaxflow.bases import StandardNormal, check_base
 from jaxflow.dynamics.layers import (
     ContextLinear,
     check_sizes,
@@ -211,11 +211,7 @@ class CouplingFlow(Flow):
         if not isinstance(num_layers, int) or num_layers < 1:
             raise ValueError(f"num_layers={num_layers!r} must be a whole number of at least 1")
         base = StandardNormal((dim,)) if base is None else base
-        for name in ("event_shape", "log_prob", "sample"):
-            if not hasattr(base, name):
-                raise TypeError(
-                    f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal(({dim},))"
-                )
+        check_base(base)
         if math.prod(base.event_shape) != dim:
             raise ValueError(
                 f"base has events of shape {tuple(base.event_shape)}, but dim={dim}; give e.g. "

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.bases import check_base
 from jaxflow.continuity import transport, transport_density
 from jaxflow.model import Flow, into_data_space, into_flow_space
 from jaxflow.ode import ODE, Stats
@@ -67,11 +68,7 @@ class CNF(Flow):
     ) -> None:
         if not callable(field):
             raise TypeError(f"field={field!r} must be a function f(t, x, cond=None)")
-        for name in ("event_shape", "log_prob", "sample"):
-            if not hasattr(base, name):
-                raise TypeError(
-                    f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))"
-                )
+        check_base(base)
         if not isinstance(trace, Hutchinson) and trace not in ("auto", "exact", "hutchinson"):
             raise ValueError(
                 f"trace={trace!r} is unknown; choose 'auto', 'exact', 'hutchinson' or "

@@ -59,7 +59,14 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Tell the person something: above the bar, or in the log where there is none."""
+        self._tell(message, logging.INFO)
+
+    def warn(self, message: str) -> None:
+        """Tell the person something that they should not miss."""
+        self._tell(message, logging.WARNING)
+
+    def _tell(self, message: str, level: int) -> None:
         if self._bar is None:
-            logger.warning(message)
+            logger.log(level, message)
         else:
             self._bar.console.print(message)

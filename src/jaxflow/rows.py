@@ -50,6 +50,8 @@ def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     if cond is None:
         return None
     cond = jnp.asarray(cond)
+    if not jnp.issubdtype(cond.dtype, jnp.floating):
+        cond = cond.astype(float)
     rows = math.prod(batch)
     if cond.shape[: len(batch)] == batch and (cond.ndim > len(batch) or not batch):
         return cond.reshape(rows, *cond.shape[len(batch) :])

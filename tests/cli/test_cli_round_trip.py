@@ -1,6 +1,5 @@
 """From a table to a run to scores and samples: the numbers are those of the flow itself."""
 
-import dataclasses
 import json
 import shutil
 
@@ -13,14 +12,17 @@ import pytest
 import jaxflow as library
 from jaxflow.checkpoint import load_extra
 from jaxflow.data import read_table, split
+from jaxflow.discrete import CouplingFlow
 
 
 def log_prob(run, values):
-    flow = library.load(run / "flow.safetensors")
-    return np.asarray(flow.log_prob(jnp.asarray(values, jnp.float32)), np.float64)
+    # In the precision of the run, as without the settings of the tests.
+    with jax.enable_x64(False):
+        flow = library.load(run / "flow.safetensors")
+        return np.asarray(flow.log_prob(values.astype(np.float32)), np.float64)
 
 
-def test_run_directory_holds_flow_history_and_settings(fitted, values, table):
+def test_run_directory_holds_flow_history_and_settings(fitted, table):
     run, _ = fitted
     assert {path.name for path in run.iterdir()} == {"flow.safetensors", "history.csv", "run.json"}
     record = json.loads((run / "run.json").read_text())
@@ -39,11 +41,10 @@ def test_quality_is_mean_and_standard_error_of_held_out_rows(fitted, values):
     _, held = split(200, 0.1, 0)
     log_p = log_prob(run, values[held])
     np.testing.assert_allclose(record["validation"], -log_p.mean(), rtol=1e-6)
-    np.testing.assert_allclose(
-        record["validation_se"], log_p.std(ddof=1) / np.sqrt(20), rtol=1e-6
-    )
+    np.testing.assert_allclose(record["validation_se"], log_p.std(ddof=1) / np.sqrt(20), rtol=1e-6)
     history = pl.read_csv(run / "history.csv")
-    np.testing.assert_allclose(record["validation"], history["validation"].min(), rtol=1e-5)
+    best = np.min(history["validation"].to_numpy())
+    np.testing.assert_allclose(record["validation"], best, rtol=1e-5)
 
 
 def test_fit_prints_result_and_next_command(fitted, table):
@@ -116,8 +117,7 @@ def test_a_run_can_be_moved(jaxflow, fitted, table, tmp_path):
         ("sample", moved, "-n", 3, "--out", tmp_path / "samples.csv"),
     ):
         assert jaxflow(*args).exit_code == 0
-    log_p = pl.read_csv(tmp_path / "scores.csv")["log_prob"]
-    assert np.isfinite(log_p).all()
+    assert pl.read_csv(tmp_path / "scores.csv")["log_prob"].is_finite().all()
 
 
 def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, tmp_path):
@@ -138,35 +138,30 @@ def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, t
 
 
 def test_options_reach_the_flow(fit, tmp_path):
-    """Coupling layers in float64, no transform; a field of another kind, a stochastic trace."""
+    """Coupling layers in float64, no transform."""
     result = fit(
         tmp_path / "a", "--model", "coupling", "--float64", "--transform", "none", "--depth", 1
     )
     assert result.exit_code == 0, result.output
     flow = library.load(tmp_path / "a" / "flow.safetensors")
-    assert isinstance(flow, library.discrete.CouplingFlow)
+    assert isinstance(flow, CouplingFlow)
     assert flow.transform is None
     weights = [leaf for leaf in jax.tree.leaves(flow) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert {str(leaf.dtype) for leaf in weights} == {"float64"}
     assert len(flow.layers.network) == 2
 
 
-def test_stochastic_trace_scores_repeat(jaxflow, fit, table, values, tmp_path):
+def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     result = fit(
         tmp_path / "run",
-        *("--field", "concatsquash", "--trace", "hutchinson", "--depth", 3),
+        *("--field", "concatsquash", "--trace", "hutchinson", "--depth", 1),
         *("--transform", "standardise"),
     )
     assert result.exit_code == 0, result.output
     flow = library.load(tmp_path / "run" / "flow.safetensors")
     assert isinstance(flow.field, library.dynamics.ConcatSquash)
     assert isinstance(flow.transform, library.transforms.Standardise)
-    assert (flow.trace, len(flow.field.layers)) == ("hutchinson", 4)
+    assert (flow.trace, len(flow.field.layers)) == ("hutchinson", 2)
     for name in ("first.csv", "again.csv"):
         assert jaxflow("score", tmp_path / "run", table, "--out", tmp_path / name).exit_code == 0
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
-    exact = np.asarray(
-        dataclasses.replace(flow, trace="exact").log_prob(jnp.asarray(values, jnp.float32))
-    )
-    log_p = pl.read_csv(tmp_path / "first.csv")["log_prob"].to_numpy()
-    assert 0 < abs(log_p - exact).max() < 1

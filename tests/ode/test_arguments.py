@@ -184,7 +184,7 @@ SETTINGS = {
     "rtol": ({"rtol": -1e-3}, "rtol=-0.001 and atol=1e-05 must not be negative"),
     "no tolerance": ({"rtol": 0.0, "atol": 0.0}, "nor both 0"),
     "rtol is nan": ({"rtol": float("nan")}, "rtol=nan"),
-    "gradient": ({"gradient": "backprop"}, "gradient.*(\n.*)*'backprop'"),
+    "gradient": ({"gradient": "backprop"}, r"(?s)gradient.*'backprop'"),
     "no error": ({"solver": "rk4"}, r"solver='rk4' estimates no error.*num_steps=.*'dopri5'"),
 }
 

@@ -103,10 +103,10 @@ def test_under_vmap_each_solve_has_its_own_gradient():
     def exact(y0, rate):
         return y0 * jnp.exp(-rate * (1.9**2 - 0.2**2) / 2)
 
-    inputs = jnp.asarray([1.0, 2.0]), jnp.asarray([0.3, 12.0])
+    inputs = jnp.asarray([1.0, 2.0]), jnp.asarray([0.3, 3.0])
     gradients = (jax.vmap(jax.grad(f, argnums=(0, 1)))(*inputs) for f in (solved, exact))
     for one, other in zip(*gradients, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_float32_keeps_its_dtype_in_the_gradient():

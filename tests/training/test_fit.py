@@ -137,9 +137,9 @@ def test_nan_is_never_best_and_stops_training(key):
 def jaxflow_validation(x, key):
     """The rows that `fit` holds out."""
     from jaxflow.data import split
-    from jaxflow.training.fit import _seed
+    from jaxflow.training.prepare import seed_of
 
-    return x[split(len(x), 0.1, sum(_seed(key)) % 2**32)[1]]
+    return x[split(len(x), 0.1, sum(seed_of(key)) % 2**32)[1]]
 
 
 def test_no_finite_validation_raises(key):

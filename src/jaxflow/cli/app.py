@@ -1,5 +1,6 @@
 """The `jaxflow` program: its commands and its version. Importing it loads no jax."""
 
+import importlib
 import importlib.util
 from typing import Annotated
 
@@ -22,9 +23,7 @@ app = typer.Typer(
 for command in (fit, score, sample, info):
     app.command()(reported(command))
 if importlib.util.find_spec("jaxflow.cli.demo") is not None:
-    from jaxflow.cli.demo import demo
-
-    app.command()(reported(demo))
+    app.command()(reported(importlib.import_module("jaxflow.cli.demo").demo))
 
 
 def _show_version(wanted: bool) -> bool:

@@ -169,7 +169,8 @@ def _check_same(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             f"{', '.join(new['columns'])}; {advice}"
         )
     for name, value in new["settings"].items():
-        if old["settings"].get(name) != value:
+        # More time does not change what is trained.
+        if name != "max_seconds" and old["settings"].get(name) != value:
             raise ValueError(
                 f"{out} was started with --{name.replace('_', '-')} "
                 f"{old['settings'].get(name)}, not {value}; {advice}"
@@ -242,11 +243,11 @@ def _train(
     return record
 
 
-def _lines(steps: int) -> Callable[[dict[str, float]], None]:
+def _lines(steps: int) -> Callable[[dict[str, Any]], None]:
     """Progress for a log: a line now and then on standard error."""
     last = time.monotonic()
 
-    def tell_step(row: dict[str, float]) -> None:
+    def tell_step(row: dict[str, Any]) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()

@@ -29,7 +29,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
 
 
-def write_columns(path: Path, columns: Mapping[str, Sequence[float] | np.ndarray]) -> None:
+def write_columns(path: Path, columns: Mapping[str, Sequence[int | float] | np.ndarray]) -> None:
     """Write columns, each in its own type, so that row numbers stay whole numbers.
 
     CSV has as many digits as it takes to read the same numbers back. An .npy file holds one

@@ -18,6 +18,8 @@ from typing import Any
 from jaxflow.cli.outputs import write_whole
 
 FLOW, HISTORY, RECORD, STATE = "flow.safetensors", "history.csv", "run.json", "state.safetensors"
+# What the commands look up in a run's record.
+_NEEDED = {"table", "table_sha256", "columns", "columns_chosen", "rows", "settings"}
 
 
 def choose_folder(out: Path, *, overwrite: bool, resume: bool) -> Path:
@@ -106,9 +108,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        record["settings"], record["columns"], record["table"], record["table_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / RECORD} is damaged: it cannot be read") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / RECORD} is damaged: it is not JSON") from error
+    missing = _NEEDED - (record.keys() if isinstance(record, dict) else set())
+    if missing:
+        raise ValueError(f"{folder / RECORD} is damaged: it lacks {', '.join(sorted(missing))}")
     return record
 
 
@@ -128,7 +132,7 @@ def read_run(run: Path) -> dict[str, Any]:
             "command with --resume"
         )
     record = checkpoint.load_extra(run / FLOW)
-    if "columns" not in record or "settings" not in record:
+    if not record.keys() >= _NEEDED:
         raise ValueError(
             f"{run / FLOW} was not written by jaxflow fit; read it in Python: jaxflow.load(path)"
         )

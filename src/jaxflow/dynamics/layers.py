@@ -86,7 +86,7 @@ def flatten(x: Array, size: int, name: str) -> Array:
     """
     if x.size != size:
         raise ValueError(
-            f"{name} has shape {x.shape}, so {x.size} entries, but the field was made for {size}"
+            f"{name} has shape {x.shape}, so {x.size} entries, but this model was made for {size}"
         )
     return x.reshape(size)
 
@@ -100,13 +100,13 @@ def flatten_cond(cond: Array | None, cond_dim: int) -> Array | None:
     if cond is None:
         if cond_dim:
             raise ValueError(
-                f"this field was made with cond_dim={cond_dim}: pass cond of shape "
+                f"this model was made with cond_dim={cond_dim}: pass cond of shape "
                 f"(*batch, {cond_dim})"
             )
         return None
     if not cond_dim:
         raise ValueError(
-            f"cond of shape {cond.shape} was given to a field without conditions: make it with "
+            f"cond of shape {cond.shape} was given to a model without conditions: make it with "
             f"cond_dim={cond.size}"
         )
     return flatten(cond, cond_dim, "cond")

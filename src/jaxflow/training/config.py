@@ -1,5 +1,6 @@
 """The settings of a training."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,6 +20,7 @@ class TrainConfig:
         eval_every: steps between two validations; they run in one compiled call.
         patience: validations without a better value after which training stops; None for never.
         validation_rows: validation rows scored at each validation, at most.
+        pilot: steps for which each candidate transform is trained before one is chosen.
         max_seconds: stop at the first validation after this time; None for no limit.
         solver_error: nats by which the validation value may depend on the training solver's
             steps; where it depends more, training goes on with finer ones.
@@ -37,11 +39,12 @@ class TrainConfig:
     eval_every: int = 100
     patience: int | None = 10
     validation_rows: int = 4096
+    pilot: int = 200
     max_seconds: float | None = None
     solver_error: float = 0.01
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "eval_every")
+        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "eval_every", "pilot")
         for name in (*positive, "validation_rows", "solver_error"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
@@ -54,3 +57,9 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
+
+    @property
+    def pilot_steps(self) -> int:
+        """Whole stretches between validations, at most about a fifth of the training."""
+        stretches = math.ceil(min(self.pilot, self.steps / 5) / self.eval_every)
+        return min(stretches * self.eval_every, self.steps)

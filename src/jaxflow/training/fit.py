@@ -1,4 +1,4 @@
-"""`fit`: minibatches, many steps in one compiled call, validation by the evaluation solver."""
+"""`fit`: train a flow, validate it by the evaluation solver, keep the best weights."""
 
 import math
 import time
@@ -7,31 +7,31 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
-from jaxflow.data.checks import check_columns, check_rows, split
-from jaxflow.model import Flow, assemble, score_rows, separate
+from jaxflow.model import assemble, score_rows, separate
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
-from jaxflow.rows import as_rows, cond_rows, promote
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.prepare import Problem, prepare, seed_of, with_transform
 from jaxflow.training.step import (
     Objective,
-    Rows,
     TrainState,
     minibatches,
     optimizer_of,
     train_steps,
 )
-from jaxflow.transforms import choose_transform
 
+Row = dict[str, int | float]
 History = dict[str, list[int | float]]
+Callback = Callable[[Row], bool | None]
+
+COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
 
 
 class TrainingError(RuntimeError):
@@ -49,7 +49,7 @@ def fit(
     config: TrainConfig = TrainConfig(),
     objective: Objective = maximum_likelihood,
     progress: bool | None = None,
-    callback: Callable[[dict[str, int | float]], bool | None] | None = None,
+    callback: Callback | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> tuple[Any, History]:
@@ -59,9 +59,10 @@ def fit(
     flow, history = jaxflow.fit(flow, x_train, validation=x_val, key=jax.random.key(0))
     ```
 
-    The values in `history` are mean negative log-densities in nats, in the data's own units:
-    `loss` as the objective gives it on the last minibatches, `validation` by the evaluation
-    solver, `coarse` by the training solver on the same rows.
+    The history's values are mean negative log-densities in nats, in the data's own units:
+    `loss` by the objective on the last minibatches (for another objective than likelihood, its
+    own value plus the transform's constant), `validation` by the evaluation solver, `coarse`
+    by the training solver on the same rows.
 
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
@@ -69,11 +70,13 @@ def fit(
         cond: conditions, (n, *condition).
         key: for the split, the minibatches and the probes; the same key gives the same flow.
         validation: held-out rows, or `(x, cond)`, or the part of `x` to hold out.
-        transform: `"auto"` fits one to the data where the flow has none (see
-            `jaxflow.transforms.choose_transform`); `None` leaves the flow as it is; else the
-            transform to use.
+        transform: `"auto"`: where the flow has none, each of
+            `jaxflow.transforms.candidate_transforms` is trained for `config.pilot` steps, and
+            the one with the better validation value goes on. `None` leaves the flow as it is;
+            else the transform to use.
         config: settings.
-        objective: `(flow, x, cond, key) -> (loss, metrics)`.
+        objective: `(flow, x, cond, key) -> (loss, metrics)`; it sees the flow without its
+            transform, and rows in flow space.
         progress: whether to show a progress bar; None shows it on a terminal only.
         callback: called with the newest row of the history; returning True ends training.
         checkpoint: file that keeps the state of training, written at every validation.
@@ -83,84 +86,131 @@ def fit(
         The flow with the best weights, and the history: a table, column name -> values.
 
     Raises:
-        ValueError: bad data (rows and columns named) or settings, before training starts.
+        ValueError, TypeError: bad data (rows and columns named) or settings, before training.
         TrainingError: no validation value was ever finite.
     """
-    flow, train, held = _prepare(flow, x, cond, key, validation, transform, config)
-    params, frozen = separate(flow)
-    seed = _seed(key)
-    # Copies: the compiled call gives its input's memory to its output.
-    state = TrainState(_copy(params), _copy(params), optimizer_of(config).init(params))
-    run = _Run(state, best=_copy(params), config=config)
-    if resume and checkpoint is not None and Path(checkpoint).exists():
-        frozen = run.load(checkpoint, frozen)
-    start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-
+    problems = prepare(flow, x, cond, key, validation, transform, config)
+    file = Path(checkpoint) if checkpoint is not None else None
+    resumed = file if resume and file is not None and file.exists() else None
     with Progress(config.steps, show=progress) as shown:
-        while run.step < config.steps and not run.finished:
-            count = min(config.eval_every, config.steps - run.step)
-            indices = minibatches(len(train.x), config, seed, run.step, count)
-            run.state, losses, rate = train_steps(
-                (
-                    frozen,
-                    train,
-                    indices,
-                    jnp.asarray(count),
-                    jnp.asarray(run.step),
-                    key,
-                    objective,
-                    config,
-                ),
-                run.state,
-            )
-            run.step += count
-            loss = float(np.mean(np.asarray(losses)[:count]))
-            candidate = assemble(run.state.ema, frozen)
-            value, num_evals = _validate(candidate, held, key)
-            coarse = _coarse(candidate, held, key) if _has_solver(flow) else value
-            row = {
-                "step": run.step,
-                "loss": loss,
-                "validation": value,
-                "coarse": coarse,
-                "num_evals": num_evals,
-                "learning_rate": float(rate),
-                "seconds": time.monotonic() - start,
-            }
-            run.record(row)
-            shown.update(row)
-            if not math.isfinite(loss):
-                shown.say(f"the loss is {loss} at step {run.step}: training stops")
-                run.finished = True
-            elif math.isfinite(value) and abs(value - coarse) > config.solver_error:
-                frozen, message = _refine(frozen, abs(value - coarse))
-                shown.say(message)
-            if callback is not None and callback(row):
-                run.finished = True
-            if config.max_seconds is not None and row["seconds"] > config.max_seconds:
-                run.finished = True
-            if checkpoint is not None:
-                run.save(checkpoint, frozen)
+        if resumed is not None:
+            run = _Run.load(resumed, problems, key, config, objective)
+        else:
+            runs = [_Run(name, p, key, config, objective) for name, p in problems.items()]
+            run = _choose(runs, config.pilot_steps, shown) if len(runs) > 1 else runs[0]
+            run.report(callback, file)
+        run.advance(config.steps, shown, callback, file)
     if not math.isfinite(run.best_value):
         raise TrainingError(
             f"no validation value was finite in {run.step} steps; lower learning_rate="
             f"{config.learning_rate}, or give the training solve more steps"
         )
-    return assemble(run.best, frozen), run.history
+    return with_transform(assemble(run.best, run.frozen), run.problem.transform), run.history
+
+
+def _choose(runs: list["_Run"], steps: int, shown: Progress) -> "_Run":
+    for run in runs:
+        run.advance(steps, shown)
+    runs.sort(key=lambda run: run.best_value)
+    values = ", ".join(f"{run.name} {run.best_value:.3f}" for run in runs)
+    shown.say(f"transform: {runs[0].name} (held-out nats after {runs[0].step} steps: {values})")
+    return runs[0]
 
 
 class _Run:
-    """The host's side of a training: its state, the best weights so far, the history."""
+    """One training: its state on the device, and on the host what was best so far."""
 
-    columns = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        key: PRNGKeyArray,
+        config: TrainConfig,
+        objective: Objective,
+    ) -> None:
+        self.name, self.problem, self.key = name, problem, key
+        self.config, self.objective = config, objective
+        params, self.frozen = separate(problem.flow)
+        # Copies: the compiled call gives its input's memory to its output.
+        self.state = TrainState(_copy(params), _copy(params), optimizer_of(config).init(params))
+        self.best, self.best_value, self.since_best = params, math.inf, 0
+        self.step, self.finished = 0, False
+        self.history: History = {name: [] for name in COLUMNS}
 
-    def __init__(self, state: TrainState, *, best: Any, config: TrainConfig) -> None:
-        self.state, self.best, self.config = state, best, config
-        self.best_value, self.since_best, self.step = math.inf, 0, 0
-        self.finished = False
-        self.history: History = {name: [] for name in self.columns}
+    def advance(
+        self,
+        until: int,
+        shown: Progress,
+        callback: Callback | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        """Train to a step, or until nothing is left to gain."""
+        config = self.config
+        start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
+        while self.step < until and not self.finished:
+            loss, rate = self._train(min(config.eval_every, until - self.step))
+            row = self._validate() | {"loss": loss, "learning_rate": rate}
+            row["seconds"] = time.monotonic() - start
+            self._record(row)
+            shown.update(row)
+            error = abs(row["validation"] - row["coarse"])
+            if not math.isfinite(loss):
+                shown.warn(f"the loss is {loss} at step {self.step}: training stops")
+                self.finished = True
+            elif error > config.solver_error:
+                self.frozen, settings = _refine(self.frozen)
+                shown.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
+            if callback is not None and callback(row):
+                self.finished = True
+            if config.max_seconds is not None and row["seconds"] > config.max_seconds:
+                self.finished = True
+            if checkpoint is not None:
+                self._save(checkpoint)
 
-    def record(self, row: dict[str, int | float]) -> None:
+    def report(self, callback: Callback | None, checkpoint: Path | None) -> None:
+        """Catch up on what `advance` left out while it was not known which run would go on."""
+        for i in range(len(self.history["step"])):
+            row = {name: values[i] for name, values in self.history.items()}
+            if callback is not None and callback(row):
+                self.finished = True
+        if checkpoint is not None and self.step:
+            self._save(checkpoint)
+
+    def _train(self, count: int) -> tuple[float, float]:
+        """Take `count` steps; their mean loss and the last learning rate."""
+        train = self.problem.train
+        indices = minibatches(len(train.x), self.config, seed_of(self.key), self.step, count)
+        numbers = jnp.asarray(count), jnp.asarray(self.step)
+        inputs = (self.frozen, train, indices, *numbers, self.key, self.objective, self.config)
+        self.state, losses, rate = train_steps(inputs, self.state)
+        self.step += count
+        mean = float(np.mean(np.asarray(losses)[:count], dtype=float))
+        return mean + self.problem.offsets[0], float(rate)
+
+    def _validate(self) -> Row:
+        flow = assemble(self.state.ema, self.frozen)
+        value, num_evals = self._score(flow)
+        coarse = value
+        if hasattr(flow, "ode") and hasattr(flow, "ode_eval"):
+            coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
+        row: Row = dict.fromkeys(COLUMNS, 0)
+        return row | {
+            "step": self.step,
+            "validation": value,
+            "coarse": coarse,
+            "num_evals": num_evals,
+        }
+
+    def _score(self, flow: Any) -> tuple[float, float]:
+        """Mean negative log-density of the held-out rows, and the evaluations of its solve."""
+        held = self.problem.held
+        # The same probes at every validation, so that values can be compared.
+        log_p, stats = score_rows(flow, held.x, held.cond, jax.random.fold_in(self.key, 1 << 31))
+        counts = [float(part.num_evals) for part in stats if part is not None]
+        value = -float(np.mean(np.asarray(log_p), dtype=float)) + self.problem.offsets[1]
+        return value, sum(counts) / max(1, len(counts))
+
+    def _record(self, row: Row) -> None:
         for name, value in row.items():
             self.history[name].append(value)
         # NaN compares false, so it is never best.
@@ -169,142 +219,72 @@ class _Run:
             self.best = _copy(self.state.ema)
         else:
             self.since_best += 1
-            self.finished = self._is_stuck()
+        self._stop_if_stuck()
 
-    def _is_stuck(self) -> bool:
+    def _stop_if_stuck(self) -> None:
         patience = self.config.patience
-        return patience is not None and self.since_best >= patience
+        self.finished = patience is not None and self.since_best >= patience
 
-    def save(self, path: str | Path, frozen: Any) -> None:
+    def _save(self, path: Path) -> None:
         extra = {
+            "transform": self.name,
             "step": self.step,
             "best_value": self.best_value,
             "since_best": self.since_best,
             "history": self.history,
             "config": asdict(self.config),
-            "ode": _steps_of(frozen),
+            "ode": _steps_of(self.frozen),
         }
         save_leaves(path, (self.state, self.best), extra=extra)
 
-    def load(self, path: str | Path, frozen: Any) -> Any:
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        problems: dict[str, Problem],
+        key: PRNGKeyArray,
+        config: TrainConfig,
+        objective: Objective,
+    ) -> "_Run":
+        """The run that a checkpoint holds, as it was."""
         extra = load_extra(path)
-        ours = asdict(self.config)
+        ours, theirs = asdict(config), extra["config"]
         # A run that went out of time may go on with more of it.
-        changed = [n for n in ours if ours[n] != extra["config"].get(n) and n != "max_seconds"]
-        if changed:
-            was = {name: extra["config"].get(name) for name in changed}
+        changed = [n for n in ours if ours[n] != theirs.get(n) and n != "max_seconds"]
+        if changed or extra["transform"] not in problems:
+            was = {name: theirs.get(name) for name in changed} or extra["transform"]
             raise ValueError(
-                f"checkpoint={str(path)!r} was made with {was}; resume with these settings, or "
-                "start in another file"
+                f"checkpoint={str(path)!r} was made with {was}; resume with the same settings "
+                "and data, or start in another file"
             )
-        self.state, self.best = load_leaves(path, (self.state, self.best))
-        self.step, self.best_value = extra["step"], extra["best_value"]
-        self.since_best, self.history = extra["since_best"], extra["history"]
-        self.finished = self._is_stuck()
-        return _with_steps(frozen, extra["ode"])
+        run = cls(extra["transform"], problems[extra["transform"]], key, config, objective)
+        run.state, run.best = load_leaves(path, (run.state, run.best))
+        run.step, run.best_value = extra["step"], extra["best_value"]
+        run.since_best, run.history = extra["since_best"], extra["history"]
+        run._stop_if_stuck()
+        if extra["ode"]:
+            run.frozen = replace(run.frozen, ode=replace(run.frozen.ode, **extra["ode"]))
+        return run
 
 
-def _prepare(
-    flow: Any,
-    x: Any,
-    cond: Any,
-    key: PRNGKeyArray,
-    validation: Any,
-    transform: Any,
-    config: TrainConfig,
-) -> tuple[Any, Rows, Rows]:
-    """The flow with its transform, and training and validation rows, all checked."""
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
-    x, cond = _data(flow, x, cond, "x")
-    if isinstance(validation, float | int):
-        train_rows, held_rows = split(len(x), float(validation), sum(_seed(key)) % 2**32)
-        held_x, held_cond = x[held_rows], None if cond is None else cond[held_rows]
-        x, cond = x[train_rows], None if cond is None else cond[train_rows]
-    else:
-        held_x, held_cond = validation if isinstance(validation, tuple) else (validation, None)
-        held_x, held_cond = _data(flow, held_x, held_cond, "validation")
-        if (held_cond is None) != (cond is None):
-            raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
-    check_columns(np.asarray(x))
-    if isinstance(transform, str):
-        if transform != "auto":
-            raise ValueError(
-                f"transform={transform!r} is unknown; choose 'auto', None or a transform"
-            )
-        transform = choose_transform(x, held_x) if flow.transform is None else flow.transform
-    if transform is not None:
-        flow = eqx.tree_at(
-            lambda flow: flow.transform, flow, transform, is_leaf=lambda leaf: leaf is None
-        )
-    rows = config.validation_rows
-    flow, train, held = promote(
-        flow, Rows(x, cond), Rows(held_x[:rows], None if held_cond is None else held_cond[:rows])
-    )
-    return flow, train, held
-
-
-def _data(flow: Flow, x: Any, cond: Any, name: str) -> tuple[Array, Array | None]:
-    rows, batch = as_rows(x, flow.event_shape, name)
-    if len(batch) != 1 or batch[0] == 0:
-        raise ValueError(
-            f"{name} has shape {np.shape(x)}; rows of shape (n, "
-            f"{', '.join(map(str, flow.event_shape))}) with n at least 1 belong here"
-        )
-    check_rows(np.asarray(rows), name)
-    conditions = cond_rows(cond, batch)
-    if conditions is not None:
-        check_rows(np.asarray(conditions), f"the condition of {name}")
-    return rows, conditions
-
-
-def _validate(flow: Any, held: Rows, key: PRNGKeyArray) -> tuple[float, float]:
-    """Mean negative log-density of the held-out rows, and the evaluations of its solve."""
-    # The same probes at every validation, so that values can be compared.
-    log_p, stats = score_rows(flow, held.x, held.cond, jax.random.fold_in(key, 1 << 31))
-    evaluations = [float(jnp.mean(part.num_evals)) for part in stats if part is not None]
-    return -float(jnp.mean(log_p)), float(np.mean(evaluations)) if evaluations else 0.0
-
-
-def _coarse(flow: Any, held: Rows, key: PRNGKeyArray) -> float:
-    """The same value by the training solver."""
-    return _validate(replace(flow, ode_eval=flow.ode), held, key)[0]
-
-
-def _has_solver(flow: Any) -> bool:
-    return hasattr(flow, "ode") and hasattr(flow, "ode_eval")
-
-
-def _refine(frozen: Any, error: float) -> tuple[Any, str]:
-    """The flow with a finer training solve, and a sentence about it."""
+def _refine(frozen: Any) -> tuple[Any, str]:
+    """The flow with a finer training solve, and its settings in words."""
     ode: ODE = frozen.ode
     if ode.num_steps is not None:
-        ode = replace(ode, num_steps=2 * ode.num_steps)
-        what = f"num_steps={ode.num_steps}"
+        changes: dict[str, Any] = {"num_steps": 2 * ode.num_steps}
     elif ode.dt is not None:
-        ode = replace(ode, dt=ode.dt / 2)
-        what = f"dt={ode.dt}"
+        changes = {"dt": ode.dt / 2}
     else:
-        ode = replace(ode, rtol=ode.rtol / 10, atol=ode.atol / 10)
-        what = f"rtol={ode.rtol}, atol={ode.atol}"
-    return replace(frozen, ode=ode), (
-        f"the training solve was off by {error:.3f} nats; it goes on with {what}"
-    )
+        changes = {"rtol": ode.rtol / 10, "atol": ode.atol / 10}
+    words = ", ".join(f"{name}={value}" for name, value in changes.items())
+    return replace(frozen, ode=replace(ode, **changes)), words
 
 
 def _steps_of(flow: Any) -> dict[str, Any]:
+    """The settings that training may have refined."""
     ode = getattr(flow, "ode", None)
     return {n: getattr(ode, n) for n in ("num_steps", "dt", "rtol", "atol")} if ode else {}
 
 
-def _with_steps(flow: Any, steps: dict[str, Any]) -> Any:
-    return replace(flow, ode=replace(flow.ode, **steps)) if steps else flow
-
-
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
-
-
-def _seed(key: PRNGKeyArray) -> tuple[int, ...]:
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return tuple(int(word) for word in np.asarray(jax.random.key_data(key) if typed else key))
+def _copy(tree: dict[str, Array]) -> dict[str, Array]:
+    return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}

@@ -26,13 +26,6 @@ class TrainState(eqx.Module):
     opt_state: Any
 
 
-class Rows(eqx.Module):
-    """Data on the device: samples and their conditions."""
-
-    x: Array
-    cond: Array | None
-
-
 def minibatches(
     rows: int, config: TrainConfig, seed: tuple[int, ...], start: int, count: int
 ) -> Array:

@@ -5,8 +5,8 @@ A transform is any Equinox module with `event_shape`, `forward(x) -> (u, log|det
 Its parameters describe the data and are not trained: their gradient is exactly 0.
 """
 
-from jaxflow.transforms.choose import choose_transform
+from jaxflow.transforms.choose import candidate_transforms
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.standardise import Standardise
 
-__all__ = ["Gaussianise", "Standardise", "choose_transform"]
+__all__ = ["Gaussianise", "Standardise", "candidate_transforms"]

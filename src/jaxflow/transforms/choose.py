@@ -1,4 +1,4 @@
-"""Choose a transform by held-out likelihood."""
+"""Which transforms are worth a try, by held-out likelihood."""
 
 from typing import Any
 
@@ -10,19 +10,20 @@ from jaxtyping import Array, Float
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.standardise import Standardise
 
-# Nats by which the splines must beat the plain scaling, before their extra freedom is taken.
+# Nats by which the splines must beat plain scaling, before their extra freedom is worth a try.
 MARGIN = 0.01
 
 
-def choose_transform(
+def candidate_transforms(
     x: Float[Array, "n *event"], held_out: Float[Array, "m *event"]
-) -> Standardise | Gaussianise:
-    """`Gaussianise` or `Standardise`, whichever explains held-out rows better.
+) -> dict[str, Standardise | Gaussianise]:
+    """`Standardise`, and `Gaussianise` where the columns' shapes speak for it.
 
     Each is fitted to `x` and followed by a Gaussian of full covariance, fitted there too; the
-    mean log-density of `held_out` decides. So the choice costs no training: a column's shape is
-    what a transform can give, and dependence beyond a Gaussian's is left to the flow. Events
-    that are not vectors are standardised.
+    mean log-density of `held_out` tells whether the splines gain anything. Whether they help
+    the flow, which sees more than a Gaussian does, only training can tell: splines that
+    Gaussianise the columns of separate clusters bend the clusters. Events that are not vectors
+    are standardised.
 
     Args:
         x: training rows.
@@ -31,12 +32,14 @@ def choose_transform(
     Raises:
         ValueError: a constant column, named.
     """
-    plain = Standardise.fit(x)
-    if x.ndim != 2:
-        return plain
-    splines = Gaussianise.fit(x)
-    gain = _gaussian_score(splines, x, held_out) - _gaussian_score(plain, x, held_out)
-    return splines if gain > MARGIN else plain
+    candidates: dict[str, Standardise | Gaussianise] = {"Standardise": Standardise.fit(x)}
+    if x.ndim == 2:
+        splines = Gaussianise.fit(x)
+        gain = _gaussian_score(splines, x, held_out)
+        gain -= _gaussian_score(candidates["Standardise"], x, held_out)
+        if gain > MARGIN:
+            candidates["Gaussianise"] = splines
+    return candidates
 
 
 @eqx.filter_jit

@@ -1,0 +1,339 @@
+"""Pictures of a flow: its density at any moment, its paths, its training.
+
+Each function draws into the `ax` it is given, or into a new one, and returns what it drew into.
+The maps of colours are even in lightness, so they survive colour blindness and grey print.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+Limits = tuple[float, float, float, float]
+
+_DENSITY_MAP = "magma"
+# The map of a path's times, the colours of its start and end: on a light ground, on a dark one.
+_PATH_COLOURS = (("viridis", "#444444", "#D55E00"), ("plasma", "#8f8ca8", "#f0f921"))
+# Okabe and Ito's blue and vermilion, which everyone can tell apart.
+_BLUE, _VERMILION = "#0072B2", "#D55E00"
+# The darkest colour of the density's map, and a light one for letters on it.
+_DARK, _LIGHT = "#000004", "#e8e6f0"
+# Below 1, so that thin parts of a density can be seen beside its peaks.
+_GAMMA = 0.6
+# Points of a path, and points that say where a density lies.
+_PATH_POINTS, _FRAME_POINTS = 65, 512
+
+
+def density(
+    flow: Any,
+    ax: Any = None,
+    *,
+    t: float = 1.0,
+    limits: Limits | None = None,
+    resolution: int = 128,
+    cond: Any = None,
+) -> Any:
+    """Fill a picture with the density `exp(log p_t(x))` of a flow in the plane.
+
+    ```python
+    plotting.density(flow, t=0.5)
+    ```
+
+    Args:
+        flow: a flow with an exact trace, of events (2,); for `t` other than 1, a `CNF`.
+        ax: matplotlib axes; None for new ones.
+        t: moment, base at 0 and data at 1; points are in data units at every moment.
+        limits: (left, right, bottom, top) in data units; None frames the flow's own points.
+        resolution: points along either side.
+        cond: condition, one vector; None for a flow without.
+
+    Returns:
+        The axes; their image holds the density at the centres of its pixels.
+
+    Raises:
+        ValueError: the flow is not of the plane, `t`, `limits` or `resolution` out of range.
+        ImportError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    _check_plane(flow, "density")
+    if resolution < 2:
+        raise ValueError(f"resolution={resolution} must be at least 2")
+    limits = _frame(flow, (t,), cond) if limits is None else _checked_limits(limits)
+    values = _density_values(flow, t, limits, resolution, cond)
+    ax = plt.subplots()[1] if ax is None else ax
+    from matplotlib.colors import PowerNorm
+
+    norm = PowerNorm(_GAMMA, vmin=0.0, vmax=float(values.max()) or 1.0)
+    ax.imshow(values, origin="lower", extent=limits, cmap=_DENSITY_MAP, norm=norm, aspect="equal")
+    return ax
+
+
+def trajectories(
+    flow: Any,
+    key: PRNGKeyArray,
+    n: int = 50,
+    ax: Any = None,
+    *,
+    limits: Limits | None = None,
+    cond: Any = None,
+    dark: bool = False,
+) -> Any:
+    """Draw the paths `x(t)` of n samples, from the base at `t = 0` to the data at `t = 1`.
+
+    A path is dark at its start and light at its end; a ring marks the start, a dot the end.
+
+    Args:
+        flow: a `CNF` of events (2,).
+        key: for the samples of the base.
+        n: number of paths.
+        ax: matplotlib axes; None for new ones.
+        limits: (left, right, bottom, top) in data units; None frames the paths.
+        cond: condition, one vector; None for a flow without.
+        dark: whether the ground is dark.
+
+    Returns:
+        The axes; their first collection holds the paths, the next two the ends.
+
+    Raises:
+        ValueError: the flow is not of the plane, `n` or `limits` out of range.
+        TypeError: the flow has no paths in time.
+        ImportError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    _check_plane(flow, "trajectories")
+    _check_moving(flow, "trajectories")
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
+    if limits is not None:
+        limits = _checked_limits(limits)
+    times, paths = _paths(flow, key, n, cond)
+    ax = plt.subplots()[1] if ax is None else ax
+    from matplotlib.collections import LineCollection
+
+    time_map, ring, dot = _PATH_COLOURS[dark]
+    # One segment between two moments, (n, times - 1, 2 ends, 2), each in the colour of its time.
+    points = paths.transpose(1, 0, 2)
+    segments = np.stack([points[:, :-1], points[:, 1:]], axis=2)
+    lines = LineCollection(
+        list(segments.reshape(-1, 2, 2)),
+        array=np.tile((times[:-1] + times[1:]) / 2, n),
+        cmap=time_map,
+        linewidths=0.9,
+        alpha=0.85,
+        capstyle="round",
+    )
+    lines.set_clim(0.0, 1.0)
+    ax.add_collection(lines)
+    ax.scatter(*paths[0].T, s=7, facecolors="none", edgecolors=ring, linewidths=0.6, zorder=3)
+    ax.scatter(*paths[-1].T, s=7, color=dot, linewidths=0, zorder=4)
+    ax.set_aspect("equal")
+    if limits is not None:
+        ax.set(xlim=limits[:2], ylim=limits[2:])
+    else:
+        ax.autoscale_view()
+    return ax
+
+
+def density_over_time(
+    flow: Any,
+    key: PRNGKeyArray,
+    times: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    *,
+    n: int = 100,
+    limits: Limits | None = None,
+    resolution: int = 128,
+    cond: Any = None,
+) -> Any:
+    """Draw the density at each moment in a row, and beside it the paths that carry it there.
+
+    Every picture has the same frame, and its own scale of colours, from 0 to its peak.
+
+    Args:
+        flow: a `CNF` of events (2,), with an exact trace.
+        key: for the paths.
+        times: moments, base at 0 and data at 1.
+        n: number of paths.
+        limits: (left, right, bottom, top) in data units; None frames the flow's own points.
+        resolution: points along either side of a picture.
+        cond: condition, one vector; None for a flow without.
+
+    Returns:
+        The matplotlib figure: an axes a moment, and one for the paths.
+
+    Raises:
+        ValueError: the flow is not of the plane, or an argument is out of range.
+        TypeError: the flow has no density between its ends.
+        ImportError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    _check_plane(flow, "density_over_time")
+    _check_moving(flow, "density_over_time")
+    if len(times) == 0:
+        raise ValueError("times=() is empty; give moments such as (0.0, 0.5, 1.0)")
+    limits = _frame(flow, (0.0, *times, 1.0), cond) if limits is None else limits
+    left, right, bottom, top = _checked_limits(limits)
+    height = 2.2 * (top - bottom) / (right - left) + 0.35
+    figure, axes = plt.subplots(
+        1,
+        len(times) + 1,
+        figsize=(2.2 * (len(times) + 1), height),
+        facecolor=_DARK,
+        gridspec_kw={
+            "left": 0.004,
+            "right": 0.996,
+            "bottom": 0.02,
+            "top": 1 - 0.33 / height,
+            "wspace": 0.03,
+        },
+    )
+    for ax, t in zip(axes, times, strict=False):
+        density(flow, ax, t=t, limits=limits, resolution=resolution, cond=cond)
+        ax.set_title(f"t = {_moment(t)}", color=_LIGHT, fontsize=11, pad=6)
+    trajectories(flow, key, n, axes[-1], limits=limits, cond=cond, dark=True)
+    axes[-1].set_title("paths x(t)", color=_LIGHT, fontsize=11, pad=6)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[], facecolor=_DARK)
+        ax.spines[:].set_visible(False)
+    return figure
+
+
+def history(history: dict[str, list[float]], ax: Any = None) -> Any:
+    """Draw the curves of a training: the loss, and the held-out value whose best was kept.
+
+    Args:
+        history: what `jaxflow.fit` returns.
+        ax: matplotlib axes; None for new ones.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: the history lacks a column, or has no rows.
+        ImportError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    missing = [name for name in ("step", "loss", "validation") if name not in history]
+    if missing:
+        raise ValueError(f"history has no {', '.join(missing)}; give what jaxflow.fit returned")
+    if not history["step"]:
+        raise ValueError("history has no rows: no validation has been made yet")
+    ax = plt.subplots()[1] if ax is None else ax
+    step, validation = history["step"], np.asarray(history["validation"], float)
+    ax.plot(step, history["loss"], color=_BLUE, linewidth=1.2, label="training")
+    ax.plot(step, validation, color=_VERMILION, linewidth=1.6, label="held out")
+    if np.isfinite(validation).any():
+        best = int(np.nanargmin(np.where(np.isfinite(validation), validation, np.nan)))
+        ax.plot(
+            step[best],
+            validation[best],
+            "o",
+            color=_VERMILION,
+            markersize=5,
+            label=f"best: {validation[best]:.3f} nats at step {step[best]:.0f}",
+        )
+    ax.set(xlabel="step", ylabel="mean negative log-density, nats")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax
+
+
+def _density_values(
+    flow: Any, t: float, limits: Limits, resolution: int, cond: Any
+) -> Float[np.ndarray, "rows columns"]:
+    """`exp(log p_t)` at the centres of the pixels; row 0 lies at the bottom."""
+    left, right, bottom, top = limits
+    centres = (np.arange(resolution) + 0.5) / resolution
+    grid = np.stack(
+        np.meshgrid(left + (right - left) * centres, bottom + (top - bottom) * centres), axis=-1
+    )
+    if hasattr(flow, "log_prob_at"):
+        log_p = flow.log_prob_at(t, grid, cond)
+    elif t == 1:
+        log_p = flow.log_prob(grid, cond)
+    else:
+        raise ValueError(
+            f"t={t}: a {type(flow).__name__} has a density at t=1 alone; draw a CNF, or write t=1"
+        )
+    return np.exp(np.asarray(log_p, np.float64))
+
+
+def _paths(
+    flow: Any, key: PRNGKeyArray, n: int, cond: Any
+) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, "times n 2"]]:
+    """Evenly spaced moments, and n points at each of them, in data units."""
+    times = np.linspace(0.0, 1.0, _PATH_POINTS)
+    start = _base_points(flow, key, n)
+    return times, np.asarray(flow.transport(start, 0.0, 1.0, cond, save_at=times), np.float64)
+
+
+def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
+    """Samples at `t = 0` in data units: the base's, through the transform."""
+    z = jax.vmap(flow.base.sample)(jax.random.split(key, n))
+    return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
+
+
+def _frame(flow: Any, times: Sequence[float], cond: Any) -> Limits:
+    """A frame with a margin about the points of a flow at all of the given moments."""
+    # A picture's frame may depend on chance less than its content does: always the same points.
+    key = jax.random.key(0)
+    if hasattr(flow, "transport"):
+        start = _base_points(flow, key, _FRAME_POINTS)
+        moments = sorted({0.0, *(float(t) for t in times)})
+        points = [np.asarray(start)]
+        if moments[-1] > 0:
+            save_at = jnp.asarray(moments, start.dtype)
+            moved = np.asarray(flow.transport(start, 0.0, moments[-1], cond, save_at=save_at))
+            points = [moved[i] for i, t in enumerate(moments) if t in times]
+    else:
+        points = [np.asarray(flow.sample(key, _FRAME_POINTS, cond))]
+    low = np.min([np.quantile(p, 0.005, axis=0) for p in points], axis=0)
+    high = np.max([np.quantile(p, 0.995, axis=0) for p in points], axis=0)
+    margin = 0.12 * (high - low)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    return left, right, bottom, top
+
+
+def _checked_limits(limits: Limits) -> Limits:
+    left, right, bottom, top = limits
+    if not (all(map(math.isfinite, limits)) and left < right and bottom < top):
+        raise ValueError(
+            f"limits={limits} must be (left, right, bottom, top) with left < right and "
+            "bottom < top"
+        )
+    return left, right, bottom, top
+
+
+def _check_plane(flow: Any, what: str) -> None:
+    if tuple(flow.event_shape) != (2,):
+        raise ValueError(
+            f"the flow has events of shape {tuple(flow.event_shape)}; {what} draws the plane, "
+            "events (2,)"
+        )
+
+
+def _check_moving(flow: Any, what: str) -> None:
+    if not hasattr(flow, "transport"):
+        raise TypeError(
+            f"flow is a {type(flow).__name__}, which has no moments between base and data; "
+            f"{what} needs a CNF"
+        )
+
+
+def _moment(t: float) -> str:
+    """`0`, `1/4`, or decimals where no small fraction is meant."""
+    fraction = Fraction(t).limit_denominator(16)
+    return str(fraction) if math.isclose(fraction, t, abs_tol=1e-9) else f"{t:.3g}"
+
+
+def _pyplot() -> ModuleType:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'jaxflow-cnf[plot]'") from error
+    return pyplot

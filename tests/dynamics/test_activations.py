@@ -1,0 +1,41 @@
+"""Which activations a field takes: smooth ones, and no kinks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.dynamics import ACTIVATIONS, MLP, ConcatSquash
+from jaxflow.dynamics.activations import value_and_slope
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_value_and_slope_of_each(name):
+    a = jnp.linspace(-3.0, 3.0, 7)
+    value, slope = value_and_slope(name, a)
+    np.testing.assert_allclose(value, ACTIVATIONS[name](a), rtol=1e-14)
+    h = 1e-5
+    difference = (ACTIVATIONS[name](a + h) - ACTIVATIONS[name](a - h)) / (2 * h)
+    np.testing.assert_allclose(slope, difference, atol=1e-9)
+
+
+@pytest.mark.parametrize("field", [MLP, ConcatSquash])
+@pytest.mark.parametrize(
+    "activation", ["relu", "leaky_relu", "elu", "hard_tanh", jax.nn.relu, jax.nn.selu]
+)
+def test_kinks_are_refused_with_the_reason(field, activation):
+    words = r"has a kink: the trace of df/dx would jump.*choose one of \['tanh', 'softplus'"
+    with pytest.raises(ValueError, match=words):
+        field(2, width=3, activation=activation, key=jax.random.key(0))
+
+
+@pytest.mark.xfail(strict=True, reason="jax.nn.hard_swish is named hard_silu, which is not listed")
+def test_a_kink_by_its_other_name_is_refused():
+    with pytest.raises(ValueError, match="has a kink"):
+        MLP(2, width=3, activation=jax.nn.hard_swish, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("field", [MLP, ConcatSquash])
+def test_an_unknown_name_lists_the_known_ones(field):
+    with pytest.raises(ValueError, match=r"activation='tan' is unknown; choose one of \['tanh',"):
+        field(2, width=3, activation="tan", key=jax.random.key(0))

@@ -1,0 +1,112 @@
+"""Sizes, conditions and events of the fields."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.dynamics import MLP, ConcatSquash, Linear
+from tests.laws.fields import FIELDS
+
+T = jnp.asarray(0.3)
+KEY = jax.random.key(0)
+
+
+def test_an_mlp_is_what_its_equation_says():
+    field = MLP(2, width=3, depth=2, cond_dim=1, key=KEY)
+    x, c = jnp.asarray([0.5, -1.0]), jnp.asarray([2.0])
+    h = x
+    for i, layer in enumerate(field.layers):
+        assert layer.weight is not None
+        assert layer.bias is not None
+        assert layer.time is not None
+        assert layer.cond is not None
+        a = h @ layer.weight + layer.bias + T * layer.time + c @ layer.cond
+        h = a if i == 2 else jnp.tanh(a)
+    np.testing.assert_allclose(field(T, x, c), h, rtol=1e-14)
+
+
+def test_a_concatsquash_layer_is_what_its_equation_says():
+    field = FIELDS["concatsquash, depth 1"].field
+    x = FIELDS["concatsquash, depth 1"].x()
+    h = x
+    for i, layer in enumerate(field.layers):
+        gate = jax.nn.sigmoid(layer.gate.bias + T * layer.gate.time)
+        a = (h @ layer.affine.weight + layer.affine.bias) * gate + T * layer.shift.time
+        h = a if i == 1 else jnp.tanh(a)
+    np.testing.assert_allclose(field(T, x), h, rtol=1e-14)
+
+
+def test_a_linear_field_is_a_matrix_product():
+    a = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_allclose(Linear(matrix=a)(T, jnp.asarray([1.0, -1.0])), [-1.0, -1.0])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_events_keep_their_shape_and_conditions_count(name):
+    case = FIELDS[name]
+    x = case.x()
+    if case.cond is None:
+        assert case.field(T, x).shape == case.event_shape
+        return
+    f = case.field(T, x, case.cond)
+    assert f.shape == case.event_shape
+    assert float(jnp.max(jnp.abs(case.field(T, x, case.cond + 1.0) - f))) > 1e-3
+    np.testing.assert_array_equal(case.field(T, x, case.cond.reshape(3, 1)), f)
+
+
+@pytest.mark.parametrize("field", [MLP, ConcatSquash])
+def test_weights_follow_the_key(field):
+    one, same, other = (
+        jax.tree.leaves(field(3, width=4, key=key)) for key in (KEY, KEY, jax.random.key(1))
+    )
+    assert all(bool(jnp.all(a == b)) for a, b in zip(one, same, strict=True))
+    assert any(bool(jnp.any(a != b)) for a, b in zip(one, other, strict=True))
+
+
+SIZES = {
+    "dim": ({"dim": 0}, "dim=0 must be a whole number of at least 1"),
+    "width": ({"dim": 2, "width": -3}, "width=-3 must be"),
+    "depth": ({"dim": 2, "depth": 0}, "depth=0 must be"),
+    "cond_dim": ({"dim": 2, "cond_dim": -1}, "cond_dim=-1 must be a whole number of at least 0"),
+}
+
+
+@pytest.mark.parametrize("field", [MLP, ConcatSquash])
+@pytest.mark.parametrize(("sizes", "words"), SIZES.values(), ids=SIZES)
+def test_sizes_out_of_range_are_refused(field, sizes, words):
+    with pytest.raises(ValueError, match=words):
+        field(**sizes, key=KEY)
+
+
+def test_an_unknown_place_for_time_is_refused():
+    with pytest.raises((ValueError, TypeError), match=r"(?s)time.*'last'"):
+        MLP(2, time="last", key=KEY)  # pyright: ignore[reportArgumentType]
+
+
+FIELDS_OF_TWO = {
+    "mlp": lambda cond_dim: MLP(2, width=3, cond_dim=cond_dim, key=KEY),
+    "concatsquash": lambda cond_dim: ConcatSquash(2, width=3, cond_dim=cond_dim, key=KEY),
+    "linear": lambda cond_dim: Linear(2, cond_dim=cond_dim, key=KEY),
+}
+
+
+@pytest.mark.parametrize("make", FIELDS_OF_TWO.values(), ids=FIELDS_OF_TWO)
+def test_events_and_conditions_of_another_size_are_refused(make):
+    x = jnp.ones(2)
+    with pytest.raises(ValueError, match=r"x has shape \(3,\), so 3 entries.*made for 2"):
+        make(0)(T, jnp.ones(3))
+    with pytest.raises(ValueError, match="was made with cond_dim=2: pass cond of shape"):
+        make(2)(T, x)
+    with pytest.raises(ValueError, match=r"a field without conditions: make it with cond_dim=2"):
+        make(0)(T, x, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"cond has shape \(3,\), so 3 entries.*made for 2"):
+        make(2)(T, x, jnp.ones(3))
+
+
+def test_a_linear_field_needs_a_matrix_or_a_size():
+    for arguments in ({}, {"dim": 2}, {"dim": 2, "key": KEY, "matrix": jnp.eye(2)}):
+        with pytest.raises(ValueError, match=r"write Linear\(matrix=A\), or Linear\(dim, key=key"):
+            Linear(**arguments)
+    with pytest.raises(ValueError, match="cond_dim=1 needs key="):
+        Linear(matrix=jnp.eye(2), cond_dim=1)

@@ -1,0 +1,143 @@
+"""Densities along trajectories whose closed form is known."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy import stats
+from jax.scipy.linalg import expm
+
+from jaxflow import CNF, ODE, Hutchinson, StandardNormal, augmented_dynamics, hutchinson_trace
+from jaxflow.continuity import transport, transport_density
+from jaxflow.dynamics import MLP, Linear
+from tests.laws.fields import grown
+
+TIGHT = ODE(rtol=1e-10, atol=1e-10)
+
+
+class Cubic(eqx.Module):
+    """`v = 3 t^2 x`, so `x(t) = exp(t^3) x(0)`; any event shape."""
+
+    def __call__(self, t, x):
+        return 3 * t**2 * x
+
+
+def cubic(t, x):
+    """The same as a plain function."""
+    return 3 * t**2 * x
+
+
+PLAIN_FUNCTION = pytest.param(
+    cubic,
+    id="function",
+    marks=pytest.mark.xfail(
+        strict=True, reason="refuse_closed_over_tracers hands the function to make_jaxpr"
+    ),
+)
+
+
+@pytest.mark.parametrize("field", [pytest.param(Cubic(), id="module"), PLAIN_FUNCTION])
+@pytest.mark.parametrize("event_shape", [(3,), (2, 2)])
+def test_a_stretch_that_grows_with_time(field, event_shape, key):
+    d = int(np.prod(event_shape))
+    x = jax.random.normal(key, (6, *event_shape))
+    flow = CNF(field, StandardNormal(event_shape), ode_eval=TIGHT)
+    normal = stats.norm.logpdf(x / np.e).reshape(6, -1).sum(axis=1)
+    np.testing.assert_allclose(flow.log_prob(x), normal - d, rtol=1e-8)
+    half = stats.norm.logpdf(x / np.exp(0.5**3)).reshape(6, -1).sum(axis=1) - d * 0.5**3
+    np.testing.assert_allclose(flow.log_prob_at(0.5, x), half, rtol=1e-8)
+    np.testing.assert_allclose(flow.decode(x), np.e * x, rtol=1e-8)
+    moved = flow.transport(x, 0.25, 0.75)
+    np.testing.assert_allclose(moved, np.exp(0.75**3 - 0.25**3) * x, rtol=1e-8)
+
+
+MATRIX = 0.6 * jax.random.normal(jax.random.key(5), (5, 5)) - 0.2 * jnp.eye(5)
+
+
+def linear_log_prob(matrix, x):
+    """`x(1) = expm(A) x(0)`, so `log p_1(x) = log N(expm(-A) x) - tr(A)`."""
+    z = x @ expm(-matrix).T
+    return jnp.sum(stats.norm.logpdf(z), axis=1) - jnp.trace(matrix)
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+@pytest.mark.parametrize("steps", ["fixed", "adaptive"])
+def test_density_of_a_linear_flow_and_its_gradient_in_the_matrix(gradient, steps, key):
+    kind = {"num_steps": 40} if steps == "fixed" else {"rtol": 1e-10, "atol": 1e-10}
+    x = jax.random.normal(key, (4, 5))
+
+    def density(matrix):
+        ode = ODE(solver="dopri5", gradient=gradient, **kind)
+        return CNF(Linear(matrix=matrix), StandardNormal(5), ode_eval=ode).log_prob(x)
+
+    values, vjp = jax.vjp(density, MATRIX)
+    exact, exact_vjp = jax.vjp(lambda matrix: linear_log_prob(matrix, x), MATRIX)
+    np.testing.assert_allclose(values, exact, rtol=1e-8)
+    weights = jnp.asarray([1.0, -2.0, 0.5, 3.0])
+    np.testing.assert_allclose(vjp(weights)[0], exact_vjp(weights)[0], rtol=1e-6, atol=1e-7)
+
+
+def test_forward_mode_of_a_density(key):
+    x, tangent = jax.random.normal(key, (2, 4, 5))
+
+    def density(x):
+        ode = ODE(rtol=1e-9, atol=1e-9, gradient="direct")
+        return CNF(Linear(matrix=MATRIX), StandardNormal(5), ode_eval=ode).log_prob(x)
+
+    values = jax.jvp(density, (x,), (tangent,))
+    exact = jax.jvp(lambda x: linear_log_prob(MATRIX, x), (x,), (tangent,))
+    np.testing.assert_allclose(values, exact, rtol=1e-6)
+
+
+def test_samples_of_a_linear_flow_have_its_moments(key):
+    n = 8000
+    x, log_p = CNF(Linear(matrix=MATRIX), StandardNormal(5)).sample_and_log_prob(key, n)
+    e = expm(MATRIX)
+    np.testing.assert_allclose(log_p, linear_log_prob(MATRIX, x), atol=1e-3)
+    # In the base's coordinates mean and covariance are 0 and I, with known standard errors.
+    z = jnp.linalg.solve(e, x.T).T
+    np.testing.assert_allclose(jnp.mean(z, axis=0), 0, atol=5 / n**0.5)
+    np.testing.assert_allclose(z.T @ z / n, np.eye(5), atol=5 * (2 / n) ** 0.5)
+
+
+def test_the_density_of_a_network_integrates_to_one():
+    field = grown(MLP(2, width=8, key=jax.random.key(1)))
+    flow = CNF(field, StandardNormal(2), ode_eval=ODE(rtol=1e-5, atol=1e-5))
+    # Wide enough for its samples, fine enough for its sharpest edge.
+    axes = jnp.linspace(-9.0, 7.0, 144), jnp.linspace(-6.0, 6.0, 144)
+    cell = float((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
+    grid = jnp.stack(jnp.meshgrid(*axes), axis=-1)
+    p = jnp.exp(flow.log_prob(grid))
+    assert float(jnp.sum(p)) * cell == pytest.approx(1.0, abs=0.01)
+    # Not the density of the base.
+    base = jnp.exp(jnp.sum(stats.norm.logpdf(grid), axis=-1))
+    assert float(jnp.sum(jnp.abs(p - base))) * cell > 0.2
+
+
+def test_the_derivative_of_point_and_log_density(key):
+    x, t = jnp.asarray([1.0, -2.0]), jnp.asarray(0.5)
+    matrix = jnp.asarray([[1.0, 4.0], [0.0, 5.0]])
+    field = Linear(matrix=matrix)
+    f, change = augmented_dynamics(t, (x, jnp.asarray(7.0)), (field, None, None))
+    np.testing.assert_allclose(f, matrix @ x)
+    assert float(change) == -6.0
+    probes = Hutchinson(3).draw(key, (2,), float)
+    f, change = augmented_dynamics(t, (x, jnp.asarray(7.0)), (field, None, probes))
+    np.testing.assert_allclose(f, matrix @ x)
+    assert float(change) == -float(hutchinson_trace(field, t, x, probes)[1])
+
+
+def test_probes_stay_fixed_through_a_solve(key):
+    # For a linear field the estimate of a row is then exactly mean v^T A v, at every tolerance.
+    probes = jax.vmap(lambda key: Hutchinson(2).draw(key, (5,), float))(jax.random.split(key, 3))
+    x, start = jax.random.normal(key, (3, 5)), jnp.asarray([0.0, 1.0, -2.0])
+    field = Linear(matrix=MATRIX)
+    (moved, log_p), _ = transport_density(
+        field, x, start, 0.2, 0.9, None, probes, ode=ODE(rtol=1e-3, atol=1e-3)
+    )
+    estimate = jnp.einsum("nki,ij,nkj->n", probes, MATRIX, probes) / 2
+    np.testing.assert_allclose(log_p, start - 0.7 * estimate, rtol=1e-12)
+    there, _ = transport(field, x, 0.2, 0.9, ode=TIGHT)
+    np.testing.assert_allclose(moved, there, atol=1e-2)
+    np.testing.assert_allclose(there, x @ expm(0.7 * MATRIX).T, rtol=1e-8)

@@ -1,0 +1,337 @@
+"""The flow as its users call it: shapes, conditions, units, precision, errors."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, ODE, DiagonalNormal, Hutchinson, SolveError, StandardNormal
+from jaxflow.dynamics import MLP, Linear
+from jaxflow.model import CHUNK_ROWS, assemble, separate
+from jaxflow.transforms import Gaussianise, Standardise
+from tests.laws.fields import grown
+
+ODE_EVAL = ODE(rtol=1e-8, atol=1e-8)
+FIELD = grown(MLP(3, width=5, depth=1, key=jax.random.key(0)))
+FLOW = CNF(FIELD, StandardNormal(3), ode_eval=ODE_EVAL)
+CONDITIONED = CNF(
+    grown(MLP(3, width=5, depth=1, cond_dim=2, key=jax.random.key(0))),
+    StandardNormal(3),
+    ode_eval=ODE_EVAL,
+)
+X = jax.random.normal(jax.random.key(4), (4, 3))
+
+
+class Shrink(eqx.Module):
+    """`v = -x`, without arrays or a closed form."""
+
+    def __call__(self, t, x):
+        return -x
+
+
+# --- densities ---
+
+
+def test_log_prob_at_runs_from_the_base_to_the_data():
+    np.testing.assert_array_equal(FLOW.log_prob_at(1.0, X), FLOW.log_prob(X))
+    np.testing.assert_allclose(FLOW.log_prob_at(0.0, X), jax.vmap(FLOW.base.log_prob)(X))
+
+
+def test_repeated_calls_are_the_same_to_the_bit():
+    np.testing.assert_array_equal(FLOW.log_prob(X), FLOW.log_prob(X))
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(FLOW.sample(key, 4), FLOW.sample(key, 4))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2), (4, 1), (0,), (2, 0)])
+def test_batches_of_any_shape(shape):
+    n = math.prod(shape)
+    log_p = FLOW.log_prob(X[:n].reshape(*shape, 3))
+    assert log_p.shape == shape
+    np.testing.assert_allclose(log_p.reshape(-1), FLOW.log_prob(X)[:n], atol=1e-6)
+    assert FLOW.sample(jax.random.key(0), shape).shape == (*shape, 3)
+
+
+def test_scalars_are_rows_of_shape_n_or_n_1():
+    field = grown(MLP(1, width=5, key=jax.random.key(0)))
+    x = jnp.asarray([0.3, -1.0, 2.0])
+    scalar, vector = (CNF(field, StandardNormal(shape), ode_eval=ODE_EVAL) for shape in ((), (1,)))
+    np.testing.assert_allclose(scalar.log_prob(x), vector.log_prob(x[:, None]), rtol=1e-12)
+    assert scalar.sample(jax.random.key(0), 5).shape == (5,)
+    assert vector.sample(jax.random.key(0), 5).shape == (5, 1)
+    with pytest.raises(ValueError, match=r"x has shape \(3,\); this flow needs .*write x\[:, None\]"):
+        vector.log_prob(x)
+
+
+def test_transport_there_and_back_and_at_times_between():
+    there = FLOW.transport(X, 0.2, 0.9)
+    np.testing.assert_allclose(FLOW.transport(there, 0.9, 0.2), X, atol=1e-6)
+    path = FLOW.transport(X.reshape(2, 2, 3), 0.0, 1.0, save_at=[0.5, 1.0])
+    assert path.shape == (2, 2, 2, 3)
+    np.testing.assert_allclose(path[1].reshape(4, 3), FLOW.decode(X), atol=1e-6)
+    np.testing.assert_allclose(path[0].reshape(4, 3), FLOW.transport(X, 0.0, 0.5), atol=1e-6)
+
+
+def test_more_rows_than_a_chunk_are_the_same_as_their_pieces():
+    flow = dataclasses.replace(FLOW, ode_eval=ODE(solver="heun", num_steps=2))
+    n = CHUNK_ROWS + 300
+    x = jax.random.normal(jax.random.key(2), (n, 3))
+    pieces = [flow.log_prob(x[:CHUNK_ROWS]), flow.log_prob(x[CHUNK_ROWS:])]
+    np.testing.assert_allclose(flow.log_prob(x), jnp.concatenate(pieces), rtol=1e-12)
+    drawn, log_p = flow.sample_and_log_prob(jax.random.key(3), n)
+    assert drawn.shape == (n, 3)
+    assert len(np.unique(drawn, axis=0)) == n
+    assert log_p.shape == (n,)
+
+
+# --- conditions ---
+
+
+def test_one_condition_a_row_or_one_for_all():
+    cond = jnp.asarray([[0.5, -1.0], [2.0, 0.0], [0.5, -1.0], [0.0, 0.0]])
+    together = CONDITIONED.log_prob(X, cond)
+    for i in range(4):
+        alone = CONDITIONED.log_prob(X[i], cond[i])
+        assert float(together[i]) == pytest.approx(float(alone), abs=1e-6)
+    np.testing.assert_array_equal(
+        CONDITIONED.log_prob(X, cond[0]), CONDITIONED.log_prob(X, jnp.tile(cond[:1], (4, 1)))
+    )
+    x, log_p = CONDITIONED.sample_and_log_prob(jax.random.key(0), 4, cond)
+    np.testing.assert_allclose(CONDITIONED.log_prob(x, cond), log_p, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4, 2), (4, 1, 2)])
+def test_conditions_of_another_batch_are_refused(shape):
+    with pytest.raises(ValueError, match=r"cond has|field was made for"):
+        CONDITIONED.log_prob(X, jnp.ones(shape))
+
+
+def test_a_missing_or_unwanted_condition_is_refused():
+    with pytest.raises(ValueError, match="cond_dim=2: pass cond of shape"):
+        CONDITIONED.log_prob(X)
+    with pytest.raises(ValueError, match="a field without conditions"):
+        FLOW.log_prob(X, jnp.ones(2))
+
+
+# --- units ---
+
+
+def test_scaled_columns_change_the_density_by_their_log_scales():
+    x = np.asarray(jax.random.normal(jax.random.key(6), (50, 2)))
+    scales = np.asarray([1000.0, 0.01])
+    flow = CNF(grown(MLP(2, width=5, key=jax.random.key(0))), StandardNormal(2), ode_eval=ODE_EVAL)
+    one = dataclasses.replace(flow, transform=Standardise.fit(x)).log_prob(x)
+    other = dataclasses.replace(flow, transform=Standardise.fit(x * scales)).log_prob(x * scales)
+    np.testing.assert_allclose(one - other, math.log(10), atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [Standardise, Gaussianise])
+def test_transforms_are_part_of_the_density(transform):
+    data = np.exp(np.asarray(jax.random.normal(jax.random.key(6), (300, 3)))) * 20 + 5
+    flow = dataclasses.replace(FLOW, transform=transform.fit(data))
+    x = jnp.asarray(data[:3])
+    _, log_det = jnp.linalg.slogdet(jax.jacrev(flow.encode)(x[0]))
+    expected = flow.base.log_prob(flow.encode(x[0])) + log_det
+    assert float(flow.log_prob(x)[0]) == pytest.approx(float(expected), abs=1e-5)
+    np.testing.assert_allclose(flow.decode(flow.encode(x)), x, rtol=1e-6)
+    drawn, log_p = flow.sample_and_log_prob(jax.random.key(0), 3)
+    np.testing.assert_allclose(flow.log_prob(drawn), log_p, atol=1e-5)
+    np.testing.assert_array_equal(flow.log_prob_at(1.0, x), flow.log_prob(x))
+
+
+def test_training_leaves_base_and_transform_alone():
+    base, transform = DiagonalNormal(jnp.zeros(3), jnp.ones(3)), Standardise.fit(X)
+    flow = CNF(FIELD, base, transform=transform)
+    trained, frozen = separate(flow)
+    assert len(trained) == len(jax.tree.leaves(FIELD)) == 6
+    assert all(name.startswith(".field.layers") for name in trained)
+    whole = assemble({name: 2.0 * leaf for name, leaf in trained.items()}, frozen)
+    doubled = jax.tree.map(lambda leaf: 2.0 * leaf, FIELD)
+    for one, other in ((whole.field, doubled), (whole.base, base), (whole.transform, transform)):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+# --- precision ---
+
+
+def test_the_wider_precision_of_data_and_model_is_kept():
+    single = jax.tree.map(lambda w: w.astype(jnp.float32), FIELD)
+    narrow = CNF(single, StandardNormal(3), ode_eval=ODE(rtol=1e-5, atol=1e-5))
+    x = X.astype(jnp.float32)
+    exact = FLOW.log_prob(X)
+    for flow, data, dtype in ((FLOW, x, "float64"), (narrow, X, "float64"), (narrow, x, "float32")):
+        log_p = flow.log_prob(data)
+        assert log_p.dtype == dtype
+        np.testing.assert_allclose(log_p, exact, atol=1e-3)
+    assert FLOW.log_prob(np.asarray([[1, 2, 3]])).dtype == "float64"
+
+
+# --- traces ---
+
+
+def test_a_stochastic_trace_is_unbiased_and_needs_a_key():
+    flow = CNF(Linear(matrix=jnp.asarray([[1.0, 4.0], [0.0, 5.0]])), StandardNormal(2))
+    stochastic = dataclasses.replace(flow, trace=Hutchinson(2))
+    x = jnp.tile(jnp.asarray([[0.3, -0.2]]), (4000, 1))
+    with pytest.raises(ValueError, match=r"needs random probes: pass key=.*trace='exact'"):
+        stochastic.log_prob(x)
+    values = stochastic.log_prob(x, key=jax.random.key(0))
+    # One probe has variance (4 + 0)^2, two of them half of it.
+    standard_error = math.sqrt(16 / 2 / 4000)
+    exact = float(flow.log_prob(x[0]))
+    assert float(jnp.mean(values)) == pytest.approx(exact, abs=5 * standard_error)
+    assert float(jnp.var(values)) == pytest.approx(8, rel=0.1)
+    np.testing.assert_array_equal(values, stochastic.log_prob(x, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match="needs random probes"):
+        dataclasses.replace(flow, trace="hutchinson").log_prob_at(0.5, x)
+
+
+def test_auto_is_exact_where_it_can_be_and_warns_where_not():
+    steps = ODE(solver="euler", num_steps=1)
+    flow = CNF(Shrink(), StandardNormal(300), ode_eval=steps)
+    x = jnp.ones((1, 300))
+    with pytest.warns(UserWarning, match=r"events of 300 entries.*16 probes, not exact.*'exact'"):
+        estimate = flow.log_prob(x, key=jax.random.key(0))
+    exact = dataclasses.replace(flow, trace="exact").log_prob(x)
+    # The Jacobian -I is diagonal, so signs make no error.
+    np.testing.assert_allclose(estimate, exact, rtol=1e-12)
+    small = CNF(Shrink(), StandardNormal(256), ode_eval=steps)
+    assert bool(jnp.isfinite(small.log_prob(jnp.ones(256))))
+
+
+def test_training_takes_the_training_settings():
+    x = jnp.ones((2, 5))
+    flow = CNF(Shrink(), StandardNormal(5), ode=ODE(solver="euler", num_steps=3))
+    with pytest.raises(ValueError, match="needs random probes"):
+        flow.log_prob_rows(x, training=True)
+    log_p, stats = flow.log_prob_rows(x, key=jax.random.key(0), training=True)
+    assert stats is not None
+    assert int(stats.num_evals) == 3
+    # Back from 1 to 0 in three Euler steps: x grows by (4/3)^3, log p by the trace 5.
+    z = jnp.ones(5) * (4 / 3) ** 3
+    np.testing.assert_allclose(log_p, flow.base.log_prob(z) + 5, rtol=1e-12)
+
+
+# --- transformations of jax ---
+
+
+def test_jit_vmap_and_grad_of_log_prob():
+    expected = FLOW.log_prob(X)
+    np.testing.assert_allclose(jax.jit(FLOW.log_prob)(X), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(FLOW.log_prob)(X), expected, atol=1e-6)
+    score = jax.grad(lambda x: FLOW.log_prob(x))(X[0])
+    step = 1e-4 * jnp.eye(3)
+    ends = FLOW.log_prob(X[:1] + step), FLOW.log_prob(X[:1] - step)
+    np.testing.assert_allclose(score, (ends[0] - ends[1]) / 2e-4, atol=1e-3)
+
+
+def test_scoring_the_same_shape_again_does_not_trace_again():
+    calls = []
+
+    class Counting(eqx.Module):
+        rate: jax.Array
+
+        def __call__(self, t, x):
+            calls.append(1)
+            return self.rate * x
+
+    flow = CNF(Counting(jnp.asarray(0.3)), StandardNormal(2))
+    flow.log_prob(jnp.ones((7, 2)))
+    first = len(calls)
+    assert first > 0
+    flow.log_prob(jnp.zeros((7, 2)))
+    CNF(Counting(jnp.asarray(0.9)), StandardNormal(2)).log_prob(jnp.zeros((7, 2)))
+    assert len(calls) == first
+    flow.log_prob(jnp.zeros((8, 2)))
+    assert len(calls) > first
+
+
+# --- fields of all kinds ---
+
+
+def test_a_field_without_arrays_can_be_scored():
+    log_p = CNF(Shrink(), StandardNormal(2), ode_eval=ODE_EVAL).log_prob(jnp.ones((1, 2)))
+    assert float(log_p[0]) == pytest.approx(-(np.e**2) - math.log(2 * math.pi) + 2, rel=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="promote has no dtype to start from")
+def test_a_field_without_arrays_can_be_sampled():
+    drawn = CNF(Shrink(), StandardNormal(2)).sample(jax.random.key(0), 5)
+    assert drawn.shape == (5, 2)
+
+
+@pytest.mark.xfail(strict=True, reason="times are traced inside the compiled log_prob")
+def test_steps_may_be_set_by_dt():
+    by_dt = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", dt=0.25)).log_prob(X)
+    by_number = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", num_steps=4)).log_prob(X)
+    np.testing.assert_array_equal(by_dt, by_number)
+
+
+@pytest.mark.xfail(strict=True, reason="integers meet floats in the field under strict promotion")
+def test_conditions_may_be_integers():
+    cond = jnp.asarray([[1, 0]] * 4)
+    np.testing.assert_array_equal(
+        CONDITIONED.log_prob(X, cond), CONDITIONED.log_prob(X, cond.astype(float))
+    )
+
+
+# --- errors ---
+
+
+def test_rows_that_are_not_finite_are_named():
+    x = X.at[1, 2].set(jnp.nan).at[3, 0].set(jnp.inf)
+    for call in (FLOW.log_prob, FLOW.encode, lambda x: FLOW.transport(x, 0.0, 1.0)):
+        with pytest.raises(ValueError, match=r"x has NaN or infinity in 2 of 4 rows: rows 1, 3"):
+            call(x)
+    with pytest.raises(ValueError, match="z has NaN or infinity in 2 of 4 rows"):
+        FLOW.decode(x)
+
+
+def test_data_of_another_shape_or_kind_are_refused():
+    with pytest.raises(ValueError, match=r"x has shape \(4, 2\).*expected 3 columns, got 2"):
+        FLOW.log_prob(X[:, :2])
+    with pytest.raises(ValueError, match=r"x has shape \(\); this flow needs \(\*batch, 3\)"):
+        FLOW.log_prob(1.0)
+    with pytest.raises(TypeError, match="x is a random key; an array of shape"):
+        FLOW.log_prob(jax.random.key(0))
+    with pytest.raises(TypeError, match="x has dtype complex128; real numbers belong here"):
+        FLOW.log_prob(1j * X)
+    with pytest.raises(TypeError, match="x has dtype bool"):
+        FLOW.log_prob(X > 0)
+    with pytest.raises(ValueError, match="shape=-1 must not be negative"):
+        FLOW.sample(jax.random.key(0), -1)
+
+
+@pytest.mark.xfail(strict=True, reason="the text advises to make the field with cond_dim=1")
+def test_a_key_in_the_place_of_the_condition_is_named():
+    with pytest.raises(TypeError, match="cond is a random key"):
+        FLOW.log_prob(X, jax.random.key(0))
+
+
+def test_a_solve_that_fails_raises_or_gives_nan():
+    flow = dataclasses.replace(FLOW, ode_eval=ODE(rtol=1e-9, atol=1e-9, max_steps=2))
+    key = jax.random.key(0)
+    with pytest.raises(SolveError, match=r"log_prob failed at t = 0\.\d+: max_steps was reached"):
+        flow.log_prob(X)
+    with pytest.raises(SolveError, match="sample failed at t"):
+        flow.sample(key, 2)
+    with pytest.raises(SolveError, match="transport failed at t"):
+        flow.encode(X)
+    quiet = dataclasses.replace(flow, ode_eval=dataclasses.replace(flow.ode_eval, throw=False))
+    assert np.isnan(quiet.log_prob(X)).all()
+    drawn, log_p = quiet.sample_and_log_prob(key, 2)
+    assert np.isnan(drawn).all()
+    assert np.isnan(log_p).all()
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises((ValueError, TypeError), match="(?s)trace.*'nope'"):
+        CNF(FIELD, StandardNormal(3), trace="nope")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"field=3 must be a function f\(t, x, cond=None\)"):
+        CNF(3, StandardNormal(3))
+    with pytest.raises(TypeError, match=r"base=3 has no event_shape; give e.g. jaxflow.Standard"):
+        CNF(FIELD, 3)

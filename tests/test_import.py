@@ -1,0 +1,24 @@
+"""Importing the library changes no setting of jax."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import jax
+import jax.numpy, equinox
+before = dict(jax.config.values)
+import jaxflow
+after = dict(jax.config.values)
+changed = {name for name in before | after if before.get(name) != after.get(name)}
+assert len(before) > 20
+assert not changed, changed
+assert not jax.config.jax_enable_x64
+names = [name for name in jaxflow.__all__ if not hasattr(jaxflow, name)]
+assert not names, names
+print("untouched")
+"""
+
+
+def test_import_leaves_the_settings_of_jax_alone():
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "untouched", run.stderr
