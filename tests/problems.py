@@ -79,7 +79,7 @@ class Riccati:
 
 @dataclass(frozen=True)
 class DampedRotation:
-    """`q' = w p - g q`, `p' = -w q - g p`: a rotation by `-w (t - t0)`, damped; dicts throughout."""
+    """`q' = w p - g q`, `p' = -w q - g p`: a damped rotation by `-w (t - t0)`; all in dicts."""
 
     t0: float = 1.0
     t1: float = -0.7

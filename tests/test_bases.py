@@ -60,5 +60,5 @@ def test_what_is_refused():
         DiagonalNormal(jnp.zeros(2), jnp.asarray([1.0, 0.0]))
     with pytest.raises(ValueError, match=r"scale=.*must be positive"):
         DiagonalNormal(jnp.zeros(2), jnp.asarray([1.0, jnp.nan]))
-    with pytest.raises((ValueError, TypeError), match="(?s)mean.*scale"):
+    with pytest.raises((ValueError, TypeError), match=r"(?s)mean.*scale"):
         DiagonalNormal(jnp.zeros(2), jnp.ones(3))

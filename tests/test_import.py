@@ -20,5 +20,7 @@ print("untouched")
 
 
 def test_import_leaves_the_settings_of_jax_alone():
-    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+    )
     assert run.stdout.strip() == "untouched", run.stderr

@@ -5,7 +5,7 @@ The maps of colours are even in lightness, so they survive colour blindness and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-Limits = tuple[float, float, float, float]
+Number = float | int
+Limits = tuple[Number, Number, Number, Number]
 
 _DENSITY_MAP = "magma"
 # The map of a path's times, the colours of its start and end: on a light ground, on a dark one.
@@ -34,7 +35,7 @@ def density(
     flow: Any,
     ax: Any = None,
     *,
-    t: float = 1.0,
+    t: Number = 1.0,
     limits: Limits | None = None,
     resolution: int = 128,
     cond: Any = None,
@@ -143,7 +144,7 @@ def trajectories(
 def density_over_time(
     flow: Any,
     key: PRNGKeyArray,
-    times: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    times: Sequence[Number] = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
     n: int = 100,
     limits: Limits | None = None,
@@ -203,7 +204,7 @@ def density_over_time(
     return figure
 
 
-def history(history: dict[str, list[float]], ax: Any = None) -> Any:
+def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     """Draw the curves of a training: the loss, and the held-out value whose best was kept.
 
     Args:
@@ -244,7 +245,7 @@ def history(history: dict[str, list[float]], ax: Any = None) -> Any:
 
 
 def _density_values(
-    flow: Any, t: float, limits: Limits, resolution: int, cond: Any
+    flow: Any, t: Number, limits: Limits, resolution: int, cond: Any
 ) -> Float[np.ndarray, "rows columns"]:
     """`exp(log p_t)` at the centres of the pixels; row 0 lies at the bottom."""
     left, right, bottom, top = limits
@@ -278,7 +279,7 @@ def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
     return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
 
 
-def _frame(flow: Any, times: Sequence[float], cond: Any) -> Limits:
+def _frame(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
     """A frame with a margin about the points of a flow at all of the given moments."""
     # A picture's frame may depend on chance less than its content does: always the same points.
     key = jax.random.key(0)
@@ -325,7 +326,7 @@ def _check_moving(flow: Any, what: str) -> None:
         )
 
 
-def _moment(t: float) -> str:
+def _moment(t: Number) -> str:
     """`0`, `1/4`, or decimals where no small fraction is meant."""
     fraction = Fraction(t).limit_denominator(16)
     return str(fraction) if math.isclose(fraction, t, abs_tol=1e-9) else f"{t:.3g}"

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxflow.data.checks import check_rows
+from jaxflow.ode.precision import widest
 
 
 def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
@@ -20,10 +21,7 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
         ValueError: `x` does not end in the event's shape.
         TypeError: `x` is a random key or not numeric.
     """
-    if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"{name} is a random key; an array of shape {_shape(event_shape)} belongs here"
-        )
+    _refuse_key(x, name, _shape(event_shape))
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} has dtype {x.dtype}; real numbers belong here")
@@ -49,6 +47,7 @@ def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     """
     if cond is None:
         return None
+    _refuse_key(cond, "cond", f"{(*batch, 'c')}")
     cond = jnp.asarray(cond)
     if not jnp.issubdtype(cond.dtype, jnp.floating):
         cond = cond.astype(float)
@@ -75,15 +74,17 @@ def check_finite(rows: Array, name: str) -> None:
 
 def promote(*trees: PyTree) -> tuple[Any, ...]:
     """The trees with every floating-point array in the widest of their dtypes."""
-    arrays = [leaf for leaf in jax.tree.leaves(trees) if eqx.is_inexact_array(leaf)]
-    dtype = np.dtype(arrays[0].dtype)
-    for array in arrays[1:]:
-        dtype = np.promote_types(dtype, array.dtype)
+    dtype = widest(trees)
 
     def cast(leaf: Any) -> Any:
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
 
     return jax.tree.map(cast, trees)
+
+
+def _refuse_key(x: Any, name: str, shape: str) -> None:
+    if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"{name} is a random key; an array of shape {shape} belongs here")
 
 
 def _shape(event_shape: tuple[int, ...]) -> str:

@@ -29,7 +29,6 @@ def test_kinks_are_refused_with_the_reason(field, activation):
         field(2, width=3, activation=activation, key=jax.random.key(0))
 
 
-@pytest.mark.xfail(strict=True, reason="jax.nn.hard_swish is named hard_silu, which is not listed")
 def test_a_kink_by_its_other_name_is_refused():
     with pytest.raises(ValueError, match="has a kink"):
         MLP(2, width=3, activation=jax.nn.hard_swish, key=jax.random.key(0))

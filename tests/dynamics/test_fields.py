@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.laws.fields import FIELDS
 
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
-from tests.laws.fields import FIELDS
 
 T = jnp.asarray(0.3)
 KEY = jax.random.key(0)
@@ -98,15 +98,19 @@ def test_events_and_conditions_of_another_size_are_refused(make):
         make(0)(T, jnp.ones(3))
     with pytest.raises(ValueError, match="was made with cond_dim=2: pass cond of shape"):
         make(2)(T, x)
-    with pytest.raises(ValueError, match=r"a field without conditions: make it with cond_dim=2"):
+    with pytest.raises(ValueError, match=r"a model without conditions: make it with cond_dim=2"):
         make(0)(T, x, jnp.ones(2))
     with pytest.raises(ValueError, match=r"cond has shape \(3,\), so 3 entries.*made for 2"):
         make(2)(T, x, jnp.ones(3))
 
 
 def test_a_linear_field_needs_a_matrix_or_a_size():
-    for arguments in ({}, {"dim": 2}, {"dim": 2, "key": KEY, "matrix": jnp.eye(2)}):
-        with pytest.raises(ValueError, match=r"write Linear\(matrix=A\), or Linear\(dim, key=key"):
-            Linear(**arguments)
+    words = r"write Linear\(matrix=A\), or Linear\(dim, key=key\)"
+    with pytest.raises(ValueError, match=words):
+        Linear()
+    with pytest.raises(ValueError, match=words):
+        Linear(2)
+    with pytest.raises(ValueError, match=words):
+        Linear(2, matrix=jnp.eye(2), key=KEY)
     with pytest.raises(ValueError, match="cond_dim=1 needs key="):
         Linear(matrix=jnp.eye(2), cond_dim=1)

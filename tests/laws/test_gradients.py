@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from jaxflow.ode import ODE, odeint, odeint_adjoint, odeint_checkpointed
 from tests.problems import PROBLEMS
 
-FIXED = {"solver": "dopri5", "num_steps": 96}
+from jaxflow.ode import ODE, odeint, odeint_adjoint, odeint_checkpointed
+
+FIXED = {"solver": "rk4", "num_steps": 600}
 ADAPTIVE = {"solver": "dopri5", "rtol": 1e-11, "atol": 1e-11}
 REVERSE = {
     "checkpointed, fixed": ODE(**FIXED, gradient="checkpointed"),
@@ -107,7 +107,7 @@ def test_an_interval_of_length_zero(ode):
         lambda y0, t0, t1: odeint(lambda t, y, _: y, y0, t0, t1, ode=ode)[0], argnums=(0, 1, 2)
     )(3.0, 0.6, 0.6)
     assert float(y1) == 3.0
-    np.testing.assert_allclose(slopes, (1.0, -3.0, 3.0), rtol=1e-14)
+    np.testing.assert_allclose(slopes, (1.0, -3.0, 3.0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("ode", DIRECT.values(), ids=DIRECT)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.problems import PROBLEMS
 
 from jaxflow.ode import ODE, TABLEAUS, ButcherTableau, odeint
-from tests.problems import PROBLEMS
 
 PAIRS = {name: tableau for name, tableau in TABLEAUS.items() if tableau.adaptive}
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.laws.fields import FIELDS
 
 from jaxflow.trace import (
     exact_trace,
@@ -12,7 +13,6 @@ from jaxflow.trace import (
     jacobian_trace,
     prepare,
 )
-from tests.laws.fields import FIELDS
 
 T = jnp.asarray(0.37)
 DEEP = {"mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"}
@@ -80,12 +80,12 @@ def test_gradients_of_the_trace_in_weights_and_time(name):
         return jacobian_trace(field, t, case.x(), case.cond)[1]
 
     one, other = (jax.jit(jax.grad(f, argnums=(0, 1)))(case.field, T) for f in (closed, brute))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), one, other
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), one, other)
 
 
-@pytest.mark.parametrize("name", ["mlp, depth 1", "mlp, time in the first", "concatsquash, depth 1"])
+@pytest.mark.parametrize(
+    "name", ["mlp, depth 1", "mlp, time in the first", "concatsquash, depth 1"]
+)
 def test_field_and_trace_see_time(name):
     case = FIELDS[name]
     (f, trace), (later, later_trace) = (

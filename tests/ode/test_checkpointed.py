@@ -55,15 +55,15 @@ def assert_transposed(settings):
     return counts
 
 
-@pytest.mark.parametrize("name", ["heun", "tsit5"])
-def test_reverse_mode_transposes_forward_mode(name):
+def test_reverse_mode_transposes_forward_mode():
     # A tolerance loose enough that the solution itself is wrong in the third digit, with
     # rejected steps among the accepted: nothing but the same steps can agree to 1e-12.
-    settings = {"solver": name, "rtol": 1e-2, "atol": 1e-2, "max_steps": 100}
+    settings = {"solver": "heun", "rtol": 1e-2, "atol": 1e-2, "max_steps": 100}
     assert assert_transposed(settings)[1] >= 1
 
 
 def test_over_several_stretches_with_max_steps_exactly_reached():
+    # A method whose last stage is the next first one, where Heun's is not.
     settings = {"solver": "bosh3", "rtol": 1e-4, "atol": 1e-4, "max_steps": MAX_STEPS}
     accepted, rejected = assert_transposed(settings)
     assert accepted + rejected == MAX_STEPS

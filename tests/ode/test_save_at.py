@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.problems import PROBLEMS
 
 from jaxflow.ode import ODE, odeint
-from tests.problems import PROBLEMS
 
 TIMES = jnp.asarray([0.25, 0.5, 1.0])
 FIXED = {"solver": "rk4", "num_steps": 60}

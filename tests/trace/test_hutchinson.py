@@ -40,7 +40,9 @@ def test_mean_and_variance_follow_their_formulas(law, event_shape, key):
     values = estimates(matrix, law, probe_key, event_shape)
     expected = variance(matrix, law)
     standard_error = np.sqrt(expected / NUM)
-    assert float(jnp.mean(values)) == pytest.approx(float(jnp.trace(matrix)), abs=5 * standard_error)
+    assert float(jnp.mean(values)) == pytest.approx(
+        float(jnp.trace(matrix)), abs=5 * standard_error
+    )
     assert float(jnp.var(values)) == pytest.approx(expected, rel=0.05)
 
 

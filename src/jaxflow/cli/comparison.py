@@ -1,7 +1,7 @@
 """A continuous flow and its peers on one table: held-out log-density, on the same rows.
 
-Everyone models the same coordinates. With `T` the transform that `jaxflow.fit` would choose, and
-`m`, `V diag(s^2) V^T` mean and shrunken covariance of `T(x)`, they are
+Everyone models the same coordinates. With `T` the `Standardise` or `Gaussianise` that explains
+validation rows better, and `m`, `V diag(s^2) V^T` mean and shrunken covariance of `T(x)`, they are
 
 ```
 w = diag(1/s) V^T (T(x) - m),    log p(x) = log p_w(w) - sum(log s) + log |det dT/dx|
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ from jaxflow.objectives import maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.trace import Hutchinson
 from jaxflow.training import TrainConfig, fit
-from jaxflow.transforms import Standardise, candidate_transforms
+from jaxflow.transforms import Gaussianise, Standardise
 
 CNF_NAME = "continuous flow"
 _SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
@@ -67,11 +68,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of a table, (n, d), for training, for choices, and for the figures reported."""
+    """Something of each row for training, for choices, and for the figures reported.
 
-    train: Rows
-    validation: Rows
-    test: Rows
+    The table's rows (n, d), their coordinates, or their log-densities (n,).
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Parts":
+        """The same change to each part."""
+        return Parts(change(self.train), change(self.validation), change(self.test))
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class NoisyLikelihood:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The whitened coordinates `w` of a table's rows.
+    """The whitened coordinates of a table's rows.
 
     Attributes:
         transform: `T`, column by column.
@@ -121,6 +129,8 @@ class Coordinates:
         axes: `V`, orthonormal columns, (d, d).
         spread: `s`, standard deviations along them, (d,).
         shrinkage: part of the covariance that was replaced by a multiple of the identity.
+        w: the coordinates of the rows.
+        log_det: `log |det dw/dx|` of the rows.
     """
 
     transform: Any
@@ -128,41 +138,54 @@ class Coordinates:
     axes: Float[np.ndarray, "d d"]
     spread: Float[np.ndarray, " d"]
     shrinkage: float
+    w: Parts
+    log_det: Parts
 
     @classmethod
     def fit(cls, transform: Any, parts: Parts) -> "Coordinates":
         """Take mean and covariance from training rows, the shrinkage from validation rows."""
-        u, _ = _through(transform.forward, parts.train)
-        mean, cov = u.mean(axis=0), np.cov(u, rowvar=False)
-        variances, axes = np.linalg.eigh(cov)
+        # All rows in one call, which is one compilation.
+        rows = np.concatenate([parts.train, parts.validation, parts.test])
+        both = _through(transform, jnp.asarray(rows), inverse=False)
+        cuts = np.cumsum([len(parts.train), len(parts.validation)])
+        u, log_det = (Parts(*np.split(np.asarray(part, np.float64), cuts)) for part in both)
+        mean = u.train.mean(axis=0)
+        variances, axes = np.linalg.eigh(np.cov(u.train, rowvar=False))
+        rotated = u.map(lambda part: (part - mean) @ axes)
 
         def shrunk(shrinkage: float) -> "Coordinates":
             # The identity has every axis, so shrinking moves the variances alone.
-            target = variances.mean()
-            spread = np.sqrt((1 - shrinkage) * np.maximum(variances, 0) + shrinkage * target)
-            return cls(transform, mean, axes, spread, shrinkage)
+            target = shrinkage * variances.mean()
+            spread = np.sqrt((1 - shrinkage) * np.maximum(variances, 0) + target)
+            w = rotated.map(lambda part: part / spread)
+            change = log_det.map(lambda part: part - np.sum(np.log(spread)))
+            return cls(transform, mean, axes, spread, shrinkage, w, change)
 
         candidates = [shrunk(shrinkage) for shrinkage in _SHRINKAGES]
-        return max(candidates, key=lambda c: float(np.mean(c.gaussian(parts.validation))))
-
-    def forward(self, x: Rows) -> tuple[Rows, Scores]:
-        """`w` of each row, and `log |det dw/dx|`."""
-        u, log_det = _through(self.transform.forward, x)
-        w = (u - self.mean) @ self.axes / self.spread
-        return w, log_det - np.sum(np.log(self.spread))
+        return max(candidates, key=lambda c: float(np.mean(c.gaussian().validation)))
 
     def inverse(self, w: Rows) -> Rows:
-        """Rows in the table's units."""
-        return _through(self.transform.inverse, w * self.spread @ self.axes.T + self.mean)[0]
+        """Rows in the table's units, from their coordinates."""
+        u = w * self.spread @ self.axes.T + self.mean
+        x, _ = _through(self.transform, jnp.asarray(u, jnp.float32), inverse=True)
+        return np.asarray(x, np.float64)
 
-    def gaussian(self, x: Rows) -> Scores:
-        """Log-densities of the Gaussian `w ~ N(0, I)`, in the table's units."""
-        w, log_det = self.forward(x)
-        return log_det - 0.5 * np.sum(w**2 + np.log(2 * np.pi), axis=1)
+    def gaussian(self) -> Parts:
+        """Log-densities of `w ~ N(0, I)`, in the table's units."""
+        log_p = self.w.map(lambda w: -0.5 * np.sum(w**2 + np.log(2 * np.pi), axis=1))
+        return Parts(
+            log_p.train + self.log_det.train,
+            log_p.validation + self.log_det.validation,
+            log_p.test + self.log_det.test,
+        )
 
-    def stretch(self, exponent: float) -> tuple[Float[np.ndarray, " d"], float]:
-        """Factors `s^a` of the axes, and the log-determinant of stretching by them."""
-        return self.spread**exponent, float(exponent * np.sum(np.log(self.spread)))
+    def stretched(self, exponent: float) -> tuple[Parts, Parts]:
+        """`s^a w` of the rows, and their log-determinants."""
+        factors = self.spread**exponent
+        return (
+            self.w.map(lambda w: w * factors),
+            self.log_det.map(lambda part: part + np.sum(np.log(factors))),
+        )
 
 
 def split_rows(x: Rows, seed: int) -> Parts:
@@ -187,89 +210,78 @@ def compare(
         The results, the continuous flow (of coordinates `s^a w`), the coordinates, and the exact
         trace against Hutchinson's estimate on the test rows.
     """
+    say("fitting Gaussians, kernels and mixtures")
     start = time.perf_counter()
-    # The last candidate is the one that explains held-out rows best behind a Gaussian.
-    transform = list(
-        candidate_transforms(jnp.asarray(parts.train), jnp.asarray(parts.validation)).values()
-    )[-1]
-    name = type(transform).__name__
-    coordinates = Coordinates.fit(transform, parts)
-    gaussian_seconds = time.perf_counter() - start
-    factors, log_stretch = coordinates.stretch(plan.exponent)
-    (train, _), (held, _), (test, log_det) = (
-        coordinates.forward(x) for x in (parts.train, parts.validation, parts.test)
-    )
-    key, flow_key, peer_key, probe_key = jax.random.split(jax.random.key(seed), 4)
-
-    results, flows = [], []
-    for build in (_continuous, _coupling):
-        say(f"training the {CNF_NAME if build is _continuous else 'coupling flow'}")
-        start = time.perf_counter()
-        untrained = build(factors, plan, flow_key if build is _continuous else peer_key)
-        rows = [jnp.asarray(w * factors, jnp.float32) for w in (train, held, test)]
-        config = _config(plan)
-        flow, history = fit(
-            untrained,
-            rows[0],
-            validation=rows[1],
-            key=key,
-            transform=None,
-            config=config,
-            objective=NoisyLikelihood(plan.noise),
-            progress=False,
-        )
-        seconds = time.perf_counter() - start
-        log_p = np.asarray(flow.log_prob(rows[2]), np.float64) + log_stretch + log_det
-        best = int(np.argmin(history["validation"]))
-        chosen = f"step {history['step'][best]} of {plan.steps}"
-        model = CNF_NAME if build is _continuous else "coupling flow"
-        results.append(Result(model, log_p, chosen, seconds))
-        flows.append((flow, rows[2]))
-
-    say("fitting mixtures, kernels and Gaussians")
-    flow, rows_test = flows[0]
-    trace = _trace_errors(flow, rows_test, probe_key)
-    results.append(_mixture(coordinates, parts, plan, seed))
-    results.append(_kernels(coordinates, parts))
-    results.append(
+    train = jnp.asarray(parts.train)
+    tried = [Coordinates.fit(kind.fit(train), parts) for kind in (Standardise, Gaussianise)]
+    tried.sort(key=lambda c: float(np.mean(c.gaussian().validation)), reverse=True)
+    seconds = (time.perf_counter() - start) / len(tried)
+    gaussians = [
         Result(
-            f"Gaussian ({name})",
-            coordinates.gaussian(parts.test),
-            f"shrinkage {coordinates.shrinkage:g}",
-            gaussian_seconds,
+            f"Gaussian, {type(c.transform).__name__}",
+            c.gaussian().test,
+            f"shrinkage {c.shrinkage:g}",
+            seconds,
         )
+        for c in tried
+    ]
+    coordinates = tried[0]
+    peers = [_mixture(coordinates, plan, seed), _kernels(coordinates), *gaussians]
+
+    key, flow_key, coupling_key, probe_key = jax.random.split(jax.random.key(seed), 4)
+    say(f"training the {CNF_NAME}")
+    flow, result = _train(_continuous, CNF_NAME, coordinates, plan, key, flow_key)
+    say("training the coupling flow")
+    coupling = _train(_coupling, "coupling flow", coordinates, plan, key, coupling_key)[1]
+    test = jnp.asarray(coordinates.stretched(plan.exponent)[0].test, jnp.float32)
+    trace = _trace_errors(flow, test, probe_key)
+    return [result, coupling, *peers], flow, coordinates, trace
+
+
+def _train(
+    build: Callable[..., Any],
+    model: str,
+    coordinates: Coordinates,
+    plan: Plan,
+    key: PRNGKeyArray,
+    weights_key: PRNGKeyArray,
+) -> tuple[Any, Result]:
+    """Fit a flow to the stretched coordinates and score the test rows."""
+    start = time.perf_counter()
+    rows, log_det = coordinates.stretched(plan.exponent)
+    scale = jnp.asarray(coordinates.spread**plan.exponent, jnp.float32)
+    flow, history = fit(
+        build(DiagonalNormal(jnp.zeros_like(scale), scale), plan, weights_key),
+        jnp.asarray(rows.train, jnp.float32),
+        validation=jnp.asarray(rows.validation, jnp.float32),
+        key=key,
+        transform=None,
+        config=_config(plan),
+        objective=NoisyLikelihood(plan.noise),
+        progress=False,
     )
-    if not isinstance(transform, Standardise):
-        start = time.perf_counter()
-        plain = Coordinates.fit(Standardise.fit(jnp.asarray(parts.train)), parts)
-        results.append(
-            Result(
-                "Gaussian (Standardise)",
-                plain.gaussian(parts.test),
-                f"shrinkage {plain.shrinkage:g}",
-                time.perf_counter() - start,
-            )
-        )
-    return results, flow, coordinates, trace
+    # The trace is exact, but with a key the call is the one that validation has compiled.
+    log_p = np.asarray(flow.log_prob(jnp.asarray(rows.test, jnp.float32), key=key), np.float64)
+    step = int(history["step"][int(np.nanargmin(history["validation"]))])
+    seconds = time.perf_counter() - start
+    return flow, Result(model, log_p + log_det.test, f"step {step}", seconds)
 
 
-def _continuous(factors: Float[np.ndarray, " d"], plan: Plan, key: PRNGKeyArray) -> CNF:
-    """A flow that starts as the Gaussian; an unbounded activation can widen its tails."""
-    scale = jnp.asarray(factors, jnp.float32)
-    field = MLP(len(scale), width=plan.width, depth=plan.depth, activation="softplus", key=key)
+def _continuous(base: DiagonalNormal, plan: Plan, key: PRNGKeyArray) -> CNF:
+    """A flow that starts near the Gaussian; an unbounded activation can widen its tails."""
+    (dim,) = base.event_shape
     return CNF(
-        field,
-        base=DiagonalNormal(jnp.zeros_like(scale), scale),
+        MLP(dim, width=plan.width, depth=plan.depth, activation="softplus", key=key),
+        base,
         trace="exact",
         ode=ODE(solver="rk4", num_steps=4),
         ode_eval=ODE(solver="tsit5", rtol=1e-4, atol=1e-4),
     )
 
 
-def _coupling(factors: Float[np.ndarray, " d"], plan: Plan, key: PRNGKeyArray) -> CouplingFlow:
-    scale = jnp.asarray(factors, jnp.float32)
-    base = DiagonalNormal(jnp.zeros_like(scale), scale)
-    return CouplingFlow(len(scale), width=plan.coupling_width, base=base, key=key)
+def _coupling(base: DiagonalNormal, plan: Plan, key: PRNGKeyArray) -> CouplingFlow:
+    (dim,) = base.event_shape
+    return CouplingFlow(dim, width=plan.coupling_width, base=base, key=key)
 
 
 def _config(plan: Plan) -> TrainConfig:
@@ -288,7 +300,7 @@ def _config(plan: Plan) -> TrainConfig:
 def _trace_errors(flow: CNF, x: Float[Array, "n d"], key: PRNGKeyArray) -> dict[str, float]:
     """The exact log-density and Hutchinson's estimate of it, row by row, and their times."""
     estimating = replace(flow, trace=Hutchinson(num_probes=1))
-    exact, exact_seconds = _timed(lambda: flow.log_prob(x))
+    exact, exact_seconds = _timed(lambda: flow.log_prob(x, key=key))
     estimate, estimate_seconds = _timed(lambda: estimating.log_prob(x, key=key))
     error = estimate - exact
     return {
@@ -310,7 +322,7 @@ def _timed(score: Callable[[], Array]) -> tuple[Scores, float]:
     return values, time.perf_counter() - start
 
 
-def _mixture(coordinates: Coordinates, parts: Parts, plan: Plan, seed: int) -> Result:
+def _mixture(coordinates: Coordinates, plan: Plan, seed: int) -> Result:
     """Full covariances; components, axes and regularisation by validation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -318,36 +330,34 @@ def _mixture(coordinates: Coordinates, parts: Parts, plan: Plan, seed: int) -> R
     start = time.perf_counter()
     best: tuple[float, Scores, str] | None = None
     for components, exponent, regularisation in plan.mixtures:
-        train, held, test, log_det, log_det_test = _stretched(coordinates, parts, exponent)
+        rows, log_det = coordinates.stretched(exponent)
         mixture = GaussianMixture(components, reg_covar=regularisation, random_state=seed)
         with warnings.catch_warnings():
             # One that has not quite converged is judged by validation like the others.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(train)
-        value = float(np.mean(mixture.score_samples(held) + log_det))
+            mixture.fit(rows.train)
+        value = float(np.mean(mixture.score_samples(rows.validation) + log_det.validation))
         if best is None or value > best[0]:
-            chosen = f"{components} components, a {exponent:g}, regularisation {regularisation:g}"
-            best = value, mixture.score_samples(test) + log_det_test, chosen
+            chosen = f"{components} parts, a {exponent:g}, floor {regularisation:g}"
+            best = value, mixture.score_samples(rows.test) + log_det.test, chosen
     if best is None:
         raise ValueError("mixtures=() is empty; give (components, exponent, regularisation)")
     return Result("Gaussian mixture", best[1], best[2], time.perf_counter() - start)
 
 
-def _kernels(coordinates: Coordinates, parts: Parts) -> Result:
+def _kernels(coordinates: Coordinates) -> Result:
     """A Gaussian on each training row; its width and axes by validation."""
     start = time.perf_counter()
     choices: list[tuple[float, float, float]] = []
     for exponent in _EXPONENTS:
-        train, held, _, log_det, _ = _stretched(coordinates, parts, exponent)
-        values = kernel_log_density(train, held, _BANDWIDTHS) + log_det[None]
-        choices += [
-            (float(value), exponent, bandwidth)
-            for value, bandwidth in zip(values.mean(axis=1), _BANDWIDTHS, strict=True)
-        ]
+        rows, log_det = coordinates.stretched(exponent)
+        values = kernel_log_density(rows.train, rows.validation, _BANDWIDTHS)
+        means = np.mean(values + log_det.validation[None], axis=1)
+        choices += [(float(m), exponent, h) for m, h in zip(means, _BANDWIDTHS, strict=True)]
     _, exponent, bandwidth = max(choices)
-    train, _, test, _, log_det = _stretched(coordinates, parts, exponent)
-    log_p = kernel_log_density(train, test, (bandwidth,))[0] + log_det
-    chosen = f"bandwidth {bandwidth:.2f}, a {exponent:g}"
+    rows, log_det = coordinates.stretched(exponent)
+    log_p = kernel_log_density(rows.train, rows.test, (bandwidth,))[0] + log_det.test
+    chosen = f"width {bandwidth:.2f}, a {exponent:g}"
     return Result("kernel density", log_p, chosen, time.perf_counter() - start)
 
 
@@ -365,21 +375,6 @@ def kernel_log_density(
         return peak + np.log(mean) - d * np.log(h) - 0.5 * d * np.log(2 * np.pi)
 
     return np.stack([at(h) for h in bandwidths])
-
-
-def _stretched(coordinates: Coordinates, parts: Parts, exponent: float) -> tuple:
-    """`s^a w` of the three parts, and the log-determinants of validation and test rows."""
-    factors, log_stretch = coordinates.stretch(exponent)
-    (train, _), (held, log_det), (test, log_det_test) = (
-        coordinates.forward(x) for x in (parts.train, parts.validation, parts.test)
-    )
-    return (
-        train * factors,
-        held * factors,
-        test * factors,
-        log_det + log_stretch,
-        log_det_test + log_stretch,
-    )
 
 
 def summary(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
@@ -402,7 +397,7 @@ def _standard_error(values: Scores) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def _through(map_: Callable[[Array], tuple[Array, Array]], x: Rows) -> tuple[Rows, Scores]:
-    """Rows through one side of a transform, and its log-determinants, in float64."""
-    y, log_det = jax.jit(jax.vmap(map_))(jnp.asarray(x, jnp.float32))
-    return np.asarray(y, np.float64), np.asarray(log_det, np.float64)
+@eqx.filter_jit
+def _through(transform: Any, x: Array, *, inverse: bool) -> tuple[Array, Array]:
+    """Rows through one side of a transform, and its log-determinants."""
+    return jax.vmap(transform.inverse if inverse else transform.forward)(x)

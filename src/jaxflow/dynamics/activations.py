@@ -16,7 +16,18 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": jax.nn.sigmoid,
     "sin": jnp.sin,
 }
-KINKED = ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_tanh", "hard_swish")
+KINKED = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "hard_tanh",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_silu",
+)
 
 
 def check_activation(activation: str | Activation) -> str | Activation:

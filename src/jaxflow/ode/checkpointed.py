@@ -19,7 +19,7 @@ from jaxflow.ode.closure import refuse_closed_over_tracers
 from jaxflow.ode.direct import steps
 from jaxflow.ode.integrate import Loop, VectorField, adaptive, add, fixed, normalise
 from jaxflow.ode.settings import ODE
-from jaxflow.ode.status import Stats
+from jaxflow.ode.status import Stats, poison
 from jaxflow.ode.step import State, rk_step
 
 
@@ -75,10 +75,11 @@ def solve_checkpointed(
         y1, _, stats, record = adaptive(g, y0, None, ode, record=empty, write=write)
         # The end of the last accepted step; the rest of the buffer is never read.
         record = record._replace(s=record.s.at[stats.num_accepted].set(stats.t))
-        return (y1, stats), (record, stats.num_accepted, t0, t1, theta, constants)
+        return (y1, stats), (record, stats, t0, t1, theta, constants)
 
     def backward(residuals: Any, cotangents: Any) -> Any:
-        record, total, t0, t1, theta, constants = residuals
+        record, stats, t0, t1, theta, constants = residuals
+        total = stats.num_accepted
         a1, _ = cotangents
 
         def one_step(i: Array, y: State, t0: Array, t1: Array, theta: Any) -> State:
@@ -115,7 +116,8 @@ def solve_checkpointed(
         zeros = jax.tree.map(jnp.zeros_like, (t0, t1, theta))
         last = (total - 1) // stride
         _, gradients = lax.while_loop(lambda carry: carry[0] >= 0, stretch, (last, (a1, *zeros)))
-        return (*gradients, None)
+        # A failed solve may not have taken a step: no gradient then comes from the cotangent.
+        return (*poison(gradients, stats.status), None)
 
     solve.defvjp(forward, backward)
     return solve(y0, t0, t1, theta, constants)

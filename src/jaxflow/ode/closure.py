@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 from jax.core import Tracer
 
@@ -16,7 +17,9 @@ def refuse_closed_over_tracers(f: Callable[..., Any], *arguments: Any) -> None:
     Raises:
         ValueError: naming the shape of the first such value.
     """
-    traced = [c for c in jax.make_jaxpr(f)(*arguments).consts if isinstance(c, Tracer)]
+    dynamic, static = eqx.partition(arguments, eqx.is_array)
+    jaxpr = jax.make_jaxpr(lambda dynamic: f(*eqx.combine(dynamic, static)))(dynamic)
+    traced = [const for const in jaxpr.consts if isinstance(const, Tracer)]
     if traced:
         raise ValueError(
             f"f closes over a traced value of shape {traced[0].shape} and dtype "

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.step import RightSide, State
 
@@ -24,12 +25,14 @@ def error_norm(error: State, y0: State, y1: State, ode: ODE) -> Float[Array, ""]
 
     def leaf(error: Array, y0: Array, y1: Array) -> Array:
         scale = ode.atol + ode.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1))
-        scaled = jnp.square(jnp.atleast_1d(error / scale))
+        # An entry without error is within any tolerance, 0 too.
+        ratio = jnp.where(error == 0, 0, error / jnp.where(error == 0, 1, scale))
+        scaled = jnp.square(jnp.atleast_1d(ratio))
         rows = jnp.sum(scaled, axis=tuple(range(1, scaled.ndim)))
         return jnp.sqrt(jnp.max(rows, initial=0.0))
 
     norms = jax.tree.leaves(jax.tree.map(leaf, error, y0, y1))
-    dtype = jnp.result_type(*norms)
+    dtype = widest(norms)
     return jnp.max(jnp.stack([norm.astype(dtype) for norm in norms]), initial=0.0)
 
 

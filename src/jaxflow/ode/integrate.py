@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.ode.controller import error_norm, first_step, next_factor
+from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import RightSide, State, rk_step
@@ -51,7 +52,7 @@ def fixed(
     g: RightSide, y0: State, q0: State, num_steps: int, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
     """`num_steps` equal steps; unless `remember`, gradients recompute each step's stages."""
-    dtype = jnp.result_type(*jax.tree.leaves(y0))
+    dtype = widest(y0)
     # Not a constant that the compiler could fold: h is exactly 1 / num_steps in every dtype.
     h = jnp.asarray(1.0 / num_steps, dtype)
 
@@ -112,7 +113,7 @@ def adaptive(
         write: called at the start of every attempt with the record and the loop; an attempt
             that is rejected is written again, by the next one, at the same `accepted`.
     """
-    dtype = jnp.result_type(*jax.tree.leaves(y0))
+    dtype = widest(y0)
     fsal = ode.tableau.fsal
     # The smallest step that still moves s.
     limit = 4.0 * float(jnp.finfo(dtype).eps)

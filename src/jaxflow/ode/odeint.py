@@ -17,6 +17,7 @@ from jaxflow.ode.checkpointed import solve_checkpointed
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
+from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
@@ -72,13 +73,14 @@ def odeint(
     """
     y0 = jax.tree.map(jnp.asarray, y0)
     _check_state(y0)
-    dtype = jnp.result_type(*jax.tree.leaves(y0))
-    t0, t1 = _time(t0, "t0", dtype), _time(t1, "t1", dtype)
-    _check_field(f, t0, y0, args)
+    dtype = widest(y0)
+    start, end = _time(t0, "t0", dtype), _time(t1, "t1", dtype)
+    _check_field(f, start, y0, args)
     _check_tolerances(ode, dtype)
-    times = None if save_at is None else _check_save_at(save_at, t0, t1, dtype)
-    ode = _with_num_steps(ode, t0, t1, times)
-    y1, stats = _solve(f, y0, t0, t1, args, ode, times)
+    times = None if save_at is None else _check_save_at(save_at, start, end, dtype)
+    ode = _with_num_steps(ode, start, end, times)
+    start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
+    y1, stats = _solve(f, y0, start, end, args, ode, times)
     return (raise_if_failed(y1, stats) if ode.throw else y1), stats
 
 
@@ -158,16 +160,17 @@ def _solve(
     )
 
 
-def _time(value: Time, name: str, dtype: Any) -> Array:
-    time = jnp.asarray(value)
+def _time(value: Time, name: str, dtype: Any) -> Array | np.ndarray:
+    """A time as an array: NumPy's where the value is known, since under jit jax's never is."""
+    time = value if isinstance(value, jax.Array) else np.asarray(value)
     if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
         raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
-    if not isinstance(time, Tracer) and not bool(jnp.isfinite(time)):
+    if not isinstance(time, Tracer) and not np.isfinite(time):
         raise ValueError(f"{name}={float(time)} must be finite")
     return time.astype(dtype)
 
 
-def _check_state(y0: State) -> None:
+def _check_state(y0: PyTree) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(y0)
     if not leaves:
         raise ValueError("y0 holds no array; give at least one")
@@ -179,7 +182,7 @@ def _check_state(y0: State) -> None:
             )
 
 
-def _check_field(f: VectorField, t0: Array, y0: State, args: Any) -> None:
+def _check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
     dynamic, static = eqx.partition(args, eqx.is_array)
     k = jax.eval_shape(
         lambda t, y, dynamic: f(t, y, eqx.combine(dynamic, static)), t0, y0, dynamic
@@ -207,8 +210,8 @@ def _check_tolerances(ode: ODE, dtype: Any) -> None:
         )
 
 
-def _check_save_at(save_at: Any, t0: Array, t1: Array, dtype: Any) -> Array:
-    times = jnp.asarray(save_at)
+def _check_save_at(save_at: Any, t0: Any, t1: Any, dtype: Any) -> Any:
+    times = save_at if isinstance(save_at, jax.Array) else np.asarray(save_at)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")
     times = times.astype(dtype)
@@ -222,7 +225,7 @@ def _check_save_at(save_at: Any, t0: Array, t1: Array, dtype: Any) -> Array:
     return times
 
 
-def _with_num_steps(ode: ODE, t0: Array, t1: Array, times: Array | None) -> ODE:
+def _with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
     """Settings whose `dt` is turned into a number of steps."""
     backward = None if ode.backward is None else _with_num_steps(ode.backward, t0, t1, times)
     if ode.dt is None:

@@ -27,6 +27,7 @@ from jaxtyping import Array
 from jaxflow.ode.closure import refuse_closed_over_tracers
 from jaxflow.ode.direct import solve_direct, steps
 from jaxflow.ode.integrate import VectorField, adaptive, fixed, normalise
+from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
@@ -97,5 +98,5 @@ def negative(tree: State) -> State:
 def inner(a: State, b: State) -> Array:
     """Sum of the products of all entries of two states of one structure."""
     products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b))
-    dtype = jnp.result_type(*products)
+    dtype = widest(products)
     return jnp.sum(jnp.stack([product.astype(dtype) for product in products]))

@@ -1,0 +1,156 @@
+"""What the pictures hold: the numbers of the flow, in the axes that were given."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.linalg import expm
+
+from jaxflow import CNF, ODE, StandardNormal, plotting
+from jaxflow.discrete import CouplingFlow
+from jaxflow.dynamics import Linear
+from jaxflow.transforms import Standardise
+
+LIMITS = (-3.0, 4.0, -2.0, 3.0)
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close("all")
+    del figure
+
+
+@pytest.fixture
+def flow():
+    matrix = jnp.asarray([[0.3, 0.5], [-0.4, -0.2]])
+    transform = Standardise(jnp.asarray([0.5, -0.25]), jnp.asarray([1.5, 0.8]))
+    return CNF(
+        Linear(matrix=matrix),
+        StandardNormal((2,)),
+        transform=transform,
+        ode_eval=ODE(solver="rk4", num_steps=8),
+    )
+
+
+def closed_form(flow, t, x):
+    """Density of the linear flow at t, in data units: N(0, e^{tA} e^{tA}^T) behind the scaling."""
+    push = expm(t * np.asarray(flow.field.matrix))
+    mean, scale = np.asarray(flow.transform.mean), np.asarray(flow.transform.scale)
+    z = np.linalg.solve(push, ((x - mean) / scale).T).T
+    log_det = -np.linalg.slogdet(push)[1] - np.sum(np.log(scale))
+    return np.exp(-0.5 * np.sum(z**2, axis=1) - np.log(2 * np.pi) + log_det)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_density_image_is_the_density_at_the_pixel_centres(flow, ax, t):
+    assert plotting.density(flow, ax, t=t, limits=LIMITS, resolution=20) is ax
+    (image,) = ax.images
+    assert tuple(image.get_extent()) == LIMITS
+    assert image.origin == "lower"
+    values = np.asarray(image.get_array())
+    x = LIMITS[0] + (np.arange(20) + 0.5) / 20 * (LIMITS[1] - LIMITS[0])
+    y = LIMITS[2] + (np.arange(20) + 0.5) / 20 * (LIMITS[3] - LIMITS[2])
+    points = np.array([(a, b) for b in y for a in x])
+    exact = closed_form(flow, t, points).reshape(20, 20)
+    np.testing.assert_allclose(values, exact, rtol=1e-6)
+    log_p = flow.log_prob_at(t, points)
+    np.testing.assert_allclose(values.ravel(), np.exp(log_p), rtol=1e-12)
+
+
+def test_the_frame_chosen_holds_nearly_all_of_the_mass(flow, ax):
+    for t in (0.0, 1.0):
+        ax.clear()
+        plotting.density(flow, ax, t=t, resolution=40)
+        (image,) = ax.images
+        left, right, bottom, top = image.get_extent()
+        pixel = (right - left) * (top - bottom) / 40**2
+        assert float(np.sum(image.get_array()) * pixel) == pytest.approx(1.0, abs=0.03)
+
+
+def test_paths_are_the_flows_from_base_to_data(flow, ax, key):
+    assert plotting.trajectories(flow, key, 5, ax, limits=LIMITS) is ax
+    lines, starts, ends = ax.collections
+    start, end = np.asarray(starts.get_offsets()), np.asarray(ends.get_offsets())
+    assert start.shape == end.shape == (5, 2)
+    np.testing.assert_allclose(end, flow.transport(start, 0.0, 1.0), rtol=1e-6, atol=1e-8)
+    segments = np.asarray(lines.get_segments()).reshape(5, -1, 2, 2)
+    np.testing.assert_array_equal(segments[:, 0, 0], start)
+    np.testing.assert_array_equal(segments[:, -1, 1], end)
+    np.testing.assert_array_equal(segments[:, :-1, 1], segments[:, 1:, 0])
+    times = np.asarray(lines.get_array()).reshape(5, -1)
+    np.testing.assert_allclose(times[0], (np.arange(times.shape[1]) + 0.5) / times.shape[1])
+    assert (*ax.get_xlim(), *ax.get_ylim()) == LIMITS
+
+
+def test_new_axes_where_none_are_given(flow, key):
+    before = set(plt.get_fignums())
+    drawn = [
+        plotting.density(flow, resolution=20, limits=LIMITS),
+        plotting.trajectories(flow, key, 5),
+        plotting.history({"step": [1.0], "loss": [2.0], "validation": [2.0]}),
+    ]
+    assert all(isinstance(ax, Axes) for ax in drawn)
+    assert len(set(plt.get_fignums()) - before) == 3
+    plt.close("all")
+
+
+def test_density_over_time_has_a_picture_a_moment_and_the_paths(flow, key):
+    figure = plotting.density_over_time(
+        flow, key, (0.0, 0.25, 1.0), n=5, limits=LIMITS, resolution=20
+    )
+    assert isinstance(figure, Figure)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["t = 0", "t = 1/4", "t = 1", "paths x(t)"]
+    for ax, t in zip(figure.axes, (0.0, 0.25, 1.0), strict=False):
+        expected = plotting.density(flow, t=t, limits=LIMITS, resolution=20).images[0]
+        np.testing.assert_array_equal(ax.images[0].get_array(), expected.get_array())
+    assert len(figure.axes[-1].collections) == 3
+    plt.close("all")
+
+
+def test_history_shows_the_curves_and_the_best(ax):
+    table = {"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0], "validation": [3.5, 2.5, np.nan]}
+    assert plotting.history(table, ax) is ax
+    loss, validation, best = ax.lines
+    np.testing.assert_array_equal(loss.get_xydata(), [[10, 3], [20, 2], [30, 1]])
+    np.testing.assert_array_equal(validation.get_ydata(), [3.5, 2.5, np.nan])
+    np.testing.assert_array_equal(best.get_xydata(), [[20, 2.5]])
+
+
+def test_a_flow_without_moments_has_a_density_at_the_end_alone(ax, key):
+    flow = CouplingFlow(2, num_layers=2, width=4, key=key)
+    plotting.density(flow, ax, limits=LIMITS, resolution=4)
+    assert np.asarray(ax.images[0].get_array()).shape == (4, 4)
+    with pytest.raises(ValueError, match=r"t=0.5: a CouplingFlow has a density at t=1 alone"):
+        plotting.density(flow, ax, t=0.5, limits=LIMITS, resolution=4)
+    with pytest.raises(TypeError, match=r"flow is a CouplingFlow.*trajectories needs a CNF"):
+        plotting.trajectories(flow, key, 5, ax)
+    with pytest.raises(TypeError, match="density_over_time needs a CNF"):
+        plotting.density_over_time(flow, key)
+
+
+def test_bad_arguments_are_named(flow, ax, key):
+    solid = eqx.tree_at(lambda flow: flow.base, flow, StandardNormal((3,)))
+    with pytest.raises(ValueError, match=r"events of shape \(3,\); density draws the plane"):
+        plotting.density(solid, ax)
+    with pytest.raises(ValueError, match=r"limits=\(1, 0, 0, 1\) must be .*left < right"):
+        plotting.density(flow, ax, limits=(1, 0, 0, 1))
+    with pytest.raises(ValueError, match="resolution=1 must be at least 2"):
+        plotting.density(flow, ax, resolution=1)
+    with pytest.raises(ValueError, match="n=0 must be at least 1"):
+        plotting.trajectories(flow, key, 0, ax)
+    with pytest.raises(ValueError, match="times=\\(\\) is empty"):
+        plotting.density_over_time(flow, key, ())
+    with pytest.raises(ValueError, match="history has no validation"):
+        plotting.history({"step": [1.0], "loss": [1.0]}, ax)
+
+
+def test_without_matplotlib_the_error_says_what_to_install(flow, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxflow-cnf\[plot\]'"):
+        plotting.density(flow)
