@@ -63,6 +63,7 @@ def test_density_of_a_linear_flow_and_its_gradient_in_the_matrix(gradient, steps
     ode = fixed if steps == "fixed" else adaptive
     x = jax.random.normal(key, (4, 5))
 
+    # pyright: ignore[reportArgumentType]
     def density(matrix):
         return CNF(Linear(matrix=matrix), StandardNormal(5), ode_eval=ode).log_prob(x)
 

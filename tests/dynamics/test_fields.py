@@ -107,7 +107,7 @@ def test_events_and_conditions_of_another_size_are_refused(make):
 def test_a_linear_field_needs_a_matrix_or_a_size():
     words = r"write Linear\(matrix=A\), or Linear\(dim, key=key\)"
     with pytest.raises(ValueError, match=words):
-        Linear()
+        Linear()  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=words):
         Linear(2)
     with pytest.raises(ValueError, match=words):

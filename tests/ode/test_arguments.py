@@ -163,7 +163,7 @@ def test_a_state_without_arrays_is_refused():
 def test_a_time_that_is_not_finite_is_refused(name):
     t0, t1 = (jnp.nan, 1.0) if name == "t0" else (0.0, jnp.nan)
     with pytest.raises(ValueError, match=f"{name}=nan must be finite"):
-        odeint(decay, 1.0, t0, t1)
+        odeint(decay, 1.0, t0, t1)  # pyright: ignore[reportArgumentType]
 
 
 SETTINGS = {
@@ -195,7 +195,7 @@ def test_a_fraction_of_a_step_is_refused_without_type_checks_too():
     ode = ODE(num_steps=2)
     # Past the run-time type check of the tests, which a user does not have.
     object.__setattr__(ode, "num_steps", 2.5)
-    with pytest.raises((ValueError, TypeError), match="num_steps=2.5"):
+    with pytest.raises((ValueError, TypeError), match=r"num_steps=2.5"):
         ode.__post_init__()
 
 

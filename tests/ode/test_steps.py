@@ -80,7 +80,7 @@ def test_evaluations_are_counted_truly(solver, kind):
         return jnp.where(t > 0.6, 30.0, -1.0) * y
 
     num_steps = 3 if kind == "fixed" else None
-    ode = ODE(solver=solver, num_steps=num_steps, rtol=1e-3, atol=1e-3, gradient="direct")
+    ode = ODE(solver=solver, num_steps=num_steps, rtol=1e-3, atol=1e-3, gradient="direct")  # pyright: ignore[reportArgumentType]
     _, stats = odeint(f, 1.0, 0.3, 0.8, ode=ode)
     jax.effects_barrier()
     assert len(calls) == int(stats.num_evals)

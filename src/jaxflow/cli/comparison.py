@@ -37,8 +37,8 @@ _SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 _BANDWIDTHS = tuple(np.geomspace(0.05, 2.0, 24).tolist())
 _EXPONENTS = (0.0, 0.5, 1.0)
 
-Rows = Float[np.ndarray, "n d"]
-Scores = Float[np.ndarray, " n"]
+Rows = Float[np.ndarray, "_ _"]
+Scores = Float[np.ndarray, " _"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +362,7 @@ def _kernels(coordinates: Coordinates) -> Result:
 
 
 def kernel_log_density(
-    train: Rows, x: Rows, bandwidths: Sequence[float]
+    train: Float[np.ndarray, "m d"], x: Float[np.ndarray, "n d"], bandwidths: Sequence[float]
 ) -> Float[np.ndarray, "bandwidths n"]:
     """`log mean_i N(x; x_i, h^2 I)` of rows x over training rows x_i, at each bandwidth h."""
     d = train.shape[1]
