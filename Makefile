@@ -37,7 +37,6 @@ bench: .venv/.ready  ## the measured figures of the README
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/adjoint_memory.py
 	$(BIN)/python benchmarks/toys.py
-	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what the targets made
 	rm -rf .venv demo .pytest_cache .ruff_cache
