@@ -30,6 +30,7 @@ def parts():
     return comparison.split_rows(x, 0)
 
 
+@pytest.mark.slow
 def test_quick_demo_writes_every_row(tmp_path, capsys):
     out = tmp_path / "demo"
     demo(out=out, overwrite=False, seed=0, quick=True)
@@ -125,7 +126,7 @@ def forward(fitted, parts):
     return comparison.Parts(*(w for w, _ in pairs)), comparison.Parts(*(d for _, d in pairs))
 
 
-@pytest.mark.xfail(reason="the chosen shrinkage whitens one axis by less than the bound")
+@pytest.mark.xfail(reason="rewritten, not yet seen to pass")
 def test_coordinates_whiten_the_shrunken_covariance_and_go_back(parts):
     transform = Standardise.fit(parts.train)
     fitted = comparison.Coordinates.fit(transform, parts)
@@ -135,8 +136,7 @@ def test_coordinates_whiten_the_shrunken_covariance_and_go_back(parts):
     np.testing.assert_allclose(
         fitted.w.train @ np.diag(fitted.spread) @ fitted.axes.T, u - u.mean(0), atol=1e-12
     )
-    # The transform's side is computed in float32, as the demo runs.
-    np.testing.assert_allclose(fitted.inverse(fitted.w.test), parts.test, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fitted.inverse(fitted.w.test), parts.test, atol=1e-12)
     rows, log_det = fitted.stretched(0.5)
     np.testing.assert_allclose(rows.test, fitted.w.test * np.sqrt(fitted.spread), rtol=1e-14)
     change = 0.5 * np.sum(np.log(fitted.spread))

@@ -33,6 +33,7 @@ from jaxflow.training import TrainConfig, fit
 from jaxflow.transforms import Gaussianise, Standardise
 
 CNF_NAME = "continuous flow"
+TRAINING = ODE(solver="rk4", num_steps=4)
 _SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 _BANDWIDTHS = tuple(np.geomspace(0.05, 2.0, 24).tolist())
 _EXPONENTS = (0.0, 0.5, 1.0)
@@ -54,6 +55,7 @@ class Plan:
         steps: updates at most; validation stops earlier.
         noise: of the noise added to training rows, in standard deviations of the base.
         mixtures: what the mixture may be: (components, exponent, regularisation).
+        ode_eval: the continuous flow's solves outside training.
     """
 
     exponent: float
@@ -64,6 +66,7 @@ class Plan:
     steps: int
     noise: float
     mixtures: tuple[tuple[int, float, float], ...]
+    ode_eval: ODE = ODE(solver="tsit5", rtol=1e-4, atol=1e-4)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Coordinates:
     def inverse(self, w: Rows) -> Rows:
         """Rows in the table's units, from their coordinates."""
         u = w * self.spread @ self.axes.T + self.mean
-        x, _ = _through(self.transform, jnp.asarray(u, jnp.float32), inverse=True)
+        x, _ = _through(self.transform, jnp.asarray(u), inverse=True)
         return np.asarray(x, np.float64)
 
     def gaussian(self) -> Parts:
@@ -274,8 +277,8 @@ def _continuous(base: DiagonalNormal, plan: Plan, key: PRNGKeyArray) -> CNF:
         MLP(dim, width=plan.width, depth=plan.depth, activation="softplus", key=key),
         base,
         trace="exact",
-        ode=ODE(solver="rk4", num_steps=4),
-        ode_eval=ODE(solver="tsit5", rtol=1e-4, atol=1e-4),
+        ode=TRAINING,
+        ode_eval=plan.ode_eval,
     )
 
 
