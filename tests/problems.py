@@ -105,9 +105,37 @@ class DampedRotation:
         }
 
 
+@dataclass(frozen=True)
+class Together:
+    """Two problems at once, on an interval of their own."""
+
+    first: Any
+    second: Any
+    t0: float = -0.4
+    t1: float = 1.3
+
+    @property
+    def y0(self) -> Any:
+        return self.first.y0, self.second.y0
+
+    @property
+    def args(self) -> Any:
+        return self.first.args, self.second.args
+
+    def f(self, t, y, args):
+        return self.first.f(t, y[0], args[0]), self.second.f(t, y[1], args[1])
+
+    def solution(self, y0, t0, t, args):
+        return (
+            self.first.solution(y0[0], t0, t, args[0]),
+            self.second.solution(y0[1], t0, t, args[1]),
+        )
+
+
 PROBLEMS = {
     "growing rate": GrowingRate(),
     "cosine": Cosine(),
     "riccati": Riccati(),
     "damped rotation": DampedRotation(),
+    "together": Together(Riccati(), DampedRotation()),
 }

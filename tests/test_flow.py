@@ -280,7 +280,6 @@ def test_steps_may_be_set_by_dt():
     np.testing.assert_array_equal(by_dt, by_number)
 
 
-@pytest.mark.xfail(strict=True, reason="the moment is traced inside the compiled log_prob_at")
 def test_the_density_at_a_moment_by_dt():
     by_dt = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", dt=0.25)).log_prob_at(0.5, X)
     by_number = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", num_steps=2))

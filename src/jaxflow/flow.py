@@ -13,6 +13,7 @@ from jaxflow.bases import check_base
 from jaxflow.continuity import transport, transport_density
 from jaxflow.model import Flow, into_data_space, into_flow_space
 from jaxflow.ode import ODE, Stats
+from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.rows import as_rows, check_finite, cond_rows, promote
 from jaxflow.trace import Hutchinson, has_closed_form
@@ -164,6 +165,8 @@ class CNF(Flow):
         rows, batch = as_rows(x, self.event_shape, "x")
         check_finite(rows, "x")
         flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        # Steps are counted here, where the moment is still known.
+        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
         return self._raise(log_p, stats, "log_prob_at").reshape(batch)
 

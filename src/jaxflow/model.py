@@ -111,7 +111,8 @@ class Flow(eqx.Module):
         for part, part_key, keep in _chunks(count, probe_key):
             rows, row_cond = _take(part, keys, cond)
             x, log_p, stats = _sample(flow, rows, row_cond, part_key, with_log_prob)
-            xs.append(_checked(self, x, stats, "sample")[:keep])
+            x, log_p = _checked(self, (x, log_p), stats, "sample")
+            xs.append(x[:keep])
             logs.append(None if log_p is None else log_p[:keep])
         x = jnp.concatenate(xs).reshape(*batch, *self.event_shape)
         return x, jnp.concatenate(logs).reshape(batch) if with_log_prob else None
@@ -216,7 +217,7 @@ def _sample(
     return x, None if log_p is None else log_p - log_det, stats
 
 
-def _checked(flow: Flow, values: Array, stats: Stats | None, what: str) -> Array:
+def _checked(flow: Flow, values: Any, stats: Stats | None, what: str) -> Any:
     ode = getattr(flow, "ode_eval", None)
     if stats is None or ode is None or not ode.throw:
         return values

@@ -43,7 +43,7 @@ def all_ways(name):
             "probes": hutchinson_trace(case.field, t, x, probes, cond),
             "prepared field": (prepared(t, x, cond) if cond is not None else prepared(t, x),),
         }
-        for chunk in {1, 2, size, size + 9}:
+        for chunk in (2, size):
             ways[f"chunks of {chunk}"] = jacobian_trace(case.field, t, x, cond, chunk=chunk)
         return value(x), jnp.trace(jacobian), ways
 
@@ -67,9 +67,7 @@ def test_which_fields_bring_a_closed_form(name):
         assert prepare(field) is field
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp, tanh", "mlp, condition", "concatsquash, depth 2", "concatsquash, condition"]
-)
+@pytest.mark.parametrize("name", ["mlp, condition", "concatsquash, condition"])
 def test_gradients_of_the_trace_in_weights_and_time(name):
     case = FIELDS[name]
 

@@ -70,7 +70,7 @@ def test_over_several_stretches_with_max_steps_exactly_reached():
     assert accepted > 2 * math.isqrt(MAX_STEPS)
 
 
-@pytest.mark.parametrize("max_steps", [1, 2, 3])
+@pytest.mark.parametrize("max_steps", [1, 2])
 def test_with_hardly_a_step_allowed(max_steps):
     # y' = c with |c| far below the tolerance is solved in one step of any size.
     def solve(c):

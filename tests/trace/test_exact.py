@@ -45,6 +45,13 @@ def test_the_field_is_evaluated_once():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5, 14])
+def test_any_chunk_gives_the_same_trace(chunk):
+    _, trace = jacobian_trace(lambda t, x: t * x**3 + x[::-1], T, jnp.arange(5.0), chunk=chunk)
+    # The reversal adds the middle entry's 1.
+    assert float(trace) == 0.5 * 90 + 1
+
+
 def test_under_vmap_each_row_has_its_own_trace():
     x = jnp.asarray([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
     _, traces = jax.vmap(lambda x: jacobian_trace(lambda t, x: x**2 * t, T, x, chunk=2))(x)

@@ -329,13 +329,15 @@ def _mixture(coordinates: Coordinates, plan: Plan, seed: int) -> Result:
     """Full covariances; components, axes and regularisation by validation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     start = time.perf_counter()
     best: tuple[float, Scores, str] | None = None
     for components, exponent, regularisation in plan.mixtures:
         rows, log_det = coordinates.stretched(exponent)
         mixture = GaussianMixture(components, reg_covar=regularisation, random_state=seed)
-        with warnings.catch_warnings():
+        # Products this small lose many times more by threads that wait than they gain.
+        with warnings.catch_warnings(), threadpool_limits(1):
             # One that has not quite converged is judged by validation like the others.
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(rows.train)

@@ -6,6 +6,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,12 +53,10 @@ def demo(
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
     _check_installed()
-    import jax
 
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    # Whatever the program around it has set: these figures are those of float32.
-    with jax.enable_x64(False):
+    with _jax_settings(quick=quick):
         record = _describe(seed, quick=quick)
         record["eight_gaussians"] = _eight_gaussians(out, seed, quick=quick)
         record["tables"] = [_table(name, out, seed, quick=quick) for name in _TABLES]
@@ -66,6 +66,21 @@ def demo(
     write_whole(out / RESULTS, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     _show(record)
     typer.echo(f"{record['seconds']:.0f} s; {', '.join(FILES)} in {out}")
+
+
+@contextmanager
+def _jax_settings(*, quick: bool) -> Iterator[None]:
+    """Float32, whatever the program around has set; a quick demo compiles without optimising."""
+    import jax
+
+    option = "jax_disable_most_optimizations"
+    before = jax.config.read(option)
+    jax.config.update(option, quick or before)
+    try:
+        with jax.enable_x64(False):
+            yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:
@@ -198,8 +213,8 @@ def _plan(name: str, *, quick: bool) -> Any:
             steps=2000,
             noise=0.5,
             mixtures=(
-                *((k, 0.0, r) for k in (2, 4, 6, 8) for r in (0.1, 0.3)),
-                *((k, 1.0, r) for k in (2, 3) for r in (1e-4, 1e-3)),
+                *((k, 0.0, r) for k in (1, 2, 3, 4, 6, 8, 12) for r in (0.1, 0.2, 0.3, 0.5)),
+                *((k, 1.0, r) for k in (2, 3, 4) for r in (1e-4, 1e-3)),
             ),
         ),
         "digits": Plan(
@@ -211,8 +226,8 @@ def _plan(name: str, *, quick: bool) -> Any:
             steps=1000,
             noise=0.4,
             mixtures=(
-                *((k, 1.0, r) for k in (4, 8, 12) for r in (0.05, 0.1, 0.2)),
-                *((k, 0.0, 0.3) for k in (8, 12)),
+                *((k, 1.0, r) for k in (4, 6, 8, 10, 12, 16) for r in (0.05, 0.1, 0.2, 0.3)),
+                *((k, 0.0, r) for k in (8, 12, 16) for r in (0.3, 0.5)),
             ),
         ),
     }

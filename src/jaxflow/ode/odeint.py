@@ -78,7 +78,7 @@ def odeint(
     _check_field(f, start, y0, args)
     _check_tolerances(ode, dtype)
     times = None if save_at is None else _check_save_at(save_at, start, end, dtype)
-    ode = _with_num_steps(ode, start, end, times)
+    ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
     y1, stats = _solve(f, y0, start, end, args, ode, times)
     return (raise_if_failed(y1, stats) if ode.throw else y1), stats
@@ -225,9 +225,9 @@ def _check_save_at(save_at: Any, t0: Any, t1: Any, dtype: Any) -> Any:
     return times
 
 
-def _with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
+def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
     """Settings whose `dt` is turned into a number of steps."""
-    backward = None if ode.backward is None else _with_num_steps(ode.backward, t0, t1, times)
+    backward = None if ode.backward is None else with_num_steps(ode.backward, t0, t1, times)
     if ode.dt is None:
         return replace(ode, backward=backward)
     nodes = (t0, t1) if times is None else (t0, times)

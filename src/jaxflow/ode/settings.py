@@ -45,8 +45,10 @@ class ODE:
     def __post_init__(self) -> None:
         if isinstance(self.solver, str) and self.solver not in TABLEAUS:
             raise ValueError(f"solver={self.solver!r} is unknown; choose one of {list(TABLEAUS)}")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps={self.num_steps} must be at least 1")
+        for name, count in (("num_steps", self.num_steps), ("max_steps", self.max_steps)):
+            # A fraction would silently be rounded up, to a solve that passes t1.
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name}={count} must be a whole number of at least 1")
         if self.dt is not None and not self.dt > 0:
             raise ValueError(
                 f"dt={self.dt} must be positive; to solve backwards in time, give t1 < t0"
@@ -55,8 +57,6 @@ class ODE:
             raise ValueError(
                 f"num_steps={self.num_steps} and dt={self.dt} both set the steps; give one of them"
             )
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(
                 f"rtol={self.rtol} and atol={self.atol} must not be negative, nor both 0"
