@@ -33,10 +33,11 @@ lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/.ready  ## the measured figures of the README
+bench: .venv/.ready  ## the measured figures of the README; DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/adjoint_memory.py
 	$(BIN)/python benchmarks/toys.py
+	$(BIN)/python benchmarks/tables.py $(if $(DATA),--data $(DATA))
 
 clean:  ## remove what the targets made
 	rm -rf .venv demo .pytest_cache .ruff_cache

@@ -80,7 +80,7 @@ def main() -> None:
         "Gaussian": {"full covariance": GaussianMixture(1)},
         "Gaussian mixture": {
             f"{n} components": GaussianMixture(n, random_state=0, reg_covar=1e-4)
-            for n in (5, 10, 20, 40)
+            for n in (10, 20, 40, 80, 160)
         },
         "kernel density": {
             f"bandwidth {h:g}": KernelDensity(bandwidth=h) for h in (0.2, 0.3, 0.4)
