@@ -10,7 +10,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxflow import serialisation
+from jaxflow.data.atomic import whole_file
 
 FORMAT = 1
 _KEY = "jaxflow"
@@ -164,25 +164,8 @@ def _write(
     data = safetensors.numpy.save(stored, metadata={_KEY: text})
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a move across file systems is no single step. Not from tempfile,
-    # whose files only their owner may read.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        # The move itself is on the disk only once the folder is.
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with whole_file(target) as file:
+        file.write(data)
 
 
 @contextlib.contextmanager

@@ -11,11 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import check_base
 from jaxflow.continuity import transport, transport_density
-from jaxflow.model import Flow, into_data_space, into_flow_space
+from jaxflow.model import Flow, accept, checked, into_data_space, into_flow_space
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.odeint import with_num_steps
-from jaxflow.ode.status import raise_if_failed
-from jaxflow.rows import as_rows, check_finite, cond_rows, promote
 from jaxflow.trace import Hutchinson, has_closed_form
 
 # `trace="auto"`: up to these sizes an event's d Jacobian-vector products are cheap enough.
@@ -162,13 +160,11 @@ class CNF(Flow):
             cond: conditions, (*batch, *condition), or one vector for all.
             key: for the probes of a stochastic trace.
         """
-        rows, batch = as_rows(x, self.event_shape, "x")
-        check_finite(rows, "x")
-        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        flow, rows, cond, batch = accept(self, x, cond, "x")
         # Steps are counted here, where the moment is still known.
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
-        return self._raise(log_p, stats, "log_prob_at").reshape(batch)
+        return checked(self, log_p, stats, "log_prob_at").reshape(batch)
 
     def transport(
         self, x: Any, t0: Any, t1: Any, cond: Any = None, *, save_at: Any = None
@@ -182,9 +178,7 @@ class CNF(Flow):
             cond: conditions, (*batch, *condition), or one vector for all.
             save_at: times between, whose points are returned along a new leading axis.
         """
-        rows, batch = as_rows(x, self.event_shape, "x")
-        check_finite(rows, "x")
-        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        flow, rows, cond, batch = accept(self, x, cond, "x")
         rows, _ = into_flow_space(flow.transform, rows)
         out = flow._move(rows, t0, t1, cond, save_at)
         flat, _ = into_data_space(flow.transform, out.reshape(-1, *self.event_shape))
@@ -192,27 +186,20 @@ class CNF(Flow):
 
     def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
         """The base's point `z = x(0)` of data `x = x(1)`; (*batch, *event)."""
-        rows, batch = as_rows(x, self.event_shape, "x")
-        check_finite(rows, "x")
-        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        flow, rows, cond, batch = accept(self, x, cond, "x")
         rows, _ = into_flow_space(flow.transform, rows)
         return flow._move(rows, 1.0, 0.0, cond, None).reshape(*batch, *self.event_shape)
 
     def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
         """The data `x = x(1)` of the base's point `z = x(0)`; (*batch, *event)."""
-        rows, batch = as_rows(z, self.event_shape, "z")
-        check_finite(rows, "z")
-        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        flow, rows, cond, batch = accept(self, z, cond, "z")
         x, _ = into_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))
         return x.reshape(*batch, *self.event_shape)
 
     def _move(self, rows: Array, t0: Any, t1: Any, cond: Array | None, save_at: Any) -> Array:
         ode = replace(self.ode_eval, throw=False)
         out, stats = transport(self.field, rows, t0, t1, cond, ode=ode, save_at=save_at)
-        return self._raise(out, stats, "transport")
-
-    def _raise(self, values: Array, stats: Stats, what: str) -> Array:
-        return raise_if_failed(values, stats, what) if self.ode_eval.throw else values
+        return checked(self, out, stats, "transport")
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """The public face that every flow shares: checks, batches, data units."""
 
+import abc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Flow(eqx.Module):
         """Shape of one sample."""
         return tuple(self.base.event_shape)
 
+    @abc.abstractmethod
     def density_rows(
         self,
         u: Float[Array, "rows *event"],
@@ -43,8 +45,8 @@ class Flow(eqx.Module):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density of rows in flow space, and the counts of its solve."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sample_rows(
         self,
         z: Float[Array, "rows *event"],
@@ -53,12 +55,13 @@ class Flow(eqx.Module):
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows in flow space from rows of the base, with their log-densities if asked for."""
-        raise NotImplementedError
 
     def log_prob(
         self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch"]:
         """Log-density of data, in nats and the data's own units.
+
+        Under jit write `jax.jit(lambda x: flow.log_prob(x))`, or `eqx.filter_jit(flow.log_prob)`.
 
         Args:
             x: (*batch, *event).
@@ -69,12 +72,10 @@ class Flow(eqx.Module):
             ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
             SolveError: the solve failed.
         """
-        rows, batch = as_rows(x, self.event_shape, "x")
-        check_finite(rows, "x")
-        flow, rows, cond = promote(self, rows, cond_rows(cond, batch))
+        flow, rows, cond, batch = accept(self, x, cond, "x")
         log_p, stats = score_rows(flow, rows, cond, key)
         for each in stats:
-            log_p = _checked(self, log_p, each, "log_prob")
+            log_p = checked(self, log_p, each, "log_prob")
         return log_p.reshape(batch)
 
     def sample(
@@ -111,7 +112,7 @@ class Flow(eqx.Module):
         for part, part_key, keep in _chunks(count, probe_key):
             rows, row_cond = _take(part, keys, cond)
             x, log_p, stats = _sample(flow, rows, row_cond, part_key, with_log_prob)
-            x, log_p = _checked(self, (x, log_p), stats, "sample")
+            x, log_p = checked(self, (x, log_p), stats, "sample")
             xs.append(x[:keep])
             logs.append(None if log_p is None else log_p[:keep])
         x = jnp.concatenate(xs).reshape(*batch, *self.event_shape)
@@ -149,6 +150,28 @@ def score_rows(
     return jnp.concatenate(parts), counts
 
 
+def accept(
+    flow: Any, x: Any, cond: Any, name: str
+) -> tuple[Any, Array, Array | None, tuple[int, ...]]:
+    """A user's arguments, checked: the flow and rows in one precision, and the batch's shape.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or values that do not fit, by the argument's name.
+    """
+    rows, batch = as_rows(x, flow.event_shape, name)
+    check_finite(rows, name)
+    flow, rows, cond = promote(flow, rows, cond_rows(cond, batch))
+    return flow, rows, cond, batch
+
+
+def checked(flow: Any, values: Any, stats: Stats | None, what: str) -> Any:
+    """The values, or `SolveError` where their solve failed and the flow's settings raise."""
+    ode = getattr(flow, "ode_eval", None)
+    if stats is None or ode is None or not ode.throw:
+        return values
+    return raise_if_failed(values, stats, what)
+
+
 def into_flow_space(
     transform: Any, x: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
@@ -179,11 +202,10 @@ def separate(flow: Flow) -> tuple[dict[str, Array], Any]:
 
     Every floating-point array is trained but those of the base and the transform.
     """
-    kept = {id(leaf) for leaf in jax.tree.leaves((flow.base, flow.transform))}
     trained: dict[str, Array] = {}
 
     def take(path: Any, leaf: Any) -> Any:
-        if not eqx.is_inexact_array(leaf) or id(leaf) in kept:
+        if not eqx.is_inexact_array(leaf) or path[0].name in ("base", "transform"):
             return leaf
         name = jax.tree_util.keystr(path)
         trained[name] = leaf
@@ -215,13 +237,6 @@ def _sample(
     u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
     x, log_det = into_data_space(flow.transform, u)
     return x, None if log_p is None else log_p - log_det, stats
-
-
-def _checked(flow: Flow, values: Any, stats: Stats | None, what: str) -> Any:
-    ode = getattr(flow, "ode_eval", None)
-    if stats is None or ode is None or not ode.throw:
-        return values
-    return raise_if_failed(values, stats, what)
 
 
 def _chunks(

@@ -174,6 +174,17 @@ def test_base_and_transform_are_not_trained(key):
     assert not leaves_equal(fitted.field, flow.field)
 
 
+def test_an_array_that_field_and_base_share_is_trained_in_the_field_alone():
+    from jaxflow.model import assemble, separate
+
+    shared = jnp.ones((2, 2))
+    base = jaxflow.DiagonalNormal(shared, shared)
+    flow = jaxflow.CNF(jaxflow.dynamics.Linear(matrix=shared), base)
+    trained, frozen = separate(flow)
+    assert set(trained) == {".field.matrix", ".field.bias"}
+    assert leaves_equal(assemble(trained, frozen), flow)
+
+
 def test_conditions_reach_the_density(key):
     rng = np.random.default_rng(0)
     cond = rng.normal(size=(1000, 1))

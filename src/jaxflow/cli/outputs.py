@@ -1,12 +1,12 @@
 """Files that the commands write: refused before work starts, whole or absent after it."""
 
 import io
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from jaxflow.data.atomic import whole_file
 
 _SUFFIXES = (".csv", ".npy", ".parquet")
 
@@ -51,12 +51,5 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[int | float] | np.n
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place and move it there, so that it is never half written."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(data)

@@ -1,7 +1,6 @@
 """Tables of numbers in files: CSV and other text, NumPy, Parquet."""
 
 import os
-import secrets
 import zipfile
 import zlib
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxflow.data.atomic import whole_file
 from jaxflow.data.delimited import header_line, is_number, read_delimited
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
 
@@ -135,22 +135,16 @@ def write_table(
 
 
 def _write_whole(path: Path, suffix: str, table: Table) -> None:
-    # In the same folder, since a rename is atomic within one file system only.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            if suffix == ".npy":
-                np.save(file, table.values, allow_pickle=False)
-            elif suffix == ".parquet":
-                array_to_frame(table.values, table.columns).write_parquet(file)
-            else:
-                # A float32 in its own shortest digits would read back as another float64.
-                frame = array_to_frame(table.values.astype(np.float64), table.columns)
-                file.write(header_line(table.columns).encode())
-                frame.write_csv(file, include_header=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        if suffix == ".npy":
+            np.save(file, table.values, allow_pickle=False)
+        elif suffix == ".parquet":
+            array_to_frame(table.values, table.columns).write_parquet(file)
+        else:
+            # A float32 in its own shortest digits would read back as another float64.
+            frame = array_to_frame(table.values.astype(np.float64), table.columns)
+            file.write(header_line(table.columns).encode())
+            frame.write_csv(file, include_header=False)
 
 
 def _check_names(names: Sequence[str], num_columns: int, source: str) -> None:

@@ -1,0 +1,38 @@
+"""Files that are whole or absent, never half written."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write to a file beside `path` that takes its place at the end, on the disk, in one step.
+
+    Where the body raises, or the process dies, what stood at `path` is left as it was.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # In the same folder, for a move across file systems is no single step. Not from tempfile,
+    # whose files only their owner may read.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        # The move itself is on the disk only once the folder is.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
