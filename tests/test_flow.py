@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tests.laws.fields import grown
 
-from jaxflow import CNF, ODE, DiagonalNormal, Hutchinson, SolveError, StandardNormal
-from jaxflow.dynamics import MLP, Linear
+from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
+from jaxflow.dynamics import MLP
 from jaxflow.model import CHUNK_ROWS, assemble, separate
 from jaxflow.transforms import Gaussianise, Standardise
 
@@ -180,37 +180,7 @@ def test_the_wider_precision_of_data_and_model_is_kept():
     assert FLOW.log_prob(np.asarray([[1, 2, 3]])).dtype == "float64"
 
 
-# --- traces ---
-
-
-def test_a_stochastic_trace_is_unbiased_and_needs_a_key():
-    flow = CNF(Linear(matrix=jnp.asarray([[1.0, 4.0], [0.0, 5.0]])), StandardNormal(2))
-    stochastic = dataclasses.replace(flow, trace=Hutchinson(2))
-    x = jnp.tile(jnp.asarray([[0.3, -0.2]]), (4000, 1))
-    with pytest.raises(ValueError, match=r"needs random probes: pass key=.*trace='exact'"):
-        stochastic.log_prob(x)
-    values = stochastic.log_prob(x, key=jax.random.key(0))
-    # One probe has variance (4 + 0)^2, two of them half of it.
-    standard_error = math.sqrt(16 / 2 / 4000)
-    exact = float(flow.log_prob(x[0]))
-    assert float(jnp.mean(values)) == pytest.approx(exact, abs=5 * standard_error)
-    assert float(jnp.var(values)) == pytest.approx(8, rel=0.1)
-    np.testing.assert_array_equal(values, stochastic.log_prob(x, key=jax.random.key(0)))
-    with pytest.raises(ValueError, match="needs random probes"):
-        dataclasses.replace(flow, trace="hutchinson").log_prob_at(0.5, x)
-
-
-def test_auto_is_exact_where_it_can_be_and_warns_where_not():
-    steps = ODE(solver="euler", num_steps=1)
-    flow = CNF(Shrink(), StandardNormal(300), ode_eval=steps)
-    x = jnp.ones((1, 300))
-    with pytest.warns(UserWarning, match=r"events of 300 entries.*16 probes, not exact.*'exact'"):
-        estimate = flow.log_prob(x, key=jax.random.key(0))
-    exact = dataclasses.replace(flow, trace="exact").log_prob(x)
-    # The Jacobian -I is diagonal, so signs make no error.
-    np.testing.assert_allclose(estimate, exact, rtol=1e-12)
-    small = CNF(Shrink(), StandardNormal(256), ode_eval=steps)
-    assert bool(jnp.isfinite(small.log_prob(jnp.ones(256))))
+# --- settings ---
 
 
 def test_training_takes_the_training_settings():
@@ -344,8 +314,6 @@ def test_a_solve_that_fails_raises_or_gives_nan():
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises((ValueError, TypeError), match=r"(?s)trace.*'nope'"):
-        CNF(FIELD, StandardNormal(3), trace="nope")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"field=3 must be a function f\(t, x, cond=None\)"):
         CNF(3, StandardNormal(3))
     with pytest.raises(TypeError, match=r"base=3 has no event_shape; give e.g. jaxflow.Standard"):

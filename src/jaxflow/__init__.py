@@ -1,13 +1,13 @@
 """Continuous-time normalizing flows in JAX, with likelihoods you can trust."""
 
-from jaxflow import dynamics, objectives, transforms
+from jaxflow import diagnostics, dynamics, objectives, transforms
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
 from jaxflow.ode import ODE, SolveError, Stats, Status, odeint, odeint_adjoint, odeint_checkpointed
-from jaxflow.trace import Hutchinson, exact_trace, hutchinson_trace
+from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
 from jaxflow.training import TrainConfig, TrainingError, fit
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "ODE",
     "CouplingFlow",
     "DiagonalNormal",
+    "HutchPlusPlus",
     "Hutchinson",
     "SolveError",
     "StandardNormal",
@@ -24,7 +25,9 @@ __all__ = [
     "Status",
     "TrainConfig",
     "TrainingError",
+    "XTrace",
     "augmented_dynamics",
+    "diagnostics",
     "dynamics",
     "exact_trace",
     "fit",

@@ -274,6 +274,10 @@ class CouplingFlow(Flow):
         u, log_det = jax.vmap(self.from_base)(z, cond)
         return u, None if log_p is None else log_p - log_det, None
 
+    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CouplingFlow":
+        """This flow: its evaluation has nothing to choose."""
+        return self
+
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:
     """Orders of the coordinates: each layer of even number has a new one, the next its reverse.

@@ -1,28 +1,47 @@
 """Continuous normalizing flow: a field, a base, and the settings of its solves."""
 
-import warnings
+import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import check_base
-from jaxflow.continuity import transport, transport_density
-from jaxflow.model import Flow, accept, checked, into_data_space, into_flow_space
+from jaxflow.continuity import transport
+from jaxflow.divergence import density_change, integrated_jacobian
+from jaxflow.model import (
+    Flow,
+    accept,
+    checked,
+    into_data_space,
+    into_flow_space,
+    score_rows,
+)
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.odeint import with_num_steps
-from jaxflow.trace import Hutchinson, has_closed_form
+from jaxflow.precision import accumulator
+from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, as_trace, resolve
+from jaxflow.trace.hutchinson import PILOT_PROBES
 
-# `trace="auto"`: up to these sizes an event's d Jacobian-vector products are cheap enough.
-EXACT_TRAINING_SIZE = 4
-EXACT_EVALUATION_SIZE = 256
-# Above that, evaluation averages this many probes and says that it is not exact.
-EVALUATION_PROBES = 16
+# Rows whose trace is measured to choose a number of probes.
+PILOT_ROWS = 64
 
-Trace = Literal["auto", "exact", "hutchinson"] | Hutchinson
+
+class LogDensity(NamedTuple):
+    """Log-densities and what is known of their error, all of the batch's shape, in nats.
+
+    Attributes:
+        value: log-density.
+        trace_se: standard error that a stochastic trace leaves in the value; zeros where the
+            trace is exact, None where a single probe tells nothing of its error.
+    """
+
+    value: Float[Array, "*batch"]
+    trace_se: Float[Array, "*batch"] | None
 
 
 class CNF(Flow):
@@ -40,10 +59,11 @@ class CNF(Flow):
         field: `f(t, x, cond=None)`, for one sample.
         base: density at `t = 0`: an object with `event_shape`, `log_prob` and `sample`.
         transform: fixed map from data to flow space, counted in the log-density; None for none.
-        trace: `"auto"` takes the field's closed form where it has one; else the exact trace for
-            small events, Hutchinson's estimate while training, and in evaluation the exact
-            trace up to 256 entries, probes (with a warning) above. `"exact"`, `"hutchinson"` or
-            a `Hutchinson(...)` hold for both.
+        trace: `"auto"` is the field's closed form where it has one; else one Hutchinson probe
+            while training, exact for events of up to four entries, and exact in evaluation, in
+            chunks of bounded memory. `"closed"` insists on the closed form. `"exact"`,
+            `"hutchinson"`, a `Hutchinson(...)`, `HutchPlusPlus(...)` or `XTrace(...)` hold for
+            training and evaluation.
         ode: settings of the training solve.
         ode_eval: settings of every other solve.
     """
@@ -51,7 +71,7 @@ class CNF(Flow):
     field: Any
     base: Any
     transform: Any
-    trace: Trace = eqx.field(static=True)
+    trace: Auto | Exact | Estimator
     ode: ODE = eqx.field(static=True)
     ode_eval: ODE = eqx.field(static=True)
 
@@ -68,13 +88,8 @@ class CNF(Flow):
         if not callable(field):
             raise TypeError(f"field={field!r} must be a function f(t, x, cond=None)")
         check_base(base)
-        if not isinstance(trace, Hutchinson) and trace not in ("auto", "exact", "hutchinson"):
-            raise ValueError(
-                f"trace={trace!r} is unknown; choose 'auto', 'exact', 'hutchinson' or "
-                "jaxflow.Hutchinson(num_probes=...)"
-            )
         self.field, self.base, self.transform = field, base, transform
-        self.trace, self.ode, self.ode_eval = trace, ode, ode_eval
+        self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
 
     def density_rows(
         self,
@@ -85,18 +100,35 @@ class CNF(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space."""
-        return self._density_at(1.0, u, cond, key, training=training)
+        (value, _), stats = self._density_at(1.0, u, cond, key, training=training)
+        return value, stats
 
     def _density_at(
         self, t: Any, u: Array, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
-    ) -> tuple[Array, Stats]:
+    ) -> tuple[LogDensity, Stats]:
+        z, change, trace_se, stats = self._change(u, t, 0.0, cond, key, training=training)
+        wide = z.astype(accumulator(z.dtype))
+        return LogDensity(jax.vmap(self.base.log_prob)(wide) - change, trace_se), stats
+
+    def _change(
+        self,
+        x: Array,
+        t0: Any,
+        t1: Any,
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool,
+    ) -> tuple[Array, Array, Array | None, Stats]:
+        size = math.prod(self.event_shape)
+        trace = resolve(self.trace, self.field, size, training=training)
+        if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
+            raise ValueError(
+                f"target_se={trace.target_se} chooses the number of probes from rows whose values "
+                "are known: write flow = flow.settled(x, key=key) first, outside jit"
+            )
         ode = replace(self.ode if training else self.ode_eval, throw=False)
-        probes = self._probes(key, u, training=training)
-        change = jnp.zeros(len(u), u.dtype)
-        (z, change), stats = transport_density(
-            self.field, u, change, t, 0.0, cond, probes, ode=ode
-        )
-        return jax.vmap(self.base.log_prob)(z) - change, stats
+        return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode)
 
     def sample_rows(
         self,
@@ -106,45 +138,83 @@ class CNF(Flow):
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows of the base carried to `t = 1`."""
-        ode = replace(self.ode_eval, throw=False)
         if log_p is None:
+            ode = replace(self.ode_eval, throw=False)
             u, stats = transport(self.field, z, 0.0, 1.0, cond, ode=ode)
             return u, None, stats
-        probes = self._probes(key, z, training=False)
-        (u, log_p), stats = transport_density(
-            self.field, z, log_p, 0.0, 1.0, cond, probes, ode=ode
-        )
-        return u, log_p, stats
+        u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=False)
+        return u, log_p + change, stats
 
-    def _probes(self, key: PRNGKeyArray | None, rows: Array, *, training: bool) -> Array | None:
-        """Probes for each row, drawn once for the whole solve; None where the trace is exact."""
-        size = max(1, rows[0].size) if len(rows) else 1
+    def log_prob_with_error(
+        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+    ) -> LogDensity:
+        """`log_prob` and, row by row, the standard error that its trace leaves.
+
+        With k probes each one's divergence is integrated along the one trajectory, so value and
+        standard error come from one solve. `value +- q trace_se`, with q the 97.5 % point of
+        Student's t with k - 1 degrees of freedom, covers the exact log-density about 95 % of
+        the time.
+
+        Args:
+            x: (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all.
+            key: for the probes of a stochastic trace.
+        """
+        flow, rows, cond, batch = accept(self, x, cond, "x")
+        flow = flow.settled(rows, cond, key)
+        answer, stats = score_rows(flow, rows, cond, key, score=_log_prob_with_error)
+        for each in stats:
+            answer = checked(self, answer, each, "log_prob_with_error")
+        return jax.tree.map(lambda values: values.reshape(batch), answer)
+
+    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
+        """The flow with as many probes as its `Hutchinson(target_se=...)` takes on such rows.
+
+        A pilot solve with 8 probes on at most 64 rows measures the variance of one probe. The
+        number is rounded up to a power of two; where it would reach the size of an event the
+        trace becomes exact. Other flows are returned as they are.
+
+        Raises:
+            ValueError: no key, or rows whose values are not known (under jit).
+        """
         trace = self.trace
-        if trace == "auto":
-            limit = EXACT_TRAINING_SIZE if training else EXACT_EVALUATION_SIZE
-            if has_closed_form(self.field) or size <= limit:
-                trace = "exact"
-            elif training:
-                trace = Hutchinson()
-            else:
-                trace = Hutchinson(num_probes=EVALUATION_PROBES)
-                warnings.warn(
-                    f"events of {size} entries: the log-density is a stochastic estimate by "
-                    f"{EVALUATION_PROBES} probes, not exact; CNF(..., trace='exact') makes it so",
-                    stacklevel=2,
-                )
-        if trace == "exact":
-            return None
-        if trace == "hutchinson":
-            trace = Hutchinson()
-        if key is None:
+        if not isinstance(trace, Hutchinson) or trace.target_se is None:
+            return self
+        flow, rows, cond, _ = accept(self, x, cond, "x")
+        if isinstance(rows, Tracer):
             raise ValueError(
-                f"trace={trace} needs random probes: pass key=jax.random.key(0), or evaluate "
-                "exactly with dataclasses.replace(flow, trace='exact')"
+                f"target_se={trace.target_se} chooses the number of probes from values, which are "
+                "not known under jit: write flow = flow.settled(x, key=key) first, outside"
             )
-        assert isinstance(trace, Hutchinson)
-        keys = jax.random.split(key, len(rows))
-        return jax.vmap(lambda key: trace.draw(key, self.event_shape, rows.dtype))(keys)
+        if not len(rows):
+            return replace(self, trace=replace(trace, target_se=None))
+        size = math.prod(self.event_shape)
+        if size <= PILOT_PROBES:
+            return replace(self, trace=Exact())
+        few = jnp.unique(jnp.linspace(0, len(rows) - 1, PILOT_ROWS).astype(int))
+        pilot = replace(flow, trace=trace.pilot())
+        if key is not None:
+            key = jax.random.fold_in(key, PILOT_ROWS)
+        cond = None if cond is None else cond[few]
+        (_, error), _ = _log_prob_with_error(pilot, rows[few], cond, key)
+        assert error is not None
+        number = trace.number_for(float(jnp.mean(error**2)), size)
+        settled = Exact() if number >= size else Hutchinson(number, trace.law)
+        return replace(self, trace=settled)
+
+    def integrated_jacobian(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
+        """The field's Jacobian integrated over [0, 1] along each row's trajectory.
+
+        In flow space; (*batch, *event, *event), `J[..., i, j] = int df_i/dx_j dt`. Its trace is
+        the change of the log-density, its other entries are what a stochastic trace's variance
+        is made of; d Jacobian-vector products an evaluation, so meant for a few rows.
+        """
+        flow, rows, cond, batch = accept(self, x, cond, "x")
+        rows, _ = into_flow_space(flow.transform, rows)
+        ode = replace(self.ode_eval, throw=False)
+        out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
+        out = checked(self, out, stats, "integrated_jacobian")
+        return out.reshape(*batch, *out.shape[1:])
 
     def log_prob_at(
         self, t: Any, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
@@ -163,6 +233,7 @@ class CNF(Flow):
         flow, rows, cond, batch = accept(self, x, cond, "x")
         # Steps are counted here, where the moment is still known.
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
+        flow = flow.settled(rows, cond, key)
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
         return checked(self, log_p, stats, "log_prob_at").reshape(batch)
 
@@ -206,6 +277,20 @@ class CNF(Flow):
 def _log_prob_at(
     flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats]:
+    (value, _), stats = _in_data_space(flow, t, x, cond, key)
+    return value, stats
+
+
+@eqx.filter_jit
+def _log_prob_with_error(
+    flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
+) -> tuple[LogDensity, Stats]:
+    return _in_data_space(flow, 1.0, x, cond, key)
+
+
+def _in_data_space(
+    flow: CNF, t: Any, x: Array, cond: Array | None, key: PRNGKeyArray | None
+) -> tuple[LogDensity, Stats]:
     u, log_det = into_flow_space(flow.transform, x)
-    log_p, stats = flow._density_at(t, u, cond, key, training=False)
-    return log_p + log_det, stats
+    (value, trace_se), stats = flow._density_at(t, u, cond, key, training=False)
+    return LogDensity(value + log_det.astype(value.dtype), trace_se), stats

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.ode import Stats
 from jaxflow.ode.status import raise_if_failed
+from jaxflow.precision import accumulator
 from jaxflow.rows import as_rows, check_finite, cond_rows, promote
 
-# Rows solved at once when many are scored or drawn; bounds memory.
+# Rows solved at once when many are scored or drawn, and entries of their events: bound memory.
 CHUNK_ROWS = 8192
+CHUNK_ENTRIES = 2**19
 
 
 class Flow(eqx.Module):
@@ -56,6 +58,10 @@ class Flow(eqx.Module):
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows in flow space from rows of the base, with their log-densities if asked for."""
 
+    @abc.abstractmethod
+    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
+        """The flow with what its evaluation leaves open chosen for rows like these."""
+
     def log_prob(
         self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch"]:
@@ -73,7 +79,7 @@ class Flow(eqx.Module):
             SolveError: the solve failed.
         """
         flow, rows, cond, batch = accept(self, x, cond, "x")
-        log_p, stats = score_rows(flow, rows, cond, key)
+        log_p, stats = score_rows(flow.settled(rows, cond, key), rows, cond, key)
         for each in stats:
             log_p = checked(self, log_p, each, "log_prob")
         return log_p.reshape(batch)
@@ -109,7 +115,7 @@ class Flow(eqx.Module):
         flow, cond = promote(self, cond_rows(cond, batch))
         keys = jax.random.split(base_key, count)
         xs, logs = [], []
-        for part, part_key, keep in _chunks(count, probe_key):
+        for part, part_key, keep in _chunks(count, self.event_shape, probe_key):
             rows, row_cond = _take(part, keys, cond)
             x, log_p, stats = _sample(flow, rows, row_cond, part_key, with_log_prob)
             x, log_p = checked(self, (x, log_p), stats, "sample")
@@ -132,7 +138,7 @@ class Flow(eqx.Module):
         """
         u, log_det = into_flow_space(self.transform, x)
         log_p, stats = self.density_rows(u, cond, key, training=training)
-        return log_p + log_det, stats
+        return log_p + log_det.astype(log_p.dtype), stats
 
 
 def score_rows(
@@ -140,14 +146,25 @@ def score_rows(
     x: Float[Array, "rows *event"],
     cond: Array | None = None,
     key: PRNGKeyArray | None = None,
-) -> tuple[Float[Array, " rows"], list[Stats | None]]:
-    """Log-density of any number of rows in data units, and the counts of each chunk's solve."""
+    *,
+    score: Callable[..., tuple[Any, Stats | None]] | None = None,
+) -> tuple[Any, list[Stats | None]]:
+    """Log-density of any number of rows in data units, and the counts of each chunk's solve.
+
+    Args:
+        flow: the flow.
+        x: rows.
+        cond: their conditions.
+        key: for the probes of a stochastic trace.
+        score: what is computed of a chunk, `(flow, x, cond, key) -> (arrays by row, counts)`.
+    """
+    score = _log_prob if score is None else score
     parts, counts = [], []
-    for part, part_key, keep in _chunks(len(x), key):
-        log_p, stats = _log_prob(flow, *_take(part, x, cond), part_key)
-        parts.append(log_p[:keep])
+    for part, part_key, keep in _chunks(len(x), x.shape[1:], key):
+        values, stats = score(flow, *_take(part, x, cond), part_key)
+        parts.append(jax.tree.map(lambda rows, keep=keep: rows[:keep], values))
         counts.append(stats)
-    return jnp.concatenate(parts), counts
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts), counts
 
 
 def accept(
@@ -190,6 +207,10 @@ def into_data_space(
     return jax.vmap(transform.inverse)(u)
 
 
+# Parts of a flow that training leaves as they are.
+_FIXED = ("base", "transform", "trace")
+
+
 @dataclass(frozen=True)
 class Slot:
     """The place of a trained array in a flow."""
@@ -200,12 +221,12 @@ class Slot:
 def separate(flow: Flow) -> tuple[dict[str, Array], Any]:
     """What training changes, by name, and the flow with slots in its place.
 
-    Every floating-point array is trained but those of the base and the transform.
+    Every floating-point array is trained but those of the base, the transform and the trace.
     """
     trained: dict[str, Array] = {}
 
     def take(path: Any, leaf: Any) -> Any:
-        if not eqx.is_inexact_array(leaf) or path[0].name in ("base", "transform"):
+        if not eqx.is_inexact_array(leaf) or path[0].name in _FIXED:
             return leaf
         name = jax.tree_util.keystr(path)
         trained[name] = leaf
@@ -233,27 +254,29 @@ def _sample(
 ) -> Any:
     z = jax.vmap(flow.base.sample)(keys)
     flow, z = promote(flow, z)
-    log_p = jax.vmap(flow.base.log_prob)(z) if with_log_prob else None
+    wide = z.astype(accumulator(z.dtype))
+    log_p = jax.vmap(flow.base.log_prob)(wide) if with_log_prob else None
     u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
     x, log_det = into_data_space(flow.transform, u)
-    return x, None if log_p is None else log_p - log_det, stats
+    return x, None if log_p is None else log_p - log_det.astype(log_p.dtype), stats
 
 
 def _chunks(
-    count: int, key: PRNGKeyArray | None
+    count: int, event_shape: tuple[int, ...], key: PRNGKeyArray | None
 ) -> Iterator[tuple[Array | slice, PRNGKeyArray | None, int]]:
     """Which rows to take, a key, and how many rows to keep, for each chunk of many rows.
 
     All chunks of a long batch have one shape, so they share one compilation: the last one is
     filled up with repetitions of its last row.
     """
-    if count <= CHUNK_ROWS:
+    size = min(CHUNK_ROWS, max(64, CHUNK_ENTRIES // max(1, math.prod(event_shape))))
+    if count <= size:
         yield slice(None), key, count
         return
-    for number, start in enumerate(range(0, count, CHUNK_ROWS)):
-        rows = jnp.minimum(start + jnp.arange(CHUNK_ROWS), count - 1)
+    for number, start in enumerate(range(0, count, size)):
+        rows = jnp.minimum(start + jnp.arange(size), count - 1)
         part_key = None if key is None else jax.random.fold_in(key, number)
-        yield rows, part_key, min(CHUNK_ROWS, count - start)
+        yield rows, part_key, min(size, count - start)
 
 
 def _take(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:

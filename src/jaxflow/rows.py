@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxflow.data.checks import check_rows
-from jaxflow.ode.precision import widest
+from jaxflow.precision import accumulator, widest
 
 
 def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
@@ -69,7 +69,8 @@ def check_finite(rows: Array, name: str) -> None:
         ValueError: see `jaxflow.data.check_rows`.
     """
     if not isinstance(rows, Tracer):
-        check_rows(np.asarray(rows), name)
+        # NumPy counts bfloat16 among no numbers.
+        check_rows(np.asarray(rows.astype(accumulator(rows.dtype))), name)
 
 
 def promote(*trees: PyTree) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import jaxflow as library
+from jaxflow import Hutchinson
 from jaxflow.checkpoint import load_extra
 from jaxflow.data import read_table, split
 from jaxflow.discrete import CouplingFlow
@@ -161,7 +162,7 @@ def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     flow = library.load(tmp_path / "run" / "flow.safetensors")
     assert isinstance(flow.field, library.dynamics.ConcatSquash)
     assert isinstance(flow.transform, library.transforms.Standardise)
-    assert (flow.trace, len(flow.field.layers)) == ("hutchinson", 2)
+    assert (flow.trace, len(flow.field.layers)) == (Hutchinson(), 2)
     for name in ("first.csv", "again.csv"):
         assert jaxflow("score", tmp_path / "run", table, "--out", tmp_path / name).exit_code == 0
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()

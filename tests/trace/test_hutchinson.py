@@ -1,11 +1,13 @@
 """Hutchinson's estimate: its mean, its variance, its probes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.trace import Hutchinson, hutchinson_trace
+from jaxflow.trace import Hutchinson, hutchinson_trace, jacobian_trace
 
 T = jnp.asarray(0.2)
 X = jnp.asarray([0.4, -1.0])
@@ -18,20 +20,27 @@ def linear(matrix):
 
 def estimates(matrix, law, key, event_shape):
     """One estimate a probe, of the trace of a linear field."""
-    probes = Hutchinson(NUM, law).draw(key, event_shape, float)
+    draw = jax.vmap(lambda key: Hutchinson(1, law).draw(key, event_shape, float))
     x = jnp.zeros(event_shape)
-    return jax.vmap(lambda v: hutchinson_trace(linear(matrix), T, x, v)[1])(probes)
+    return jax.vmap(lambda v: hutchinson_trace(linear(matrix), T, x, v)[1])(
+        draw(jax.random.split(key, NUM))
+    )
 
 
 def variance(matrix, law):
-    """`sum_{i<j} S_ij^2` for Rademacher, `||S||_F^2 / 2` for Gaussian probes, `S = J + J^T`."""
-    s = matrix + matrix.T
+    """Of one probe, as `Hutchinson` states it, with `S = J + J^T`."""
+    s, d = matrix + matrix.T, len(matrix)
     if law == "gaussian":
         return float(jnp.sum(s**2) / 2)
+    if law == "orthogonal":
+        return float(2 * d / (d + 2) * (jnp.sum(s**2) / 4 - jnp.trace(matrix) ** 2 / d))
     return float(jnp.sum(jnp.triu(s, k=1) ** 2))
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+LAWS: list[Any] = ["rademacher", "gaussian", "orthogonal"]
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("event_shape", [(5,), (3, 4)])
 def test_mean_and_variance_follow_their_formulas(law, event_shape, key):
     size = int(np.prod(event_shape))
@@ -57,7 +66,7 @@ def test_a_diagonal_jacobian_needs_one_rademacher_probe(key):
         np.testing.assert_array_equal(f, field(T, X))
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("law", LAWS)
 def test_a_skew_jacobian_has_no_estimate_but_zero(law, key):
     a = jax.random.normal(key, (5, 5))
     values = estimates(a - a.T, law, key, (5,))
@@ -82,6 +91,57 @@ def test_the_condition_reaches_the_field(key):
     assert float(trace) == 5.0
 
 
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("num_probes", [2, 5])
+def test_the_variance_and_standard_error_of_several_probes(law, num_probes, key):
+    matrix_key, probe_key = jax.random.split(key)
+    matrix = jax.random.normal(matrix_key, (7, 7))
+    trace = Hutchinson(num_probes, law)
+
+    def one(key) -> Any:
+        v = trace.draw(key, (7,), float)
+        return trace.estimate(jnp.sum(v * (v @ matrix.T), axis=1), v, 1.0)
+
+    values, errors = jax.vmap(one)(jax.random.split(probe_key, NUM))
+    expected = variance(matrix, law) / num_probes
+    if law == "orthogonal":
+        # Draws without replacement.
+        expected *= (7 - num_probes) / (7 - 1)
+    assert float(jnp.var(values)) == pytest.approx(expected, rel=0.05)
+    assert float(jnp.mean(errors**2)) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), ()])
+def test_as_many_orthogonal_probes_as_entries_are_exact(shape, key):
+    size = int(np.prod(shape))
+    matrix = jax.random.normal(key, (size, size))
+    trace = Hutchinson(size, "orthogonal")
+    v = trace.draw(key, shape, float)
+    _, value = hutchinson_trace(linear(matrix), T, jnp.zeros(shape), v)
+    assert float(value) == pytest.approx(float(jnp.trace(matrix)), rel=1e-12)
+    error: Any = trace.estimate(jnp.sum(v, axis=tuple(range(1, v.ndim))), v, 1.0)[1]
+    assert float(error) == 0
+
+
+def test_one_probe_has_no_standard_error():
+    v = jnp.ones((1, 3))
+    for law in LAWS:
+        assert Hutchinson(1, law).estimate(jnp.ones(1), v, 1.0) == (1.0, None)
+
+
+def test_the_gradient_of_an_estimate_is_an_estimate_of_the_gradient(key):
+    # In training, d/dA_ij of v^T A v is v_i v_j: mean 1 on the diagonal and 0 off it, variance 0
+    # and 1 for Rademacher, 2 and 1 for Gaussian probes.
+    for law, diagonal in zip(LAWS, (0.0, 2.0), strict=False):
+        v = Hutchinson(NUM, law).draw(key, (3,), float)
+        x = jnp.zeros(3)
+        gradient = jax.grad(lambda a, v, x=x: hutchinson_trace(linear(a), T, x, v)[1])
+        each = jax.vmap(gradient, in_axes=(None, 0))(jnp.ones((3, 3)), v)
+        expected = jnp.full((3, 3), 1.0).at[jnp.diag_indices(3)].set(diagonal)
+        np.testing.assert_allclose(jnp.mean(each, axis=0), jnp.eye(3), atol=5 * (2 / NUM) ** 0.5)
+        np.testing.assert_allclose(jnp.var(each, axis=0), expected, atol=0.08)
+
+
 def test_draws(key):
     signs = Hutchinson(7).draw(key, (3, 4), jnp.float32)
     assert signs.shape == (7, 3, 4)
@@ -104,3 +164,28 @@ def test_settings_that_are_refused():
         Hutchinson(num_probes=0)
     with pytest.raises((ValueError, TypeError), match=r"(?s)law.*'uniform'"):
         Hutchinson(law="uniform")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"target_se=0.0 must be a positive number of nats"):
+        Hutchinson(target_se=0.0)
+    with pytest.raises(
+        ValueError, match=r"num_probes=5 orthogonal.*shape \(2, 2\).*trace='exact'"
+    ):
+        Hutchinson(5, "orthogonal").draw(jax.random.key(0), (2, 2), float)
+
+
+def test_settings_are_equal_hashable_and_hold_no_arrays():
+    assert Hutchinson(2) == Hutchinson(2) != Hutchinson(3)
+    assert hash(Hutchinson(2)) == hash(Hutchinson(2))
+    assert jax.tree.leaves(Hutchinson(2)) == []
+
+
+def test_bfloat16_fields_are_summed_in_float32(key):
+    # 1 + 2^-9 * 512 terms: in bfloat16 each small term would be lost beside the first.
+    matrix = jnp.diag(jnp.full(513, 2.0**-9).at[0].set(1.0)).astype(jnp.bfloat16)
+    x = jnp.zeros(513, jnp.bfloat16)
+    v = Hutchinson(2).draw(key, (513,), jnp.bfloat16)
+    for trace in (
+        hutchinson_trace(linear(matrix), T, x, v)[1],
+        jacobian_trace(linear(matrix), T, x)[1],
+    ):
+        assert trace.dtype == jnp.float32
+        assert float(trace) == 2.0

@@ -34,6 +34,7 @@ class Trace(StrEnum):
     """How a continuous flow computes the trace in its log-density."""
 
     auto = "auto"
+    closed = "closed"
     exact = "exact"
     hutchinson = "hutchinson"
 

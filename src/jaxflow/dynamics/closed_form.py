@@ -18,6 +18,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.precision import accumulator
+
 
 def trace_weights(
     weights: tuple[Float[Array, "_ _"], ...], gate: Float[Array, " dim"] | None = None
@@ -41,7 +43,9 @@ def contract(
 ) -> Float[Array, ""]:
     """The trace, `u . m` or `u^T M v`."""
     u, *rest = slopes
-    return jnp.dot(u, weights) if not rest else jnp.dot(u @ weights, rest[0])
+    wide = accumulator(u.dtype)
+    left = jnp.dot(u, weights, preferred_element_type=wide)
+    return left if not rest else jnp.dot(left, rest[0].astype(wide))
 
 
 class Prepared(eqx.Module):

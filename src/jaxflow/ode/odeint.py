@@ -17,10 +17,10 @@ from jaxflow.ode.checkpointed import solve_checkpointed
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
-from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
+from jaxflow.precision import widest
 
 Time = float | int | Float[Array, ""]
 

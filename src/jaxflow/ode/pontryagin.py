@@ -27,10 +27,10 @@ from jaxtyping import Array
 from jaxflow.ode.closure import refuse_closed_over_tracers
 from jaxflow.ode.direct import solve_direct, steps
 from jaxflow.ode.integrate import VectorField, adaptive, fixed, normalise
-from jaxflow.ode.precision import widest
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
+from jaxflow.precision import widest
 
 
 def solve_pontryagin(

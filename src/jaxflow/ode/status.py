@@ -57,6 +57,17 @@ class Stats(eqx.Module):
     status: Int[Array, "*many"]
     t: Float[Array, "*many"]
 
+    def then(self, later: "Stats") -> "Stats":
+        """Counts of this solve and a later one; the status and time of the first that failed."""
+        failed = self.status != Status.SUCCESS
+        return Stats(
+            self.num_evals + later.num_evals,
+            self.num_accepted + later.num_accepted,
+            self.num_rejected + later.num_rejected,
+            jnp.where(failed, self.status, later.status),
+            jnp.where(failed, self.t, later.t),
+        )
+
 
 def poison(tree: PyTree[Array], status: Int[Array, ""]) -> PyTree[Array]:
     """NaN in every leaf, and in every gradient through it, where the solve failed."""

@@ -1,13 +1,23 @@
 """Traces of a field's Jacobian: exact, and by random probes."""
 
+from jaxflow.trace.choice import Auto, Estimator, Exact, Trace, as_trace, resolve
 from jaxflow.trace.exact import exact_trace, has_closed_form, jacobian_trace, prepare
 from jaxflow.trace.hutchinson import Hutchinson, hutchinson_trace
+from jaxflow.trace.sketched import HutchPlusPlus, XTrace
 
 __all__ = [
+    "Auto",
+    "Estimator",
+    "Exact",
+    "HutchPlusPlus",
     "Hutchinson",
+    "Trace",
+    "XTrace",
+    "as_trace",
     "exact_trace",
     "has_closed_form",
     "hutchinson_trace",
     "jacobian_trace",
     "prepare",
+    "resolve",
 ]

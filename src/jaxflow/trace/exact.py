@@ -1,6 +1,5 @@
 """The exact trace of a field's Jacobian."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,15 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Field = Callable[..., Float[Array, "*event"]]
+from jaxflow.trace.products import evaluate, inner
 
 # Jacobian-vector products held in memory at once; more gain no speed on the processors tried.
 CHUNK = 32
-
-
-def evaluate(field: Any, t: Array, x: Array, cond: Array | None = None) -> Array:
-    """`f(t, x)`, or `f(t, x, cond)` where there is a condition."""
-    return field(t, x) if cond is None else field(t, x, cond)
 
 
 def has_closed_form(field: Any) -> bool:
@@ -70,7 +64,7 @@ def jacobian_trace(
         # Beyond the last entry one_hot gives the zero vector, which adds nothing.
         basis = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=x.dtype)
         basis = basis.reshape(chunk, *x.shape)
-        return jnp.sum(basis * jax.vmap(jvp)(basis))
+        return jnp.sum(inner(basis, jax.vmap(jvp)(basis)))
 
     starts = jnp.arange(0, size, chunk)
     if len(starts) == 1:

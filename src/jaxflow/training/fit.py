@@ -205,7 +205,9 @@ class _Run:
         """Mean negative log-density of the held-out rows, and the evaluations of its solve."""
         held = self.problem.held
         # The same probes at every validation, so that values can be compared.
-        log_p, stats = score_rows(flow, held.x, held.cond, jax.random.fold_in(self.key, 1 << 31))
+        key = jax.random.fold_in(self.key, 1 << 31)
+        flow = flow.settled(held.x, held.cond, key)
+        log_p, stats = score_rows(flow, held.x, held.cond, key)
         counts = [float(part.num_evals) for part in stats if part is not None]
         value = -float(np.mean(np.asarray(log_p), dtype=float)) + self.problem.offsets[1]
         return value, sum(counts) / max(1, len(counts))

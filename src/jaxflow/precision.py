@@ -15,3 +15,8 @@ def widest(tree: Any) -> np.dtype:
     for dtype in dtypes[1:]:
         widest = np.promote_types(widest, dtype)
     return widest
+
+
+def accumulator(dtype: Any) -> Any:
+    """The dtype in which sums are kept: this one, or float32 where it has fewer bits."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -1,0 +1,71 @@
+"""How a flow computes its trace: the words a user may write, and what `"auto"` stands for."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+
+from jaxflow.trace.exact import has_closed_form
+from jaxflow.trace.hutchinson import Hutchinson
+from jaxflow.trace.sketched import HutchPlusPlus, XTrace
+
+# Up to this size an event's d Jacobian-vector products cost a training step about what a probe
+# does (`benchmarks/traces.py`).
+EXACT_TRAINING_SIZE = 4
+
+
+class Exact(eqx.Module):
+    """The exact trace: the field's closed form where it has one, else d products in chunks."""
+
+
+class Auto(eqx.Module):
+    """The exact trace, but Hutchinson's probe while training where exact is dear."""
+
+
+Trace = (
+    Literal["auto", "closed", "exact", "hutchinson"]
+    | Auto
+    | Exact
+    | Hutchinson
+    | HutchPlusPlus
+    | XTrace
+)
+Estimator = Hutchinson | HutchPlusPlus | XTrace
+
+_WORDS = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutchinson}
+
+
+def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator:
+    """The trace that a word stands for.
+
+    Raises:
+        ValueError: an unknown word, or `"closed"` for a field without a closed form.
+    """
+    if isinstance(trace, Auto | Exact | Hutchinson | HutchPlusPlus | XTrace):
+        return trace
+    if not isinstance(trace, str) or trace not in _WORDS:
+        raise ValueError(
+            f"trace={trace!r} is unknown; choose one of {list(_WORDS)}, or "
+            "jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), jaxflow.XTrace(...)"
+        )
+    if trace == "closed" and not has_closed_form(field):
+        raise ValueError(
+            f"trace='closed', but {type(field).__name__} brings no closed form here. MLP and "
+            "ConcatSquash of one or two hidden layers, Potential, Hollow, Linear and sums of them "
+            "do; your own field joins by a method with_trace(t, x, cond=None) -> (f, trace), "
+            "tested by jaxflow.diagnostics.check_trace(field, x). Else write trace='exact'"
+        )
+    return _WORDS[trace]()
+
+
+def resolve(
+    trace: Auto | Exact | Estimator, field: Any, size: int, *, training: bool
+) -> Exact | Estimator:
+    """What a trace is for this field and events of this size.
+
+    `Auto` is exact, but for a training step whose field has no closed form and whose events
+    have more than a few entries: there one probe.
+    """
+    if not isinstance(trace, Auto):
+        return trace
+    cheap = has_closed_form(field) or size <= EXACT_TRAINING_SIZE
+    return Hutchinson() if training and not cheap else Exact()

@@ -1,0 +1,41 @@
+"""Jacobian-vector products of a field at one point, and sums of them in a safe precision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxflow.precision import accumulator
+
+Field = Callable[..., Float[Array, "*event"]]
+
+
+def evaluate(field: Any, t: Array, x: Array, cond: Array | None = None) -> Array:
+    """`f(t, x)`, or `f(t, x, cond)` where there is a condition."""
+    return field(t, x) if cond is None else field(t, x, cond)
+
+
+def products(
+    field: Any,
+    t: Float[Array, ""],
+    x: Float[Array, "*event"],
+    vectors: Float[Array, "..."],
+    cond: Array | None = None,
+) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
+    """`f(t, x)` and `(df/dx) v` for each of the vectors, (k, *event), from one pass."""
+
+    def jvp(v: Array) -> tuple[Array, Array]:
+        return jax.jvp(lambda x: evaluate(field, t, x, cond), (x,), (v,))
+
+    if vectors.shape[0] == 1:
+        f, jv = jvp(vectors[0])
+        return f, jv[None]
+    return jax.vmap(jvp, out_axes=(None, 0))(vectors)
+
+
+def inner(u: Float[Array, "k ..."], v: Float[Array, "k ..."]) -> Float[Array, " k"]:
+    """`u_i . v_i` over events of any shape, summed in float32 at least."""
+    dtype = accumulator(u.dtype)
+    return jnp.sum(u.astype(dtype) * v.astype(dtype), axis=tuple(range(1, u.ndim)))
