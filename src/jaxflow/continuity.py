@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, Stats, odeint
 from jaxflow.trace import exact_trace, prepare
 from jaxflow.trace.hutchinson import probe_traces
-from jaxflow.trace.products import evaluate, products
+from jaxflow.trace.products import products
 
 
 def augmented_dynamics(

@@ -2,10 +2,21 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxflow.dynamics import ACTIVATIONS, MLP, ConcatSquash, Linear
+from jaxflow.dynamics import (
+    ACTIVATIONS,
+    MLP,
+    ConcatSquash,
+    Gated,
+    Hollow,
+    Linear,
+    Potential,
+    Sum,
+)
 
 
 class Case(NamedTuple):
@@ -24,14 +35,23 @@ class Case(NamedTuple):
 
 
 def grown(field):
-    """The field with weights of ordinary size in every layer, biases among them."""
-    leaves, structure = jax.tree.flatten(field)
-    keys = jax.random.split(jax.random.key(17), len(leaves))
-    pairs = zip(leaves, keys, strict=True)
-    return structure.unflatten([w + 0.5 * jax.random.normal(k, w.shape) for w, k in pairs])
+    """The field with weights of ordinary size in every layer, biases among them.
+
+    A field may be given by the shapes of its weights alone, which takes no time to make.
+    """
+    rng = np.random.default_rng(17)
+
+    def grow(w):
+        if not eqx.is_inexact_array(w) and not isinstance(w, jax.ShapeDtypeStruct):
+            return w
+        start = 0.0 if isinstance(w, jax.ShapeDtypeStruct) else np.asarray(w)
+        return jnp.asarray(start + 0.5 * rng.normal(size=w.shape), w.dtype)
+
+    return jax.tree.map(grow, field)
 
 
 KEY = jax.random.key(3)
+OTHER = jax.random.key(4)
 
 
 def swirl(t, x, cond=None):
@@ -39,30 +59,76 @@ def swirl(t, x, cond=None):
     return jnp.sin(3 * x[..., ::-1] + t) * x + jnp.sum(x**3)
 
 
+def table():
+    return {
+        **{
+            f"mlp, {name}": Case(MLP(5, width=7, activation=name, key=KEY)) for name in ACTIVATIONS
+        },
+        "mlp, depth 1": Case(MLP(5, width=7, depth=1, key=KEY)),
+        "mlp, depth 3": Case(MLP(5, width=7, depth=3, key=KEY)),
+        "mlp, own activation": Case(MLP(5, width=7, activation=jnp.arctan, key=KEY)),
+        "mlp, time in the first": Case(MLP(5, width=7, time="first", key=KEY)),
+        "mlp, condition": Case(MLP(5, width=7, cond_dim=3, key=KEY), cond_dim=3),
+        "mlp, condition in the first": Case(
+            MLP(5, width=7, depth=1, cond_dim=3, time="first", key=KEY), cond_dim=3
+        ),
+        "mlp, matrix events": Case(MLP(12, width=7, key=KEY), (3, 4)),
+        "mlp, scalar events": Case(MLP(1, width=7, key=KEY), ()),
+        **{
+            f"concatsquash, depth {n}": Case(ConcatSquash(5, width=7, depth=n, key=KEY))
+            for n in (1, 2, 3)
+        },
+        "concatsquash, condition": Case(ConcatSquash(5, width=7, cond_dim=3, key=KEY), cond_dim=3),
+        "concatsquash, matrix events": Case(
+            ConcatSquash(12, width=7, depth=1, activation="swish", key=KEY), (3, 4)
+        ),
+        # Below: J_i by itself. Of the wide events, by its left factor and the Gram matrix.
+        **{
+            f"potential, depth {n}": Case(Potential(5, width=7, depth=n, key=KEY))
+            for n in (1, 2, 3)
+        },
+        "potential, condition": Case(
+            Potential(5, width=7, depth=2, cond_dim=3, rank=2, key=KEY), cond_dim=3
+        ),
+        "potential, matrix events": Case(Potential(12, width=3, depth=3, key=KEY), (3, 4)),
+        "potential, scalar events": Case(Potential(1, width=7, depth=2, key=KEY), ()),
+        **{f"hollow, depth {n}": Case(Hollow(5, width=7, depth=n, key=KEY)) for n in (1, 2, 3)},
+        "hollow, condition": Case(
+            Hollow(5, width=4, cond_dim=3, activation="softplus", key=KEY), cond_dim=3
+        ),
+        "hollow, matrix events": Case(Hollow(12, width=15, features=2, key=KEY), (3, 4)),
+        "hollow, scalar events": Case(Hollow(1, width=3, key=KEY), ()),
+        "gated": Case(Gated(MLP(5, width=7, key=KEY), key=OTHER)),
+        "gated, condition": Case(
+            Gated(Hollow(5, width=4, cond_dim=3, key=KEY), key=OTHER), cond_dim=3
+        ),
+        "sum": Case(
+            Sum(
+                (
+                    Gated(MLP(5, width=7, depth=1, key=KEY), key=OTHER),
+                    Gated(Potential(5, width=7, key=KEY), key=KEY),
+                    Linear(5, key=OTHER),
+                )
+            )
+        ),
+        "sum, condition": Case(
+            Sum((ConcatSquash(5, width=7, cond_dim=3, key=KEY), Linear(5, cond_dim=3, key=OTHER))),
+            cond_dim=3,
+        ),
+        "sum, matrix events": Case(
+            Sum([Linear(12, key=KEY), MLP(12, width=7, key=OTHER)]), (3, 4)
+        ),
+        "linear": Case(Linear(5, key=KEY)),
+        "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),
+        "linear, matrix events": Case(Linear(12, key=KEY), (3, 4)),
+        "function": Case(swirl),
+        "function, matrix events": Case(swirl, (3, 4)),
+        "gated function": Case(Gated(swirl, key=KEY)),
+        "sum with a function": Case(Sum((MLP(5, width=7, key=KEY), swirl))),
+    }
+
+
 FIELDS = {
-    **{f"mlp, {name}": Case(MLP(5, width=7, activation=name, key=KEY)) for name in ACTIVATIONS},
-    "mlp, depth 1": Case(MLP(5, width=7, depth=1, key=KEY)),
-    "mlp, depth 3": Case(MLP(5, width=7, depth=3, key=KEY)),
-    "mlp, own activation": Case(MLP(5, width=7, activation=jnp.arctan, key=KEY)),
-    "mlp, time in the first": Case(MLP(5, width=7, time="first", key=KEY)),
-    "mlp, condition": Case(MLP(5, width=7, cond_dim=3, key=KEY), cond_dim=3),
-    "mlp, condition in the first": Case(
-        MLP(5, width=7, depth=1, cond_dim=3, time="first", key=KEY), cond_dim=3
-    ),
-    "mlp, matrix events": Case(MLP(12, width=7, key=KEY), (3, 4)),
-    "mlp, scalar events": Case(MLP(1, width=7, key=KEY), ()),
-    **{
-        f"concatsquash, depth {n}": Case(ConcatSquash(5, width=7, depth=n, key=KEY))
-        for n in (1, 2, 3)
-    },
-    "concatsquash, condition": Case(ConcatSquash(5, width=7, cond_dim=3, key=KEY), cond_dim=3),
-    "concatsquash, matrix events": Case(
-        ConcatSquash(12, width=7, depth=1, activation="swish", key=KEY), (3, 4)
-    ),
-    "linear": Case(Linear(5, key=KEY)),
-    "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),
-    "linear, matrix events": Case(Linear(12, key=KEY), (3, 4)),
+    name: case._replace(field=grown(case.field))
+    for name, case in eqx.filter_eval_shape(table).items()
 }
-FIELDS = {name: case._replace(field=grown(case.field)) for name, case in FIELDS.items()}
-FIELDS["function"] = Case(swirl)
-FIELDS["function, matrix events"] = Case(swirl, (3, 4))

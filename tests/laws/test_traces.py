@@ -15,7 +15,10 @@ from jaxflow.trace import (
 )
 
 T = jnp.asarray(0.37)
-DEEP = {"mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"}
+DEEP = {
+    *("mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"),
+    *("gated function", "sum with a function"),
+}
 
 
 @pytest.fixture(params=FIELDS)

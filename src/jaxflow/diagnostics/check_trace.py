@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.dynamics.protocol import evaluate
 from jaxflow.trace import exact_trace, has_closed_form, prepare
-from jaxflow.trace.products import evaluate
 
 TIMES = (0.0, 0.37, 1.0)
 

@@ -5,8 +5,20 @@ Any function or Equinox module of that signature is a field. One that also has
 """
 
 from jaxflow.dynamics.activations import ACTIVATIONS
+from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
+from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
+from jaxflow.dynamics.potential import Potential
 
-__all__ = ["ACTIVATIONS", "MLP", "ConcatSquash", "Linear"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "ConcatSquash",
+    "Gated",
+    "Hollow",
+    "Linear",
+    "Potential",
+    "Sum",
+]

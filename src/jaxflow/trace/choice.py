@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 
-from jaxflow.trace.exact import has_closed_form
+from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.trace.hutchinson import Hutchinson
 from jaxflow.trace.sketched import HutchPlusPlus, XTrace
 

@@ -7,21 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxflow.trace.products import evaluate, inner
+from jaxflow.dynamics.protocol import evaluate, evaluate_with_trace, has_closed_form
+from jaxflow.trace.products import inner
 
 # Jacobian-vector products held in memory at once; more gain no speed on the processors tried.
 CHUNK = 32
-
-
-def has_closed_form(field: Any) -> bool:
-    """Whether the field brings its own exact trace."""
-    return callable(getattr(field, "with_trace", None))
-
-
-def prepare(field: Any) -> Any:
-    """The field with the products of weights that its trace needs, computed once a solve."""
-    prepared = getattr(field, "prepare", None)
-    return prepared() if callable(prepared) else field
 
 
 def exact_trace(
@@ -32,7 +22,7 @@ def exact_trace(
     The field's closed form where it has one (`with_trace`), else `jacobian_trace`.
     """
     if has_closed_form(field):
-        return field.with_trace(t, x) if cond is None else field.with_trace(t, x, cond)
+        return evaluate_with_trace(field, t, x, cond)
     return jacobian_trace(field, t, x, cond)
 
 

@@ -1,20 +1,13 @@
 """Jacobian-vector products of a field at one point, and sums of them in a safe precision."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.dynamics.protocol import evaluate
 from jaxflow.precision import accumulator
-
-Field = Callable[..., Float[Array, "*event"]]
-
-
-def evaluate(field: Any, t: Array, x: Array, cond: Array | None = None) -> Array:
-    """`f(t, x)`, or `f(t, x, cond)` where there is a condition."""
-    return field(t, x) if cond is None else field(t, x, cond)
 
 
 def products(
