@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint bench bench-traces clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,5 +39,14 @@ bench: .venv/.ready  ## the measured figures of the README; DATA=DIR adds a larg
 	$(BIN)/python benchmarks/toys.py
 	$(BIN)/python benchmarks/tables.py $(if $(DATA),--data $(DATA))
 
+bench-traces: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## exact against stochastic traces, beside zuko and torchdiffeq; QUICK=1 for a look
+	$(BIN)/python benchmarks/traces.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python)
+
+# The peers have an environment of their own: torch is no dependency of jaxflow.
+.venv-peers/.ready: benchmarks/peers/requirements.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:  ## remove what the targets made
-	rm -rf .venv demo .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers demo .pytest_cache .ruff_cache

@@ -145,12 +145,11 @@ def traces(dim: int, jacobians: jax.Array, numbers: tuple[int, ...]) -> list[tup
             ("Gaussian", m, Hutchinson(m, "gaussian")),
             ("orthogonal", m, Hutchinson(m, "orthogonal")),
         ]
-        rank = m // 2
-        if rank:
-            plain = sketch(jacobians, rank=rank, num_probes=m - rank, reference=False)
-            found.append(("Hutch++, subspace", m, plain))
-        quarter = sketch(jacobians, rank=m // 4, num_probes=m - m // 4)
-        found.append(("Hutch++, subspace and reference", m, quarter))
+        if m > 1:
+            found.append(
+                ("Hutch++, subspace", m, sketch(jacobians, num_products=m, reference=False))
+            )
+        found.append(("Hutch++, subspace and reference", m, sketch(jacobians, num_products=m)))
         if m >= 4:
             found.append(("XTrace", m, XTrace(m // 2)))
     return found

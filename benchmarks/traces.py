@@ -16,13 +16,15 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 
-from harness import interleaved, table, write_results
+from harness import RESULTS, interleaved, table, write_results
 from step import flow as step_flow
 from step import gradient as step_gradient
 from trace_costs import EVALS, FIELDS, WIDTH, measure, peak_memory
@@ -41,7 +43,8 @@ def costs(dims: tuple[int, ...], names: list[str], repeats: int) -> dict[str, An
         found[name] = {}
         for dim in dims:
             rows = 1000 if dim <= 64 else 64
-            found[name][str(dim)] = measure(name, dim, rows, repeats)
+            found[name][str(dim)] = measure(name, dim, rows, repeats if dim <= 64 else 3)
+            jax.clear_caches()
             tell(f"{name}, {dim} dimensions")
     return found
 
@@ -85,21 +88,40 @@ def equal_work(python: str, *, quick: bool) -> dict[str, Any]:
         "jaxflow, closed form, checkpointed": step_flow("auto", "checkpointed", key),
         "jaxflow, Hutchinson, checkpointed": step_flow("hutchinson", "checkpointed", key),
     }
-    runs = {n: partial(step_gradient, model, x, key) for n, model in models.items()}
+    runs: dict[str, Any] = {
+        n: partial(step_gradient, model, x, key) for n, model in models.items()
+    }
+    score = eqx.filter_jit(lambda model: model.log_prob_rows(x, None, key, training=True)[0])
+    runs |= {f"scoring, {n}": partial(score, model) for n, model in models.items()}
     before = interleaved(runs, 5)
     script = Path(__file__).parent / "peers" / "torch_traces.py"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "peers.json"
-        command = [python, str(script), "--out", str(out), *(["--quick"] if quick else [])]
+        size = ["--quick"] if quick else ["--repeats", "3", "--dims", "30"]
+        command = [python, str(script), "--out", str(out), *size]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         peers = json.loads(out.read_text())
     after = interleaved(runs, 5)
-    ours = {name: {"seconds": min(before[name], after[name]), "num_evals": 32} for name in before}
+    ours: dict[str, Any] = {"gradients": {}, "scoring": {}}
+    for name in runs:
+        what = "scoring" if name.startswith("scoring, ") else "gradients"
+        seconds = min(before[name], after[name])
+        ours[what][name.removeprefix("scoring, ")] = {"seconds": seconds, "num_evals": 32}
     return {"jaxflow": ours, "peers": peers}
 
 
 def ms_per_eval(result: dict[str, float]) -> float:
     return 1e3 * result["seconds"] / result["num_evals"]
+
+
+def by_table(names: tuple[str, ...], answer: Callable[[str], Any]) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        found[name] = answer(name)
+        # Every compiled function holds memory maps, of which a process has so many.
+        jax.clear_caches()
+        tell(name)
+    return found
 
 
 def tell(what: str) -> None:
@@ -109,92 +131,96 @@ def tell(what: str) -> None:
 START = time.perf_counter()
 
 
+def show_costs(found: dict[str, Any]) -> None:
+    for what in ("trace", "gradient", "score"):
+        print("\n" + cost_table(found, what))
+    lines = []
+    for name, by_dim in found.items():
+        spread = {d: by_dim[d]["standard deviation of log p, nats"] for d in by_dim}
+        for m in dict.fromkeys(m for each in spread.values() for m in each):
+            cells = (f"{spread[d][m]:.3g}" if m in spread[d] else "-" for d in spread)
+            lines.append([name, m, *cells])
+    dims = [f"d={d}" for d in next(iter(found.values()))]
+    print("\n" + table(["field at random", "error of log p, nats", *dims], lines))
+
+
+def show_memory(found: dict[str, Any]) -> None:
+    lines = [[case, f"{r['peak_mib']:.0f}", f"{r['seconds']:.1f}"] for case, r in found.items()]
+    print("\n" + table(["scoring 10,000 rows, one RK4 step", "peak MiB", "s"], lines))
+
+
+def show_frontier(found: dict[str, Any]) -> None:
+    for name, results in found.items():
+        lines = [
+            [method, str(p["products"]), *(f"{p[k]:.3g}" for k in ("us_per_row", "sd", "said"))]
+            for method, points in results["points"].items()
+            for p in points
+        ]
+        print(f"\n{name}: {results['spectrum']}")
+        closed, brute = results["exact_us_per_row"], results["brute_us_per_row"]
+        print(f"exact: closed form {closed:.3g} us a row, d products {brute:.3g}")
+        header = ["trace", "products", "us a row", "error of log p, nats", "standard error says"]
+        print(table(header, lines))
+
+
+def show_equal_time(found: dict[str, Any]) -> None:
+    lines = [
+        [name, method, f"{r['log_p']:.3f} +- {r['se']:.3f}", f"{r['steps']:.0f}"]
+        for name, results in found.items()
+        for method, r in results.items()
+    ]
+    print("\n" + table(["table", "trained with", "held-out log p, nats", "steps"], lines))
+
+
+def show_equal_work(found: dict[str, Any]) -> None:
+    for what in ("gradients", "scoring"):
+        lines = [
+            [name, f"{r['seconds']:.3f}", str(r["num_evals"]), f"{ms_per_eval(r):.1f}"]
+            for name, r in (found["jaxflow"].get(what, {}) | found["peers"][what]).items()
+        ]
+        header = [f"{what}, 1000 x 43, 2 x 256", "s", "evaluations", "ms an evaluation"]
+        print("\n" + table(header, lines))
+
+
 def main() -> None:
+    questions = ("costs", "memory", "frontier", "equal_time", "equal_work")
     parser = argparse.ArgumentParser(description="Exact against stochastic traces.")
     parser.add_argument("--quick", action="store_true", help="a look in under 2 minutes")
+    parser.add_argument("--only", nargs="+", choices=questions, default=questions)
     parser.add_argument("--peers", metavar="PYTHON", help="an environment with torch and zuko")
     arguments = parser.parse_args()
     quick = arguments.quick
     dims, names = (QUICK_DIMS, ["MLP"]) if quick else (DIMS, list(FIELDS))
-    results: dict[str, Any] = {
-        "settings": {"width": WIDTH, "evaluations": EVALS, "quick": quick},
-        "costs": costs(dims, names, 3 if quick else 5),
-    }
-    for what in ("trace", "gradient", "score"):
-        print("\n" + cost_table(results["costs"], what))
-    print("\nStandard deviation of log p on fields at random, nats:")
-    for name, by_dim in results["costs"].items():
-        spread = {d: by_dim[d]["standard deviation of log p, nats"] for d in by_dim}
-        methods = list(dict.fromkeys(m for each in spread.values() for m in each))
-        lines = [
-            [name, m, *(f"{spread[d][m]:.3g}" if m in spread[d] else "-" for d in spread)]
-            for m in methods
-        ]
-        print(table(["field", "probes", *(f"d={d}" for d in spread)], lines))
-
-    results["memory"] = memory(quick=quick)
-    lines = [
-        [case, f"{r['peak_mib']:.0f}", f"{r['seconds']:.1f}"]
-        for case, r in results["memory"].items()
-    ]
-    print("\n" + table(["scoring 10,000 rows, one RK4 step", "peak MiB", "s"], lines))
-
     tables = TABLES[1:2] if quick else TABLES
-    results["frontier"] = {}
     seconds, keys, numbers = (3, 1, (1, 8)) if quick else (30, 4, (1, 2, 4, 8, 16, 32))
-    for name in tables:
-        results["frontier"][name] = frontier(name, seconds, keys, numbers)
-        tell(f"errors on {name}")
-    for name, found in results["frontier"].items():
-        lines = [
-            [
-                method,
-                str(p["products"]),
-                f"{p['us_per_row']:.3g}",
-                f"{p['sd']:.3g}",
-                f"{p['said']:.3g}" if p["said"] else "-",
-            ]
-            for method, points in found["points"].items()
-            for p in points
-        ]
-        print(f"\n{name}: {found['spectrum']}")
-        print(f"exact: closed form {found['exact_us_per_row']:.3g} us a row, brute force ", end="")
-        print(f"{found['brute_us_per_row']:.3g}")
-        header = ["trace", "products", "us a row", "error of log p, nats", "standard error says"]
-        print(table(header, lines))
-
-    results["equal_time"] = {}
-    for name in tables:
-        results["equal_time"][name] = equal_time(name, 2 if quick else 20)
-        tell(f"training on {name}")
-    lines = [
-        [name, method, f"{r['log_p']:.3f} +- {r['se']:.3f}", f"{r['steps']:.0f}"]
-        for name, found in results["equal_time"].items()
-        for method, r in found.items()
-    ]
-    print("\n" + table(["table", "trained with", "held-out log p, nats", "steps"], lines))
-
-    if arguments.peers:
-        results["equal_work"] = equal_work(arguments.peers, quick=quick)
-        tell("peers")
-        both = results["equal_work"]
-        everyone = both["jaxflow"] | both["peers"]["gradients"]
-        lines = [
-            [
-                name,
-                f"{r['seconds']:.3f}",
-                str(r["num_evals"]),
-                f"{1000.0 * r['seconds'] / r['num_evals']:.1f}",
-            ]
-            for name, r in everyone.items()
-        ]
-        header = ["training gradient, 1000 x 43, 2 x 256", "s", "evaluations", "ms an evaluation"]
-        print("\n" + table(header, lines))
-
+    todo: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+        "costs": (lambda: costs(dims, names, 3 if quick else 5), show_costs),
+        "memory": (lambda: memory(quick=quick), show_memory),
+        "frontier": (
+            lambda: by_table(tables, lambda name: frontier(name, seconds, keys, numbers)),
+            show_frontier,
+        ),
+        "equal_time": (
+            lambda: by_table(tables, lambda name: equal_time(name, 2 if quick else 15)),
+            show_equal_time,
+        ),
+        "equal_work": (lambda: equal_work(arguments.peers, quick=quick), show_equal_work),
+    }
+    kept = RESULTS / "traces.json"
+    # A question asked alone replaces its own answer in the file.
+    results = json.loads(kept.read_text())["results"] if kept.exists() and not quick else {}
+    results["settings"] = {"width": WIDTH, "evaluations": EVALS}
+    for question in arguments.only:
+        if question == "equal_work" and not arguments.peers:
+            continue
+        answer, show = todo[question]
+        results[question] = answer()
+        show(results[question])
+        if not quick:
+            write_results("traces", results)
     if not quick:
         draw_cost(results["costs"], IMAGES / "trace_cost.png")
         draw_frontier(results["frontier"], IMAGES / "trace_frontier.png")
-        print(f"written to {write_results('traces', results)}")
     tell("done")
 
 

@@ -235,7 +235,7 @@ def test_a_sketch_from_the_flow_itself_lowers_the_error():
     field = grown(MLP(6, width=8, depth=2, key=KEY))
     flow = CNF(field, StandardNormal(6), ode_eval=ODE(solver="rk4", num_steps=16))
     x = flow.sample(KEY, 200)
-    trace = HutchPlusPlus.from_jacobians(flow.integrated_jacobian(x[:50]), rank=2, num_probes=2)
+    trace = HutchPlusPlus.from_jacobians(flow.integrated_jacobian(x[:50]), num_products=4)
     errors = {}
     for each in (Hutchinson(4), trace):
         value, _ = dataclasses.replace(flow, trace=each).log_prob_with_error(x[50:], key=KEY)

@@ -93,7 +93,7 @@ def test_a_sketch_of_jacobians_takes_their_mean_and_leading_directions(key):
     u = orthonormal(keys[1], 3, 6)
     cores = jax.random.normal(keys[2], (50, 3, 3))
     jacobians = mean[None] + jnp.einsum("ai,nab,bj->nij", u, cores, u).reshape(50, 2, 3, 2, 3)
-    trace = HutchPlusPlus.from_jacobians(jacobians, rank=3, num_probes=2)
+    trace = HutchPlusPlus.from_jacobians(jacobians, rank=3, num_products=5)
     assert trace.reference is not None
     np.testing.assert_allclose(trace.reference, jnp.mean(jacobians, axis=0), rtol=1e-12)
     flat = trace.subspace.reshape(3, 6)
@@ -103,8 +103,12 @@ def test_a_sketch_of_jacobians_takes_their_mean_and_leading_directions(key):
         values, errors = hutch_estimates(trace, matrix, jax.random.split(key, 3), (2, 3))
         np.testing.assert_allclose(values, jnp.trace(matrix), rtol=1e-9)
         np.testing.assert_allclose(errors, 0, atol=1e-9)
-    alone = HutchPlusPlus.from_jacobians(jacobians, rank=2, reference=False)
+    alone = HutchPlusPlus.from_jacobians(jacobians, rank=2, num_products=3, reference=False)
     assert alone.reference is None
+    # Left to choose, it finds that fewer than three would leave something to probes.
+    chosen = HutchPlusPlus.from_jacobians(jacobians, num_products=6)
+    assert len(chosen.subspace) >= 3
+    assert len(chosen.subspace) + chosen.num_probes == 6
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3)])
@@ -147,9 +151,11 @@ def test_settings_that_are_refused():
     with pytest.raises(ValueError, match=r"subspace has shape \(4, 4\); for events of shape \(2"):
         HutchPlusPlus(jnp.eye(4)).draw(jax.random.key(0), (2, 2), float)
     with pytest.raises(ValueError, match=r"rank=5 must be a whole number from 0 to 4"):
-        HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=5)
+        HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=5, num_products=9)
+    with pytest.raises(ValueError, match=r"rank=2 .*from 0 to 1: at least one of num_products=2"):
+        HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=2, num_products=2)
     with pytest.raises(ValueError, match=r"jacobians has shape \(4, 4\); give \(rows"):
-        HutchPlusPlus.from_jacobians(jnp.ones((4, 4)), rank=1)
+        HutchPlusPlus.from_jacobians(jnp.ones((4, 4)), rank=1, num_products=2)
     with pytest.raises(ValueError, match="num_probes=1 must be at least 2"):
         XTrace(1)
     with pytest.raises(ValueError, match=r"num_probes=5 is more than events of shape \(2, 2\)"):

@@ -27,7 +27,7 @@ class HutchPlusPlus(eqx.Module):
 
     ```python
     jacobians = flow.integrated_jacobian(x[:64])
-    trace = jaxflow.HutchPlusPlus.from_jacobians(jacobians, rank=4, num_probes=12)
+    trace = jaxflow.HutchPlusPlus.from_jacobians(jacobians, num_products=16)
     flow = dataclasses.replace(flow, trace=trace)
     ```
 
@@ -76,36 +76,57 @@ class HutchPlusPlus(eqx.Module):
         cls,
         jacobians: Float[Array, "rows ..."],
         *,
-        rank: int,
-        num_probes: int = 4,
-        law: Literal["rademacher", "gaussian"] = "rademacher",
+        num_products: int,
+        rank: int | None = None,
         reference: bool = True,
     ) -> "HutchPlusPlus":
-        """Subspace and reference from integrated Jacobians of a few rows, (rows, *event, *event).
+        """Subspace and reference from integrated Jacobians of a few rows.
 
         The reference is their mean. The subspace holds the leading eigenvectors of the mean of
         `S^2`, `S = J + J^T` of what the reference leaves: the part of the variance that a
-        shared subspace can remove.
+        shared subspace can remove. Probes are Rademacher's.
+
+        Args:
+            jacobians: (rows, *event, *event), as `flow.integrated_jacobian(x)` gives them; 32 to
+                64 rows, known values.
+            num_products: Jacobian-vector products an evaluation may take, `rank + num_probes`.
+            rank: how many of them are exact directions; None chooses by the variance that is
+                left for every second row, with a subspace of the others.
+            reference: whether to use the mean as a control variate.
 
         Raises:
-            ValueError: a rank out of range, an odd number of event axes.
+            ValueError: numbers out of range, an odd number of event axes, too few rows.
         """
         rows, shape = jacobians.shape[0], jacobians.shape[1:]
         event = shape[: len(shape) // 2]
         size = math.prod(event)
-        if shape != event + event or rows == 0:
+        if shape != event + event or rows < 2:
             raise ValueError(
-                f"jacobians has shape {jacobians.shape}; give (rows, *event, *event), as "
-                "flow.integrated_jacobian(x) does"
+                f"jacobians has shape {jacobians.shape}; give (rows, *event, *event) of two rows "
+                "or more, as flow.integrated_jacobian(x) does"
             )
-        if not isinstance(rank, int) or not 0 <= rank <= size:
-            raise ValueError(f"rank={rank!r} must be a whole number from 0 to {size}")
-        mean = jnp.mean(jacobians, axis=0)
-        rest = (jacobians - mean[None] if reference else jacobians).reshape(rows, size, size)
-        s = rest + jnp.swapaxes(rest, 1, 2)
-        _, vectors = jnp.linalg.eigh(jnp.einsum("nij,njk->ik", s, s) / rows)
-        subspace = vectors[:, ::-1][:, :rank].T.reshape(rank, *event)
-        return cls(subspace, mean if reference else None, num_probes, law)
+        check_count("num_products", num_products)
+        most = min(size, num_products - 1)
+        if rank is not None and (not isinstance(rank, int) or not 0 <= rank <= most):
+            raise ValueError(
+                f"rank={rank!r} must be a whole number from 0 to {most}: at least one of "
+                f"num_products={num_products} is a probe"
+            )
+        s = jacobians.reshape(rows, size, size)
+        s = s + jnp.swapaxes(s, 1, 2)
+        if rank is None:
+            fitted, held = s[::2], s[1::2]
+            centre = jnp.mean(fitted, axis=0) if reference else jnp.zeros_like(s[0])
+            q = _leading(fitted - centre[None])
+            left = [
+                _variance(q[:, :r], held - centre[None]) / (num_products - r)
+                for r in range(most + 1)
+            ]
+            rank = int(np.argmin([float(v) for v in left]))
+        mean = jnp.mean(s, axis=0) if reference else jnp.zeros_like(s[0])
+        subspace = _leading(s - mean[None])[:, :rank].T.reshape(rank, *event)
+        known = jnp.mean(jacobians, axis=0) if reference else None
+        return cls(subspace, known, num_products - rank)
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         """Vectors (rank + num_probes, *event) whose mean of `v^T J v` is the estimate.
@@ -155,6 +176,18 @@ class HutchPlusPlus(eqx.Module):
             return value, jnp.zeros((), divergences.dtype)
         share = self.num_probes / (rank + self.num_probes)
         return value, standard_error(share * divergences[rank:])
+
+
+def _leading(s: Float[Array, "rows size size"]) -> Float[Array, "size size"]:
+    """Eigenvectors of the mean of `S^2`, as columns, the leading one first."""
+    return jnp.linalg.eigh(jnp.einsum("nij,njk->ik", s, s) / len(s))[1][:, ::-1]
+
+
+def _variance(q: Float[Array, "size rank"], s: Float[Array, "rows size size"]) -> Array:
+    """Mean variance of one Rademacher probe on the complement of Q."""
+    away = jnp.eye(len(q), dtype=q.dtype) - q @ q.T
+    rest = jnp.einsum("ij,njk,kl->nil", away, s, away)
+    return jnp.mean(jnp.sum(jnp.triu(rest, 1) ** 2, axis=(1, 2)))
 
 
 class XTrace(eqx.Module):
