@@ -40,7 +40,7 @@ def draw_cost(costs: dict[str, Any], path: Path) -> None:
 def draw_frontier(found: dict[str, Any], path: Path) -> None:
     """Error of log p against the time of scoring, with the frontier of what is worth choosing."""
     figure, axes = plt.subplots(
-        1, len(found), figsize=(4.4 * len(found), 3.8), layout="constrained"
+        1, len(found), figsize=(4.2 * len(found) + 1.8, 3.8), layout="constrained"
     )
     for ax, (name, results) in zip(axes, found.items(), strict=True):
         every = []
@@ -61,7 +61,9 @@ def draw_frontier(found: dict[str, Any], path: Path) -> None:
         title = f"{name}, {results['dim']} columns"
         ax.set(xscale="log", yscale="log", title=title, xlabel="scoring, microseconds a row")
         ax.grid(alpha=0.3)
+        ax.tick_params(which="both", labelsize=7)
     axes[0].set_ylabel("error of log p, nats")
-    axes[-1].legend(fontsize=7)
+    handles = axes[-1].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=150)
     plt.close(figure)

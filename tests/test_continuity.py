@@ -125,13 +125,14 @@ def test_the_derivative_of_point_and_log_density(key):
     assert float(change) == -float(hutchinson_trace(field, t, x, probes)[1])
 
 
-def test_probes_stay_fixed_through_a_solve(key):
+@pytest.mark.parametrize("each", [False, True])
+def test_probes_stay_fixed_through_a_solve(each, key):
     # For a linear field the estimate of a row is then exactly mean v^T A v, at every tolerance.
     probes = jax.vmap(lambda key: Hutchinson(2).draw(key, (5,), float))(jax.random.split(key, 3))
     x, start = jax.random.normal(key, (3, 5)), jnp.asarray([0.0, 1.0, -2.0])
     field = Linear(matrix=MATRIX)
     (moved, log_p), _ = transport_density(
-        field, x, start, 0.2, 0.9, None, probes, ode=ODE(rtol=1e-3, atol=1e-3)
+        field, x, start, 0.2, 0.9, None, probes, ode=ODE(rtol=1e-3, atol=1e-3), each=each
     )
     estimate = jnp.einsum("nki,ij,nkj->n", probes, MATRIX, probes) / 2
     np.testing.assert_allclose(log_p, start - 0.7 * estimate, rtol=1e-12)

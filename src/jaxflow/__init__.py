@@ -6,7 +6,16 @@ from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
-from jaxflow.ode import ODE, SolveError, Stats, Status, odeint, odeint_adjoint, odeint_checkpointed
+from jaxflow.ode import (
+    ODE,
+    SolveError,
+    Stats,
+    Status,
+    odeint,
+    odeint_adjoint,
+    odeint_checkpointed,
+    odeint_many,
+)
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
 from jaxflow.training import TrainConfig, TrainingError, fit
 
@@ -37,6 +46,7 @@ __all__ = [
     "odeint",
     "odeint_adjoint",
     "odeint_checkpointed",
+    "odeint_many",
     "save",
     "transforms",
 ]

@@ -15,10 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.ode import ODE, Stats, odeint
+from jaxflow.ode import ODE, Stats, odeint, odeint_many
+from jaxflow.ode.checks import check_save_at
+from jaxflow.ode.odeint import with_num_steps
+from jaxflow.ode.twice import Twice, solve_twice
 from jaxflow.trace import exact_trace, prepare
 from jaxflow.trace.hutchinson import probe_traces
 from jaxflow.trace.products import products
@@ -58,8 +62,21 @@ def transport(
     ode: ODE,
     save_at: Any = None,
 ) -> tuple[Float[Array, "..."], Stats]:
-    """Where points at time `t0` are at `t1`; with `save_at` at each of its times."""
-    return odeint(_point_rows, x, t0, t1, (field, cond), ode=ode, save_at=save_at)
+    """Where points at time `t0` are at `t1`, each row by steps of its own.
+
+    With `save_at` at each of its times: each is hit exactly, and counts have a leading axis.
+    """
+    if save_at is None:
+        return odeint_many(_point, x, t0, t1, field, (cond,), ode=ode)
+    times = check_save_at(save_at, t0, t1, x.dtype)
+    ode = with_num_steps(ode, t0, t1, times)
+
+    def segment(carry: tuple[Array, Array], tb: Array) -> tuple[Any, Any]:
+        x, ta = carry
+        x, stats = odeint_many(_point, x, ta, tb, field, (cond,), ode=ode)
+        return (x, tb), (x, stats)
+
+    return lax.scan(segment, (x, jnp.asarray(t0, x.dtype)), jnp.asarray(times))[1]
 
 
 def transport_density(
@@ -72,13 +89,32 @@ def transport_density(
     probes: Float[Array, "batch k *event"] | None = None,
     *,
     ode: ODE,
+    each: bool = False,
 ) -> tuple[tuple[Float[Array, "batch *event"], Float[Array, "batch ..."]], Stats]:
-    """Points at `t1` and their log-densities there, from those at `t0`, in one joint solve.
+    """Points at `t1` and their log-densities there, from those at `t0`.
 
-    `log_p` is (batch,), or (batch, k) to carry one for each probe.
+    `log_p` is (batch,), or (batch, k) to carry one for each probe. With `each` a row has steps
+    of its own, else all rows share one solve.
     """
-    args = (field if probes is not None else prepare(field), cond, probes)
-    return odeint(_density_rows, (x, log_p), t0, t1, args, ode=ode)
+    field = field if probes is not None else prepare(field)
+    return _solve(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode, each=each)
+
+
+def transport_density_twice(
+    field: Any,
+    x: Float[Array, "batch *event"],
+    log_p: Float[Array, "batch ..."],
+    t0: Any,
+    t1: Any,
+    cond: Float[Array, "batch ..."] | None = None,
+    probes: Float[Array, "batch k *event"] | None = None,
+    *,
+    ode: ODE,
+) -> tuple[Twice, Stats]:
+    """`transport_density` of each row by steps of its own, and again by finer ones."""
+    field = field if probes is not None else prepare(field)
+    start, end = (jnp.broadcast_to(jnp.asarray(t, x.dtype), len(x)) for t in (t0, t1))
+    return solve_twice(_density, (x, log_p), start, end, field, (cond, probes), ode=ode)
 
 
 def transport_products(
@@ -90,21 +126,37 @@ def transport_products(
     vectors: Float[Array, "batch k *event"],
     *,
     ode: ODE,
+    each: bool,
 ) -> tuple[tuple[Float[Array, "batch *event"], Float[Array, "batch k *event"]], Stats]:
     """Points at `t1`, and the Jacobian integrated from `t0` to `t1` times each vector."""
-    images = jnp.zeros(vectors.shape, vectors.dtype)
-    return odeint(_product_rows, (x, images), t0, t1, (field, cond, vectors), ode=ode)
+    start = x, jnp.zeros(vectors.shape, vectors.dtype)
+    return _solve(_products, start, t0, t1, field, (cond, vectors), ode=ode, each=each)
 
 
-def _density_rows(t: Array, state: Any, args: Any) -> Any:
-    return jax.vmap(augmented_dynamics, in_axes=(None, 0, (None, 0, 0)))(t, state, args)
+def _solve(
+    f: Any, y0: Any, t0: Any, t1: Any, field: Any, rows: Any, *, ode: ODE, each: bool
+) -> tuple[Any, Stats]:
+    """Solve `f(t, y, field, row)` of one row for all rows."""
+    if each:
+        return odeint_many(f, y0, t0, t1, field, rows, ode=ode)
+
+    def batch(t: Array, y: Any, args: Any) -> Any:
+        return jax.vmap(f, in_axes=(None, 0, None, 0))(t, y, *args)
+
+    return odeint(batch, y0, t0, t1, (field, rows), ode=ode)
 
 
-def _point_rows(t: Array, x: Array, args: Any) -> Array:
-    field, cond = args
-    return jax.vmap(evaluate, in_axes=(None, None, 0, 0))(field, t, x, cond)
+# One row; without conditions and probes the solver passes no row at all.
 
 
-def _product_rows(t: Array, state: Any, args: Any) -> Any:
-    field, cond, vectors = args
-    return jax.vmap(products, in_axes=(None, None, 0, 0, 0))(field, t, state[0], vectors, cond)
+def _point(t: Array, x: Array, field: Any, row: Any = (None,)) -> Array:
+    return evaluate(field, t, x, row[0])
+
+
+def _density(t: Array, state: Any, field: Any, row: Any = (None, None)) -> Any:
+    return augmented_dynamics(t, state, (field, *row))
+
+
+def _products(t: Array, state: Any, field: Any, row: Any) -> Any:
+    cond, vectors = row
+    return products(field, t, state[0], vectors, cond)

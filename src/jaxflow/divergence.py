@@ -1,6 +1,9 @@
 """The change of a log-density along trajectories, by any trace, with its standard error."""
 
+import functools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.continuity import transport_density, transport_products
+from jaxflow.continuity import (
+    transport_density,
+    transport_density_twice,
+    transport_products,
+)
 from jaxflow.ode import ODE, Stats
+from jaxflow.ode.twice import Twice
 from jaxflow.precision import accumulator
-from jaxflow.trace import Estimator, Exact, XTrace
+from jaxflow.trace import Estimator, Exact, Hutchinson, HutchPlusPlus, XTrace
 
+Rule = Callable[[Array], tuple[Array, Array | None]]
 Change = tuple[Float[Array, "batch *event"], Float[Array, " batch"], Any, Stats]
 
 
@@ -27,32 +36,69 @@ def density_change(
     key: PRNGKeyArray | None,
     *,
     ode: ODE,
+    each: bool,
 ) -> Change:
     """Points at `t1`, `log p(t1) - log p(t0)` along their way, its standard error, the counts.
 
     With k probes each one's divergence is integrated on its own along the one trajectory, so
     the standard error costs no second solve. It is 0 for an exact trace, None for one probe.
+    With `each` a row has steps of its own, else all rows share one solve.
 
     Raises:
         ValueError: a stochastic trace without a key.
     """
-    dtype = accumulator(x.dtype)
-    if isinstance(trace, Exact):
-        zero = jnp.zeros(len(x), dtype)
-        (x, change), stats = transport_density(field, x, zero, t0, t1, cond, ode=ode)
-        return x, change, jnp.zeros_like(change), stats
-    probes = draw_rows(trace, key, x)
     if isinstance(trace, XTrace):
-        (end, images), first = transport_products(field, x, t0, t1, cond, probes, ode=ode)
+        probes = draw_rows(trace, key, x)
+        multiply = partial(transport_products, field, x, t0, t1, cond, ode=ode, each=each)
+        (end, images), first = multiply(probes)
         basis = jax.vmap(trace.basis)(images)
-        (_, basis_images), second = transport_products(field, x, t0, t1, cond, basis, ode=ode)
+        (_, basis_images), second = multiply(basis)
         value, error = jax.vmap(trace.estimate)(probes, images, basis, basis_images)
         return end, -value, error, first.then(second)
-    zero = jnp.zeros(probes.shape[:2], dtype)
-    (x, change), stats = transport_density(field, x, zero, t0, t1, cond, probes, ode=ode)
+    start, probes, rule = _plan(trace, key, x, t0, t1)
+    (x, change), stats = transport_density(
+        field, x, start, t0, t1, cond, probes, ode=ode, each=each
+    )
+    return x, *rule(change), stats
+
+
+def density_change_twice(
+    trace: Exact | Hutchinson | HutchPlusPlus,
+    field: Any,
+    x: Float[Array, "batch *event"],
+    t0: Any,
+    t1: Any,
+    cond: Float[Array, "batch ..."] | None,
+    key: PRNGKeyArray | None,
+    *,
+    ode: ODE,
+) -> tuple[Twice, Rule, Stats]:
+    """`density_change` by two solves a row, which tell the error of the steps.
+
+    Returns:
+        The solves of `(x, log p)`, the rule that makes a change and its standard error of the
+        log p of either, and the counts.
+    """
+    start, probes, rule = _plan(trace, key, x, t0, t1)
+    twice, stats = transport_density_twice(field, x, start, t0, t1, cond, probes, ode=ode)
+    return twice, rule, stats
+
+
+def _plan(
+    trace: Exact | Hutchinson | HutchPlusPlus, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
+) -> tuple[Array, Array | None, Rule]:
+    """The log p to start from, probes, and what to make of the log p that come out."""
+    dtype = accumulator(x.dtype)
+    if isinstance(trace, Exact):
+        return jnp.zeros(len(x), dtype), None, lambda change: (change, jnp.zeros_like(change))
+    probes = draw_rows(trace, key, x)
     span = jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype)
-    value, error = jax.vmap(trace.estimate, in_axes=(0, 0, None))(-change, probes, span)
-    return x, -value, error, stats
+
+    def rule(change: Array) -> tuple[Array, Array | None]:
+        value, error = jax.vmap(trace.estimate, in_axes=(0, 0, None))(-change, probes, span)
+        return -value, error
+
+    return jnp.zeros(probes.shape[:2], dtype), probes, rule
 
 
 @eqx.filter_jit
@@ -72,19 +118,21 @@ def integrated_jacobian(
     size = math.prod(shape)
     chunk = min(chunk, size)
 
+    multiply = partial(transport_products, field, x, 1.0, 0.0, cond, ode=ode, each=True)
+
     def columns(start: Array) -> tuple[Array, Stats]:
         basis = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=x.dtype)
         basis = jnp.broadcast_to(basis.reshape(chunk, *shape), (len(x), chunk, *shape))
-        (_, images), stats = transport_products(field, x, 1.0, 0.0, cond, basis, ode=ode)
+        (_, images), stats = multiply(basis)
         return -images, stats
 
     images, each = lax.map(columns, jnp.arange(0, size, chunk))
     # (chunks, batch, chunk, *event): the index of the column is made of the first and third.
     images = jnp.moveaxis(images, 0, 1).reshape(len(x), -1, *shape)[:, :size]
     images = jnp.moveaxis(images, 1, -1)
-    failed = each.status != 0
-    at = jnp.where(jnp.any(failed), jnp.argmax(failed), 0)
-    return images.reshape(len(x), *shape, *shape), jax.tree.map(lambda leaf: leaf[at], each)
+    first, *rest = (jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(len(each.t)))
+    stats = functools.reduce(Stats.then, rest, first)
+    return images.reshape(len(x), *shape, *shape), stats
 
 
 def draw_rows(

@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxflow.accuracy import base_density, stated_error
 from jaxflow.bases import check_base
 from jaxflow.continuity import transport
-from jaxflow.divergence import density_change, integrated_jacobian
+from jaxflow.divergence import density_change, density_change_twice, integrated_jacobian
 from jaxflow.model import (
     Flow,
     accept,
@@ -23,8 +24,7 @@ from jaxflow.model import (
 )
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.odeint import with_num_steps
-from jaxflow.precision import accumulator
-from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, as_trace, resolve
+from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 from jaxflow.trace.hutchinson import PILOT_PROBES
 
 # Rows whose trace is measured to choose a number of probes.
@@ -38,10 +38,20 @@ class LogDensity(NamedTuple):
         value: log-density.
         trace_se: standard error that a stochastic trace leaves in the value; zeros where the
             trace is exact, None where a single probe tells nothing of its error.
+        ode_error: error that the steps of the solve leave in the value, as stated by
+            `jaxflow.accuracy`; None with fixed steps and for XTrace, which do not tell.
+        refined: the log-density by a second, finer solve, more exact than `value` as a rule;
+            None where `ode_error` is.
+        status: a `jaxflow.Status`, how the row's solve ended.
+        num_evals: evaluations of the field that the row took.
     """
 
     value: Float[Array, "*batch"]
     trace_se: Float[Array, "*batch"] | None
+    ode_error: Float[Array, "*batch"] | None
+    refined: Float[Array, "*batch"] | None
+    status: Int[Array, "*batch"]
+    num_evals: Int[Array, "*batch"]
 
 
 class CNF(Flow):
@@ -100,15 +110,32 @@ class CNF(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space."""
-        (value, _), stats = self._density_at(1.0, u, cond, key, training=training)
+        value, _, stats = self._density_at(1.0, u, cond, key, training=training)
         return value, stats
 
     def _density_at(
         self, t: Any, u: Array, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
-    ) -> tuple[LogDensity, Stats]:
+    ) -> tuple[Array, Array | None, Stats]:
+        """Log-density, its trace's standard error, and counts."""
         z, change, trace_se, stats = self._change(u, t, 0.0, cond, key, training=training)
-        wide = z.astype(accumulator(z.dtype))
-        return LogDensity(jax.vmap(self.base.log_prob)(wide) - change, trace_se), stats
+        return base_density(self.base, z) - change, trace_se, stats
+
+    def _audited(
+        self, u: Array, cond: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[LogDensity, Stats]:
+        """Log-density at `t = 1` of rows in flow space, and what is known of its error."""
+        trace, ode = self._trace(training=False), replace(self.ode_eval, throw=False)
+        if isinstance(trace, XTrace) or not ode.adaptive:
+            value, trace_se, stats = self._density_at(1.0, u, cond, key, training=False)
+            return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
+        twice, rule, stats = density_change_twice(
+            trace, self.field, u, 1.0, 0.0, cond, key, ode=ode
+        )
+        change, trace_se = rule(twice.y[1])
+        value = base_density(self.base, twice.y[0]) - change
+        refined = base_density(self.base, twice.refined[0]) - rule(twice.refined[1])[0]
+        error = stated_error(self.base, twice, value, refined, ode)
+        return LogDensity(value, trace_se, error, refined, stats.status, stats.num_evals), stats
 
     def _change(
         self,
@@ -120,15 +147,18 @@ class CNF(Flow):
         *,
         training: bool,
     ) -> tuple[Array, Array, Array | None, Stats]:
-        size = math.prod(self.event_shape)
-        trace = resolve(self.trace, self.field, size, training=training)
+        trace = self._trace(training=training)
+        ode = replace(self.ode if training else self.ode_eval, throw=False)
+        return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, each=not training)
+
+    def _trace(self, *, training: bool) -> Exact | Estimator:
+        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
             raise ValueError(
                 f"target_se={trace.target_se} chooses the number of probes from rows whose values "
                 "are known: write flow = flow.settled(x, key=key) first, outside jit"
             )
-        ode = replace(self.ode if training else self.ode_eval, throw=False)
-        return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode)
+        return trace
 
     def sample_rows(
         self,
@@ -148,12 +178,14 @@ class CNF(Flow):
     def log_prob_with_error(
         self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
     ) -> LogDensity:
-        """`log_prob` and, row by row, the standard error that its trace leaves.
+        """`log_prob` and, row by row, what is known of its error.
 
-        With k probes each one's divergence is integrated along the one trajectory, so value and
-        standard error come from one solve. `value +- q trace_se`, with q the 97.5 % point of
-        Student's t with k - 1 degrees of freedom, covers the exact log-density about 95 % of
-        the time.
+        *The trace.* With k probes each one's divergence is integrated along the one trajectory.
+        `value +- q trace_se`, with q the 97.5 % point of Student's t with k - 1 degrees of
+        freedom, covers the log-density of the exact trace about 95 % of the time.
+
+        *The steps.* Each row is solved twice, at 2 to 3 times the cost of `log_prob`; the true
+        error is within `ode_error` for about 99 % of rows (`jaxflow.accuracy`).
 
         Args:
             x: (*batch, *event).
@@ -163,8 +195,7 @@ class CNF(Flow):
         flow, rows, cond, batch = accept(self, x, cond, "x")
         flow = flow.settled(rows, cond, key)
         answer, stats = score_rows(flow, rows, cond, key, score=_log_prob_with_error)
-        for each in stats:
-            answer = checked(self, answer, each, "log_prob_with_error")
+        answer = checked(self, answer, stats, "log_prob_with_error")
         return jax.tree.map(lambda values: values.reshape(batch), answer)
 
     def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
@@ -196,7 +227,7 @@ class CNF(Flow):
         if key is not None:
             key = jax.random.fold_in(key, PILOT_ROWS)
         cond = None if cond is None else cond[few]
-        (_, error), _ = _log_prob_with_error(pilot, rows[few], cond, key)
+        error = _log_prob_with_error(pilot, rows[few], cond, key)[0].trace_se
         assert error is not None
         number = trace.number_for(float(jnp.mean(error**2)), size)
         settled = Exact() if number >= size else Hutchinson(number, trace.law)
@@ -277,20 +308,17 @@ class CNF(Flow):
 def _log_prob_at(
     flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats]:
-    (value, _), stats = _in_data_space(flow, t, x, cond, key)
-    return value, stats
+    u, log_det = into_flow_space(flow.transform, x)
+    value, _, stats = flow._density_at(t, u, cond, key, training=False)
+    return value + log_det.astype(value.dtype), stats
 
 
 @eqx.filter_jit
 def _log_prob_with_error(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
-    return _in_data_space(flow, 1.0, x, cond, key)
-
-
-def _in_data_space(
-    flow: CNF, t: Any, x: Array, cond: Array | None, key: PRNGKeyArray | None
-) -> tuple[LogDensity, Stats]:
     u, log_det = into_flow_space(flow.transform, x)
-    (value, trace_se), stats = flow._density_at(t, u, cond, key, training=False)
-    return LogDensity(value + log_det.astype(value.dtype), trace_se), stats
+    answer, stats = flow._audited(u, cond, key)
+    log_det = log_det.astype(answer.value.dtype)
+    refined = None if answer.refined is None else answer.refined + log_det
+    return answer._replace(value=answer.value + log_det, refined=refined), stats

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +80,7 @@ class Flow(eqx.Module):
         """
         flow, rows, cond, batch = accept(self, x, cond, "x")
         log_p, stats = score_rows(flow.settled(rows, cond, key), rows, cond, key)
-        for each in stats:
-            log_p = checked(self, log_p, each, "log_prob")
-        return log_p.reshape(batch)
+        return checked(self, log_p, stats, "log_prob").reshape(batch)
 
     def sample(
         self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
@@ -114,15 +112,14 @@ class Flow(eqx.Module):
         count = math.prod(batch)
         flow, cond = promote(self, cond_rows(cond, batch))
         keys = jax.random.split(base_key, count)
-        xs, logs = [], []
-        for part, part_key, keep in _chunks(count, self.event_shape, probe_key):
-            rows, row_cond = _take(part, keys, cond)
-            x, log_p, stats = _sample(flow, rows, row_cond, part_key, with_log_prob)
-            x, log_p = checked(self, (x, log_p), stats, "sample")
-            xs.append(x[:keep])
-            logs.append(None if log_p is None else log_p[:keep])
-        x = jnp.concatenate(xs).reshape(*batch, *self.event_shape)
-        return x, jnp.concatenate(logs).reshape(batch) if with_log_prob else None
+
+        def draw(part: Array | slice, key: PRNGKeyArray | None) -> Any:
+            return _sample(flow, *_take(part, keys, cond), key, with_log_prob)
+
+        (x, log_p), stats = _by_chunks(count, self.event_shape, probe_key, draw)
+        x, log_p = checked(self, (x, log_p), stats, "sample")
+        x = x.reshape(*batch, *self.event_shape)
+        return x, None if log_p is None else log_p.reshape(batch)
 
     def log_prob_rows(
         self,
@@ -148,23 +145,20 @@ def score_rows(
     key: PRNGKeyArray | None = None,
     *,
     score: Callable[..., tuple[Any, Stats | None]] | None = None,
-) -> tuple[Any, list[Stats | None]]:
-    """Log-density of any number of rows in data units, and the counts of each chunk's solve.
+) -> tuple[Any, Stats | None]:
+    """Log-density of any number of rows in data units, and the counts of each row's solve.
 
     Args:
         flow: the flow.
         x: rows.
         cond: their conditions.
         key: for the probes of a stochastic trace.
-        score: what is computed of a chunk, `(flow, x, cond, key) -> (arrays by row, counts)`.
+        score: what is computed of a chunk, `(flow, x, cond, key) -> (arrays, counts)` by row.
     """
     score = _log_prob if score is None else score
-    parts, counts = [], []
-    for part, part_key, keep in _chunks(len(x), x.shape[1:], key):
-        values, stats = score(flow, *_take(part, x, cond), part_key)
-        parts.append(jax.tree.map(lambda rows, keep=keep: rows[:keep], values))
-        counts.append(stats)
-    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts), counts
+    return _by_chunks(
+        len(x), x.shape[1:], key, lambda part, key: score(flow, *_take(part, x, cond), key)
+    )
 
 
 def accept(
@@ -258,25 +252,30 @@ def _sample(
     log_p = jax.vmap(flow.base.log_prob)(wide) if with_log_prob else None
     u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
     x, log_det = into_data_space(flow.transform, u)
-    return x, None if log_p is None else log_p - log_det.astype(log_p.dtype), stats
+    return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
 
 
-def _chunks(
-    count: int, event_shape: tuple[int, ...], key: PRNGKeyArray | None
-) -> Iterator[tuple[Array | slice, PRNGKeyArray | None, int]]:
-    """Which rows to take, a key, and how many rows to keep, for each chunk of many rows.
+def _by_chunks(
+    count: int,
+    event_shape: tuple[int, ...],
+    key: PRNGKeyArray | None,
+    compute: Callable[[Array | slice, PRNGKeyArray | None], Any],
+) -> Any:
+    """`compute(rows, key)` for chunks of many rows, joined: arrays by row.
 
     All chunks of a long batch have one shape, so they share one compilation: the last one is
     filled up with repetitions of its last row.
     """
     size = min(CHUNK_ROWS, max(64, CHUNK_ENTRIES // max(1, math.prod(event_shape))))
     if count <= size:
-        yield slice(None), key, count
-        return
+        return compute(slice(None), key)
+    parts = []
     for number, start in enumerate(range(0, count, size)):
         rows = jnp.minimum(start + jnp.arange(size), count - 1)
-        part_key = None if key is None else jax.random.fold_in(key, number)
-        yield rows, part_key, min(size, count - start)
+        found = compute(rows, None if key is None else jax.random.fold_in(key, number))
+        keep = min(size, count - start)
+        parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], found))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _take(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:

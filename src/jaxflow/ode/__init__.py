@@ -1,5 +1,6 @@
 """Pure-function ODE solvers: one generic Runge-Kutta stepper, three ways to a gradient."""
 
+from jaxflow.ode.many import odeint_many
 from jaxflow.ode.odeint import odeint, odeint_adjoint, odeint_checkpointed
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import SolveError, Stats, Status
@@ -15,4 +16,5 @@ __all__ = [
     "odeint",
     "odeint_adjoint",
     "odeint_checkpointed",
+    "odeint_many",
 ]

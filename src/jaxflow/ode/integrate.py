@@ -113,58 +113,76 @@ def adaptive(
         write: called at the start of every attempt with the record and the loop; an attempt
             that is rejected is written again, by the next one, at the same `accepted`.
     """
+
+    def body(loop: Loop) -> Loop:
+        if write is not None:
+            loop = loop._replace(record=write(loop.record, loop))
+        return attempt(g, loop, ode)
+
+    start = begin(g, y0, q0, ode)._replace(record=record)
+    end = lax.while_loop(lambda loop: unfinished(loop, ode), body, start)
+    return end.y, end.q, counts(end, ode), end.record
+
+
+def begin(g: RightSide, y0: State, q0: State, ode: ODE) -> Loop:
+    """An adaptive solve before its first attempt; two evaluations choose its first step."""
     dtype = widest(y0)
-    fsal = ode.tableau.fsal
-    # The smallest step that still moves s.
-    limit = 4.0 * float(jnp.finfo(dtype).eps)
     zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
     first = g(zero, y0)
     # Step sizes are constants for differentiation: gradients are those of the steps taken.
     h0 = lax.stop_gradient(first_step(g, zero, y0, first[0], ode))
-
-    def unfinished(loop: Loop) -> Bool[Array, ""]:
-        attempts = loop.accepted + loop.rejected
-        return (loop.status == Status.SUCCESS) & (loop.s < 1.0) & (attempts < ode.max_steps)
-
-    def attempt(loop: Loop) -> Loop:
-        record = loop.record if write is None else write(loop.record, loop)
-        rest = one - loop.s
-        # A step that would leave a sliver behind is stretched over it.
-        final = loop.h >= 0.99 * rest
-        h = jnp.where(final, rest, loop.h)
-        step = rk_step(ode.tableau, g, loop.s, h, loop.y, loop.first, with_error=True)
-        error = lax.stop_gradient(error_norm(step.error, loop.y, step.y, ode)).astype(dtype)
-        factor, accept = next_factor(error, loop.previous, ode)
-        new_h = h * factor.astype(dtype)
-        stuck = ~accept & (new_h < limit)
-        failure = jnp.where(jnp.isfinite(error), Status.STEP_TOO_SMALL, Status.NON_FINITE)
-
-        def choose(new: State, old: State) -> State:
-            return jax.tree.map(lambda new, old: jnp.where(accept, new, old), new, old)
-
-        return Loop(
-            s=jnp.where(accept, jnp.where(final, one, loop.s + h), loop.s),
-            h=new_h,
-            y=choose(step.y, loop.y),
-            q=choose(add(loop.q, step.dq), loop.q),
-            first=choose(step.last, loop.first) if fsal else None,
-            previous=jnp.where(accept, jnp.maximum(error, 1e-4), loop.previous),
-            accepted=loop.accepted + accept.astype(int),
-            rejected=loop.rejected + (~accept).astype(int),
-            status=jnp.where(stuck, failure, loop.status),
-            record=record,
-        )
-
     count = jnp.zeros((), int)
-    start = Loop(zero, h0, y0, q0, first if fsal else None, one, count, count, count, record)
-    end = lax.while_loop(unfinished, attempt, start)
-    short = (end.status == Status.SUCCESS) & (end.s < 1.0)
-    attempts = end.accepted + end.rejected
-    stats = Stats(
-        num_evals=2 + (len(ode.tableau.b) - fsal) * attempts,
-        num_accepted=end.accepted,
-        num_rejected=end.rejected,
-        status=jnp.where(short, int(Status.MAX_STEPS), end.status),
-        t=end.s,
+    first = first if ode.tableau.fsal else None
+    return Loop(zero, h0, y0, q0, first, one, count, count, count, None)
+
+
+def unfinished(loop: Loop, ode: ODE) -> Bool[Array, ""]:
+    """Whether the solve has steps to take and may still take them."""
+    attempts = loop.accepted + loop.rejected
+    return (loop.status == Status.SUCCESS) & (loop.s < 1.0) & (attempts < ode.max_steps)
+
+
+def attempt(g: RightSide, loop: Loop, ode: ODE) -> Loop:
+    """One step, accepted or rejected."""
+    dtype = loop.s.dtype
+    one = jnp.ones((), dtype)
+    rest = one - loop.s
+    # A step that would leave a sliver behind is stretched over it.
+    final = loop.h >= 0.99 * rest
+    h = jnp.where(final, rest, loop.h)
+    step = rk_step(ode.tableau, g, loop.s, h, loop.y, loop.first, with_error=True)
+    error = lax.stop_gradient(error_norm(step.error, loop.y, step.y, ode)).astype(dtype)
+    factor, accept = next_factor(error, loop.previous, ode)
+    new_h = h * factor.astype(dtype)
+    # The smallest step that still moves s.
+    stuck = ~accept & (new_h < 4.0 * float(jnp.finfo(dtype).eps))
+    failure = jnp.where(jnp.isfinite(error), Status.STEP_TOO_SMALL, Status.NON_FINITE)
+
+    def choose(new: State, old: State) -> State:
+        return jax.tree.map(lambda new, old: jnp.where(accept, new, old), new, old)
+
+    return Loop(
+        s=jnp.where(accept, jnp.where(final, one, loop.s + h), loop.s),
+        h=new_h,
+        y=choose(step.y, loop.y),
+        q=choose(add(loop.q, step.dq), loop.q),
+        first=choose(step.last, loop.first) if ode.tableau.fsal else None,
+        previous=jnp.where(accept, jnp.maximum(error, 1e-4), loop.previous),
+        accepted=loop.accepted + accept.astype(int),
+        rejected=loop.rejected + (~accept).astype(int),
+        status=jnp.where(stuck, failure, loop.status),
+        record=loop.record,
     )
-    return end.y, end.q, stats, end.record
+
+
+def counts(loop: Loop, ode: ODE) -> Stats:
+    """The counts of a solve that has ended, its time still normalised."""
+    short = (loop.status == Status.SUCCESS) & (loop.s < 1.0)
+    attempts = loop.accepted + loop.rejected
+    return Stats(
+        num_evals=2 + (len(ode.tableau.b) - ode.tableau.fsal) * attempts,
+        num_accepted=loop.accepted,
+        num_rejected=loop.rejected,
+        status=jnp.where(short, int(Status.MAX_STEPS), loop.status),
+        t=loop.s,
+    )

@@ -11,9 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxflow.ode.checkpointed import solve_checkpointed
+from jaxflow.ode.checks import (
+    Time,
+    as_time,
+    check_field,
+    check_save_at,
+    check_state,
+    check_tolerances,
+)
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
@@ -21,8 +29,6 @@ from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.precision import widest
-
-Time = float | int | Float[Array, ""]
 
 STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,
@@ -72,12 +78,12 @@ def odeint(
         TypeError: a state that is not floating-point, or `f` whose result does not match it.
     """
     y0 = jax.tree.map(jnp.asarray, y0)
-    _check_state(y0)
+    check_state(y0)
     dtype = widest(y0)
-    start, end = _time(t0, "t0", dtype), _time(t1, "t1", dtype)
-    _check_field(f, start, y0, args)
-    _check_tolerances(ode, dtype)
-    times = None if save_at is None else _check_save_at(save_at, start, end, dtype)
+    start, end = as_time(t0, "t0", dtype), as_time(t1, "t1", dtype)
+    check_field(f, start, y0, args)
+    check_tolerances(ode, dtype)
+    times = None if save_at is None else check_save_at(save_at, start, end, dtype)
     ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
     y1, stats = _solve(f, y0, start, end, args, ode, times)
@@ -158,71 +164,6 @@ def _solve(
         each.status[at],
         each.t[at],
     )
-
-
-def _time(value: Time, name: str, dtype: Any) -> Array | np.ndarray:
-    """A time as an array: NumPy's where the value is known, since under jit jax's never is."""
-    time = value if isinstance(value, jax.Array) else np.asarray(value)
-    if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
-        raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
-    if not isinstance(time, Tracer) and not np.isfinite(time):
-        raise ValueError(f"{name}={float(time)} must be finite")
-    return time.astype(dtype)
-
-
-def _check_state(y0: PyTree) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(y0)
-    if not leaves:
-        raise ValueError("y0 holds no array; give at least one")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"y0{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a state is "
-                "floating-point: write jnp.asarray(y0, float)"
-            )
-
-
-def _check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
-    dynamic, static = eqx.partition(args, eqx.is_array)
-    k = jax.eval_shape(
-        lambda t, y, dynamic: f(t, y, eqx.combine(dynamic, static)), t0, y0, dynamic
-    )
-    if jax.tree.structure(k) != jax.tree.structure(y0):
-        raise TypeError(
-            f"f returned the structure {jax.tree.structure(k)} for a state of structure "
-            f"{jax.tree.structure(y0)}; it must return dy/dt for each leaf of y0"
-        )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(y0), jax.tree.leaves(k), strict=True)
-    for (path, y), dy in pairs:
-        if dy.shape != y.shape or dy.dtype != y.dtype:
-            raise TypeError(
-                f"f returned {dy.dtype}{list(dy.shape)} for y0{jax.tree_util.keystr(path)} of "
-                f"{y.dtype}{list(y.shape)}; shapes and dtypes must agree: cast y0 or args"
-            )
-
-
-def _check_tolerances(ode: ODE, dtype: Any) -> None:
-    eps = float(jnp.finfo(dtype).eps)
-    if ode.adaptive and max(ode.rtol, ode.atol) < eps:
-        raise ValueError(
-            f"rtol={ode.rtol} and atol={ode.atol} are below the rounding of {dtype} ({eps:.1e}); "
-            "loosen them or solve in float64"
-        )
-
-
-def _check_save_at(save_at: Any, t0: Any, t1: Any, dtype: Any) -> Any:
-    times = save_at if isinstance(save_at, jax.Array) else np.asarray(save_at)
-    if times.ndim != 1 or times.size == 0:
-        raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")
-    times = times.astype(dtype)
-    if not any(isinstance(t, Tracer) for t in (times, t0, t1)):
-        path = np.concatenate([[t0], times, [t1]])
-        if not (np.all(np.diff(path) >= 0) or np.all(np.diff(path) <= 0)):
-            raise ValueError(
-                f"save_at={np.asarray(times).tolist()} must run in order from t0={float(t0)} to "
-                f"t1={float(t1)}"
-            )
-    return times
 
 
 def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:

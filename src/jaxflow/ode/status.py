@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -82,11 +83,13 @@ def raise_if_failed(tree: Any, stats: Stats, what: str = "odeint") -> Any:
     known on the host, so the error raised at run time names the status alone.
     """
     if not isinstance(stats.status, Tracer):
-        status = Status(int(jnp.max(stats.status)))
-        if status is not Status.SUCCESS:
-            first = jnp.argmax(stats.status != Status.SUCCESS)
-            time = float(jnp.ravel(stats.t)[first])
-            raise SolveError(f"{what} failed at t = {time:.6g}: {MESSAGES[status]}")
+        failed = np.asarray(stats.status != Status.SUCCESS)
+        if failed.any():
+            first = np.unravel_index(np.argmax(failed), failed.shape)
+            status, time = Status(int(stats.status[first])), float(stats.t[first])
+            where = f" in row {first[-1]}" if failed.ndim else ""
+            where += f" (and {failed.sum() - 1} more)" if failed.sum() > 1 else ""
+            raise SolveError(f"{what} failed{where} at t = {time:.6g}: {MESSAGES[status]}")
         return tree
     messages = [f"{what} failed: {MESSAGES[status]}" for status in Status]
     worst = jnp.max(stats.status)

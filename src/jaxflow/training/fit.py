@@ -208,9 +208,8 @@ class _Run:
         key = jax.random.fold_in(self.key, 1 << 31)
         flow = flow.settled(held.x, held.cond, key)
         log_p, stats = score_rows(flow, held.x, held.cond, key)
-        counts = [float(part.num_evals) for part in stats if part is not None]
         value = -float(np.mean(np.asarray(log_p), dtype=float)) + self.problem.offsets[1]
-        return value, sum(counts) / max(1, len(counts))
+        return value, 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
 
     def _record(self, row: Row) -> None:
         for name, value in row.items():

@@ -1,0 +1,102 @@
+"""Arguments of a solve, checked before anything is traced or computed."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from jaxflow.ode.integrate import VectorField
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.step import State
+
+Time = float | int | Float[Array, ""]
+
+
+def as_time(value: Time, name: str, dtype: Any) -> Array | np.ndarray:
+    """A time as an array: NumPy's where the value is known, since under jit jax's never is."""
+    time = value if isinstance(value, jax.Array) else np.asarray(value)
+    if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
+        raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
+    if not isinstance(time, Tracer) and not np.isfinite(time):
+        raise ValueError(f"{name}={float(time)} must be finite")
+    return time.astype(dtype)
+
+
+def check_state(y0: PyTree) -> None:
+    """Refuse a state that is empty or not floating-point.
+
+    Raises:
+        ValueError: no arrays.
+        TypeError: a leaf of another dtype.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(y0)
+    if not leaves:
+        raise ValueError("y0 holds no array; give at least one")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"y0{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a state is "
+                "floating-point: write jnp.asarray(y0, float)"
+            )
+
+
+def check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
+    """Refuse a field whose result does not match the state.
+
+    Raises:
+        TypeError: another structure, shape or dtype.
+    """
+    dynamic, static = eqx.partition(args, eqx.is_array)
+    k = jax.eval_shape(
+        lambda t, y, dynamic: f(t, y, eqx.combine(dynamic, static)), t0, y0, dynamic
+    )
+    if jax.tree.structure(k) != jax.tree.structure(y0):
+        raise TypeError(
+            f"f returned the structure {jax.tree.structure(k)} for a state of structure "
+            f"{jax.tree.structure(y0)}; it must return dy/dt for each leaf of y0"
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(y0), jax.tree.leaves(k), strict=True)
+    for (path, y), dy in pairs:
+        if dy.shape != y.shape or dy.dtype != y.dtype:
+            raise TypeError(
+                f"f returned {dy.dtype}{list(dy.shape)} for y0{jax.tree_util.keystr(path)} of "
+                f"{y.dtype}{list(y.shape)}; shapes and dtypes must agree: cast y0 or args"
+            )
+
+
+def check_tolerances(ode: ODE, dtype: Any) -> None:
+    """Refuse tolerances that the precision cannot reach.
+
+    Raises:
+        ValueError: both are below the rounding of `dtype`.
+    """
+    eps = float(jnp.finfo(dtype).eps)
+    if ode.adaptive and max(ode.rtol, ode.atol) < eps:
+        raise ValueError(
+            f"rtol={ode.rtol} and atol={ode.atol} are below the rounding of {dtype} ({eps:.1e}); "
+            "loosen them or solve in float64"
+        )
+
+
+def check_save_at(save_at: Any, t0: Any, t1: Any, dtype: Any) -> Any:
+    """The times to save at, in the direction of the solve.
+
+    Raises:
+        ValueError: not a row of times, or not in order between `t0` and `t1`.
+    """
+    times = save_at if isinstance(save_at, jax.Array) else np.asarray(save_at)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")
+    times = times.astype(dtype)
+    if not any(isinstance(t, Tracer) for t in (times, t0, t1)):
+        path = np.concatenate([[t0], times, [t1]])
+        if not (np.all(np.diff(path) >= 0) or np.all(np.diff(path) <= 0)):
+            raise ValueError(
+                f"save_at={np.asarray(times).tolist()} must run in order from t0={float(t0)} to "
+                f"t1={float(t1)}"
+            )
+    return times
