@@ -13,6 +13,7 @@ from tests.laws.fields import grown
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.model import CHUNK_ROWS, assemble, separate
+from jaxflow.ode.many import LANES
 from jaxflow.transforms import Gaussianise, Standardise
 
 # Fixed steps compile quickly and keep rows apart; adaptive ones are the default of a CNF.
@@ -227,7 +228,10 @@ def test_scoring_the_same_shape_again_does_not_trace_again():
     flow.log_prob(jnp.zeros((7, 2)))
     CNF(Counting(jnp.asarray(0.9)), StandardNormal(2)).log_prob(jnp.zeros((7, 2)))
     assert len(calls) == first
+    # Batches are filled up to whole lanes, so other sizes share the compilation.
     flow.log_prob(jnp.zeros((8, 2)))
+    assert len(calls) == first
+    flow.log_prob(jnp.zeros((LANES + 1, 2)))
     assert len(calls) > first
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.ode import Stats
+from jaxflow.ode.many import LANES
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.precision import accumulator
 from jaxflow.rows import as_rows, check_finite, cond_rows, promote
@@ -263,17 +264,21 @@ def _by_chunks(
 ) -> Any:
     """`compute(rows, key)` for chunks of many rows, joined: arrays by row.
 
-    All chunks of a long batch have one shape, so they share one compilation: the last one is
-    filled up with repetitions of its last row.
+    A chunk has a whole number of `LANES` rows, the last one filled up with repetitions of its
+    last row. So batches of like size share one compilation, and no row is left to the scalar
+    end of a vectorised loop, whose rounding may differ: a row keeps its bits in any batch.
     """
-    size = min(CHUNK_ROWS, max(64, CHUNK_ENTRIES // max(1, math.prod(event_shape))))
-    if count <= size:
+    size = CHUNK_ENTRIES // max(1, math.prod(event_shape)) // LANES * LANES
+    size = min(CHUNK_ROWS, max(LANES, size))
+    if count == 0:
         return compute(slice(None), key)
     parts = []
     for number, start in enumerate(range(0, count, size)):
-        rows = jnp.minimum(start + jnp.arange(size), count - 1)
-        found = compute(rows, None if key is None else jax.random.fold_in(key, number))
         keep = min(size, count - start)
+        filled = -(-keep // LANES) * LANES if count <= size else size
+        rows = jnp.minimum(start + jnp.arange(filled), count - 1)
+        part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
+        found = compute(rows, part_key)
         parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], found))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
