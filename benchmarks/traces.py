@@ -152,7 +152,7 @@ def show_memory(found: dict[str, Any]) -> None:
 def show_frontier(found: dict[str, Any]) -> None:
     for name, results in found.items():
         lines = [
-            [method, str(p["products"]), *(f"{p[k]:.3g}" for k in ("us_per_row", "sd", "said"))]
+            [method, str(p["products"]), f"{p['us_per_row']:.3g}", f"{p['sd']:.3g}", said(p)]
             for method, points in results["points"].items()
             for p in points
         ]
@@ -161,6 +161,11 @@ def show_frontier(found: dict[str, Any]) -> None:
         print(f"exact: closed form {closed:.3g} us a row, d products {brute:.3g}")
         header = ["trace", "products", "us a row", "error of log p, nats", "standard error says"]
         print(table(header, lines))
+
+
+def said(point: dict[str, float]) -> str:
+    """The standard error; one probe says nothing of its own."""
+    return f"{point['said']:.3g}" if point["products"] > 1 else "-"
 
 
 def show_equal_time(found: dict[str, Any]) -> None:
