@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import jaxflow
 from harness import interleaved
 from jaxflow.continuity import transport_density
+from jaxflow.divergence import draw_rows
 from jaxflow.dynamics import MLP, ConcatSquash, Hollow, Potential
 from jaxflow.trace import Hutchinson, HutchPlusPlus, exact_trace, jacobian_trace, prepare
+from jaxflow.trace.exact import CHUNK
 from jaxflow.trace.hutchinson import hutchinson_trace
 
 WIDTH = 64
@@ -38,7 +40,7 @@ class Brute(eqx.Module):
     """A field without its closed form: the exact trace takes d Jacobian-vector products."""
 
     field: Any
-    chunk: int = eqx.field(static=True)
+    chunk: int = eqx.field(static=True, default=CHUNK)
 
     def __call__(self, t: Any, x: Any, cond: Any = None) -> Any:
         return self.field(t, x)
@@ -89,11 +91,6 @@ def gradient(field: Any, x: jax.Array, probes: jax.Array | None) -> Any:
     return eqx.filter_value_and_grad(loss)(field)
 
 
-def draw(trace: Any, key: Any, x: jax.Array) -> jax.Array:
-    keys = jax.random.split(key, len(x))
-    return jax.vmap(lambda key: trace.draw(key, x.shape[1:], x.dtype))(keys)
-
-
 def measure(name: str, dim: int, rows: int, repeats: int) -> dict[str, Any]:
     """Microseconds a row and error of log p, for each method on one field.
 
@@ -105,12 +102,12 @@ def measure(name: str, dim: int, rows: int, repeats: int) -> dict[str, Any]:
     few = x[: max(1, 3000 // dim)]
     methods: dict[str, tuple[Any, jax.Array, jax.Array | None]] = {
         "brute, all at once": (Brute(field, dim), few, None),
-        "brute, chunked": (Brute(field, 32), few, None),
+        "brute, chunked": (Brute(field), few, None),
         "closed form": (field, x, None),
     }
     for k in PROBES:
         if k <= dim:
-            methods[f"Hutchinson, k={k}"] = (field, x, draw(Hutchinson(k), keys[3], x))
+            methods[f"Hutchinson, k={k}"] = (field, x, draw_rows(Hutchinson(k), keys[3], x))
     results: dict[str, Any] = {method: {} for method in methods}
     for what, function in (("trace", one_trace), ("gradient", gradient), ("score", change)):
         runs = {m: partial(function, *arguments) for m, arguments in methods.items()}
@@ -139,7 +136,7 @@ def deviations(field: Any, x: jax.Array, exact: jax.Array, key: Any) -> dict[str
             q = jnp.linalg.qr(jax.random.normal(key, (dim, k // 2)))[0].T
             traces[f"Hutch++, random subspace, k={k}"] = HutchPlusPlus(q, num_probes=k - k // 2)
         for name, trace in traces.items():
-            probes = draw(trace, key, x)
+            probes = draw_rows(trace, key, x)
             off = jnp.mean(change(field, x, probes), axis=1) - exact
             errors[name] = float(jnp.sqrt(jnp.mean(off**2)))
     return errors
@@ -164,7 +161,7 @@ def _score_alone(method: str, dim: int, rows: int) -> None:
         ode_eval=jaxflow.ODE(solver="rk4", num_steps=1),
     )
     if method == "brute":
-        flow = dataclasses.replace(flow, field=Plain(flow.field))
+        flow = dataclasses.replace(flow, field=Brute(flow.field))
     elif method != "closed":
         flow = dataclasses.replace(flow, trace=Hutchinson(int(method)))
     x = jax.random.normal(key, (rows, dim))
@@ -175,15 +172,6 @@ def _score_alone(method: str, dim: int, rows: int) -> None:
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
     print(int(peak[1]) / 1024, seconds)
-
-
-class Plain(eqx.Module):
-    """A field that hides its closed form."""
-
-    field: Any
-
-    def __call__(self, t: Any, x: Any, cond: Any = None) -> Any:
-        return self.field(t, x)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
+from harness import interleaved
 from jaxflow.data import EightGaussians, breast_cancer, digits
 from jaxflow.dynamics import MLP
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace
 from jaxflow.transforms import Standardise
-from trace_costs import Plain
+from trace_costs import Brute
 
 TABLES = ("8 gaussians", "breast cancer", "digits")
 SCORING = jaxflow.ODE(solver="rk4", num_steps=8)
@@ -35,7 +36,7 @@ def train(name: str, trace: Any, seconds: float, *, brute: bool = False) -> tupl
     key = jax.random.key(0)
     field: Any = MLP(train_rows.shape[1], width=64, depth=2, key=key)
     flow = jaxflow.CNF(
-        Plain(field) if brute else field, jaxflow.StandardNormal((train_rows.shape[1],))
+        Brute(field) if brute else field, jaxflow.StandardNormal((train_rows.shape[1],))
     )
     config = jaxflow.TrainConfig(
         steps=100_000,
@@ -114,7 +115,7 @@ def frontier(name: str, seconds: float, keys: int, numbers: tuple[int, ...]) -> 
     return {
         "dim": dim,
         "exact_us_per_row": 1e6 * timed(flow, x) / len(x),
-        "brute_us_per_row": 1e6 * timed(replace(flow, field=Plain(flow.field)), x) / len(x),
+        "brute_us_per_row": 1e6 * timed(replace(flow, field=Brute(flow.field)), x) / len(x),
         "exact_mean": float(jnp.mean(exact)),
         "spectrum": spectrum(jacobians),
         "points": points,
@@ -124,13 +125,7 @@ def frontier(name: str, seconds: float, keys: int, numbers: tuple[int, ...]) -> 
 def timed(flow: Any, x: jax.Array, repeats: int = 5) -> float:
     """Median seconds of scoring the rows."""
     key = jax.random.key(2)
-    jax.block_until_ready(flow.log_prob(x, key=key))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(flow.log_prob(x, key=key))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return interleaved({"": lambda: flow.log_prob(x, key=key)}, repeats)[""]
 
 
 def traces(dim: int, jacobians: jax.Array, numbers: tuple[int, ...]) -> list[tuple[str, int, Any]]:

@@ -10,9 +10,8 @@ F = 3 eps (sum |step of log p| + |x|^2 / 2)
 stated = 1.5 d + kappa E + F,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
 ```
 `d` alone misses what both solves get wrong, `E` alone is too small where errors add up and too
-large where they cancel; `F` is rounding. The constants were fitted on fields at random and
-checked on others (`tests/test_accuracy.py`): it is an estimate that errs on the safe side, no
-bound.
+large where they cancel; `F` is rounding. The constants are empirical and checked on fields that
+did not choose them (`tests/test_accuracy.py`): an estimate on the safe side, no bound.
 """
 
 from typing import Any

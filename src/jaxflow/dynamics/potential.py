@@ -46,9 +46,8 @@ class Potential(eqx.Module):
          + tr(A_x^T A_x),    J_i = du_i/dx = J_{i-1} + h diag(s'(a_i)) K_i J_{i-1}
     ```
     The first term costs O(width) next to the gradient, so one layer has its exact trace for
-    nothing. Each further layer costs a (width x width)(width x dim) product a row, which is the
-    multiplications of up to `min(width, dim) / 2` probes: where that matters, take depth by a
-    sum of fields (`Sum`).
+    nothing. Each further layer costs a (width x width)(width x dim) product a row, more than a
+    probe: take depth by a sum of fields (`Sum`) where that matters.
 
     The Jacobian of a gradient field is symmetric, so the Jacobian-vector product of a Hutchinson
     probe is a product with the Hessian of `Phi`, and the field has no rotation.

@@ -262,19 +262,37 @@ def in_lanes(
     lanes: int,
 ) -> tuple[State, Stats]:
     """Adaptive solves of all rows; the times in their counts are normalised."""
-
-    def start(y0: State, t0: Array, t1: Array, row: Any) -> Work:
-        return Work(begin(right_side(field, t0, t1, args, row), y0, None, ode), t0, t1, row)
-
-    def turn(work: Work) -> Work:
-        g = right_side(field, work.t0, work.t1, args, work.row_args)
-        return work._replace(loop=attempt(g, work.loop, ode))
-
-    # In groups too: a row's first step must not depend on the number of rows.
     return drain(
-        in_groups(start, (y0, t0, t1, row_args), lanes),
-        turn,
+        waiting(field, y0, t0, t1, args, row_args, ode, lanes),
+        lambda work: advance(field, work, args, ode),
         unfinished=lambda work: unfinished(work.loop, ode),
         answer=lambda work: (work.loop.y, counts(work.loop, ode)),
         lanes=lanes,
     )
+
+
+def waiting(
+    field: Any,
+    y0: State,
+    t0: Array,
+    t1: Array,
+    args: Any,
+    row_args: Any,
+    ode: ODE,
+    lanes: int,
+) -> Work:
+    """Each row's solve before its first attempt.
+
+    In groups of `lanes` rows too: a row's first step must not depend on the number of rows.
+    """
+
+    def start(y0: State, t0: Array, t1: Array, row: Any) -> Work:
+        return Work(begin(right_side(field, t0, t1, args, row), y0, None, ode), t0, t1, row)
+
+    return in_groups(start, (y0, t0, t1, row_args), lanes)
+
+
+def advance(field: Any, work: Work, args: Any, ode: ODE) -> Work:
+    """One more attempt of a row's solve."""
+    g = right_side(field, work.t0, work.t1, args, work.row_args)
+    return work._replace(loop=attempt(g, work.loop, ode))

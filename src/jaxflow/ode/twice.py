@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxflow.ode.integrate import attempt, begin, counts, lerp, unfinished
-from jaxflow.ode.lanes import drain, in_groups
-from jaxflow.ode.many import LANES, Work, as_one, right_side
+from jaxflow.ode.integrate import counts, lerp, unfinished
+from jaxflow.ode.lanes import drain
+from jaxflow.ode.many import LANES, Work, advance, as_one, right_side, waiting
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
@@ -83,9 +83,6 @@ def solve_twice(
     field, y0 = as_one(f, y0, row_args)
     fsal = ode.tableau.fsal
 
-    def start(y0: State, t0: Array, t1: Array, row: Any) -> Work:
-        return Work(begin(right_side(field, t0, t1, args, row), y0, None, ode), t0, t1, row)
-
     def load(work: Work) -> Work:
         nodes = jnp.ones(MAX_NODES + 1, work.loop.s.dtype)
         return work._replace(loop=work.loop._replace(record=nodes))
@@ -93,10 +90,9 @@ def solve_twice(
     def turn(work: Work) -> Work:
         loop = work.loop
         loop = loop._replace(record=loop.record.at[loop.accepted].set(loop.s, mode="drop"))
-        g = right_side(field, work.t0, work.t1, args, work.row_args)
-        return work._replace(loop=attempt(g, loop, ode))
+        return advance(field, work._replace(loop=loop), args, ode)
 
-    queue = in_groups(start, (y0, t0, t1, row_args), lanes)
+    queue = waiting(field, y0, t0, t1, args, row_args, ode, lanes)
     y, stats, nodes = drain(
         queue,
         turn,

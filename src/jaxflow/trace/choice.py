@@ -8,8 +8,8 @@ from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.trace.hutchinson import Hutchinson
 from jaxflow.trace.sketched import HutchPlusPlus, XTrace
 
-# Up to this size an event's d Jacobian-vector products cost a training step about what a probe
-# does (`benchmarks/traces.py`).
+# Up to this size the exact trace's few products are worth the noise that they spare a training
+# step; `benchmarks/traces.py` measures 2 and 8 entries.
 EXACT_TRAINING_SIZE = 4
 
 
