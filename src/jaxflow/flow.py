@@ -98,6 +98,12 @@ class CNF(Flow):
         if not callable(field):
             raise TypeError(f"field={field!r} must be a function f(t, x, cond=None)")
         check_base(base)
+        for name, settings in (("ode", ode), ("ode_eval", ode_eval)):
+            if settings.partial:
+                raise ValueError(
+                    f"{name}={settings} may stop on its way, where the density is not the flow's: "
+                    "leave partial out"
+                )
         self.field, self.base, self.transform = field, base, transform
         self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
 

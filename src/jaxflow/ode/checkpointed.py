@@ -117,7 +117,7 @@ def solve_checkpointed(
         last = (total - 1) // stride
         _, gradients = lax.while_loop(lambda carry: carry[0] >= 0, stretch, (last, (a1, *zeros)))
         # A failed solve may not have taken a step: no gradient then comes from the cotangent.
-        return (*poison(gradients, stats.status), None)
+        return (*poison(gradients, stats.status, partial=ode.partial), None)
 
     solve.defvjp(forward, backward)
     return solve(y0, t0, t1, theta, constants)

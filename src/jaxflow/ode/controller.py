@@ -26,12 +26,20 @@ def error_norm(error: State, y0: State, y1: State, ode: ODE) -> Float[Array, ""]
     def leaf(error: Array, y0: Array, y1: Array) -> Array:
         scale = ode.atol + ode.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1))
         # An entry without error is within any tolerance, 0 too.
-        ratio = jnp.where(error == 0, 0, error / jnp.where(error == 0, 1, scale))
-        scaled = jnp.square(jnp.atleast_1d(ratio))
-        rows = jnp.sum(scaled, axis=tuple(range(1, scaled.ndim)))
+        return jnp.where(error == 0, 0, error / jnp.where(error == 0, 1, scale))
+
+    return worst_row(jax.tree.map(leaf, error, y0, y1))
+
+
+def worst_row(scaled: State) -> Float[Array, ""]:
+    """Largest Euclidean norm of any row of any leaf; 0 for empty states."""
+
+    def leaf(scaled: Array) -> Array:
+        squares = jnp.square(jnp.atleast_1d(scaled))
+        rows = jnp.sum(squares, axis=tuple(range(1, squares.ndim)))
         return jnp.sqrt(jnp.max(rows, initial=0.0))
 
-    norms = jax.tree.leaves(jax.tree.map(leaf, error, y0, y1))
+    norms = [leaf(each) for each in jax.tree.leaves(scaled)]
     dtype = widest(norms)
     return jnp.max(jnp.stack([norm.astype(dtype) for norm in norms]), initial=0.0)
 
@@ -39,16 +47,22 @@ def error_norm(error: State, y0: State, y1: State, ode: ODE) -> Float[Array, ""]
 def first_step(
     g: RightSide, s: Float[Array, ""], y: State, k: State, ode: ODE
 ) -> Float[Array, ""]:
-    """A first step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation."""
+    """A first step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation.
+
+    Where they fall back on 1e-6, which here would be a millionth of the interval: a right side
+    that moves the state by less than its tolerance is tried far ahead, and a state of 0 is
+    measured by where the right side takes it.
+    """
     exponent = 1.0 / (ode.tableau.error_order + 1)
     size, slope = error_norm(y, y, y, ode), error_norm(k, y, y, ode)
-    h = jnp.where((size < 1e-5) | (slope < 1e-5), 1e-6, 0.01 * size / slope)
+    size = jnp.where(size < 1e-5, slope, size)
+    h = jnp.where(slope < 1e-5, 0.1, 0.01 * size / jnp.maximum(slope, 1e-5))
     h = jnp.minimum(h, 1.0).astype(s.dtype)
     trial = jax.tree.map(lambda y, k: y + h.astype(y.dtype) * k, y, k)
     change = jax.tree.map(lambda new, old: new - old, g(s + h, trial)[0], k)
     curvature = error_norm(change, y, y, ode) / h
     steepest = jnp.maximum(slope, curvature)
-    h1 = jnp.where(steepest <= 1e-15, jnp.maximum(1e-6, h * 1e-3), (0.01 / steepest) ** exponent)
+    h1 = jnp.where(steepest <= 1e-15, 1.0, (0.01 / steepest) ** exponent)
     h = jnp.minimum(100.0 * h, h1)
     # A right side that is not finite gives no estimate; the loop then shrinks this or fails.
     return jnp.clip(jnp.where(jnp.isfinite(h), h, 1e-3), 1e-6, 1.0).astype(s.dtype)

@@ -9,6 +9,7 @@ whatever the number of rows, a row's answer is the same alone, in any batch and 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -31,7 +32,7 @@ from jaxflow.ode.integrate import (
     unfinished,
 )
 from jaxflow.ode.lanes import drain, in_groups, scan_groups
-from jaxflow.ode.odeint import STRATEGIES, with_num_steps
+from jaxflow.ode.odeint import strategy, with_num_steps
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import RightSide, State
@@ -96,7 +97,9 @@ def odeint_many(
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span, None)
     y1, stats = _solve(f, y0, start, end, args, row_args, ode, lanes)
-    return (raise_if_failed(y1, stats, "odeint_many") if ode.throw else y1), stats
+    if ode.throw:
+        y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
+    return y1, stats
 
 
 def _rows(y0: PyTree, row_args: Any) -> int:
@@ -165,12 +168,12 @@ def _solve(
     lanes: int,
 ) -> tuple[State, Stats]:
     field, y0 = as_one(f, y0, row_args)
-    strategy = STRATEGIES[ode.gradient]
+    solve_one = strategy(ode)
 
     def one(y0: State, t0: Array, t1: Array, args: Any, row: Any) -> tuple[State, Stats]:
-        return strategy(field, y0, t0, t1, (args, row), ode)
+        return solve_one(field, y0, t0, t1, (args, row), ode)
 
-    if not ode.adaptive:
+    if not ode.adaptive or ode.by_diffrax:
         solve = lambda y0, t0, t1, row: one(y0, t0, t1, args, row)  # noqa: E731
         y1, stats = in_groups(solve, (y0, t0, t1, row_args), lanes)
     elif ode.gradient == "direct":
@@ -179,7 +182,8 @@ def _solve(
         y1, stats = _with_gradient(field, one, y0, t0, t1, args, row_args, ode, lanes)
     reached = jax.vmap(lerp)(t0, t1, lax.stop_gradient(stats.t))
     y1 = jax.tree.map(lambda leaf: leaf[:, 0], y1)
-    return jax.vmap(poison)(y1, stats.status), eqx.tree_at(lambda s: s.t, stats, reached)
+    fail = partial(poison, partial=ode.partial)
+    return jax.vmap(fail)(y1, stats.status), eqx.tree_at(lambda s: s.t, stats, reached)
 
 
 def _with_gradient(

@@ -13,6 +13,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from jaxflow.ode.bridge import solve_diffrax
 from jaxflow.ode.checkpointed import solve_checkpointed
 from jaxflow.ode.checks import (
     Time,
@@ -34,7 +35,13 @@ STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,
     "adjoint": solve_pontryagin,
     "direct": solve_direct,
+    "diffrax": solve_diffrax,
 }
+
+
+def strategy(ode: ODE) -> Callable[..., tuple[State, Stats]]:
+    """How to solve so that gradients are what the settings say."""
+    return solve_diffrax if ode.by_diffrax else STRATEGIES[ode.gradient]
 
 
 def odeint(
@@ -84,10 +91,14 @@ def odeint(
     check_field(f, start, y0, args)
     check_tolerances(ode, dtype)
     times = None if save_at is None else check_save_at(save_at, start, end, dtype)
+    if times is not None and ode.partial:
+        raise ValueError(
+            "save_at needs whole solves and ode.partial=True allows half ones: leave either out"
+        )
     ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
     y1, stats = _solve(f, y0, start, end, args, ode, times)
-    return (raise_if_failed(y1, stats) if ode.throw else y1), stats
+    return (raise_if_failed(y1, stats, partial=ode.partial) if ode.throw else y1), stats
 
 
 def odeint_adjoint(
@@ -124,7 +135,7 @@ def odeint_checkpointed(
 
     The same call as `odeint`. See `jaxflow.ode.checkpointed`.
     """
-    ode = replace(ode, gradient="checkpointed")
+    ode = replace(ode, gradient="checkpointed", backward=None, checkpoints=0)
     return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
 
 
@@ -138,13 +149,13 @@ def _solve(
     ode: ODE,
     times: Array | None,
 ) -> tuple[State, Stats]:
-    strategy = STRATEGIES[ode.gradient]
+    solve = strategy(ode)
 
     def between(y: State, ta: Array, tb: Array) -> tuple[State, Stats]:
-        y, stats = strategy(f, y, ta, tb, args, ode)
+        y, stats = solve(f, y, ta, tb, args, ode)
         reached = lerp(ta, tb, lax.stop_gradient(stats.t))
         stats = eqx.tree_at(lambda stats: stats.t, stats, reached)
-        return poison(y, stats.status), stats
+        return poison(y, stats.status, partial=ode.partial), stats
 
     if times is None:
         return between(y0, t0, t1)
@@ -180,4 +191,5 @@ def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
     span = float(np.max(np.abs(np.diff(np.concatenate([np.atleast_1d(t) for t in nodes])))))
     # A hair off, so that 0.3 / 0.1 counts as 3 in any precision.
     num_steps = max(1, math.ceil(span / ode.dt * (1 - 1e-6)))
+    num_steps = -(-num_steps // (ode.checkpoints + 1)) * (ode.checkpoints + 1)
     return replace(ode, dt=None, num_steps=num_steps, backward=backward)

@@ -12,25 +12,35 @@ Only `(y, a)` are integrated, from `t1` back to `t0`, so memory does not grow wi
 of steps. The quadrature for `theta` takes no part in the error norm (Kidger, Chen and Lyons
 2021, "Hey, that's not an ODE", arXiv 2009.09457).
 
+Where `f` contracts, going back expands: the `y` found on the way back drifts off the one of the
+way there, and the gradient is then that of another trajectory. So the two are compared at `t0`,
+and a drift is a failure; states kept on the way (`ode.checkpoints`) put `y` right again.
+
 Pontryagin et al. (1962), "The Mathematical Theory of Optimal Processes"; Chen et al. (2018),
 "Neural Ordinary Differential Equations", arXiv 1806.07366.
 """
 
+import functools
 from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, Bool
 
 from jaxflow.ode.closure import refuse_closed_over_tracers
+from jaxflow.ode.controller import worst_row
 from jaxflow.ode.direct import solve_direct, steps
-from jaxflow.ode.integrate import VectorField, adaptive, fixed, normalise
+from jaxflow.ode.integrate import VectorField, adaptive, fixed, lerp, normalise
 from jaxflow.ode.settings import ODE
-from jaxflow.ode.status import Stats, poison, raise_if_failed
+from jaxflow.ode.status import Stats, Status, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.precision import widest
+
+# The share of a row by which the way back may miss the way there.
+DRIFT = 1e-2
 
 
 def solve_pontryagin(
@@ -41,21 +51,39 @@ def solve_pontryagin(
     # theta is what has a gradient; integers, keys and functions in args ride along.
     theta, rest = eqx.partition(args, eqx.is_inexact_array)
     constants, static = eqx.partition(rest, eqx.is_array)
-    backwards = backward_settings(ode)
 
     def f_of(t: Array, y: State, theta: Any, constants: Any) -> State:
         return f(t, y, eqx.combine(theta, constants, static))
 
+    pieces = ode.checkpoints + 1
+    piece, back = in_pieces(ode, pieces), in_pieces(backward_settings(ode), pieces)
+
+    def ends(i: Array, t0: Array, t1: Array) -> tuple[Array, Array]:
+        return lerp(t0, t1, i / pieces), lerp(t0, t1, (i + 1) / pieces)
+
+    def on_its_way(y0: State, t0: Array, t1: Array, theta: Any, constants: Any) -> Any:
+        """The state at `t1`, the counts, and the state at the start of each piece."""
+        args = eqx.combine(theta, constants, static)
+
+        def go(y: State, i: Array) -> tuple[State, tuple[State, Stats]]:
+            start, stop = ends(i, t0, t1)
+            y1, stats = solve_direct(f, y, start, stop, args, piece)
+            stats = eqx.tree_at(lambda stats: stats.t, stats, (i + stats.t) / pieces)
+            return poison(y1, stats.status, partial=ode.partial), (y, stats)
+
+        y1, (starts, each) = lax.scan(go, y0, jnp.arange(pieces, dtype=t0.dtype))
+        return y1, in_turn(each, pieces), starts
+
     @jax.custom_vjp
     def solve(y0: State, t0: Array, t1: Array, theta: Any, constants: Any) -> tuple[State, Stats]:
-        return solve_direct(f, y0, t0, t1, eqx.combine(theta, constants, static), ode)
+        return on_its_way(y0, t0, t1, theta, constants)[:2]
 
     def forward(y0: State, t0: Array, t1: Array, theta: Any, constants: Any) -> Any:
-        y1, stats = solve(y0, t0, t1, theta, constants)
-        return (y1, stats), (y0, y1, t0, t1, theta, constants)
+        y1, stats, starts = on_its_way(y0, t0, t1, theta, constants)
+        return (y1, stats), (starts, y1, t0, t1, theta, constants)
 
     def backward(residuals: Any, cotangents: Any) -> Any:
-        y0, y1, t0, t1, theta, constants = residuals
+        starts, y1, t0, t1, theta, constants = residuals
         a1, _ = cotangents
 
         def adjoint(t: Array, state: State) -> tuple[State, State]:
@@ -64,14 +92,30 @@ def solve_pontryagin(
             a_df_dy, a_df_dtheta = vjp(a)
             return (dy, negative(a_df_dy)), negative(a_df_dtheta)
 
-        g = normalise(adjoint, t1, t0)
-        zeros = jax.tree.map(jnp.zeros_like, theta)
-        if backwards.adaptive:
-            (_, a0), a_theta, stats, _ = adaptive(g, (y1, a1), zeros, backwards)
-        else:
-            (_, a0), a_theta, stats = fixed(
-                g, (y1, a1), zeros, steps(backwards), backwards, remember=True
+        def go_back(carry: Any, piece: Any) -> tuple[Any, Stats]:
+            y1, a, a_theta = carry
+            i, y0 = piece
+            start, stop = ends(i, t0, t1)
+            g = normalise(adjoint, stop, start)
+            if back.adaptive:
+                (y, a), a_theta, stats, _ = adaptive(g, (y1, a), a_theta, back)
+            else:
+                (y, a), a_theta, stats = fixed(
+                    g, (y1, a), a_theta, steps(back), back, remember=True
+                )
+            far = drifted(y, y0, y1, back) & (stats.status == Status.SUCCESS)
+            status = jnp.where(far, int(Status.DRIFTED), stats.status)
+            stats = eqx.tree_at(
+                lambda stats: (stats.status, stats.t), stats, (status, (i + 1 - stats.t) / pieces)
             )
+            return (y0, a, a_theta), stats
+
+        start = y1, a1, jax.tree.map(jnp.zeros_like, theta)
+        way_back = jnp.arange(pieces, dtype=t0.dtype), starts
+        (y0, a0, a_theta), each = lax.scan(go_back, start, way_back, reverse=True)
+        each = jax.tree.map(lambda leaf: leaf[::-1], each)
+        stats = in_turn(each, pieces)
+        stats = eqx.tree_at(lambda stats: stats.t, stats, lerp(t0, t1, stats.t))
         a_t1 = inner(a1, f_of(t1, y1, theta, constants))
         a_t0 = -inner(a0, f_of(t0, y0, theta, constants))
         gradients = poison(
@@ -83,6 +127,28 @@ def solve_pontryagin(
 
     solve.defvjp(forward, backward)
     return solve(y0, t0, t1, theta, constants)
+
+
+def drifted(y: State, y0: State, y1: State, ode: ODE) -> Bool[Array, ""]:
+    """Whether a backward solve from `y1` arrived at a `y` that is not the `y0` it should be.
+
+    By a hundredth of the largest row, or by a hundred tolerances where rows are small.
+    """
+    off = worst_row(jax.tree.map(lambda y, y0: y - y0, y, y0))
+    size = jnp.maximum(worst_row(y0), worst_row(y1))
+    return off > DRIFT * size + ode.atol / DRIFT
+
+
+def in_pieces(ode: ODE, pieces: int) -> ODE:
+    """Settings of each of so many pieces of a solve; fixed steps are shared out."""
+    num_steps = None if ode.num_steps is None else -(-ode.num_steps // pieces)
+    return replace(ode, num_steps=num_steps, checkpoints=0)
+
+
+def in_turn(each: Stats, pieces: int) -> Stats:
+    """The counts of solves that follow one another, from counts along a leading axis."""
+    turns = (jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(pieces))
+    return functools.reduce(Stats.then, turns)
 
 
 def backward_settings(ode: ODE) -> ODE:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class Status(IntEnum):
@@ -18,6 +18,7 @@ class Status(IntEnum):
     MAX_STEPS = 1
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
+    DRIFTED = 4
 
 
 MESSAGES = {
@@ -33,6 +34,12 @@ MESSAGES = {
     Status.NON_FINITE: (
         "the state or f became NaN or infinite; check y0, args and f at that time, or take "
         "smaller steps"
+    ),
+    Status.DRIFTED: (
+        "the backward solve did not come back to where the forward one began, so its gradient "
+        "would be wrong: the field contracts too fast to be followed back; write "
+        "ODE(gradient='adjoint', checkpoints=8), tighten the tolerance of `backward`, or use "
+        "gradient='checkpointed'"
     ),
 }
 
@@ -70,27 +77,36 @@ class Stats(eqx.Module):
         )
 
 
-def poison(tree: PyTree[Array], status: Int[Array, ""]) -> PyTree[Array]:
+def failed(status: Int[Array, "*many"], *, partial: bool = False) -> Bool[Array, "*many"]:
+    """Where a solve has no result; with `partial` one that ran out of steps has."""
+    wrong = status != Status.SUCCESS
+    return wrong & (status != Status.MAX_STEPS) if partial else wrong
+
+
+def poison(tree: PyTree[Array], status: Int[Array, ""], *, partial: bool = False) -> PyTree[Array]:
     """NaN in every leaf, and in every gradient through it, where the solve failed."""
-    factor = jnp.where(status == Status.SUCCESS, 1.0, jnp.nan)
+    factor = jnp.where(failed(status, partial=partial), jnp.nan, 1.0)
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
 
-def raise_if_failed(tree: Any, stats: Stats, what: str = "odeint") -> Any:
+def raise_if_failed(
+    tree: Any, stats: Stats, what: str = "odeint", *, partial: bool = False
+) -> Any:
     """The tree itself, or `SolveError` where the solve failed.
 
     Outside a jax transformation the error names the time reached. Under one the time is not
     known on the host, so the error raised at run time names the status alone.
     """
-    if not isinstance(stats.status, Tracer):
-        failed = np.asarray(stats.status != Status.SUCCESS)
-        if failed.any():
-            first = np.unravel_index(np.argmax(failed), failed.shape)
+    wrong = failed(stats.status, partial=partial)
+    if not isinstance(wrong, Tracer):
+        wrong = np.asarray(wrong)
+        if wrong.any():
+            first = np.unravel_index(np.argmax(wrong), wrong.shape)
             status, time = Status(int(stats.status[first])), float(stats.t[first])
-            where = f" in row {first[-1]}" if failed.ndim else ""
-            where += f" (and {failed.sum() - 1} more)" if failed.sum() > 1 else ""
+            where = f" in row {first[-1]}" if wrong.ndim else ""
+            where += f" (and {wrong.sum() - 1} more)" if wrong.sum() > 1 else ""
             raise SolveError(f"{what} failed{where} at t = {time:.6g}: {MESSAGES[status]}")
         return tree
     messages = [f"{what} failed: {MESSAGES[status]}" for status in Status]
-    worst = jnp.max(stats.status)
+    worst = jnp.max(jnp.where(wrong, stats.status, int(Status.SUCCESS)))
     return eqx.branched_error_if(tree, worst != Status.SUCCESS, worst, messages)

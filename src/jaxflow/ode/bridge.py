@@ -1,0 +1,93 @@
+"""The bridge to diffrax: any of its solvers, and its way to a gradient, behind `odeint`.
+
+Its implicit solvers serve stiff fields: `ODE(solver=diffrax.Kvaerno5())`. Tolerances are measured
+as everywhere here: the worst row decides.
+"""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxflow.ode.controller import worst_row
+from jaxflow.ode.direct import steps
+from jaxflow.ode.integrate import VectorField, normalise
+from jaxflow.ode.methods import as_diffrax
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.status import Stats, Status
+from jaxflow.ode.step import State
+from jaxflow.precision import widest
+
+
+def solve_diffrax(
+    f: VectorField, y0: State, t0: Array, t1: Array, args: Any, ode: ODE
+) -> tuple[State, Stats]:
+    """Solve from `t0` to `t1` by diffrax; its adjoint follows `ode.gradient`.
+
+    `"checkpointed"` and `"diffrax"` are its RecursiveCheckpointAdjoint, `"direct"` its
+    DirectAdjoint, `"adjoint"` its BacksolveAdjoint.
+    """
+    solver = as_diffrax(ode.solver)
+    import diffrax
+
+    def field(s: Any, y: State, inputs: Any) -> State:
+        t0, t1, args = inputs
+        return normalise(lambda t, y: (f(t, y, args), None), t0, t1)(s, y)[0]
+
+    dtype = widest(y0)
+    controller: Any
+    if ode.adaptive:
+        controller = diffrax.PIDController(
+            rtol=ode.rtol,
+            atol=ode.atol,
+            norm=worst_row,
+            dtmin=4.0 * float(jnp.finfo(dtype).eps),
+            force_dtmin=False,
+        )
+        max_steps = ode.max_steps
+    else:
+        controller = diffrax.StepTo(jnp.linspace(0.0, 1.0, steps(ode) + 1, dtype=dtype))
+        max_steps = steps(ode)
+    adjoint: Any = {
+        "adjoint": diffrax.BacksolveAdjoint,
+        "direct": diffrax.DirectAdjoint,
+    }.get(ode.gradient, diffrax.RecursiveCheckpointAdjoint)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        solver,
+        t0=jnp.zeros((), dtype),
+        t1=jnp.ones((), dtype),
+        dt0=None,
+        y0=y0,
+        args=(t0, t1, args),
+        stepsize_controller=controller,
+        adjoint=adjoint(),
+        max_steps=max_steps,
+        throw=False,
+    )
+    assert solution.ys is not None
+    y1 = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    return y1, _counts(solution, y1, solver)
+
+
+def _counts(solution: Any, y1: State, solver: Any) -> Stats:
+    """Counts in normalised time; evaluations of an implicit method's iterations are not known."""
+    results = sys.modules["diffrax"].RESULTS
+    known = {
+        "successful": Status.SUCCESS,
+        "max_steps_reached": Status.MAX_STEPS,
+        "max_steps_rejected": Status.MAX_STEPS,
+        "dt_min_reached": Status.STEP_TOO_SMALL,
+    }
+    status = jnp.asarray(int(Status.NON_FINITE))
+    for name, ours in known.items():
+        status = jnp.where(solution.result == getattr(results, name), int(ours), status)
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y1)])
+    status = jnp.where(jnp.all(finite), status, int(Status.NON_FINITE))
+    # Diffrax's tableaus leave out the first stage, whose node is 0.
+    nodes = getattr(getattr(solver, "tableau", None), "c", ())
+    names = ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    steps, accepted, rejected = (jnp.asarray(solution.stats[name], int) for name in names)
+    return Stats(steps * (len(nodes) + 1), accepted, rejected, status, solution.ts[-1])

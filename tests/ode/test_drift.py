@@ -1,0 +1,80 @@
+"""The way back of the adjoint: where it drifts it says so, and kept states put it right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.ode import ODE, Status, odeint
+
+Y0 = jnp.asarray([1.0, 2.0])
+
+
+def contracting(t, y, rate):
+    """Neighbours come together like exp(-rate t), so the way back parts them as fast."""
+    return -rate * y + jnp.sin(3 * t) * jnp.cos(y)
+
+
+def gradient(rate, ode):
+    return jax.grad(lambda rate: jnp.sum(odeint(contracting, Y0, 0.0, 1.0, rate, ode=ode)[0]))(
+        rate
+    )
+
+
+def test_a_drift_is_an_error_with_its_reason():
+    with pytest.raises(RuntimeError, match=r"(?s)did not come back.*checkpoints=8"):
+        gradient(50.0, ODE(gradient="adjoint", rtol=1e-7, atol=1e-7))
+
+
+def test_a_drift_is_nan_where_nothing_is_to_be_raised():
+    assert np.isnan(gradient(50.0, ODE(gradient="adjoint", rtol=1e-7, atol=1e-7, throw=False)))
+
+
+def test_kept_states_put_the_way_back_right():
+    exact = gradient(50.0, ODE(rtol=1e-11, atol=1e-11))
+    kept = gradient(50.0, ODE(gradient="adjoint", checkpoints=15, rtol=1e-8, atol=1e-8))
+    np.testing.assert_allclose(kept, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
+def test_kept_states_change_no_gradient_that_was_right(steps):
+    plain = gradient(1.0, ODE(gradient="adjoint", **steps))
+    kept = gradient(1.0, ODE(gradient="adjoint", checkpoints=3, **steps))
+    np.testing.assert_allclose(kept, plain, rtol=1e-6)
+
+
+def test_a_partial_result_is_the_solution_where_it_stopped():
+    ode = ODE(max_steps=5, partial=True, rtol=1e-8, atol=1e-8)
+    y, stats = odeint(lambda t, y, _: -50 * y, jnp.ones(2), 0.0, 2.0, ode=ode)
+    assert stats.status == Status.MAX_STEPS
+    assert 0 < stats.t < 2
+    np.testing.assert_allclose(y, np.exp(-50 * stats.t), rtol=1e-6)
+
+
+def test_without_partial_no_result_comes_of_half_a_solve():
+    ode = ODE(max_steps=5, throw=False)
+    y, stats = odeint(lambda t, y, _: -50 * y, jnp.ones(2), 0.0, 2.0, ode=ode)
+    assert stats.status == Status.MAX_STEPS
+    assert np.isnan(y).all()
+
+
+def test_settings_that_would_be_left_out_of_account_are_refused():
+    with pytest.raises(ValueError, match=r"checkpoints=4 belongs to the adjoint"):
+        ODE(checkpoints=4)
+    with pytest.raises(ValueError, match=r"backward=.* belongs to the adjoint"):
+        ODE(gradient="direct", num_steps=4, backward=ODE())
+    with pytest.raises(ValueError, match=r"checkpoints=-1 must be a whole number"):
+        ODE(gradient="adjoint", checkpoints=-1)
+    with pytest.raises(ValueError, match=r"num_steps=10 cannot be shared out .* multiple of 4"):
+        ODE(gradient="adjoint", num_steps=10, checkpoints=3)
+    with pytest.raises(ValueError, match=r"partial=True stops .*gradient='checkpointed'"):
+        ODE(gradient="adjoint", partial=True)
+    with pytest.raises(ValueError, match=r"save_at needs whole solves"):
+        odeint(lambda t, y, _: -y, Y0, 0.0, 1.0, ode=ODE(partial=True), save_at=[0.5])
+
+
+def test_a_field_that_is_zero_takes_one_step():
+    y, stats = odeint(lambda t, y, _: jnp.zeros_like(y), Y0, 0.0, 1.0)
+    np.testing.assert_array_equal(y, Y0)
+    assert stats.num_accepted == 1
+    assert stats.num_evals == 8
