@@ -11,8 +11,9 @@ import pytest
 from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
+from jaxflow.chunks import CHUNK_ROWS
 from jaxflow.dynamics import MLP
-from jaxflow.model import CHUNK_ROWS, assemble, separate
+from jaxflow.model import assemble, separate
 from jaxflow.ode.many import LANES
 from jaxflow.transforms import Gaussianise, Standardise
 

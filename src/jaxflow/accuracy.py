@@ -52,13 +52,25 @@ def stated_error(
     slope = jnp.abs(jax.vmap(jax.grad(base.log_prob))(z))
     rows = len(value)
     embedded = _mean(local_p) + jnp.sum((slope * local_x).reshape(rows, -1), axis=1)
-    rounding = jnp.finfo(value.dtype).eps * (
-        _mean(path_p) + jnp.sum(jnp.square(z).reshape(rows, -1), axis=1) / 2
-    )
+    rounding = rounding_error(z, _mean(path_p))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
     difference = jnp.abs(refined - value)
-    return DIFFERENCE * difference + kappa * embedded + ROUNDING * rounding
+    return DIFFERENCE * difference + kappa * embedded + rounding
+
+
+def rounding_error(
+    z: Float[Array, "rows *event"], path: Float[Array, " rows"]
+) -> Float[Array, " rows"]:
+    """What rounding leaves in a log-density, in nats: the term F above.
+
+    Args:
+        z: where the trajectories end.
+        path: sum of the absolute changes of log p on the way.
+    """
+    z = z.astype(path.dtype)
+    squares = jnp.sum(jnp.square(z).reshape(len(path), -1), axis=1)
+    return ROUNDING * jnp.finfo(path.dtype).eps * (path + squares / 2)
 
 
 def _mean(each: Float[Array, "rows ..."]) -> Float[Array, " rows"]:

@@ -2,18 +2,26 @@
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.accuracy import base_density, stated_error
+from jaxflow.accuracy import base_density
+from jaxflow.audit import (
+    LogDensity,
+    solved_twice,
+    to_tolerance,
+    tolerance_for,
+    within_rounding,
+)
 from jaxflow.bases import check_base
 from jaxflow.continuity import transport
-from jaxflow.divergence import density_change, density_change_twice, integrated_jacobian
+from jaxflow.divergence import density_change, integrated_jacobian
 from jaxflow.model import (
     Flow,
     accept,
@@ -22,36 +30,14 @@ from jaxflow.model import (
     into_flow_space,
     score_rows,
 )
-from jaxflow.ode import ODE, Stats
+from jaxflow.ode import ODE, Stats, Status
 from jaxflow.ode.odeint import with_num_steps
+from jaxflow.ode.status import poison
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 from jaxflow.trace.hutchinson import PILOT_PROBES
 
 # Rows whose trace is measured to choose a number of probes.
 PILOT_ROWS = 64
-
-
-class LogDensity(NamedTuple):
-    """Log-densities and what is known of their error, all of the batch's shape, in nats.
-
-    Attributes:
-        value: log-density.
-        trace_se: standard error that a stochastic trace leaves in the value; zeros where the
-            trace is exact, None where a single probe tells nothing of its error.
-        ode_error: error that the steps of the solve leave in the value, as stated by
-            `jaxflow.accuracy`; None with fixed steps and for XTrace, which do not tell.
-        refined: the log-density by a second, finer solve, more exact than `value` as a rule;
-            None where `ode_error` is.
-        status: a `jaxflow.Status`, how the row's solve ended.
-        num_evals: evaluations of the field that the row took.
-    """
-
-    value: Float[Array, "*batch"]
-    trace_se: Float[Array, "*batch"] | None
-    ode_error: Float[Array, "*batch"] | None
-    refined: Float[Array, "*batch"] | None
-    status: Int[Array, "*batch"]
-    num_evals: Int[Array, "*batch"]
 
 
 class CNF(Flow):
@@ -131,17 +117,10 @@ class CNF(Flow):
     ) -> tuple[LogDensity, Stats]:
         """Log-density at `t = 1` of rows in flow space, and what is known of its error."""
         trace, ode = self._trace(training=False), replace(self.ode_eval, throw=False)
-        if isinstance(trace, XTrace) or not ode.adaptive:
+        if isinstance(trace, XTrace) or not self.tells_error():
             value, trace_se, stats = self._density_at(1.0, u, cond, key, training=False)
             return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
-        twice, rule, stats = density_change_twice(
-            trace, self.field, u, 1.0, 0.0, cond, key, ode=ode
-        )
-        change, trace_se = rule(twice.y[1])
-        value = base_density(self.base, twice.y[0]) - change
-        refined = base_density(self.base, twice.refined[0]) - rule(twice.refined[1])[0]
-        error = stated_error(self.base, twice, value, refined, ode)
-        return LogDensity(value, trace_se, error, refined, stats.status, stats.num_evals), stats
+        return solved_twice(trace, self.field, self.base, u, cond, key, ode=ode)
 
     def _change(
         self,
@@ -181,8 +160,59 @@ class CNF(Flow):
         u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=False)
         return u, log_p + change, stats
 
+    def log_prob(
+        self,
+        x: Any,
+        cond: Any = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        atol_nats: float | None = None,
+        verify: bool = False,
+        progress: bool | None = False,
+    ) -> Float[Array, "*batch"]:
+        """Log-density of data, in nats and the data's own units.
+
+        Under jit write `jax.jit(lambda x: flow.log_prob(x))`, or `eqx.filter_jit(flow.log_prob)`.
+
+        Args:
+            x: (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all.
+            key: for the probes of a stochastic trace.
+            atol_nats: how exact the log-densities shall be, in nats, in place of the tolerances
+                of `ode_eval`: one solve with a tolerance of `atol_nats / 20`, which by
+                experience is enough for all but a few rows in a thousand.
+            verify: state the error of every row and solve those again that miss `atol_nats`; at
+                2 to 3 times the cost, and not under jit.
+            progress: whether to show a bar; None shows one on a terminal only.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
+            SolveError: the solve of a row failed, or cannot be as exact as `atol_nats`.
+        """
+        if atol_nats is None:
+            if verify:
+                raise ValueError("verify=True has nothing to verify: give atol_nats, in nats")
+            return super().log_prob(x, cond, key, progress=progress)
+        if verify:
+            answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
+            log_p = answer.value
+        else:
+            flow, rows, cond, batch = accept(self, x, cond, "x")
+            ode = tolerance_for(atol_nats, self.ode_eval, rows.dtype, checked=False)
+            flow = replace(flow.settled(rows, cond, key), ode_eval=ode)
+            score = partial(_log_prob_within, atol_nats=jnp.asarray(atol_nats, rows.dtype))
+            log_p, stats = score_rows(flow, rows, cond, key, score=score, progress=progress)
+        log_p = jax.vmap(poison)(log_p, stats.status)
+        return checked(self, log_p, stats, "log_prob").reshape(batch)
+
     def log_prob_with_error(
-        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+        self,
+        x: Any,
+        cond: Any = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        atol_nats: float | None = None,
+        progress: bool | None = False,
     ) -> LogDensity:
         """`log_prob` and, row by row, what is known of its error.
 
@@ -197,12 +227,49 @@ class CNF(Flow):
             x: (*batch, *event).
             cond: conditions, (*batch, *condition), or one vector for all.
             key: for the probes of a stochastic trace.
+            atol_nats: solve rows again, with tighter tolerances, until their `ode_error` is at
+                most this; a row for which that is out of reach has the status `INACCURATE`.
+            progress: whether to show a bar; None shows one on a terminal only.
         """
+        answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
+        # What is inaccurate is told by its own error and raises nothing.
+        solved = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
+        answer = checked(self, answer, replace(stats, status=solved), "log_prob_with_error")
+        return jax.tree.map(lambda values: values.reshape(batch), answer)
+
+    def _with_error(
+        self,
+        x: Any,
+        cond: Any,
+        key: PRNGKeyArray | None,
+        atol_nats: float | None,
+        progress: bool | None,
+    ) -> tuple[LogDensity, Stats, tuple[int, ...]]:
         flow, rows, cond, batch = accept(self, x, cond, "x")
         flow = flow.settled(rows, cond, key)
-        answer, stats = score_rows(flow, rows, cond, key, score=_log_prob_with_error)
-        answer = checked(self, answer, stats, "log_prob_with_error")
-        return jax.tree.map(lambda values: values.reshape(batch), answer)
+
+        def score(ode: ODE, rows: Array, cond: Array | None) -> Any:
+            solving = replace(flow, ode_eval=ode)
+            score = _log_prob_with_error
+            return score_rows(solving, rows, cond, key, score=score, progress=progress)
+
+        if atol_nats is None:
+            return *score(self.ode_eval, rows, cond), batch
+        ode = tolerance_for(atol_nats, self.ode_eval, rows.dtype, checked=True)
+        if not flow.tells_error():
+            raise ValueError(
+                f"trace={flow.trace} with ode_eval={ode} states no error of its steps to compare "
+                f"with atol_nats={atol_nats}: write log_prob(x, atol_nats=...) without verify, or "
+                "choose another trace or one of jaxflow's own solvers"
+            )
+        found = to_tolerance(score, rows, cond, atol_nats=atol_nats, ode=ode)
+        answer, stats = found
+        return answer, stats, batch
+
+    def tells_error(self) -> bool:
+        """Whether a solve of `ode_eval` states the error that its steps leave."""
+        xtrace = isinstance(self._trace(training=False), XTrace)
+        return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
     def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
         """The flow with as many probes as its `Hutchinson(target_se=...)` takes on such rows.
@@ -328,3 +395,13 @@ def _log_prob_with_error(
     log_det = log_det.astype(answer.value.dtype)
     refined = None if answer.refined is None else answer.refined + log_det
     return answer._replace(value=answer.value + log_det, refined=refined), stats
+
+
+@eqx.filter_jit
+def _log_prob_within(
+    flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None, *, atol_nats: Array
+) -> tuple[Array, Stats]:
+    u, log_det = into_flow_space(flow.transform, x)
+    z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
+    value = base_density(flow.base, z) - change
+    return value + log_det.astype(value.dtype), within_rounding(stats, z, change, atol_nats)

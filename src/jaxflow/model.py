@@ -11,15 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.chunks import by_chunks, take
 from jaxflow.ode import Stats
-from jaxflow.ode.many import LANES
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.precision import accumulator
 from jaxflow.rows import as_rows, check_finite, cond_rows, promote
-
-# Rows solved at once when many are scored or drawn, and entries of their events: bound memory.
-CHUNK_ROWS = 8192
-CHUNK_ENTRIES = 2**19
 
 
 class Flow(eqx.Module):
@@ -64,7 +60,12 @@ class Flow(eqx.Module):
         """The flow with what its evaluation leaves open chosen for rows like these."""
 
     def log_prob(
-        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+        self,
+        x: Any,
+        cond: Any = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        progress: bool | None = False,
     ) -> Float[Array, "*batch"]:
         """Log-density of data, in nats and the data's own units.
 
@@ -74,17 +75,24 @@ class Flow(eqx.Module):
             x: (*batch, *event).
             cond: conditions, (*batch, *condition), or one vector for all.
             key: for the probes of a stochastic trace.
+            progress: whether to show a bar; None shows one on a terminal only.
 
         Raises:
             ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
             SolveError: the solve failed.
         """
         flow, rows, cond, batch = accept(self, x, cond, "x")
-        log_p, stats = score_rows(flow.settled(rows, cond, key), rows, cond, key)
+        flow = flow.settled(rows, cond, key)
+        log_p, stats = score_rows(flow, rows, cond, key, progress=progress)
         return checked(self, log_p, stats, "log_prob").reshape(batch)
 
     def sample(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
+        self,
+        key: PRNGKeyArray,
+        shape: tuple[int, ...] | int = (),
+        cond: Any = None,
+        *,
+        progress: bool | None = False,
     ) -> Float[Array, "..."]:
         """Draw samples in data units.
 
@@ -92,19 +100,31 @@ class Flow(eqx.Module):
             key: random key.
             shape: batch shape, or a number of samples.
             cond: conditions, (*shape, *condition), or one vector for all.
+            progress: whether to show a bar; None shows one on a terminal only.
         """
-        return self._draw(key, shape, cond, with_log_prob=False)[0]
+        return self._draw(key, shape, cond, progress, with_log_prob=False)[0]
 
     def sample_and_log_prob(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] | int = (), cond: Any = None
+        self,
+        key: PRNGKeyArray,
+        shape: tuple[int, ...] | int = (),
+        cond: Any = None,
+        *,
+        progress: bool | None = False,
     ) -> tuple[Float[Array, "..."], Float[Array, "*shape"]]:
         """Draw samples and their log-densities from one solve; arguments as for `sample`."""
-        x, log_p = self._draw(key, shape, cond, with_log_prob=True)
+        x, log_p = self._draw(key, shape, cond, progress, with_log_prob=True)
         assert log_p is not None
         return x, log_p
 
     def _draw(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] | int, cond: Any, *, with_log_prob: bool
+        self,
+        key: PRNGKeyArray,
+        shape: tuple[int, ...] | int,
+        cond: Any,
+        progress: bool | None,
+        *,
+        with_log_prob: bool,
     ) -> tuple[Array, Array | None]:
         batch = (shape,) if isinstance(shape, int) else tuple(shape)
         if any(size < 0 for size in batch):
@@ -115,9 +135,10 @@ class Flow(eqx.Module):
         keys = jax.random.split(base_key, count)
 
         def draw(part: Array | slice, key: PRNGKeyArray | None) -> Any:
-            return _sample(flow, *_take(part, keys, cond), key, with_log_prob)
+            return _sample(flow, *take(part, keys, cond), key, with_log_prob)
 
-        (x, log_p), stats = _by_chunks(count, self.event_shape, probe_key, draw)
+        shape = self.event_shape
+        (x, log_p), stats = by_chunks(count, shape, probe_key, draw, progress=progress)
         x, log_p = checked(self, (x, log_p), stats, "sample")
         x = x.reshape(*batch, *self.event_shape)
         return x, None if log_p is None else log_p.reshape(batch)
@@ -146,6 +167,7 @@ def score_rows(
     key: PRNGKeyArray | None = None,
     *,
     score: Callable[..., tuple[Any, Stats | None]] | None = None,
+    progress: bool | None = False,
 ) -> tuple[Any, Stats | None]:
     """Log-density of any number of rows in data units, and the counts of each row's solve.
 
@@ -155,11 +177,14 @@ def score_rows(
         cond: their conditions.
         key: for the probes of a stochastic trace.
         score: what is computed of a chunk, `(flow, x, cond, key) -> (arrays, counts)` by row.
+        progress: whether to show a bar; None shows one on a terminal only.
     """
     score = _log_prob if score is None else score
-    return _by_chunks(
-        len(x), x.shape[1:], key, lambda part, key: score(flow, *_take(part, x, cond), key)
-    )
+
+    def compute(part: Array | slice, key: PRNGKeyArray | None) -> Any:
+        return score(flow, *take(part, x, cond), key)
+
+    return by_chunks(len(x), x.shape[1:], key, compute, progress=progress)
 
 
 def accept(
@@ -254,34 +279,3 @@ def _sample(
     u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
     x, log_det = into_data_space(flow.transform, u)
     return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
-
-
-def _by_chunks(
-    count: int,
-    event_shape: tuple[int, ...],
-    key: PRNGKeyArray | None,
-    compute: Callable[[Array | slice, PRNGKeyArray | None], Any],
-) -> Any:
-    """`compute(rows, key)` for chunks of many rows, joined: arrays by row.
-
-    A chunk has a whole number of `LANES` rows, the last one filled up with repetitions of its
-    last row. So batches of like size share one compilation, and no row is left to the scalar
-    end of a vectorised loop, whose rounding may differ: a row keeps its bits in any batch.
-    """
-    size = CHUNK_ENTRIES // max(1, math.prod(event_shape)) // LANES * LANES
-    size = min(CHUNK_ROWS, max(LANES, size))
-    if count == 0:
-        return compute(slice(None), key)
-    parts = []
-    for number, start in enumerate(range(0, count, size)):
-        keep = min(size, count - start)
-        filled = -(-keep // LANES) * LANES if count <= size else size
-        rows = jnp.minimum(start + jnp.arange(filled), count - 1)
-        part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
-        found = compute(rows, part_key)
-        parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], found))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-def _take(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:
-    return rows[part], None if cond is None else cond[part]

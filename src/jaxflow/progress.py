@@ -1,4 +1,4 @@
-"""What a person sees while a flow trains: a bar on a terminal, only what matters elsewhere."""
+"""What a person sees while a long task runs: a bar on a terminal, only what matters elsewhere."""
 
 import logging
 import sys
@@ -12,12 +12,13 @@ class Progress:
     """A progress bar on standard error; without one, messages go to the `jaxflow` logger.
 
     Args:
-        total: training steps.
+        total: steps of the task.
+        task: its name.
         show: True or False; None shows it on a terminal only.
     """
 
-    def __init__(self, total: int, *, show: bool | None = None) -> None:
-        self.total = total
+    def __init__(self, total: int, *, task: str = "training", show: bool | None = None) -> None:
+        self.total, self.task = total, task
         self._bar: Any = None
         self._task: Any = None
         if sys.stderr.isatty() if show is None else show:
@@ -26,7 +27,7 @@ class Progress:
             from rich.console import Console
 
             self._bar = progress.Progress(
-                progress.TextColumn("training"),
+                progress.TextColumn(task),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TextColumn("{task.fields[numbers]}"),
@@ -37,7 +38,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("training", total=self.total, numbers="compiling")
+            self._task = self._bar.add_task(self.task, total=self.total, numbers="compiling")
         return self
 
     def __exit__(
@@ -49,13 +50,15 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, row: dict[str, int | float]) -> None:
-        """Show the newest row of a history."""
+    @property
+    def visible(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def update(self, completed: int, numbers: str = "") -> None:
+        """Show how many steps are done, and what to say beside the bar."""
         if self._bar is not None:
-            numbers = f"loss {row['loss']:.3f}  validation {row['validation']:.3f} nats"
-            if row["num_evals"]:
-                numbers += f"  {row['num_evals']:.0f} evaluations"
-            self._bar.update(self._task, completed=row["step"], numbers=numbers)
+            self._bar.update(self._task, completed=completed, numbers=numbers)
 
     def say(self, message: str) -> None:
         """Tell the person something: above the bar, or in the log where there is none."""

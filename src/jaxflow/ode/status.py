@@ -19,6 +19,7 @@ class Status(IntEnum):
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
     DRIFTED = 4
+    INACCURATE = 5
 
 
 MESSAGES = {
@@ -40,6 +41,10 @@ MESSAGES = {
         "would be wrong: the field contracts too fast to be followed back; write "
         "ODE(gradient='adjoint', checkpoints=8), tighten the tolerance of `backward`, or use "
         "gradient='checkpointed'"
+    ),
+    Status.INACCURATE: (
+        "the tolerance asked for is out of reach in this precision or in max_steps; solve in "
+        'float64, jax.config.update("jax_enable_x64", True), or ask for less'
     ),
 }
 

@@ -152,7 +152,7 @@ class _Run:
             row = self._validate() | {"loss": loss, "learning_rate": rate}
             row["seconds"] = time.monotonic() - start
             self._record(row)
-            shown.update(row)
+            shown.update(self.step, _numbers(row))
             error = abs(row["validation"] - row["coarse"])
             if not math.isfinite(loss):
                 shown.warn(f"the loss is {loss} at step {self.step}: training stops")
@@ -289,3 +289,9 @@ def _steps_of(flow: Any) -> dict[str, Any]:
 
 def _copy(tree: dict[str, Array]) -> dict[str, Array]:
     return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    """A row of the history in words, for the progress bar."""
+    numbers = f"loss {row['loss']:.3f}  validation {row['validation']:.3f} nats"
+    return numbers + (f"  {row['num_evals']:.0f} evaluations" if row["num_evals"] else "")

@@ -1,0 +1,86 @@
+"""Log-densities to a tolerance in nats: reached, or said to be out of reach."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.test_accuracy import EXACT, FIELDS, KEY
+
+from jaxflow import CNF, ODE, Hutchinson, SolveError, StandardNormal, Status
+
+FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
+X = 1.5 * jax.random.normal(KEY, (200, 2))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return np.asarray(dataclasses.replace(FLOW, ode_eval=EXACT).log_prob(X))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_every_row_is_within_its_tolerance(truth, verify):
+    assert np.max(np.abs(FLOW.log_prob(X, atol_nats=1e-3, verify=verify) - truth)) <= 1e-3
+
+
+def test_rows_that_miss_are_solved_again(truth, monkeypatch):
+    # A first tolerance so loose that rows miss.
+    monkeypatch.setattr("jaxflow.audit.CHECKED", 10.0)
+    answer = FLOW.log_prob_with_error(X, atol_nats=1e-3)
+    assert np.all(np.asarray(answer.status) == Status.SUCCESS)
+    assert np.all(np.abs(answer.value - truth) <= 1e-3)
+    assert np.all(np.asarray(answer.ode_error) <= 1e-3)
+    # Their evaluations add up, those of rows that were right at once stay few.
+    evals = np.asarray(answer.num_evals)
+    assert np.max(evals) > 2 * np.min(evals)
+
+
+def test_a_row_out_of_reach_is_named_and_the_error_is_stated():
+    # |z|^2 / 2 is 2e6 nats here, whose rounding in float32 is a tenth of a nat.
+    far = jnp.asarray([[0.0, 1.0], [2000.0, 0.0]], jnp.float32)
+    flow = CNF(lambda t, x: 0.0 * x, StandardNormal(2))
+    answer = flow.log_prob_with_error(far, atol_nats=1e-3)
+    np.testing.assert_array_equal(answer.status, [Status.SUCCESS, Status.INACCURATE])
+    assert answer.ode_error is not None
+    assert answer.ode_error[1] > 0.1
+    for verify in (False, True):
+        with pytest.raises(SolveError, match=r"log_prob failed in row 1 .*solve in float64"):
+            flow.log_prob(far, atol_nats=1e-3, verify=verify)
+        quiet = dataclasses.replace(flow, ode_eval=ODE(throw=False))
+        log_p = quiet.log_prob(far, atol_nats=1e-3, verify=verify)
+        np.testing.assert_array_equal(np.isnan(log_p), [False, True])
+
+
+def test_a_tolerance_works_under_jit():
+    inside = jax.jit(lambda x: FLOW.log_prob(x, atol_nats=1e-3))(X[:5])
+    np.testing.assert_allclose(inside, FLOW.log_prob(X[:5], atol_nats=1e-3), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"repeats the rows that miss it.*under jit"):
+        jax.jit(lambda x: FLOW.log_prob(x, atol_nats=1e-3, verify=True))(X[:5])
+
+
+def test_probes_have_a_tolerance_too():
+    flow = dataclasses.replace(FLOW, trace=Hutchinson(2))
+    answer = flow.log_prob_with_error(X[:5], key=KEY, atol_nats=1e-3)
+    tight = dataclasses.replace(flow, ode_eval=EXACT).log_prob(X[:5], key=KEY)
+    assert np.all(np.abs(answer.value - tight) <= 1e-3)
+
+
+BAD = {
+    "negative": (FLOW, {"atol_nats": -1.0}, r"atol_nats=-1.0 must be positive"),
+    "zero": (FLOW, {"atol_nats": 0.0}, r"atol_nats=0.0 must be positive"),
+    "rounding": (FLOW, {"atol_nats": 1e-16}, r"below what float64 can reach, .*float64"),
+    "nothing": (FLOW, {"verify": True}, r"verify=True has nothing to verify"),
+    "fixed": (
+        dataclasses.replace(FLOW, ode_eval=ODE(num_steps=4)),
+        {"atol_nats": 1e-3},
+        r"atol_nats=0.001 chooses the steps .*leave num_steps and dt out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_tolerance_is_refused_before_anything_is_solved(name):
+    flow, arguments, words = BAD[name]
+    with pytest.raises(ValueError, match=words):
+        flow.log_prob(X, **arguments)
