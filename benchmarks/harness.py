@@ -36,7 +36,7 @@ def write_results(name: str, results: dict[str, Any]) -> Path:
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
-            "device": str(jax.devices()[0]),
+            "device": jax.devices()[0].device_kind,
             "python": platform.python_version(),
         },
         "versions": {p: version(p) for p in ("jax", "equinox", "optax", "jaxflow-cnf")},

@@ -19,7 +19,7 @@ from jaxflow.continuity import (
 )
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.twice import Twice
-from jaxflow.precision import accumulator
+from jaxflow.precision import accumulator, in_full
 from jaxflow.trace import Estimator, Exact, Hutchinson, HutchPlusPlus, XTrace
 
 Rule = Callable[[Array], tuple[Array, Array | None]]
@@ -102,6 +102,7 @@ def _plan(
 
 
 @eqx.filter_jit
+@in_full
 def integrated_jacobian(
     field: Any,
     x: Float[Array, "batch *event"],

@@ -33,6 +33,7 @@ from jaxflow.model import (
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
+from jaxflow.precision import in_full
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 from jaxflow.trace.hutchinson import PILOT_PROBES
 
@@ -202,6 +203,7 @@ class CNF(Flow):
             flow = replace(flow.settled(rows, cond, key), ode_eval=ode)
             score = partial(_log_prob_within, atol_nats=jnp.asarray(atol_nats, rows.dtype))
             log_p, stats = score_rows(flow, rows, cond, key, score=score, progress=progress)
+        assert stats is not None
         log_p = jax.vmap(poison)(log_p, stats.status)
         return checked(self, log_p, stats, "log_prob").reshape(batch)
 
@@ -378,6 +380,7 @@ class CNF(Flow):
 
 
 @eqx.filter_jit
+@in_full
 def _log_prob_at(
     flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats]:
@@ -387,6 +390,7 @@ def _log_prob_at(
 
 
 @eqx.filter_jit
+@in_full
 def _log_prob_with_error(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
@@ -398,6 +402,7 @@ def _log_prob_with_error(
 
 
 @eqx.filter_jit
+@in_full
 def _log_prob_within(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None, *, atol_nats: Array
 ) -> tuple[Array, Stats]:

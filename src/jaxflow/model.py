@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.chunks import by_chunks, take
 from jaxflow.ode import Stats
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.precision import accumulator
+from jaxflow.precision import accumulator, in_full
 from jaxflow.rows import as_rows, check_finite, cond_rows, promote
 
 
@@ -153,11 +153,16 @@ class Flow(eqx.Module):
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density of rows in data units, for use inside jit: no checks, a status, NaN.
 
-        With `training` the training settings of the solve and the trace are used.
+        With `training` the training settings of the solve and the trace are used, and matrix
+        products are rounded as jax is set; without, they have full precision.
         """
-        u, log_det = into_flow_space(self.transform, x)
-        log_p, stats = self.density_rows(u, cond, key, training=training)
-        return log_p + log_det.astype(log_p.dtype), stats
+
+        def density(x: Array) -> tuple[Array, Stats | None]:
+            u, log_det = into_flow_space(self.transform, x)
+            log_p, stats = self.density_rows(u, cond, key, training=training)
+            return log_p + log_det.astype(log_p.dtype), stats
+
+        return density(x) if training else in_full(density)(x)
 
 
 def score_rows(
@@ -269,6 +274,7 @@ def _log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None
 
 
 @eqx.filter_jit
+@in_full
 def _sample(
     flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None, with_log_prob: bool
 ) -> Any:

@@ -1,6 +1,8 @@
-"""The precision of a tree of arrays."""
+"""The precision of a tree of arrays, and of the products among them."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,3 +22,24 @@ def widest(tree: Any) -> np.dtype:
 def accumulator(dtype: Any) -> Any:
     """The dtype in which sums are kept: this one, or float32 where it has fewer bits."""
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def in_full(f: Function) -> Function:
+    """The function with its matrix products in the full precision of their operands.
+
+    Accelerators round float32 products to fewer bits by default (TF32 on GPUs, bfloat16 on
+    TPUs). A log-density shows that, and a solver that chooses its steps takes the noise for
+    error. Where the user has set `jax_default_matmul_precision`, that holds.
+    """
+
+    @functools.wraps(f)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if getattr(jax.config, "jax_default_matmul_precision", None) is not None:
+            return f(*args, **kwargs)
+        with jax.default_matmul_precision("highest"):
+            return f(*args, **kwargs)
+
+    return run  # pyright: ignore[reportReturnType]

@@ -36,9 +36,19 @@ from jaxflow.ode.odeint import strategy, with_num_steps
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import RightSide, State
-from jaxflow.precision import widest
+from jaxflow.precision import in_full, widest
 
-LANES = 256
+# Lanes on a CPU, whose vector units they fill; an accelerator wants thousands, so many that the
+# states in them have about 2^18 entries.
+LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
+
+
+def lanes_for(size: int) -> int:
+    """Lanes for rows of `size` entries: whatever the number of rows, so that bits are the same."""
+    if jax.default_backend() == "cpu":
+        return LANES
+    most = LANE_ENTRIES // max(1, size)
+    return min(MOST_LANES, max(LANES, 1 << max(0, most.bit_length() - 1)))
 
 
 def odeint_many(
@@ -50,7 +60,7 @@ def odeint_many(
     row_args: Any = None,
     *,
     ode: ODE = ODE(),
-    lanes: int = LANES,
+    lanes: int | None = None,
 ) -> tuple[State, Stats]:
     """Solve `dy/dt = f(t, y, args)` for many rows, each with steps of its own.
 
@@ -68,7 +78,8 @@ def odeint_many(
         args: shared by all rows: parameters belong here.
         row_args: one entry a row along the leading axis: conditions belong here.
         ode: settings of each row's solve.
-        lanes: rows solved at once. Bits are the same for the same number of lanes.
+        lanes: rows solved at once, by default what suits the platform and the size of a row.
+            Bits are the same for the same number of lanes.
 
     Returns:
         The states at `t1`, and counts with one entry a row. With `ode.throw` unset a row that
@@ -82,6 +93,8 @@ def odeint_many(
     y0, row_args = jax.tree.map(jnp.asarray, (y0, row_args))
     check_state(y0)
     num = _rows(y0, row_args)
+    if lanes is None:
+        lanes = lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
     if not isinstance(lanes, int) or lanes < 1:
         raise ValueError(f"lanes={lanes!r} must be a whole number of at least 1")
     dtype = widest(y0)
@@ -147,7 +160,7 @@ def as_one(f: Any, y0: State, row_args: Any) -> tuple[Any, State]:
 
     Error norms are taken row by row, so a row keeps a leading axis of 1.
     """
-    f = _call(f, row_args)
+    f = in_full(_call(f, row_args))
 
     def batch(t: Array, y: State, args: Any) -> State:
         one = jax.tree.map(lambda leaf: leaf[0], y)

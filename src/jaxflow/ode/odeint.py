@@ -29,7 +29,7 @@ from jaxflow.ode.pontryagin import solve_pontryagin
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.precision import widest
+from jaxflow.precision import in_full, widest
 
 STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,
@@ -150,6 +150,8 @@ def _solve(
     times: Array | None,
 ) -> tuple[State, Stats]:
     solve = strategy(ode)
+    # Steps are chosen by small differences, which rounded products would drown.
+    f = in_full(f) if ode.adaptive else f
 
     def between(y: State, ta: Array, tb: Array) -> tuple[State, Stats]:
         y, stats = solve(f, y, ta, tb, args, ode)

@@ -40,7 +40,7 @@ from jaxflow.ode.step import State
 from jaxflow.precision import widest
 
 # The share of a row by which the way back may miss the way there.
-DRIFT = 1e-2
+DRIFT = 0.1
 
 
 def solve_pontryagin(
@@ -132,11 +132,11 @@ def solve_pontryagin(
 def drifted(y: State, y0: State, y1: State, ode: ODE) -> Bool[Array, ""]:
     """Whether a backward solve from `y1` arrived at a `y` that is not the `y0` it should be.
 
-    By a hundredth of the largest row, or by a hundred tolerances where rows are small.
+    By a tenth of the largest row, or by a hundred tolerances where rows are small.
     """
     off = worst_row(jax.tree.map(lambda y, y0: y - y0, y, y0))
     size = jnp.maximum(worst_row(y0), worst_row(y1))
-    return off > DRIFT * size + ode.atol / DRIFT
+    return off > DRIFT * size + 100 * ode.atol
 
 
 def in_pieces(ode: ODE, pieces: int) -> ODE:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.integrate import counts, lerp, unfinished
 from jaxflow.ode.lanes import drain
-from jaxflow.ode.many import LANES, Work, advance, as_one, right_side, waiting
+from jaxflow.ode.many import Work, advance, as_one, lanes_for, right_side, waiting
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
@@ -74,12 +74,12 @@ def solve_twice(
     row_args: Any,
     *,
     ode: ODE,
-    lanes: int = LANES,
 ) -> tuple[Twice, Stats]:
     """Solve each row adaptively, then on 1.75 times as many steps; arguments as `odeint_many`.
 
     The counts are those of both solves. Not differentiable in reverse mode.
     """
+    lanes = lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
     field, y0 = as_one(f, y0, row_args)
     fsal = ode.tableau.fsal
 

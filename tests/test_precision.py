@@ -1,0 +1,81 @@
+"""Products of matrices have full precision where a density is stated, and lanes fit a platform."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxflow import CNF, ODE, StandardNormal
+from jaxflow.dynamics import MLP
+from jaxflow.ode import odeint
+from jaxflow.ode.many import LANES, MOST_LANES, lanes_for
+
+X = jnp.ones((3, 2))
+FLOW = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))
+
+
+def precisions(f, *args):
+    """Of all products of matrices in what jax makes of f."""
+    found = set()
+
+    def visit(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                found.add(str(equation.params["precision"]))
+            for each in jax.tree.leaves(
+                equation.params,
+                is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"),
+            ):
+                inner = getattr(each, "jaxpr", each)
+                if hasattr(inner, "eqns"):
+                    visit(inner)
+
+    visit(jax.make_jaxpr(f)(*args).jaxpr)
+    return found
+
+
+FULL = {"(Precision.HIGHEST, Precision.HIGHEST)"}
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        FLOW.log_prob,
+        FLOW.encode,
+        lambda x: FLOW.log_prob_with_error(x).value,
+        lambda x: FLOW.log_prob(x, atol_nats=1e-2),
+        lambda x: FLOW.sample_and_log_prob(jax.random.key(1), 3)[1],
+        jax.grad(lambda x: jnp.sum(FLOW.log_prob(x))),
+    ],
+    ids=["log_prob", "encode", "with error", "to a tolerance", "sample", "gradient"],
+)
+def test_an_evaluation_rounds_no_product(evaluate):
+    assert precisions(evaluate, X) == FULL
+
+
+def test_training_by_fixed_steps_rounds_as_jax_is_set():
+    assert precisions(lambda x: FLOW.log_prob_rows(x, training=True)[0], X) == {"None"}
+
+
+def test_steps_that_choose_themselves_round_no_product():
+    weight = jnp.eye(2)
+
+    def solve(y, ode):
+        return odeint(lambda t, y, w: y @ w, y, 0.0, 1.0, weight, ode=ode)[0]
+
+    assert precisions(lambda y: solve(y, ODE()), X) == FULL
+    assert precisions(lambda y: solve(y, ODE(num_steps=2)), X) == {"None"}
+    back = jax.grad(lambda y: jnp.sum(solve(y, ODE(gradient="adjoint"))))
+    assert precisions(back, X) == FULL
+
+
+def test_what_the_user_set_holds():
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert not precisions(FLOW.log_prob, X) & FULL
+
+
+def test_lanes_depend_on_the_platform_and_the_row_alone(monkeypatch):
+    assert {lanes_for(size) for size in (1, 3, 44, 10_000)} == {LANES}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert lanes_for(3) == MOST_LANES
+    assert lanes_for(44) == 4096
+    assert lanes_for(10**7) == LANES
