@@ -128,7 +128,8 @@ def main() -> None:
             gradient = jax.jit(jax.grad(make(tolerance))).lower(net, x).compile()
             found = flat(gradient(net, x))
             errors[name].append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
-            memory[name].append(gradient.memory_analysis().temp_size_in_bytes)
+            allotted = gradient.memory_analysis()
+            memory[name].append(0 if allotted is None else allotted.temp_size_in_bytes)
             runs[name] = partial(gradient, net, x)
         for name, seconds in interleaved(runs, repeats).items():
             times[name].append(seconds)

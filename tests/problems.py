@@ -106,29 +106,76 @@ class DampedRotation:
 
 
 @dataclass(frozen=True)
-class Together:
-    """Two problems at once, on an interval of their own."""
+class Logistic:
+    """`y' = r y (1 - y)`, so `(1 - y) / y` falls as `exp(-r t)`; not linear, autonomous."""
 
-    first: Any
-    second: Any
+    t0: float = 0.3
+    t1: float = 2.0
+
+    @property
+    def y0(self) -> Any:
+        return jnp.asarray([0.2, 0.4, 0.6])
+
+    @property
+    def args(self) -> Any:
+        return jnp.asarray(3.0)
+
+    def f(self, t, y, r):
+        return r * y * (1 - y)
+
+    def solution(self, y0, t0, t, r):
+        return 1 / (1 + (1 - y0) / y0 * jnp.exp(-r * (t - t0)))
+
+
+@dataclass(frozen=True)
+class LimitCycle:
+    """`z' = (m (1 - |z|^2) + i w) z`, which spirals onto the unit circle; a nonlinear system."""
+
+    t0: float = 0.3
+    t1: float = 2.0
+
+    @property
+    def y0(self) -> Any:
+        return jnp.asarray([1.3, 0.4])
+
+    @property
+    def args(self) -> Any:
+        return {"m": jnp.asarray(0.2), "w": jnp.asarray(2.0)}
+
+    def f(self, t, z, args):
+        pull = args["m"] * (1 - jnp.sum(z**2))
+        return pull * z + args["w"] * jnp.stack([-z[1], z[0]])
+
+    def solution(self, z0, t0, t, args):
+        # 1 / |z|^2 - 1 falls as exp(-2 m t).
+        square = jnp.sum(z0**2)
+        growth = 1 / jnp.sqrt(square + (1 - square) * jnp.exp(-2 * args["m"] * (t - t0)))
+        c, s = jnp.cos(args["w"] * (t - t0)), jnp.sin(args["w"] * (t - t0))
+        return growth * jnp.stack([c * z0[0] - s * z0[1], s * z0[0] + c * z0[1]])
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several problems at once, on an interval of their own."""
+
+    parts: tuple[Any, ...]
     t0: float = -0.4
     t1: float = 1.3
 
     @property
     def y0(self) -> Any:
-        return self.first.y0, self.second.y0
+        return tuple(part.y0 for part in self.parts)
 
     @property
     def args(self) -> Any:
-        return self.first.args, self.second.args
+        return tuple(part.args for part in self.parts)
 
     def f(self, t, y, args):
-        return self.first.f(t, y[0], args[0]), self.second.f(t, y[1], args[1])
+        return tuple(p.f(t, *each) for p, *each in zip(self.parts, y, args, strict=True))
 
     def solution(self, y0, t0, t, args):
-        return (
-            self.first.solution(y0[0], t0, t, args[0]),
-            self.second.solution(y0[1], t0, t, args[1]),
+        return tuple(
+            p.solution(y0, t0, t, args) for p, y0, args in zip(self.parts, y0, args, strict=True)
         )
 
 
@@ -137,5 +184,7 @@ PROBLEMS = {
     "cosine": Cosine(),
     "riccati": Riccati(),
     "damped rotation": DampedRotation(),
-    "together": Together(Riccati(), DampedRotation()),
+    "logistic": Logistic(),
+    "limit cycle": LimitCycle(),
+    "together": Together((Riccati(), DampedRotation())),
 }
