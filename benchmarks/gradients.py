@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import interleaved, table, write_results
+from harness import at_error, interleaved, table, write_results
 from jaxflow.continuity import augmented_dynamics
 
 DIM, WIDTH, ROWS = 43, 256, 1000
@@ -99,15 +99,6 @@ def truth(net: Any, x: jax.Array, rows: int) -> np.ndarray:
         # In pieces of rows, which are independent.
         parts = [flat(gradient(wide, x[i : i + 250])) for i in range(0, rows, 250)]
     return np.mean(parts, axis=0)
-
-
-def at_error(errors: list[float], times: list[float], error: float) -> float:
-    """Time at an error, interpolated on logarithms; NaN outside of what was measured."""
-    order = np.argsort(errors)
-    x, y = np.log(np.asarray(errors)[order]), np.log(np.asarray(times)[order])
-    if not x[0] <= np.log(error) <= x[-1]:
-        return float("nan")
-    return float(np.exp(np.interp(np.log(error), x, y)))
 
 
 def main() -> None:

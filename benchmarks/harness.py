@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,6 +27,15 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def at_error(errors: list[float], times: list[float], error: float) -> float:
+    """Time at an error, interpolated on logarithms; NaN outside of what was measured."""
+    order = np.argsort(errors)
+    x, y = np.log(np.asarray(errors)[order]), np.log(np.asarray(times)[order])
+    if not x[0] <= np.log(error) <= x[-1]:
+        return float("nan")
+    return float(np.exp(np.interp(np.log(error), x, y)))
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

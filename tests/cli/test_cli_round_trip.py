@@ -71,6 +71,16 @@ def test_scores_are_the_flows(jaxflow, fitted, table, values, tmp_path):
     assert f"{scores['log_prob'].mean():.4f}" in result.stdout
 
 
+def test_scores_with_their_errors(jaxflow, fitted, table, tmp_path):
+    run, _ = fitted
+    out = tmp_path / "scores.csv"
+    assert jaxflow("score", run, table, "--out", out, "--with-error").exit_code == 0
+    scores = pl.read_csv(out)
+    assert scores.columns == ["row", "log_prob", "ode_error", "trace_se"]
+    assert scores["ode_error"].is_between(0, 0.1).all()
+    assert (scores["trace_se"] == 0).all()
+
+
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 def test_scores_in_other_formats(jaxflow, fitted, table, values, tmp_path, suffix):
     run, _ = fitted

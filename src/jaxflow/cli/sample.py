@@ -37,6 +37,6 @@ def sample(
 
     with jax.enable_x64(record["settings"]["float64"]):
         flow = load(run / run_directory.FLOW)
-        x = np.asarray(flow.sample(jax.random.key(seed), num))
+        x = np.asarray(flow.sample(jax.random.key(seed), num, progress=None))
     write_table(out, x, record["columns"], overwrite=overwrite)
     show({"drawn": counted(num, "row"), "samples": str(out)})

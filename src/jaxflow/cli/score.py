@@ -24,6 +24,10 @@ def score(
     drop_nan: Annotated[
         bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
     ] = False,
+    with_error: Annotated[
+        bool,
+        typer.Option("--with-error", help="Add columns ode_error, trace_se: how far off, nats."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -42,13 +46,29 @@ def score(
 
     import jax
 
+    from jaxflow import CNF
     from jaxflow.checkpoint import load
 
     with jax.enable_x64(float64):
         flow = load(run / run_directory.FLOW)
         # The key serves flows whose trace is estimated; the same for all, so scores repeat.
-        log_p = np.asarray(flow.log_prob(x, key=jax.random.key(0)), np.float64)
-    write_columns(out, {"row": kept, "log_prob": log_p})
+        key = jax.random.key(0)
+        if with_error and not isinstance(flow, CNF):
+            raise ValueError("--with-error is for continuous flows; this one has no solve")
+        if with_error:
+            answer = flow.log_prob_with_error(x, key=key, progress=None)
+            columns = {
+                "log_prob": answer.value,
+                "ode_error": answer.ode_error,
+                "trace_se": answer.trace_se,
+            }
+            if any(values is None for values in columns.values()):
+                raise ValueError("--with-error: the solver or the trace of this run tells none")
+        else:
+            columns = {"log_prob": flow.log_prob(x, key=key, progress=None)}
+        columns = {name: np.asarray(values, np.float64) for name, values in columns.items()}
+    log_p = columns["log_prob"]
+    write_columns(out, {"row": kept, **columns})
     error = f" +- {log_p.std(ddof=1) / math.sqrt(len(x)):.4f}" if len(x) > 1 else ""
     show(
         {
