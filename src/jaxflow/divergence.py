@@ -55,7 +55,7 @@ def density_change(
         (_, basis_images), second = multiply(basis)
         value, error = jax.vmap(trace.estimate)(probes, images, basis, basis_images)
         return end, -value, error, first.then(second)
-    start, probes, rule = _plan(trace, key, x, t0, t1)
+    start, probes, rule = plan(trace, key, x, t0, t1)
     (x, change), stats = transport_density(
         field, x, start, t0, t1, cond, probes, ode=ode, each=each
     )
@@ -79,12 +79,12 @@ def density_change_twice(
         The solves of `(x, log p)`, the rule that makes a change and its standard error of the
         log p of either, and the counts.
     """
-    start, probes, rule = _plan(trace, key, x, t0, t1)
+    start, probes, rule = plan(trace, key, x, t0, t1)
     twice, stats = transport_density_twice(field, x, start, t0, t1, cond, probes, ode=ode)
     return twice, rule, stats
 
 
-def _plan(
+def plan(
     trace: Exact | Hutchinson | HutchPlusPlus, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
 ) -> tuple[Array, Array | None, Rule]:
     """The log p to start from, probes, and what to make of the log p that come out."""

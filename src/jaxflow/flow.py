@@ -117,7 +117,7 @@ class CNF(Flow):
         self, u: Array, cond: Array | None, key: PRNGKeyArray | None
     ) -> tuple[LogDensity, Stats]:
         """Log-density at `t = 1` of rows in flow space, and what is known of its error."""
-        trace, ode = self._trace(training=False), replace(self.ode_eval, throw=False)
+        trace, ode = self.trace_for(training=False), replace(self.ode_eval, throw=False)
         if isinstance(trace, XTrace) or not self.tells_error():
             value, trace_se, stats = self._density_at(1.0, u, cond, key, training=False)
             return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
@@ -133,11 +133,12 @@ class CNF(Flow):
         *,
         training: bool,
     ) -> tuple[Array, Array, Array | None, Stats]:
-        trace = self._trace(training=training)
+        trace = self.trace_for(training=training)
         ode = replace(self.ode if training else self.ode_eval, throw=False)
         return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, each=not training)
 
-    def _trace(self, *, training: bool) -> Exact | Estimator:
+    def trace_for(self, *, training: bool) -> Exact | Estimator:
+        """What `trace="auto"` stands for, in training or in evaluation; any other trace itself."""
         trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
             raise ValueError(
@@ -270,7 +271,7 @@ class CNF(Flow):
 
     def tells_error(self) -> bool:
         """Whether a solve of `ode_eval` states the error that its steps leave."""
-        xtrace = isinstance(self._trace(training=False), XTrace)
+        xtrace = isinstance(self.trace_for(training=False), XTrace)
         return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
     def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":

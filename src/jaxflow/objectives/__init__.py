@@ -1,5 +1,5 @@
 """What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
 
-from jaxflow.objectives.likelihood import maximum_likelihood
+from jaxflow.objectives.likelihood import MaximumLikelihood, maximum_likelihood
 
-__all__ = ["maximum_likelihood"]
+__all__ = ["MaximumLikelihood", "maximum_likelihood"]

@@ -1,0 +1,14 @@
+"""Means over rows that count more or less."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def weighted_mean(
+    values: Float[Array, " rows"], weights: Float[Array, " rows"] | None
+) -> Float[Array, ""]:
+    """`sum_i w_i v_i / sum_i w_i`; weights (2, 1, 0) are rows that occur twice, once and never."""
+    if weights is None:
+        return jnp.mean(values)
+    weights = weights.astype(values.dtype)
+    return jnp.sum(weights * values) / jnp.sum(weights)
