@@ -6,6 +6,7 @@ from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
+from jaxflow.importance import ImportanceSample, importance_sample
 from jaxflow.ode import (
     ODE,
     SolveError,
@@ -28,6 +29,7 @@ __all__ = [
     "DiagonalNormal",
     "HutchPlusPlus",
     "Hutchinson",
+    "ImportanceSample",
     "SolveError",
     "StandardNormal",
     "Stats",
@@ -41,6 +43,7 @@ __all__ = [
     "exact_trace",
     "fit",
     "hutchinson_trace",
+    "importance_sample",
     "load",
     "objectives",
     "odeint",

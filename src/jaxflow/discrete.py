@@ -269,6 +269,8 @@ class CouplingFlow(Flow):
         log_p: Float[Array, " rows"] | None,
         cond: Array | None,
         key: PRNGKeyArray | None,
+        *,
+        training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows of the base carried to flow space."""
         u, log_det = jax.vmap(self.from_base)(z, cond)

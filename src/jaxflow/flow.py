@@ -153,13 +153,15 @@ class CNF(Flow):
         log_p: Float[Array, " rows"] | None,
         cond: Array | None,
         key: PRNGKeyArray | None,
+        *,
+        training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows of the base carried to `t = 1`."""
         if log_p is None:
-            ode = replace(self.ode_eval, throw=False)
+            ode = replace(self.ode if training else self.ode_eval, throw=False)
             u, stats = transport(self.field, z, 0.0, 1.0, cond, ode=ode)
             return u, None, stats
-        u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=False)
+        u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=training)
         return u, log_p + change, stats
 
     def log_prob(

@@ -52,6 +52,8 @@ class Flow(eqx.Module):
         log_p: Float[Array, " rows"] | None,
         cond: Array | None,
         key: PRNGKeyArray | None,
+        *,
+        training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Rows in flow space from rows of the base, with their log-densities if asked for."""
 

@@ -1,5 +1,19 @@
 """What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
 
+from jaxflow.objectives.couplings import OptimalTransport, Sinkhorn, independent
 from jaxflow.objectives.likelihood import MaximumLikelihood, maximum_likelihood
+from jaxflow.objectives.matching import FlowMatching, LogitNormal, Power, uniform
+from jaxflow.objectives.reverse_kl import ReverseKL
 
-__all__ = ["MaximumLikelihood", "maximum_likelihood"]
+__all__ = [
+    "FlowMatching",
+    "LogitNormal",
+    "MaximumLikelihood",
+    "OptimalTransport",
+    "Power",
+    "ReverseKL",
+    "Sinkhorn",
+    "independent",
+    "maximum_likelihood",
+    "uniform",
+]

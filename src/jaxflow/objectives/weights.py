@@ -11,4 +11,6 @@ def weighted_mean(
     if weights is None:
         return jnp.mean(values)
     weights = weights.astype(values.dtype)
-    return jnp.sum(weights * values) / jnp.sum(weights)
+    total = jnp.sum(weights)
+    # A batch may hold none that counts: it then teaches nothing.
+    return jnp.sum(weights * values) / jnp.where(total > 0, total, jnp.ones_like(total))

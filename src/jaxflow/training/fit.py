@@ -44,6 +44,7 @@ def fit(
     cond: Any = None,
     *,
     key: PRNGKeyArray,
+    weights: Any = None,
     validation: Any = 0.1,
     transform: Any = "auto",
     config: TrainConfig = TrainConfig(),
@@ -66,17 +67,21 @@ def fit(
 
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
-        x: data, (n, *event).
+        x: data, (n, *event); None for an objective that needs none, such as `ReverseKL`.
         cond: conditions, (n, *condition).
         key: for the split, the minibatches and the probes; the same key gives the same flow.
-        validation: held-out rows, or `(x, cond)`, or the part of `x` to hold out.
+        weights: how often each row counts, (n,), none of them negative: weights (2, 1, 0) are
+            rows that occur twice, once and never.
+        validation: held-out rows, or `(x, cond, weights)`, or the part of `x` to hold out.
         transform: `"auto"`: where the flow has none, each of
             `jaxflow.transforms.candidate_transforms` is trained for `config.pilot` steps, and
             the one with the better validation value goes on. `None` leaves the flow as it is;
             else the transform to use.
         config: settings.
-        objective: `(flow, x, cond, key) -> (loss, metrics)`; it sees the flow without its
-            transform, and rows in flow space.
+        objective: `(flow, x, cond, key) -> (loss, metrics)`, with `weights` as a fifth argument
+            where there are any; it sees the flow without its transform, and rows in flow space.
+            One with a method `held_out(flow, cond, key) -> (value, share of samples left out)`
+            is validated by that.
         progress: whether to show a progress bar; None shows it on a terminal only.
         callback: called with the newest row of the history; returning True ends training.
         checkpoint: file that keeps the state of training, written at every validation.
@@ -89,7 +94,9 @@ def fit(
         ValueError, TypeError: bad data (rows and columns named) or settings, before training.
         TrainingError: no validation value was ever finite.
     """
-    problems = prepare(flow, x, cond, key, validation, transform, config)
+    if x is None and not hasattr(objective, "held_out"):
+        raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
+    problems = prepare(flow, x, cond, key, validation, transform, config, weights)
     file = Path(checkpoint) if checkpoint is not None else None
     resumed = file if resume and file is not None and file.exists() else None
     with Progress(config.steps, show=progress) as shown:
@@ -206,9 +213,13 @@ class _Run:
         held = self.problem.held
         # The same probes at every validation, so that values can be compared.
         key = jax.random.fold_in(self.key, 1 << 31)
+        if hasattr(self.objective, "held_out"):
+            return self.objective.held_out(flow, held.cond, key)[0], 0.0
         flow = flow.settled(held.x, held.cond, key)
         log_p, stats = score_rows(flow, held.x, held.cond, key)
-        value = -float(np.mean(np.asarray(log_p), dtype=float)) + self.problem.offsets[1]
+        weights = None if held.weights is None else np.asarray(held.weights)
+        value = -float(np.average(np.asarray(log_p, float), weights=weights))
+        value += self.problem.offsets[1]
         return value, 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
 
     def _record(self, row: Row) -> None:

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
 from jaxflow.model import Flow, into_flow_space
+from jaxflow.objectives.weights import weighted_mean
+from jaxflow.precision import widest
 from jaxflow.rows import as_rows, cond_rows, promote
 from jaxflow.training.config import TrainConfig
 from jaxflow.transforms import candidate_transforms
@@ -21,10 +23,12 @@ class Rows(eqx.Module):
     Attributes:
         x: samples, (rows, *event).
         cond: their conditions, (rows, *condition).
+        weights: how often each row counts, (rows,); None where each counts once.
     """
 
     x: Array
     cond: Array | None
+    weights: Array | None = None
 
 
 class Problem(eqx.Module):
@@ -53,20 +57,28 @@ def prepare(
     validation: Any,
     transform: Any,
     config: TrainConfig,
+    weights: Any = None,
 ) -> dict[str, Problem]:
     """One problem for each transform that is worth a try, by name.
+
+    Without data (`x` is None) the flow keeps its transform, and rows are placeholders.
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or arguments.
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
-    train = _rows(flow, x, cond, "x")
+    if x is None:
+        return {"as given": _without_data(flow, cond, transform, weights)}
+    train = _rows(flow, x, cond, "x", weights)
     if isinstance(validation, float | int):
         train, held = _hold_out(train, float(validation), key)
     else:
-        held_x, held_cond = validation if isinstance(validation, tuple) else (validation, None)
-        held = _rows(flow, held_x, held_cond, "validation")
+        given = validation if isinstance(validation, tuple) else (validation,)
+        if len(given) > 3:
+            raise ValueError(f"validation has {len(given)} parts; give (x, cond, weights)")
+        held_x, held_cond, held_weights = (*given, None, None)[:3]
+        held = _rows(flow, held_x, held_cond, "validation", held_weights)
         if (held.cond is None) != (train.cond is None):
             raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     check_columns(np.asarray(train.x))
@@ -101,8 +113,8 @@ def _problem(flow: Any, transform: Any, train: Rows, held: Rows) -> Problem:
     parts, offsets = [], []
     for rows in (train, held):
         u, log_det = _into_flow_space(transform, rows.x)
-        parts.append(Rows(u, rows.cond))
-        offsets.append(-float(jnp.mean(log_det)))
+        parts.append(Rows(u, rows.cond, rows.weights))
+        offsets.append(-float(weighted_mean(log_det, rows.weights)))
     return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform)
 
 
@@ -111,7 +123,42 @@ def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Ar
     return into_flow_space(transform, x)
 
 
-def _rows(flow: Flow, x: Any, cond: Any, name: str) -> Rows:
+def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Problem:
+    if weights is not None or not isinstance(transform, str | None):
+        raise ValueError("x=None has no rows to weight or transform: leave weights, transform out")
+    given = None if cond is None else jnp.asarray(cond)
+    count = 1 if given is None else len(given)
+    flow, given = promote(flow, given)
+    rows = Rows(jnp.zeros((count, *flow.event_shape), widest(flow)), given)
+    return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
+
+
+def _weights(weights: Any, count: int, name: str) -> Array | None:
+    """Weights of rows, checked.
+
+    Raises:
+        ValueError: not one a row, negative, not finite, or all 0.
+    """
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights, float)
+    if weights.shape != (count,):
+        raise ValueError(
+            f"the weights of {name} have shape {weights.shape} for {count} rows: give ({count},)"
+        )
+    host = np.asarray(weights)
+    bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"the weights of {name} must be 0 or positive numbers; row {bad[0]} has "
+            f"{host[bad[0]]} ({bad.size} such rows)"
+        )
+    if not host.any():
+        raise ValueError(f"the weights of {name} are all 0: no row would count")
+    return weights
+
+
+def _rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
     rows, batch = as_rows(x, flow.event_shape, name)
     if len(batch) != 1 or batch[0] == 0:
         raise ValueError(
@@ -122,7 +169,7 @@ def _rows(flow: Flow, x: Any, cond: Any, name: str) -> Rows:
     conditions = cond_rows(cond, batch)
     if conditions is not None:
         check_rows(np.asarray(conditions), f"the condition of {name}")
-    return Rows(rows, conditions)
+    return Rows(rows, conditions, _weights(weights, len(rows), name))
 
 
 def _hold_out(rows: Rows, part: float, key: PRNGKeyArray) -> tuple[Rows, Rows]:

@@ -74,8 +74,9 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
     optimizer = optimizer_of(config)
 
     def loss_of(params: Any, rows: Array, step_key: PRNGKeyArray) -> Array:
-        cond = None if data.cond is None else data.cond[rows]
-        return objective(assemble(params, frozen), data.x[rows], cond, step_key)[0]
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        weights = () if batch.weights is None else (batch.weights,)
+        return objective(assemble(params, frozen), batch.x, batch.cond, step_key, *weights)[0]
 
     def update(i: Array, carry: Any) -> Any:
         state, losses = carry
