@@ -5,8 +5,11 @@ A transform is any Equinox module with `event_shape`, `forward(x) -> (u, log|det
 Its parameters describe the data and are not trained: their gradient is exactly 0.
 """
 
+from jaxflow.transforms.bounded import Bounded
+from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.standardise import Standardise
+from jaxflow.transforms.whiten import Whiten
 
-__all__ = ["Gaussianise", "Standardise", "candidate_transforms"]
+__all__ = ["Bounded", "Chain", "Gaussianise", "Standardise", "Whiten", "candidate_transforms"]
