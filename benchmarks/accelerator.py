@@ -5,7 +5,7 @@ TPUs), which a log-density shows. The script compares log-densities with float64
 device at each of jax's precisions, times the lanes of `odeint_many` beside diffrax, and counts
 differing bits over random batches.
 
-    python benchmarks/accelerator.py [--quick] [--name NAME]
+    python benchmarks/accelerator.py [--quick] [--rounded] [--name NAME]
 """
 
 import argparse
@@ -77,8 +77,14 @@ def many(net: Any, x: jax.Array, lanes: int) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What an accelerator changes.")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--rounded", action="store_true", help="round products as the device does by default"
+    )
     parser.add_argument("--name", default="accelerator", help="name of the result file")
     arguments = parser.parse_args()
+    if arguments.rounded:
+        # What is set by the user holds everywhere, in jaxflow's evaluation too.
+        jax.config.update("jax_default_matmul_precision", "default")
     print(jax.devices(), jax.__version__)
     results: dict[str, Any] = {"precision": precisions()}
     lines = [

@@ -1,9 +1,10 @@
 """What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
 
-from jaxflow.objectives.couplings import OptimalTransport, Sinkhorn, independent
+from jaxflow.objectives.couplings import OptimalTransport, Sinkhorn, Swaps, independent
 from jaxflow.objectives.likelihood import MaximumLikelihood, maximum_likelihood
 from jaxflow.objectives.matching import FlowMatching, LogitNormal, Power, uniform
 from jaxflow.objectives.reverse_kl import ReverseKL
+from jaxflow.objectives.staged import Staged
 
 __all__ = [
     "FlowMatching",
@@ -13,6 +14,8 @@ __all__ = [
     "Power",
     "ReverseKL",
     "Sinkhorn",
+    "Staged",
+    "Swaps",
     "independent",
     "maximum_likelihood",
     "uniform",

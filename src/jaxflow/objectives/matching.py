@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +107,8 @@ class FlowMatching:
     time: Callable[[Array], Array] = uniform
     weight: Callable[[Array], Array] | None = None
     stratified: bool = True
+    # Training needs no solve of the ODE.
+    simulation_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_path(self.path)

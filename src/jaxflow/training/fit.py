@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.model import assemble, score_rows, separate
-from jaxflow.objectives import maximum_likelihood
+from jaxflow.objectives import Staged, maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
@@ -31,6 +31,8 @@ Row = dict[str, int | float]
 History = dict[str, list[int | float]]
 Callback = Callable[[Row], bool | None]
 
+# Doublings of the training solve's steps before the first step that uses it.
+MOST_REFINEMENTS = 5
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
 
 
@@ -80,6 +82,7 @@ def fit(
         config: settings.
         objective: `(flow, x, cond, key) -> (loss, metrics)`, with `weights` as a fifth argument
             where there are any; it sees the flow without its transform, and rows in flow space.
+            `Staged()` trains by flow matching first.
             One with a method `held_out(flow, cond, key) -> (value, share of samples left out)`
             is validated by that.
         progress: whether to show a progress bar; None shows it on a terminal only.
@@ -155,12 +158,14 @@ class _Run:
         config = self.config
         start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
         while self.step < until and not self.finished:
+            if self._begins_to_solve():
+                self._settle_solver(shown)
             loss, rate = self._train(min(config.eval_every, until - self.step))
             row = self._validate() | {"loss": loss, "learning_rate": rate}
             row["seconds"] = time.monotonic() - start
             self._record(row)
             shown.update(self.step, _numbers(row))
-            error = abs(row["validation"] - row["coarse"])
+            error = 0.0 if self._solves_nothing() else abs(row["validation"] - row["coarse"])
             if not math.isfinite(loss):
                 shown.warn(f"the loss is {loss} at step {self.step}: training stops")
                 self.finished = True
@@ -188,17 +193,42 @@ class _Run:
         train = self.problem.train
         indices = minibatches(len(train.x), self.config, seed_of(self.key), self.step, count)
         numbers = jnp.asarray(count), jnp.asarray(self.step)
-        inputs = (self.frozen, train, indices, *numbers, self.key, self.objective, self.config)
+        inputs = (self.frozen, train, indices, *numbers, self.key, self._current(), self.config)
         self.state, losses, rate = train_steps(inputs, self.state)
         self.step += count
         mean = float(np.mean(np.asarray(losses)[:count], dtype=float))
         return mean + self.problem.offsets[0], float(rate)
 
+    def _current(self, before: int = 0) -> Objective:
+        """The objective of the next step, or of one before it."""
+        staged = isinstance(self.objective, Staged)
+        step = self.step - before
+        return self.objective.at(step, self.config.steps) if staged else self.objective
+
+    def _solves_nothing(self, before: int = 1) -> bool:
+        """Whether the last step's objective has no use for the training solve."""
+        return getattr(self._current(before), "simulation_free", False)
+
+    def _begins_to_solve(self) -> bool:
+        return self.step > 0 and self._solves_nothing() and not self._solves_nothing(0)
+
+    def _settle_solver(self, shown: Progress) -> None:
+        """Refine the training solve until its value is the evaluation's, before it trains."""
+        flow = assemble(self.state.ema, self.frozen)
+        value, _ = self._score(flow)
+        for _ in range(MOST_REFINEMENTS):
+            coarse, _ = self._score(replace(flow, ode_eval=self.frozen.ode))
+            if abs(coarse - value) <= self.config.solver_error:
+                break
+            self.frozen, _ = _refine(self.frozen)
+        shown.say(f"step {self.step}: {self._current()} with {self.frozen.ode}")
+
     def _validate(self) -> Row:
         flow = assemble(self.state.ema, self.frozen)
         value, num_evals = self._score(flow)
         coarse = value
-        if hasattr(flow, "ode") and hasattr(flow, "ode_eval"):
+        solves = hasattr(flow, "ode") and hasattr(flow, "ode_eval")
+        if solves and not self._solves_nothing():
             coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
         row: Row = dict.fromkeys(COLUMNS, 0)
         return row | {

@@ -1,0 +1,83 @@
+"""Objectives in turn, and weights of rows, as `fit` takes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
+from jaxflow.dynamics import MLP
+from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+from jaxflow.transforms import Standardise
+
+KEY = jax.random.key(6)
+RNG = np.random.default_rng(2)
+X = RNG.normal(size=(400, 2)) * [1.0, 3.0] + [2.0, -1.0]
+
+
+def flow():
+    return CNF(
+        MLP(2, width=8, depth=1, key=KEY), StandardNormal(2), ode=ODE(solver="rk4", num_steps=2)
+    )
+
+
+def test_stages_share_the_steps():
+    staged = Staged(((FlowMatching(), 3.0), (maximum_likelihood, 1.0)))
+    assert isinstance(staged.at(0, 100), FlowMatching)
+    assert isinstance(staged.at(74, 100), FlowMatching)
+    assert staged.at(75, 100) is maximum_likelihood
+    assert staged.at(200, 100) is maximum_likelihood
+    with pytest.raises(ValueError, match="a positive share"):
+        Staged(((FlowMatching(), 0.0),))
+
+
+def test_fit_goes_from_one_to_the_next():
+    config = TrainConfig(steps=60, eval_every=20, learning_rate=1e-2, batch_size=128)
+    staged = Staged(((FlowMatching(), 2.0), (maximum_likelihood, 1.0)))
+    trained, history = fit(flow(), X, key=KEY, config=config, objective=staged)
+    # Matching is judged by the evaluation alone, likelihood by its training solve too.
+    assert history["coarse"][:2] == history["validation"][:2]
+    assert history["coarse"][2] != history["validation"][2]
+    # The last stage's loss is a negative log-density, as the validation is.
+    assert abs(history["loss"][2] - history["validation"][2]) < 0.5
+    assert np.isfinite(trained.log_prob(X[:4])).all()
+
+
+def test_rows_of_weight_zero_teach_nothing():
+    # Half of the rows lie elsewhere and do not count: training is that of the others alone.
+    rows = np.concatenate([X, X + 50.0])
+    weights = np.concatenate([np.ones(400), np.zeros(400)])
+    config = TrainConfig(steps=20, eval_every=20, batch_size=800)
+    settings = {"key": KEY, "config": config, "transform": Standardise.fit(X)}
+    held = X[:100]
+    weighted, _ = fit(flow(), rows, weights=weights, validation=held, **settings)
+    alone, _ = fit(flow(), X, validation=held, **settings)
+    np.testing.assert_allclose(weighted.log_prob(held), alone.log_prob(held), rtol=1e-6)
+    # In the validation too.
+    _, some = fit(flow(), X, validation=(rows, None, weights), **settings)
+    _, all_of_them = fit(flow(), X, validation=X, **settings)
+    np.testing.assert_allclose(some["validation"], all_of_them["validation"], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (np.ones(3), r"weights of x have shape \(3,\) for 400 rows"),
+        (np.zeros(400), "are all 0"),
+        (np.where(np.arange(400) == 7, -1.0, 1.0), r"row 7 has -1.0 \(1 such rows\)"),
+    ],
+)
+def test_bad_weights_are_refused(weights, words):
+    with pytest.raises(ValueError, match=words):
+        fit(flow(), X, weights=weights, key=KEY)
+
+
+def test_a_user_s_own_function_is_an_objective():
+    def moments(flow, x, cond, key):
+        drawn = jax.vmap(flow.base.sample)(jax.random.split(key, len(x)))
+        moved = jax.vmap(lambda z: flow.field(jnp.asarray(0.5), z))(drawn)
+        return jnp.mean(moved**2), {}
+
+    config = TrainConfig(steps=20, eval_every=20)
+    _, history = fit(flow(), X, key=KEY, config=config, objective=moments)
+    assert len(history["step"]) == 1
