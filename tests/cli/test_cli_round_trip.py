@@ -162,6 +162,17 @@ def test_options_reach_the_flow(fit, tmp_path):
     assert len(flow.layers.network) == 2
 
 
+def test_objectives_reach_training(fit, tmp_path):
+    result = fit(
+        tmp_path / "run", "--objective", "matching", "--transform", "whiten", "--steps", 200
+    )
+    assert result.exit_code == 0, result.output
+    history = pl.read_csv(tmp_path / "run" / "history.csv")
+    # The matching loss is no log-density, and no training solve is looked at.
+    assert (history["coarse"] == history["validation"]).all()
+    assert history["validation"][-1] < history["validation"][0]
+
+
 def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     result = fit(
         tmp_path / "run",

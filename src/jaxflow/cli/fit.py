@@ -18,11 +18,13 @@ from jaxflow.cli import run_directory
 from jaxflow.cli.models import (
     Field,
     Model,
+    Objective,
     Settings,
     Trace,
     Transform,
     build_flow,
     fit_transform,
+    objective_of,
 )
 from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import counted, show, tell
@@ -79,6 +81,13 @@ def fit(
         Trace,
         typer.Option(help="Trace of the continuous flow: exact, or estimated by random probes."),
     ] = Trace.auto,
+    objective: Annotated[
+        Objective,
+        typer.Option(
+            help="Train by likelihood, by flow matching (fast, for many steps), or in stages: "
+            "matching first, likelihood last."
+        ),
+    ] = Objective.likelihood,
     drop_nan: Annotated[
         bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
     ] = False,
@@ -110,6 +119,7 @@ def fit(
         seed=seed,
         transform=transform.value,
         trace=trace.value,
+        objective=objective.value,
         float64=float64,
     )
     folder = run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
@@ -210,6 +220,7 @@ def _train(
             validation=x[held],
             transform=transform,
             config=config,
+            objective=objective_of(settings.objective),
             callback=None if sys.stderr.isatty() else _lines(settings.steps),
             checkpoint=state,
             resume=resume,

@@ -28,6 +28,15 @@ class Transform(StrEnum):
     none = "none"
     standardise = "standardise"
     gaussianise = "gaussianise"
+    whiten = "whiten"
+
+
+class Objective(StrEnum):
+    """What training minimises; staged is flow matching first, likelihood last."""
+
+    likelihood = "likelihood"
+    matching = "matching"
+    staged = "staged"
 
 
 class Trace(StrEnum):
@@ -59,6 +68,7 @@ class Settings:
     seed: int
     transform: str
     trace: str
+    objective: str
     float64: bool
 
     def __post_init__(self) -> None:
@@ -66,6 +76,7 @@ class Settings:
             for name, value, plain in (
                 ("field", self.field, Field.mlp),
                 ("trace", self.trace, Trace.auto),
+                ("objective", self.objective, Objective.likelihood),
             ):
                 if value != plain:
                     raise ValueError(
@@ -104,9 +115,25 @@ def fit_transform(name: str, x: np.ndarray) -> Any:
     """What `jaxflow.fit` takes as its `transform`, fitted to rows (n, d) where it is named."""
     import jax.numpy as jnp
 
-    from jaxflow.transforms import Gaussianise, Standardise
+    from jaxflow.transforms import Gaussianise, Standardise, Whiten
 
-    kinds = {Transform.standardise: Standardise, Transform.gaussianise: Gaussianise}
+    kinds = {
+        Transform.standardise: Standardise,
+        Transform.gaussianise: Gaussianise,
+        Transform.whiten: Whiten,
+    }
     if name == Transform.auto:
         return "auto"
     return None if name == Transform.none else kinds[Transform(name)].fit(jnp.asarray(x))
+
+
+def objective_of(name: str) -> Any:
+    """What `jaxflow.fit` takes as its `objective`."""
+    from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+
+    kinds = {
+        Objective.likelihood: maximum_likelihood,
+        Objective.matching: FlowMatching(),
+        Objective.staged: Staged(),
+    }
+    return kinds[Objective(name)]
