@@ -21,6 +21,10 @@ from jaxflow.ode import ODE, Stats
 from jaxflow.ode.twice import Twice
 from jaxflow.precision import accumulator, in_full
 from jaxflow.trace import Estimator, Exact, Hutchinson, HutchPlusPlus, XTrace
+from jaxflow.trace.hutchinson import PILOT_PROBES
+
+# Rows whose trace is measured to choose a number of probes.
+PILOT_ROWS = 64
 
 Rule = Callable[[Array], tuple[Array, Array | None]]
 Change = tuple[Float[Array, "batch *event"], Float[Array, " batch"], Any, Stats]
@@ -151,3 +155,36 @@ def draw_rows(
         )
     keys = jax.random.split(key, len(x))
     return jax.vmap(lambda key: trace.draw(key, x.shape[1:], x.dtype))(keys)
+
+
+def settled_trace(
+    trace: Hutchinson,
+    field: Any,
+    x: Float[Array, "batch *event"],
+    cond: Float[Array, "batch ..."] | None,
+    key: PRNGKeyArray | None,
+    *,
+    ode: ODE,
+) -> Exact | Hutchinson:
+    """As many probes as `trace.target_se` takes, by a pilot solve of a few rows.
+
+    Exact where the number would reach the size of an event.
+    """
+    size = math.prod(x.shape[1:])
+    if size <= PILOT_PROBES:
+        return Exact()
+    few = jnp.unique(jnp.linspace(0, len(x) - 1, PILOT_ROWS).astype(int))
+    cond = None if cond is None else cond[few]
+    key = key if key is None else jax.random.fold_in(key, PILOT_ROWS)
+    error = _change_error(trace.pilot(), field, x[few], cond, key, ode)
+    number = trace.number_for(float(jnp.mean(error**2)), size)
+    return Exact() if number >= size else Hutchinson(number, trace.law)
+
+
+@eqx.filter_jit
+@in_full
+def _change_error(
+    trace: Hutchinson, field: Any, x: Array, cond: Array | None, key: PRNGKeyArray | None, ode: ODE
+) -> Array:
+    _, _, error, _ = density_change(trace, field, x, 1.0, 0.0, cond, key, ode=ode, each=True)
+    return error

@@ -21,7 +21,7 @@ from jaxflow.audit import (
 )
 from jaxflow.bases import check_base
 from jaxflow.continuity import transport
-from jaxflow.divergence import density_change, integrated_jacobian
+from jaxflow.divergence import density_change, integrated_jacobian, settled_trace
 from jaxflow.model import (
     Flow,
     accept,
@@ -35,10 +35,6 @@ from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
 from jaxflow.precision import in_full
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
-from jaxflow.trace.hutchinson import PILOT_PROBES
-
-# Rows whose trace is measured to choose a number of probes.
-PILOT_ROWS = 64
 
 
 class CNF(Flow):
@@ -297,19 +293,10 @@ class CNF(Flow):
             )
         if not len(rows):
             return replace(self, trace=replace(trace, target_se=None))
-        size = math.prod(self.event_shape)
-        if size <= PILOT_PROBES:
-            return replace(self, trace=Exact())
-        few = jnp.unique(jnp.linspace(0, len(rows) - 1, PILOT_ROWS).astype(int))
-        pilot = replace(flow, trace=trace.pilot())
-        if key is not None:
-            key = jax.random.fold_in(key, PILOT_ROWS)
-        cond = None if cond is None else cond[few]
-        error = _log_prob_with_error(pilot, rows[few], cond, key)[0].trace_se
-        assert error is not None
-        number = trace.number_for(float(jnp.mean(error**2)), size)
-        settled = Exact() if number >= size else Hutchinson(number, trace.law)
-        return replace(self, trace=settled)
+        rows, _ = into_flow_space(flow.transform, rows)
+        ode = replace(self.ode_eval, throw=False)
+        chosen = settled_trace(trace, flow.field, rows, cond, key, ode=ode)
+        return replace(self, trace=chosen)
 
     def integrated_jacobian(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
         """The field's Jacobian integrated over [0, 1] along each row's trajectory.
