@@ -5,11 +5,12 @@ placed on its own grid. With `d` the difference of the two log-densities, `e` th
 of the second solve's steps and `g` the gradient of the base's log-density where it ends,
 
 ```
-E = sum |e_logp| + sum_i |g_i| sum |e_xi|
+E = sum |e_logp| + || |g_i| sum |e_xi| ||_2
 F = 3 eps (sum |step of log p| + |x|^2 / 2)
 stated = 1.5 d + kappa E + F,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
 ```
-`d` alone misses what both solves get wrong, `E` alone is too small where errors add up and too
+The errors of a row's entries have signs of their own, so they add up as squares do. `d` alone
+misses what both solves get wrong, `E` alone is too small where errors add up and too
 large where they cancel; `F` is rounding. The constants are empirical and checked on fields that
 did not choose them (`tests/test_accuracy.py`): an estimate on the safe side, no bound.
 """
@@ -51,7 +52,8 @@ def stated_error(
     z, local_x = (leaf.astype(value.dtype) for leaf in (z, local_x))
     slope = jnp.abs(jax.vmap(jax.grad(base.log_prob))(z))
     rows = len(value)
-    embedded = _mean(local_p) + jnp.sum((slope * local_x).reshape(rows, -1), axis=1)
+    carried = jnp.linalg.norm((slope * local_x).reshape(rows, -1), axis=1)
+    embedded = _mean(local_p) + carried
     rounding = rounding_error(z, _mean(path_p))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
