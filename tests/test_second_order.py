@@ -37,6 +37,7 @@ def test_the_score_is_minus_the_inverse_covariance_times_x(gradient):
     np.testing.assert_allclose(score, -PRECISION @ X, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gradient_inside_a_scan():
     flow = CNF(Linear(matrix=A), StandardNormal(2), ode_eval=ODE(rtol=1e-8, atol=1e-8))
 
@@ -58,7 +59,7 @@ def test_a_field_undefined_beyond_a_region_fails_in_the_rows_that_enter_it():
     flow = CNF(patchy, StandardNormal(2), ode_eval=ode)
     z = jnp.asarray([[0.5, 0.0], [1.5, 0.0], [-3.0, 1.0]])
     moved = flow.transport(z, 0.0, 1.0)
-    np.testing.assert_allclose(moved[::2], np.asarray(z)[::2] + [1.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(moved[::2], [[1.5, 0.0], [-2.0, 1.0]], rtol=1e-6)
     assert np.isnan(moved[1]).all()
 
 

@@ -59,6 +59,7 @@ def test_a_tolerance_works_under_jit():
         jax.jit(lambda x: FLOW.log_prob(x, atol_nats=1e-3, verify=True))(X[:5])
 
 
+@pytest.mark.slow
 def test_probes_have_a_tolerance_too():
     flow = dataclasses.replace(FLOW, trace=Hutchinson(2))
     answer = flow.log_prob_with_error(X[:5], key=KEY, atol_nats=1e-3)

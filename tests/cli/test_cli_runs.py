@@ -23,13 +23,13 @@ def interrupt(monkeypatch):
         # The bar is told of a validation before its state is kept.
         real, calls = Progress.update, 0
 
-        def update(self, row):
+        def update(self, *progress):
             nonlocal calls
             if calls == validations:
                 monkeypatch.setattr(Progress, "update", real)
                 raise error
             calls += 1
-            real(self, row)
+            real(self, *progress)
 
         monkeypatch.setattr(Progress, "update", update)
 

@@ -55,6 +55,7 @@ def test_the_path_gradient_vanishes_at_the_solution_for_every_batch():
     assert np.max(np.abs(gradient(False))) > 0.01
 
 
+@pytest.mark.slow
 def test_samples_outside_the_target_are_left_out_and_counted():
     # The half plane x_0 > 0, and NaN beyond it: half of the samples.
     def half(x):

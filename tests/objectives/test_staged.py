@@ -43,6 +43,7 @@ def test_fit_goes_from_one_to_the_next():
     assert np.isfinite(trained.log_prob(X[:4])).all()
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_teach_nothing():
     # Half of the rows lie elsewhere and do not count: training is that of the others alone.
     rows = np.concatenate([X, X + 50.0])

@@ -1,5 +1,7 @@
 """Solvers of diffrax behind `odeint`: the same values, gradients and statuses."""
 
+from typing import Any
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 from jaxflow.ode import ODE, Status, odeint, odeint_many
 
-TIGHT = {"rtol": 1e-8, "atol": 1e-8}
+TIGHT: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-8}
 
 
 def decay(t, y, rate):
@@ -23,7 +25,7 @@ def loss(rate, t1, ode):
     "ode",
     [
         ODE(gradient="diffrax", **TIGHT),
-        ODE(solver=diffrax.Kvaerno5(), **TIGHT),
+        pytest.param(ODE(solver=diffrax.Kvaerno5(), **TIGHT), marks=pytest.mark.slow),
         pytest.param(
             ODE(gradient="diffrax", solver="dopri5", num_steps=40), marks=pytest.mark.slow
         ),

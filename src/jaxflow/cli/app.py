@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jaxflow.cli.check import check
 from jaxflow.cli.fit import fit
 from jaxflow.cli.info import info
 from jaxflow.cli.reports import reported
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, score, sample, info):
+for command in (fit, score, sample, check, info):
     app.command()(reported(command))
 if importlib.util.find_spec("jaxflow.cli.demo") is not None:
     app.command()(reported(importlib.import_module("jaxflow.cli.demo").demo))

@@ -1,16 +1,16 @@
 """Flow matching: the field is regressed on the velocities of a path, and no ODE is solved."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.objectives.couplings import independent
+from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.paths import Linear, check_path, check_path_base, interpolate
 
@@ -87,7 +87,7 @@ class FlowMatching:
     Attributes:
         path: `jaxflow.paths.Linear()`, another of its paths, or a function
             `t -> (alpha, sigma)`.
-        coupling: `independent`, `OptimalTransport()`, `Sinkhorn()` of
+        coupling: `Swaps()`, `OptimalTransport()`, `Sinkhorn()`, `independent` of
             `jaxflow.objectives.couplings`, or a function of their form.
         time: quantile function of the times, from uniform numbers in (0, 1) to [0, 1]:
             `uniform`, `LogitNormal()`, `Power()`, or another function. Its density weighs the
@@ -99,11 +99,11 @@ class FlowMatching:
     Raises:
         TypeError: a setting that is no function.
         ValueError: a path that does not lead from base to data, a base that it cannot start
-            from, weights that the coupling cannot honour.
+            from.
     """
 
     path: Callable[..., Any] = Linear()
-    coupling: Callable[..., Any] = independent
+    coupling: Callable[..., Any] = field(default=Swaps())
     time: Callable[[Array], Array] = uniform
     weight: Callable[[Array], Array] | None = None
     stratified: bool = True
@@ -113,7 +113,7 @@ class FlowMatching:
     def __post_init__(self) -> None:
         check_path(self.path)
         advice = {
-            "coupling": "independent, OptimalTransport() or Sinkhorn()",
+            "coupling": "Swaps(), OptimalTransport(), Sinkhorn() or independent",
             "time": "uniform, LogitNormal(), Power() or a quantile function",
             "weight": "a function of time, or None",
         }
@@ -151,15 +151,19 @@ class FlowMatching:
             x: data rows.
             cond: their conditions.
             key: for base, times, coupling and noise.
-            weights: weights of the rows; None for equal ones.
+            weights: weights of the rows; the batch is drawn again in their proportion, so that
+                every coupling honours them. None for equal ones.
 
         Returns:
             The loss, and the mean squared velocity `velocity` that a field of 0 would leave.
         """
         self.check(flow)
-        base_key, time_key, coupling_key, noise_key = jax.random.split(key, 4)
+        base_key, time_key, coupling_key, noise_key, weights_key = jax.random.split(key, 5)
+        if weights is not None:
+            rows = resample(weights, weights_key)
+            x, cond = x[rows], None if cond is None else cond[rows]
         x0 = jax.vmap(flow.base.sample)(jax.random.split(base_key, len(x))).astype(x.dtype)
-        source, weights = self.coupling(x0, x, cond, weights, coupling_key)
+        source, mass = self.coupling(x0, x, cond, coupling_key)
         t = self.times(time_key, len(x), x.dtype)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         between = jax.vmap(interpolate, (None, 0, 0, 0, 0))
@@ -167,8 +171,8 @@ class FlowMatching:
         errors = squared_errors(flow.field, t, x_t, velocity, cond)
         if self.weight is not None:
             errors = jax.vmap(self.weight)(t) * errors
-        speed = weighted_mean(_squared_norms(velocity), weights)
-        return weighted_mean(errors, weights), {"velocity": speed}
+        speed = weighted_mean(_squared_norms(velocity), mass)
+        return weighted_mean(errors, mass), {"velocity": speed}
 
     def times(self, key: PRNGKeyArray, rows: int, dtype: Any) -> Float[Array, " rows"]:
         """The time of every row."""
@@ -199,6 +203,20 @@ def squared_errors(
     """
     values = jax.vmap(evaluate, (None, 0, 0, None if cond is None else 0))(field, t, x, cond)
     return _squared_norms(values - velocity)
+
+
+def resample(weights: Float[Array, " rows"], key: PRNGKeyArray) -> Int[Array, " rows"]:
+    """As many row numbers, each as often as its weight says, up to one.
+
+    By systematic resampling: whole expected numbers are met exactly, so that weights (2, 1, 0)
+    give the rows 0, 0, 1.
+    """
+    total = jnp.cumsum(weights)
+    offset = jax.random.uniform(key, (), weights.dtype)
+    places = (offset + jnp.arange(len(weights), dtype=weights.dtype)) / len(weights)
+    # Rounding must not reach the end, where rows of no weight are.
+    places = jnp.minimum(places, 1 - jnp.finfo(weights.dtype).eps)
+    return jnp.searchsorted(total / total[-1], places, side="right")
 
 
 def _squared_norms(x: Float[Array, "rows *event"]) -> Float[Array, " rows"]:

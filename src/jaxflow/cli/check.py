@@ -1,0 +1,136 @@
+"""`jaxflow check`: how far a run's log-densities and samples can be trusted."""
+
+import hashlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jaxflow.cli import run_directory
+from jaxflow.cli.outputs import write_whole
+from jaxflow.cli.reports import counted, tell
+from jaxflow.cli.tables import drop_rows, in_precision, read_like
+
+_PICTURES = (".png", ".pdf", ".svg")
+
+
+def check(
+    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="Table with the columns the run was fitted to, best rows that it has not seen; "
+            "of the table it was fitted to, the held-out rows are taken."
+        ),
+    ],
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Picture to draw of encoded rows and errors: .png, .pdf or .svg."),
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(help="Rows to examine at most, and samples to compare them with.")
+    ] = 1000,
+    atol_nats: Annotated[
+        float, typer.Option(help="Error of a log-density that counts as good, in nats.")
+    ] = 0.01,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random numbers; the same seed, the same answer.")
+    ] = 0,
+    drop_nan: Annotated[
+        bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the picture where it exists.")
+    ] = False,
+) -> None:
+    """Examine a run on the rows of a table, and say how far it can be trusted.
+
+    A table of numbers, then a verdict; lines with !! are problems, with ?? what could not be
+    measured. Row numbers count from 0 as in the table.
+    """
+    if rows < 1:
+        raise ValueError(f"--rows {rows} must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
+    if picture is not None:
+        _check_picture(picture, overwrite=overwrite)
+    record = run_directory.read_run(run)
+    names = record["columns"]
+    values = read_like(table, names, chosen=record["columns_chosen"])
+    values, kept = drop_rows(values, names, table, drop_nan=drop_nan)
+    float64 = record["settings"]["float64"]
+    x = in_precision(values, names, table, float64=float64)
+    x, kept = _unseen(x, kept, record, table)
+
+    import jax
+
+    from jaxflow.checkpoint import load
+    from jaxflow.diagnostics import diagnose
+
+    with jax.enable_x64(float64):
+        flow: Any = load(run / run_directory.FLOW)
+        found = diagnose(
+            flow,
+            x,
+            key=jax.random.key(seed),
+            num_rows=rows,
+            num_samples=rows,
+            atol_nats=atol_nats,
+            row_numbers=kept,
+        )
+    typer.echo(str(found))
+    if picture is not None:
+        _draw(found, picture)
+        typer.echo(f"\npicture: {picture}")
+
+
+def _unseen(
+    x: np.ndarray, kept: np.ndarray, record: dict[str, Any], table: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rows that a run was fitted to, those that were held out; of others, all."""
+    from jaxflow.data import split
+
+    digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+    if digest != record["table_sha256"]:
+        return x, kept
+    held = np.sort(split(len(x), record["settings"]["validation"], record["settings"]["seed"])[1])
+    tell(
+        f"the run was fitted to {table}; its {counted(len(held), 'held-out row')}, which chose "
+        "the best weights, are examined: fresh rows would be better"
+    )
+    return x[held], kept[held]
+
+
+def _check_picture(path: Path, *, overwrite: bool) -> None:
+    """Refuse a picture that could not be drawn or written, before anything is computed.
+
+    Raises:
+        ValueError: a folder, or an unknown suffix.
+        FileExistsError: the file exists and may not be replaced.
+        FileNotFoundError: its folder does not exist.
+        ImportError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _PICTURES:
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; draw {', '.join(_PICTURES)}")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; --picture names a file")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; add --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("--picture needs matplotlib: pip install 'jaxflow-cnf[plot]'")
+
+
+def _draw(found: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    from jaxflow.diagnostics import draw
+
+    figure, buffer = draw(found), io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=160)
+    plt.close(figure)
+    write_whole(path, buffer.getvalue())

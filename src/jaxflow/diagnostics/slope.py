@@ -1,0 +1,152 @@
+"""How steep a field is along trajectories, and whether its own trace is that of its Jacobian."""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxflow.continuity import transport
+from jaxflow.diagnostics.findings import Finding, Line, on_host
+from jaxflow.dynamics.protocol import evaluate, has_closed_form
+from jaxflow.flow import CNF
+from jaxflow.model import into_flow_space
+from jaxflow.trace import exact_trace, prepare
+
+# Rows whose trajectories are followed, and times at which they are looked at.
+ROWS, TIMES = 64, 17
+# Events up to this size have their Jacobian written out; larger ones are probed.
+DENSE, ITERATIONS = 128, 20
+
+
+class Slope(NamedTuple):
+    """The field along trajectories, in flow space.
+
+    Attributes:
+        lipschitz: largest spectral norm of `df/dx` that was found: the field's Lipschitz
+            constant in x is at least this.
+        row: number of the row on whose trajectory it was found.
+        t: the time there.
+        trace_error: largest difference of the field's own trace (`with_trace`) from the trace
+            of its Jacobian, relative to the larger of 1 and `sum_i |df_i/dx_i|`; None for a
+            field without one, and for large events.
+        tolerance: what rounding leaves of it.
+    """
+
+    lipschitz: float
+    row: int
+    t: float
+    trace_error: float | None
+    tolerance: float
+
+    def lines(self) -> list[Line]:
+        """The steepest place, and the trace's error."""
+        lines: list[Line] = [
+            ("Lipschitz constant", f">= {self.lipschitz:.3g} (row {self.row}, t={self.t:g})")
+        ]
+        if self.trace_error is not None:
+            lines.append(("closed-form trace", f"off by {self.trace_error:.1g}, relative"))
+        return lines
+
+    def findings(self) -> list[Finding]:
+        """How steep the field is, and whether its trace is right."""
+        where = f"{self.lipschitz:.3g} (row {self.row} at t = {self.t:g})"
+        text = f"the field's Lipschitz constant along trajectories is at least {where}"
+        found = [Finding(text, "good")]
+        if self.trace_error is not None and not self.trace_error <= self.tolerance:
+            text = (
+                f"the field's with_trace differs from the trace of its Jacobian by "
+                f"{self.trace_error:.1g} (relative), so log-densities are wrong: see "
+                "jaxflow.diagnostics.check_trace"
+            )
+            found.append(Finding(text, "bad"))
+        return found
+
+
+def examine_slope(
+    flow: CNF,
+    rows: Float[Array, "rows *event"],
+    cond: Array | None,
+    numbers: Int[np.ndarray, " rows"],
+    *,
+    key: PRNGKeyArray,
+) -> Slope | None:
+    """The steepest place along the trajectories of some rows; None where all of them failed.
+
+    Args:
+        flow: the flow; its solves must not raise.
+        rows: rows in data units.
+        cond: their conditions.
+        numbers: what the rows are called.
+        key: for the first vectors of the power iteration.
+    """
+    some = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))
+    part = None if cond is None else cond[some]
+    times = np.linspace(1.0, 0.0, TIMES)
+    norms, errors = map(on_host, _along(flow, rows[some], part, key))
+    if np.isnan(norms).all():
+        return None
+    moment, row = np.unravel_index(np.nanargmax(norms), norms.shape)
+    has_trace = has_closed_form(flow.field) and math.prod(flow.event_shape) <= DENSE
+    return Slope(
+        lipschitz=float(norms[moment, row]),
+        row=int(numbers[some][row]),
+        t=float(times[moment]),
+        trace_error=float(np.nanmax(errors)) if has_trace else None,
+        tolerance=1e-8 if rows.dtype == np.float64 else 1e-4,
+    )
+
+
+@eqx.filter_jit
+def _along(
+    flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray
+) -> tuple[Float[Array, "times rows"], Float[Array, "times rows"]]:
+    """Spectral norms of the Jacobian, and errors of the field's own trace."""
+    u, _ = into_flow_space(flow.transform, x)
+    times = jnp.linspace(1.0, 0.0, TIMES, dtype=u.dtype)
+    ode = replace(flow.ode_eval, throw=False)
+    path, _ = transport(flow.field, u, 1.0, 0.0, cond, ode=ode, save_at=times)
+    field, dense = prepare(flow.field), math.prod(flow.event_shape) <= DENSE
+    keys = jax.random.split(key, len(x))
+
+    def one(t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
+        return _dense(field, t, u, cond) if dense else _probed(field, t, u, cond, key)
+
+    rows = jax.vmap(one, in_axes=(None, 0, 0, 0))
+    return lax.map(lambda moment: rows(moment[0], moment[1], cond, keys), (times, path))
+
+
+def _dense(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, Array]:
+    jacobian = jax.jacfwd(lambda u: evaluate(field, t, u, cond))(u).reshape(u.size, u.size)
+    # An SVD of NaN may not end.
+    known = jnp.all(jnp.isfinite(jacobian))
+    norm = jnp.linalg.norm(jnp.where(known, jacobian, jnp.zeros_like(jacobian)), ord=2)
+    diagonal = jnp.diagonal(jacobian)
+    scale = jnp.maximum(1.0, jnp.sum(jnp.abs(diagonal)))
+    error = jnp.zeros_like(norm)
+    if has_closed_form(field):
+        own = exact_trace(field, t, u, cond)[1].astype(norm.dtype)
+        error = jnp.abs(own - jnp.sum(diagonal)) / scale
+        # A trace that is NaN where the Jacobian is not is as wrong as can be.
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    return jnp.where(known, norm, jnp.nan), jnp.where(known, error, jnp.nan)
+
+
+def _probed(field: Any, t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
+    """The largest singular value by power iteration of `J^T J`; its estimates grow to it."""
+    _, push = jax.linearize(lambda u: evaluate(field, t, u, cond), u)
+    pull = jax.linear_transpose(push, u)
+
+    def turn(v: Array, _: None) -> tuple[Array, Array]:
+        image = push(v / jnp.linalg.norm(v.ravel()))
+        return pull(image)[0], jnp.linalg.norm(image.ravel())
+
+    start = jax.random.normal(key, u.shape, u.dtype)
+    _, norms = lax.scan(turn, start, None, length=ITERATIONS)
+    # A field that is constant in x ends at 0 / 0.
+    return jnp.where(norms[0] == 0, norms[0], norms[-1]), jnp.zeros(())

@@ -1,0 +1,137 @@
+"""`jaxflow check`: the right rows are examined, and a person is told what was found."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxflow as library
+from jaxflow import diagnostics
+from jaxflow.checkpoint import load_extra
+from jaxflow.data import split
+from jaxflow.transforms import Standardise
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command asks of `diagnose`, which answers at once."""
+    calls = []
+
+    def diagnose(flow, data, **settings):
+        calls.append({"data": data, **settings})
+        return "told"
+
+    monkeypatch.setattr(diagnostics, "diagnose", diagnose)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def fresh(write, tmp_path_factory):
+    """70 rows of the kind that the run was fitted to, one of them with a NaN."""
+    a, noise = np.random.default_rng(1).normal(size=(2, 70))
+    values = np.stack([a, a**2 + 0.3 * noise + 5], axis=1)
+    values[4, 1] = np.nan
+    return write(tmp_path_factory.mktemp("fresh") / "fresh.csv", values, "a,b"), values
+
+
+def test_rows_keep_their_numbers(jaxflow, fitted, fresh, asked):
+    run, _ = fitted
+    table, values = fresh
+    result = jaxflow("check", run, table)
+    assert result.exit_code == 2
+    assert "rows 4 (from 0), columns 'b'. Leave these rows out with --drop-nan" in result.stderr
+    result = jaxflow(
+        *("check", run, table, "--drop-nan", "--rows", 30, "--seed", 5, "--atol-nats", 0.5)
+    )
+    assert (result.exit_code, result.stdout) == (0, "told\n")
+    (call,) = asked
+    others = np.delete(np.arange(70), 4)
+    np.testing.assert_array_equal(call["row_numbers"], others)
+    np.testing.assert_array_equal(call["data"], values[others].astype(np.float32))
+    assert (call["num_rows"], call["num_samples"], call["atol_nats"]) == (30, 30, 0.5)
+    assert (call["key"] == jax.random.key(5)).all()
+
+
+def test_of_its_own_table_the_held_out_rows_are_taken(jaxflow, fitted, table, values, asked):
+    run, _ = fitted
+    result = jaxflow("check", run, table)
+    assert result.exit_code == 0, result.output
+    held = np.sort(split(200, 0.1, 0)[1])
+    np.testing.assert_array_equal(asked[0]["row_numbers"], held)
+    np.testing.assert_array_equal(asked[0]["data"], values[held].astype(np.float32))
+    assert f"the run was fitted to {table}; its 20 held-out rows" in result.stderr
+
+
+def test_refusals_before_any_work(jaxflow, fitted, table, asked, tmp_path):
+    run, _ = fitted
+    exists = tmp_path / "exists.png"
+    exists.write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    for options, said in (
+        (("--picture", exists), "exists.png exists; add --overwrite to replace it"),
+        (("--picture", tmp_path / "a.csv"), "unknown suffix '.csv'; draw .png, .pdf, .svg"),
+        (("--picture", tmp_path / "folder.png"), "a folder; --picture names a file"),
+        (("--picture", tmp_path / "no" / "a.png"), "no such folder"),
+        (("--rows", 0), "--rows 0 must be at least 1"),
+        (("--seed", -1), "--seed -1 must lie between"),
+    ):
+        result = jaxflow("check", run, table, *options)
+        assert result.exit_code == 2, said
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert said in result.stderr
+        assert result.stdout == ""
+    result = jaxflow("check", tmp_path, table)
+    assert result.exit_code == 2
+    assert "is no run directory" in result.stderr
+    assert asked == []
+    assert exists.read_bytes() == b"mine"
+    help_text = jaxflow("check", "--help").stdout
+    for option in ("--picture", "--rows", "--seed", "--drop-nan", "--overwrite", "--atol-nats"):
+        assert option in help_text
+
+
+def check_from_end_to_end(jaxflow, run, fresh, picture):
+    picture.write_bytes(b"old")
+    result = jaxflow(
+        *("check", run, fresh[0], "--drop-nan", "--rows", 60),
+        *("--picture", picture, "--overwrite"),
+    )
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = result.stdout
+    assert text.startswith("rows                 60 of 69, 2 columns, float32; 60 samples\n")
+    for line in ("\nmass  ", "\nz, |z|^2  ", "\nsamples, MMD^2  ", "\nverdict: "):
+        assert line in text
+    assert text.endswith(f"\n\npicture: {picture}\n")
+    assert "NaN" not in text
+    return text
+
+
+def test_a_coupling_run_is_examined_without_solves(jaxflow, fitted, fresh, tmp_path):
+    # A run as fit leaves it, with a flow that is made and not trained.
+    record = load_extra(fitted[0] / "flow.safetensors")
+    with jax.enable_x64(False):
+        transform = Standardise.fit(np.random.default_rng(0).normal(size=(50, 2)))
+        flow = library.CouplingFlow(
+            2, width=2, depth=1, num_layers=1, transform=transform, key=jax.random.key(0)
+        )
+        library.save(tmp_path / "flow.safetensors", flow, extra=record)
+    text = check_from_end_to_end(jaxflow, tmp_path, fresh, tmp_path / "a.png")
+    assert "log-densities need no solve: exact up to rounding" in text
+    assert abs(float(text.split("the density integrates to ")[1].split()[0]) - 1) < 1e-3
+    assert "!! the encoded data are not N(0, I)" in text
+    assert "ODE error" not in text
+
+
+@pytest.mark.slow
+def test_a_continuous_run_is_examined_in_every_respect(jaxflow, fitted, fresh, tmp_path):
+    run, _ = fitted
+    text = check_from_end_to_end(jaxflow, run, fresh, tmp_path / "a.png")
+    assert "log-densities are good to" in text
+    assert "60 rows solved again in float64" in text
+    assert abs(float(text.split("the density integrates to ")[1].split()[0]) - 1) < 1e-3
+    with jax.enable_x64(False):
+        flow = library.load(run / "flow.safetensors")
+        log_p = np.asarray(flow.log_prob(np.delete(fresh[1], 4, axis=0).astype(np.float32)))
+    mean = float(text.split("mean log-density")[1].split("+-")[0])
+    assert abs(mean - log_p.mean()) < 0.2
