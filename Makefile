@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint bench bench-traces clean
+.PHONY: help demo test test-slow lint bench bench-traces bench-engine clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,6 +41,12 @@ bench: .venv/.ready  ## the measured figures of the README; DATA=DIR adds a larg
 
 bench-traces: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## exact against stochastic traces, beside zuko and torchdiffeq; QUICK=1 for a look
 	$(BIN)/python benchmarks/traces.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python)
+
+bench-engine: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## solves, gradients and the error of log-densities, beside diffrax and torchdiffeq; QUICK=1 for a look
+	$(BIN)/python benchmarks/engine.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/gradients.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/accuracy.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python benchmarks/work_precision.py --peers .venv-peers/bin/python)
 
 # The peers have an environment of their own: torch is no dependency of jaxflow.
 .venv-peers/.ready: benchmarks/peers/requirements.txt
