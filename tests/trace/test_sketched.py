@@ -86,6 +86,7 @@ def test_what_hutch_knows_is_exact(shape, key):
     np.testing.assert_allclose(errors, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_sketch_of_jacobians_takes_their_mean_and_leading_directions(key):
     # Rows differ from their mean in one direction of three dimensions only.
     keys = jax.random.split(key, 4)

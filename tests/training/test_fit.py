@@ -32,6 +32,7 @@ def leaves_equal(a, b):
     return all(np.array_equal(x, y) for x, y in pairs if eqx.is_array(x))
 
 
+@pytest.mark.slow
 def test_samples_have_the_datas_mean_and_spread(key):
     flow, history = fit(
         small_flow(key), normal(2000), key=key, config=TrainConfig(steps=150, eval_every=50)
