@@ -32,7 +32,7 @@ FIELDS = {
 
 
 # Each compiles for itself: half of them daily.
-SLOW = ("sin", "softplus", "concatsquash")
+SLOW = ("sin", "softplus", "concatsquash", "linear")
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,7 @@ def test_the_integrated_jacobian_is_that_of_a_linear_flow():
     np.testing.assert_allclose(jacobian.reshape(2, 70, 70)[1], a, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_sketch_from_the_flow_itself_lowers_the_error():
     field = grown(MLP(6, width=8, depth=2, key=KEY))
     flow = CNF(field, StandardNormal(6), ode_eval=ODE(solver="rk4", num_steps=16))

@@ -18,6 +18,7 @@ def flow(ode, dtype=jnp.float64, **settings):
     return without_raising(CNF(Linear(matrix=matrix), StandardNormal(2), ode_eval=ode, **settings))
 
 
+@pytest.mark.slow
 def test_rows_that_miss_need_a_tighter_tolerance_or_float64():
     ode = ODE(solver="bosh3", rtol=1e-2, atol=1e-2)
     x = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
