@@ -229,7 +229,7 @@ def test_a_right_flow_with_adaptive_steps_passes_in_every_respect():
 def test_conditions_are_kept_with_their_rows():
     field = Linear(matrix=MATRIX, cond_dim=1, key=KEY)
     steps = ODE(solver="rk4", num_steps=20)
-    flow = CNF(eqx.tree_at(lambda f: f.cond, field, jnp.ones((1, 2))), StandardNormal(2))
+    flow = CNF(eqx.tree_at(lambda f: f.cond, field, 3 * jnp.ones((1, 2))), StandardNormal(2))
     flow = dataclasses.replace(flow, ode_eval=steps)
     cond = np.random.default_rng(1).normal(size=(300, 1))
     x = np.asarray(flow.sample(jax.random.key(5), 300, cond))

@@ -1,12 +1,15 @@
 """Flow matching: its minimiser in closed form, its laws of time, and what it refuses."""
 
 import itertools
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax import lax
 
 import jaxflow
 from jaxflow.objectives import (
@@ -31,11 +34,6 @@ from jaxflow.paths import (
 )
 
 MEAN, SCALE = 1.3, 0.4
-
-
-def identity():
-    """Flow space is data space."""
-    return jaxflow.transforms.Standardise(jnp.zeros(1), jnp.ones(1))
 
 
 PATHS = {
@@ -107,25 +105,20 @@ def test_between_gaussians_the_minimiser_is_known(path):
 @pytest.mark.parametrize(
     ("settings", "density"),
     [
-        ({"coupling": independent, "stratified": False}, lambda t: jnp.ones_like(t)),
-        ({"coupling": independent, "time": Power(2.0)}, lambda t: 3 * t**2),
-        (
-            {"coupling": independent, "weight": lambda t: t, "path": Trigonometric()},
-            lambda t: t,
-        ),
-        ({"coupling": Sinkhorn(1e6, num_iters=5)}, lambda t: jnp.ones_like(t)),
+        ({}, jnp.ones_like),
+        ({"time": Power(2.0), "weight": lambda t: t, "path": Trigonometric()}, lambda t: 3 * t**3),
     ],
-    ids=["default", "power", "weight", "loose Sinkhorn"],
+    ids=["default", "path, law and weight"],
 )
 def test_the_loss_of_the_exact_field_is_the_least(settings, density, key):
-    objective = FlowMatching(**settings)
+    objective = FlowMatching(coupling=independent, **settings)
     flow = jaxflow.CNF(exact_field(objective.path), jaxflow.StandardNormal((1,)))
     data_key, *keys = jax.random.split(key, 41)
-    x = MEAN + SCALE * jax.random.normal(data_key, (40, 1000, 1))
+    x = MEAN + SCALE * jax.random.normal(data_key, (40, 500, 1))
     losses = jax.jit(jax.vmap(lambda x, key: objective(flow, x, None, key)[0]))(x, jnp.stack(keys))
     nodes, masses = np.polynomial.legendre.leggauss(60)
     t = jnp.asarray((1 + nodes) / 2)
-    least = jax.vmap(lambda t: moments(objective.path, t)[3])(t) * density(t)
+    least = np.asarray(jax.vmap(lambda t: moments(objective.path, t)[3])(t)) * density(t)
     error = float(losses.std() / 40**0.5)
     assert error < 0.02 * float(losses.mean())
     # Times are kept from the ends, which moves the mean by about that share.
@@ -206,11 +199,12 @@ def test_stratified_times_lower_the_variance_of_the_loss(key):
     x = jax.random.normal(key, (64, 1))
     keys = jax.random.split(key, 400)
 
-    def variance(stratified):
-        objective = FlowMatching(coupling=independent, stratified=stratified)
-        return float(jax.jit(jax.vmap(lambda key: objective(flow, x, None, key)[0]))(keys).var())
+    def losses(key):
+        laws = (FlowMatching(coupling=independent, stratified=s) for s in (True, False))
+        return jnp.stack([law(flow, x, None, key)[0] for law in laws])
 
-    assert variance(True) < 0.6 * variance(False)
+    spread, drawn = np.asarray(jax.jit(jax.vmap(losses))(keys)).var(axis=0)
+    assert spread < 0.6 * drawn
 
 
 def test_any_base_and_event_shape(key):
@@ -255,28 +249,41 @@ class Affine(eqx.Module):
 
 
 def test_the_learned_field_is_the_closed_form(key):
-    x = MEAN + SCALE * np.random.default_rng(0).normal(size=(20_000, 1))
-    flow = jaxflow.CNF(Affine(jnp.zeros((2, 8))), jaxflow.StandardNormal((1,)))
-    config = jaxflow.TrainConfig(steps=600, batch_size=500, learning_rate=0.05, eval_every=300)
-    objective = FlowMatching(coupling=independent)
-    flow, history = jaxflow.fit(
-        flow, x, key=key, config=config, objective=objective, transform=identity()
-    )
-    t = jnp.linspace(0.05, 0.95, 10)
-    slopes, _ = jax.vmap(lambda t: moments(Linear(), t)[2:])(t)
-    at_mean = jax.vmap(flow.field)(t, MEAN * t[:, None])[:, 0]
-    above = jax.vmap(flow.field)(t, MEAN * t[:, None] + 1)[:, 0]
+    objective, base = FlowMatching(coupling=independent), jaxflow.StandardNormal((1,))
+    x = MEAN + SCALE * jax.random.normal(key, (20_000, 1))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 600))
+
+    def loss(field, i):
+        rows = lax.dynamic_slice_in_dim(x, 500 * (i % 40), 500)
+        return objective(jaxflow.CNF(field, base), rows, None, jax.random.fold_in(key, i))[0]
+
+    def update(carry, i):
+        field, state = carry
+        gradient = jax.grad(loss)(field, i)
+        with jax.numpy_dtype_promotion("standard"):
+            changes, state = optimizer.update(gradient, state)
+        return (eqx.apply_updates(field, changes), state), None
+
+    @jax.jit
+    def train(field):
+        return lax.scan(update, (field, optimizer.init(field)), jnp.arange(600))[0][0]
+
+    field = train(Affine(jnp.zeros((2, 8))))
+
+    @jax.vmap
+    def compare(t):
+        slope, at_mean = moments(Linear(), t)[2], field(t, MEAN * t)
+        return at_mean, field(t, MEAN * t + 1) - at_mean, slope
+
+    at_mean, found, exact = jax.jit(compare)(jnp.linspace(0.05, 0.95, 10))
     np.testing.assert_allclose(at_mean, MEAN, atol=0.03)
-    np.testing.assert_allclose(above - at_mean, slopes, atol=0.08)
-    # Its likelihood is the Gaussian's, up to the scatter of the 2000 rows held out.
-    entropy = 0.5 * np.log(2 * np.pi * np.e * SCALE**2)
-    assert abs(history["validation"][-1] - entropy) < 5 * (0.5 / 2000) ** 0.5
+    np.testing.assert_allclose(found, exact, atol=0.08)
 
 
 class TestRefused:
     def test_a_flow_without_a_field(self, key):
-        flow = jaxflow.CouplingFlow(2, num_layers=2, width=8, key=key)
-        with pytest.raises(TypeError, match=r"CouplingFlow has none: write jaxflow.CNF"):
+        flow = SimpleNamespace(base=jaxflow.StandardNormal((2,)))
+        with pytest.raises(TypeError, match=r"SimpleNamespace has none: write jaxflow.CNF"):
             FlowMatching()(flow, jnp.zeros((3, 2)), None, key)
 
     def test_another_base_than_the_path_demands(self, key):
