@@ -21,18 +21,12 @@ import numpy as np
 import engine
 import gradients
 import jaxflow
-from harness import interleaved, table, write_results
+from harness import interleaved, table, wide, write_results
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.ode.many import odeint_many
 
 LANES = (256, 4096, 16384, 65536)
 PRECISIONS = ("default", "high", "highest")
-
-
-def wide(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree
-    )
 
 
 def density(t: Any, state: Any, field: Any) -> Any:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import at_error, interleaved, table, write_results
+from harness import at_error, interleaved, table, wide, write_results
 from jaxflow.continuity import augmented_dynamics, transport_density
 
 BASE = jaxflow.StandardNormal((2,))
@@ -90,8 +90,7 @@ def speed(net: Any, rows: int, repeats: int) -> dict[str, Any]:
     x = 1.5 * jax.random.normal(jax.random.key(1), (rows, 2))
     some = x[:2000]
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda w: w.astype(jnp.float64), net)
-        flow = jaxflow.CNF(wide, jaxflow.StandardNormal((2,)), ode_eval=EXACT)
+        flow = jaxflow.CNF(wide(net), jaxflow.StandardNormal((2,)), ode_eval=EXACT)
         truth = np.asarray(flow.log_prob(some.astype(jnp.float64)))
     found: dict[str, Any] = {name: {"seconds": [], "errors": []} for name in SOLVES}
     for tolerance in TOLERANCES:
@@ -143,8 +142,7 @@ def errors(net: Any, rows: int, repeats: int) -> dict[str, Any]:
     """Coverage and sharpness of the stated error, in float64, and its cost."""
     found = {}
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda w: w.astype(jnp.float64), net)
-        flow = jaxflow.CNF(wide, jaxflow.StandardNormal((2,)))
+        flow = jaxflow.CNF(wide(net), jaxflow.StandardNormal((2,)))
         x = 1.5 * jax.random.normal(jax.random.key(3), (rows, 2), jnp.float64)
         truth = dataclasses.replace(flow, ode_eval=EXACT).log_prob(x)
         for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import at_error, interleaved, table, write_results
+from harness import at_error, interleaved, table, wide, write_results
 from jaxflow.continuity import augmented_dynamics
 
 DIM, WIDTH, ROWS = 43, 256, 1000
@@ -94,10 +94,10 @@ def flat(tree: Any) -> np.ndarray:
 
 def truth(net: Any, x: jax.Array, rows: int) -> np.ndarray:
     with jax.enable_x64(True):
-        wide, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (net, x))
+        net, x = wide((net, x))
         gradient = jax.jit(jax.grad(ours("checkpointed", 1e-9)))
         # In pieces of rows, which are independent.
-        parts = [flat(gradient(wide, x[i : i + 250])) for i in range(0, rows, 250)]
+        parts = [flat(gradient(net, x[i : i + 250])) for i in range(0, rows, 250)]
     return np.mean(parts, axis=0)
 
 

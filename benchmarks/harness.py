@@ -10,10 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def wide(tree: Any) -> Any:
+    """The tree in float64, which must be enabled."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -29,13 +38,18 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def at_error(errors: list[float], times: list[float], error: float) -> float:
-    """Time at an error, interpolated on logarithms; NaN outside of what was measured."""
-    order = np.argsort(errors)
-    x, y = np.log(np.asarray(errors)[order]), np.log(np.asarray(times)[order])
-    if not x[0] <= np.log(error) <= x[-1]:
+def at_error(errors: list[float], work: list[float], error: float) -> float:
+    """Work for an error, interpolated on logarithms; NaN where it is not reached.
+
+    From loose to tight; errors do not fall evenly, so it is the last crossing that counts.
+    """
+    above = [i for i, each in enumerate(errors) if not each <= error]
+    if not above or above[-1] + 1 == len(errors):
         return float("nan")
-    return float(np.exp(np.interp(np.log(error), x, y)))
+    i = above[-1]
+    x = np.log(errors[i : i + 2])
+    share = (x[0] - np.log(error)) / (x[0] - x[1])
+    return float(work[i] * (work[i + 1] / work[i]) ** share)
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

@@ -11,6 +11,7 @@ it runs operation by operation, so its seconds are mostly those of Python.
 
 import argparse
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ import matplotlib
 import numpy as np
 
 from detest import PROBLEMS, TOY, Problem
-from harness import interleaved, table, write_results
+from harness import at_error, interleaved, table, write_results
 from jaxflow.ode import ODE, odeint
 
 matplotlib.use("agg")
@@ -143,18 +144,9 @@ def by_torchdiffeq(
     return answer
 
 
-def needed(points: list[dict[str, float]], error: float, what: str) -> float | None:
-    """Work for an error, between the points on its two sides; None where it is not reached.
-
-    Errors do not fall evenly, so it is the last crossing that counts.
-    """
-    above = [i for i, point in enumerate(points) if not point["error"] <= error]
-    if not above or above[-1] + 1 == len(points):
-        return None
-    left, right = points[above[-1]], points[above[-1] + 1]
-    x = np.log([left["error"], right["error"]])
-    share = (x[0] - np.log(error)) / (x[0] - x[1])
-    return float(left[what] * (right[what] / left[what]) ** share)
+def needed(points: list[dict[str, float]], error: float, what: str) -> float:
+    """Work for an error; NaN where it is not reached."""
+    return at_error([point["error"] for point in points], [p[what] for p in points], error)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -165,8 +157,8 @@ def show(found: dict[str, Any]) -> None:
         for solver, points in by_solver.items():
             evals = [needed(points, level, "evals") for level in LEVELS]
             ms = needed(points, 1e-8, "seconds")
-            cells = ["-" if n is None else f"{n:.0f}" for n in evals]
-            lines.append([problem, solver, *cells, "-" if ms is None else f"{1e3 * ms:.2f}"])
+            cells = ["-" if math.isnan(n) else f"{n:.0f}" for n in evals]
+            lines.append([problem, solver, *cells, "-" if math.isnan(ms) else f"{1e3 * ms:.2f}"])
     print("\n" + table(["problem", "evaluations", *levels, "ms at 1e-08"], lines))
     lines = []
     for library, solvers in (("diffrax", DIFFRAX), ("torchdiffeq", TORCH)):
@@ -182,12 +174,12 @@ def ratios(found: dict[str, Any], library: str, solver: str, level: float, what:
     """Geometric mean over problems, and the range."""
     logs = []
     for by_solver in found.values():
-        pair = [
+        ours, theirs = (
             needed(by_solver.get(f"{lib} {solver}", []), level, what)
             for lib in ("jaxflow", library)
-        ]
-        if pair[0] is not None and pair[1] is not None:
-            logs.append(np.log(pair[0] / pair[1]))
+        )
+        if not math.isnan(ours / theirs):
+            logs.append(np.log(ours / theirs))
     if not logs:
         return "-"
     low, mean, high = np.exp([np.min(logs), np.mean(logs), np.max(logs)])

@@ -24,7 +24,7 @@ from jaxflow.dynamics.layers import (
     flatten,
     flatten_cond,
 )
-from jaxflow.model import Flow
+from jaxflow.model import Flow, accept, into_data_space, into_flow_space
 from jaxflow.ode import Stats
 
 # A layer stretches a coordinate by a factor between exp(-2) and exp(2): layers can still
@@ -276,9 +276,29 @@ class CouplingFlow(Flow):
         u, log_det = jax.vmap(self.from_base)(z, cond)
         return u, None if log_p is None else log_p - log_det, None
 
+    def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
+        """The base's point of data; (*batch, dim)."""
+        flow, rows, cond, batch = accept(self, x, cond, "x")
+        return _to_base(flow, rows, cond).reshape(*batch, *self.event_shape)
+
+    def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
+        """The data of the base's point; (*batch, dim)."""
+        flow, rows, cond, batch = accept(self, z, cond, "z")
+        return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)
+
     def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CouplingFlow":
         """This flow: its evaluation has nothing to choose."""
         return self
+
+
+@eqx.filter_jit
+def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:
+    return jax.vmap(flow.to_base)(into_flow_space(flow.transform, x)[0], cond)[0]
+
+
+@eqx.filter_jit
+def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
+    return into_data_space(flow.transform, jax.vmap(flow.from_base)(z, cond)[0])[0]
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:

@@ -1,6 +1,5 @@
 """The change of a log-density along trajectories, by any trace, with its standard error."""
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -135,9 +134,7 @@ def integrated_jacobian(
     # (chunks, batch, chunk, *event): the index of the column is made of the first and third.
     images = jnp.moveaxis(images, 0, 1).reshape(len(x), -1, *shape)[:, :size]
     images = jnp.moveaxis(images, 1, -1)
-    first, *rest = (jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(len(each.t)))
-    stats = functools.reduce(Stats.then, rest, first)
-    return images.reshape(len(x), *shape, *shape), stats
+    return images.reshape(len(x), *shape, *shape), each.in_turn()
 
 
 def draw_rows(

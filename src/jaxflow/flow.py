@@ -170,23 +170,21 @@ class CNF(Flow):
         verify: bool = False,
         progress: bool | None = False,
     ) -> Float[Array, "*batch"]:
-        """Log-density of data, in nats and the data's own units.
-
-        Under jit write `jax.jit(lambda x: flow.log_prob(x))`, or `eqx.filter_jit(flow.log_prob)`.
+        """`Flow.log_prob`, if need be to a tolerance in nats.
 
         Args:
             x: (*batch, *event).
             cond: conditions, (*batch, *condition), or one vector for all.
             key: for the probes of a stochastic trace.
-            atol_nats: how exact the log-densities shall be, in nats, in place of the tolerances
-                of `ode_eval`: one solve with a tolerance of `atol_nats / 20`, which by
-                experience is enough for all but a few rows in a thousand.
+            atol_nats: how exact the log-densities shall be, in place of the tolerances of
+                `ode_eval`: one solve with a tolerance of `atol_nats / 20`, which by experience
+                is enough for all but a few rows in a thousand.
             verify: state the error of every row and solve those again that miss `atol_nats`; at
                 2 to 3 times the cost, and not under jit.
             progress: whether to show a bar; None shows one on a terminal only.
 
         Raises:
-            ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
+            ValueError: as `Flow.log_prob`; a tolerance that cannot be asked for.
             SolveError: the solve of a row failed, or cannot be as exact as `atol_nats`.
         """
         if atol_nats is None:
@@ -263,9 +261,7 @@ class CNF(Flow):
                 f"with atol_nats={atol_nats}: write log_prob(x, atol_nats=...) without verify, or "
                 "choose another trace or one of jaxflow's own solvers"
             )
-        found = to_tolerance(score, rows, cond, atol_nats=atol_nats, ode=ode)
-        answer, stats = found
-        return answer, stats, batch
+        return *to_tolerance(score, rows, cond, atol_nats=atol_nats, ode=ode), batch
 
     def tells_error(self) -> bool:
         """Whether a solve of `ode_eval` states the error that its steps leave."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.model import Flow
 
-# Beyond this Pareto shape the weights have too heavy a tail (Vehtari et al. 2024, 3.2.4).
+# Beyond this shape the tail of the weights is too heavy (Vehtari et al. 2024, 3.2.4).
 RELIABLE = 0.7
 
 
@@ -81,18 +81,28 @@ def importance_sample(
         raise ValueError(
             f"target is finite at none of {num} samples: check it, or train the flow on it first"
         )
-    top = raw.max()
-    w = np.exp(raw - top)
+    log_z, log_z_se, effective = log_mean(raw)
     smoothed, k = pareto_smoothed(raw)
     return ImportanceSample(
         x=x,
         log_weights=smoothed,
-        effective=float(w.sum() ** 2 / np.sum(w**2)),
-        log_z=float(top + np.log(w.mean())),
-        log_z_se=float(w.std(ddof=1) / (w.mean() * np.sqrt(num))),
+        effective=effective,
+        log_z=log_z,
+        log_z_se=log_z_se,
         pareto_k=k,
         undefined=float(undefined.mean()),
     )
+
+
+def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """`log mean(w)`, its standard error, and the effective number `(sum w)^2 / sum w^2`.
+
+    At least one weight must not be 0.
+    """
+    top = log_weights.max()
+    w = np.exp(log_weights - top)
+    se = w.std(ddof=1) / (w.mean() * np.sqrt(len(w)))
+    return float(top + np.log(w.mean())), float(se), float(w.sum() ** 2 / np.sum(w**2))
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:

@@ -97,12 +97,13 @@ def _rates(
 ) -> Any:
     """Derivatives of a point, its log-density, and each penalty's integral."""
     x, log_p, spent = state
+    jv: Any
     if probes is not None:
         f, jv = products(field, t, x, probes, cond)
         trace = inner(probes, jv)
     else:
         f, trace = exact_trace(prepared, t, x, cond)
-        jv = x[None] if noise is None else products(field, t, x, noise, cond)[1]
+        jv = None if noise is None else products(field, t, x, noise, cond)[1]
     rates: dict[str, Callable[[], Array]] = {
         "kinetic": lambda: _square(f),
         "jacobian": lambda: jnp.mean(inner(jv, jv)),

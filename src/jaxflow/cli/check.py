@@ -1,6 +1,5 @@
 """`jaxflow check`: how far a run's log-densities and samples can be trusted."""
 
-import hashlib
 import importlib.util
 import io
 from pathlib import Path
@@ -10,11 +9,10 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.outputs import write_whole
+from jaxflow.cli.models import check_seed
+from jaxflow.cli.outputs import PICTURES, check_output, write_whole
 from jaxflow.cli.reports import counted, tell
-from jaxflow.cli.tables import drop_rows, in_precision, read_like
-
-_PICTURES = (".png", ".pdf", ".svg")
+from jaxflow.cli.tables import DropNan, digest, rows_of_run
 
 
 def check(
@@ -39,9 +37,7 @@ def check(
     seed: Annotated[
         int, typer.Option(help="Seed of the random numbers; the same seed, the same answer.")
     ] = 0,
-    drop_nan: Annotated[
-        bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
-    ] = False,
+    drop_nan: DropNan = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the picture where it exists.")
     ] = False,
@@ -53,16 +49,13 @@ def check(
     """
     if rows < 1:
         raise ValueError(f"--rows {rows} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
+    check_seed(seed)
     if picture is not None:
-        _check_picture(picture, overwrite=overwrite)
+        check_output(picture, overwrite=overwrite, suffixes=PICTURES, option="--picture")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError("--picture needs matplotlib: pip install 'jaxflow-cnf[plot]'")
     record = run_directory.read_run(run)
-    names = record["columns"]
-    values = read_like(table, names, chosen=record["columns_chosen"])
-    values, kept = drop_rows(values, names, table, drop_nan=drop_nan)
-    float64 = record["settings"]["float64"]
-    x = in_precision(values, names, table, float64=float64)
+    x, kept = rows_of_run(record, table, drop_nan=drop_nan)
     x, kept = _unseen(x, kept, record, table)
 
     import jax
@@ -70,7 +63,7 @@ def check(
     from jaxflow.checkpoint import load
     from jaxflow.diagnostics import diagnose
 
-    with jax.enable_x64(float64):
+    with jax.enable_x64(record["settings"]["float64"]):
         flow: Any = load(run / run_directory.FLOW)
         found = diagnose(
             flow,
@@ -93,8 +86,7 @@ def _unseen(
     """Of the rows that a run was fitted to, those that were held out; of others, all."""
     from jaxflow.data import split
 
-    digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
-    if digest != record["table_sha256"]:
+    if digest(x) != record["table_sha256"]:
         return x, kept
     held = np.sort(split(len(x), record["settings"]["validation"], record["settings"]["seed"])[1])
     tell(
@@ -102,27 +94,6 @@ def _unseen(
         "the best weights, are examined: fresh rows would be better"
     )
     return x[held], kept[held]
-
-
-def _check_picture(path: Path, *, overwrite: bool) -> None:
-    """Refuse a picture that could not be drawn or written, before anything is computed.
-
-    Raises:
-        ValueError: a folder, or an unknown suffix.
-        FileExistsError: the file exists and may not be replaced.
-        FileNotFoundError: its folder does not exist.
-        ImportError: matplotlib is not installed.
-    """
-    if path.suffix.lower() not in _PICTURES:
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; draw {', '.join(_PICTURES)}")
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder; --picture names a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; add --overwrite to replace it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("--picture needs matplotlib: pip install 'jaxflow-cnf[plot]'")
 
 
 def _draw(found: Any, path: Path) -> None:

@@ -1,6 +1,5 @@
 """`jaxflow fit`: a table in, a run directory out."""
 
-import hashlib
 import math
 import shlex
 import sys
@@ -28,7 +27,7 @@ from jaxflow.cli.models import (
 )
 from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import counted, show, tell
-from jaxflow.cli.tables import drop_rows, in_precision, split_names
+from jaxflow.cli.tables import DropNan, digest, drop_rows, in_precision, split_names
 
 _INTERRUPTED = 130
 # Without a progress bar, a line at most this often.
@@ -88,9 +87,7 @@ def fit(
             "matching first, likelihood last."
         ),
     ] = Objective.likelihood,
-    drop_nan: Annotated[
-        bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
-    ] = False,
+    drop_nan: DropNan = False,
     float64: Annotated[
         bool, typer.Option("--float64", help="Compute in float64, slower; float32 by default.")
     ] = False,
@@ -160,7 +157,7 @@ def _read(
         "python": sys.version.split()[0],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "table": str(table),
-        "table_sha256": hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(),
+        "table_sha256": digest(x),
         "columns": list(read.columns),
         "columns_chosen": chosen is not None,
         "rows": len(kept),

@@ -82,13 +82,22 @@ class Settings:
                     raise ValueError(
                         f"--{name} {value} belongs to --model cnf; a coupling flow has no {name}"
                     )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed {self.seed} must lie between 0 and {2**32 - 1}")
+        check_seed(self.seed)
 
     @property
     def eval_every(self) -> int:
         """Steps between two validations: a short fit has ten of them."""
         return max(1, min(100, self.steps // 10))
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that jax would wrap around.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
 
 
 def build_flow(settings: Settings, dim: int, key: Any) -> Any:

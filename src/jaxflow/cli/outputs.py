@@ -8,21 +8,25 @@ import numpy as np
 
 from jaxflow.data.atomic import whole_file
 
-_SUFFIXES = (".csv", ".npy", ".parquet")
+TABLES = (".csv", ".npy", ".parquet")
+PICTURES = (".png", ".pdf", ".svg")
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse a table that could not be written, before anything is computed for it.
+def check_output(
+    path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = TABLES, option: str = "--out"
+) -> None:
+    """Refuse a file that could not be written, before anything is computed for it.
 
     Raises:
         ValueError: a folder, or an unknown suffix.
         FileExistsError: the file exists and may not be replaced.
         FileNotFoundError: its folder does not exist.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; write {', '.join(_SUFFIXES)}")
+    if path.suffix.lower() not in suffixes:
+        verb = "draw" if suffixes == PICTURES else "write"
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; {verb} {', '.join(suffixes)}")
     if path.is_dir():
-        raise ValueError(f"{path}: a folder; --out names a file")
+        raise ValueError(f"{path}: a folder; {option} names a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; add --overwrite to replace it")
     if not path.parent.is_dir():

@@ -7,6 +7,7 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.models import check_seed
 from jaxflow.cli.outputs import check_output
 from jaxflow.cli.reports import counted, show
 
@@ -25,8 +26,7 @@ def sample(
     """Draw new rows from the fitted density, in the units of the table it was fitted to."""
     if num < 1:
         raise ValueError(f"--num {num} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
+    check_seed(seed)
     check_output(out, overwrite=overwrite)
     record = run_directory.read_run(run)
 

@@ -10,7 +10,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.outputs import check_output, write_columns
 from jaxflow.cli.reports import counted, show
-from jaxflow.cli.tables import drop_rows, in_precision, read_like
+from jaxflow.cli.tables import DropNan, rows_of_run
 
 
 def score(
@@ -21,9 +21,7 @@ def score(
     out: Annotated[
         Path, typer.Option(help="Table to write, columns row and log_prob: .csv, .npy, .parquet.")
     ],
-    drop_nan: Annotated[
-        bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
-    ] = False,
+    drop_nan: DropNan = False,
     with_error: Annotated[
         bool,
         typer.Option("--with-error", help="Add columns ode_error, trace_se: how far off, nats."),
@@ -38,18 +36,14 @@ def score(
     """
     check_output(out, overwrite=overwrite)
     record = run_directory.read_run(run)
-    names = record["columns"]
-    values = read_like(table, names, chosen=record["columns_chosen"])
-    values, kept = drop_rows(values, names, table, drop_nan=drop_nan)
-    float64 = record["settings"]["float64"]
-    x = in_precision(values, names, table, float64=float64)
+    x, kept = rows_of_run(record, table, drop_nan=drop_nan)
 
     import jax
 
     from jaxflow import CNF
     from jaxflow.checkpoint import load
 
-    with jax.enable_x64(float64):
+    with jax.enable_x64(record["settings"]["float64"]):
         flow = load(run / run_directory.FLOW)
         # The key serves flows whose trace is estimated; the same for all, so scores repeat.
         key = jax.random.key(0)

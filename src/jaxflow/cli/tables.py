@@ -1,12 +1,19 @@
 """Tables as the commands take them: named columns, whole rows, the precision of a run."""
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from jaxflow.cli.reports import counted, tell
+
+DropNan = Annotated[
+    bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
+]
 
 # Rounding to float32 is told where it moves values by more than this part of their spread.
 _COARSE = 1e-3
@@ -17,6 +24,25 @@ def split_names(text: str | None) -> list[str] | None:
     if text is None:
         return None
     return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+
+
+def rows_of_run(
+    record: dict[str, Any], path: Path, *, drop_nan: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a table for a run, (n, d), as its fit would take them, and their numbers, (n,).
+
+    Raises:
+        ValueError: missing columns, rows with NaN or infinity, numbers too large for the run.
+    """
+    names = record["columns"]
+    values = read_like(path, names, chosen=record["columns_chosen"])
+    values, kept = drop_rows(values, names, path, drop_nan=drop_nan)
+    return in_precision(values, names, path, float64=record["settings"]["float64"]), kept
+
+
+def digest(x: np.ndarray) -> str:
+    """What tells these rows from others: the SHA-256 of their bytes."""
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
 
 
 def drop_rows(

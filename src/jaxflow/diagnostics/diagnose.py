@@ -13,7 +13,7 @@ from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import generator, on_host
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import Normality, examine_normality
-from jaxflow.diagnostics.round_trip import encode, examine_round_trip
+from jaxflow.diagnostics.round_trip import examine_round_trip
 from jaxflow.diagnostics.slope import examine_slope
 from jaxflow.diagnostics.solves import Solves, check_atol, examine_solves, without_raising
 from jaxflow.diagnostics.truth import compare_with_truth
@@ -106,7 +106,7 @@ def diagnose(
         return None
 
     solves = examine_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
-    z = encode(flow, rows, cond)
+    z = flow.encode(rows, cond)
     encoded = on_host(z).reshape(len(rows), -1)
     pairs = _some(len(rows), num_samples, rng)
     drawn, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)

@@ -5,12 +5,12 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxflow.diagnostics.truth import EXACT
 from jaxflow.flow import CNF
 from jaxflow.model import accept, assemble, separate
 from jaxflow.ode import ODE, SolveError, Status
@@ -18,8 +18,6 @@ from jaxflow.ode.settings import Gradient
 from jaxflow.ode.status import MESSAGES
 from jaxflow.trace import Exact
 
-# The solve whose gradient is the truth, in float64.
-TRUTH = ODE(solver="dopri5", rtol=1e-10, atol=1e-10, max_steps=16_384)
 REPEATS = 5
 DRIFTED = "the way back drifted off the way there: checkpoints=8 may help, or another method"
 # A method is as good as the best one where its error is at most twice as large.
@@ -110,11 +108,12 @@ def gradients(
     ode = flow.ode if ode is None else ode
     flow = replace(flow, trace=Exact())
     with jax.enable_x64(True):
-        run, inputs = _compiled(TRUTH, *jax.tree.map(_widened, (flow, x, cond)))
+        # The flow is taken to the precision of its rows.
+        run, inputs = _compiled(EXACT, flow, np.asarray(x, np.float64), cond)
         (value, (status, _)), truth = run(*inputs)
         value, status, truth = float(value), Status(int(status)), _flat(truth)
     if status != Status.SUCCESS:
-        raise SolveError(f"the truth, {TRUTH}, failed: {MESSAGES[status]}")
+        raise SolveError(f"the truth, {EXACT}, failed: {MESSAGES[status]}")
     rows = tuple(_row(method, ode, flow, x, cond, truth) for method in methods)
     return GradientReport(rows, value, _verdict(rows))
 
@@ -172,11 +171,6 @@ def _compiled(ode: ODE, flow: CNF, x: Any, cond: Any) -> tuple[Any, tuple[Any, .
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     inputs = trained, rows, cond
     return run.lower(*inputs).compile(), inputs
-
-
-def _widened(leaf: Any) -> Any:
-    """A floating-point array in float64."""
-    return jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array_like(leaf) else leaf
 
 
 def _flat(tree: PyTree) -> np.ndarray:

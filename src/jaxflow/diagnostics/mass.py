@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from jaxflow.diagnostics.findings import Finding, Line, on_host
 from jaxflow.diagnostics.proposal import Proposal
 from jaxflow.discrete import dense_log_det
+from jaxflow.importance import RELIABLE, log_mean
 from jaxflow.model import Flow, into_flow_space, score_rows
 
 # Points along a side by dimension, the next where the last was too coarse; odd, so that every
@@ -33,9 +34,8 @@ SIDES = {1: (1025, 8193), 2: (129, 257), 3: (41,)}
 MARGIN, EDGE = 0.25, 1 / 16
 # Relative errors of a grid: no finer one is tried, no other way is tried, no answer is given.
 FINE, COARSE, HOPELESS = 1e-3, 2e-2, 0.1
-# Importance sampling: draws; the least effective number of them, and the heaviest tail of the
-# weights, that make a measurement.
-DRAWS, LEAST, HEAVIEST = 8192, 100.0, 0.7
+# Importance sampling: draws, and the least effective number of them that makes a measurement.
+DRAWS, LEAST = 8192, 100.0
 # Events beyond which the determinants and draws take too long.
 LARGEST = 64
 # Rows whose Jacobians are held in memory at once.
@@ -179,22 +179,20 @@ def sampled_mass(
     log_w = log_density(drawn) - proposal.log_prob(drawn)
     failed = int(np.isnan(log_w).sum())
     log_w = np.where(np.isnan(log_w), -np.inf, log_w)
-    top = log_w.max()
-    if not np.isfinite(top):
+    if not np.isfinite(log_w.max()):
         return Mass(math.nan, math.inf, "no draw has a density", 0.0, failed, allowed)
-    w = np.exp(log_w - top)
-    effective = float(w.sum() ** 2 / np.sum(w**2))
+    log_value, relative, effective = log_mean(log_w)
     largest = np.sort(log_w)[-math.ceil(3 * math.sqrt(DRAWS)) :]
     tail = float(np.mean(largest[1:] - largest[0])) if np.isfinite(largest[0]) else math.inf
     how = (
         f"importance sampling, {effective:,.0f} effective of {DRAWS:,} draws, tail index "
         f"{tail:.2f}"
     )
-    if effective < LEAST or tail > HEAVIEST:
+    if effective < LEAST or tail > RELIABLE:
         return Mass(math.nan, math.inf, how, effective, failed, allowed)
     with np.errstate(over="ignore"):
-        value, error = np.exp(top) * np.array([w.mean(), w.std() / math.sqrt(DRAWS)])
-    return Mass(float(value), float(error), how, effective, failed, allowed)
+        value = float(np.exp(log_value))
+    return Mass(value, relative * value, how, effective, failed, allowed)
 
 
 def _trapezoid(p: np.ndarray, spacing: np.ndarray) -> float:

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,7 +9,6 @@ from jaxtyping import Array, Float
 from jaxflow.diagnostics.findings import Finding, Line, Quantiles, on_host, quantiles
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
-from jaxflow.model import into_data_space, into_flow_space
 
 # A point further away than this part of a column's spread has not returned.
 RETURNED = 1e-2
@@ -59,33 +56,9 @@ def examine_round_trip(
         return None
     # All rows, so that the compiled code is shared: those that failed stand at 0.
     known = good.reshape(-1, *[1] * (z.ndim - 1))
-    x, back = on_host(rows), on_host(decode(flow, jnp.where(known, z, jnp.zeros_like(z)), cond))
+    x, back = on_host(rows), on_host(flow.decode(jnp.where(known, z, jnp.zeros_like(z)), cond))
     back = np.where(known, back, np.nan)
     spread = x.std(axis=0)
     distance = np.abs(back - x) / np.where(spread > 0, spread, 1.0)
     error = quantiles(distance.reshape(len(x), -1).max(axis=1))
     return None if error is None else RoundTrip(error)
-
-
-def encode(
-    flow: CNF | CouplingFlow, x: Float[Array, "rows *event"], cond: Array | None
-) -> Float[Array, "rows *event"]:
-    """The base's points of rows."""
-    return flow.encode(x, cond) if isinstance(flow, CNF) else _to_base(flow, x, cond)
-
-
-def decode(
-    flow: CNF | CouplingFlow, z: Float[Array, "rows *event"], cond: Array | None
-) -> Float[Array, "rows *event"]:
-    """The rows of points of the base."""
-    return flow.decode(z, cond) if isinstance(flow, CNF) else _from_base(flow, z, cond)
-
-
-@eqx.filter_jit
-def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:
-    return jax.vmap(flow.to_base)(into_flow_space(flow.transform, x)[0], cond)[0]
-
-
-@eqx.filter_jit
-def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
-    return into_data_space(flow.transform, jax.vmap(flow.from_base)(z, cond)[0])[0]

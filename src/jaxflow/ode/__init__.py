@@ -1,4 +1,4 @@
-"""Pure-function ODE solvers: one generic Runge-Kutta stepper, three ways to a gradient."""
+"""Pure-function ODE solvers: one generic Runge-Kutta stepper, four ways to a gradient."""
 
 from jaxflow.ode.many import odeint_many
 from jaxflow.ode.odeint import odeint, odeint_adjoint, odeint_checkpointed

@@ -43,6 +43,11 @@ from jaxflow.precision import in_full, widest
 LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
 
 
+def entries(y0: State) -> int:
+    """Entries of a row."""
+    return sum(leaf[:1].size for leaf in jax.tree.leaves(y0))
+
+
 def lanes_for(size: int) -> int:
     """Lanes for rows of `size` entries: whatever the number of rows, so that bits are the same."""
     if jax.default_backend() == "cpu":
@@ -94,7 +99,7 @@ def odeint_many(
     check_state(y0)
     num = _rows(y0, row_args)
     if lanes is None:
-        lanes = lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
+        lanes = lanes_for(entries(y0))
     if not isinstance(lanes, int) or lanes < 1:
         raise ValueError(f"lanes={lanes!r} must be a whole number of at least 1")
     dtype = widest(y0)

@@ -35,7 +35,6 @@ STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,
     "adjoint": solve_pontryagin,
     "direct": solve_direct,
-    "diffrax": solve_diffrax,
 }
 
 
@@ -168,15 +167,7 @@ def _solve(
         return (y, tb), (y, stats)
 
     _, (ys, each) = lax.scan(segment, (y0, t0), times)
-    failed = each.status != 0
-    at = jnp.where(jnp.any(failed), jnp.argmax(failed), len(times) - 1)
-    return ys, Stats(
-        jnp.sum(each.num_evals),
-        jnp.sum(each.num_accepted),
-        jnp.sum(each.num_rejected),
-        each.status[at],
-        each.t[at],
-    )
+    return ys, each.in_turn()
 
 
 def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:

@@ -20,7 +20,6 @@ Pontryagin et al. (1962), "The Mathematical Theory of Optimal Processes"; Chen e
 "Neural Ordinary Differential Equations", arXiv 1806.07366.
 """
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +71,7 @@ def solve_pontryagin(
             return poison(y1, stats.status, partial=ode.partial), (y, stats)
 
         y1, (starts, each) = lax.scan(go, y0, jnp.arange(pieces, dtype=t0.dtype))
-        return y1, in_turn(each, pieces), starts
+        return y1, each.in_turn(), starts
 
     @jax.custom_vjp
     def solve(y0: State, t0: Array, t1: Array, theta: Any, constants: Any) -> tuple[State, Stats]:
@@ -114,7 +113,7 @@ def solve_pontryagin(
         way_back = jnp.arange(pieces, dtype=t0.dtype), starts
         (y0, a0, a_theta), each = lax.scan(go_back, start, way_back, reverse=True)
         each = jax.tree.map(lambda leaf: leaf[::-1], each)
-        stats = in_turn(each, pieces)
+        stats = each.in_turn()
         stats = eqx.tree_at(lambda stats: stats.t, stats, lerp(t0, t1, stats.t))
         a_t1 = inner(a1, f_of(t1, y1, theta, constants))
         a_t0 = -inner(a0, f_of(t0, y0, theta, constants))
@@ -143,12 +142,6 @@ def in_pieces(ode: ODE, pieces: int) -> ODE:
     """Settings of each of so many pieces of a solve; fixed steps are shared out."""
     num_steps = None if ode.num_steps is None else -(-ode.num_steps // pieces)
     return replace(ode, num_steps=num_steps, checkpoints=0)
-
-
-def in_turn(each: Stats, pieces: int) -> Stats:
-    """The counts of solves that follow one another, from counts along a leading axis."""
-    turns = (jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(pieces))
-    return functools.reduce(Stats.then, turns)
 
 
 def backward_settings(ode: ODE) -> ODE:

@@ -81,6 +81,22 @@ class Stats(eqx.Module):
             jnp.where(failed, self.t, later.t),
         )
 
+    def in_turn(self) -> "Stats":
+        """Counts of solves that followed one another along the leading axis, as of one."""
+        wrong = self.status != Status.SUCCESS
+        at = jnp.where(jnp.any(wrong, axis=0), jnp.argmax(wrong, axis=0), len(wrong) - 1)
+
+        def pick(leaf: Array) -> Array:
+            return jnp.take_along_axis(leaf, at[None], axis=0)[0]
+
+        return Stats(
+            jnp.sum(self.num_evals, axis=0),
+            jnp.sum(self.num_accepted, axis=0),
+            jnp.sum(self.num_rejected, axis=0),
+            pick(self.status),
+            pick(self.t),
+        )
+
 
 def failed(status: Int[Array, "*many"], *, partial: bool = False) -> Bool[Array, "*many"]:
     """Where a solve has no result; with `partial` one that ran out of steps has."""

@@ -18,7 +18,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.integrate import counts, lerp, unfinished
 from jaxflow.ode.lanes import drain
-from jaxflow.ode.many import Work, advance, as_one, lanes_for, right_side, waiting
+from jaxflow.ode.many import (
+    Work,
+    advance,
+    as_one,
+    entries,
+    lanes_for,
+    right_side,
+    waiting,
+)
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
@@ -79,7 +87,7 @@ def solve_twice(
 
     The counts are those of both solves. Not differentiable in reverse mode.
     """
-    lanes = lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
+    lanes = lanes_for(entries(y0))
     field, y0 = as_one(f, y0, row_args)
     fsal = ode.tableau.fsal
 

@@ -158,14 +158,14 @@ class _Run:
         config = self.config
         start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
         while self.step < until and not self.finished:
-            if self._begins_to_solve():
+            if self.step and self._solves(self.step) and not self._solves(self.step - 1):
                 self._settle_solver(shown)
             loss, rate = self._train(min(config.eval_every, until - self.step))
             row = self._validate() | {"loss": loss, "learning_rate": rate}
             row["seconds"] = time.monotonic() - start
             self._record(row)
             shown.update(self.step, _numbers(row))
-            error = 0.0 if self._solves_nothing() else abs(row["validation"] - row["coarse"])
+            error = abs(row["validation"] - row["coarse"])
             if not math.isfinite(loss):
                 shown.warn(f"the loss is {loss} at step {self.step}: training stops")
                 self.finished = True
@@ -193,24 +193,29 @@ class _Run:
         train = self.problem.train
         indices = minibatches(len(train.x), self.config, seed_of(self.key), self.step, count)
         numbers = jnp.asarray(count), jnp.asarray(self.step)
-        inputs = (self.frozen, train, indices, *numbers, self.key, self._current(), self.config)
+        inputs = (
+            self.frozen,
+            train,
+            indices,
+            *numbers,
+            self.key,
+            self._objective_of(self.step),
+            self.config,
+        )
         self.state, losses, rate = train_steps(inputs, self.state)
         self.step += count
         mean = float(np.mean(np.asarray(losses)[:count], dtype=float))
         return mean + self.problem.offsets[0], float(rate)
 
-    def _current(self, before: int = 0) -> Objective:
-        """The objective of the next step, or of one before it."""
-        staged = isinstance(self.objective, Staged)
-        step = self.step - before
-        return self.objective.at(step, self.config.steps) if staged else self.objective
+    def _objective_of(self, step: int) -> Objective:
+        """The objective of a step, counted from 0."""
+        if isinstance(self.objective, Staged):
+            return self.objective.at(step, self.config.steps)
+        return self.objective
 
-    def _solves_nothing(self, before: int = 1) -> bool:
-        """Whether the last step's objective has no use for the training solve."""
-        return getattr(self._current(before), "simulation_free", False)
-
-    def _begins_to_solve(self) -> bool:
-        return self.step > 0 and self._solves_nothing() and not self._solves_nothing(0)
+    def _solves(self, step: int) -> bool:
+        """Whether a step has a use for the training solve."""
+        return not getattr(self._objective_of(step), "simulation_free", False)
 
     def _settle_solver(self, shown: Progress) -> None:
         """Refine the training solve until its value is the evaluation's, before it trains."""
@@ -221,14 +226,13 @@ class _Run:
             if abs(coarse - value) <= self.config.solver_error:
                 break
             self.frozen, _ = _refine(self.frozen)
-        shown.say(f"step {self.step}: {self._current()} with {self.frozen.ode}")
+        shown.say(f"step {self.step}: {self._objective_of(self.step)} with {self.frozen.ode}")
 
     def _validate(self) -> Row:
         flow = assemble(self.state.ema, self.frozen)
         value, num_evals = self._score(flow)
         coarse = value
-        solves = hasattr(flow, "ode") and hasattr(flow, "ode_eval")
-        if solves and not self._solves_nothing():
+        if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._solves(self.step - 1):
             coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
         row: Row = dict.fromkeys(COLUMNS, 0)
         return row | {

@@ -68,6 +68,8 @@ def prepare(
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
+    if isinstance(transform, str) and transform != "auto":
+        raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
         return {"as given": _without_data(flow, cond, transform, weights)}
     train = _rows(flow, x, cond, "x", weights)
@@ -82,8 +84,6 @@ def prepare(
         if (held.cond is None) != (train.cond is None):
             raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     check_columns(np.asarray(train.x))
-    if isinstance(transform, str) and transform != "auto":
-        raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if isinstance(transform, str):
         if flow.transform is None:
             transforms = candidate_transforms(train.x, held.x)
