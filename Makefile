@@ -24,8 +24,8 @@ demo: .venv/.ready  ## train on 8 gaussians and two real tables; pictures and a 
 test: lint  ## lint, then the test suite
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-test-slow: .venv/.ready  ## the longer checks as well
-	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+test-slow: .venv/.ready  ## the longer checks as well, compiled as for users
+	XLA_FLAGS= $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
 lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/ruff check .

@@ -64,6 +64,7 @@ def test_a_field_that_is_zero_has_no_error_and_few_evaluations():
     assert np.all(np.asarray(answer.num_evals) < 150)
 
 
+@pytest.mark.slow
 def test_probes_and_steps_each_have_their_error():
     flow = CNF(
         FIELDS["tanh"][0],

@@ -153,6 +153,7 @@ def test_an_exact_trace_has_error_zero_and_one_probe_none():
     assert value.shape == error.shape == (4, 5)
 
 
+@pytest.mark.slow
 def test_a_wanted_standard_error_chooses_the_number_of_probes():
     x = jax.random.normal(KEY, (50, 40))
     for law in ("rademacher", "orthogonal"):
@@ -256,6 +257,7 @@ def test_float32_stays_float32_and_close(name):
     assert bool(jnp.all(jnp.isfinite(value)) & jnp.all(error > 0))
 
 
+@pytest.mark.slow
 def test_a_bfloat16_field_keeps_its_log_density_in_float32():
     narrow = lambda tree: jax.tree.map(lambda w: w.astype(jnp.bfloat16), tree)  # noqa: E731
     field = MLP(64, width=32, key=KEY)

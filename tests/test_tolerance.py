@@ -24,6 +24,7 @@ def test_every_row_is_within_its_tolerance(truth, verify):
     assert np.max(np.abs(FLOW.log_prob(X, atol_nats=1e-3, verify=verify) - truth)) <= 1e-3
 
 
+@pytest.mark.slow
 def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     # A first tolerance so loose that rows miss.
     monkeypatch.setattr("jaxflow.audit.CHECKED", 10.0)

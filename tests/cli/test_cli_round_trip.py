@@ -173,6 +173,7 @@ def test_objectives_reach_training(fit, tmp_path):
     assert history["validation"][-1] < history["validation"][0]
 
 
+@pytest.mark.slow
 def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     result = fit(
         tmp_path / "run",

@@ -30,6 +30,7 @@ def parts():
     return comparison.split_rows(x, 0)
 
 
+@pytest.mark.slow
 def test_quick_demo_writes_every_row(tmp_path, capsys):
     out = tmp_path / "demo"
     demo(out=out, overwrite=False, seed=0, quick=True)

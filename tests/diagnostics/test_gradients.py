@@ -42,6 +42,7 @@ def test_the_truth_is_the_gradient_in_closed_form():
     assert 1e-7 < report.rows[0].error < 1e-2
 
 
+@pytest.mark.slow
 def test_a_field_too_steep_to_be_followed_back_is_told():
     # Samples spread like exp(50 t), so going to the base and back is going back and forth.
     flow = CNF(Linear(matrix=50.0 * jnp.eye(2)), StandardNormal(2))

@@ -121,6 +121,7 @@ def test_smoothing_keeps_the_order_and_caps_the_largest():
     np.testing.assert_allclose(np.exp(smoothed).sum(), 1.0)
 
 
+@pytest.mark.slow
 def test_fit_learns_a_target_without_data():
     flow = CNF(MLP(2, width=8, depth=1, key=KEY), StandardNormal(2))
     config = TrainConfig(steps=60, eval_every=30, learning_rate=2e-2)

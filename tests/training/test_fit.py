@@ -45,6 +45,7 @@ def test_samples_have_the_datas_mean_and_spread(key):
     assert abs(history["validation"][-1] - entropy) < 0.15
 
 
+@pytest.mark.slow
 def test_columns_in_other_units_give_the_same_fit(key):
     x = normal(400, sd=(1.0, 2.0))
     scale = np.asarray([1000.0, 0.01])
