@@ -1,7 +1,8 @@
 """Continuous-time normalizing flows in JAX, with likelihoods you can trust."""
 
-from jaxflow import diagnostics, dynamics, objectives, transforms
-from jaxflow.bases import DiagonalNormal, StandardNormal
+from jaxflow import bases, diagnostics, dynamics, objectives, transforms
+from jaxflow.bases import DiagonalNormal, FlowBase, GaussianMixture, StandardNormal, StudentT
+from jaxflow.cells import log_mass
 from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.discrete import CouplingFlow
@@ -27,6 +28,8 @@ __all__ = [
     "ODE",
     "CouplingFlow",
     "DiagonalNormal",
+    "FlowBase",
+    "GaussianMixture",
     "HutchPlusPlus",
     "Hutchinson",
     "ImportanceSample",
@@ -34,10 +37,12 @@ __all__ = [
     "StandardNormal",
     "Stats",
     "Status",
+    "StudentT",
     "TrainConfig",
     "TrainingError",
     "XTrace",
     "augmented_dynamics",
+    "bases",
     "diagnostics",
     "dynamics",
     "exact_trace",
@@ -45,6 +50,7 @@ __all__ = [
     "hutchinson_trace",
     "importance_sample",
     "load",
+    "log_mass",
     "objectives",
     "odeint",
     "odeint_adjoint",

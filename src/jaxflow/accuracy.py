@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.bases import log_prob_rows
 from jaxflow.ode import ODE
 from jaxflow.ode.twice import Twice
 from jaxflow.precision import accumulator
@@ -33,7 +34,7 @@ EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
 
 def base_density(base: Any, z: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
     """The base's log-density of rows, in float32 at least."""
-    return jax.vmap(base.log_prob)(z.astype(accumulator(z.dtype)))
+    return log_prob_rows(base, z.astype(accumulator(z.dtype)))
 
 
 def stated_error(

@@ -66,6 +66,7 @@ def solved_twice(
     value = base_density(base, twice.y[0]) - change
     refined = base_density(base, twice.refined[0]) - rule(twice.refined[1])[0]
     error = stated_error(base, twice, value, refined, ode)
+    stats = without_density(stats, value)
     return LogDensity(value, trace_se, error, refined, stats.status, stats.num_evals), stats
 
 
@@ -92,6 +93,16 @@ def tolerance_for(atol_nats: float, ode: ODE, dtype: Any, *, checked: bool) -> O
         )
     # A share of the tolerance for every nat: the solver's own, relative or not, is left out.
     return replace(ode, rtol=0.0, atol=min(atol_nats * share, 1e-2))
+
+
+def without_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
+    """Counts of a solve, `NO_DENSITY` where it went well and the log-density is NaN all the same.
+
+    It is the base's then. A solve of all rows at once has one status for all.
+    """
+    bad = jnp.isnan(value)
+    bad = (bad if stats.status.ndim else jnp.any(bad)) & (stats.status == Status.SUCCESS)
+    return replace(stats, status=jnp.where(bad, int(Status.NO_DENSITY), stats.status))
 
 
 def within_rounding(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.bases import StandardNormal, check_base
+from jaxflow.bases import StandardNormal, check_base, log_prob_rows
 from jaxflow.dynamics.layers import (
     ContextLinear,
     check_sizes,
@@ -261,7 +261,7 @@ class CouplingFlow(Flow):
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density of rows in flow space; there is no solve, so no counts."""
         z, log_det = jax.vmap(self.to_base)(u, cond)
-        return jax.vmap(self.base.log_prob)(z) + log_det, None
+        return log_prob_rows(self.base, z) + log_det, None
 
     def sample_rows(
         self,

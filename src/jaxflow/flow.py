@@ -18,6 +18,7 @@ from jaxflow.audit import (
     to_tolerance,
     tolerance_for,
     within_rounding,
+    without_density,
 )
 from jaxflow.bases import check_base
 from jaxflow.continuity import transport
@@ -107,7 +108,8 @@ class CNF(Flow):
     ) -> tuple[Array, Array | None, Stats]:
         """Log-density, its trace's standard error, and counts."""
         z, change, trace_se, stats = self._change(u, t, 0.0, cond, key, training=training)
-        return base_density(self.base, z) - change, trace_se, stats
+        value = base_density(self.base, z) - change
+        return value, trace_se, without_density(stats, value)
 
     def _audited(
         self, u: Array, cond: Array | None, key: PRNGKeyArray | None
@@ -395,4 +397,5 @@ def _log_prob_within(
     u, log_det = into_flow_space(flow.transform, x)
     z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
     value = base_density(flow.base, z) - change
+    stats = without_density(stats, value)
     return value + log_det.astype(value.dtype), within_rounding(stats, z, change, atol_nats)

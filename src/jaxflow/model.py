@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.chunks import by_chunks, take
 from jaxflow.ode import Stats
 from jaxflow.ode.status import raise_if_failed
@@ -166,6 +167,31 @@ class Flow(eqx.Module):
 
         return density(x) if training else in_full(density)(x)
 
+    def draw_rows(
+        self,
+        keys: Array,
+        cond: Array | None = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        with_log_prob: bool = False,
+        training: bool = False,
+    ) -> tuple[tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None], Stats | None]:
+        """A sample in data units for each key, for use inside jit: no checks, a status, NaN.
+
+        With their log-densities if asked for; `key` is for the probes of a stochastic trace, and
+        `training` as for `log_prob_rows`.
+        """
+
+        def draw(keys: Array) -> Any:
+            flow, z = promote(self, sample_rows(self.base, keys))
+            wide = z.astype(accumulator(z.dtype))
+            log_p = log_prob_rows(flow.base, wide) if with_log_prob else None
+            u, log_p, stats = flow.sample_rows(z, log_p, cond, key, training=training)
+            x, log_det = into_data_space(flow.transform, u)
+            return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
+
+        return draw(keys) if training else in_full(draw)(keys)
+
 
 def score_rows(
     flow: Flow,
@@ -234,10 +260,6 @@ def into_data_space(
     return jax.vmap(transform.inverse)(u)
 
 
-# Parts of a flow that training leaves as they are.
-_FIXED = ("base", "transform", "trace")
-
-
 @dataclass(frozen=True)
 class Slot:
     """The place of a trained array in a flow."""
@@ -245,15 +267,17 @@ class Slot:
     name: str
 
 
-def separate(flow: Flow) -> tuple[dict[str, Array], Any]:
+def separate(
+    flow: Any, fixed: tuple[str, ...] = ("base", "transform", "trace")
+) -> tuple[dict[str, Array], Any]:
     """What training changes, by name, and the flow with slots in its place.
 
-    Every floating-point array is trained but those of the base, the transform and the trace.
+    Every floating-point array is trained but those of the `fixed` parts.
     """
     trained: dict[str, Array] = {}
 
     def take(path: Any, leaf: Any) -> Any:
-        if not eqx.is_inexact_array(leaf) or path[0].name in _FIXED:
+        if not eqx.is_inexact_array(leaf) or path[0].name in fixed:
             return leaf
         name = jax.tree_util.keystr(path)
         trained[name] = leaf
@@ -276,14 +300,7 @@ def _log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None
 
 
 @eqx.filter_jit
-@in_full
 def _sample(
     flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None, with_log_prob: bool
 ) -> Any:
-    z = jax.vmap(flow.base.sample)(keys)
-    flow, z = promote(flow, z)
-    wide = z.astype(accumulator(z.dtype))
-    log_p = jax.vmap(flow.base.log_prob)(wide) if with_log_prob else None
-    u, log_p, stats = flow.sample_rows(z, log_p, cond, key)
-    x, log_det = into_data_space(flow.transform, u)
-    return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
+    return flow.draw_rows(keys, cond, key, with_log_prob=with_log_prob)

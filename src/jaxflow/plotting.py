@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxflow.bases import sample_rows
+
 Number = float | int
 Limits = tuple[Number, Number, Number, Number]
 
@@ -275,7 +277,7 @@ def _paths(
 
 def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
     """Samples at `t = 0` in data units: the base's, through the transform."""
-    z = jax.vmap(flow.base.sample)(jax.random.split(key, n))
+    z = sample_rows(flow.base, jax.random.split(key, n))
     return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
 
 

@@ -23,12 +23,20 @@ def flow():
 
 def test_stages_share_the_steps():
     staged = Staged(((FlowMatching(), 3.0), (maximum_likelihood, 1.0)))
-    assert isinstance(staged.at(0, 100), FlowMatching)
-    assert isinstance(staged.at(74, 100), FlowMatching)
-    assert staged.at(75, 100) is maximum_likelihood
-    assert staged.at(200, 100) is maximum_likelihood
-    with pytest.raises(ValueError, match="a positive share"):
+    for step in (0, 74):
+        stage, first, count = staged.at(step, 100)
+        assert isinstance(stage.objective, FlowMatching)
+        assert (first, count) == (0, 75)
+    for step in (75, 99, 200):
+        stage, first, count = staged.at(step, 100)
+        assert stage.objective is maximum_likelihood
+        assert (first, count) == (75, 25)
+    # A stage for which no step is left takes none.
+    assert Staged().at(0, 1)[0].objective == FlowMatching()
+    with pytest.raises(ValueError, match=r"share=0.0 and rate=1.0 must be positive"):
         Staged(((FlowMatching(), 0.0),))
+    with pytest.raises(ValueError, match="is empty"):
+        Staged(())
 
 
 def test_fit_goes_from_one_to_the_next():
@@ -36,10 +44,14 @@ def test_fit_goes_from_one_to_the_next():
     staged = Staged(((FlowMatching(), 2.0), (maximum_likelihood, 1.0)))
     trained, history = fit(flow(), X, key=KEY, config=config, objective=staged)
     # Matching is judged by the evaluation alone, likelihood by its training solve too.
+    assert history["step"] == [20, 40, 60]
     assert history["coarse"][:2] == history["validation"][:2]
     assert history["coarse"][2] != history["validation"][2]
-    # The last stage's loss is a negative log-density, as the validation is.
+    # The last stage's loss is a negative log-density, as the validation is, and each stage's
+    # learning rate comes down by itself.
     assert abs(history["loss"][2] - history["validation"][2]) < 0.5
+    assert history["learning_rate"][0] > 1e-3
+    assert history["learning_rate"][1:] == pytest.approx([1e-4, 1e-4], rel=1.0)
     assert np.isfinite(trained.log_prob(X[:4])).all()
 
 

@@ -1,15 +1,22 @@
 """Tables in files, checks on them, and toy data with exact densities."""
 
 from jaxflow.data.checks import check_columns, check_rows, finite_rows, split
+from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
+from jaxflow.data.pinwheel import Pinwheel
 from jaxflow.data.tables import Table, read_table, write_table
-from jaxflow.data.toys import Checkerboard, EightGaussians, Rings
+from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings
 
 __all__ = [
     "Checkerboard",
     "EightGaussians",
+    "LongGaussian",
+    "Moons",
+    "Pinwheel",
     "Rings",
+    "Swissroll",
     "Table",
+    "TwoSpirals",
     "breast_cancer",
     "check_columns",
     "check_rows",

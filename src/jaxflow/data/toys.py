@@ -42,11 +42,11 @@ class EightGaussians:
         """Log-density in nats of points (*batch, 2), computed in float64."""
         offsets = x.astype(np.float64)[..., None, :] - self.centres
         exponents = -0.5 * np.sum((offsets / self.std) ** 2, axis=-1)
-        return np.asarray(_log_mean_exp(exponents) - np.log(2 * np.pi * self.std**2))
+        return np.asarray(log_mean_exp(exponents) - np.log(2 * np.pi * self.std**2))
 
     def entropy(self) -> float:
         """`-E[log p(x)]` in nats, to better than 1e-6."""
-        return _entropy(self.log_prob, self.radius, self.std)
+        return entropy_on_grid(self.log_prob, self.radius, self.std)
 
 
 @final
@@ -75,11 +75,11 @@ class Rings:
         norm = np.hypot(x[..., 0], x[..., 1], dtype=np.float64)[..., None]
         # I0(z) = exp(z) I0e(z), and the two exponents together are one square.
         exponents = -0.5 * (norm - radii) ** 2 / variance + _log_i0e(norm * radii / variance)
-        return np.asarray(_log_mean_exp(exponents) - np.log(2 * np.pi * variance))
+        return np.asarray(log_mean_exp(exponents) - np.log(2 * np.pi * variance))
 
     def entropy(self) -> float:
         """`-E[log p(x)]` in nats, to better than 1e-6."""
-        return _entropy(self.log_prob, max(self.radii), self.std)
+        return entropy_on_grid(self.log_prob, max(self.radii), self.std)
 
 
 @final
@@ -113,7 +113,38 @@ class Checkerboard:
         return float(np.log(8 * self.side**2))
 
 
-def _log_mean_exp(exponents: np.ndarray) -> np.ndarray:
+@final
+class LongGaussian:
+    """One Gaussian, far from the origin and twenty times as long as wide.
+
+    Mean (3, -2), standard deviations 2 and 0.1, its long axis at 30 degrees.
+    """
+
+    mean: ClassVar[tuple[float, float]] = (3.0, -2.0)
+    stds: ClassVar[tuple[float, float]] = (2.0, 0.1)
+
+    @property
+    def axes(self) -> Float64[np.ndarray, "2 2"]:
+        """The directions of the two standard deviations, a row each."""
+        c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+        return np.array([[c, s], [-s, c]])
+
+    def sample(self, n: int, seed: int) -> Sample:
+        """Draw n independent points, (n, 2)."""
+        z = np.random.default_rng(seed).standard_normal((n, 2)) * self.stds
+        return (np.asarray(self.mean) + z @ self.axes).astype(np.float32)
+
+    def log_prob(self, x: Points) -> LogDensity:
+        """Log-density in nats of points (*batch, 2), computed in float64."""
+        z = (x.astype(np.float64) - self.mean) @ self.axes.T / self.stds
+        return np.asarray(-0.5 * np.sum(z**2, axis=-1) - np.log(2 * np.pi * np.prod(self.stds)))
+
+    def entropy(self) -> float:
+        """`log(2 pi e) + log(2 * 0.1)` in nats."""
+        return float(np.log(2 * np.pi * np.e * np.prod(self.stds)))
+
+
+def log_mean_exp(exponents: np.ndarray) -> np.ndarray:
     """`log(mean(exp(exponents)))` over the last axis."""
     largest = exponents.max(axis=-1, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0.0)
@@ -132,16 +163,19 @@ def _log_i0e(z: np.ndarray) -> np.ndarray:
     return np.where(z < 500.0, np.log(np.i0(small)) - small, asymptotic)
 
 
-def _entropy(log_prob: Callable[..., np.ndarray], radius: float, std: float) -> float:
+def entropy_on_grid(
+    log_prob: Callable[..., np.ndarray], radius: float, std: float, per_std: int = 8
+) -> float:
     """`-integral p log p` of a density within `radius`, blurred by noise of `std`.
 
     The trapezoidal rule converges exponentially for a smooth density that vanishes at the
-    border of the box: 8 points a standard deviation, and 9 of them beyond `radius`.
+    border of the box: `per_std` points a standard deviation, and 9 of them beyond `radius`.
     """
-    spacing, half_width = std / 8, radius + 9 * std
+    spacing, half_width = std / per_std, radius + 9 * std
     axis = np.arange(-half_width, half_width, spacing)
     total = 0.0
     for value in axis:  # a line of the grid at a time bounds the memory
         log_p = log_prob(np.stack([np.full_like(axis, value), axis], axis=-1))
-        total -= float(np.sum(np.exp(log_p) * log_p))
+        p = np.exp(log_p)
+        total -= float(np.sum(p * np.where(p > 0, log_p, 0.0)))
     return total * spacing**2

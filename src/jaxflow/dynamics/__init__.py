@@ -7,6 +7,7 @@ Any function or Equinox module of that signature is a field. One that also has
 from jaxflow.dynamics.activations import ACTIVATIONS
 from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
+from jaxflow.dynamics.condition import StandardisedCondition
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
@@ -20,5 +21,6 @@ __all__ = [
     "Hollow",
     "Linear",
     "Potential",
+    "StandardisedCondition",
     "Sum",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxflow.bases import sample_rows
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.weights import weighted_mean
@@ -162,7 +163,7 @@ class FlowMatching:
         if weights is not None:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
-        x0 = jax.vmap(flow.base.sample)(jax.random.split(base_key, len(x))).astype(x.dtype)
+        x0 = sample_rows(flow.base, jax.random.split(base_key, len(x))).astype(x.dtype)
         source, mass = self.coupling(x0, x, cond, coupling_key)
         t = self.times(time_key, len(x), x.dtype)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.model import Flow, into_data_space
+from jaxflow.model import Flow
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.ode import Stats
 
 # Samples of a validation.
 HELD_OUT = 4096
@@ -71,7 +70,11 @@ class ReverseKL:
             raise ValueError("ReverseKL draws samples: pass key=jax.random.key(0)")
         draw_key, trace_key = jax.random.split(key)
         num = self.num_samples if cond is None else len(cond)
-        drawn, log_q, stats = _draw(flow, num, cond, draw_key, trace_key)
+        keys = jax.random.split(draw_key, num)
+        (drawn, log_q), stats = flow.draw_rows(
+            keys, cond, trace_key, with_log_prob=True, training=True
+        )
+        assert log_q is not None
         if self.path_gradient:
             still = lax.stop_gradient(flow)
             log_q = still.log_prob_rows(drawn, cond, trace_key, training=True)[0]
@@ -106,15 +109,3 @@ def _rowwise(good: Array, x: Array) -> Array:
 def _some(x: Array, good: Array) -> Array:
     """A row at which the target is finite, if there is any, in the place of every row."""
     return jnp.broadcast_to(lax.stop_gradient(x[jnp.argmax(good)]), x.shape)
-
-
-def _draw(
-    flow: Flow, num: int, cond: Array | None, key: PRNGKeyArray, trace_key: PRNGKeyArray
-) -> tuple[Array, Array, Stats | None]:
-    """Samples in data units with their log-densities, by the training settings."""
-    z = jax.vmap(flow.base.sample)(jax.random.split(key, num))
-    log_p = jax.vmap(flow.base.log_prob)(z)
-    u, log_p, stats = flow.sample_rows(z, log_p, cond, trace_key, training=True)
-    assert log_p is not None
-    x, log_det = into_data_space(flow.transform, u)
-    return x, log_p - log_det.astype(log_p.dtype), stats

@@ -12,43 +12,71 @@ Objective = Callable[..., Any]
 
 @final
 @dataclass(frozen=True)
+class Stage:
+    """An objective for a share of the training.
+
+    Attributes:
+        objective: what the stage minimises.
+        share: of the steps, relative to the other stages' shares.
+        rate: what `TrainConfig.learning_rate` is multiplied by.
+        ema: in the place of `TrainConfig.ema`; None for that.
+
+    Raises:
+        ValueError: a share or rate that is not positive.
+    """
+
+    objective: Objective
+    share: float
+    rate: float = 1.0
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.share > 0 and self.rate > 0):
+            raise ValueError(f"share={self.share} and rate={self.rate} must be positive")
+
+
+@final
+@dataclass(frozen=True)
 class Staged:
     """Objectives in turn, each for its share of the training steps.
 
     ```python
     jaxflow.fit(flow, x, key=key, objective=Staged())
     ```
-    By default flow matching, which solves no ODE, and then maximum likelihood, with the coarsest
-    training solve whose value is within `TrainConfig.solver_error` of the evaluation's.
+    By default flow matching, which solves no ODE, for nine tenths of the steps, and then maximum
+    likelihood, with the coarsest training solve whose value is within `TrainConfig.solver_error`
+    of the evaluation's. Each stage has a schedule of its own, and begins with the best weights
+    so far.
 
     Attributes:
-        stages: pairs of an objective and its share; shares are taken relative to their sum.
+        stages: what is done in turn; pairs of an objective and its share will do.
 
     Raises:
-        ValueError: no stages, or shares that are not positive.
+        ValueError: no stages.
     """
 
-    stages: tuple[tuple[Objective, float], ...] = (
-        (FlowMatching(), 0.8),
-        (maximum_likelihood, 0.2),
+    stages: tuple[Stage | tuple[Objective, float], ...] = (
+        Stage(FlowMatching(), 0.92, rate=2.5, ema=0.999),
+        Stage(maximum_likelihood, 0.08, rate=0.5),
     )
 
     def __post_init__(self) -> None:
-        if not self.stages or not all(share > 0 for _, share in self.stages):
-            raise ValueError(
-                f"stages={self.stages} must be pairs of an objective and a positive share of the "
-                "steps"
-            )
+        if not self.parts:
+            raise ValueError("stages=() is empty: give an objective and its share")
 
-    def at(self, step: int, steps: int) -> Objective:
-        """The objective of a step, counted from 0, of so many."""
-        total, done = sum(share for _, share in self.stages), 0.0
-        for objective, share in self.stages:
-            done += share / total * steps
-            if step < round(done):
-                return objective
-        return self.stages[-1][0]
+    @property
+    def parts(self) -> tuple[Stage, ...]:
+        """The stages, pairs made into such."""
+        return tuple(s if isinstance(s, Stage) else Stage(*s) for s in self.stages)
+
+    def at(self, step: int, steps: int) -> tuple[Stage, int, int]:
+        """The stage of a step, counted from 0, of so many; its first step, and how many it has."""
+        shares = [stage.share for stage in self.parts]
+        ends = [round(sum(shares[: i + 1]) / sum(shares) * steps) for i in range(len(shares))]
+        i = next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)
+        first = ends[i - 1] if i else 0
+        return self.parts[i], first, max(1, ends[i] - first)
 
     def __call__(self, flow: Any, x: Any, cond: Any, key: Any, *weights: Any) -> Any:
         """The last objective's loss, by which the others are meant to serve."""
-        return self.stages[-1][0](flow, x, cond, key, *weights)
+        return self.parts[-1].objective(flow, x, cond, key, *weights)

@@ -20,6 +20,7 @@ class Status(IntEnum):
     NON_FINITE = 3
     DRIFTED = 4
     INACCURATE = 5
+    NO_DENSITY = 6
 
 
 MESSAGES = {
@@ -45,6 +46,10 @@ MESSAGES = {
     Status.INACCURATE: (
         "the tolerance asked for is out of reach in this precision or in max_steps; solve in "
         'float64, jax.config.update("jax_enable_x64", True), or ask for less'
+    ),
+    Status.NO_DENSITY: (
+        "the base's log_prob is NaN where the trajectory ends: evaluate base.log_prob there; a "
+        "fitted flow as base fails where its own log_prob does"
     ),
 }
 

@@ -14,14 +14,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.model import assemble, score_rows, separate
-from jaxflow.objectives import Staged, maximum_likelihood
+from jaxflow.objectives import maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, prepare, seed_of, with_transform
+from jaxflow.training.stages import Span, span_at
 from jaxflow.training.step import (
     Objective,
     TrainState,
+    first_bad,
     minibatches,
     optimizer_of,
     train_steps,
@@ -100,6 +102,9 @@ def fit(
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
     problems = prepare(flow, x, cond, key, validation, transform, config, weights)
+    if hasattr(objective, "check_transform"):
+        for problem in problems.values():
+            objective.check_transform(problem.transform)
     file = Path(checkpoint) if checkpoint is not None else None
     resumed = file if resume and file is not None and file.exists() else None
     with Progress(config.steps, show=progress) as shown:
@@ -110,6 +115,8 @@ def fit(
             run = _choose(runs, config.pilot_steps, shown) if len(runs) > 1 else runs[0]
             run.report(callback, file)
         run.advance(config.steps, shown, callback, file)
+    if run.trouble and not run.step:
+        raise TrainingError(f"{run.trouble}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):
         raise TrainingError(
             f"no validation value was finite in {run.step} steps; lower learning_rate="
@@ -144,7 +151,7 @@ class _Run:
         # Copies: the compiled call gives its input's memory to its output.
         self.state = TrainState(_copy(params), _copy(params), optimizer_of(config).init(params))
         self.best, self.best_value, self.since_best = params, math.inf, 0
-        self.step, self.finished = 0, False
+        self.step, self.finished, self.trouble = 0, False, ""
         self.history: History = {name: [] for name in COLUMNS}
 
     def advance(
@@ -158,16 +165,18 @@ class _Run:
         config = self.config
         start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
         while self.step < until and not self.finished:
-            if self.step and self._solves(self.step) and not self._solves(self.step - 1):
-                self._settle_solver(shown)
-            loss, rate = self._train(min(config.eval_every, until - self.step))
+            span = self._span(self.step)
+            if self.step and self.step == span.first:
+                self._begin(span, shown)
+            ahead = min(until, span.end) - self.step
+            loss, rate = self._train(span, min(span.config.eval_every, ahead))
             row = self._validate() | {"loss": loss, "learning_rate": rate}
             row["seconds"] = time.monotonic() - start
             self._record(row)
             shown.update(self.step, _numbers(row))
             error = abs(row["validation"] - row["coarse"])
-            if not math.isfinite(loss):
-                shown.warn(f"the loss is {loss} at step {self.step}: training stops")
+            if self.trouble:
+                shown.warn(f"{self.trouble}: training stops, and the best weights so far are kept")
                 self.finished = True
             elif error > config.solver_error:
                 self.frozen, settings = _refine(self.frozen)
@@ -188,34 +197,36 @@ class _Run:
         if checkpoint is not None and self.step:
             self._save(checkpoint)
 
-    def _train(self, count: int) -> tuple[float, float]:
+    def _span(self, step: int) -> Span:
+        return span_at(self.objective, self.config, step)
+
+    def _begin(self, span: Span, shown: Progress) -> None:
+        """Go on from the best weights with another objective, its schedule starting anew."""
+        params = self.best if math.isfinite(self.best_value) else self.state.ema
+        opt_state = optimizer_of(span.config).init(params)
+        self.state, self.since_best = TrainState(_copy(params), _copy(params), opt_state), 0
+        if span.solves and not self._span(self.step - 1).solves:
+            self._settle_solver(shown)
+
+    def _train(self, span: Span, count: int) -> tuple[float, float]:
         """Take `count` steps; their mean loss and the last learning rate."""
         train = self.problem.train
-        indices = minibatches(len(train.x), self.config, seed_of(self.key), self.step, count)
-        numbers = jnp.asarray(count), jnp.asarray(self.step)
-        inputs = (
-            self.frozen,
-            train,
-            indices,
-            *numbers,
-            self.key,
-            self._objective_of(self.step),
-            self.config,
-        )
+        indices = minibatches(len(train.x), span.config, seed_of(self.key), self.step, count)
+        numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(span.first)
+        given = self.frozen, train, self.problem.enter, span.objective
+        inputs = (given, indices, *numbers, self.key, span.config)
         self.state, losses, rate = train_steps(inputs, self.state)
+        values = np.asarray(losses)[:count].astype(float)
+        good = np.isfinite(values)
+        if not good.all():
+            count = int(np.argmin(good))
+            step, rows = self.step + count, indices[count]
+            name = first_bad(given, self.state.params, rows, jax.random.fold_in(self.key, step))
+            self.trouble = (
+                f"the loss or its gradient is not finite at step {step + 1}, first {name}"
+            )
         self.step += count
-        mean = float(np.mean(np.asarray(losses)[:count], dtype=float))
-        return mean + self.problem.offsets[0], float(rate)
-
-    def _objective_of(self, step: int) -> Objective:
-        """The objective of a step, counted from 0."""
-        if isinstance(self.objective, Staged):
-            return self.objective.at(step, self.config.steps)
-        return self.objective
-
-    def _solves(self, step: int) -> bool:
-        """Whether a step has a use for the training solve."""
-        return not getattr(self._objective_of(step), "simulation_free", False)
+        return float(np.mean(values)) + self.problem.offsets[0], float(rate)
 
     def _settle_solver(self, shown: Progress) -> None:
         """Refine the training solve until its value is the evaluation's, before it trains."""
@@ -226,13 +237,13 @@ class _Run:
             if abs(coarse - value) <= self.config.solver_error:
                 break
             self.frozen, _ = _refine(self.frozen)
-        shown.say(f"step {self.step}: {self._objective_of(self.step)} with {self.frozen.ode}")
+        shown.say(f"step {self.step}: likelihood from here on, with {self.frozen.ode}")
 
     def _validate(self) -> Row:
         flow = assemble(self.state.ema, self.frozen)
         value, num_evals = self._score(flow)
         coarse = value
-        if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._solves(self.step - 1):
+        if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._span(self.step - 1).solves:
             coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
         row: Row = dict.fromkeys(COLUMNS, 0)
         return row | {
@@ -269,6 +280,8 @@ class _Run:
 
     def _stop_if_stuck(self) -> None:
         patience = self.config.patience
+        if self._span(self.step - 1).end < self.config.steps:
+            return
         self.finished = patience is not None and self.since_best >= patience
 
     def _save(self, path: Path) -> None:

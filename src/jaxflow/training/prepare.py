@@ -1,5 +1,6 @@
 """From a user's arrays to checked rows in flow space."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -9,12 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
+from jaxflow.dynamics import Potential, StandardisedCondition
 from jaxflow.model import Flow, into_flow_space
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.precision import widest
 from jaxflow.rows import as_rows, cond_rows, promote
 from jaxflow.training.config import TrainConfig
-from jaxflow.transforms import candidate_transforms
+from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
 
 class Rows(eqx.Module):
@@ -40,6 +42,8 @@ class Problem(eqx.Module):
         held: validation rows.
         offsets: what takes a mean negative log-density of each from flow space to data units.
         transform: the transform.
+        enter: the transform again where training rows stay in data units, because each step
+            spreads them with fresh noise first; None where they are in flow space already.
     """
 
     flow: Any
@@ -47,6 +51,7 @@ class Problem(eqx.Module):
     held: Rows
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
+    enter: Any = None
 
 
 def prepare(
@@ -84,15 +89,35 @@ def prepare(
         if (held.cond is None) != (train.cond is None):
             raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     check_columns(np.asarray(train.x))
-    if isinstance(transform, str):
-        if flow.transform is None:
-            transforms = candidate_transforms(train.x, held.x)
-        else:
-            transforms = {"the flow's own": flow.transform}
-    else:
-        transforms = {"as given": flow.transform if transform is None else transform}
+    transforms = _transforms(flow, transform, train, held, key)
+    if train.cond is not None:
+        flow = _with_standardised_condition(flow, train.cond)
     held = jax.tree.map(lambda rows: rows[: config.validation_rows], held)
     return {name: _problem(flow, t, train, held) for name, t in transforms.items()}
+
+
+def _transforms(
+    flow: Flow, transform: Any, train: Rows, held: Rows, key: PRNGKeyArray
+) -> dict[str, Any]:
+    """The transforms that are worth a try, by name."""
+    if isinstance(transform, Proposal) and transform.parts:
+        first = Chain(transform.parts)
+        parts = (_into_flow_space(first, spread_rows(first, r.x, key))[0] for r in (train, held))
+        then = candidate_transforms(*parts)
+        return {name: Chain((*transform.parts, each)) for name, each in then.items()}
+    if isinstance(transform, str | Proposal):
+        if flow.transform is None:
+            return dict(candidate_transforms(train.x, held.x))
+        return {"the flow's own": flow.transform}
+    return {"as given": flow.transform if transform is None else transform}
+
+
+def _with_standardised_condition(flow: Any, cond: Array) -> Any:
+    """The flow with a field that standardises its conditions; others are left as they are."""
+    field = getattr(flow, "field", None)
+    if not isinstance(field, eqx.Module) or isinstance(field, Potential | StandardisedCondition):
+        return flow
+    return replace(flow, field=StandardisedCondition.fit(field, cond))
 
 
 def with_transform(flow: Any, transform: Any) -> Any:
@@ -110,12 +135,15 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
 
 def _problem(flow: Any, transform: Any, train: Rows, held: Rows) -> Problem:
     flow, transform, train, held = promote(with_transform(flow, None), transform, train, held)
+    enter = None if noise_of(transform) is None else transform
     parts, offsets = [], []
     for rows in (train, held):
         u, log_det = _into_flow_space(transform, rows.x)
         parts.append(Rows(u, rows.cond, rows.weights))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
-    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform)
+    if enter is not None:
+        parts[0] = train
+    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter)
 
 
 @eqx.filter_jit

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,8 +13,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.model import assemble
+from jaxflow.model import assemble, into_flow_space
 from jaxflow.training.config import TrainConfig
+from jaxflow.transforms import spread_rows
 
 Objective = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -67,35 +69,71 @@ def _schedule(config: TrainConfig) -> optax.Schedule:
     )
 
 
+def batch_loss(
+    frozen: Any,
+    data: Any,
+    enter: Any,
+    objective: Objective,
+    params: Any,
+    rows: Array,
+    step_key: PRNGKeyArray,
+) -> tuple[Array, dict[str, Array]]:
+    """The objective's loss and metrics on the rows of a minibatch."""
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    x = batch.x
+    if enter is not None:
+        noise_key, step_key = jax.random.split(step_key)
+        x, _ = into_flow_space(enter, spread_rows(enter, x, noise_key))
+    weights = () if batch.weights is None else (batch.weights,)
+    return objective(assemble(params, frozen), x, batch.cond, step_key, *weights)
+
+
+def first_bad(given: Any, params: Any, rows: Array, step_key: PRNGKeyArray) -> str:
+    """The first number of a step that is not finite: a metric, the loss, or a gradient."""
+    loss_of = eqx.filter_value_and_grad(partial(batch_loss, *given), has_aux=True)
+    (loss, metrics), gradient = eqx.filter_jit(loss_of)(params, rows, step_key)
+    numbers = {f"the metric {name!r}": value for name, value in metrics.items()}
+    numbers |= {"the loss": loss}
+    numbers |= {f"the gradient in {name}": value for name, value in gradient.items()}
+    bad = (name for name, value in numbers.items() if not jnp.all(jnp.isfinite(value)))
+    return next(bad, "none when it is computed again")
+
+
 @eqx.filter_jit(donate="all-except-first")
 def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Array]:
-    """`count` updates, the loss of each, and the last learning rate."""
-    frozen, data, indices, count, start, key, objective, config = inputs
+    """`count` updates from step `start` on, the loss of each, and the last learning rate.
+
+    Learning rate and average of weights count from the step `first`.
+    The first loss or gradient that is not finite ends them: it changes no weight, and later
+    losses are NaN.
+    """
+    given, indices, count, start, first, key, config = inputs
     optimizer = optimizer_of(config)
+    loss_of = partial(batch_loss, *given)
 
-    def loss_of(params: Any, rows: Array, step_key: PRNGKeyArray) -> Array:
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        weights = () if batch.weights is None else (batch.weights,)
-        return objective(assemble(params, frozen), batch.x, batch.cond, step_key, *weights)[0]
-
-    def update(i: Array, carry: Any) -> Any:
-        state, losses = carry
+    def update(carry: Any) -> Any:
+        i, _, state, losses = carry
         step = start + i
-        loss, gradient = eqx.filter_value_and_grad(loss_of)(
+        (loss, _), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(
             state.params, indices[i], jax.random.fold_in(key, step)
         )
         # optax counts steps in int32 and multiplies by floats, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves(gradient))]
+        good = jnp.all(jnp.stack(finite))
+        updates = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), updates)
         params = eqx.apply_updates(state.params, updates)
         # A short memory at first, or the average would remember the initial weights.
-        decay = jnp.minimum(config.ema, (1 + step) / (10 + step))
+        age = step - first
+        decay = jnp.minimum(config.ema, (1 + age) / (10 + age))
         ema = jax.tree.map(
             lambda old, new: old + (1 - decay).astype(new.dtype) * (new - old), state.ema, params
         )
-        return TrainState(params, ema, opt_state), losses.at[i].set(loss.astype(losses.dtype))
+        loss = jnp.where(good, loss, jnp.nan).astype(losses.dtype)
+        return i + 1, good, TrainState(params, ema, opt_state), losses.at[i].set(loss)
 
-    losses = jnp.full(indices.shape[0], jnp.nan)
-    state, losses = lax.fori_loop(0, count, update, (state, losses))
+    start_of = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
+    *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, start_of)
     with jax.numpy_dtype_promotion("standard"):
-        return state, losses, jnp.asarray(_schedule(config)(start + count - 1))
+        return state, losses, jnp.asarray(_schedule(config)(start + count - 1 - first))

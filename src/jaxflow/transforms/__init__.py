@@ -8,8 +8,22 @@ Its parameters describe the data and are not trained: their gradient is exactly 
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
+from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows
 from jaxflow.transforms.gaussianise import Gaussianise
+from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
-__all__ = ["Bounded", "Chain", "Gaussianise", "Standardise", "Whiten", "candidate_transforms"]
+__all__ = [
+    "Bounded",
+    "Chain",
+    "Dequantise",
+    "Gaussianise",
+    "Proposal",
+    "Standardise",
+    "Whiten",
+    "candidate_transforms",
+    "noise_of",
+    "propose",
+    "spread_rows",
+]

@@ -1,28 +1,12 @@
-"""Base densities: where a flow starts at `t = 0`.
-
-Any object serves that has `event_shape`, `log_prob(x)` of one event and `sample(key)` of one
-event; NumPyro's distributions do.
-"""
+"""Normal densities with independent entries."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
-
-
-def check_base(base: Any) -> None:
-    """Whether an object can be a flow's base.
-
-    Raises:
-        TypeError: it lacks `event_shape`, `log_prob` or `sample`.
-    """
-    for name in ("event_shape", "log_prob", "sample"):
-        if not hasattr(base, name):
-            raise TypeError(f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))")
 
 
 class StandardNormal(eqx.Module):

@@ -1,0 +1,22 @@
+"""Base densities: where a flow starts at `t = 0`.
+
+Any object serves that has `event_shape`, `log_prob(x)` of one event and `sample(key)` of one
+event; NumPyro's distributions do.
+"""
+
+from jaxflow.bases.fitted import FlowBase
+from jaxflow.bases.mixture import GaussianMixture
+from jaxflow.bases.normal import DiagonalNormal, StandardNormal
+from jaxflow.bases.protocol import check_base, log_prob_rows, sample_rows
+from jaxflow.bases.student import StudentT
+
+__all__ = [
+    "DiagonalNormal",
+    "FlowBase",
+    "GaussianMixture",
+    "StandardNormal",
+    "StudentT",
+    "check_base",
+    "log_prob_rows",
+    "sample_rows",
+]

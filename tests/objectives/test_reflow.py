@@ -1,0 +1,66 @@
+"""Reflow's pairs and what they teach."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, StandardNormal, TrainConfig, fit
+from jaxflow.dynamics import MLP, Linear
+from jaxflow.objectives import Reflow
+from jaxflow.transforms import Standardise
+
+KEY = jax.random.key(3)
+CONFIG = TrainConfig(steps=400, batch_size=256, learning_rate=1e-2, eval_every=200)
+
+
+def turning(**settings):
+    """A flow that turns the base by a right angle, which changes nothing but the way."""
+    matrix = jnp.asarray([[0.0, -1.0], [1.0, 0.0]]) * jnp.pi / 2
+    return CNF(Linear(matrix=matrix), StandardNormal((2,)), **settings)
+
+
+def test_pairs_are_the_ends_of_trajectories():
+    pairs = Reflow.of(turning(), KEY, 50)
+    turned = jnp.stack([-pairs.z[:, 1], pairs.z[:, 0]], axis=1)
+    np.testing.assert_allclose(pairs.x, turned, atol=1e-4)
+
+
+def test_trajectories_come_out_straight():
+    flow = turning()
+    x = np.random.default_rng(0).normal(size=(2000, 2))
+    new = replace(flow, field=MLP(2, width=32, key=KEY))
+    straight, _ = fit(
+        new, x, key=KEY, config=CONFIG, objective=Reflow.of(flow, KEY, 4096), transform=None
+    )
+    z = jax.random.normal(KEY, (100, 2))
+    # Where the pairs' lines lead, and half way there half of it.
+    path = straight.transport(z, 0.0, 1.0, save_at=jnp.asarray([0.5, 1.0]))
+    turned = jnp.stack([-z[:, 1], z[:, 0]], axis=1)
+    assert float(jnp.mean(jnp.abs(path[1] - turned))) < 0.1
+    assert float(jnp.mean(jnp.abs(path[0] - (z + turned) / 2))) < 0.1
+
+
+def test_each_pair_keeps_its_condition():
+    field = MLP(1, width=8, cond_dim=1, key=KEY)
+    flow = CNF(field, StandardNormal((1,)))
+    cond = jnp.linspace(-1, 1, 20)[:, None]
+    pairs = Reflow.of(flow, KEY, cond=cond)
+    expected = flow.decode(pairs.z, cond)
+    np.testing.assert_allclose(pairs.x, expected, atol=1e-5)
+    loss, metrics = pairs(flow, jnp.zeros((8, 1)), cond[:8], KEY)
+    assert jnp.isfinite(loss)
+    assert metrics["velocity"] > 0
+
+
+def test_what_is_refused():
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    pairs = Reflow.of(turning(transform=Standardise(jnp.ones(2), jnp.ones(2))), KEY, 20)
+    with pytest.raises(ValueError, match="is not that of the flow which gave the pairs"):
+        fit(turning(), x, key=KEY, config=CONFIG, objective=pairs, transform=None)
+    with pytest.raises(ValueError, match="leave weights out"):
+        pairs(turning(), jnp.zeros((4, 2)), None, KEY, jnp.ones(4))
+    with pytest.raises(TypeError, match="trains the field of a CNF"):
+        Reflow.of(object(), KEY)

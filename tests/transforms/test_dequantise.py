@@ -1,0 +1,117 @@
+"""Columns on a grid, and what a table's columns call for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, StandardNormal, TrainConfig, fit, log_mass
+from jaxflow.dynamics import MLP
+from jaxflow.objectives import FlowMatching
+from jaxflow.transforms import Chain, Dequantise, Standardise, propose
+
+RNG = np.random.default_rng(4)
+
+
+def test_quantise_takes_the_noise_back(key):
+    grid = Dequantise([1.0, 0.0, 0.25], [0.0, 0.0, 0.125])
+    x = jnp.asarray(RNG.integers(-5, 5, (200, 3)) * [1.0, 0.3, 0.25] + [0.0, 0.0, 0.125])
+    spread = jax.vmap(grid.spread)(x, jax.random.split(key, 200))
+    np.testing.assert_allclose(jax.vmap(grid.quantise)(spread), x, atol=1e-12)
+    np.testing.assert_array_equal(spread[:, 1], x[:, 1])
+    noise = (spread - x)[:, [0, 2]] / jnp.asarray([[1.0, 0.25]])
+    assert abs(noise).max() <= 0.5
+    assert noise.std() == pytest.approx(12**-0.5, rel=0.1)
+    grid.check(x)
+    with pytest.raises(
+        ValueError, match=r"column 2 has 1 values off the grid of step 0.25.*row 0"
+    ):
+        grid.check(x.at[0, 2].add(0.1))
+
+
+def test_forward_counts_the_cell_and_inverse_rounds():
+    grid = Dequantise([2.0, 0.0])
+    u, log_det = grid.forward(jnp.asarray([4.0, 0.3]))
+    np.testing.assert_array_equal(u, [4.0, 0.3])
+    assert float(log_det) == pytest.approx(np.log(2))
+    x, back = grid.inverse(jnp.asarray([4.7, 0.3]))
+    np.testing.assert_array_equal(x, [4.0, 0.3])
+    assert float(back) == pytest.approx(-np.log(2))
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="must be positive, or 0"):
+        Dequantise([-1.0])
+    with pytest.raises((ValueError, TypeError), match="origin has shape"):
+        Dequantise([1.0], [0.0, 1.0])
+    with pytest.raises(ValueError, match="belong here"):
+        propose(np.zeros(5))
+
+
+def kinds(x):
+    return [kind.word for kind in propose(x).kinds]
+
+
+def test_each_kind_of_column_is_told():
+    n = 4000
+    table = np.stack(
+        [
+            RNG.normal(size=n),
+            RNG.poisson(4.0, n),
+            np.round(RNG.normal(size=n), 1),
+            RNG.uniform(size=n),
+            np.exp(2 * RNG.normal(size=n)),
+            RNG.integers(0, 2, n),
+            np.where(RNG.uniform(size=n) < 0.1, 0.0, RNG.normal(size=n)),
+            RNG.normal(size=n) * 1e6,
+            5 * RNG.poisson(4.0, n) + 3,
+        ],
+        axis=1,
+    )
+    found = propose(table, [f"c{i}" for i in range(9)])
+    words = ["continuous", "grid", "grid", "bounded", "positive", "grid", *["continuous"] * 2]
+    assert [kind.word for kind in found.kinds] == [*words, "grid"]
+    assert [kind.step for kind in found.kinds][1:3] == [1.0, 0.1]
+    assert found.kinds[8].step == 5.0
+    assert (found.kinds[3].lower, found.kinds[3].upper) == (0.0, 1.0)
+    text = str(found)
+    assert "c5: steps of 1: dequantised, log P in place of log p; two values, 0 and 1" in text
+    assert "are exactly 0: an atom" in text
+    # Every row lies on its grids and inside its limits.
+    for part in found.parts:
+        part.check(table)
+    # What float32 leaves of decimals is still a grid.
+    assert kinds(table.astype(np.float32)) == kinds(table)
+
+
+def test_one_hot_columns_and_repeated_rows_are_told():
+    classes = np.eye(3)[RNG.integers(0, 3, 300)]
+    table = np.concatenate([classes, RNG.normal(size=(300, 1))], axis=1)
+    table[1] = table[0]
+    notes = propose(table).notes
+    assert any("1 of 300 rows repeat another one" in note for note in notes)
+    assert any("columns 0, 1, 2 are one-hot" in note for note in notes)
+
+
+def test_continuous_columns_need_nothing():
+    assert propose(RNG.normal(size=(500, 2))).parts == ()
+    assert str(propose(RNG.normal(size=(500, 2)))) == ""
+
+
+def test_a_fit_to_whole_numbers_gives_probabilities(key):
+    # Binomial(4, 1/2), five values: log P by the flow against the counts.
+    x = RNG.binomial(4, 0.5, (6000, 1)).astype(np.float32)
+    flow = CNF(MLP(1, width=32, key=key), StandardNormal(1))
+    config = TrainConfig(steps=600, batch_size=256, learning_rate=1e-2, eval_every=200, pilot=1)
+    transform = Chain((Dequantise([1.0]), Standardise.fit(x)))
+    fitted, _ = fit(flow, x, key=key, config=config, objective=FlowMatching(), transform=transform)
+    values = jnp.arange(5.0, dtype=jnp.float32)[:, None]
+    mass, error = log_mass(fitted, values, key, num_draws=256)
+    truth = np.array([1, 4, 6, 4, 1]) / 16
+    np.testing.assert_allclose(np.exp(mass), truth, atol=0.03)
+    assert np.exp(mass).sum() == pytest.approx(1.0, abs=0.02)
+    assert (error < 0.1).all()
+    # The midpoint rule of log_prob is rougher.
+    np.testing.assert_allclose(np.exp(fitted.log_prob(values)), truth, atol=0.1)
+    drawn = fitted.sample(key, 500)
+    np.testing.assert_array_equal(drawn, jnp.round(drawn))
