@@ -61,7 +61,14 @@ def main() -> None:
     field = jaxflow.dynamics.MLP(dim, width=128, depth=2, key=key)
     flow = jaxflow.CNF(field, jaxflow.StandardNormal((dim,)))
     config = jaxflow.TrainConfig(steps=arguments.steps, batch_size=1000, eval_every=200)
-    flow, history = jaxflow.fit(flow, train, validation=held, key=key, config=config)
+    flow, history = jaxflow.fit(
+        flow,
+        train,
+        validation=held,
+        key=key,
+        config=config,
+        objective=jaxflow.objectives.maximum_likelihood,
+    )
     values["continuous flow"] = np.asarray(flow.log_prob(test), float)
     seconds["continuous flow"] = time.perf_counter() - start
 

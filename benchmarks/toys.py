@@ -31,7 +31,14 @@ def run(name: str, seed: int) -> dict[str, float]:
     start = time.perf_counter()
     field = jaxflow.dynamics.MLP(2, width=64, depth=2, key=field_key)
     flow = jaxflow.CNF(field, jaxflow.StandardNormal((2,)))
-    flow, history = jaxflow.fit(flow, train, validation=held, key=fit_key, config=CONFIG)
+    flow, history = jaxflow.fit(
+        flow,
+        train,
+        validation=held,
+        key=fit_key,
+        config=CONFIG,
+        objective=jaxflow.objectives.maximum_likelihood,
+    )
     seconds = time.perf_counter() - start
     difference = toy.log_prob(test) - np.asarray(flow.log_prob(test), float)
     return {

@@ -7,6 +7,7 @@ from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
+from jaxflow.flow_map import FlowMap
 from jaxflow.importance import ImportanceSample, importance_sample
 from jaxflow.ode import (
     ODE,
@@ -19,7 +20,7 @@ from jaxflow.ode import (
     odeint_many,
 )
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
-from jaxflow.training import TrainConfig, TrainingError, fit
+from jaxflow.training import TrainConfig, TrainingError, distil, fit
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "CouplingFlow",
     "DiagonalNormal",
     "FlowBase",
+    "FlowMap",
     "GaussianMixture",
     "HutchPlusPlus",
     "Hutchinson",
@@ -44,6 +46,7 @@ __all__ = [
     "augmented_dynamics",
     "bases",
     "diagnostics",
+    "distil",
     "dynamics",
     "exact_trace",
     "fit",

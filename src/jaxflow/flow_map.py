@@ -1,7 +1,8 @@
 """A flow in a few evaluations: a network for the flow map and its integrated divergence."""
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -15,7 +16,9 @@ from jaxflow.precision import in_full
 from jaxflow.rows import cond_rows, promote
 
 
-class MapError(NamedTuple):
+@final
+@dataclass(frozen=True)
+class MapError:
     """How far the fast log-density was from the exact one, on rows that did not train it.
 
     Attributes:
@@ -91,7 +94,8 @@ class FlowMap(eqx.Module):
             return self.exact.sample(key, shape, cond)
         batch = (shape,) if isinstance(shape, int) else tuple(shape)
         fast, cond = promote(self, cond_rows(cond, batch))
-        keys = jax.random.split(key, math.prod(batch))
+        # The base's points are those that the flow itself would draw.
+        keys = jax.random.split(jax.random.split(key)[0], math.prod(batch))
         return _sample(fast, keys, cond).reshape(*batch, *self.event_shape)
 
     def step(

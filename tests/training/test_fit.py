@@ -158,7 +158,12 @@ def test_a_coarse_training_solve_is_refined_and_says_so(key, caplog):
     x = np.concatenate([normal(200, (-4.0, 0.0), (0.3, 1.0)), normal(200, (4.0, 0.0), (0.3, 1.0))])
     with caplog.at_level(logging.WARNING, logger="jaxflow"):
         fitted, history = fit(
-            flow, x, key=key, config=config, transform=Standardise(jnp.zeros(2), jnp.ones(2))
+            flow,
+            x,
+            key=key,
+            config=config,
+            transform=Standardise(jnp.zeros(2), jnp.ones(2)),
+            objective=jaxflow.objectives.maximum_likelihood,
         )
     assert fitted.ode.num_steps > 1
     assert "the training solve was off by" in caplog.text

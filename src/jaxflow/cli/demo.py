@@ -130,6 +130,7 @@ def _eight_gaussians(out: Path, seed: int, *, quick: bool) -> dict[str, Any]:
     from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit, plotting
     from jaxflow.data import EightGaussians
     from jaxflow.dynamics import MLP
+    from jaxflow.objectives import maximum_likelihood
 
     tell("8 gaussians: training the continuous flow")
     start = time.perf_counter()
@@ -149,7 +150,15 @@ def _eight_gaussians(out: Path, seed: int, *, quick: bool) -> dict[str, Any]:
         eval_every=30 if quick else 200,
         validation_rows=_BATCH,
     )
-    flow, history = fit(flow, train, key=fit_key, transform=None, config=config, progress=False)
+    flow, history = fit(
+        flow,
+        train,
+        key=fit_key,
+        transform=None,
+        config=config,
+        objective=maximum_likelihood,
+        progress=False,
+    )
     seconds = time.perf_counter() - start
     batches = np.split(fresh, _FRESH_ROWS // _BATCH)
     log_p = np.concatenate([np.asarray(flow.log_prob(x, key=fit_key)) for x in batches])

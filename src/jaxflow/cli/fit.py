@@ -24,6 +24,7 @@ from jaxflow.cli.models import (
     build_flow,
     fit_transform,
     objective_of,
+    transform_text,
 )
 from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import counted, show, tell
@@ -59,7 +60,7 @@ def fit(
     ] = Field.mlp,
     width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 128,
     depth: Annotated[int, typer.Option(help="Number of hidden layers.")] = 2,
-    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 4000,
     batch_size: Annotated[int, typer.Option(help="Rows an update looks at.")] = 512,
     learning_rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 2e-3,
     validation: Annotated[
@@ -74,7 +75,11 @@ def fit(
     ] = 0,
     transform: Annotated[
         Transform,
-        typer.Option(help="Scaling of the columns before the flow, counted in the density."),
+        typer.Option(
+            help="Scaling of the columns before the flow, counted in the density; auto "
+            "dequantises whole numbers, takes logits or logarithms of columns with limits, and "
+            "lets held-out rows choose the rest."
+        ),
     ] = Transform.auto,
     trace: Annotated[
         Trace,
@@ -83,10 +88,10 @@ def fit(
     objective: Annotated[
         Objective,
         typer.Option(
-            help="Train by likelihood, by flow matching (fast, for many steps), or in stages: "
-            "matching first, likelihood last."
+            help="Train by likelihood, by flow matching, or in stages: matching first, "
+            "likelihood last, which is what auto means for a continuous flow."
         ),
-    ] = Objective.likelihood,
+    ] = Objective.auto,
     drop_nan: DropNan = False,
     float64: Annotated[
         bool, typer.Option("--float64", help="Compute in float64, slower; float32 by default.")
@@ -194,12 +199,16 @@ def _train(
 
     import jaxflow
     from jaxflow.data import check_columns, split
+    from jaxflow.transforms import Proposal
 
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
     flow = build_flow(settings, x.shape[1], init_key)
-    transform = fit_transform(settings.transform, x[training])
+    transform = fit_transform(settings.transform, x[training], record["columns"])
+    if isinstance(transform, Proposal):
+        for line in transform.lines():
+            tell(line)
     config = jaxflow.TrainConfig(
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -235,7 +244,7 @@ def _train(
     record = record | {
         "finished": True,
         "rows_held_out": len(held),
-        "transform": "none" if flow.transform is None else type(flow.transform).__name__.lower(),
+        "transform": transform_text(flow.transform),
         "validation": -float(log_p.mean()),
         "validation_se": float(log_p.std(ddof=1)) / math.sqrt(len(held))
         if len(held) > 1

@@ -22,7 +22,10 @@ class Field(StrEnum):
 
 
 class Transform(StrEnum):
-    """Fixed maps from data to flow space; auto lets held-out rows choose."""
+    """Fixed maps from data to flow space.
+
+    Auto looks at each column for grids and limits, and lets held-out rows choose the scaling.
+    """
 
     auto = "auto"
     none = "none"
@@ -32,8 +35,12 @@ class Transform(StrEnum):
 
 
 class Objective(StrEnum):
-    """What training minimises; staged is flow matching first, likelihood last."""
+    """What training minimises; staged is flow matching first, likelihood last.
 
+    Auto is staged for a continuous flow, likelihood for a coupling flow.
+    """
+
+    auto = "auto"
     likelihood = "likelihood"
     matching = "matching"
     staged = "staged"
@@ -76,7 +83,7 @@ class Settings:
             for name, value, plain in (
                 ("field", self.field, Field.mlp),
                 ("trace", self.trace, Trace.auto),
-                ("objective", self.objective, Objective.likelihood),
+                ("objective", self.objective, Objective.auto),
             ):
                 if value != plain:
                     raise ValueError(
@@ -120,11 +127,11 @@ def build_flow(settings: Settings, dim: int, key: Any) -> Any:
     return CNF(field, base=StandardNormal((dim,)), trace=Trace(settings.trace).value)
 
 
-def fit_transform(name: str, x: np.ndarray) -> Any:
+def fit_transform(name: str, x: np.ndarray, columns: list[str]) -> Any:
     """What `jaxflow.fit` takes as its `transform`, fitted to rows (n, d) where it is named."""
     import jax.numpy as jnp
 
-    from jaxflow.transforms import Gaussianise, Standardise, Whiten
+    from jaxflow.transforms import Gaussianise, Standardise, Whiten, propose
 
     kinds = {
         Transform.standardise: Standardise,
@@ -132,8 +139,14 @@ def fit_transform(name: str, x: np.ndarray) -> Any:
         Transform.whiten: Whiten,
     }
     if name == Transform.auto:
-        return "auto"
+        return propose(jnp.asarray(x), columns)
     return None if name == Transform.none else kinds[Transform(name)].fit(jnp.asarray(x))
+
+
+def transform_text(transform: Any) -> str:
+    """A transform in words: `dequantise, bounded, standardise`."""
+    parts = getattr(transform, "parts", (transform,))
+    return ", ".join("none" if part is None else type(part).__name__.lower() for part in parts)
 
 
 def objective_of(name: str) -> Any:
@@ -141,6 +154,7 @@ def objective_of(name: str) -> Any:
     from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
 
     kinds = {
+        Objective.auto: None,
         Objective.likelihood: maximum_likelihood,
         Objective.matching: FlowMatching(),
         Objective.staged: Staged(),

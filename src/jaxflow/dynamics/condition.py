@@ -55,7 +55,7 @@ class StandardisedCondition(eqx.Module):
         self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
     ) -> Float[Array, "*event"]:
         """`dx/dt` at one point."""
-        return self.field(t, x, self._standardise(cond))
+        return self.field(t, x, self.standardise(cond))
 
     def prepare(self) -> "StandardisedCondition":
         """With the field prepared."""
@@ -69,9 +69,14 @@ class StandardisedCondition(eqx.Module):
     def _with_trace(
         self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
     ) -> tuple[Array, Array]:
-        return evaluate_with_trace(self.field, t, x, self._standardise(cond))
+        return evaluate_with_trace(self.field, t, x, self.standardise(cond))
 
-    def _standardise(self, cond: Array | None) -> Array:
+    def standardise(self, cond: Array | None) -> Array:
+        """The condition as the field sees it.
+
+        Raises:
+            ValueError: no condition, or one of another size.
+        """
         if cond is None or cond.size != len(self.mean):
             shape = None if cond is None else cond.shape
             raise ValueError(

@@ -18,7 +18,8 @@ class TrainConfig:
         ema: decay of the exponential moving average of the weights, which is what is
             validated and returned; 0 for the weights themselves.
         eval_every: steps between two validations; they run in one compiled call.
-        patience: validations without a better value after which training stops; None for never.
+        patience: validations without a better value after which training stops, in the last
+            stage of a `Staged` objective; None for never.
         validation_rows: validation rows scored at each validation, at most.
         pilot: steps for which each candidate transform is trained before one is chosen.
         max_seconds: stop at the first validation after this time; None for no limit.
@@ -29,7 +30,7 @@ class TrainConfig:
         ValueError: a setting out of range.
     """
 
-    steps: int = 2000
+    steps: int = 4000
     batch_size: int = 512
     learning_rate: float = 2e-3
     warmup: float = 0.05

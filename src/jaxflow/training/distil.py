@@ -24,7 +24,7 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Rows, seed_of
 from jaxflow.training.step import TrainState, minibatches, optimizer_of, train_steps
 
-CONFIG = TrainConfig(steps=6000, batch_size=512, learning_rate=3e-3, ema=0.999, eval_every=500)
+CONFIG = TrainConfig(steps=3000, batch_size=512, learning_rate=3e-3, ema=0.999, eval_every=500)
 # Nats beyond which an error of the log-density counts linearly.
 HUBER = 1.0
 
@@ -37,7 +37,7 @@ def distil(
     key: PRNGKeyArray,
     num_steps: int = 4,
     num_samples: int = 32_768,
-    width: int = 128,
+    width: int = 64,
     depth: int = 3,
     config: TrainConfig = CONFIG,
     progress: bool | None = None,

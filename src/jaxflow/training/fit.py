@@ -14,11 +14,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.model import assemble, score_rows, separate
-from jaxflow.objectives import maximum_likelihood
+from jaxflow.objectives import Staged, maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import Problem, prepare, seed_of, with_transform
+from jaxflow.training.prepare import Problem, finished, prepare, seed_of
 from jaxflow.training.stages import Span, span_at
 from jaxflow.training.step import (
     Objective,
@@ -52,7 +52,7 @@ def fit(
     validation: Any = 0.1,
     transform: Any = "auto",
     config: TrainConfig = TrainConfig(),
-    objective: Objective = maximum_likelihood,
+    objective: Objective | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
@@ -72,19 +72,21 @@ def fit(
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
         x: data, (n, *event); None for an objective that needs none, such as `ReverseKL`.
-        cond: conditions, (n, *condition).
+        cond: conditions, (n, *condition); standardised on their way into a CNF's field.
         key: for the split, the minibatches and the probes; the same key gives the same flow.
         weights: how often each row counts, (n,), none of them negative: weights (2, 1, 0) are
             rows that occur twice, once and never.
         validation: held-out rows, or `(x, cond, weights)`, or the part of `x` to hold out.
         transform: `"auto"`: where the flow has none, each of
             `jaxflow.transforms.candidate_transforms` is trained for `config.pilot` steps, and
-            the one with the better validation value goes on. `None` leaves the flow as it is;
-            else the transform to use.
+            the one with the better validation value goes on; so too behind what
+            `jaxflow.transforms.propose(x)` found in the columns, if that is given. `None` leaves
+            the flow as it is; else the transform to use.
         config: settings.
         objective: `(flow, x, cond, key) -> (loss, metrics)`, with `weights` as a fifth argument
             where there are any; it sees the flow without its transform, and rows in flow space.
-            `Staged()` trains by flow matching first.
+            None is `Staged()`, flow matching and then likelihood, for a `CNF`, and likelihood
+            for other flows.
             One with a method `held_out(flow, cond, key) -> (value, share of samples left out)`
             is validated by that.
         progress: whether to show a progress bar; None shows it on a terminal only.
@@ -99,12 +101,19 @@ def fit(
         ValueError, TypeError: bad data (rows and columns named) or settings, before training.
         TrainingError: no validation value was ever finite.
     """
+    if objective is None:
+        objective = Staged() if hasattr(flow, "field") else maximum_likelihood
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
-    problems = prepare(flow, x, cond, key, validation, transform, config, weights)
-    if hasattr(objective, "check_transform"):
+    # A target of its own wants conditions as they are.
+    standardise = not hasattr(objective, "held_out")
+    problems = prepare(
+        flow, x, cond, key, validation, transform, config, weights, standardise=standardise
+    )
+    check = getattr(objective, "check_transform", None)
+    if check is not None:
         for problem in problems.values():
-            objective.check_transform(problem.transform)
+            check(problem.transform)
     file = Path(checkpoint) if checkpoint is not None else None
     resumed = file if resume and file is not None and file.exists() else None
     with Progress(config.steps, show=progress) as shown:
@@ -122,7 +131,7 @@ def fit(
             f"no validation value was finite in {run.step} steps; lower learning_rate="
             f"{config.learning_rate}, or give the training solve more steps"
         )
-    return with_transform(assemble(run.best, run.frozen), run.problem.transform), run.history
+    return finished(assemble(run.best, run.frozen), run.problem), run.history
 
 
 def _choose(runs: list["_Run"], steps: int, shown: Progress) -> "_Run":

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
-from jaxflow.dynamics import Potential, StandardisedCondition
+from jaxflow.dynamics import StandardisedCondition
 from jaxflow.model import Flow, into_flow_space
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.precision import widest
@@ -44,6 +44,7 @@ class Problem(eqx.Module):
         transform: the transform.
         enter: the transform again where training rows stay in data units, because each step
             spreads them with fresh noise first; None where they are in flow space already.
+        scaled: what standardises conditions, which the rows' are already; None for nothing.
     """
 
     flow: Any
@@ -52,6 +53,7 @@ class Problem(eqx.Module):
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
     enter: Any = None
+    scaled: StandardisedCondition | None = None
 
 
 def prepare(
@@ -63,10 +65,13 @@ def prepare(
     transform: Any,
     config: TrainConfig,
     weights: Any = None,
+    *,
+    standardise: bool = True,
 ) -> dict[str, Problem]:
     """One problem for each transform that is worth a try, by name.
 
-    Without data (`x` is None) the flow keeps its transform, and rows are placeholders.
+    Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
+    `standardise`, conditions of a flow with a field are brought to mean 0 and deviation 1.
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or arguments.
@@ -90,10 +95,12 @@ def prepare(
             raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     check_columns(np.asarray(train.x))
     transforms = _transforms(flow, transform, train, held, key)
-    if train.cond is not None:
-        flow = _with_standardised_condition(flow, train.cond)
+    scaled = None
+    if standardise and train.cond is not None:
+        scaled = _standardised_condition(flow, train.cond)
+        train, held = (_with_condition(rows, scaled) for rows in (train, held))
     held = jax.tree.map(lambda rows: rows[: config.validation_rows], held)
-    return {name: _problem(flow, t, train, held) for name, t in transforms.items()}
+    return {name: _problem(flow, t, train, held, scaled) for name, t in transforms.items()}
 
 
 def _transforms(
@@ -112,12 +119,25 @@ def _transforms(
     return {"as given": flow.transform if transform is None else transform}
 
 
-def _with_standardised_condition(flow: Any, cond: Array) -> Any:
-    """The flow with a field that standardises its conditions; others are left as they are."""
+def _standardised_condition(flow: Any, cond: Array) -> StandardisedCondition | None:
+    """The flow's field for conditions as they come; None where it has to stay as it is."""
     field = getattr(flow, "field", None)
-    if not isinstance(field, eqx.Module) or isinstance(field, Potential | StandardisedCondition):
-        return flow
-    return replace(flow, field=StandardisedCondition.fit(field, cond))
+    if field is None or isinstance(field, StandardisedCondition):
+        return None
+    return StandardisedCondition.fit(field, cond)
+
+
+def _with_condition(rows: Rows, scaled: StandardisedCondition | None) -> Rows:
+    if scaled is None or rows.cond is None:
+        return rows
+    return replace(rows, cond=jax.vmap(scaled.standardise)(rows.cond))
+
+
+def finished(flow: Any, problem: Problem) -> Any:
+    """A trained flow for data and conditions as they come."""
+    if problem.scaled is not None:
+        flow = replace(flow, field=replace(problem.scaled, field=flow.field))
+    return with_transform(flow, problem.transform)
 
 
 def with_transform(flow: Any, transform: Any) -> Any:
@@ -133,7 +153,9 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
     return tuple(int(word) for word in np.asarray(jax.random.key_data(key) if typed else key))
 
 
-def _problem(flow: Any, transform: Any, train: Rows, held: Rows) -> Problem:
+def _problem(
+    flow: Any, transform: Any, train: Rows, held: Rows, scaled: StandardisedCondition | None
+) -> Problem:
     flow, transform, train, held = promote(with_transform(flow, None), transform, train, held)
     enter = None if noise_of(transform) is None else transform
     parts, offsets = [], []
@@ -143,7 +165,7 @@ def _problem(flow: Any, transform: Any, train: Rows, held: Rows) -> Problem:
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     if enter is not None:
         parts[0] = train
-    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter)
+    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter, scaled)
 
 
 @eqx.filter_jit
