@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint bench bench-traces bench-engine clean
+.PHONY: help demo test test-slow lint bench bench-traces bench-engine bench-likelihood clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -45,8 +45,14 @@ bench-traces: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## exact against 
 bench-engine: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## solves, gradients and the error of log-densities, beside diffrax and torchdiffeq; QUICK=1 for a look
 	$(BIN)/python benchmarks/engine.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/gradients.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/random_fields.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/accuracy.py $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python benchmarks/work_precision.py --peers .venv-peers/bin/python)
+
+bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out likelihood against time, beside zuko, FFJORD's way and OT-CFM; DATA=DIR adds larger tables, QUICK=1 for a look
+	$(BIN)/python benchmarks/likelihood.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python $(if $(DATA),--data $(DATA)))
+	$(BIN)/python benchmarks/reverse_kl.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/penalties.py $(if $(QUICK),--quick)
 
 # The peers have an environment of their own: torch is no dependency of jaxflow.
 .venv-peers/.ready: benchmarks/peers/requirements.txt

@@ -190,3 +190,20 @@ def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     for name in ("first.csv", "again.csv"):
         assert jaxflow("score", tmp_path / "run", table, "--out", tmp_path / name).exit_code == 0
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+
+
+def test_columns_are_looked_at_and_told(fit, write, tmp_path):
+    rng = np.random.default_rng(3)
+    values = np.stack([rng.poisson(3.0, 300), np.exp(2 * rng.normal(size=300))], axis=1)
+    table = write(tmp_path / "counts.csv", values, "count,size")
+    result = fit(tmp_path / "run", table=table)
+    assert result.exit_code == 0, result.output
+    assert "count: steps of 1: dequantised, log P in place of log p" in result.stderr
+    assert "size: positive and skewed: logarithm" in result.stderr
+    record = load_extra(tmp_path / "run" / "flow.safetensors")
+    assert record["transform"].startswith("dequantise, bounded, ")
+    flow = library.load(tmp_path / "run" / "flow.safetensors")
+    with jax.enable_x64(False):
+        drawn = np.asarray(flow.sample(jax.random.key(0), 100))
+    np.testing.assert_array_equal(drawn[:, 0], np.round(drawn[:, 0]))
+    assert (drawn[:, 1] > 0).all()

@@ -7,6 +7,7 @@ import pytest
 
 from jaxflow.dynamics import ACTIVATIONS, MLP, ConcatSquash
 from jaxflow.dynamics.activations import value_and_slope
+from jaxflow.dynamics.sine import cosine, sine
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -38,3 +39,21 @@ def test_a_kink_by_its_other_name_is_refused():
 def test_an_unknown_name_lists_the_known_ones(field):
     with pytest.raises(ValueError, match=r"activation='tan' is unknown; choose one of \['tanh',"):
         field(2, width=3, activation="tan", key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 4e-7), (jnp.float64, 4e-16)])
+def test_the_sine_is_the_sine_to_its_second_derivative(dtype, tolerance):
+    x = jnp.linspace(-50, 50, 20_001, dtype=dtype)
+    exact = np.asarray(x, np.longdouble)
+    slope = jax.vmap(jax.grad(sine))
+    curve = jax.vmap(jax.grad(jax.grad(sine)))
+    for found, expected in ((sine, np.sin), (cosine, np.cos), (slope, np.cos), (curve, minus_sin)):
+        assert found(x).dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(found(x), np.longdouble), expected(exact), rtol=0, atol=tolerance
+        )
+    assert jnp.isnan(sine(jnp.asarray([jnp.inf, jnp.nan], dtype))).all()
+
+
+def minus_sin(x):
+    return -np.sin(x)

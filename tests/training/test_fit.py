@@ -115,7 +115,7 @@ def test_every_row_is_seen_once_an_epoch():
     np.testing.assert_array_equal(minibatches(15, config, (1, 2), 4, 2)[:2], batches[4:])
 
 
-def test_nan_is_never_best_and_stops_training(key):
+def test_nan_is_never_best_and_stops_training(key, caplog):
     def objective(flow, x, cond, step_key):
         loss, metrics = jaxflow.objectives.maximum_likelihood(flow, x, cond, step_key)
         weight = flow.field.layers[-1].bias[0]
@@ -129,7 +129,9 @@ def test_nan_is_never_best_and_stops_training(key):
         transform=Standardise(jnp.zeros(2), jnp.ones(2)),
     )  # fmt: skip
     assert math.isnan(history["loss"][-1])
-    assert history["step"][-1] < 200
+    assert 0 < history["step"][-1] < 200
+    step = history["step"][-1] + 1
+    assert f"loss or its gradient is not finite at step {step}, first the loss" in caplog.text
     assert np.isfinite(flow.log_prob(x)).all()
     assert min(v for v in history["validation"] if math.isfinite(v)) == pytest.approx(
         -float(flow.log_prob(jaxflow_validation(x, key)).mean())

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.dynamics.sine import sine
+
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -14,7 +16,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": jax.nn.swish,
     "gelu": jax.nn.gelu,
     "sigmoid": jax.nn.sigmoid,
-    "sin": jnp.sin,
+    "sin": sine,
 }
 KINKED = (
     "relu",

@@ -1,6 +1,7 @@
 """Multilayer perceptron on `(x, t)`, with its exact trace up to two hidden layers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import equinox as eqx
@@ -47,6 +48,7 @@ class MLP(eqx.Module):
         cond_dim: int = 0,
         activation: str | Activation = "tanh",
         time: Literal["every", "first"] = "every",
+        frequency: float = 1.0,
         key: PRNGKeyArray,
     ) -> None:
         """Make a field with random weights; the last layer is small, so the flow starts near 0.
@@ -58,11 +60,18 @@ class MLP(eqx.Module):
             cond_dim: number of entries of a condition; 0 for none.
             activation: elementwise nonlinearity, with a continuous derivative.
             time: which layers see time and condition, `"every"` one or the `"first"`.
+            frequency: what the first layer's weights on `x` are multiplied by at the start. With
+                `activation="sin"` some 4 is right for sharp or curled densities of few columns
+                (Sitzmann et al. 2020, "Implicit Neural Representations with Periodic Activation
+                Functions", arXiv 2006.09661); it fits noise where rows are few.
             key: for the weights.
 
         Raises:
-            ValueError: a size out of range, an unknown or kinked activation, an unknown `time`.
+            ValueError: a size or frequency out of range, an unknown or kinked activation, an
+                unknown `time`.
         """
+        if not 0 < frequency < float("inf"):
+            raise ValueError(f"frequency={frequency} must be a positive number")
         check_sizes(dim, width, depth, cond_dim)
         if time not in ("every", "first"):
             raise ValueError(f"time={time!r} is unknown; choose 'every' or 'first'")
@@ -81,7 +90,8 @@ class MLP(eqx.Module):
                     scale=0.1 if i == depth else 1.0,
                 )
             )
-        self.layers = tuple(layers)
+        first = replace(layers[0], weight=frequency * layers[0].weight)
+        self.layers = (first, *layers[1:])
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
