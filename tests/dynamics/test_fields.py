@@ -114,3 +114,12 @@ def test_a_linear_field_needs_a_matrix_or_a_size():
         Linear(2, matrix=jnp.eye(2), key=KEY)
     with pytest.raises(ValueError, match="cond_dim=1 needs key="):
         Linear(matrix=jnp.eye(2), cond_dim=1)
+
+
+def test_a_frequency_multiplies_the_first_layer_alone():
+    plain, quick = (MLP(3, width=5, frequency=f, key=jax.random.key(0)) for f in (1.0, 4.0))
+    np.testing.assert_array_equal(quick.layers[0].weight, 4 * plain.layers[0].weight)
+    for one, other in zip(plain.layers[1:], quick.layers[1:], strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
+    with pytest.raises(ValueError, match="frequency=0.0 must be a positive number"):
+        MLP(3, frequency=0.0, key=jax.random.key(0))

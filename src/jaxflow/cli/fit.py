@@ -15,6 +15,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.models import (
+    Activation,
     Field,
     Model,
     Objective,
@@ -58,6 +59,9 @@ def fit(
     field: Annotated[
         Field, typer.Option(help="Network of the continuous flow's field.")
     ] = Field.mlp,
+    activation: Annotated[
+        Activation, typer.Option(help="Nonlinearity of the continuous flow's field.")
+    ] = Activation.sin,
     width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 128,
     depth: Annotated[int, typer.Option(help="Number of hidden layers.")] = 2,
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 4000,
@@ -111,6 +115,7 @@ def fit(
     settings = Settings(
         model=model.value,
         field=field.value,
+        activation=activation.value,
         width=width,
         depth=depth,
         steps=steps,

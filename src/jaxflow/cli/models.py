@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# Columns up to which a field of sines begins with higher frequencies, and how much higher.
+FEW_COLUMNS, HIGH_FREQUENCY = 3, 4.0
+
 
 class Model(StrEnum):
     """Kinds of flow."""
@@ -19,6 +22,16 @@ class Field(StrEnum):
 
     mlp = "mlp"
     concatsquash = "concatsquash"
+
+
+class Activation(StrEnum):
+    """Nonlinearities of a continuous flow's field."""
+
+    sin = "sin"
+    tanh = "tanh"
+    softplus = "softplus"
+    swish = "swish"
+    gelu = "gelu"
 
 
 class Transform(StrEnum):
@@ -65,6 +78,7 @@ class Settings:
 
     model: str
     field: str
+    activation: str
     width: int
     depth: int
     steps: int
@@ -82,6 +96,7 @@ class Settings:
         if self.model == Model.coupling:
             for name, value, plain in (
                 ("field", self.field, Field.mlp),
+                ("activation", self.activation, Activation.sin),
                 ("trace", self.trace, Trace.auto),
                 ("objective", self.objective, Objective.auto),
             ):
@@ -122,8 +137,16 @@ def build_flow(settings: Settings, dim: int, key: Any) -> Any:
         if dim == 1:
             raise ValueError("--model coupling needs at least 2 columns, got 1; use --model cnf")
         return CouplingFlow(dim, width=settings.width, depth=settings.depth, key=key)
-    fields = {Field.mlp: MLP, Field.concatsquash: ConcatSquash}
-    field = fields[Field(settings.field)](dim, width=settings.width, depth=settings.depth, key=key)
+    width, depth, activation = settings.width, settings.depth, settings.activation
+    if settings.field == Field.concatsquash:
+        field = ConcatSquash(dim, width=width, depth=depth, activation=activation, key=key)
+    else:
+        # Sharp densities of few columns want a field that can turn quickly.
+        quick = activation == Activation.sin and dim <= FEW_COLUMNS
+        frequency = HIGH_FREQUENCY if quick else 1.0
+        field = MLP(
+            dim, width=width, depth=depth, activation=activation, frequency=frequency, key=key
+        )
     return CNF(field, base=StandardNormal((dim,)), trace=Trace(settings.trace).value)
 
 

@@ -102,7 +102,7 @@ def solve_pontryagin(
                 (y, a), a_theta, stats = fixed(
                     g, (y1, a), a_theta, steps(back), back, remember=True
                 )
-            far = drifted(y, y0, y1, back) & (stats.status == Status.SUCCESS)
+            far = drifted(y, y0, back) & (stats.status == Status.SUCCESS)
             status = jnp.where(far, int(Status.DRIFTED), stats.status)
             stats = eqx.tree_at(
                 lambda stats: (stats.status, stats.t), stats, (status, (i + 1 - stats.t) / pieces)
@@ -128,14 +128,16 @@ def solve_pontryagin(
     return solve(y0, t0, t1, theta, constants)
 
 
-def drifted(y: State, y0: State, y1: State, ode: ODE) -> Bool[Array, ""]:
-    """Whether a backward solve from `y1` arrived at a `y` that is not the `y0` it should be.
+def drifted(y: State, y0: State, ode: ODE) -> Bool[Array, ""]:
+    """Whether a backward solve arrived at a `y` that is not the `y0` it should be.
 
-    By a tenth of the largest row, or by a hundred tolerances where rows are small.
+    By a thousand relative tolerances of the largest row and at most a tenth of it, or by a
+    hundred absolute ones where rows are small. The size is that of `y0`: where rows grow on
+    their way, a share of what they grew to would hide any drift.
     """
     off = worst_row(jax.tree.map(lambda y, y0: y - y0, y, y0))
-    size = jnp.maximum(worst_row(y0), worst_row(y1))
-    return off > DRIFT * size + 100 * ode.atol
+    share = min(DRIFT, 1000 * ode.rtol) if ode.adaptive else DRIFT
+    return off > share * worst_row(y0) + 100 * ode.atol
 
 
 def in_pieces(ode: ODE, pieces: int) -> ODE:
