@@ -15,10 +15,10 @@ import numpy as np
 
 import jaxflow
 from harness import table, write_results
-from jaxflow.data import EightGaussians, Moons, Pinwheel
+from jaxflow.data import EightGaussians, Moons
 from jaxflow.objectives import FlowMatching, MaximumLikelihood, Reflow, Stage, Staged
 
-TOYS = {"8 gaussians": EightGaussians, "moons": Moons, "pinwheel": Pinwheel}
+TOYS = {"8 gaussians": EightGaussians, "moons": Moons}
 PENALTIES: dict[str, dict[str, float]] = {
     "none": {},
     "kinetic 0.05": {"kinetic": 0.05},

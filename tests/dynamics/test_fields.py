@@ -121,5 +121,5 @@ def test_a_frequency_multiplies_the_first_layer_alone():
     np.testing.assert_array_equal(quick.layers[0].weight, 4 * plain.layers[0].weight)
     for one, other in zip(plain.layers[1:], quick.layers[1:], strict=True):
         np.testing.assert_array_equal(one.weight, other.weight)
-    with pytest.raises(ValueError, match="frequency=0.0 must be a positive number"):
+    with pytest.raises(ValueError, match=r"frequency=0\.0 must be a positive number"):
         MLP(3, frequency=0.0, key=jax.random.key(0))

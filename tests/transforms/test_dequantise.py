@@ -8,7 +8,7 @@ import pytest
 from jaxflow import CNF, StandardNormal, TrainConfig, fit, log_mass
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching
-from jaxflow.transforms import Chain, Dequantise, Standardise, propose
+from jaxflow.transforms import Chain, Dequantise, Standardise, propose, without_noise
 
 RNG = np.random.default_rng(4)
 
@@ -115,3 +115,10 @@ def test_a_fit_to_whole_numbers_gives_probabilities(key):
     np.testing.assert_allclose(np.exp(fitted.log_prob(values)), truth, atol=0.1)
     drawn = fitted.sample(key, 500)
     np.testing.assert_array_equal(drawn, jnp.round(drawn))
+
+
+def test_what_follows_the_noise():
+    grid, scale = Dequantise([1.0]), Standardise(jnp.zeros(1), jnp.ones(1))
+    assert without_noise(Chain((grid, scale))).parts == (scale,)
+    assert without_noise(grid) is None
+    assert without_noise(scale) is scale

@@ -8,7 +8,7 @@ Its parameters describe the data and are not trained: their gradient is exactly 
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
-from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows
+from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows, without_noise
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.standardise import Standardise
@@ -26,4 +26,5 @@ __all__ = [
     "noise_of",
     "propose",
     "spread_rows",
+    "without_noise",
 ]

@@ -114,6 +114,14 @@ def noise_of(transform: Any) -> Dequantise | None:
     return first if isinstance(first, Dequantise) else None
 
 
+def without_noise(transform: Any) -> Any:
+    """What follows the noise: the transform of spread values, whose density is no probability."""
+    if noise_of(transform) is None:
+        return transform
+    rest = transform.parts[1:] if isinstance(transform, Chain) else ()
+    return Chain(rest) if rest else None
+
+
 def spread_rows(
     transform: Any, x: Float[Array, "rows *event"], key: PRNGKeyArray
 ) -> Float[Array, "rows *event"]:
