@@ -260,6 +260,13 @@ def into_data_space(
     return jax.vmap(transform.inverse)(u)
 
 
+def with_transform(flow: Any, transform: Any) -> Any:
+    """The flow with another transform."""
+    return eqx.tree_at(
+        lambda flow: flow.transform, flow, transform, is_leaf=lambda leaf: leaf is None
+    )
+
+
 @dataclass(frozen=True)
 class Slot:
     """The place of a trained array in a flow."""

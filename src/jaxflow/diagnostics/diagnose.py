@@ -20,7 +20,7 @@ from jaxflow.diagnostics.truth import compare_with_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
-from jaxflow.model import accept
+from jaxflow.model import accept, with_transform
 from jaxflow.transforms import without_noise
 
 # Where fewer rows succeed, a test of those that did says nothing of all.
@@ -123,7 +123,7 @@ def diagnose(
     exact = replace(flow, trace="exact") if moving else flow
     first = None if cond is None else cond[0]
     # Of the density behind the grids of whole numbers, which integrates to 1.
-    spread = replace(exact, transform=without_noise(exact.transform))
+    spread = with_transform(exact, without_noise(exact.transform))
     mass = measure_mass(spread, where, first, generator(mass_key), allowed=atol_nats)
     normality = _normality(flow.base, encoded, level)
     tests = _tests(rows[pairs], drawn, _take(cond, pairs), generator(test_key), level)

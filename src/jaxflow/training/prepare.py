@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
 from jaxflow.dynamics import StandardisedCondition
-from jaxflow.model import Flow, into_flow_space
+from jaxflow.model import Flow, into_flow_space, with_transform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.precision import widest
 from jaxflow.rows import as_rows, cond_rows, promote
@@ -138,13 +138,6 @@ def finished(flow: Any, problem: Problem) -> Any:
     if problem.scaled is not None:
         flow = replace(flow, field=replace(problem.scaled, field=flow.field))
     return with_transform(flow, problem.transform)
-
-
-def with_transform(flow: Any, transform: Any) -> Any:
-    """The flow with another transform."""
-    return eqx.tree_at(
-        lambda flow: flow.transform, flow, transform, is_leaf=lambda leaf: leaf is None
-    )
 
 
 def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
