@@ -223,11 +223,19 @@ def draw(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
         mine = [runs[method][-1] for method in OURS if method in runs]
         values = [each.get("kl", each["test"]) for each in mine]
         ax.plot([p["seconds"] for p in mine], values, "*-", ms=9, color=colours[0])
-        ax.set(xscale="log", title=problem)
+        ax.set(xscale="log", title=problem.replace("_", " "), xlim=(5, 300))
+        ax.set_xticks([10, 30, 100], ["10", "30", "100"])
+        ax.set_xticks([], minor=True)
         if problem in TOYS:
             ax.set_yscale("log")
-    handles = [Line2D([], [], color=colours[i], marker="*o"[i > 0]) for i in range(6)]
-    figure.legend(handles, ["jaxflow", *PEERS], loc="lower center", ncols=6, frameon=False)
+            ax.set_ylim(0.007, 1)
+            ax.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+            ax.set_yticks([], minor=True)
+    there = [i for i, peer in enumerate(PEERS) if any(peer in runs for runs in found.values())]
+    handles = [Line2D([], [], color=colours[i + 1], marker="o") for i in there]
+    handles = [Line2D([], [], color=colours[0], marker="*"), *handles]
+    names = ["jaxflow", *(PEERS[i] for i in there)]
+    figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False)
     figure.supxlabel("seconds on one core", y=0.05)
     figure.supylabel("toys: KL to the truth; tables: test nats")
     figure.tight_layout(rect=(0.01, 0.05, 1, 1))
