@@ -51,6 +51,7 @@ bench-engine: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## solves, gradie
 
 bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out likelihood against time, beside zuko, FFJORD's way and OT-CFM; DATA=DIR adds larger tables, QUICK=1 for a look
 	$(BIN)/python benchmarks/likelihood.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python $(if $(DATA),--data $(DATA)))
+	$(BIN)/python benchmarks/sines.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/reverse_kl.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/penalties.py $(if $(QUICK),--quick)
 

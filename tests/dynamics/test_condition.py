@@ -26,6 +26,7 @@ def test_value_and_trace_are_the_field_s_at_the_standardised_condition():
     np.testing.assert_allclose(trace, expected[1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_fit_does_not_depend_on_the_condition_s_units():
     rng = np.random.default_rng(0)
     cond = rng.normal(size=(300, 1))

@@ -28,6 +28,7 @@ def test_pairs_are_the_ends_of_trajectories():
     np.testing.assert_allclose(pairs.x, turned, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_trajectories_come_out_straight():
     flow = turning()
     x = np.random.default_rng(0).normal(size=(2000, 2))

@@ -61,6 +61,7 @@ def test_it_is_kept_in_a_file_with_its_error(fast, tmp_path):
     np.testing.assert_array_equal(again.log_prob(x), fast.log_prob(x))
 
 
+@pytest.mark.slow
 def test_conditions_reach_the_map():
     field = MLP(1, width=8, cond_dim=1, key=KEY)
     flow = CNF(field, StandardNormal((1,)))
