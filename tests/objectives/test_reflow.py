@@ -9,7 +9,7 @@ import pytest
 
 from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.objectives import Reflow
+from jaxflow.objectives import Reflow, Staged
 from jaxflow.transforms import Standardise
 
 KEY = jax.random.key(3)
@@ -65,3 +65,18 @@ def test_what_is_refused():
         pairs(turning(), jnp.zeros((4, 2)), None, KEY, jnp.ones(4))
     with pytest.raises(TypeError, match="trains the field of a CNF"):
         Reflow.of(object(), KEY)
+
+
+def test_a_fresh_field_learns_the_pairs_conditions_as_they_were_given():
+    # x = z + c / 100 from conditions far from standard, by a field that knows none yet.
+    teacher = CNF(lambda t, x, cond: 0 * x + cond / 100, StandardNormal((1,)))
+    cond = 500.0 + 100.0 * jax.random.normal(KEY, (512, 1))
+    pairs = Reflow.of(teacher, KEY, cond=cond)
+    new = replace(teacher, field=MLP(1, width=8, depth=1, cond_dim=1, key=KEY))
+    config = TrainConfig(steps=2, eval_every=2, batch_size=64)
+    for objective in (pairs, Staged(((pairs, 1.0),))):
+        fitted, _ = fit(
+            new, np.asarray(pairs.x), cond, key=KEY, config=config, objective=objective,
+            transform=None,
+        )  # fmt: skip
+        assert isinstance(fitted.field, MLP)

@@ -42,6 +42,8 @@ class Reflow(eqx.Module):
     transform: Any = None
     # Training needs no solve of the ODE.
     simulation_free: ClassVar[bool] = True
+    # The pairs' conditions are as they were given, and the rows' must be too.
+    raw_conditions: ClassVar[bool] = True
 
     @classmethod
     def of(cls, flow: Any, key: PRNGKeyArray, num: int = 32_768, cond: Any = None) -> "Reflow":

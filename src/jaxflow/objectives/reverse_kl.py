@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,8 @@ class ReverseKL:
     target: Callable[..., Array]
     num_samples: int = 256
     path_gradient: bool = True
+    # The target takes conditions as they are.
+    raw_conditions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not callable(self.target):

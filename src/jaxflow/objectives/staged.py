@@ -69,6 +69,17 @@ class Staged:
         """The stages, pairs made into such."""
         return tuple(s if isinstance(s, Stage) else Stage(*s) for s in self.stages)
 
+    @property
+    def raw_conditions(self) -> bool:
+        """Whether a stage takes conditions as they are given."""
+        return any(getattr(stage.objective, "raw_conditions", False) for stage in self.parts)
+
+    def check_transform(self, transform: Any) -> None:
+        """Refuse a transform that a stage refuses."""
+        for stage in self.parts:
+            if hasattr(stage.objective, "check_transform"):
+                stage.objective.check_transform(transform)
+
     def at(self, step: int, steps: int) -> tuple[Stage, int, int]:
         """The stage of a step, counted from 0, of so many; its first step, and how many it has."""
         shares = [stage.share for stage in self.parts]

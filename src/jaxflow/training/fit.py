@@ -105,8 +105,7 @@ def fit(
         objective = Staged() if hasattr(flow, "field") else maximum_likelihood
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
-    # A target of its own wants conditions as they are.
-    standardise = not hasattr(objective, "held_out")
+    standardise = not getattr(objective, "raw_conditions", False)
     problems = prepare(
         flow, x, cond, key, validation, transform, config, weights, standardise=standardise
     )
