@@ -3,6 +3,7 @@
 import hashlib
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # Set before jax starts: matplotlib must not look for a screen.
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -18,6 +19,19 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# Every compiled function holds memory maps, of which Linux allows a process 65,530 by default.
+MOST_MAPS = 40_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_maps():
+    """Forget what was compiled before a process has no room for more."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Continuous-time normalizing flows in JAX, with likelihoods you can trust."""
 
-from jaxflow import bases, diagnostics, dynamics, objectives, transforms
+from jaxflow import bases, diagnostics, diffusion, dynamics, objectives, transforms
 from jaxflow.bases import DiagonalNormal, FlowBase, GaussianMixture, StandardNormal, StudentT
 from jaxflow.cells import log_mass
 from jaxflow.checkpoint import load, save
@@ -20,7 +20,7 @@ from jaxflow.ode import (
     odeint_many,
 )
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
-from jaxflow.training import TrainConfig, TrainingError, distil, fit
+from jaxflow.training import TrainConfig, TrainingError, distil, fit, fit_classifier
 
 __version__ = "0.1.0"
 
@@ -46,10 +46,12 @@ __all__ = [
     "augmented_dynamics",
     "bases",
     "diagnostics",
+    "diffusion",
     "distil",
     "dynamics",
     "exact_trace",
     "fit",
+    "fit_classifier",
     "hutchinson_trace",
     "importance_sample",
     "load",

@@ -97,8 +97,7 @@ class VariancePreserving:
 
     def __call__(self, t: Float[Array, ""]) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
-        s = 1 - t
-        log_alpha = -0.25 * s**2 * (self.beta_max - self.beta_min) - 0.5 * s * self.beta_min
+        log_alpha = log_alpha_of_betas(1 - t, self.beta_min, self.beta_max)
         return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
 
     def check_base(self, base: Any) -> None:
@@ -163,6 +162,11 @@ class Path:
     def __call__(self, t: Float[Array, ""]) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
         return self.alpha(t), self.sigma(t)
+
+
+def log_alpha_of_betas(s: Float[Array, ""], beta_min: float, beta_max: float) -> Array:
+    """`log alpha` at the diffusion's time `s`, for a rate of noise that is linear in `s`."""
+    return -0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min
 
 
 def interpolate(

@@ -14,7 +14,9 @@ from jaxflow.dynamics import (
     Gated,
     Hollow,
     Linear,
+    OptionalCondition,
     Potential,
+    Residual,
     Sum,
 )
 
@@ -117,6 +119,12 @@ def table():
         ),
         "sum, matrix events": Case(
             Sum([Linear(12, key=KEY), MLP(12, width=7, key=OTHER)]), (3, 4)
+        ),
+        "residual, condition, matrix events": Case(
+            Residual(12, width=7, depth=2, cond_dim=3, key=KEY), (3, 4), cond_dim=3
+        ),
+        "optional condition": Case(
+            OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3
         ),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),

@@ -17,7 +17,7 @@ from jaxflow.trace import (
 T = jnp.asarray(0.37)
 DEEP = {
     *("mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"),
-    *("gated function", "sum with a function"),
+    *("gated function", "sum with a function", "residual, condition, matrix events"),
 }
 
 

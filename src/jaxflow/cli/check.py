@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.classes import conditions
 from jaxflow.cli.models import check_seed
 from jaxflow.cli.outputs import PICTURES, check_output, write_whole
 from jaxflow.cli.reports import counted, tell
@@ -57,6 +58,7 @@ def check(
     record = run_directory.read_run(run)
     x, kept = rows_of_run(record, table, drop_nan=drop_nan)
     x, kept = _unseen(x, kept, record, table)
+    cond = conditions(record, table, kept, None)
 
     import jax
 
@@ -68,6 +70,7 @@ def check(
         found = diagnose(
             flow,
             x,
+            cond,
             key=jax.random.key(seed),
             num_rows=rows,
             num_samples=rows,

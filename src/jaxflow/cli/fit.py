@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.classes import classes_of, one_hot, read_labels
 from jaxflow.cli.models import (
     Activation,
     Field,
@@ -29,7 +30,7 @@ from jaxflow.cli.models import (
 )
 from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import counted, show, tell
-from jaxflow.cli.tables import DropNan, digest, drop_rows, in_precision, split_names
+from jaxflow.cli.tables import DropNan, digest, drop_rows, in_precision, names_of, split_names
 
 _INTERRUPTED = 130
 # Without a progress bar, a line at most this often.
@@ -53,12 +54,22 @@ def fit(
     columns: Annotated[
         str | None, typer.Option(help="Columns to fit, such as a,b; all of them by default.")
     ] = None,
+    class_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of labels, numbers or text: the density is fitted given the class."
+        ),
+    ] = None,
     model: Annotated[
         Model, typer.Option(help="Continuous flow (cnf), or coupling layers (coupling).")
     ] = Model.cnf,
     field: Annotated[
-        Field, typer.Option(help="Network of the continuous flow's field.")
-    ] = Field.mlp,
+        Field,
+        typer.Option(
+            help="Network of the continuous flow's field; auto is residual for ddpm and ncsn, "
+            "else mlp."
+        ),
+    ] = Field.auto,
     activation: Annotated[
         Activation, typer.Option(help="Nonlinearity of the continuous flow's field.")
     ] = Activation.sin,
@@ -92,8 +103,9 @@ def fit(
     objective: Annotated[
         Objective,
         typer.Option(
-            help="Train by likelihood, by flow matching, or in stages: matching first, "
-            "likelihood last, which is what auto means for a continuous flow."
+            help="Train by likelihood, by flow matching (fm), or in stages: matching first, "
+            "likelihood last, which is what auto means for a continuous flow. ddpm and ncsn make "
+            "it a diffusion model, of preserved and of exploding variance."
         ),
     ] = Objective.auto,
     drop_nan: DropNan = False,
@@ -130,7 +142,7 @@ def fit(
         float64=float64,
     )
     folder = run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
-    x, record = _read(table, columns, settings, drop_nan=drop_nan)
+    x, cond, record = _read(table, columns, class_column, settings, drop_nan=drop_nan)
     if resume and (folder / run_directory.RECORD).exists():
         started = run_directory.read_record(folder)
         _check_same(out, started, record)
@@ -143,38 +155,58 @@ def fit(
     import jax
 
     with jax.enable_x64(float64):
-        trained = _train(x, record, settings, folder, resume=resume)
+        trained = _train(x, cond, record, settings, folder, resume=resume)
     run_directory.put_in_place(folder, out)
     _show(trained, out, table)
 
 
 def _read(
-    table: Path, columns: str | None, settings: Settings, *, drop_nan: bool
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The rows to fit, in the run's precision, and the record of a run that starts with them."""
+    table: Path,
+    columns: str | None,
+    class_column: str | None,
+    settings: Settings,
+    *,
+    drop_nan: bool,
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """The rows to fit, in the run's precision, their conditions, and the record of a run."""
     from importlib.metadata import version
 
     from jaxflow import __version__
     from jaxflow.data import read_table
 
     chosen = split_names(columns)
+    labels = None if class_column is None else read_labels(table, class_column)
+    if class_column is not None and chosen is None:
+        chosen = [name for name in names_of(table) if name != class_column]
     read = read_table(table, chosen)
     values, kept = drop_rows(read.values, read.columns, table, drop_nan=drop_nan)
     x = in_precision(values, read.columns, table, float64=settings.float64)
-    return x, {
-        "jaxflow": __version__,
-        "versions": {name: version(name) for name in ("jax", "equinox", "optax", "numpy")},
-        "python": sys.version.split()[0],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "table": str(table),
-        "table_sha256": digest(x),
-        "columns": list(read.columns),
-        "columns_chosen": chosen is not None,
-        "rows": len(kept),
-        "rows_dropped": len(read.values) - len(kept),
-        "settings": asdict(settings),
-        "finished": False,
-    }
+    classes = None
+    if class_column is not None and labels is not None:
+        labels = labels[kept]
+        classes = classes_of(labels, class_column)
+    cond = None if labels is None else one_hot(labels, classes or [], table)
+    return (
+        x,
+        cond,
+        {
+            "jaxflow": __version__,
+            "versions": {name: version(name) for name in ("jax", "equinox", "optax", "numpy")},
+            "python": sys.version.split()[0],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "table": str(table),
+            "table_sha256": digest(x),
+            "class_column": class_column,
+            "classes": classes,
+            "labels_sha256": None if cond is None else digest(cond),
+            "columns": list(read.columns),
+            "columns_chosen": chosen is not None,
+            "rows": len(kept),
+            "rows_dropped": len(read.values) - len(kept),
+            "settings": asdict(settings),
+            "finished": False,
+        },
+    )
 
 
 def _check_same(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -192,12 +224,19 @@ def _check_same(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
                 f"{out} was started with --{name.replace('_', '-')} "
                 f"{old['settings'].get(name)}, not {value}; {advice}"
             )
-    if old["table_sha256"] != new["table_sha256"]:
-        raise ValueError(f"{out} was started with other rows, of {old['table']}; {advice}")
+    for name in ("table_sha256", "labels_sha256"):
+        if old.get(name) != new[name]:
+            raise ValueError(f"{out} was started with other rows, of {old['table']}; {advice}")
 
 
 def _train(
-    x: np.ndarray, record: dict[str, Any], settings: Settings, folder: Path, *, resume: bool
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    record: dict[str, Any],
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool,
 ) -> dict[str, Any]:
     """Train and fill the run directory; the record with the results."""
     import jax
@@ -209,7 +248,8 @@ def _train(
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
-    flow = build_flow(settings, x.shape[1], init_key)
+    flow = build_flow(settings, x.shape[1], init_key, len(record["classes"] or ()))
+    given = (None, None) if cond is None else (cond[training], cond[held])
     transform = fit_transform(settings.transform, x[training], record["columns"])
     if isinstance(transform, Proposal):
         for line in transform.lines():
@@ -227,16 +267,17 @@ def _train(
         flow, history = jaxflow.fit(
             flow,
             x[training],
+            given[0],
             key=fit_key,
-            validation=x[held],
+            validation=(x[held], given[1]),
             transform=transform,
             config=config,
-            objective=objective_of(settings.objective),
+            objective=objective_of(settings.objective, classes=cond is not None),
             callback=None if sys.stderr.isatty() else _lines(settings.steps),
             checkpoint=state,
             resume=resume,
         )
-        log_p = np.asarray(flow.log_prob(x[held], key=fit_key), np.float64)
+        log_p = np.asarray(flow.log_prob(x[held], given[1], key=fit_key), np.float64)
     except BaseException as error:
         # A state on the disk is worth keeping unless training itself failed.
         if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
@@ -298,6 +339,7 @@ def _show(record: dict[str, Any], out: Path, table: Path) -> None:
             "rows": f"{record['rows'] - record['rows_held_out']} for training, "
             f"{record['rows_held_out']} held out{dropped}",
             "columns": ", ".join(record["columns"]),
+            **({"classes": ", ".join(record["classes"])} if record["classes"] else {}),
             "transform": record["transform"],
             "held-out": held_out_text(record),
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",

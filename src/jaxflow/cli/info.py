@@ -7,6 +7,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.fit import held_out_text
+from jaxflow.cli.models import Settings
 from jaxflow.cli.reports import counted, show
 
 
@@ -18,11 +19,12 @@ def info(
     finished = (run / run_directory.FLOW).exists()
     record = run_directory.read_run(run) if finished else run_directory.read_record(run)
     settings = record["settings"]
-    field = f" ({settings['field']})" if settings["model"] == "cnf" else ""
+    field = f" ({Settings(**settings).network})" if settings["model"] == "cnf" else ""
     rows = {
         "run": str(run),
         "table": f"{record['table']}, {counted(record['rows'], 'row')}",
         "columns": ", ".join(record["columns"]),
+        **({"classes": ", ".join(record["classes"])} if record.get("classes") else {}),
         "model": f"{settings['model']}{field}, width {settings['width']}, "
         f"depth {settings['depth']}, {'float64' if settings['float64'] else 'float32'}",
     }

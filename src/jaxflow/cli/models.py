@@ -18,10 +18,12 @@ class Model(StrEnum):
 
 
 class Field(StrEnum):
-    """Kinds of field of a continuous flow."""
+    """Networks of a continuous flow; auto is residual for diffusion models, else mlp."""
 
+    auto = "auto"
     mlp = "mlp"
     concatsquash = "concatsquash"
+    residual = "residual"
 
 
 class Activation(StrEnum):
@@ -50,13 +52,34 @@ class Transform(StrEnum):
 class Objective(StrEnum):
     """What training minimises; staged is flow matching first, likelihood last.
 
-    Auto is staged for a continuous flow, likelihood for a coupling flow.
+    Auto is staged for a continuous flow, likelihood for a coupling flow. `ddpm` and `ncsn` make
+    a diffusion model, of preserved and of exploding variance; `fm` is short for matching.
     """
 
     auto = "auto"
     likelihood = "likelihood"
     matching = "matching"
+    fm = "fm"
     staged = "staged"
+    ddpm = "ddpm"
+    ncsn = "ncsn"
+
+    @property
+    def diffuses(self) -> bool:
+        """Whether the flow is a diffusion model's."""
+        return self in (Objective.ddpm, Objective.ncsn)
+
+
+class Sampler(StrEnum):
+    """Ways to draw samples; all but ode are a diffusion model's."""
+
+    ode = "ode"
+    ancestral = "ancestral"
+    ddim = "ddim"
+    heun = "heun"
+    dpm = "dpm"
+    langevin = "langevin"
+    corrected = "corrected"
 
 
 class Trace(StrEnum):
@@ -95,7 +118,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.model == Model.coupling:
             for name, value, plain in (
-                ("field", self.field, Field.mlp),
+                ("field", self.field, Field.auto),
                 ("activation", self.activation, Activation.sin),
                 ("trace", self.trace, Trace.auto),
                 ("objective", self.objective, Objective.auto),
@@ -105,6 +128,13 @@ class Settings:
                         f"--{name} {value} belongs to --model cnf; a coupling flow has no {name}"
                     )
         check_seed(self.seed)
+
+    @property
+    def network(self) -> str:
+        """The field, where it is chosen automatically too."""
+        if self.field != Field.auto:
+            return self.field
+        return Field.residual if Objective(self.objective).diffuses else Field.mlp
 
     @property
     def eval_every(self) -> int:
@@ -122,32 +152,52 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed} must lie between 0 and {2**32 - 1}")
 
 
-def build_flow(settings: Settings, dim: int, key: Any) -> Any:
-    """An untrained flow of `dim` columns.
+def build_flow(settings: Settings, dim: int, key: Any, num_classes: int = 0) -> Any:
+    """An untrained flow of `dim` columns, given a class where there are any.
 
     Raises:
         ValueError: a size out of range, or one column for a coupling flow.
     """
     from jaxflow.bases import StandardNormal
+    from jaxflow.diffusion import Denoiser, VarianceExploding, VariancePreserving, as_flow
     from jaxflow.discrete import CouplingFlow
-    from jaxflow.dynamics import MLP, ConcatSquash
+    from jaxflow.dynamics import OptionalCondition
     from jaxflow.flow import CNF
 
     if settings.model == Model.coupling:
         if dim == 1:
             raise ValueError("--model coupling needs at least 2 columns, got 1; use --model cnf")
-        return CouplingFlow(dim, width=settings.width, depth=settings.depth, key=key)
-    width, depth, activation = settings.width, settings.depth, settings.activation
-    if settings.field == Field.concatsquash:
-        field = ConcatSquash(dim, width=width, depth=depth, activation=activation, key=key)
-    else:
-        # Sharp densities of few columns want a field that can turn quickly.
-        quick = activation == Activation.sin and dim <= FEW_COLUMNS
-        frequency = HIGH_FREQUENCY if quick else 1.0
-        field = MLP(
-            dim, width=width, depth=depth, activation=activation, frequency=frequency, key=key
+        return CouplingFlow(
+            dim, width=settings.width, depth=settings.depth, cond_dim=num_classes, key=key
         )
-    return CNF(field, base=StandardNormal((dim,)), trace=Trace(settings.trace).value)
+    trace = Trace(settings.trace).value
+    if not Objective(settings.objective).diffuses:
+        field = _network(settings, dim, num_classes, key)
+        return CNF(field, base=StandardNormal((dim,)), trace=trace)
+    network = _network(settings, dim, num_classes + 1 if num_classes else 0, key)
+    if num_classes:
+        network = OptionalCondition(network, num_classes)
+    exploding = settings.objective == Objective.ncsn
+    schedule = VarianceExploding() if exploding else VariancePreserving()
+    return as_flow(Denoiser(network, schedule), (dim,), trace=trace)
+
+
+def _network(settings: Settings, dim: int, cond_dim: int, key: Any) -> Any:
+    from jaxflow.dynamics import MLP, ConcatSquash, Residual
+
+    sizes: dict[str, Any] = {
+        "width": settings.width,
+        "depth": settings.depth,
+        "activation": settings.activation,
+        "cond_dim": cond_dim,
+    }
+    if settings.network == Field.residual:
+        return Residual(dim, **sizes, key=key)
+    if settings.network == Field.concatsquash:
+        return ConcatSquash(dim, **sizes, key=key)
+    # Sharp densities of few columns want a field that can turn quickly.
+    quick = settings.activation == Activation.sin and dim <= FEW_COLUMNS
+    return MLP(dim, **sizes, frequency=HIGH_FREQUENCY if quick else 1.0, key=key)
 
 
 def fit_transform(name: str, x: np.ndarray, columns: list[str]) -> Any:
@@ -172,14 +222,18 @@ def transform_text(transform: Any) -> str:
     return ", ".join("none" if part is None else type(part).__name__.lower() for part in parts)
 
 
-def objective_of(name: str) -> Any:
+def objective_of(name: str, *, classes: bool) -> Any:
     """What `jaxflow.fit` takes as its `objective`."""
-    from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+    from jaxflow.objectives import Denoising, FlowMatching, Staged, maximum_likelihood
 
+    if Objective(name).diffuses:
+        # One row in ten without its class, for classifier-free guidance.
+        return Denoising(drop=0.1 if classes else 0.0)
     kinds = {
         Objective.auto: None,
         Objective.likelihood: maximum_likelihood,
         Objective.matching: FlowMatching(),
+        Objective.fm: FlowMatching(),
         Objective.staged: Staged(),
     }
     return kinds[Objective(name)]

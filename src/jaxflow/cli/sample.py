@@ -1,13 +1,14 @@
 """`jaxflow sample`: new rows from a fitted density."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.models import check_seed
+from jaxflow.cli.classes import ClassName, condition
+from jaxflow.cli.models import Sampler, check_seed
 from jaxflow.cli.outputs import check_output
 from jaxflow.cli.reports import counted, show
 
@@ -16,6 +17,25 @@ def sample(
     run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .npy or .parquet.")],
     num: Annotated[int, typer.Option("--num", "-n", help="Number of rows to draw.")] = 1000,
+    class_name: ClassName = None,
+    sampler: Annotated[
+        Sampler,
+        typer.Option(
+            help="ode follows the density of jaxflow score; the others are a diffusion model's: "
+            "DDPM's ancestral, ddim, heun, dpm (DPM-Solver++), langevin (annealed), corrected "
+            "(ancestral and Langevin steps in turn)."
+        ),
+    ] = Sampler.ode,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of a diffusion model's sampler; each has its own.")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance towards --class: 0 none, 1 as learned, more "
+            "insists."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the random numbers; the same seed, the same rows.")
     ] = 0,
@@ -23,12 +43,20 @@ def sample(
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
 ) -> None:
-    """Draw new rows from the fitted density, in the units of the table it was fitted to."""
+    """Draw new rows from the fitted density, in the units of the table it was fitted to.
+
+    A run with classes draws those of --class.
+    """
     if num < 1:
         raise ValueError(f"--num {num} must be at least 1")
     check_seed(seed)
     check_output(out, overwrite=overwrite)
     record = run_directory.read_run(run)
+    cond = _condition(record, class_name, guidance)
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps {steps} must be at least 1")
+    if steps is not None and sampler == Sampler.ode:
+        raise ValueError(f"--steps {steps} belongs to a --sampler with steps, and ode has none")
 
     import jax
 
@@ -37,6 +65,70 @@ def sample(
 
     with jax.enable_x64(record["settings"]["float64"]):
         flow = load(run / run_directory.FLOW)
-        x = np.asarray(flow.sample(jax.random.key(seed), num, progress=None))
+        x = np.asarray(_draw(flow, jax.random.key(seed), num, cond, sampler, steps, guidance))
     write_table(out, x, record["columns"], overwrite=overwrite)
     show({"drawn": counted(num, "row"), "samples": str(out)})
+
+
+def _condition(
+    record: dict[str, Any], class_name: str | None, guidance: float | None
+) -> np.ndarray | None:
+    """The condition to sample at.
+
+    Raises:
+        ValueError: options that do not belong to such a run.
+    """
+    diffuses = record["settings"]["objective"] in ("ddpm", "ncsn")
+    if class_name is not None:
+        cond = condition(record, class_name)
+    elif record.get("classes") is None or (diffuses and guidance is None):
+        # A diffusion model knows what no class is.
+        cond = None
+    else:
+        why = "guidance needs a class" if guidance is not None else "this run has classes"
+        raise ValueError(f"{why}: add --class, one of {', '.join(record['classes'])}")
+    if guidance is not None and (cond is None or not diffuses):
+        raise ValueError(
+            f"--guidance {guidance} needs a diffusion model with classes; fit one by "
+            "jaxflow fit --objective ddpm --class-column COLUMN"
+        )
+    return cond
+
+
+def _draw(
+    flow: Any,
+    key: Any,
+    num: int,
+    cond: np.ndarray | None,
+    sampler: Sampler,
+    steps: int | None,
+    guidance: float | None,
+) -> Any:
+    from dataclasses import replace
+
+    from jaxflow import diffusion
+
+    if guidance is not None:
+        guided = diffusion.ClassifierFree(diffusion.denoiser_of(flow), guidance)
+        flow = replace(flow, field=diffusion.ProbabilityFlow(guided))
+    if sampler == Sampler.ode:
+        return flow.sample(key, num, cond, progress=None)
+    # Each rule with the times that suit it.
+    rule, spacing, usual = {
+        Sampler.ancestral: (diffusion.Ancestral(), "time", 500),
+        Sampler.ddim: (diffusion.DDIM(), "karras", 50),
+        Sampler.heun: (diffusion.Heun(), "karras", 20),
+        Sampler.dpm: (diffusion.DPMSolver(), "karras", 25),
+        Sampler.langevin: (diffusion.Langevin(4), "log_snr", 100),
+        Sampler.corrected: (diffusion.PredictorCorrector(), "time", 250),
+    }[sampler]
+    return diffusion.draw(
+        flow,
+        key,
+        num,
+        cond,
+        sampler=rule,
+        num_steps=steps or usual,
+        spacing=spacing,
+        progress=None,
+    )

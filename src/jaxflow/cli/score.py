@@ -8,6 +8,7 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.classes import ClassName, conditions
 from jaxflow.cli.outputs import check_output, write_columns
 from jaxflow.cli.reports import counted, show
 from jaxflow.cli.tables import DropNan, rows_of_run
@@ -21,6 +22,7 @@ def score(
     out: Annotated[
         Path, typer.Option(help="Table to write, columns row and log_prob: .csv, .npy, .parquet.")
     ],
+    class_name: ClassName = None,
     drop_nan: DropNan = False,
     with_error: Annotated[
         bool,
@@ -32,11 +34,15 @@ def score(
 ) -> None:
     """Write the log-density of each row of a table, in nats: the lower, the more unusual the row.
 
+    For a run with classes it is that of the row given its class, read from the run's column of
+    labels or named by --class.
+
     Row numbers count from 0 as in the table.
     """
     check_output(out, overwrite=overwrite)
     record = run_directory.read_run(run)
     x, kept = rows_of_run(record, table, drop_nan=drop_nan)
+    cond = conditions(record, table, kept, class_name)
 
     import jax
 
@@ -50,7 +56,7 @@ def score(
         if with_error and not isinstance(flow, CNF):
             raise ValueError("--with-error is for continuous flows; this one has no solve")
         if with_error:
-            answer = flow.log_prob_with_error(x, key=key, progress=None)
+            answer = flow.log_prob_with_error(x, cond, key=key, progress=None)
             columns = {
                 "log_prob": answer.value,
                 "ode_error": answer.ode_error,
@@ -59,7 +65,7 @@ def score(
             if any(values is None for values in columns.values()):
                 raise ValueError("--with-error: the solver or the trace of this run tells none")
         else:
-            columns = {"log_prob": flow.log_prob(x, key=key, progress=None)}
+            columns = {"log_prob": flow.log_prob(x, cond, key=key, progress=None)}
         columns = {name: np.asarray(values, np.float64) for name, values in columns.items()}
     log_p = columns["log_prob"]
     write_columns(out, {"row": kept, **columns})

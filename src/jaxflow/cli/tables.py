@@ -116,7 +116,7 @@ def read_like(path: Path, expected: Sequence[str], *, chosen: bool) -> np.ndarra
     """
     from jaxflow.data import read_table
 
-    found = _names(path)
+    found = names_of(path)
     is_unnamed = _counts(expected) and not chosen
     if set(expected) <= set(found) and not (is_unnamed and _counts(found)):
         ignored = [name or "one without a name" for name in found if name not in expected]
@@ -139,7 +139,7 @@ def _counts(names: Sequence[str]) -> bool:
     return list(names) == [f"x{i}" for i in range(len(names))]
 
 
-def _names(path: Path) -> tuple[str, ...]:
+def names_of(path: Path) -> tuple[str, ...]:
     """The names of a table's columns, also where some hold text."""
     from jaxflow.data import read_table
     from jaxflow.data.delimited import read_delimited

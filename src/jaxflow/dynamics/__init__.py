@@ -11,7 +11,9 @@ from jaxflow.dynamics.condition import StandardisedCondition
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
+from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
+from jaxflow.dynamics.residual import Residual
 
 __all__ = [
     "ACTIVATIONS",
@@ -20,7 +22,9 @@ __all__ = [
     "Gated",
     "Hollow",
     "Linear",
+    "OptionalCondition",
     "Potential",
+    "Residual",
     "StandardisedCondition",
     "Sum",
 ]

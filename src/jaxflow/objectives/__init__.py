@@ -1,13 +1,16 @@
 """What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
 
 from jaxflow.objectives.couplings import OptimalTransport, Sinkhorn, Swaps, independent
+from jaxflow.objectives.denoising import Denoising, balanced, likelihood_weight, simple
 from jaxflow.objectives.likelihood import MaximumLikelihood, maximum_likelihood
-from jaxflow.objectives.matching import FlowMatching, LogitNormal, Power, uniform
+from jaxflow.objectives.matching import FlowMatching
 from jaxflow.objectives.reflow import Reflow
 from jaxflow.objectives.reverse_kl import ReverseKL
 from jaxflow.objectives.staged import Stage, Staged
+from jaxflow.objectives.times import LogitNormal, Power, uniform
 
 __all__ = [
+    "Denoising",
     "FlowMatching",
     "LogitNormal",
     "MaximumLikelihood",
@@ -19,7 +22,10 @@ __all__ = [
     "Stage",
     "Staged",
     "Swaps",
+    "balanced",
     "independent",
+    "likelihood_weight",
     "maximum_likelihood",
+    "simple",
     "uniform",
 ]

@@ -6,70 +6,17 @@ from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
+from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.paths import Linear, check_path, check_path_base, interpolate
 
 # The velocities of some paths are infinite at the ends.
 TIME_MARGIN = 1e-3
-
-
-def uniform(u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-    """Every time as often as any other."""
-    return u
-
-
-@final
-@dataclass(frozen=True)
-class LogitNormal:
-    """`logit(t) ~ N(mean, std^2)`: more times in the middle (Esser et al. 2024, arXiv 2403.03206).
-
-    Attributes:
-        mean: above 0 for more times near the data.
-        std: standard deviation of the logit.
-
-    Raises:
-        ValueError: `std` is not positive.
-    """
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"std={self.std} must be positive")
-
-    def __call__(self, u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-        """The quantile function."""
-        return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
-
-
-@final
-@dataclass(frozen=True)
-class Power:
-    """`p(t) = (1 + exponent) t^exponent`: more times near the data for positive exponents.
-
-    Attributes:
-        exponent: above -1.
-
-    Raises:
-        ValueError: `exponent` is not above -1.
-    """
-
-    exponent: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.exponent > -1:
-            raise ValueError(f"exponent={self.exponent} must be above -1")
-
-    def __call__(self, u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-        """The quantile function."""
-        return u ** (1 / (1 + self.exponent))
 
 
 @final
@@ -172,17 +119,16 @@ class FlowMatching:
         errors = squared_errors(flow.field, t, x_t, velocity, cond)
         if self.weight is not None:
             errors = jax.vmap(self.weight)(t) * errors
-        speed = weighted_mean(_squared_norms(velocity), mass)
+        speed = weighted_mean(squared_norms(velocity), mass)
         return weighted_mean(errors, mass), {"velocity": speed}
 
     def times(self, key: PRNGKeyArray, rows: int, dtype: Any) -> Float[Array, " rows"]:
         """The time of every row."""
-        if self.stratified:
-            # Modulo 1, so that every row's time follows the law whatever the rows' order.
-            offset = jax.random.uniform(key, (), dtype)
-            u = (offset + jnp.arange(rows, dtype=dtype) / rows) % 1
-        else:
-            u = jax.random.uniform(key, (rows,), dtype)
+        u = (
+            stratified(key, rows, dtype)
+            if self.stratified
+            else jax.random.uniform(key, (rows,), dtype)
+        )
         return jnp.clip(self.time(u), TIME_MARGIN, 1 - TIME_MARGIN)
 
 
@@ -203,7 +149,7 @@ def squared_errors(
         cond: conditions, (rows, *condition).
     """
     values = jax.vmap(evaluate, (None, 0, 0, None if cond is None else 0))(field, t, x, cond)
-    return _squared_norms(values - velocity)
+    return squared_norms(values - velocity)
 
 
 def resample(weights: Float[Array, " rows"], key: PRNGKeyArray) -> Int[Array, " rows"]:
@@ -220,5 +166,6 @@ def resample(weights: Float[Array, " rows"], key: PRNGKeyArray) -> Int[Array, " 
     return jnp.searchsorted(total / total[-1], places, side="right")
 
 
-def _squared_norms(x: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
+def squared_norms(x: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
+    """`|x_i|^2` of every row."""
     return jnp.sum(x**2, axis=tuple(range(1, x.ndim)))

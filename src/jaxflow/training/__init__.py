@@ -1,7 +1,8 @@
 """Training of any flow, with validation by its evaluation solver."""
 
+from jaxflow.training.classifier import fit_classifier
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
 from jaxflow.training.fit import History, TrainingError, fit
 
-__all__ = ["History", "TrainConfig", "TrainingError", "distil", "fit"]
+__all__ = ["History", "TrainConfig", "TrainingError", "distil", "fit", "fit_classifier"]

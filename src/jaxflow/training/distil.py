@@ -15,14 +15,13 @@ from jaxflow.divergence import density_change
 from jaxflow.dynamics import MLP
 from jaxflow.flow import CNF
 from jaxflow.flow_map import FlowMap, MapError
-from jaxflow.model import accept, assemble, separate
+from jaxflow.model import accept
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.precision import in_full
-from jaxflow.progress import Progress
 from jaxflow.trace import Exact
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import Rows, seed_of
-from jaxflow.training.step import TrainState, minibatches, optimizer_of, train_steps
+from jaxflow.training.minimise import minimise
+from jaxflow.training.prepare import Rows
 
 CONFIG = TrainConfig(steps=3000, batch_size=512, learning_rate=3e-3, ema=0.999, eval_every=500)
 # Nats beyond which an error of the log-density counts linearly.
@@ -79,7 +78,8 @@ def distil(
     size = math.prod(flow.event_shape)
     cond_dim = 1 + (0 if given is None else math.prod(given.shape[1:]))
     net = MLP(size + 1, width=width, depth=depth, cond_dim=cond_dim, key=net_key)
-    fast = _trained(FlowMap(net, flow, num_steps), data, fit_key, config, progress)
+    fast = FlowMap(net, flow, num_steps)
+    fast = minimise(fast, data, _loss, fit_key, config, progress, fixed=("exact",))
     gap = np.asarray(fast.log_prob(x, cond), float) - np.asarray(flow.log_prob(x, cond), float)
     median, q90, q99 = np.quantile(np.abs(gap), (0.5, 0.9, 0.99)).tolist()
     return replace(fast, error=MapError(median, q90, q99, float(gap.mean()), len(gap)))
@@ -134,21 +134,3 @@ def _loss(fast: FlowMap, data: Array, cond: Array | None, key: PRNGKeyArray) -> 
     nats = log_prob_rows(fast.exact.base, z) - change - exact
     # Rows far off are left to the steps' errors, or they would rule the gradient.
     return jnp.mean(total + HUBER * (jnp.sqrt(1 + (nats / HUBER) ** 2) - 1)), {}
-
-
-def _trained(
-    fast: FlowMap, data: Rows, key: PRNGKeyArray, config: TrainConfig, progress: bool | None
-) -> FlowMap:
-    params, frozen = separate(fast, fixed=("exact",))
-    # Copies: the compiled call gives its input's memory to its output.
-    copies = jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, params)
-    state = TrainState(*copies, optimizer_of(config).init(params))
-    with Progress(config.steps, show=progress) as shown:
-        for step in range(0, config.steps, config.eval_every):
-            count = min(config.eval_every, config.steps - step)
-            indices = minibatches(len(data.x), config, seed_of(key), step, count)
-            numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = ((frozen, data, None, _loss), indices, *numbers, key, config)
-            state, losses, _ = train_steps(inputs, state)
-            shown.update(step + count, f"loss {float(jnp.mean(losses[:count])):.3g}")
-    return assemble(state.ema, frozen)

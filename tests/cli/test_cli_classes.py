@@ -1,0 +1,126 @@
+"""Classes of rows in tables, and diffusion models from the shell."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxflow.cli.classes import classes_of, one_hot, read_labels
+from jaxflow.data import read_table
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, values):
+    """The rows with a class of each: the sign of the first column."""
+    path = tmp_path_factory.mktemp("labelled") / "table.csv"
+    names = np.where(values[:, 0] > 0, "up", "down")
+    frame = pl.DataFrame({"a": values[:, 0], "kind": names, "b": values[:, 1]})
+    frame.write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory, fit, labelled):
+    """A finished run of a diffusion model with classes."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = ("--objective", "ddpm", "--class-column", "kind", "--depth", 1)
+    result = fit(out, *options, table=labelled)
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_a_run_keeps_its_classes(jaxflow, diffusion):
+    run, result = diffusion
+    record = json.loads((run / "run.json").read_text())
+    assert (record["classes"], record["class_column"]) == (["down", "up"], "kind")
+    assert record["columns"] == ["a", "b"]
+    assert "down, up" in result.stdout
+    shown = jaxflow("info", run).stdout
+    assert "down, up" in shown
+    assert "cnf (residual)" in shown
+
+
+def test_samples_by_class_sampler_and_guidance(jaxflow, diffusion, tmp_path):
+    run, _ = diffusion
+    common = ("--num", 5, "--sampler", "dpm", "--steps", 3)
+    found = {}
+    for name, options in {
+        "free": (),
+        "up": ("--class", "up"),
+        "none": ("--class", "up", "--guidance", 0),
+        "one": ("--class", "up", "--guidance", 1),
+    }.items():
+        result = jaxflow("sample", run, "--out", tmp_path / f"{name}.csv", *common, *options)
+        assert result.exit_code == 0, result.output
+        found[name] = read_table(tmp_path / f"{name}.csv").values
+    np.testing.assert_allclose(found["none"], found["free"], rtol=1e-4)
+    np.testing.assert_allclose(found["one"], found["up"], rtol=1e-4)
+    assert np.isfinite(found["up"]).all()
+
+
+def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
+    run, _ = diffusion
+    result = jaxflow("score", run, labelled, "--out", tmp_path / "own.csv")
+    assert result.exit_code == 0, result.output
+    own = pl.read_csv(tmp_path / "own.csv")["log_prob"].to_numpy()
+    result = jaxflow("score", run, labelled, "--out", tmp_path / "up.csv", "--class", "up")
+    up = pl.read_csv(tmp_path / "up.csv")["log_prob"].to_numpy()
+    is_up = pl.read_csv(labelled)["kind"].to_numpy() == "up"
+    np.testing.assert_array_equal(own[is_up], up[is_up])
+    assert np.isfinite(own).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--class", "left"), "--class left is none of the run's classes: down, up"),
+        (("--guidance", 2.0), "guidance needs a class: add --class, one of down, up"),
+        (("--class", "up", "--steps", 3), "--steps 3 belongs to a --sampler with steps"),
+        (("--sampler", "dpm", "--steps", 0), "--steps 0 must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(jaxflow, diffusion, tmp_path, options, says):
+    run, _ = diffusion
+    result = jaxflow("sample", run, "--out", tmp_path / "x.csv", *options)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
+    run, _ = fitted
+    for options, says in (
+        (("--class", "up"), "the run has no classes; fit it with --class-column"),
+        (("--guidance", 2.0), "--guidance 2.0 needs a diffusion model with classes"),
+        (("--sampler", "dpm"), "no diffusion model"),
+    ):
+        result = jaxflow("sample", run, "--out", tmp_path / "x.csv", *options)
+        assert result.exit_code == 2
+        assert says in result.stderr
+
+
+def test_labels_are_read_from_any_table(tmp_path):
+    labels = [1.0, 10.0, 2.0, 1.0]
+    frame = pl.DataFrame({"x": [0.1, 0.2, 0.3, 0.4], "y": labels})
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_parquet(tmp_path / "t.parquet")
+    np.save(tmp_path / "t.npy", frame.to_numpy())
+    for name, column in (("t.csv", "y"), ("t.parquet", "y"), ("t.npy", "x1")):
+        found = read_labels(tmp_path / name, column)
+        assert found.tolist() == ["1", "10", "2", "1"]
+        assert classes_of(found, column) == ["1", "2", "10"]
+    hot = one_hot(np.asarray(["2", "1"]), ["1", "2"], tmp_path)
+    assert hot.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_bad_labels_are_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n1,a\n2,\n3,b\n")
+    with pytest.raises(ValueError, match="1 row without a label in 'y', first row 1"):
+        read_labels(path, "y")
+    with pytest.raises(ValueError, match="no column 'z'; it has x, y"):
+        read_labels(path, "z")
+    with pytest.raises(ValueError, match=r"has 1 label; from 2 to 1000 are classes"):
+        classes_of(np.asarray(["a", "a"]), "y")
+    with pytest.raises(ValueError, match=r"row 1 has the class 'c' \(1 such row\)"):
+        one_hot(np.asarray(["a", "c"]), ["a", "b"], path)

@@ -1,0 +1,42 @@
+"""Gaussian data, N(MEAN, STD^2) entry by entry, for which everything is in closed form."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from jaxflow.diffusion import (
+    AbstractDenoiser,
+    Betas,
+    Cosine,
+    Custom,
+    Schedule,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
+from jaxflow.diffusion.denoiser import within
+
+MEAN, STD = 0.7, 0.4
+SCHEDULES = {
+    "variance preserving": VariancePreserving(),
+    "sub variance preserving": SubVariancePreserving(),
+    "cosine": Cosine(),
+    "variance exploding": VarianceExploding(0.01, 10.0),
+    "betas": Betas(50, 1e-3, 0.2),
+    "straight": Custom(lambda s: 1 - s, lambda s: s, start=1e-2, end=0.999),
+}
+
+
+class Known(AbstractDenoiser):
+    """The denoiser of Gaussian data, which compiles faster than that of a mixture of one."""
+
+    schedule: Schedule = eqx.field(static=True)
+
+    def noise(self, s, x, cond=None):
+        alpha, sigma, std = moments(self.schedule, within(self.schedule, s, x))
+        return sigma * (x - alpha * MEAN) / std**2
+
+
+def moments(schedule, s):
+    """alpha, sigma, and the standard deviation of noisy points."""
+    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+    return alpha, sigma, jnp.sqrt(alpha**2 * STD**2 + sigma**2)

@@ -1,0 +1,123 @@
+"""DDPM's chain, its posterior, its losses three ways, and the bound on the likelihood."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
+
+from jaxflow.diffusion import (
+    Betas,
+    VariancePreserving,
+    as_flow,
+    bits_per_dim,
+    elbo,
+    posterior,
+    step_loss,
+    times_of,
+    transition,
+)
+from jaxflow.transforms import Standardise
+
+each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+EARLY, LATE = jnp.asarray(0.41), jnp.asarray(0.43)
+
+
+def test_betas_give_ddpms_transition_and_posterior():
+    schedule, T = Betas(100, 1e-3, 0.2), 100
+    betas = np.linspace(1e-3, 0.2, T)
+    bars = np.cumprod(1 - betas)
+    i = 37
+    a, b = transition(schedule, jnp.asarray((i - 1) / T), jnp.asarray(i / T))
+    np.testing.assert_allclose(a, np.sqrt(1 - betas[i - 1]), rtol=1e-10)
+    np.testing.assert_allclose(b, betas[i - 1], rtol=1e-9)
+    x, x0 = jnp.asarray([0.2, -0.4]), jnp.asarray([1.0, 0.5])
+    mean, variance = posterior(schedule, jnp.asarray((i - 1) / T), jnp.asarray(i / T), x, x0)
+    before, after, beta = bars[i - 2], bars[i - 1], betas[i - 1]
+    np.testing.assert_allclose(variance, beta * (1 - before) / (1 - after), rtol=1e-9)
+    wanted = np.sqrt(before) * beta / (1 - after) * x0
+    wanted += np.sqrt(1 - beta) * (1 - before) / (1 - after) * x
+    np.testing.assert_allclose(mean, wanted, rtol=1e-9)
+
+
+@each
+def test_posterior_is_bayes(schedule):
+    # log q(x_u | x_s) + log q(x_s | x_0) as a quadratic in x_s.
+    a, b = transition(schedule, EARLY, LATE)
+    x, x0 = jnp.asarray([0.2]), jnp.asarray([1.0])
+    mean, variance = posterior(schedule, EARLY, LATE, x, x0)
+    alpha, sigma = schedule.alpha(EARLY), schedule.sigma(EARLY)
+    precision = a**2 / b + 1 / sigma**2
+    np.testing.assert_allclose(variance, 1 / precision, rtol=1e-8)
+    np.testing.assert_allclose(mean, (a * x / b + alpha * x0 / sigma**2) / precision, rtol=1e-8)
+    # And the chain's marginal is the schedule's: sigma_u^2 = a^2 sigma_s^2 + b.
+    np.testing.assert_allclose(a**2 * sigma**2 + b, schedule.sigma(LATE) ** 2, rtol=1e-10)
+
+
+@each
+def test_three_ways_to_write_one_loss(schedule):
+    x0, noise = jnp.asarray([1.0, -0.2, 0.3]), jnp.asarray([0.5, -0.7, 1.9])
+    x = schedule.alpha(LATE) * x0 + schedule.sigma(LATE) * noise
+    losses = [
+        step_loss(schedule, EARLY, LATE, x, noise, noise + 0.3, form)
+        for form in ("mean", "noise", "snr")
+    ]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-7)
+    with pytest.raises(ValueError, match="form='eps' is unknown"):
+        step_loss(schedule, EARLY, LATE, x, noise, noise, "eps")
+
+
+@each
+def test_bound_of_gaussian_data_term_by_term(schedule, key):
+    # With the exact denoiser every expectation over x_0 and e is known.
+    T = 40 if not isinstance(schedule, Betas) else schedule.num_steps
+    flow = as_flow(Known(schedule), (2,), data_std=STD)
+    x = MEAN + STD * jax.random.normal(key, (4000, 2))
+    bound = elbo(flow, x, key=key, num_steps=T, data_std=STD)
+    times = jnp.asarray(times_of(schedule, T - 1, "log_snr")[::-1])
+
+    def error(s):  # E |e - E[e | x]|^2 of both entries
+        alpha, _, std = moments(schedule, s)
+        return 2 * alpha**2 * STD**2 / std**2
+
+    snr = jnp.exp(jax.vmap(schedule.log_snr)(times))
+    in_data = jax.vmap(error)(times) / snr
+    steps = float(jnp.sum(0.5 * (snr[:-1] - snr[1:]) * in_data[1:]))
+    first = float(0.5 * error(times[0]) + jnp.log(2 * jnp.pi / snr[0]))
+    alpha, sigma, std = moments(schedule, times[-1])
+    ratio = sigma**2 / std**2
+    last = ratio - 1 - jnp.log(ratio) + alpha**2 * (MEAN**2 + STD**2) / std**2
+    assert float(bound.first.mean()) == pytest.approx(first, abs=0.06)
+    assert float(bound.steps.mean()) == pytest.approx(steps, rel=0.03)
+    assert float(bound.last.mean()) == pytest.approx(float(last), rel=0.05, abs=1e-4)
+    # The exact likelihood is above the bound, and the flow's own is exact up to its blur.
+    entropy = 2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(STD))
+    assert float(bound.value.mean()) <= -entropy + 3 * bound.se
+
+
+def test_a_bound_in_the_datas_own_units(key):
+    schedule = VariancePreserving()
+    plain = as_flow(Known(schedule), (2,))
+    scaled = as_flow(Known(schedule), (2,), transform=Standardise(jnp.ones(2), jnp.full(2, 5.0)))
+    x = MEAN + STD * jax.random.normal(key, (50, 2))
+    a = elbo(plain, x, key=key, num_steps=20)
+    b = elbo(scaled, 1 + 5 * x, key=key, num_steps=20)
+    np.testing.assert_allclose(a.value - b.value, 2 * np.log(5), rtol=1e-8)
+    np.testing.assert_allclose(b.value, -b.first - b.steps - b.last, rtol=1e-10)
+
+
+def test_bits_of_uniform_noise_on_a_grid_are_those_of_the_grid():
+    # 17 levels, all as likely: log2(17) bits whatever the units.
+    for width in (1.0, 1 / 16):
+        log_p = jnp.full(3, -4 * np.log(17 * width))
+        assert bits_per_dim(log_p, 4, width) == pytest.approx(np.log2(17))
+
+
+def test_bad_arguments_are_named(key):
+    flow = as_flow(Known(VariancePreserving()), (2,))
+    x = jnp.zeros((3, 2))
+    for name, value in (("num_steps", 1), ("num_draws", 0)):
+        with pytest.raises(ValueError, match=f"{name}={value} must be a whole number"):
+            elbo(flow, x, key=key, **{name: value})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="no diffusion model: make it by as_flow"):
+        elbo(lambda x: x, x, key=key)

@@ -1,0 +1,118 @@
+"""Noise, data, score, velocity and flow: each follows from any other."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
+
+from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal
+from jaxflow.diffusion import PREDICTIONS, Denoiser, KnownDenoiser, convert, from_flow, shares
+from jaxflow.diffusion.probability_flow import as_flow
+from jaxflow.dynamics import MLP
+from jaxflow.flow import CNF
+from jaxflow.paths import Linear, interpolate
+
+each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+S = jnp.asarray(0.37)
+X = jnp.asarray([0.3, -1.1])
+
+
+@each
+def test_every_conversion_is_the_true_combination(schedule):
+    data, noise = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2])
+    x = schedule.alpha(S) * data + schedule.sigma(S) * noise
+    values = {}
+    for name in PREDICTIONS:
+        p, q = shares(name, schedule, S)
+        values[name] = p * data + q * noise
+    for given, to in itertools.product(PREDICTIONS, repeat=2):
+        found = convert(values[given], x, S, schedule, given=given, to=to)
+        np.testing.assert_allclose(found, values[to], rtol=1e-9, atol=1e-12)
+
+
+@each
+def test_gaussian_data_in_closed_form(schedule):
+    alpha, sigma, std = moments(schedule, S)
+    denoiser = Known(schedule)
+    score = -(X - alpha * MEAN) / std**2
+    np.testing.assert_allclose(denoiser.score(S, X), score, rtol=1e-9)
+    np.testing.assert_allclose(denoiser.noise(S, X), -sigma * score, rtol=1e-9)
+    data = MEAN + alpha * STD**2 / std**2 * (X - alpha * MEAN)
+    np.testing.assert_allclose(denoiser.data(S, X), data, rtol=1e-9)
+    r = jnp.hypot(alpha, sigma)
+    velocity = (alpha * -sigma * score - sigma * data) / r
+    mixture = GaussianMixture(jnp.ones(1), jnp.full((1, 2), MEAN), STD * jnp.eye(2)[None])
+    by_mixture = eqx.filter_jit(KnownDenoiser(mixture, schedule).noise)
+    np.testing.assert_allclose(by_mixture(S, X), -sigma * score, rtol=1e-9)
+    np.testing.assert_allclose(denoiser.predict("velocity", S, X), velocity, rtol=1e-9)
+
+
+def test_flow_is_what_flow_matching_trains_on():
+    # Its path counted backwards: dx/dt of t x_1 + (1 - t) x_0 is x_1 - x_0.
+    data, noise, t = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2]), jnp.asarray(0.6)
+    x, slope = interpolate(Linear(), t, noise, data, noise)
+    schedule = SCHEDULES["straight"]
+    np.testing.assert_allclose(x, schedule.alpha(1 - t) * data + schedule.sigma(1 - t) * noise)
+    p, q = shares("flow", schedule, 1 - t)
+    np.testing.assert_allclose(slope, p * data + q * noise, rtol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_network_is_read_as_what_it_predicts(prediction):
+    schedule = SCHEDULES["variance preserving"]
+    network = MLP(2, width=8, depth=1, key=jax.random.key(0))
+    denoiser = Denoiser(network, schedule, prediction=prediction)
+    alpha, sigma = schedule.alpha(S), schedule.sigma(S)
+    raw = network(jnp.log(sigma / alpha) / 4, X / jnp.hypot(alpha, sigma))
+    np.testing.assert_allclose(denoiser.predict(prediction, S, X), raw, rtol=1e-9)
+    # The closed form of its trace is the trace of what it is.
+    noise, trace = denoiser.prepare().noise_with_trace(S, X)
+    np.testing.assert_allclose(noise, denoiser.noise(S, X), rtol=1e-12)
+    exact = jnp.trace(jax.jacfwd(lambda x: denoiser.noise(S, x))(X))
+    np.testing.assert_allclose(trace, exact, rtol=1e-9)
+
+
+def test_times_beyond_the_span_are_its_ends():
+    denoiser = Known(SCHEDULES["variance preserving"])
+    for outside, end in ((0.0, 1e-3), (1.2, 1.0)):
+        found = denoiser.score(jnp.asarray(outside), X)
+        assert bool(jnp.all(jnp.isfinite(found)))
+        np.testing.assert_array_equal(found, denoiser.score(jnp.asarray(end), X))
+
+
+def test_a_flow_matching_field_is_a_denoiser():
+    # The exact field of Gaussian data along straight lines, E[x_1 - x_0 | x_t].
+    def field(t, x, cond=None):
+        variance = t**2 * STD**2 + (1 - t) ** 2
+        slope = (t * STD**2 - (1 - t)) / variance
+        return MEAN + slope * (x - t * MEAN)
+
+    flow = CNF(field, StandardNormal((2,)))
+    schedule = SCHEDULES["straight"]
+    read = from_flow(flow, schedule)
+    np.testing.assert_allclose(read.score(S, X), Known(schedule).score(S, X), rtol=1e-9)
+    # And back: the probability flow is the field, on the schedule's span.
+    back = as_flow(read, (2,)).field
+    t = jnp.asarray(0.63)
+    s = schedule.end + t * (schedule.start - schedule.end)
+    span = schedule.end - schedule.start
+    np.testing.assert_allclose(back(t, X), span * field(1 - s, X), rtol=1e-9)
+    with pytest.raises(ValueError, match="the noise of a diffusion is standard normal"):
+        from_flow(CNF(field, DiagonalNormal(jnp.zeros(2), jnp.full(2, 2.0))), schedule)
+    with pytest.raises(TypeError, match="no field to read"):
+        from_flow(field, schedule)  # pyright: ignore[reportArgumentType]
+
+
+def test_unknown_predictions_are_refused():
+    network = MLP(2, width=8, depth=1, key=jax.random.key(0))
+    schedule = SCHEDULES["cosine"]
+    with pytest.raises(ValueError, match="prediction='epsilon' is unknown; choose one of"):
+        Denoiser(network, schedule, prediction="epsilon")
+    with pytest.raises(ValueError, match="prediction='eps' is unknown"):
+        convert(X, X, S, schedule, given="noise", to="eps")
+    with pytest.raises(TypeError, match="network=3 must be a field"):
+        Denoiser(3, schedule)

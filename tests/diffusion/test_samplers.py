@@ -1,0 +1,147 @@
+"""Samplers on data whose score is known: moments, orders, modes, and what they refuse."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.diffusion.gaussian import MEAN, STD, Known
+
+from jaxflow.bases import GaussianMixture
+from jaxflow.diffusion import (
+    DDIM,
+    Ancestral,
+    Custom,
+    DPMSolver,
+    Heun,
+    KnownDenoiser,
+    Langevin,
+    Move,
+    PredictorCorrector,
+    VarianceExploding,
+    VariancePreserving,
+    as_flow,
+    draw,
+    draw_sde,
+)
+from jaxflow.transforms import Standardise
+
+SCHEDULE = VariancePreserving()
+# sampler, steps, spacing of the times, how far the deviation may be off
+SAMPLERS = {
+    "ancestral": (Ancestral(), 200, "time", 0.02),
+    "upper": (Ancestral("upper"), 200, "time", 0.02),
+    "ddim": (DDIM(), 200, "karras", 0.01),
+    "ddim, eta": (DDIM(0.5), 200, "time", 0.02),
+    "heun": (Heun(), 40, "karras", 0.01),
+    "dpm-solver": (DPMSolver(), 30, "karras", 0.01),
+    "annealed langevin": (Langevin(10, 0.4), 60, "log_snr", 0.03),
+    "both": (PredictorCorrector(Ancestral(), Langevin(1, 0.2)), 100, "time", 0.03),
+}
+
+
+def gaussian_flow():
+    return as_flow(Known(SCHEDULE), 1, data_std=STD)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_moments_of_gaussian_data(name, key):
+    sampler, num_steps, spacing, slack = SAMPLERS[name]
+    x = draw(gaussian_flow(), key, 20_000, sampler=sampler, num_steps=num_steps, spacing=spacing)
+    # Standard errors at 20,000 samples: 0.003 of the mean, 0.002 of the deviation.
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.012 + slack / 2)
+    # The last evaluation takes the rest of the noise out, and a little more: sigma^2 / 2 STD.
+    assert float(x.std()) == pytest.approx(STD, abs=0.008 + slack)
+
+
+def test_orders_of_the_deterministic_rules():
+    # One trajectory of dy/dr = e in closed form: y = MEAN + (y_1 - MEAN) std(s) / std(1).
+    schedule = VarianceExploding(0.1, 5.0)
+    denoiser = Known(schedule)
+    start = jnp.asarray([3.0])
+    scale = np.sqrt((STD**2 + 0.1**2) / (STD**2 + 25))
+    end = MEAN + (3.0 - MEAN) * scale
+
+    def error(rule, num):
+        times = jnp.linspace(1.0, 0.0, num + 1)
+
+        def step(i, carry):
+            move = Move(denoiser.noise, schedule, times[i], times[i + 1], jax.random.key(0))
+            return rule.step(move, *carry)
+
+        x, _ = jax.lax.fori_loop(0, num, step, (start, rule.start(start)))
+        return abs(float(x[0]) - end)
+
+    for rule, order in ((DDIM(), 1), (Heun(), 2), (DPMSolver(), 2)):
+        coarse, fine = error(rule, 80), error(rule, 160)
+        assert np.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+def test_ddim_of_full_eta_is_ancestral():
+    denoiser = Known(SCHEDULE)
+    u, s, x = jnp.asarray(0.5), jnp.asarray(0.45), jnp.asarray([0.3, -0.2])
+    move = Move(denoiser.noise, SCHEDULE, u, s, jax.random.key(1))
+    np.testing.assert_allclose(
+        DDIM(1.0).step(move, x, ())[0], Ancestral().step(move, x, ())[0], rtol=1e-8
+    )
+
+
+def test_annealed_langevin_finds_the_weights_of_modes_where_plain_does_not(key):
+    mixture = GaussianMixture(
+        jnp.asarray([0.2, 0.8]),
+        jnp.asarray([[-4.0, -4.0], [4.0, 4.0]]),
+        jnp.stack([0.5 * jnp.eye(2)] * 2),
+    )
+    flow = as_flow(KnownDenoiser(mixture, VarianceExploding(0.05, 15.0)), 2, data_std=4.0)
+    annealed = draw(flow, key, 4000, sampler=Langevin(6, 0.4), num_steps=80, spacing="log_snr")
+    share = float(jnp.mean(annealed[:, 0] < 0))
+    # Four standard errors of 4000 draws.
+    assert share == pytest.approx(0.2, abs=0.025)
+    # Plain Langevin: as many steps at the last level alone, from points spread evenly.
+    narrow = Custom(lambda s: 1 + 0 * s, lambda s: 0.3 + 1e-3 * s, start=0.0)
+    plain = as_flow(KnownDenoiser(mixture, narrow), 2, data_std=4.0)
+    stuck = draw(plain, key, 4000, sampler=Langevin(6, 0.4), num_steps=80, spacing="log_snr")
+    assert float(jnp.mean(stuck[:, 0] < 0)) > 0.4
+
+
+@pytest.mark.parametrize("solver", [None, diffrax.ShARK()])
+def test_the_reverse_process_by_diffrax(solver, key):
+    num_steps = 60
+    x = draw_sde(gaussian_flow(), key, 2000, num_steps=num_steps, solver=solver)
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.05)
+    assert float(x.std()) == pytest.approx(STD, abs=0.04)
+
+
+def test_a_sample_depends_on_its_key_alone_and_comes_in_data_units(key):
+    flow = gaussian_flow()
+    options: dict[str, Any] = {"sampler": DPMSolver(), "num_steps": 5}
+    x = draw(flow, key, (2, 3), **options)
+    assert x.shape == (2, 3, 1)
+    np.testing.assert_array_equal(x, draw(flow, key, (2, 3), **options))
+    scaled = as_flow(
+        Known(SCHEDULE), 1, data_std=STD, transform=Standardise(jnp.ones(1), jnp.full(1, 5.0))
+    )
+    np.testing.assert_allclose(draw(scaled, key, (2, 3), **options), 1 + 5 * x, rtol=1e-10)
+    assert draw(flow, key, 0, **options).shape == (0, 1)
+
+
+def test_bad_arguments_are_named(key):
+    flow = gaussian_flow()
+    for options, says in (
+        ({"num_steps": 0}, "num_steps=0 must be a whole number of at least 1"),
+        ({"shape": -1}, "shape=-1 must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            draw(flow, key, **options)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"is no rule: write DPMSolver\(\)"):
+        draw(flow, key, 2, sampler=DDIM)  # pyright: ignore[reportArgumentType]
+    for make, says in (
+        (lambda: Ancestral("middle"), "variance='middle'"),  # pyright: ignore
+        (lambda: DDIM(2.0), "eta=2.0"),
+        (lambda: Langevin(0), "steps=0"),
+        (lambda: Langevin(1, 1.5), "ratio=1.5"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make()

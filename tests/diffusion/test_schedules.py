@@ -1,0 +1,142 @@
+"""Schedules: rates by differentiation, ends, inverses, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD
+
+from jaxflow.diffusion import (
+    Betas,
+    Cosine,
+    Custom,
+    Denoiser,
+    Schedule,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+    times_of,
+)
+from jaxflow.dynamics import Linear
+
+each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+
+
+@each
+def test_rates_carry_the_moments(schedule):
+    # d alpha = f alpha and d sigma^2 = 2 f sigma^2 + g^2, against central differences.
+    # Away from the ends, and from the kinks of a table of betas.
+    s = jnp.asarray([0.203, 0.503, 0.903])
+    h = 1e-6
+    for name, wanted in (
+        ("alpha", schedule.drift(s[1]) * schedule.alpha(s[1])),
+        (
+            "variance",
+            2 * schedule.drift(s[1]) * schedule.variance(s[1]) + schedule.diffusion_squared(s[1]),
+        ),
+    ):
+        f = getattr(schedule, name)
+        slope = (f(s[1] + h) - f(s[1] - h)) / (2 * h)
+        np.testing.assert_allclose(slope, wanted, rtol=1e-7)
+    assert bool(jnp.all(jax.vmap(schedule.diffusion_squared)(s) > 0))
+
+
+@each
+def test_finite_at_both_ends_in_either_precision(schedule):
+    for dtype in (jnp.float32, jnp.float64):
+        for s in (schedule.start, schedule.end):
+            time = jnp.asarray(s, dtype)
+            names = ("alpha", "sigma", "log_snr", "drift", "diffusion_squared")
+            values = [getattr(schedule, name)(time) for name in names]
+            assert all(v.dtype == dtype and bool(jnp.isfinite(v)) for v in values)
+
+
+@each
+def test_time_of_inverts_log_snr(schedule):
+    for s in (0.1, 0.5, 0.9):
+        np.testing.assert_allclose(schedule.time_of(schedule.log_snr(s)), s, atol=1e-4)
+
+
+def test_variance_is_preserved_or_explodes():
+    for schedule in (VariancePreserving(), Cosine(), Betas(20, 1e-3, 0.3)):
+        alpha, sigma = schedule.alpha(0.37), schedule.sigma(0.37)
+        np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-12)
+    sub, full = SubVariancePreserving(), VariancePreserving()
+    np.testing.assert_allclose(sub.sigma(0.3), full.sigma(0.3) ** 2, rtol=1e-12)
+    exploding = VarianceExploding(0.01, 50.0)
+    np.testing.assert_allclose(exploding.sigma(0.5), (0.01 * 50) ** 0.5, rtol=1e-12)
+
+
+def test_betas_are_their_own_product():
+    schedule = Betas(1000)
+    betas = np.linspace(1e-4, 0.02, 1000)
+    products = np.cumprod(1 - betas)
+    for i in (1, 2, 500, 1000):
+        np.testing.assert_allclose(schedule.alpha(i / 1000) ** 2, products[i - 1], rtol=1e-12)
+    # Their limit in continuous time is the linear rate from 0.1 to 20.
+    np.testing.assert_allclose(schedule.alpha(0.5), VariancePreserving().alpha(0.5), rtol=5e-3)
+
+
+def test_a_prior_of_noise_alone_costs_what_it_should():
+    # KL(N(m, s^2 + S^2) || N(0, S^2)) in nats an entry, for alpha = 1.
+    schedule = VarianceExploding(0.01, 2.0)
+    ratio = (STD**2 + 4) / 4
+    cost = 0.5 * (ratio - 1 - np.log(ratio) + MEAN**2 / 4)
+    found = schedule.prior_mismatch(STD, MEAN, data_std=0.0)
+    np.testing.assert_allclose(found, cost, rtol=1e-12)
+    # A prior that knows the data's spread costs what their mean does, and no more.
+    rest = schedule.prior_mismatch(STD, MEAN, data_std=STD)
+    np.testing.assert_allclose(rest, 0.5 * MEAN**2 / (4 + STD**2), rtol=1e-12)
+    assert VariancePreserving().prior_mismatch(1.0) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])
+def test_times_fall_from_the_end_to_the_start(spacing):
+    schedule = VarianceExploding(0.01, 10.0)
+    times = times_of(schedule, 20, spacing)
+    assert len(times) == 21
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    assert (np.diff(times) < 0).all()
+    if spacing == "karras":
+        roots = np.asarray(jax.vmap(schedule.sigma)(jnp.asarray(times))) ** (1 / 7)
+        np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-3)
+    with pytest.raises(ValueError, match="'even' is unknown; choose one of"):
+        times_of(schedule, 20, "even")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: VariancePreserving(beta_min=0.0), "beta_min=0.0"),
+        (lambda: VariancePreserving(start=0.0), r"start=0.0 must lie in \(0, 1\)"),
+        (lambda: VarianceExploding(1.0, 0.1), "sigma_min=1.0, sigma_max=0.1 must be positive"),
+        (lambda: Cosine(-1.0, 1.0), "log_snr_max=-1.0 must be above log_snr_min=1.0"),
+        (lambda: Betas(1), "num_steps=1 must be a whole number of at least 2"),
+        (lambda: Betas(10, 0.5, 1.5), r"last=1.5 must lie in \(0, 1\)"),
+        (lambda: Custom(lambda s: 1 - s, lambda s: s), r"alpha\(1\) = 0 must be positive"),
+        (lambda: Custom(lambda s: 1 + s, lambda s: 0.1 + 0 * s), "log-SNR does not fall from s"),
+        (lambda: Custom(lambda s: 1 - s, lambda s: s - 0.5), r"alpha|sigma"),
+        (lambda: Custom(lambda s: 1 - s, lambda s: s, start=0.9, end=0.2), "start=0.9, end=0.2"),
+    ],
+)
+def test_bad_schedules_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_what_is_no_schedule_is_refused():
+    with pytest.raises(TypeError, match="alpha_of=1 must be a function of s"):
+        Custom(1, lambda s: s)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="is none: write VariancePreserving"):
+        Denoiser(Linear(matrix=jnp.eye(2)), lambda s: (1.0, s))  # pyright: ignore[reportArgumentType]
+
+    class Rising(VarianceExploding.__mro__[1]):
+        def log_alpha(self, s):
+            return jnp.zeros_like(s)
+
+        def variance(self, s):
+            return 2 - s
+
+    assert issubclass(Rising, Schedule)
+    with pytest.raises(ValueError, match="log-SNR does not fall"):
+        Denoiser(Linear(matrix=jnp.eye(2)), Rising())
