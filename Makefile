@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint bench bench-traces bench-engine bench-likelihood clean
+.PHONY: help demo test test-slow lint bench bench-traces bench-diffusion bench-engine bench-likelihood clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -48,6 +48,9 @@ bench-engine: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## solves, gradie
 	$(BIN)/python benchmarks/random_fields.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/accuracy.py $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python benchmarks/work_precision.py --peers .venv-peers/bin/python)
+
+bench-diffusion: .venv/.ready  ## samplers, bounds, guidance and digits of diffusion models; QUICK=1 for a look
+	$(BIN)/python benchmarks/diffusion.py $(if $(QUICK),--quick)
 
 bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out likelihood against time, beside zuko, FFJORD's way and OT-CFM; DATA=DIR adds larger tables, QUICK=1 for a look
 	$(BIN)/python benchmarks/likelihood.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python $(if $(DATA),--data $(DATA)))

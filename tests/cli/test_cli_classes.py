@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxflow.cli.classes import classes_of, one_hot, read_labels
+from jaxflow.cli.classes import classes_of, of_rows, one_hot, read_labels
 from jaxflow.data import read_table
 
 
@@ -87,6 +87,12 @@ def test_options_that_do_not_fit_are_refused(jaxflow, diffusion, tmp_path, optio
     assert says in result.stderr
 
 
+def test_the_class_is_no_column_of_the_density(fit, labelled, tmp_path):
+    result = fit(tmp_path / "r", "--class-column", "kind", "--columns", "a,kind", table=labelled)
+    assert result.exit_code == 2
+    assert "--columns names kind, which --class-column takes" in result.stderr
+
+
 def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
     run, _ = fitted
     for options, says in (
@@ -109,6 +115,10 @@ def test_labels_are_read_from_any_table(tmp_path):
         found = read_labels(tmp_path / name, column)
         assert found.tolist() == ["1", "10", "2", "1"]
         assert classes_of(found, column) == ["1", "2", "10"]
+    cells = ["1000000000001", "1_0", "0.5", "True", "2e0"]
+    (tmp_path / "u.csv").write_text("\n".join(["x,y", *(f"1,{cell}" for cell in cells)]) + "\n")
+    found = read_labels(tmp_path / "u.csv", "y")
+    assert found.tolist() == ["1000000000001", "1_0", "0.5", "true", "2"]
     hot = one_hot(np.asarray(["2", "1"]), ["1", "2"], tmp_path)
     assert hot.tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
@@ -117,7 +127,8 @@ def test_bad_labels_are_named(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("x,y\n1,a\n2,\n3,b\n")
     with pytest.raises(ValueError, match="1 row without a label in 'y', first row 1"):
-        read_labels(path, "y")
+        of_rows(read_labels(path, "y"), np.arange(3), path, "y")
+    assert of_rows(read_labels(path, "y"), np.asarray([0, 2]), path, "y").tolist() == ["a", "b"]
     with pytest.raises(ValueError, match="no column 'z'; it has x, y"):
         read_labels(path, "z")
     with pytest.raises(ValueError, match=r"has 1 label; from 2 to 1000 are classes"):

@@ -9,6 +9,7 @@ from jaxflow.diffusion import (
     Cosine,
     Custom,
     Schedule,
+    Straight,
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
@@ -22,7 +23,8 @@ SCHEDULES = {
     "cosine": Cosine(),
     "variance exploding": VarianceExploding(0.01, 10.0),
     "betas": Betas(50, 1e-3, 0.2),
-    "straight": Custom(lambda s: 1 - s, lambda s: s, start=1e-2, end=0.999),
+    "straight": Straight(),
+    "custom": Custom(lambda s: 1 - s**2, lambda s: s, start=0.02, end=0.99),
 }
 
 

@@ -73,7 +73,7 @@ def test_bound_of_gaussian_data_term_by_term(schedule, key):
     T = 40 if not isinstance(schedule, Betas) else schedule.num_steps
     flow = as_flow(Known(schedule), (2,), data_std=STD)
     x = MEAN + STD * jax.random.normal(key, (4000, 2))
-    bound = elbo(flow, x, key=key, num_steps=T, data_std=STD)
+    bound = elbo(flow, x, key=key, num_steps=T)
     times = jnp.asarray(times_of(schedule, T - 1, "log_snr")[::-1])
 
     def error(s):  # E |e - E[e | x]|^2 of both entries

@@ -10,8 +10,15 @@ import pytest
 from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
 
 from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal
-from jaxflow.diffusion import PREDICTIONS, Denoiser, KnownDenoiser, convert, from_flow, shares
-from jaxflow.diffusion.probability_flow import as_flow
+from jaxflow.diffusion import (
+    PREDICTIONS,
+    Denoiser,
+    KnownDenoiser,
+    convert,
+    denoiser_of,
+    from_flow,
+    shares,
+)
 from jaxflow.dynamics import MLP
 from jaxflow.flow import CNF
 from jaxflow.paths import Linear, interpolate
@@ -93,18 +100,18 @@ def test_a_flow_matching_field_is_a_denoiser():
 
     flow = CNF(field, StandardNormal((2,)))
     schedule = SCHEDULES["straight"]
-    read = from_flow(flow, schedule)
+    read = denoiser_of(from_flow(flow))
     np.testing.assert_allclose(read.score(S, X), Known(schedule).score(S, X), rtol=1e-9)
     # And back: the probability flow is the field, on the schedule's span.
-    back = as_flow(read, (2,)).field
+    back = from_flow(flow).field
     t = jnp.asarray(0.63)
     s = schedule.end + t * (schedule.start - schedule.end)
     span = schedule.end - schedule.start
     np.testing.assert_allclose(back(t, X), span * field(1 - s, X), rtol=1e-9)
     with pytest.raises(ValueError, match="the noise of a diffusion is standard normal"):
-        from_flow(CNF(field, DiagonalNormal(jnp.zeros(2), jnp.full(2, 2.0))), schedule)
+        from_flow(CNF(field, DiagonalNormal(jnp.zeros(2), jnp.full(2, 2.0))))
     with pytest.raises(TypeError, match="no field to read"):
-        from_flow(field, schedule)  # pyright: ignore[reportArgumentType]
+        from_flow(field)  # pyright: ignore[reportArgumentType]
 
 
 def test_unknown_predictions_are_refused():

@@ -127,6 +127,22 @@ def test_a_sample_depends_on_its_key_alone_and_comes_in_data_units(key):
     assert draw(flow, key, 0, **options).shape == (0, 1)
 
 
+def test_numbers_of_steps_share_one_compilation(key):
+    traced = []
+
+    class Counting(Known):
+        def noise(self, s, x, cond=None):
+            traced.append(s)
+            return super().noise(s, x, cond)
+
+    flow = as_flow(Counting(SCHEDULE), 1, data_std=STD)
+    draw(flow, key, 8, num_steps=3)
+    before = len(traced)
+    for num_steps in (4, 7, 100):
+        draw(flow, key, 8, num_steps=num_steps)
+    assert len(traced) == before
+
+
 def test_bad_arguments_are_named(key):
     flow = gaussian_flow()
     for options, says in (

@@ -19,18 +19,27 @@ _MOST = 1000
 
 
 def read_labels(path: Path, column: str) -> np.ndarray:
-    """The labels of a table's rows as text, (n,); 1, 1.0 and 1e0 are one label.
+    """The labels of a table's rows as text, (n,), "" for none; 1, 1.0 and 1e0 are one label.
 
     Raises:
-        ValueError: no such column, or an empty label.
+        ValueError: no such column.
     """
     from jaxflow.cli.tables import names_of
 
     names = names_of(path)
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
-    labels = np.asarray([_label(cell) for cell in _cells(path, names, column)])
-    empty = np.flatnonzero(labels == "")
+    return np.asarray([_label(cell) for cell in _cells(path, names, column)])
+
+
+def of_rows(labels: np.ndarray, kept: np.ndarray, path: Path, column: str) -> np.ndarray:
+    """The labels of the rows that are used.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    labels = labels[kept]
+    empty = kept[labels == ""]
     if empty.size:
         raise ValueError(
             f"{path}: {counted(empty.size, 'row')} without a label in {column!r}, first row "
@@ -88,7 +97,8 @@ def conditions(
         return np.broadcast_to(condition(record, name), (len(kept), len(record["classes"])))
     if record.get("classes") is None:
         return None
-    labels = read_labels(path, record["class_column"])[kept]
+    column = record["class_column"]
+    labels = of_rows(read_labels(path, column), kept, path, column)
     return one_hot(labels, record["classes"], path)
 
 
@@ -123,11 +133,20 @@ def _cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
 
 def _label(cell: Any) -> str:
     text = "" if cell is None else str(cell).strip()
-    try:
-        value = float(text)
-    except ValueError:
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    # Python reads 1_0 as 10, people do not.
+    if "_" in text:
         return text
-    return "" if np.isnan(value) else format(value, ".12g")
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        if value != value:
+            return ""
+        return str(int(value)) if value == value // 1 and abs(value) < 2**53 else repr(value)
+    return text
 
 
 def _by_value(label: str) -> tuple[bool, float, str]:

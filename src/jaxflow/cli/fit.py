@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.classes import classes_of, one_hot, read_labels
+from jaxflow.cli.classes import classes_of, of_rows, one_hot, read_labels
 from jaxflow.cli.models import (
     Activation,
     Field,
@@ -71,8 +71,12 @@ def fit(
         ),
     ] = Field.auto,
     activation: Annotated[
-        Activation, typer.Option(help="Nonlinearity of the continuous flow's field.")
-    ] = Activation.sin,
+        Activation,
+        typer.Option(
+            help="Nonlinearity of the continuous flow's field; auto is swish for residual, "
+            "else sin."
+        ),
+    ] = Activation.auto,
     width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 128,
     depth: Annotated[int, typer.Option(help="Number of hidden layers.")] = 2,
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 4000,
@@ -178,12 +182,16 @@ def _read(
     labels = None if class_column is None else read_labels(table, class_column)
     if class_column is not None and chosen is None:
         chosen = [name for name in names_of(table) if name != class_column]
+    if class_column is not None and class_column in (chosen or ()):
+        raise ValueError(
+            f"--columns names {class_column}, which --class-column takes for the class"
+        )
     read = read_table(table, chosen)
     values, kept = drop_rows(read.values, read.columns, table, drop_nan=drop_nan)
     x = in_precision(values, read.columns, table, float64=settings.float64)
     classes = None
     if class_column is not None and labels is not None:
-        labels = labels[kept]
+        labels = of_rows(labels, kept, table, class_column)
         classes = classes_of(labels, class_column)
     cond = None if labels is None else one_hot(labels, classes or [], table)
     return (

@@ -27,8 +27,9 @@ class Field(StrEnum):
 
 
 class Activation(StrEnum):
-    """Nonlinearities of a continuous flow's field."""
+    """Nonlinearities of a continuous flow's field; auto is swish for residual, else sin."""
 
+    auto = "auto"
     sin = "sin"
     tanh = "tanh"
     softplus = "softplus"
@@ -119,7 +120,7 @@ class Settings:
         if self.model == Model.coupling:
             for name, value, plain in (
                 ("field", self.field, Field.auto),
-                ("activation", self.activation, Activation.sin),
+                ("activation", self.activation, Activation.auto),
                 ("trace", self.trace, Trace.auto),
                 ("objective", self.objective, Objective.auto),
             ):
@@ -134,7 +135,16 @@ class Settings:
         """The field, where it is chosen automatically too."""
         if self.field != Field.auto:
             return self.field
-        return Field.residual if Objective(self.objective).diffuses else Field.mlp
+        chosen = Field.residual if Objective(self.objective).diffuses else Field.mlp
+        return chosen.value
+
+    @property
+    def nonlinearity(self) -> str:
+        """The activation, where it is chosen automatically too."""
+        if self.activation != Activation.auto:
+            return self.activation
+        chosen = Activation.swish if self.network == Field.residual else Activation.sin
+        return chosen.value
 
     @property
     def eval_every(self) -> int:
@@ -188,7 +198,7 @@ def _network(settings: Settings, dim: int, cond_dim: int, key: Any) -> Any:
     sizes: dict[str, Any] = {
         "width": settings.width,
         "depth": settings.depth,
-        "activation": settings.activation,
+        "activation": settings.nonlinearity,
         "cond_dim": cond_dim,
     }
     if settings.network == Field.residual:
@@ -196,7 +206,7 @@ def _network(settings: Settings, dim: int, cond_dim: int, key: Any) -> Any:
     if settings.network == Field.concatsquash:
         return ConcatSquash(dim, **sizes, key=key)
     # Sharp densities of few columns want a field that can turn quickly.
-    quick = settings.activation == Activation.sin and dim <= FEW_COLUMNS
+    quick = settings.nonlinearity == Activation.sin and dim <= FEW_COLUMNS
     return MLP(dim, **sizes, frequency=HIGH_FREQUENCY if quick else 1.0, key=key)
 
 

@@ -119,7 +119,7 @@ def _draw(
         Sampler.ddim: (diffusion.DDIM(), "karras", 50),
         Sampler.heun: (diffusion.Heun(), "karras", 20),
         Sampler.dpm: (diffusion.DPMSolver(), "karras", 25),
-        Sampler.langevin: (diffusion.Langevin(4), "log_snr", 100),
+        Sampler.langevin: (diffusion.Langevin(4, 0.7), "log_snr", 100),
         Sampler.corrected: (diffusion.PredictorCorrector(), "time", 250),
     }[sampler]
     return diffusion.draw(

@@ -13,7 +13,8 @@ Diffusions count time from data to noise: `s = 1 - t`, in this package alone.
 """
 
 from jaxflow.diffusion import score_matching
-from jaxflow.diffusion.ddpm import Bound, bits_per_dim, elbo, posterior, step_loss, transition
+from jaxflow.diffusion.bound import Bound, bits_per_dim, elbo
+from jaxflow.diffusion.ddpm import posterior, step_loss, transition
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, KnownDenoiser, network_inputs
 from jaxflow.diffusion.guidance import (
     ClassifierFree,
@@ -29,6 +30,7 @@ from jaxflow.diffusion.schedules import (
     Cosine,
     Custom,
     Schedule,
+    Straight,
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
@@ -68,6 +70,7 @@ __all__ = [
     "ProbabilityFlow",
     "Rule",
     "Schedule",
+    "Straight",
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",

@@ -104,11 +104,6 @@ class Denoiser(AbstractDenoiser):
         scaled: bool = True,
     ) -> None:
         check_field(network, "network")
-        if not isinstance(schedule, Schedule):
-            raise TypeError(
-                f"schedule={schedule!r} is none: write VariancePreserving(), or "
-                "Custom(alpha_of=..., sigma_of=...)"
-            )
         check_schedule(schedule)
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction={prediction!r} is unknown; choose one of {PREDICTIONS}")
@@ -158,12 +153,19 @@ class KnownDenoiser(AbstractDenoiser):
     Attributes:
         data_density: the density of the data.
         schedule: noise schedule.
+
+    Raises:
+        TypeError: another density, a schedule that is none.
+        ValueError: a schedule whose noise does not win.
     """
 
     data_density: GaussianMixture
     schedule: Schedule = eqx.field(static=True)
 
-    def __init__(self, data_density: GaussianMixture, schedule: Schedule) -> None:
+    def __init__(self, data_density: Any, schedule: Any) -> None:
+        if not isinstance(data_density, GaussianMixture):
+            raise TypeError(f"data_density={data_density!r} must be a GaussianMixture")
+        check_schedule(schedule)
         self.data_density, self.schedule = data_density, schedule
 
     def at(self, s: Float[Array, ""]) -> GaussianMixture:

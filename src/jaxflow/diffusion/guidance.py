@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxflow.diffusion.denoiser import AbstractDenoiser, network_inputs, within
@@ -31,7 +32,8 @@ class Guided(AbstractDenoiser):
         denoiser: the denoiser that is guided.
         guide: `(s, x, cond) -> ` number, a log-likelihood in nats, which jax can differentiate.
         scale: gamma; 0 for no guidance.
-        shared_condition: whether the denoiser sees the condition too.
+        shared_condition: whether the denoiser sees the condition too; by default it does where
+            the guide makes no use of it, as `measurement_guide`'s.
 
     Raises:
         TypeError: parts that are not what they should be.
@@ -49,13 +51,14 @@ class Guided(AbstractDenoiser):
         guide: Any,
         scale: float = 1.0,
         *,
-        shared_condition: bool = False,
+        shared_condition: bool | None = None,
     ) -> None:
-        if not isinstance(denoiser, AbstractDenoiser):
-            raise TypeError(f"denoiser={denoiser!r} must be a Denoiser, or guided already")
+        _check_denoiser(denoiser)
         if not callable(guide):
             raise TypeError(f"guide={guide!r} must be a function (s, x, cond) -> log-likelihood")
         self.denoiser, self.guide, self.scale = denoiser, guide, _scale(scale)
+        if shared_condition is None:
+            shared_condition = getattr(guide, "func", None) is _measured_log_prob
         self.shared_condition = shared_condition
 
     @property
@@ -93,8 +96,7 @@ class ClassifierFree(AbstractDenoiser):
     scale: Float[Array, ""]
 
     def __init__(self, denoiser: Any, scale: float = 2.0) -> None:
-        if not isinstance(denoiser, AbstractDenoiser):
-            raise TypeError(f"denoiser={denoiser!r} must be a Denoiser")
+        _check_denoiser(denoiser)
         self.denoiser, self.scale = denoiser, _scale(scale)
 
     @property
@@ -137,8 +139,8 @@ class ClassifierFree(AbstractDenoiser):
     def _needed(self, cond: Array | None) -> Array:
         if cond is None:
             raise ValueError(
-                f"guidance of scale {self.scale} needs a condition: pass cond of shape "
-                "(*batch, c), or sample the unguided model"
+                "guidance needs a condition: pass cond of shape (*batch, c), or sample the "
+                "unguided model"
             )
         return cond
 
@@ -158,9 +160,7 @@ def classifier_guide(classifier: Any, schedule: Schedule) -> Guide:
     return eqx.Partial(_class_log_prob, classifier, schedule)
 
 
-def measurement_guide(
-    denoiser: AbstractDenoiser, operator: Any, measured: Any, noise: float
-) -> Guide:
+def measurement_guide(denoiser: Any, operator: Any, measured: Any, noise: float) -> Guide:
     """A guide towards `measured = operator(x_0) + noise`, for inpainting, deblurring and the like.
 
     The likelihood at noisy points is taken at the posterior mean and widened by what that leaves
@@ -170,19 +170,24 @@ def measurement_guide(
 
     Args:
         denoiser: gives the posterior mean.
-        operator: linear function of an event, such as `lambda x: x[:2]`.
+        operator: linear function of an event, such as `lambda x: x[:2]`, whose rows are
+            orthonormal; scale others to length 1.
         measured: what was seen, of the operator's shape.
         noise: standard deviation of the measurement.
 
     Raises:
-        TypeError: an operator that is no function.
-        ValueError: noise that is negative.
+        TypeError: no denoiser, an operator that is no function.
+        ValueError: noise that is negative, a measurement that is not finite.
     """
+    _check_denoiser(denoiser)
     if not callable(operator):
         raise TypeError(f"operator={operator!r} must be a function of one event")
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise} must be 0 or a positive number")
-    return eqx.Partial(_measured_log_prob, denoiser, operator, jnp.asarray(measured), noise)
+    measured = jnp.asarray(measured, float)
+    if not bool(jnp.all(jnp.isfinite(measured))):
+        raise ValueError(f"measured={measured} must be finite")
+    return eqx.Partial(_measured_log_prob, denoiser, operator, measured, noise)
 
 
 def _class_log_prob(
@@ -211,13 +216,24 @@ def _measured_log_prob(
     x: Array,
     cond: Array | None,
 ) -> Array:
-    gap = measured.astype(x.dtype) - operator(denoiser.data(s, x, cond))
+    expected = operator(denoiser.data(s, x, cond))
+    if expected.shape != measured.shape:
+        raise ValueError(
+            f"measured has shape {measured.shape} and the operator gives {expected.shape}"
+        )
+    gap = measured.astype(x.dtype) - expected
     alpha, variance = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s) ** 2
     spread = noise**2 + variance / (alpha**2 + variance)
     return -0.5 * jnp.sum(gap**2) / spread
 
 
 def _scale(scale: Any) -> Array:
-    if isinstance(scale, int | float) and not math.isfinite(scale):
+    array = jnp.asarray(scale, float)
+    if array.shape != () or not (isinstance(array, Tracer) or bool(jnp.isfinite(array))):
         raise ValueError(f"scale={scale} must be a finite number")
-    return jnp.asarray(scale, float)
+    return array
+
+
+def _check_denoiser(denoiser: Any) -> None:
+    if not isinstance(denoiser, AbstractDenoiser):
+        raise TypeError(f"denoiser={denoiser!r} must be a Denoiser, or guided already")

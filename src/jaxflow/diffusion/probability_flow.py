@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, within
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedules import Schedule, Straight
 from jaxflow.flow import CNF
 from jaxflow.trace import Trace
 
@@ -124,23 +124,27 @@ def denoiser_of(flow: Any) -> AbstractDenoiser:
     if not isinstance(field, ProbabilityFlow):
         raise TypeError(
             f"the field of this flow is {type(field).__name__}, no diffusion model: make it by "
-            "as_flow(Denoiser(network, schedule), event_shape), or read a field that flow "
-            "matching trained by from_flow(flow, schedule)"
+            "as_flow(Denoiser(network, schedule), event_shape), or read a flow that flow "
+            "matching trained by from_flow(flow)"
         )
     return field.denoiser
 
 
-def from_flow(flow: Any, schedule: Schedule) -> Denoiser:
-    """A flow-matching field read as a denoiser, for its scores, guidance and samplers.
+def from_flow(flow: Any, schedule: Schedule = Straight()) -> CNF:
+    """A flow of flow matching read as a diffusion model, for its scores, guidance, samplers.
 
     Flow matching along `x_t = alpha x_1 + sigma x_0` with a standard normal base and independent
     pairs learns `E[alpha' x_1 + sigma' x_0 | x_t]`, which holds the score like any other
     prediction. (Pairs that were coupled by transport make another path, of other scores.)
 
+    ```python
+    flow, _ = jaxflow.fit(flow, x, key=key, objective=FlowMatching(coupling=independent))
+    draw(from_flow(flow), key, 1000, num_steps=20)
+    ```
+
     Args:
-        flow: a `CNF` whose base is standard normal.
-        schedule: the path counted backwards, for `jaxflow.paths.Linear()`
-            `Custom(alpha_of=lambda s: 1 - s, sigma_of=lambda s: s, start=1e-2, end=0.999)`.
+        flow: a `CNF` whose base is standard normal; its transform is kept.
+        schedule: the path counted backwards; `Straight()` for `jaxflow.paths.Linear()`.
 
     Raises:
         TypeError: no `CNF`.
@@ -150,4 +154,11 @@ def from_flow(flow: Any, schedule: Schedule) -> Denoiser:
         raise TypeError(f"flow={type(flow).__name__} has no field to read: give a CNF")
     if not isinstance(flow.base, StandardNormal):
         raise ValueError(f"the noise of a diffusion is standard normal, and base={flow.base!r}")
-    return Denoiser(flow.field, schedule, prediction="flow", scaled=False)
+    denoiser = Denoiser(flow.field, schedule, prediction="flow", scaled=False)
+    return as_flow(
+        denoiser,
+        flow.event_shape,
+        transform=flow.transform,
+        ode=flow.ode,
+        ode_eval=flow.ode_eval,
+    )

@@ -1,11 +1,13 @@
 """`draw`: samples of a diffusion model by any rule of `jaxflow.diffusion.steppers`."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
@@ -15,7 +17,11 @@ from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
 from jaxflow.diffusion.times import times_of
 from jaxflow.model import into_data_space
+from jaxflow.precision import in_full
 from jaxflow.rows import cond_rows, promote
+
+# Up to so many times share one compilation; above, powers of two.
+FILLED = 1024
 
 
 def draw(
@@ -54,52 +60,89 @@ def draw(
         TypeError: the flow is no diffusion model, a sampler that is no rule.
         ValueError: numbers or conditions that do not fit.
     """
-    denoiser = denoiser_of(flow)
     if not isinstance(sampler, Rule):
         raise TypeError(f"sampler={sampler!r} is no rule: write DPMSolver(), Ancestral(), DDIM()")
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    check_num_steps(num_steps)
+    schedule = denoiser_of(flow).schedule
+    # Filled up, so that numbers of steps share one compilation.
+    padded = np.full(max(FILLED, 1 << num_steps.bit_length()), schedule.start)
+    padded[: num_steps + 1] = times_of(schedule, num_steps, spacing)
+    grid, count = jnp.asarray(padded), jnp.asarray(num_steps)
+
+    def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
+        return _draw(flow, keys, cond, grid, count, sampler, denoise)
+
+    return drawn(flow, key, shape, cond, walk, progress)
+
+
+def drawn(
+    flow: Any,
+    key: PRNGKeyArray,
+    shape: tuple[int, ...] | int,
+    cond: Any,
+    walk: Callable[[Any, Array, Array | None], Array],
+    progress: bool | None,
+) -> Float[Array, "..."]:
+    """Samples of any shape, by a function of rows: `walk(flow, keys, cond)`."""
     batch = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(size < 0 for size in batch):
         raise ValueError(f"shape={shape} must not be negative")
-    count = math.prod(batch)
     flow, cond = promote(flow, cond_rows(cond, batch))
-    times = tuple(times_of(denoiser.schedule, num_steps, spacing).tolist())
+    count = math.prod(batch)
     keys = jax.random.split(key, count)
 
     def compute(part: Array | slice, _: PRNGKeyArray | None) -> Any:
-        return _draw(flow, *take(part, keys, cond), times, sampler, denoise)
+        return walk(flow, *take(part, keys, cond))
 
     x = by_chunks(count, flow.event_shape, None, compute, progress=progress)
     return x.reshape(*batch, *flow.event_shape)
 
 
+def row_by_row(
+    flow: Any,
+    keys: Array,
+    cond: Array | None,
+    walk: Callable[[Array, Array | None, PRNGKeyArray], Array],
+) -> Float[Array, "rows *event"]:
+    """Data rows by `walk(x, cond, key)` from a point of the base, each row on its own noise."""
+    streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    axes = (0, None if cond is None else 0, 0)
+    u = jax.vmap(walk, axes)(sample_rows(flow.base, keys), cond, streams)
+    return into_data_space(flow.transform, u)[0]
+
+
+def check_num_steps(num_steps: Any) -> None:
+    """Refuse numbers of steps that are none."""
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+
+
 @eqx.filter_jit
+@in_full
 def _draw(
-    flow: Any, keys: Array, cond: Array | None, times: tuple[float, ...], rule: Rule, last: bool
+    flow: Any,
+    keys: Array,
+    cond: Array | None,
+    grid: Array,
+    num_steps: Array,
+    rule: Rule,
+    last: bool,
 ) -> Array:
-    """A sample for each key, each on its own randomness."""
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
     schedule = denoiser.schedule
-    x = sample_rows(flow.base, keys)
-    grid = jnp.asarray(times, x.dtype)
 
-    def steps(x: Array, cond: Array | None, key: PRNGKeyArray) -> Array:
+    def walk(x: Array, cond: Array | None, key: PRNGKeyArray) -> Array:
+        times = grid.astype(x.dtype)
+
         def noise(s: Array, x: Array) -> Array:
             return denoiser.noise(s, x, cond)
 
-        def step(carry: Any, i: Array) -> tuple[Any, None]:
-            x, memory = carry
-            move = Move(noise, schedule, grid[i], grid[i + 1], jax.random.fold_in(key, i))
-            return rule.step(move, x, memory), None
+        def step(i: Array, carry: Any) -> Any:
+            move = Move(noise, schedule, times[i], times[i + 1], jax.random.fold_in(key, i))
+            return rule.step(move, *carry)
 
-        carry = x, rule.start(x)
-        (x, _), _ = jax.lax.scan(step, carry, jnp.arange(len(times) - 1))
-        if last:
-            return (x - schedule.sigma(grid[-1]) * noise(grid[-1], x)) / schedule.alpha(grid[-1])
-        return x / schedule.alpha(grid[-1])
+        x, _ = jax.lax.fori_loop(0, num_steps, step, (x, rule.start(x)))
+        end = jnp.asarray(schedule.start, x.dtype)
+        return denoiser.data(end, x, cond) if last else x / schedule.alpha(end)
 
-    # Each row's own stream, so that its sample does not depend on the others.
-    streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-    u = jax.vmap(steps, (0, None if cond is None else 0, 0))(x, cond, streams)
-    return into_data_space(flow.transform, u)[0]
+    return row_by_row(flow, keys, cond, walk)

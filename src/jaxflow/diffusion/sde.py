@@ -1,6 +1,5 @@
 """The reverse stochastic process, solved by diffrax."""
 
-import math
 from typing import Any
 
 import equinox as eqx
@@ -8,12 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.bases import sample_rows
-from jaxflow.chunks import by_chunks, take
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
-from jaxflow.model import into_data_space
-from jaxflow.rows import cond_rows, promote
+from jaxflow.diffusion.samplers import check_num_steps, drawn, row_by_row
+from jaxflow.precision import in_full
 
 
 def draw_sde(
@@ -53,28 +50,22 @@ def draw_sde(
             "draw_sde needs diffrax: pip install 'jaxflow-cnf[diffrax]', or write draw(flow, key)"
         ) from error
     denoiser_of(flow)
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r} must be a whole number of at least 1")
-    batch = (shape,) if isinstance(shape, int) else tuple(shape)
-    flow, cond = promote(flow, cond_rows(cond, batch))
-    count = math.prod(batch)
-    keys = jax.random.split(key, count)
+    check_num_steps(num_steps)
     solver = diffrax.Euler() if solver is None else solver
 
-    def compute(part: Array | slice, _: PRNGKeyArray | None) -> Any:
-        return _draw(flow, *take(part, keys, cond), num_steps, solver)
+    def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
+        return _draw(flow, keys, cond, num_steps, solver)
 
-    x = by_chunks(count, flow.event_shape, None, compute, progress=progress)
-    return x.reshape(*batch, *flow.event_shape)
+    return drawn(flow, key, shape, cond, walk, progress)
 
 
 @eqx.filter_jit
+@in_full
 def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any) -> Array:
     import diffrax
 
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
     schedule = denoiser.schedule
-    start = sample_rows(flow.base, keys)
     # Time runs forward, from the schedule's end.
     span = schedule.end - schedule.start
 
@@ -107,10 +98,7 @@ def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: An
         s = jnp.asarray(schedule.start, x.dtype)
         return denoiser.data(s, found.ys[-1], cond)
 
-    # Each row's own stream, so that its sample does not depend on the others.
-    streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-    u = jax.vmap(move, (0, None if cond is None else 0, 0))(start, cond, streams)
-    return into_data_space(flow.transform, u)[0]
+    return row_by_row(flow, keys, cond, move)
 
 
 def _levy_area(solver: Any) -> Any:

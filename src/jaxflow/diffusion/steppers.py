@@ -187,7 +187,7 @@ class Langevin(Rule):
     """
 
     steps: int = 1
-    ratio: float = 0.3
+    ratio: float = 0.5
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
@@ -226,10 +226,18 @@ class PredictorCorrector(Rule):
     Attributes:
         predictor: another rule.
         corrector: Langevin steps.
+
+    Raises:
+        TypeError: parts that are no such rules.
     """
 
-    predictor: Rule = Ancestral()
-    corrector: Langevin = Langevin()
+    predictor: Any = Ancestral()
+    corrector: Any = Langevin()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("predictor", Rule), ("corrector", Langevin)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}(...)")
 
     @property
     def evals(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -38,6 +38,6 @@ def times_of(schedule: Schedule, num_steps: int, spacing: str) -> Float[np.ndarr
             first, last = (math.exp(-0.5 * snr / RHO) for snr in (noisy, clean))
             wanted = -2 * RHO * np.log(first + even * (last - first))
         times = np.array(schedule.time_of(jnp.asarray(wanted)), float)
-    # A table's ends are not quite the schedule's.
+    # Bisection ends a rounding error short of them.
     times[[0, -1]] = schedule.end, schedule.start
     return times

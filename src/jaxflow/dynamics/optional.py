@@ -77,5 +77,5 @@ class OptionalCondition(eqx.Module):
                 f"{self.cond_dim} entries"
             )
         flat = cond.reshape(-1)
-        there = ~jnp.any(jnp.isnan(flat))
+        there = ~jnp.all(jnp.isnan(flat))
         return jnp.append(jnp.where(there, flat, 0), there.astype(flat.dtype))

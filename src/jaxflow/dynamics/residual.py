@@ -16,8 +16,8 @@ from jaxflow.dynamics.layers import (
     flatten_cond,
 )
 
-# Fourier features of time: frequencies from 1/4 to 8 turns, evenly spaced in their logarithm.
-FREQUENCIES = tuple(2.0 ** (-2 + 5 * i / 7) for i in range(8))
+# Fourier features of time: frequencies from 1/8 to 2 turns, evenly spaced in their logarithm.
+FREQUENCIES = tuple(2.0 ** (-3 + 4 * i / 7) for i in range(8))
 
 
 class ResidualBlock(eqx.Module):
@@ -58,7 +58,7 @@ class Residual(eqx.Module):
         blocks: `depth` blocks.
         leave: (width, outputs).
         dim: entries of an event; events of any shape are flattened.
-        outputs: entries of the value; where they are `dim` it has the event's shape.
+        outputs: entries of the value; None for a value of the event's shape.
         cond_dim: entries of a condition.
         activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
     """
@@ -68,7 +68,7 @@ class Residual(eqx.Module):
     blocks: tuple[ResidualBlock, ...]
     leave: ContextLinear
     dim: int = eqx.field(static=True)
-    outputs: int = eqx.field(static=True)
+    outputs: int | None = eqx.field(static=True)
     cond_dim: int = eqx.field(static=True)
     activation: str | Activation = eqx.field(static=True)
 
@@ -117,10 +117,10 @@ class Residual(eqx.Module):
         features = 2 * len(FREQUENCIES) + cond_dim
         self.embed = layer(features, width, embed_key), layer(width, width, then_key)
         self.blocks = tuple(map(block, keys))
-        self.outputs = dim if outputs is None else outputs
-        if not isinstance(self.outputs, int) or self.outputs < 1:
+        if outputs is not None and (not isinstance(outputs, int) or outputs < 1):
             raise ValueError(f"outputs={outputs!r} must be a whole number of at least 1, or None")
-        self.leave = layer(width, self.outputs, key, 0.0)
+        self.outputs = outputs
+        self.leave = layer(width, outputs or dim, key, 0.0)
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
@@ -139,4 +139,4 @@ class Residual(eqx.Module):
         for block in self.blocks:
             h = block(h, embedding, s)
         out = self.leave(s(h), zero, None)
-        return out.reshape(x.shape) if self.outputs == self.dim else out
+        return out.reshape(x.shape) if self.outputs is None else out

@@ -57,8 +57,9 @@ class Denoising:
 
     Attributes:
         weight: `balanced`, `simple`, `likelihood_weight`, or another function `(schedule, s)`.
-        time: quantile function of the share of the schedule's span, from uniform numbers:
-            `jaxflow.objectives.uniform`, `LogitNormal()`, `Power()`, or another function.
+        time: quantile function of jaxflow's time, from uniform numbers: 0 is the schedule's end,
+            1 its start, near the data. `jaxflow.objectives.uniform`, `LogitNormal()`, `Power()`,
+            or another function.
         num_steps: train at T times alone, evenly spaced, as on DDPM's and NCSN's ladders; None
             for all times.
         drop: part of the rows whose condition is left out, for classifier-free guidance.
@@ -133,8 +134,9 @@ class Denoising:
             cond = jnp.where(gone.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
         share = self.time(stratified(time_key, len(x), x.dtype))
         if self.num_steps is not None:
-            share = jnp.floor(share * self.num_steps) / (self.num_steps - 1)
-        s = schedule.start + share * (schedule.end - schedule.start)
+            rungs = self.num_steps - 1
+            share = jnp.minimum(jnp.floor(share * self.num_steps), rungs) / rungs
+        s = schedule.end - share * (schedule.end - schedule.start)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         errors = noise_errors(denoiser, s, x, noise, cond)
         weighted = jax.vmap(self.weight, (None, 0))(schedule, s) * errors

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.data.checks import check_rows
 from jaxflow.diffusion import Schedule, denoiser_of, network_inputs
-from jaxflow.model import accept, into_flow_space
+from jaxflow.model import accept
 from jaxflow.objectives.times import stratified
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
@@ -52,21 +51,24 @@ def fit_classifier(
     """
     schedule = denoiser_of(flow).schedule
     flow, rows, _, _ = accept(flow, x, None, "x")
-    check_rows(np.asarray(rows), "x")
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels have dtype {labels.dtype}; give whole numbers from 0")
     if labels.shape != (len(rows),):
         raise ValueError(f"labels have shape {labels.shape} for {len(rows)} rows of x")
-    u, _ = into_flow_space(flow.transform, rows)
-    logits = jax.eval_shape(classifier, jnp.zeros((), u.dtype), u[0])
+    if not len(rows):
+        raise ValueError("x has no rows")
+    logits = jax.eval_shape(classifier, jnp.zeros((), rows.dtype), rows[0])
+    if logits.ndim != 1:
+        raise ValueError(f"the classifier gives logits of shape {logits.shape}: (classes,) belong")
     if labels.min() < 0 or labels.max() >= logits.shape[0]:
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}, and the classifier tells "
             f"{logits.shape[0]} classes: labels must lie in [0, {logits.shape[0] - 1}]"
         )
-    classes = jax.nn.one_hot(jnp.asarray(labels), logits.shape[0], dtype=u.dtype)
-    return minimise(classifier, Rows(u, classes), CrossEntropy(schedule), key, config, progress)
+    classes = jax.nn.one_hot(jnp.asarray(labels), logits.shape[0], dtype=rows.dtype)
+    data, loss = Rows(rows, classes), CrossEntropy(schedule)
+    return minimise(classifier, data, loss, key, config, progress, enter=flow.transform)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from jaxflow.training.prepare import Problem, finished, prepare, seed_of
 from jaxflow.training.stages import Span, span_at
 from jaxflow.training.step import (
     Objective,
+    TrainingError,
     TrainState,
     first_bad,
     minibatches,
@@ -36,10 +37,6 @@ Callback = Callable[[Row], bool | None]
 # Doublings of the training solve's steps before the first step that uses it.
 MOST_REFINEMENTS = 5
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
-
-
-class TrainingError(RuntimeError):
-    """Training could not go on; the message says at which step and what to try."""
 
 
 def fit(

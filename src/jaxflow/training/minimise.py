@@ -4,13 +4,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.model import assemble, separate
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Rows, seed_of
-from jaxflow.training.step import Objective, TrainState, minibatches, optimizer_of, train_steps
+from jaxflow.training.step import (
+    Objective,
+    TrainingError,
+    TrainState,
+    minibatches,
+    optimizer_of,
+    train_steps,
+)
 
 
 def minimise(
@@ -20,7 +28,9 @@ def minimise(
     key: PRNGKeyArray,
     config: TrainConfig,
     progress: bool | None,
+    *,
     fixed: tuple[str, ...] = (),
+    enter: Any = None,
 ) -> Any:
     """The module with the averaged weights after `config.steps` steps.
 
@@ -32,6 +42,10 @@ def minimise(
         config: settings; those of validation have no use here.
         progress: whether to show a progress bar; None shows it on a terminal only.
         fixed: names of the module's parts that are not trained.
+        enter: transform through which every minibatch goes first; None for none.
+
+    Raises:
+        TrainingError: the loss or its gradient is not finite.
     """
     params, frozen = separate(module, fixed=fixed)
     # Copies: the compiled call gives its input's memory to its output.
@@ -42,7 +56,13 @@ def minimise(
             count = min(config.eval_every, config.steps - step)
             indices = minibatches(len(data.x), config, seed_of(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = ((frozen, data, None, loss), indices, *numbers, key, config)
+            inputs = ((frozen, data, enter, loss), indices, *numbers, key, config)
             state, losses, _ = train_steps(inputs, state)
+            good = np.isfinite(np.asarray(losses)[:count])
+            if not good.all():
+                raise TrainingError(
+                    "the loss or its gradient is not finite at step "
+                    f"{step + np.argmin(good) + 1}; lower learning_rate={config.learning_rate}"
+                )
             shown.update(step + count, f"loss {float(jnp.mean(losses[:count])):.3g}")
     return assemble(state.ema, frozen)

@@ -20,6 +20,10 @@ from jaxflow.transforms import spread_rows
 Objective = Callable[..., tuple[Array, dict[str, Array]]]
 
 
+class TrainingError(RuntimeError):
+    """Training could not go on; the message says at which step and what to try."""
+
+
 class TrainState(eqx.Module):
     """All that training changes: saved and loaded, it goes on bit for bit."""
 
