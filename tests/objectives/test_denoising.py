@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxflow.training.fit import _usual_objective
 from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known
 
 import jaxflow
@@ -116,6 +117,15 @@ def test_a_fitted_model_and_its_guidance(key):
         assert float(right) >= 0.99
     without = draw(flow, key, 400, num_steps=20)
     assert float(jnp.mean((without[:, 0] > 0).astype(float))) == pytest.approx(0.5, abs=0.15)
+
+
+def test_it_is_what_a_diffusion_model_is_trained_by(key):
+    network = OptionalCondition(MLP(2, width=8, depth=1, cond_dim=3, key=key), 2)
+    for flow, cond, drop in (
+        (small(), None, 0.0),
+        (as_flow(Denoiser(network, SCHEDULE), 2), 1, 0.1),
+    ):
+        assert _usual_objective(flow, cond) == Denoising(drop=drop)
 
 
 def test_bad_settings_are_named(key):

@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
+from jaxflow.diffusion import ProbabilityFlow
+from jaxflow.dynamics import OptionalCondition
 from jaxflow.model import assemble, score_rows, separate
-from jaxflow.objectives import Staged, maximum_likelihood
+from jaxflow.objectives import Denoising, Staged, maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
@@ -82,8 +84,8 @@ def fit(
         config: settings.
         objective: `(flow, x, cond, key) -> (loss, metrics)`, with `weights` as a fifth argument
             where there are any; it sees the flow without its transform, and rows in flow space.
-            None is `Staged()`, flow matching and then likelihood, for a `CNF`, and likelihood
-            for other flows.
+            None is `Staged()`, flow matching and then likelihood, for a `CNF`, `Denoising()` for
+            a diffusion model, and likelihood for other flows.
             One with a method `held_out(flow, cond, key) -> (value, share of samples left out)`
             is validated by that.
         progress: whether to show a progress bar; None shows it on a terminal only.
@@ -99,7 +101,7 @@ def fit(
         TrainingError: no validation value was ever finite.
     """
     if objective is None:
-        objective = Staged() if hasattr(flow, "field") else maximum_likelihood
+        objective = _usual_objective(flow, cond)
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
     standardise = not getattr(objective, "raw_conditions", False)
@@ -128,6 +130,18 @@ def fit(
             f"{config.learning_rate}, or give the training solve more steps"
         )
     return finished(assemble(run.best, run.frozen), run.problem), run.history
+
+
+def _usual_objective(flow: Any, cond: Any) -> Objective:
+    """What a flow is trained by unless told otherwise."""
+    field = getattr(flow, "field", None)
+    if field is None:
+        return maximum_likelihood
+    if not isinstance(field, ProbabilityFlow):
+        return Staged()
+    network = getattr(field.denoiser, "network", None)
+    optional = cond is not None and isinstance(network, OptionalCondition)
+    return Denoising(drop=0.1 if optional else 0.0)
 
 
 def _choose(runs: list["_Run"], steps: int, shown: Progress) -> "_Run":
