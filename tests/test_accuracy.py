@@ -31,8 +31,8 @@ FIELDS = {
 }
 
 
-# Each compiles for itself: half of them daily.
-SLOW = ("sin", "softplus", "concatsquash", "linear")
+# Each compiles for itself: some of them daily.
+SLOW = ("sin", "tanh", "softplus", "concatsquash", "linear")
 
 
 @pytest.mark.parametrize(

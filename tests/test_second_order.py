@@ -29,7 +29,9 @@ def test_the_second_derivative_is_minus_the_inverse_covariance(name):
     np.testing.assert_allclose(hessian, -PRECISION, rtol=1e-8)
 
 
-@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+@pytest.mark.parametrize(
+    "gradient", [pytest.param("checkpointed", marks=pytest.mark.slow), "adjoint"]
+)
 def test_the_score_is_minus_the_inverse_covariance_times_x(gradient):
     ode = ODE(solver="dopri8", rtol=1e-9, atol=1e-9, gradient=gradient)
     flow = CNF(Linear(matrix=A), StandardNormal(2), ode_eval=ode)

@@ -37,6 +37,7 @@ def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     assert np.max(evals) > 2 * np.min(evals)
 
 
+@pytest.mark.slow
 def test_a_row_out_of_reach_is_named_and_the_error_is_stated():
     # |z|^2 / 2 is 2e6 nats here, whose rounding in float32 is a tenth of a nat.
     far = jnp.asarray([[0.0, 1.0], [2000.0, 0.0]], jnp.float32)

@@ -107,6 +107,7 @@ def check_from_end_to_end(jaxflow, run, fresh, picture):
     return text
 
 
+@pytest.mark.slow
 def test_a_coupling_run_is_examined_without_solves(jaxflow, fitted, fresh, tmp_path):
     # A run as fit leaves it, with a flow that is made and not trained.
     record = load_extra(fitted[0] / "flow.safetensors")

@@ -192,6 +192,7 @@ def test_stochastic_trace_scores_repeat(jaxflow, fit, table, tmp_path):
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_columns_are_looked_at_and_told(fit, write, tmp_path):
     rng = np.random.default_rng(3)
     values = np.stack([rng.poisson(3.0, 300), np.exp(2 * rng.normal(size=300))], axis=1)

@@ -21,12 +21,15 @@ TOYS = {
     "eight_gaussians": EightGaussians(),
     "rings": Rings(),
     "checkerboard": Checkerboard(),
-    "moons": Moons(),
-    "swissroll": Swissroll(),
     "long_gaussian": LongGaussian(),
 }
 # Those whose density takes seconds on a grid.
-SLOW = {"two_spirals": TwoSpirals(), "pinwheel": Pinwheel()}
+SLOW = {
+    "moons": Moons(),
+    "swissroll": Swissroll(),
+    "two_spirals": TwoSpirals(),
+    "pinwheel": Pinwheel(),
+}
 ALL = TOYS | SLOW
 # Half-width of a box that holds the mass, and points along it: the trapezoidal rule is then
 # exact to rounding for the smooth densities; midpoints are exact for the squares.

@@ -18,6 +18,7 @@ def rows_of(report):
     return {row.method: row for row in report.rows}
 
 
+@pytest.mark.slow
 def test_every_method_comes_within_its_solve_of_the_truth():
     flow = CNF(grown(MLP(2, width=6, depth=1, key=KEY)), StandardNormal(2))
     report = gradients(flow, X, ode=ODE(rtol=1e-8, atol=1e-8))

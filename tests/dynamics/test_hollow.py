@@ -98,6 +98,7 @@ def test_masks_are_autoregressive_and_mirrored(dim, width):
     np.testing.assert_array_equal(below[::-1, ::-1], above)
 
 
+@pytest.mark.slow
 def test_at_first_units_are_of_ordinary_size_whatever_their_number_of_inputs():
     @jax.jit
     def compute(key):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxflow.training.fit import _usual_objective
 from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known
 
 import jaxflow
@@ -20,6 +19,7 @@ from jaxflow.diffusion import (
 from jaxflow.dynamics import MLP, OptionalCondition, Residual
 from jaxflow.objectives import Denoising, balanced, likelihood_weight, simple
 from jaxflow.objectives.denoising import noise_errors
+from jaxflow.training.fit import _usual_objective
 
 SCHEDULE = VariancePreserving()
 
@@ -98,7 +98,7 @@ def test_a_fitted_model_and_its_guidance(key):
     x = rng.normal(size=(2000, 2)) * 0.2
     x[:, 0] += 2 * labels - 1
     one_hot = np.eye(2)[labels]
-    network = OptionalCondition(Residual(2, width=32, depth=2, cond_dim=3, key=key), 2)
+    network = OptionalCondition(Residual(2, width=32, depth=1, cond_dim=3, key=key), 2)
     flow = as_flow(Denoiser(network, SCHEDULE), 2)
     flow, _ = jaxflow.fit(
         flow,

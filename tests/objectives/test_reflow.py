@@ -67,6 +67,7 @@ def test_what_is_refused():
         Reflow.of(object(), KEY)
 
 
+@pytest.mark.slow
 def test_a_fresh_field_learns_the_pairs_conditions_as_they_were_given():
     # x = z + c / 100 from conditions far from standard, by a field that knows none yet.
     teacher = CNF(lambda t, x, cond: 0 * x + cond / 100, StandardNormal((1,)))

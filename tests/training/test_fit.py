@@ -154,6 +154,7 @@ def test_no_finite_validation_raises(key):
         fit(small_flow(key), normal(100), key=key, config=TINY, objective=objective)
 
 
+@pytest.mark.slow
 def test_a_coarse_training_solve_is_refined_and_says_so(key, caplog):
     flow = small_flow(key, ode=ODE(solver="euler", num_steps=1))
     config = TrainConfig(steps=60, batch_size=64, eval_every=20, learning_rate=2e-2)
@@ -215,6 +216,7 @@ def test_a_coupling_flow_is_trained_by_the_same_call(key):
     assert np.isfinite(history["validation"]).all()
 
 
+@pytest.mark.slow
 def test_float32_data_with_a_float64_model_are_computed_in_float64(key):
     x = normal(50).astype(np.float32)
     fitted, _ = fit(small_flow(key), x, key=key, config=TINY)

@@ -70,7 +70,7 @@ def check(
         found = diagnose(
             flow,
             x,
-            cond,
+            cond=cond,
             key=jax.random.key(seed),
             num_rows=rows,
             num_samples=rows,

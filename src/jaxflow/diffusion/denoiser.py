@@ -1,6 +1,7 @@
 """Denoisers: networks that tell the noise in a point, learned or known."""
 
 import abc
+import math
 from typing import Any
 
 import equinox as eqx
@@ -148,10 +149,14 @@ class Denoiser(AbstractDenoiser):
 class KnownDenoiser(AbstractDenoiser):
     """The denoiser of a Gaussian mixture, in closed form.
 
-    Noise turns a mixture into a mixture: `p_s = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)`.
+    Noise turns a mixture into a mixture, `p_s = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)`,
+    whose covariances keep their principal axes.
 
     Attributes:
-        data_density: the density of the data.
+        weights: (components,).
+        means: (components, dim).
+        axes: principal axes of each covariance, as columns, (components, dim, dim).
+        variances: along them, (components, dim).
         schedule: noise schedule.
 
     Raises:
@@ -159,26 +164,20 @@ class KnownDenoiser(AbstractDenoiser):
         ValueError: a schedule whose noise does not win.
     """
 
-    data_density: GaussianMixture
+    weights: Float[Array, " components"]
+    means: Float[Array, "components dim"]
+    axes: Float[Array, "components dim dim"]
+    variances: Float[Array, "components dim"]
     schedule: Schedule = eqx.field(static=True)
 
     def __init__(self, data_density: Any, schedule: Any) -> None:
+        """Make the denoiser of a `GaussianMixture`, the density of the data."""
         if not isinstance(data_density, GaussianMixture):
             raise TypeError(f"data_density={data_density!r} must be a GaussianMixture")
         check_schedule(schedule)
-        self.data_density, self.schedule = data_density, schedule
-
-    def at(self, s: Float[Array, ""]) -> GaussianMixture:
-        """The density of noisy points at time `s`."""
-        mixture = self.data_density
-        s = within(self.schedule, s, mixture.means)
-        alpha, variance = self.schedule.alpha(s), self.schedule.sigma(s) ** 2
-        covariances = jnp.einsum(
-            "kij,klj->kil", mixture.factors, mixture.factors, precision="highest"
-        )
-        noise = variance * jnp.eye(mixture.means.shape[1], dtype=mixture.means.dtype)
-        factors = jnp.linalg.cholesky(alpha**2 * covariances + noise[None])
-        return GaussianMixture(mixture.weights, alpha * mixture.means, factors)
+        self.weights, self.means = data_density.weights, data_density.means
+        self.axes, singular, _ = jnp.linalg.svd(data_density.factors)
+        self.variances, self.schedule = singular**2, schedule
 
     def noise(
         self, s: Float[Array, ""], x: Float[Array, " dim"], cond: Array | None = None
@@ -187,7 +186,23 @@ class KnownDenoiser(AbstractDenoiser):
         if cond is not None:
             raise ValueError("the mixture of a KnownDenoiser has no conditions: leave cond out")
         s = within(self.schedule, s, x)
-        return -self.schedule.sigma(s) * jax.grad(self.at(s).log_prob)(x)
+        logs, pulls = self._components(s, x)
+        pull = jnp.sum(jax.nn.softmax(logs)[:, None] * pulls, axis=0)
+        return self.schedule.sigma(s) * pull
+
+    def log_prob(self, s: Float[Array, ""], x: Float[Array, " dim"]) -> Float[Array, ""]:
+        """`log p_s(x)`, the density of noisy points, nats."""
+        return jax.nn.logsumexp(self._components(within(self.schedule, s, x), x)[0])
+
+    def _components(self, s: Array, x: Array) -> tuple[Array, Array]:
+        """Log-density of each component with its weight, and minus its gradient."""
+        alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
+        variances = alpha**2 * self.variances + sigma**2
+        gaps = x[None] - alpha * self.means
+        along = jnp.einsum("kij,ki->kj", self.axes, gaps, precision="highest")
+        logs = -0.5 * jnp.sum(along**2 / variances + jnp.log(2 * math.pi * variances), axis=1)
+        pulls = jnp.einsum("kij,kj->ki", self.axes, along / variances, precision="highest")
+        return logs + jnp.log(self.weights), pulls
 
 
 def network_inputs(schedule: Schedule, s: Float[Array, ""]) -> tuple[Array, Array]:
