@@ -1,10 +1,10 @@
 """Distilled flow maps: how far off are their log-densities at few evaluations, and how fast?
 
-Flows of toys and of breast cancer by `fit` with its defaults, distilled by `jaxflow.distil` at 1
-to 8 evaluations. Errors are of held-out rows against the flow's own solve at 1e-5; times are
-medians of scoring the same rows, in turns.
+Flows of toys and of breast cancer by `fit` with its defaults, distilled by `jaxflow.distil`.
+Errors are of held-out rows against the flow's own solve at 1e-5; times are medians of scoring
+the same rows, in turns.
 
-    python benchmarks/distil.py [--quick]
+    python benchmarks/distil.py [--quick] [--evals 1 4 8]
 """
 
 import argparse
@@ -38,7 +38,7 @@ def problem(name: str) -> tuple[np.ndarray, np.ndarray]:
     return x[train], x[test]
 
 
-def measure(name: str, steps: int, evals: tuple[int, ...]) -> dict[str, Any]:
+def measure(name: str, steps: int, evals: list[int]) -> dict[str, Any]:
     """Errors and times of one flow's maps."""
     train, test = problem(name)
     dim = train.shape[1]
@@ -85,11 +85,12 @@ def measure(name: str, steps: int, evals: tuple[int, ...]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Distilled flow maps.")
     parser.add_argument("--quick", action="store_true", help="a look, nothing is kept")
-    quick = parser.parse_args().quick
+    parser.add_argument("--evals", type=int, nargs="+", default=[4], help="of one log-density")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     names = ["8 gaussians"] if quick else [*TOYS, "breast cancer"]
-    found = {
-        name: measure(name, 200 if quick else 4000, (4,) if quick else (1, 4, 8)) for name in names
-    }
+    steps, evals = (200, [4]) if quick else (4000, arguments.evals)
+    found = {name: measure(name, steps, evals) for name in names}
     lines = [
         [
             name,

@@ -280,7 +280,7 @@ def _train(
             validation=(x[held], given[1]),
             transform=transform,
             config=config,
-            objective=objective_of(settings.objective, classes=cond is not None),
+            objective=objective_of(settings.objective),
             callback=None if sys.stderr.isatty() else _lines(settings.steps),
             checkpoint=state,
             resume=resume,

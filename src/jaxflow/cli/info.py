@@ -7,7 +7,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.fit import held_out_text
-from jaxflow.cli.models import Settings
+from jaxflow.cli.models import Field, Settings
 from jaxflow.cli.reports import counted, show
 
 
@@ -19,7 +19,10 @@ def info(
     finished = (run / run_directory.FLOW).exists()
     record = run_directory.read_run(run) if finished else run_directory.read_record(run)
     settings = record["settings"]
-    field = f" ({Settings(**settings).network})" if settings["model"] == "cnf" else ""
+    network = settings["field"]
+    if network == Field.auto:
+        network = Settings(**settings).network
+    field = f" ({network})" if settings["model"] == "cnf" else ""
     rows = {
         "run": str(run),
         "table": f"{record['table']}, {counted(record['rows'], 'row')}",

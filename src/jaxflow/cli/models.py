@@ -232,15 +232,14 @@ def transform_text(transform: Any) -> str:
     return ", ".join("none" if part is None else type(part).__name__.lower() for part in parts)
 
 
-def objective_of(name: str, *, classes: bool) -> Any:
-    """What `jaxflow.fit` takes as its `objective`."""
-    from jaxflow.objectives import Denoising, FlowMatching, Staged, maximum_likelihood
+def objective_of(name: str) -> Any:
+    """What `jaxflow.fit` takes as its `objective`; None for what suits the model."""
+    from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
 
-    if Objective(name).diffuses:
-        # One row in ten without its class, for classifier-free guidance.
-        return Denoising(drop=0.1 if classes else 0.0)
     kinds = {
         Objective.auto: None,
+        Objective.ddpm: None,
+        Objective.ncsn: None,
         Objective.likelihood: maximum_likelihood,
         Objective.matching: FlowMatching(),
         Objective.fm: FlowMatching(),

@@ -78,7 +78,7 @@ def _condition(
     Raises:
         ValueError: options that do not belong to such a run.
     """
-    diffuses = record["settings"]["objective"] in ("ddpm", "ncsn")
+    diffuses = record["settings"].get("objective") in ("ddpm", "ncsn")
     if class_name is not None:
         cond = condition(record, class_name)
     elif record.get("classes") is None or (diffuses and guidance is None):

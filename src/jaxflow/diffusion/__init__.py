@@ -25,16 +25,15 @@ from jaxflow.diffusion.guidance import (
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares, shares
 from jaxflow.diffusion.probability_flow import ProbabilityFlow, as_flow, denoiser_of, from_flow
 from jaxflow.diffusion.samplers import draw
+from jaxflow.diffusion.schedule import Schedule, check_schedule
 from jaxflow.diffusion.schedules import (
     Betas,
     Cosine,
     Custom,
-    Schedule,
     Straight,
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
-    check_schedule,
 )
 from jaxflow.diffusion.sde import draw_sde
 from jaxflow.diffusion.steppers import (

@@ -14,7 +14,7 @@ With DDPM's schedule `Betas(T)` at the times `i / T`, `b` is `beta_i` and `v` it
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedule import Schedule
 
 Scalar = Float[Array, ""]
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares
-from jaxflow.diffusion.schedules import Schedule, check_schedule
+from jaxflow.diffusion.schedule import Schedule, check_schedule
 from jaxflow.dynamics.combine import check_field
 from jaxflow.dynamics.protocol import (
     evaluate,

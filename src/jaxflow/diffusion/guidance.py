@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxflow.diffusion.denoiser import AbstractDenoiser, network_inputs, within
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedule import Schedule
 
 Guide = Callable[[Float[Array, ""], Float[Array, "*event"], Any], Float[Array, ""]]
 

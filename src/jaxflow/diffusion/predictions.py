@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedule import Schedule
 
 Prediction = Literal["noise", "data", "score", "velocity", "flow"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, within
-from jaxflow.diffusion.schedules import Schedule, Straight
+from jaxflow.diffusion.schedule import Schedule
+from jaxflow.diffusion.schedules import Straight
 from jaxflow.flow import CNF
 from jaxflow.trace import Trace
 

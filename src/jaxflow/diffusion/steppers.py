@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion.ddpm import posterior, transition
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedule import Schedule
 
 Event = Float[Array, "*event"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.diffusion.schedules import Schedule
+from jaxflow.diffusion.schedule import Schedule
 
 SPACINGS = ("time", "log_snr", "karras")
 # Karras et al. 2022: noise levels are evenly spaced in sigma^(1 / RHO).

@@ -16,7 +16,7 @@ from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.model import assemble, score_rows, separate
-from jaxflow.objectives import Denoising, Staged, maximum_likelihood
+from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
@@ -141,7 +141,9 @@ def _usual_objective(flow: Any, cond: Any) -> Objective:
         return Staged()
     network = getattr(field.denoiser, "network", None)
     optional = cond is not None and isinstance(network, OptionalCondition)
-    return Denoising(drop=0.1 if optional else 0.0)
+    denoising = Denoising(drop=0.1 if optional else 0.0)
+    # As for flow matching, a long memory of the weights: the loss never settles.
+    return Staged((Stage(denoising, 1.0, ema=0.999),))
 
 
 def _choose(runs: list["_Run"], steps: int, shown: Progress) -> "_Run":
