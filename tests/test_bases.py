@@ -113,6 +113,7 @@ def linear(scale, base, **settings):
     return CNF(field, base, ode_eval=ODE(rtol=1e-9, atol=1e-9), **settings)
 
 
+@pytest.mark.slow
 def test_a_fitted_flow_is_a_base(key):
     # N(0, e^2) under a flow that doubles its scale again: N(0, e^4).
     first = linear(1.0, StandardNormal(2), transform=Standardise(jnp.ones(2), jnp.ones(2)))

@@ -29,7 +29,11 @@ def cubic(t, x):
 
 
 @pytest.mark.parametrize(
-    ("field", "event_shape"), [(Cubic(), (2, 2)), (cubic, (3,))], ids=["module", "function"]
+    ("field", "event_shape"),
+    [
+        pytest.param(Cubic(), (2, 2), id="module"),
+        pytest.param(cubic, (3,), id="function", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stretch_that_grows_with_time(field, event_shape, key):
     d = int(np.prod(event_shape))
@@ -60,7 +64,13 @@ LINEAR_ODES = {
 }
 
 
-@pytest.mark.parametrize("ode", LINEAR_ODES.values(), ids=LINEAR_ODES)
+@pytest.mark.parametrize(
+    "ode",
+    [
+        pytest.param(ode, id=name, marks=[pytest.mark.slow] * (name == "checkpointed, adaptive"))
+        for name, ode in LINEAR_ODES.items()
+    ],
+)
 def test_density_of_a_linear_flow_and_its_gradient_in_the_matrix(ode, key):
     x = jax.random.normal(key, (4, 5))
 

@@ -136,7 +136,9 @@ def test_scaled_columns_change_the_density_by_their_log_scales():
     np.testing.assert_allclose(one - other, math.log(10), atol=1e-6)
 
 
-@pytest.mark.parametrize("transform", [Standardise, Gaussianise])
+@pytest.mark.parametrize(
+    "transform", [Standardise, pytest.param(Gaussianise, marks=pytest.mark.slow)]
+)
 def test_transforms_are_part_of_the_density(transform):
     data = np.exp(np.asarray(jax.random.normal(jax.random.key(6), (300, 3)))) * 20 + 5
     flow = dataclasses.replace(FLOW, transform=transform.fit(data))

@@ -52,7 +52,9 @@ NAMES = list(estimators((6,)))
 # --- estimates ---
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "rademacher")) for n in NAMES]
+)
 def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
     shape = (2, 3)
     exact = float(swirling(shape).log_prob(jnp.full(shape, 0.4)))

@@ -164,6 +164,7 @@ def test_options_reach_the_flow(fit, tmp_path):
     assert len(flow.layers.network) == 2
 
 
+@pytest.mark.slow
 def test_objectives_reach_training(fit, tmp_path):
     result = fit(
         tmp_path / "run", "--objective", "matching", "--transform", "whiten", "--steps", 200

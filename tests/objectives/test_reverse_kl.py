@@ -40,6 +40,7 @@ def test_known_divergences():
     np.testing.assert_allclose(loss_of(stretched(np.log(2)), 2.0), 0.0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_path_gradient_vanishes_at_the_solution_for_every_batch():
     flow = stretched(np.log(2))
 

@@ -42,6 +42,7 @@ def test_the_stated_error_is_the_error(flow, fast):
     assert np.median(np.abs(fast.log_prob(fresh) - flow.log_prob(fresh))) < 0.07
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_flow(flow, fast):
     np.testing.assert_allclose(fast.sample(KEY, 50), flow.sample(KEY, 50), atol=0.3)
     assert fast.sample(KEY, (3, 4)).shape == (3, 4, 2)

@@ -173,6 +173,7 @@ def test_a_coarse_training_solve_is_refined_and_says_so(key, caplog):
     assert abs(history["coarse"][0] - history["validation"][0]) > 0.01
 
 
+@pytest.mark.slow
 def test_base_and_transform_are_not_trained(key):
     base = jaxflow.DiagonalNormal(jnp.asarray([0.5, 0.0]), jnp.asarray([1.0, 2.0]))
     x = normal(60)
