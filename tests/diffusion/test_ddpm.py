@@ -67,7 +67,16 @@ def test_three_ways_to_write_one_loss(schedule):
         step_loss(schedule, EARLY, LATE, x, noise, noise, "eps")
 
 
-@each
+DAILY = ("variance preserving", "variance exploding")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param(schedule, id=name, marks=[pytest.mark.slow] * (name not in DAILY))
+        for name, schedule in SCHEDULES.items()
+    ],
+)
 def test_bound_of_gaussian_data_term_by_term(schedule, key):
     # With the exact denoiser every expectation over x_0 and e is known.
     T = 40 if not isinstance(schedule, Betas) else schedule.num_steps

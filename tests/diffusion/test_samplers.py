@@ -106,7 +106,9 @@ def test_annealed_langevin_finds_the_weights_of_modes_where_plain_does_not(key):
     assert float(jnp.mean(stuck[:, 0] < 0)) > 0.4
 
 
-@pytest.mark.parametrize("solver", [None, diffrax.ShARK()])
+@pytest.mark.parametrize(
+    "solver", [None, pytest.param(diffrax.ShARK(), marks=pytest.mark.slow, id="ShARK")]
+)
 def test_the_reverse_process_by_diffrax(solver, key):
     num_steps = 60
     x = draw_sde(gaussian_flow(), key, 2000, num_steps=num_steps, solver=solver)

@@ -91,6 +91,7 @@ def test_weights_of_rows_are_repetitions(key):
     np.testing.assert_allclose(one, 0.5 * (alone + other), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_fitted_model_and_its_guidance(key):
     # Two classes at (-1, 0) and (1, 0), of deviation 0.2.
     labels = np.arange(2000) % 2

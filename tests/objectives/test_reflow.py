@@ -44,6 +44,7 @@ def test_trajectories_come_out_straight():
     assert float(jnp.mean(jnp.abs(path[0] - (z + turned) / 2))) < 0.1
 
 
+@pytest.mark.slow
 def test_each_pair_keeps_its_condition():
     field = MLP(1, width=8, cond_dim=1, key=KEY)
     flow = CNF(field, StandardNormal((1,)))
