@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal, check_base, log_prob_rows
+from jaxflow.counts import check_count
 from jaxflow.dynamics.layers import (
     ContextLinear,
     check_sizes,
@@ -208,8 +209,7 @@ class CouplingFlow(Flow):
                 "dim=1: a coupling layer moves some coordinates by a function of the others, so "
                 "dim must be at least 2; write CNF(MLP(1, key=key), base=StandardNormal((1,)))"
             )
-        if not isinstance(num_layers, int) or num_layers < 1:
-            raise ValueError(f"num_layers={num_layers!r} must be a whole number of at least 1")
+        check_count("num_layers", num_layers)
         base = StandardNormal((dim,)) if base is None else base
         check_base(base)
         if math.prod(base.event_shape) != dim:

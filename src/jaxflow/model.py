@@ -16,7 +16,7 @@ from jaxflow.chunks import by_chunks, take
 from jaxflow.ode import Stats
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.precision import accumulator, in_full
-from jaxflow.rows import as_rows, check_finite, cond_rows, promote
+from jaxflow.rows import as_rows, batch_shape, check_finite, cond_rows, promote
 
 
 class Flow(eqx.Module):
@@ -129,9 +129,7 @@ class Flow(eqx.Module):
         *,
         with_log_prob: bool,
     ) -> tuple[Array, Array | None]:
-        batch = (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(size < 0 for size in batch):
-            raise ValueError(f"shape={shape} must not be negative")
+        batch = batch_shape(shape)
         base_key, probe_key = jax.random.split(key)
         count = math.prod(batch)
         flow, cond = promote(self, cond_rows(cond, batch))

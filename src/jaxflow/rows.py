@@ -39,6 +39,18 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
     return x.reshape(math.prod(batch), *event_shape), batch
 
 
+def batch_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
+    """The shape of a batch of samples, given so or as their number.
+
+    Raises:
+        ValueError: a negative size.
+    """
+    batch = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(size < 0 for size in batch):
+        raise ValueError(f"shape={shape} must not be negative")
+    return batch
+
+
 def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     """Conditions as `(rows, *condition)`: one a row, or one vector for all rows.
 

@@ -179,7 +179,6 @@ def _read(
     from jaxflow.data import read_table
 
     chosen = split_names(columns)
-    labels = None if class_column is None else read_labels(table, class_column)
     if class_column is not None and chosen is None:
         chosen = [name for name in names_of(table) if name != class_column]
     if class_column is not None and class_column in (chosen or ()):
@@ -189,11 +188,11 @@ def _read(
     read = read_table(table, chosen)
     values, kept = drop_rows(read.values, read.columns, table, drop_nan=drop_nan)
     x = in_precision(values, read.columns, table, float64=settings.float64)
-    classes = None
-    if class_column is not None and labels is not None:
-        labels = of_rows(labels, kept, table, class_column)
+    classes = cond = None
+    if class_column is not None:
+        labels = of_rows(read_labels(table, class_column), kept, table, class_column)
         classes = classes_of(labels, class_column)
-    cond = None if labels is None else one_hot(labels, classes or [], table)
+        cond = one_hot(labels, classes, table)
     return (
         x,
         cond,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
+from jaxflow.counts import check_count
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import generator, on_host
 from jaxflow.diagnostics.mass import measure_mass
@@ -80,8 +81,7 @@ def diagnose(
     if not isinstance(flow, CNF | CouplingFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; give a jaxflow.CNF or CouplingFlow")
     for name, number in (("num_rows", num_rows), ("num_samples", num_samples)):
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}={number!r} must be a whole number of at least 1")
+        check_count(name, number)
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, such as 0.001")
     flow, rows, cond, _ = accept(without_raising(flow), data, cond, "data")

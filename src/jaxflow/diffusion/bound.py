@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.chunks import by_chunks
+from jaxflow.counts import check_count
 from jaxflow.diffusion.ddpm import step_loss
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
@@ -90,8 +91,7 @@ def elbo(
         ValueError: rows or numbers out of range.
     """
     for name, value, least in (("num_steps", num_steps, 2), ("num_draws", num_draws, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        check_count(name, value, least)
     schedule = denoiser_of(flow).schedule
     if not isinstance(flow.base, StandardNormal | DiagonalNormal):
         raise TypeError(f"the bound is for a normal base, and base={flow.base!r} is another")
@@ -130,7 +130,7 @@ def _elbo(
 
         def noised(s: Array, i: Array | int) -> tuple[Array, Array, Array]:
             noise = jax.random.normal(jax.random.fold_in(key, i), u.shape, u.dtype)
-            noisy = schedule.alpha(s) * u + schedule.sigma(s) * noise
+            noisy = schedule.noised(s, u, noise)
             return noisy, noise, denoiser.noise(s, noisy, cond)
 
         def add(i: Array, total: Array) -> Array:

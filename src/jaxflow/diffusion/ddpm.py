@@ -87,7 +87,7 @@ def step_loss(
             return 0.5 * jnp.sum((mean - other) ** 2) / variance
         case "noise":
             a, b = transition(schedule, s, u)
-            variance = b * schedule.variance(s) / sigma**2
+            _, variance = posterior(schedule, s, u, x, data)
             weight = b**2 / (2 * variance * sigma**2 * a**2)
             return weight * jnp.sum((noise - predicted) ** 2)
         case "snr":

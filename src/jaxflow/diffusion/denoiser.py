@@ -64,6 +64,11 @@ class AbstractDenoiser(eqx.Module):
         """The denoiser with what its trace needs computed, once a solve."""
         return self
 
+    @property
+    def noise_with_trace(self) -> Any:
+        """`(s, x, cond) -> (e, tr(de/dx))`; None where the trace has no closed form."""
+        return None
+
 
 class Denoiser(AbstractDenoiser):
     """A network read as a denoiser.

@@ -7,7 +7,7 @@ no conditional density of anything (Du et al. 2023, arXiv 2302.11552).
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -33,7 +33,7 @@ class Guided(AbstractDenoiser):
         guide: `(s, x, cond) -> ` number, a log-likelihood in nats, which jax can differentiate.
         scale: gamma; 0 for no guidance.
         shared_condition: whether the denoiser sees the condition too; by default it does where
-            the guide makes no use of it, as `measurement_guide`'s.
+            the guide says that it makes no use of it, by `takes_condition = False`.
 
     Raises:
         TypeError: parts that are not what they should be.
@@ -58,7 +58,7 @@ class Guided(AbstractDenoiser):
             raise TypeError(f"guide={guide!r} must be a function (s, x, cond) -> log-likelihood")
         self.denoiser, self.guide, self.scale = denoiser, guide, _scale(scale)
         if shared_condition is None:
-            shared_condition = getattr(guide, "func", None) is _measured_log_prob
+            shared_condition = not getattr(guide, "takes_condition", True)
         self.shared_condition = shared_condition
 
     @property
@@ -123,15 +123,14 @@ class ClassifierFree(AbstractDenoiser):
     @property
     def noise_with_trace(self) -> Any:
         """`(s, x, cond) -> (e, tr(de/dx))`; None if the denoiser has no closed form."""
-        there = getattr(self.denoiser, "noise_with_trace", None) is not None
-        return self._noise_with_trace if there else None
+        return None if self.denoiser.noise_with_trace is None else self._noise_with_trace
 
     def _noise_with_trace(
         self, s: Array, x: Array, cond: Array | None = None
     ) -> tuple[Array, Array]:
         cond, denoiser = self._needed(cond), self.denoiser
-        with_cond, trace_with = denoiser.noise_with_trace(s, x, cond)  # pyright: ignore
-        without, trace_without = denoiser.noise_with_trace(s, x)  # pyright: ignore
+        with_cond, trace_with = denoiser.noise_with_trace(s, x, cond)
+        without, trace_without = denoiser.noise_with_trace(s, x)
         scale, wide = self.scale.astype(x.dtype), self.scale.astype(trace_with.dtype)
         trace = wide * trace_with + (1 - wide) * trace_without
         return scale * with_cond + (1 - scale) * without, trace
@@ -143,6 +142,46 @@ class ClassifierFree(AbstractDenoiser):
                 "unguided model"
             )
         return cond
+
+
+class _ClassifierGuide(eqx.Module):
+    classifier: Any
+    schedule: Schedule = eqx.field(static=True)
+    takes_condition: ClassVar[bool] = True
+
+    def __call__(self, s: Array, x: Array, cond: Array | None) -> Array:
+        if cond is None:
+            raise ValueError(
+                "classifier guidance needs a class: pass cond, one-hot, (*batch, classes)"
+            )
+        scale, time = network_inputs(self.schedule, s)
+        logits = self.classifier(time, scale * x)
+        if logits.shape != cond.shape:
+            raise ValueError(
+                f"cond has shape {cond.shape} and the classifier tells {logits.shape[0]} classes: "
+                f"give one-hot vectors ({logits.shape[0]},)"
+            )
+        return jnp.sum(cond * jax.nn.log_softmax(logits))
+
+
+class _MeasurementGuide(eqx.Module):
+    denoiser: AbstractDenoiser
+    operator: Any
+    measured: Array
+    noise: float = eqx.field(static=True)
+    takes_condition: ClassVar[bool] = False
+
+    def __call__(self, s: Array, x: Array, cond: Array | None) -> Array:
+        expected = self.operator(self.denoiser.data(s, x, cond))
+        if expected.shape != self.measured.shape:
+            raise ValueError(
+                f"measured has shape {self.measured.shape} and the operator gives {expected.shape}"
+            )
+        gap = self.measured.astype(x.dtype) - expected
+        schedule = self.denoiser.schedule
+        alpha, variance = schedule.alpha(s), schedule.variance(s)
+        spread = self.noise**2 + variance / (alpha**2 + variance)
+        return -0.5 * jnp.sum(gap**2) / spread
 
 
 def classifier_guide(classifier: Any, schedule: Schedule) -> Guide:
@@ -157,7 +196,7 @@ def classifier_guide(classifier: Any, schedule: Schedule) -> Guide:
     Returns:
         A guide whose condition is one-hot, (classes,).
     """
-    return eqx.Partial(_class_log_prob, classifier, schedule)
+    return _ClassifierGuide(classifier, schedule)
 
 
 def measurement_guide(denoiser: Any, operator: Any, measured: Any, noise: float) -> Guide:
@@ -187,44 +226,7 @@ def measurement_guide(denoiser: Any, operator: Any, measured: Any, noise: float)
     measured = jnp.asarray(measured, float)
     if not bool(jnp.all(jnp.isfinite(measured))):
         raise ValueError(f"measured={measured} must be finite")
-    return eqx.Partial(_measured_log_prob, denoiser, operator, measured, noise)
-
-
-def _class_log_prob(
-    classifier: Any, schedule: Schedule, s: Array, x: Array, cond: Array | None
-) -> Array:
-    if cond is None:
-        raise ValueError(
-            "classifier guidance needs a class: pass cond, one-hot, (*batch, classes)"
-        )
-    scale, time = network_inputs(schedule, s)
-    logits = classifier(time, scale * x)
-    if logits.shape != cond.shape:
-        raise ValueError(
-            f"cond has shape {cond.shape} and the classifier tells {logits.shape[0]} classes: "
-            f"give one-hot vectors ({logits.shape[0]},)"
-        )
-    return jnp.sum(cond * jax.nn.log_softmax(logits))
-
-
-def _measured_log_prob(
-    denoiser: AbstractDenoiser,
-    operator: Any,
-    measured: Array,
-    noise: float,
-    s: Array,
-    x: Array,
-    cond: Array | None,
-) -> Array:
-    expected = operator(denoiser.data(s, x, cond))
-    if expected.shape != measured.shape:
-        raise ValueError(
-            f"measured has shape {measured.shape} and the operator gives {expected.shape}"
-        )
-    gap = measured.astype(x.dtype) - expected
-    alpha, variance = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s) ** 2
-    spread = noise**2 + variance / (alpha**2 + variance)
-    return -0.5 * jnp.sum(gap**2) / spread
+    return _MeasurementGuide(denoiser, operator, measured, noise)
 
 
 def _scale(scale: Any) -> Array:

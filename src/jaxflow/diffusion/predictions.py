@@ -14,15 +14,12 @@ other. `velocity` is that of Salimans and Ho 2022 ("Progressive Distillation", a
 `flow` is flow matching's, in jaxflow's time `t = 1 - s`.
 """
 
-from typing import Literal, get_args
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.diffusion.schedule import Schedule
 
-Prediction = Literal["noise", "data", "score", "velocity", "flow"]
-PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+PREDICTIONS = ("noise", "data", "score", "velocity", "flow")
 
 
 def shares(prediction: str, schedule: Schedule, s: Float[Array, ""]) -> tuple[Array, Array]:
@@ -40,9 +37,9 @@ def shares(prediction: str, schedule: Schedule, s: Float[Array, ""]) -> tuple[Ar
             r = jnp.hypot(alpha, sigma)
             return -sigma / r, alpha / r
         case "flow":
-            drift, squared = schedule.drift(s), schedule.diffusion_squared(s)
+            drift = schedule.drift(s)
             # sigma' = f sigma + g^2 / (2 sigma).
-            return -drift * alpha, -(drift * sigma + squared / (2 * sigma))
+            return -drift * alpha, -(drift * sigma + schedule.noise_rate(s))
     raise ValueError(f"prediction={prediction!r} is unknown; choose one of {PREDICTIONS}")
 
 

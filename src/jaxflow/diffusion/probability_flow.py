@@ -51,14 +51,13 @@ class ProbabilityFlow(eqx.Module):
     @property
     def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
         """`(t, x, cond) -> (f, tr(df/dx))`; None if the denoiser has no closed form."""
-        there = getattr(self.denoiser, "noise_with_trace", None) is not None
-        return self._with_trace if there else None
+        return None if self.denoiser.noise_with_trace is None else self._with_trace
 
     def _with_trace(
         self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
     ) -> tuple[Array, Array]:
         s, on_x, on_noise = self._shares(t, x)
-        noise, trace = self.denoiser.noise_with_trace(s, x, cond)  # pyright: ignore
+        noise, trace = self.denoiser.noise_with_trace(s, x, cond)
         wide = trace.dtype
         trace = (on_x * x.size).astype(wide) + on_noise.astype(wide) * trace
         return on_x * x + on_noise * noise, trace
@@ -66,10 +65,10 @@ class ProbabilityFlow(eqx.Module):
     def _shares(self, t: Array, x: Array) -> tuple[Array, Array, Array]:
         """The diffusion's time, and the factors of `x` and of the noise."""
         schedule = self.denoiser.schedule
-        span = schedule.start - schedule.end
-        s = within(schedule, schedule.end + jnp.asarray(t, x.dtype) * span, x)
-        on_noise = 0.5 * schedule.diffusion_squared(s) / schedule.sigma(s)
-        return s, span * schedule.drift(s), span * on_noise
+        s = within(schedule, schedule.diffusion_time(jnp.asarray(t, x.dtype)), x)
+        # ds/dt.
+        rate = schedule.start - schedule.end
+        return s, rate * schedule.drift(s), rate * schedule.noise_rate(s)
 
 
 def as_flow(

@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
 from jaxflow.chunks import by_chunks, take
+from jaxflow.counts import check_count
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
 from jaxflow.diffusion.times import times_of
 from jaxflow.model import into_data_space
 from jaxflow.precision import in_full
-from jaxflow.rows import cond_rows, promote
+from jaxflow.rows import batch_shape, cond_rows, promote
 
 # Up to so many times share one compilation; above, powers of two.
 FILLED = 1024
@@ -62,7 +63,7 @@ def draw(
     """
     if not isinstance(sampler, Rule):
         raise TypeError(f"sampler={sampler!r} is no rule: write DPMSolver(), Ancestral(), DDIM()")
-    check_num_steps(num_steps)
+    check_count("num_steps", num_steps)
     schedule = denoiser_of(flow).schedule
     # Filled up, so that numbers of steps share one compilation.
     padded = np.full(max(FILLED, 1 << num_steps.bit_length()), schedule.start)
@@ -84,9 +85,7 @@ def drawn(
     progress: bool | None,
 ) -> Float[Array, "..."]:
     """Samples of any shape, by a function of rows: `walk(flow, keys, cond)`."""
-    batch = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(size < 0 for size in batch):
-        raise ValueError(f"shape={shape} must not be negative")
+    batch = batch_shape(shape)
     flow, cond = promote(flow, cond_rows(cond, batch))
     count = math.prod(batch)
     keys = jax.random.split(key, count)
@@ -109,12 +108,6 @@ def row_by_row(
     axes = (0, None if cond is None else 0, 0)
     u = jax.vmap(walk, axes)(sample_rows(flow.base, keys), cond, streams)
     return into_data_space(flow.transform, u)[0]
-
-
-def check_num_steps(num_steps: Any) -> None:
-    """Refuse numbers of steps that are none."""
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r} must be a whole number of at least 1")
 
 
 @eqx.filter_jit

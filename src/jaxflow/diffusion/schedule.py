@@ -68,6 +68,20 @@ class Schedule(abc.ABC):
         variance, slope = _slope(self.variance, s)
         return slope - 2 * self.drift(s) * variance
 
+    def noise_rate(self, s: Any) -> Scalar:
+        """`g(s)^2 / (2 sigma)`, the share of the noise in the probability-flow ODE's `dx/ds`."""
+        return 0.5 * self.diffusion_squared(s) / self.sigma(s)
+
+    def noised(
+        self, s: Any, x: Float[Array, "*event"], noise: Float[Array, "*event"]
+    ) -> Float[Array, "*event"]:
+        """`alpha(s) x + sigma(s) noise`."""
+        return self.alpha(s) * x + self.sigma(s) * noise
+
+    def diffusion_time(self, t: Any) -> Any:
+        """`s` of jaxflow's time `t`: the schedule's end at `t = 0`, its start at `t = 1`."""
+        return self.end - t * (self.end - self.start)
+
     def time_of(self, log_snr: Any) -> Float[Array, "..."]:
         """The time of a log-SNR, within the schedule's span, by bisection."""
         wanted = jnp.asarray(log_snr, float)

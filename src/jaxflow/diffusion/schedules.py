@@ -8,13 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow.counts import check_count
 from jaxflow.diffusion.schedule import Scalar, Schedule, check_schedule
 from jaxflow.paths import log_alpha_of_betas
 
 
+@dataclass(frozen=True)
+class _LinearRate(Schedule):
+    """`alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)`, sigma 0 at `s = 0`."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    start: float = 1e-3  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
+            raise ValueError(
+                f"beta_min={self.beta_min}, beta_max={self.beta_max} must be positive and in order"
+            )
+        if not 0 < self.start < 1:
+            raise ValueError(f"start={self.start} must lie in (0, 1): sigma is 0 at s = 0")
+
+    def log_alpha(self, s: Scalar) -> Scalar:
+        """`log alpha(s)`."""
+        return log_alpha_of_betas(s, self.beta_min, self.beta_max)
+
+
 @final
 @dataclass(frozen=True)
-class VariancePreserving(Schedule):
+class VariancePreserving(_LinearRate):
     """`alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)`, `sigma^2 = 1 - alpha^2`.
 
     DDPM's process in continuous time (Song et al. 2021, arXiv 2011.13456, eq. 33).
@@ -28,18 +50,6 @@ class VariancePreserving(Schedule):
         ValueError: rates or a start out of range.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    start: float = 1e-3  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def __post_init__(self) -> None:
-        _check_betas(self.beta_min, self.beta_max)
-        _check_start(self.start)
-
-    def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
-        return log_alpha_of_betas(s, self.beta_min, self.beta_max)
-
     def variance(self, s: Scalar) -> Scalar:
         """`sigma(s)^2`."""
         return -jnp.expm1(2 * self.log_alpha(s))
@@ -47,7 +57,7 @@ class VariancePreserving(Schedule):
 
 @final
 @dataclass(frozen=True)
-class SubVariancePreserving(Schedule):
+class SubVariancePreserving(_LinearRate):
     """`alpha` of `VariancePreserving` and `sigma = 1 - alpha^2` (Song et al. 2021, eq. 35).
 
     Attributes:
@@ -59,17 +69,7 @@ class SubVariancePreserving(Schedule):
         ValueError: rates or a start out of range.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    start: float = 1e-2  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def __post_init__(self) -> None:
-        _check_betas(self.beta_min, self.beta_max)
-        _check_start(self.start)
-
-    def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
-        return log_alpha_of_betas(s, self.beta_min, self.beta_max)
+    start: float = 1e-2
 
     def variance(self, s: Scalar) -> Scalar:
         """`sigma(s)^2`."""
@@ -172,8 +172,7 @@ class Betas(Schedule):
     last: float = 0.02
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_steps, int) or self.num_steps < 2:
-            raise ValueError(f"num_steps={self.num_steps} must be a whole number of at least 2")
+        check_count("num_steps", self.num_steps, 2)
         if not 0 < self.first <= self.last < 1:
             raise ValueError(
                 f"first={self.first}, last={self.last} must lie in (0, 1) and be in order"
@@ -270,13 +269,3 @@ class Custom(Schedule):
     def variance(self, s: Scalar) -> Scalar:
         """`sigma(s)^2`."""
         return jnp.asarray(self.sigma_of(s), s.dtype) ** 2
-
-
-def _check_betas(beta_min: float, beta_max: float) -> None:
-    if not 0 < beta_min <= beta_max < math.inf:
-        raise ValueError(f"beta_min={beta_min}, beta_max={beta_max} must be positive and in order")
-
-
-def _check_start(start: float) -> None:
-    if not 0 < start < 1:
-        raise ValueError(f"start={start} must lie in (0, 1): sigma is 0 at s = 0")

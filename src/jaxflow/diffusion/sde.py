@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
-from jaxflow.diffusion.samplers import check_num_steps, drawn, row_by_row
+from jaxflow.diffusion.samplers import drawn, row_by_row
 from jaxflow.precision import in_full
 
 
@@ -50,7 +51,7 @@ def draw_sde(
             "draw_sde needs diffrax: pip install 'jaxflow-cnf[diffrax]', or write draw(flow, key)"
         ) from error
     denoiser_of(flow)
-    check_num_steps(num_steps)
+    check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver
 
     def walk(flow: Any, keys: Array, cond: Array | None) -> Array:

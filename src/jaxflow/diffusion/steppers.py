@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.diffusion.ddpm import posterior, transition
 from jaxflow.diffusion.schedule import Schedule
 
@@ -190,8 +191,7 @@ class Langevin(Rule):
     ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be a whole number of at least 1")
+        check_count("steps", self.steps)
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio={self.ratio} must lie in (0, 1)")
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import (
@@ -100,8 +101,7 @@ class Hollow(eqx.Module):
         """
         check_sizes(dim, width, depth, cond_dim)
         for name, value in [("features", features), ("transformer_width", transformer_width)]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+            check_count(name, value)
         if width < dim - 1:
             raise ValueError(
                 f"width={width} must be at least dim - 1 = {dim - 1}, or some entries of the "

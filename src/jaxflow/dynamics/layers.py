@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
+
 
 class ContextLinear(eqx.Module):
     """`h -> h W + b + t w + c V`: an affine layer on the concatenation `(h, t, c)`.
@@ -74,8 +76,7 @@ def check_sizes(dim: int, width: int, depth: int, cond_dim: int) -> None:
         ("depth", depth, 1),
         ("cond_dim", cond_dim, 0),
     ]:
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        check_count(name, value, least)
 
 
 def flatten(x: Array, size: int, name: str) -> Array:

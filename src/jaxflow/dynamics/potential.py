@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -96,8 +97,7 @@ class Potential(eqx.Module):
         """
         check_sizes(dim, width, depth, cond_dim)
         rank = min(10, dim + 1) if rank is None else rank
-        if not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank={rank!r} must be a whole number of at least 1")
+        check_count("rank", rank)
         kw, kq, kl, kf, *keys = jax.random.split(key, depth + 3)
         self.layers = (
             context_linear(dim, width, cond_dim, kf),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.dynamics.activations import Activation, check_activation, function
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -117,8 +118,8 @@ class Residual(eqx.Module):
         features = 2 * len(FREQUENCIES) + cond_dim
         self.embed = layer(features, width, embed_key), layer(width, width, then_key)
         self.blocks = tuple(map(block, keys))
-        if outputs is not None and (not isinstance(outputs, int) or outputs < 1):
-            raise ValueError(f"outputs={outputs!r} must be a whole number of at least 1, or None")
+        if outputs is not None:
+            check_count("outputs", outputs)
         self.outputs = outputs
         self.leave = layer(width, outputs or dim, key, 0.0)
         self.dim, self.cond_dim = dim, cond_dim

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.counts import check_count
 from jaxflow.diffusion import AbstractDenoiser, Schedule, denoiser_of
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives.matching import squared_norms
@@ -83,9 +84,8 @@ class Denoising:
             value = getattr(self, name)
             if not callable(value) or isinstance(value, type):
                 raise TypeError(f"{name}={value!r} is no function: write {name}={advice}")
-        steps = self.num_steps
-        if steps is not None and (not isinstance(steps, int) or steps < 2):
-            raise ValueError(f"num_steps={steps!r} must be a whole number of at least 2, or None")
+        if self.num_steps is not None:
+            check_count("num_steps", self.num_steps, 2)
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop={self.drop} must lie in [0, 1)")
 
@@ -136,7 +136,7 @@ class Denoising:
         if self.num_steps is not None:
             rungs = self.num_steps - 1
             share = jnp.minimum(jnp.floor(share * self.num_steps), rungs) / rungs
-        s = schedule.end - share * (schedule.end - schedule.start)
+        s = schedule.diffusion_time(share)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         errors = noise_errors(denoiser, s, x, noise, cond)
         weighted = jax.vmap(self.weight, (None, 0))(schedule, s) * errors
@@ -159,11 +159,6 @@ def noise_errors(
         noise: the noise `e`.
         cond: conditions, (rows, *condition).
     """
-    schedule = denoiser.schedule
-
-    def noised(s: Array, x: Array, noise: Array) -> Array:
-        return schedule.alpha(s) * x + schedule.sigma(s) * noise
-
-    noisy = jax.vmap(noised)(s, x, noise)
+    noisy = jax.vmap(denoiser.schedule.noised)(s, x, noise)
     axes = (0, 0, None if cond is None else 0)
     return squared_norms(noise - jax.vmap(denoiser.noise, axes)(s, noisy, cond))

@@ -20,6 +20,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from jaxflow.counts import check_count
 from jaxflow.ode.checks import check_field, check_state, check_tolerances
 from jaxflow.ode.closure import refuse_closed_over_tracers
 from jaxflow.ode.integrate import (
@@ -100,8 +101,7 @@ def odeint_many(
     num = _rows(y0, row_args)
     if lanes is None:
         lanes = lanes_for(entries(y0))
-    if not isinstance(lanes, int) or lanes < 1:
-        raise ValueError(f"lanes={lanes!r} must be a whole number of at least 1")
+    check_count("lanes", lanes)
     dtype = widest(y0)
     start, end = (_times(t, name, num, dtype) for t, name in ((t0, "t0"), (t1, "t1")))
     if num == 0:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from jaxflow.counts import check_count
 from jaxflow.ode.methods import (
     as_diffrax,
     check_method,
@@ -60,8 +61,8 @@ class ODE:
         check_method(self.solver)
         for name, count in (("num_steps", self.num_steps), ("max_steps", self.max_steps)):
             # A fraction would silently be rounded up, to a solve that passes t1.
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name}={count} must be a whole number of at least 1")
+            if count is not None:
+                check_count(name, count)
         if self.dt is not None and not self.dt > 0:
             raise ValueError(
                 f"dt={self.dt} must be positive; to solve backwards in time, give t1 < t0"

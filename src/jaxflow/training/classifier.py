@@ -87,12 +87,11 @@ class CrossEntropy:
         """The loss of a batch, and the `accuracy`."""
         schedule = self.schedule
         time_key, noise_key = jax.random.split(key)
-        share = stratified(time_key, len(x), x.dtype)
-        times = schedule.start + share * (schedule.end - schedule.start)
+        times = schedule.diffusion_time(stratified(time_key, len(x), x.dtype))
 
         def logits(s: Array, x: Array, noise: Array) -> Array:
             scale, time = network_inputs(schedule, s)
-            return classifier(time, scale * (schedule.alpha(s) * x + schedule.sigma(s) * noise))
+            return classifier(time, scale * schedule.noised(s, x, noise))
 
         found = jax.vmap(logits)(times, x, jax.random.normal(noise_key, x.shape, x.dtype))
         loss = -jnp.mean(jnp.sum(cond * jax.nn.log_softmax(found), axis=1))

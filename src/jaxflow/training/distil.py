@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
+from jaxflow.counts import check_count
 from jaxflow.divergence import density_change
 from jaxflow.dynamics import MLP
 from jaxflow.flow import CNF
@@ -68,8 +69,7 @@ def distil(
         ValueError: bad rows, `num_steps` not positive.
         SolveError: a solve of the flow failed.
     """
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be a whole number of at least 1")
+    check_count("num_steps", num_steps)
     flow, _, given, _ = accept(flow, x, cond, "x")
     sample_key, net_key, fit_key = jax.random.split(key, 3)
     each = None if given is None else jnp.resize(given, (num_samples, *given.shape[1:]))
