@@ -7,11 +7,12 @@ from pathlib import Path
 
 # Set before jax starts: matplotlib must not look for a screen.
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most of the suite's time is XLA's, which compiles a third faster without its newer emitters of
-# fused loops; `make test-slow` leaves them on, as they are for users. Other versions of XLA may
-# not know the flag, and stop at one that they do not know.
+# Most of the suite's time is XLA's, which compiles in half the time without its newer emitters of
+# fused loops and with little optimisation; `make test-slow` compiles as for users. Other versions
+# of XLA may not know a flag, and stop at one that they do not know.
 if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax
 import pytest

@@ -20,7 +20,7 @@ from jaxflow.ode import (
     odeint_many,
 )
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
-from jaxflow.training import TrainConfig, TrainingError, distil, fit, fit_classifier
+from jaxflow.training import TrainConfig, TrainingError, distil, fit, fit_classifier, fit_noise
 
 __version__ = "0.1.0"
 
@@ -52,6 +52,7 @@ __all__ = [
     "exact_trace",
     "fit",
     "fit_classifier",
+    "fit_noise",
     "hutchinson_trace",
     "importance_sample",
     "load",

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.transforms import noise_of, spread_rows
+from jaxflow.transforms import Dequantise, noise_of
 
 
 def log_mass(
@@ -15,9 +16,9 @@ def log_mass(
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """`log P(x)` of rows on a grid: the density integrated over each row's cell, in nats.
 
-    The integral is the mean over noise `v ~ U(-1/2, 1/2)` of `p(x + step v) step`, where
-    `log_prob` takes the middle of the cell for all of it. Entries that are on no grid stay
-    densities.
+    The integral is the mean over noise `v ~ q(v | x)`, even or learned (`jaxflow.fit_noise`), of
+    `p(x + step v) step / q(v | x)`, where `log_prob` takes the middle of the cell for all of it.
+    Entries that are on no grid stay densities.
 
     Args:
         flow: a flow whose transform begins with a `Dequantise`.
@@ -43,12 +44,18 @@ def log_mass(
     noise.check(x)
     x = jnp.asarray(x)
     noise_key, trace_key = jax.random.split(key)
-    each = [
-        flow.log_prob(spread_rows(flow.transform, x, draw), cond, trace_key)
-        for draw in jax.random.split(noise_key, num_draws)
-    ]
-    values = np.stack(each, axis=1).astype(float)
+    each = []
+    for draw in jax.random.split(noise_key, num_draws):
+        inside, log_q = _spread(noise, x, jax.random.split(draw, len(x)))
+        log_p = flow.log_prob(inside, cond, trace_key)
+        each.append(np.asarray(log_p, float) - np.asarray(log_q, float))
+    values = np.stack(each, axis=1)
     top = values.max(axis=1)
     share = np.exp(values - top[:, None])
     error = share.std(axis=1, ddof=1) / (share.mean(axis=1) * np.sqrt(num_draws))
     return top + np.log(share.mean(axis=1)), error
+
+
+@eqx.filter_jit
+def _spread(noise: Dequantise, x: Array, keys: Array) -> tuple[Array, Array]:
+    return jax.vmap(noise.spread_with_log_prob)(x, keys)

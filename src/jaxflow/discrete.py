@@ -18,12 +18,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal, check_base, log_prob_rows
 from jaxflow.counts import check_count
+from jaxflow.dynamics import ConditionScaling
 from jaxflow.dynamics.layers import (
     ContextLinear,
+    apply_network,
     check_sizes,
-    context_linear,
     flatten,
     flatten_cond,
+    network_from_zero,
 )
 from jaxflow.model import Flow, accept, into_data_space, into_flow_space
 from jaxflow.ode import Stats
@@ -101,15 +103,10 @@ class AffineCoupling(eqx.Module):
         key: PRNGKeyArray,
     ) -> None:
         dim = permutation.size
-        sizes = [dim // 2] + [width] * depth
-        keys = jax.random.split(key, depth)
-        hidden = [
-            context_linear(sizes[i], width, 0 if i else cond_dim, keys[i], time=False)
-            for i in range(depth)
-        ]
         outputs = 2 * (dim - dim // 2)
-        last = ContextLinear(jnp.zeros((width, outputs)), jnp.zeros(outputs), None, None)
-        self.network = (*hidden, last)
+        self.network = network_from_zero(
+            dim // 2, outputs, width=width, depth=depth, cond_dim=cond_dim, key=key
+        )
         self.permutation = permutation
 
     def forward(
@@ -136,12 +133,7 @@ class AffineCoupling(eqx.Module):
         return jnp.concatenate([kept, moved])[jnp.argsort(self.permutation)]
 
     def _scale_and_shift(self, kept: Array, cond: Array | None) -> tuple[Array, Array]:
-        no_time = jnp.zeros((), kept.dtype)
-        *hidden, last = self.network
-        h = kept
-        for layer in hidden:
-            h = jnp.tanh(layer(h, no_time, cond))
-        raw, shift = jnp.split(last(h, no_time, cond), 2)
+        raw, shift = jnp.split(apply_network(self.network, kept, cond), 2)
         return LOG_SCALE_BOUND * jnp.tanh(raw / LOG_SCALE_BOUND), shift
 
 
@@ -165,12 +157,14 @@ class CouplingFlow(Flow):
         base: density of `z`: an object with `event_shape`, `log_prob` and `sample`.
         transform: fixed map from data to flow space, counted in the log-density; None for none.
         dim: number of entries of an event; events of any shape are flattened.
+        cond_scaling: what brings conditions to standard units; `fit` sets it. None for nothing.
         cond_dim: number of entries of a condition.
     """
 
     layers: AffineCoupling
     base: Any
     transform: Any
+    cond_scaling: ConditionScaling | None
     dim: int = eqx.field(static=True)
     cond_dim: int = eqx.field(static=True)
 
@@ -223,7 +217,7 @@ class CouplingFlow(Flow):
                 permutation, width=width, depth=depth, cond_dim=cond_dim, key=key
             )
         )(_permutations(dim, num_layers, order_key), jax.random.split(weights_key, num_layers))
-        self.base, self.transform = base, transform
+        self.base, self.transform, self.cond_scaling = base, transform, None
         self.dim, self.cond_dim = dim, cond_dim
 
     def from_base(
@@ -239,6 +233,7 @@ class CouplingFlow(Flow):
         return self._through(u, cond, inverse=True)
 
     def _through(self, x: Array, cond: Array | None, *, inverse: bool) -> tuple[Array, Array]:
+        cond = cond if self.cond_scaling is None else self.cond_scaling(cond)
         c = flatten_cond(cond, self.cond_dim)
 
         def step(carry: tuple[Array, Array], layer: AffineCoupling) -> tuple[Any, None]:

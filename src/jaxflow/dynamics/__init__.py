@@ -7,7 +7,7 @@ Any function or Equinox module of that signature is a field. One that also has
 from jaxflow.dynamics.activations import ACTIVATIONS
 from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
-from jaxflow.dynamics.condition import StandardisedCondition
+from jaxflow.dynamics.condition import ConditionScaling, StandardisedCondition
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
@@ -19,6 +19,7 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "ConcatSquash",
+    "ConditionScaling",
     "Gated",
     "Hollow",
     "Linear",

@@ -64,6 +64,33 @@ def context_linear(
     )
 
 
+def network_from_zero(
+    inputs: int, outputs: int, *, width: int, depth: int, cond_dim: int = 0, key: PRNGKeyArray
+) -> tuple[ContextLinear, ...]:
+    """Layers of a tanh network of no time whose last layer is 0, so that its value is 0 at first.
+
+    The first layer alone sees the condition.
+    """
+    sizes = [inputs] + [width] * depth
+    keys = jax.random.split(key, depth)
+    hidden = [
+        context_linear(sizes[i], width, 0 if i else cond_dim, keys[i], time=False)
+        for i in range(depth)
+    ]
+    return (*hidden, ContextLinear(jnp.zeros((width, outputs)), jnp.zeros(outputs), None, None))
+
+
+def apply_network(
+    layers: tuple[ContextLinear, ...], h: Float[Array, " inputs"], cond: Array | None
+) -> Float[Array, " outputs"]:
+    """The value of a tanh network of no time."""
+    no_time = jnp.zeros((), h.dtype)
+    *hidden, last = layers
+    for layer in hidden:
+        h = jnp.tanh(layer(h, no_time, cond))
+    return last(h, no_time, cond)
+
+
 def check_sizes(dim: int, width: int, depth: int, cond_dim: int) -> None:
     """Sizes of a network.
 

@@ -71,7 +71,7 @@ def fit(
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
         x: data, (n, *event); None for an objective that needs none, such as `ReverseKL`.
-        cond: conditions, (n, *condition); standardised on their way into a CNF's field.
+        cond: conditions, (n, *condition); standardised on their way into the network.
         key: for the split, the minibatches and the probes; the same key gives the same flow.
         weights: how often each row counts, (n,), none of them negative: weights (2, 1, 0) are
             rows that occur twice, once and never.

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
-from jaxflow.dynamics import StandardisedCondition
+from jaxflow.discrete import CouplingFlow
+from jaxflow.dynamics import ConditionScaling, StandardisedCondition
 from jaxflow.model import Flow, into_flow_space, with_transform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.precision import widest
@@ -44,7 +45,7 @@ class Problem(eqx.Module):
         transform: the transform.
         enter: the transform again where training rows stay in data units, because each step
             spreads them with fresh noise first; None where they are in flow space already.
-        scaled: what standardises conditions, which the rows' are already; None for nothing.
+        scaling: what standardises conditions, which the rows' are already; None for nothing.
     """
 
     flow: Any
@@ -53,7 +54,7 @@ class Problem(eqx.Module):
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
     enter: Any = None
-    scaled: StandardisedCondition | None = None
+    scaling: ConditionScaling | None = None
 
 
 def prepare(
@@ -71,7 +72,7 @@ def prepare(
     """One problem for each transform that is worth a try, by name.
 
     Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
-    `standardise`, conditions of a flow with a field are brought to mean 0 and deviation 1.
+    `standardise`, conditions are brought to mean 0 and deviation 1.
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or arguments.
@@ -82,7 +83,7 @@ def prepare(
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
         return {"as given": _without_data(flow, cond, transform, weights)}
-    train = _rows(flow, x, cond, "x", weights)
+    train = data_rows(flow, x, cond, "x", weights)
     if isinstance(validation, float | int):
         train, held = _hold_out(train, float(validation), key)
     else:
@@ -90,17 +91,17 @@ def prepare(
         if len(given) > 3:
             raise ValueError(f"validation has {len(given)} parts; give (x, cond, weights)")
         held_x, held_cond, held_weights = (*given, None, None)[:3]
-        held = _rows(flow, held_x, held_cond, "validation", held_weights)
+        held = data_rows(flow, held_x, held_cond, "validation", held_weights)
         if (held.cond is None) != (train.cond is None):
             raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     check_columns(np.asarray(train.x))
     transforms = _transforms(flow, transform, train, held, key)
-    scaled = None
+    scaling = None
     if standardise and train.cond is not None:
-        scaled = _standardised_condition(flow, train.cond)
-        train, held = (_with_condition(rows, scaled) for rows in (train, held))
+        scaling = _condition_scaling(flow, train.cond)
+        train, held = (_with_condition(rows, scaling) for rows in (train, held))
     held = jax.tree.map(lambda rows: rows[: config.validation_rows], held)
-    return {name: _problem(flow, t, train, held, scaled) for name, t in transforms.items()}
+    return {name: _problem(flow, t, train, held, scaling) for name, t in transforms.items()}
 
 
 def _transforms(
@@ -119,24 +120,29 @@ def _transforms(
     return {"as given": flow.transform if transform is None else transform}
 
 
-def _standardised_condition(flow: Any, cond: Array) -> StandardisedCondition | None:
-    """The flow's field for conditions as they come; None where it has to stay as it is."""
-    field = getattr(flow, "field", None)
-    if field is None or isinstance(field, StandardisedCondition):
-        return None
-    return StandardisedCondition.fit(field, cond)
+def _condition_scaling(flow: Any, cond: Array) -> ConditionScaling | None:
+    """What standardises conditions; None where the flow does so, or has no place for it."""
+    if isinstance(flow, CouplingFlow):
+        has_place = flow.cond_scaling is None
+    else:
+        has_place = hasattr(flow, "field") and not isinstance(flow.field, StandardisedCondition)
+    return ConditionScaling.fit(cond) if has_place else None
 
 
-def _with_condition(rows: Rows, scaled: StandardisedCondition | None) -> Rows:
-    if scaled is None or rows.cond is None:
+def _with_condition(rows: Rows, scaling: ConditionScaling | None) -> Rows:
+    if scaling is None or rows.cond is None:
         return rows
-    return replace(rows, cond=jax.vmap(scaled.standardise)(rows.cond))
+    return replace(rows, cond=jax.vmap(scaling)(rows.cond))
 
 
 def finished(flow: Any, problem: Problem) -> Any:
     """A trained flow for data and conditions as they come."""
-    if problem.scaled is not None:
-        flow = replace(flow, field=replace(problem.scaled, field=flow.field))
+    if problem.scaling is not None and isinstance(flow, CouplingFlow):
+        flow = eqx.tree_at(
+            lambda f: f.cond_scaling, flow, problem.scaling, is_leaf=lambda leaf: leaf is None
+        )
+    elif problem.scaling is not None:
+        flow = replace(flow, field=StandardisedCondition(flow.field, problem.scaling))
     return with_transform(flow, problem.transform)
 
 
@@ -147,7 +153,7 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
 
 
 def _problem(
-    flow: Any, transform: Any, train: Rows, held: Rows, scaled: StandardisedCondition | None
+    flow: Any, transform: Any, train: Rows, held: Rows, scaling: ConditionScaling | None
 ) -> Problem:
     flow, transform, train, held = promote(with_transform(flow, None), transform, train, held)
     enter = None if noise_of(transform) is None else transform
@@ -158,7 +164,7 @@ def _problem(
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     if enter is not None:
         parts[0] = train
-    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter, scaled)
+    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter, scaling)
 
 
 @eqx.filter_jit
@@ -201,7 +207,12 @@ def _weights(weights: Any, count: int, name: str) -> Array | None:
     return weights
 
 
-def _rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
+def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
+    """A user's rows, checked and on the device.
+
+    Raises:
+        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
+    """
     rows, batch = as_rows(x, flow.event_shape, name)
     if len(batch) != 1 or batch[0] == 0:
         raise ValueError(

@@ -10,12 +10,14 @@ from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
 from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows, without_noise
 from jaxflow.transforms.gaussianise import Gaussianise
+from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
 __all__ = [
     "Bounded",
+    "CellNoise",
     "Chain",
     "Dequantise",
     "Gaussianise",
