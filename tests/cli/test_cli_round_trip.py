@@ -25,7 +25,12 @@ def log_prob(run, values):
 
 def test_run_directory_holds_flow_history_and_settings(fitted, table):
     run, _ = fitted
-    assert {path.name for path in run.iterdir()} == {"flow.safetensors", "history.csv", "run.json"}
+    assert {path.name for path in run.iterdir()} == {
+        "flow.safetensors",
+        "history.csv",
+        "run.json",
+        "run.toml",
+    }
     record = json.loads((run / "run.json").read_text())
     assert record == load_extra(run / "flow.safetensors")
     assert record["columns"] == ["a", "b"]
@@ -78,9 +83,13 @@ def test_scores_with_their_errors(jaxflow, fitted, table, tmp_path):
     out = tmp_path / "scores.csv"
     assert jaxflow("score", run, table, "--out", out, "--with-error").exit_code == 0
     scores = pl.read_csv(out)
-    assert scores.columns == ["row", "log_prob", "ode_error", "trace_se"]
+    assert scores.columns == ["row", "log_prob", "ode_error", "trace_se", "status"]
+    assert (scores["status"] == "success").all()
     assert scores["ode_error"].is_between(0, 0.1).all()
     assert (scores["trace_se"] == 0).all()
+    numbers = tmp_path / "scores.npy"
+    assert jaxflow("score", run, table, "--out", numbers, "--with-error").exit_code == 0
+    assert (read_table(numbers).values[:, 4] == 0).all()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])

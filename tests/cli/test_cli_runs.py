@@ -68,7 +68,11 @@ def test_interrupted_run_goes_on_as_if_never_interrupted(
     result = fit(run)
     assert result.exit_code == 130
     assert result.stderr.endswith("interrupted; go on with the same command and --resume\n")
-    assert {path.name for path in run.iterdir()} == {"run.json", "state.safetensors"}
+    assert {path.name for path in run.iterdir()} == {
+        "run.json",
+        "run.toml",
+        "state.safetensors",
+    }
 
     assert "interrupted at step 4 of 20" in jaxflow("info", run).stdout
     result = jaxflow("sample", run, "--out", tmp_path / "samples.csv")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jaxflow.cli.check import check
+from jaxflow.cli.distil import distil
 from jaxflow.cli.fit import fit
 from jaxflow.cli.info import info
 from jaxflow.cli.reports import reported
@@ -18,10 +19,9 @@ app = typer.Typer(
     help="Fit the probability density of a table of numbers; score rows by it and draw new ones.",
     epilog="Errors are one line; with JAXFLOW_TRACEBACK=1 in the environment, a full traceback.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, score, sample, check, info):
+for command in (fit, score, sample, check, distil, info):
     app.command()(reported(command))
 if importlib.util.find_spec("jaxflow.cli.demo") is not None:
     app.command()(reported(importlib.import_module("jaxflow.cli.demo").demo))

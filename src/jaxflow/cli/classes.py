@@ -1,6 +1,6 @@
 """Classes of rows: a column of labels, and the conditions that they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,9 @@ def read_labels(path: Path, column: str) -> np.ndarray:
     Raises:
         ValueError: no such column.
     """
-    from jaxflow.cli.tables import names_of
+    from jaxflow.data import table_names
 
-    names = names_of(path)
+    names = table_names(path)
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
     return np.asarray([_label(cell) for cell in _cells(path, names, column)])
@@ -93,13 +93,21 @@ def conditions(
     Raises:
         ValueError: a class for a run without any, a missing column, unknown labels.
     """
+    return conditions_of(record, path, name)(kept)
+
+
+def conditions_of(
+    record: dict[str, Any], path: Path, name: str | None
+) -> Callable[[np.ndarray], np.ndarray | None]:
+    """`conditions` of rows by their numbers; the labels are read once."""
     if name is not None:
-        return np.broadcast_to(condition(record, name), (len(kept), len(record["classes"])))
+        given = condition(record, name)
+        return lambda kept: np.broadcast_to(given, (len(kept), len(given)))
     if record.get("classes") is None:
-        return None
-    column = record["class_column"]
-    labels = of_rows(read_labels(path, column), kept, path, column)
-    return one_hot(labels, record["classes"], path)
+        return lambda _: None
+    column, classes = record["class_column"], record["classes"]
+    labels = read_labels(path, column)
+    return lambda kept: one_hot(of_rows(labels, kept, path, column), classes, path)
 
 
 def condition(record: dict[str, Any], name: str) -> np.ndarray:

@@ -1,12 +1,9 @@
 """`jaxflow fit`: a table in, a run directory out."""
 
+import inspect
 import math
 import shlex
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +11,8 @@ import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.classes import classes_of, of_rows, one_hot, read_labels
+from jaxflow.cli.config import Config
+from jaxflow.cli.inputs import check_same, read_inputs, settings_from, versions
 from jaxflow.cli.models import (
     Activation,
     Field,
@@ -28,20 +26,21 @@ from jaxflow.cli.models import (
     objective_of,
     transform_text,
 )
-from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import counted, show, tell
-from jaxflow.cli.tables import DropNan, digest, drop_rows, in_precision, names_of, split_names
-
-_INTERRUPTED = 130
-# Without a progress bar, a line at most this often.
-_SECONDS_BETWEEN_LINES = 5.0
+from jaxflow.cli.tables import (
+    DropNan,
+    split_names,
+)
+from jaxflow.cli.targets import fit_target, target_record, target_text
+from jaxflow.cli.training import keep, train
 
 
 def fit(
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table of numbers, a sample a row: .csv, .tsv, .txt, .npy, .npz or .parquet."
+            help="Table of numbers, a sample a row: .csv, .tsv, .txt, .npy, .npz or .parquet; "
+            "with --objective reverse-kl a function x -> log p(x) of Python, as FILE.py:NAME."
         ),
     ],
     out: Annotated[
@@ -109,9 +108,19 @@ def fit(
         typer.Option(
             help="Train by likelihood, by flow matching (fm), or in stages: matching first, "
             "likelihood last, which is what auto means for a continuous flow. ddpm and ncsn make "
-            "it a diffusion model, of preserved and of exploding variance."
+            "it a diffusion model, of preserved and of exploding variance; reflow straightens "
+            "the flow of --from; reverse-kl needs a target in place of a table."
         ),
     ] = Objective.auto,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Finished run whose flow, columns and classes to go on with; its options of "
+            "model and transform hold.",
+        ),
+    ] = None,
+    config: Config = None,
     drop_nan: DropNan = False,
     float64: Annotated[
         bool, typer.Option("--float64", help="Compute in float64, slower; float32 by default.")
@@ -144,12 +153,23 @@ def fit(
         trace=trace.value,
         objective=objective.value,
         float64=float64,
+        start=None if start is None else str(start),
     )
+    if start is not None:
+        usual = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
+        given = {**asdict(settings), "columns": columns, "class_column": class_column}
+        chosen = [name for name, value in given.items() if value != usual.get(name)]
+        settings = settings_from(start, settings, chosen)
     folder = run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
-    x, cond, record = _read(table, columns, class_column, settings, drop_nan=drop_nan)
+    if objective == Objective.reverse_kl:
+        x = cond = None
+        of_target = target_record(str(table), split_names(columns))
+        record = versions() | of_target | {"settings": asdict(settings)}
+    else:
+        x, cond, record = read_inputs(table, columns, class_column, settings, drop_nan=drop_nan)
     if resume and (folder / run_directory.RECORD).exists():
         started = run_directory.read_record(folder)
-        _check_same(out, started, record)
+        check_same(out, started, record)
         record |= {"started": started.get("started")}
     elif folder != out.resolve():
         # What an earlier replacement left, when it was interrupted and not resumed.
@@ -159,81 +179,12 @@ def fit(
     import jax
 
     with jax.enable_x64(float64):
-        trained = _train(x, cond, record, settings, folder, resume=resume)
+        if x is None:
+            trained = fit_target(str(table), record, settings, folder, resume=resume)
+        else:
+            trained = _train(x, cond, record, settings, folder, resume=resume)
     run_directory.put_in_place(folder, out)
     _show(trained, out, table)
-
-
-def _read(
-    table: Path,
-    columns: str | None,
-    class_column: str | None,
-    settings: Settings,
-    *,
-    drop_nan: bool,
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """The rows to fit, in the run's precision, their conditions, and the record of a run."""
-    from importlib.metadata import version
-
-    from jaxflow import __version__
-    from jaxflow.data import read_table
-
-    chosen = split_names(columns)
-    if class_column is not None and chosen is None:
-        chosen = [name for name in names_of(table) if name != class_column]
-    if class_column is not None and class_column in (chosen or ()):
-        raise ValueError(
-            f"--columns names {class_column}, which --class-column takes for the class"
-        )
-    read = read_table(table, chosen)
-    values, kept = drop_rows(read.values, read.columns, table, drop_nan=drop_nan)
-    x = in_precision(values, read.columns, table, float64=settings.float64)
-    classes = cond = None
-    if class_column is not None:
-        labels = of_rows(read_labels(table, class_column), kept, table, class_column)
-        classes = classes_of(labels, class_column)
-        cond = one_hot(labels, classes, table)
-    return (
-        x,
-        cond,
-        {
-            "jaxflow": __version__,
-            "versions": {name: version(name) for name in ("jax", "equinox", "optax", "numpy")},
-            "python": sys.version.split()[0],
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "table": str(table),
-            "table_sha256": digest(x),
-            "class_column": class_column,
-            "classes": classes,
-            "labels_sha256": None if cond is None else digest(cond),
-            "columns": list(read.columns),
-            "columns_chosen": chosen is not None,
-            "rows": len(kept),
-            "rows_dropped": len(read.values) - len(kept),
-            "settings": asdict(settings),
-            "finished": False,
-        },
-    )
-
-
-def _check_same(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to go on with other data or options than the run was started with."""
-    advice = "resume with what it was started with, or replace it with --overwrite alone"
-    if old["columns"] != new["columns"]:
-        raise ValueError(
-            f"{out} was started with the columns {', '.join(old['columns'])}, not "
-            f"{', '.join(new['columns'])}; {advice}"
-        )
-    for name, value in new["settings"].items():
-        # More time does not change what is trained.
-        if name != "max_seconds" and old["settings"].get(name) != value:
-            raise ValueError(
-                f"{out} was started with --{name.replace('_', '-')} "
-                f"{old['settings'].get(name)}, not {value}; {advice}"
-            )
-    for name in ("table_sha256", "labels_sha256"):
-        if old.get(name) != new[name]:
-            raise ValueError(f"{out} was started with other rows, of {old['table']}; {advice}")
 
 
 def _train(
@@ -248,86 +199,52 @@ def _train(
     """Train and fill the run directory; the record with the results."""
     import jax
 
-    import jaxflow
+    from jaxflow.checkpoint import load
     from jaxflow.data import check_columns, split
     from jaxflow.transforms import Proposal
 
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
-    flow = build_flow(settings, x.shape[1], init_key, len(record["classes"] or ()))
+    if settings.start is None:
+        flow = build_flow(settings, x.shape[1], init_key, len(record["classes"] or ()))
+        transform = fit_transform(settings.transform, x[training], record["columns"])
+    else:
+        # With the transform that it has.
+        flow, transform = load(Path(settings.start) / run_directory.FLOW), None
     given = (None, None) if cond is None else (cond[training], cond[held])
-    transform = fit_transform(settings.transform, x[training], record["columns"])
     if isinstance(transform, Proposal):
         for line in transform.lines():
             tell(line)
-    config = jaxflow.TrainConfig(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        max_seconds=settings.max_seconds,
-        eval_every=settings.eval_every,
+    flow, history = train(
+        flow,
+        x[training],
+        given[0],
+        record,
+        settings,
+        folder,
+        resume=resume,
+        key=fit_key,
+        validation=(x[held], given[1]),
+        transform=transform,
+        objective=objective_of(settings.objective, flow, init_key, given[0]),
     )
-    state = folder / run_directory.STATE
-    run_directory.write_record(folder, record)
-    try:
-        flow, history = jaxflow.fit(
-            flow,
-            x[training],
-            given[0],
-            key=fit_key,
-            validation=(x[held], given[1]),
-            transform=transform,
-            config=config,
-            objective=objective_of(settings.objective),
-            callback=None if sys.stderr.isatty() else _lines(settings.steps),
-            checkpoint=state,
-            resume=resume,
-        )
-        log_p = np.asarray(flow.log_prob(x[held], given[1], key=fit_key), np.float64)
-    except BaseException as error:
-        # A state on the disk is worth keeping unless training itself failed.
-        if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
-            run_directory.discard(folder)
-        elif isinstance(error, KeyboardInterrupt):
-            tell("interrupted; go on with the same command and --resume")
-        if isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(_INTERRUPTED) from None
-        raise
-    record = record | {
-        "finished": True,
+    log_p = np.asarray(flow.log_prob(x[held], given[1], key=fit_key), np.float64)
+    results = {
         "rows_held_out": len(held),
         "transform": transform_text(flow.transform),
         "validation": -float(log_p.mean()),
         "validation_se": float(log_p.std(ddof=1)) / math.sqrt(len(held))
         if len(held) > 1
         else None,
-        "steps": history["step"][-1],
-        "seconds": history["seconds"][-1],
     }
-    write_columns(folder / run_directory.HISTORY, history)
-    run_directory.write_record(folder, record)
-    # Last, since a run with a flow counts as finished.
-    jaxflow.save(folder / run_directory.FLOW, flow, extra=record)
-    state.unlink()
-    return record
-
-
-def _lines(steps: int) -> Callable[[dict[str, Any]], None]:
-    """Progress for a log: a line now and then on standard error."""
-    last = time.monotonic()
-
-    def tell_step(row: dict[str, Any]) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            tell(f"step {row['step']} of {steps}: held-out {row['validation']:.4f} nats")
-
-    return tell_step
+    return keep(flow, history, record | results, folder)
 
 
 def held_out_text(record: dict[str, Any]) -> str:
     """The quality of a fit, with its standard error."""
+    if "log_z" in record:
+        return target_text(record)
     error = record["validation_se"]
     return (
         f"{record['validation']:.4f}{'' if error is None else f' +- {error:.4f}'} nats a row, "
@@ -337,20 +254,26 @@ def held_out_text(record: dict[str, Any]) -> str:
 
 
 def _show(record: dict[str, Any], out: Path, table: Path) -> None:
-    dropped = f", {record['rows_dropped']} dropped" if record["rows_dropped"] else ""
-    scores = shlex.join(["jaxflow", "score", str(out), str(table), "--out", "scores.csv"])
-    if record["rows_dropped"]:
-        scores += " --drop-nan"
-    show(
-        {
+    if "log_z" in record:
+        rows = {"target": record["table"]}
+        following = shlex.join(["jaxflow", "sample", str(out), "--out", "samples.csv"])
+    else:
+        dropped = f", {record['rows_dropped']} dropped" if record["rows_dropped"] else ""
+        rows = {
             "rows": f"{record['rows'] - record['rows_held_out']} for training, "
-            f"{record['rows_held_out']} held out{dropped}",
+            f"{record['rows_held_out']} held out{dropped}"
+        }
+        following = shlex.join(["jaxflow", "score", str(out), str(table), "--out", "scores.csv"])
+        following += " --drop-nan" if record["rows_dropped"] else ""
+    show(
+        rows
+        | {
             "columns": ", ".join(record["columns"]),
             **({"classes": ", ".join(record["classes"])} if record["classes"] else {}),
             "transform": record["transform"],
-            "held-out": held_out_text(record),
+            "quality" if "log_z" in record else "held-out": held_out_text(record),
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
             "run": str(out),
-            "next": scores,
+            "next": following,
         }
     )

@@ -1,13 +1,13 @@
 """`jaxflow info`: what a run directory holds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.fit import held_out_text
-from jaxflow.cli.models import Field, Settings
+from jaxflow.cli.models import Field, Objective, Settings
 from jaxflow.cli.reports import counted, show
 
 
@@ -25,7 +25,7 @@ def info(
     field = f" ({network})" if settings["model"] == "cnf" else ""
     rows = {
         "run": str(run),
-        "table": f"{record['table']}, {counted(record['rows'], 'row')}",
+        **_data(record),
         "columns": ", ".join(record["columns"]),
         **({"classes": ", ".join(record["classes"])} if record.get("classes") else {}),
         "model": f"{settings['model']}{field}, width {settings['width']}, "
@@ -34,7 +34,7 @@ def info(
     if finished:
         rows |= {
             "transform": record["transform"],
-            "held-out": held_out_text(record),
+            "quality" if "log_z" in record else "held-out": held_out_text(record),
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
         }
     else:
@@ -42,6 +42,12 @@ def info(
     rows["seed"] = str(settings["seed"])
     rows["made by"] = f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}"
     show(rows)
+
+
+def _data(record: dict[str, Any]) -> dict[str, str]:
+    if record["settings"]["objective"] == Objective.reverse_kl:
+        return {"target": record["table"]}
+    return {"table": f"{record['table']}, {counted(record['rows'], 'row')}"}
 
 
 def _state(run: Path, steps: int) -> str:

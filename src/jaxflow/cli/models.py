@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+# Trajectories that a flow is straightened by.
+PAIRS = 32_768
+# What a run's flow decides where another goes on with it.
+DECIDED = ("model", "field", "activation", "width", "depth", "transform", "trace", "float64")
 # Columns up to which a field of sines begins with higher frequencies, and how much higher.
 FEW_COLUMNS, HIGH_FREQUENCY = 3, 4.0
 
@@ -54,7 +58,8 @@ class Objective(StrEnum):
     """What training minimises; staged is flow matching first, likelihood last.
 
     Auto is staged for a continuous flow, likelihood for a coupling flow. `ddpm` and `ncsn` make
-    a diffusion model, of preserved and of exploding variance; `fm` is short for matching.
+    a diffusion model, of preserved and of exploding variance; `fm` is short for matching. `reflow`
+    straightens a fitted flow; `reverse_kl` fits a function.
     """
 
     auto = "auto"
@@ -64,6 +69,8 @@ class Objective(StrEnum):
     staged = "staged"
     ddpm = "ddpm"
     ncsn = "ncsn"
+    reflow = "reflow"
+    reverse_kl = "reverse-kl"
 
     @property
     def diffuses(self) -> bool:
@@ -115,8 +122,15 @@ class Settings:
     trace: str
     objective: str
     float64: bool
+    # The run whose flow goes on being trained.
+    start: str | None = None
 
     def __post_init__(self) -> None:
+        objective = Objective(self.objective)
+        if objective == Objective.reflow and self.start is None:
+            raise ValueError("--objective reflow straightens a fitted flow: add --from RUN")
+        if objective == Objective.reverse_kl and self.start is not None:
+            raise ValueError("--objective reverse-kl begins with a new flow: leave --from out")
         if self.model == Model.coupling:
             for name, value, plain in (
                 ("field", self.field, Field.auto),
@@ -232,10 +246,16 @@ def transform_text(transform: Any) -> str:
     return ", ".join("none" if part is None else type(part).__name__.lower() for part in parts)
 
 
-def objective_of(name: str) -> Any:
-    """What `jaxflow.fit` takes as its `objective`; None for what suits the model."""
-    from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+def objective_of(name: str, flow: Any, key: Any, cond: Any) -> Any:
+    """What `jaxflow.fit` takes as its `objective`; None for what suits the model.
 
+    Key and conditions are for the pairs of a flow that is straightened.
+    """
+    from jaxflow.objectives import FlowMatching, Reflow, Staged, maximum_likelihood
+
+    if name == Objective.reflow:
+        rows = None if cond is None else np.resize(cond, (PAIRS, *cond.shape[1:]))
+        return Reflow.of(flow, key, PAIRS, rows)
     kinds = {
         Objective.auto: None,
         Objective.ddpm: None,

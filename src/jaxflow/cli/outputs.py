@@ -1,8 +1,9 @@
 """Files that the commands write: refused before work starts, whole or absent after it."""
 
-import io
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,24 +34,46 @@ def check_output(
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
 
 
-def write_columns(path: Path, columns: Mapping[str, Sequence[int | float] | np.ndarray]) -> None:
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
+
+
+def write_columns(path: Path, columns: Columns) -> None:
     """Write columns, each in its own type, so that row numbers stay whole numbers.
 
     CSV has as many digits as it takes to read the same numbers back. An .npy file holds one
     array, (n, d), in float64.
     """
+    with column_file(path) as add:
+        add(columns)
+
+
+@contextlib.contextmanager
+def column_file(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """What `write_columns` writes, block by block: whole at the end, or absent.
+
+    Blocks of a CSV file are on the disk at once; those of other kinds wait in memory.
+    """
     from jaxflow.data.frames import import_polars
 
-    buffer = io.BytesIO()
-    if path.suffix.lower() == ".npy":
-        np.save(buffer, np.column_stack([np.asarray(c, np.float64) for c in columns.values()]))
-    else:
-        frame = import_polars().DataFrame(dict(columns))
-        if path.suffix.lower() == ".parquet":
-            frame.write_parquet(buffer)
-        else:
-            frame.write_csv(buffer)
-    write_whole(path, buffer.getvalue())
+    suffix, blocks = path.suffix.lower(), []
+    with whole_file(path) as file:
+
+        def add(columns: Columns) -> None:
+            if suffix == ".npy":
+                numbers = [np.asarray(column, np.float64) for column in columns.values()]
+                blocks.append(np.column_stack(numbers))
+                return
+            frame = import_polars().DataFrame(dict(columns))
+            if suffix == ".csv":
+                frame.write_csv(file, include_header=not blocks)
+                frame = frame.clear()
+            blocks.append(frame)
+
+        yield add
+        if suffix == ".npy":
+            np.save(file, np.concatenate(blocks))
+        elif suffix == ".parquet":
+            import_polars().concat(blocks).write_parquet(file)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -3,6 +3,8 @@
 - flow.safetensors: the flow, with the content of run.json beside it; present once a fit is done
 - history.csv: the history of the training
 - run.json: the table, the settings, the versions and the results
+- run.toml: the options of the fit, for `jaxflow fit --config`
+- map.safetensors: the flow in a few evaluations, where `jaxflow distil` was called
 - state.safetensors: the state of a training that goes on or was interrupted
 
 A new run is trained in its own place. One that replaces another is trained beside it, as
@@ -15,9 +17,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxflow.cli.config import toml
+from jaxflow.cli.models import DECIDED
 from jaxflow.cli.outputs import write_whole
+from jaxflow.cli.tables import join_names
 
-FLOW, HISTORY, RECORD, STATE = "flow.safetensors", "history.csv", "run.json", "state.safetensors"
+FLOW, HISTORY, STATE = "flow.safetensors", "history.csv", "state.safetensors"
+RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
 # What the commands look up in a run's record.
 _NEEDED = {"table", "table_sha256", "columns", "columns_chosen", "rows", "settings"}
 
@@ -95,8 +101,9 @@ def discard(folder: Path) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write run.json, in a folder that is made if need be."""
+    """Write run.json and run.toml, in a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / OPTIONS, toml(_options(record)).encode())
     write_whole(folder / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -149,6 +156,18 @@ def check_run(run: Path) -> None:
         raise ValueError(f"{run} is no run directory: it has no {FLOW}; jaxflow fit makes one")
 
 
+def _options(record: dict[str, Any]) -> dict[str, Any]:
+    """The options of `jaxflow fit` that a run was started with."""
+    settings = dict(record["settings"])
+    options: dict[str, Any] = {"table": record["table"], "from": settings.pop("start")}
+    if options["from"] is not None:
+        settings = {name: settings[name] for name in settings if name not in DECIDED}
+    else:
+        names = record["columns"] if record["columns_chosen"] else None
+        options |= {"columns": join_names(names), "class_column": record["class_column"]}
+    return options | settings | {"drop_nan": record["drop_nan"]}
+
+
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f".{out.name}.{what}")
 
@@ -156,4 +175,4 @@ def _beside(out: Path, what: str) -> Path:
 def _is_ours(name: str) -> bool:
     # A killed program may leave a file that it was writing.
     is_part = name.startswith(".") and name.endswith(".part")
-    return is_part or name in (FLOW, HISTORY, RECORD, STATE)
+    return is_part or name in (FLOW, HISTORY, RECORD, STATE, OPTIONS, MAP)

@@ -8,6 +8,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import ClassName, condition
+from jaxflow.cli.distil import Fast, load_map
 from jaxflow.cli.models import Sampler, check_seed
 from jaxflow.cli.outputs import check_output
 from jaxflow.cli.reports import counted, show
@@ -39,6 +40,7 @@ def sample(
     seed: Annotated[
         int, typer.Option(help="Seed of the random numbers; the same seed, the same rows.")
     ] = 0,
+    fast: Fast = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -52,6 +54,8 @@ def sample(
     check_seed(seed)
     check_output(out, overwrite=overwrite)
     record = run_directory.read_run(run)
+    if fast and (sampler != Sampler.ode or guidance is not None):
+        raise ValueError("--fast follows the flow itself: leave --sampler and --guidance out")
     cond = _condition(record, class_name, guidance)
     if steps is not None and steps < 1:
         raise ValueError(f"--steps {steps} must be at least 1")
@@ -64,8 +68,12 @@ def sample(
     from jaxflow.data import write_table
 
     with jax.enable_x64(record["settings"]["float64"]):
-        flow = load(run / run_directory.FLOW)
-        x = np.asarray(_draw(flow, jax.random.key(seed), num, cond, sampler, steps, guidance))
+        key = jax.random.key(seed)
+        if fast:
+            x = np.asarray(load_map(run).sample(key, num, cond))
+        else:
+            flow = load(run / run_directory.FLOW)
+            x = np.asarray(_draw(flow, key, num, cond, sampler, steps, guidance))
     write_table(out, x, record["columns"], overwrite=overwrite)
     show({"drawn": counted(num, "row"), "samples": str(out)})
 

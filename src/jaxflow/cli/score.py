@@ -1,17 +1,22 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.classes import ClassName, conditions
-from jaxflow.cli.outputs import check_output, write_columns
+from jaxflow.cli.classes import ClassName, conditions_of
+from jaxflow.cli.distil import Fast, error_text, load_map
+from jaxflow.cli.outputs import check_output, column_file
 from jaxflow.cli.reports import counted, show
-from jaxflow.cli.tables import DropNan, rows_of_run
+from jaxflow.cli.tables import DropNan, blocks_of_run
+
+# Rows that are read and scored at a time.
+BLOCK = 65_536
 
 
 def score(
@@ -26,8 +31,14 @@ def score(
     drop_nan: DropNan = False,
     with_error: Annotated[
         bool,
-        typer.Option("--with-error", help="Add columns ode_error, trace_se: how far off, nats."),
+        typer.Option(
+            "--with-error",
+            help="Add columns ode_error and trace_se, how far off in nats, and status; a row "
+            "whose solve failed has no number and does not stop the others. In .npy status is a "
+            "number, 0 for success.",
+        ),
     ] = False,
+    fast: Fast = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -40,40 +51,66 @@ def score(
     Row numbers count from 0 as in the table.
     """
     check_output(out, overwrite=overwrite)
+    if fast and with_error:
+        raise ValueError("--with-error tells the error of a solve, which --fast does without")
     record = run_directory.read_run(run)
-    x, kept = rows_of_run(record, table, drop_nan=drop_nan)
-    cond = conditions(record, table, kept, class_name)
+    condition_of = conditions_of(record, table, class_name)
 
     import jax
 
-    from jaxflow import CNF
+    from jaxflow import Status
     from jaxflow.checkpoint import load
 
-    with jax.enable_x64(record["settings"]["float64"]):
-        flow = load(run / run_directory.FLOW)
-        # The key serves flows whose trace is estimated; the same for all, so scores repeat.
-        key = jax.random.key(0)
-        if with_error and not isinstance(flow, CNF):
-            raise ValueError("--with-error is for continuous flows; this one has no solve")
-        if with_error:
-            answer = flow.log_prob_with_error(x, cond, key=key, progress=None)
-            columns = {
-                "log_prob": answer.value,
-                "ode_error": answer.ode_error,
-                "trace_se": answer.trace_se,
-            }
-            if any(values is None for values in columns.values()):
-                raise ValueError("--with-error: the solver or the trace of this run tells none")
-        else:
-            columns = {"log_prob": flow.log_prob(x, cond, key=key, progress=None)}
-        columns = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-    log_p = columns["log_prob"]
-    write_columns(out, {"row": kept, **columns})
-    error = f" +- {log_p.std(ddof=1) / math.sqrt(len(x)):.4f}" if len(x) > 1 else ""
+    shift: Any = None
+    sums = np.zeros(3)
+    with jax.enable_x64(record["settings"]["float64"]), column_file(out) as add:
+        flow = load_map(run) if fast else load(run / run_directory.FLOW)
+        for x, kept in blocks_of_run(record, table, BLOCK, drop_nan=drop_nan):
+            columns = _scores(flow, x, condition_of(kept), fast=fast, with_error=with_error)
+            if with_error and out.suffix.lower() != ".npy":
+                columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
+            add({"row": kept, **columns})
+            log_p = columns["log_prob"]
+            # About the first block's mean, so that squares do not cancel.
+            shift = log_p.mean() if shift is None else shift
+            off = log_p - shift
+            sums += [len(off), off.sum(), np.square(off).sum()]
+    count, mean = int(sums[0]), shift + sums[1] / sums[0]
+    variance = max(sums[2] - sums[1] ** 2 / count, 0.0) / max(count - 1, 1)
+    error = f" +- {math.sqrt(variance / count):.4f}" if count > 1 else ""
     show(
         {
-            "scored": counted(len(x), "row"),
-            "mean": f"{log_p.mean():.4f}{error} nats a row, log-density",
+            "scored": counted(count, "row"),
+            "mean": f"{mean:.4f}{error} nats a row, log-density",
+            **({"off by": error_text(flow.error)} if fast else {}),
             "scores": str(out),
         }
     )
+
+
+def _scores(
+    flow: Any, x: np.ndarray, cond: np.ndarray | None, *, fast: bool, with_error: bool
+) -> dict[str, Any]:
+    """The columns of some rows, but for their numbers."""
+    import jax
+
+    from jaxflow import CNF
+
+    # The key serves flows whose trace is estimated; the same for all, so scores repeat.
+    key = jax.random.key(0)
+    if with_error and not isinstance(flow, CNF):
+        raise ValueError("--with-error is for continuous flows; this one has no solve")
+    if with_error:
+        flow = replace(flow, ode_eval=replace(flow.ode_eval, throw=False))
+        answer = flow.log_prob_with_error(x, cond, key=key, progress=None)
+        columns = {
+            "log_prob": answer.value,
+            "ode_error": answer.ode_error,
+            "trace_se": answer.trace_se,
+        }
+        if any(values is None for values in columns.values()):
+            raise ValueError("--with-error: the solver or the trace of this run tells none")
+        numbers = {name: np.asarray(values, np.float64) for name, values in columns.items()}
+        return numbers | {"status": np.asarray(answer.status)}
+    log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)
+    return {"log_prob": np.asarray(log_p, np.float64)}

@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,15 @@ def split_names(text: str | None) -> list[str] | None:
     return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
 
 
+def join_names(names: Sequence[str] | None) -> str | None:
+    """What `split_names` takes apart."""
+    if names is None:
+        return None
+    text = io.StringIO()
+    csv.writer(text).writerow(names)
+    return text.getvalue().strip()
+
+
 def rows_of_run(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +48,54 @@ def rows_of_run(
     values = read_like(path, names, chosen=record["columns_chosen"])
     values, kept = drop_rows(values, names, path, drop_nan=drop_nan)
     return in_precision(values, names, path, float64=record["settings"]["float64"]), kept
+
+
+def blocks_of_run(
+    record: dict[str, Any], path: Path, rows: int, *, drop_nan: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `rows_of_run` gives, `rows` rows at a time but for the last ones.
+
+    Raises:
+        ValueError: as `rows_of_run`, of a row when its block is reached.
+    """
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for part in _whole_rows(record, path, drop_nan=drop_nan):
+        waiting.append(part)
+        while sum(len(kept) for _, kept in waiting) >= rows:
+            x, kept = (np.concatenate(each) for each in zip(*waiting, strict=True))
+            yield x[:rows], kept[:rows]
+            waiting = [(x[rows:], kept[rows:])]
+    x, kept = (np.concatenate(each) for each in zip(*waiting, strict=True))
+    if len(kept):
+        yield x, kept
+
+
+def _whole_rows(
+    record: dict[str, Any], path: Path, *, drop_nan: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of a table in a run's precision, without the rows that are to be dropped."""
+    from jaxflow.data import check_rows, finite_rows, read_blocks
+
+    names, float64 = record["columns"], record["settings"]["float64"]
+    columns = columns_like(path, names, chosen=record["columns_chosen"])
+    read = left = 0
+    for block in read_blocks(path, columns):
+        whole = finite_rows(block.values)
+        if not drop_nan:
+            try:
+                check_rows(block.values, columns=names, first=read)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+        kept = read + np.flatnonzero(whole)
+        read, left = read + len(whole), left + len(kept)
+        if len(kept):
+            values = block.values[whole]
+            first = left == len(kept)
+            yield in_precision(values, names, path, float64=float64, warn=first), kept
+    if not left:
+        raise ValueError(f"{path}: each of its {counted(read, 'row')} has NaN or infinity")
+    if left < read:
+        tell(f"dropped {read - left} of {counted(read, 'row')} with NaN or infinity")
 
 
 def digest(x: np.ndarray) -> str:
@@ -70,7 +128,12 @@ def drop_rows(
 
 
 def in_precision(
-    values: np.ndarray, columns: Sequence[str], path: Path, *, float64: bool
+    values: np.ndarray,
+    columns: Sequence[str],
+    path: Path,
+    *,
+    float64: bool,
+    warn: bool = True,
 ) -> np.ndarray:
     """The finite numbers of a table, (n, d), as float32 or float64.
 
@@ -91,7 +154,7 @@ def in_precision(
     lost = np.finfo(np.float32).eps * size > _COARSE * spread
     # A constant column loses nothing, and is refused elsewhere.
     coarse = [name for name, is_lost in zip(columns, lost & (spread > 0), strict=True) if is_lost]
-    if coarse:
+    if coarse and warn:
         tell(
             f"warning: float32 is coarse for {', '.join(coarse)}, large numbers of small spread; "
             "subtract an offset, or fit with --float64"
@@ -101,6 +164,17 @@ def in_precision(
 
 def read_like(path: Path, expected: Sequence[str], *, chosen: bool) -> np.ndarray:
     """The columns of a table that a run was fitted to, (n, d), in the run's order.
+
+    Raises:
+        ValueError: columns are missing; says which.
+    """
+    from jaxflow.data import read_table
+
+    return read_table(path, columns_like(path, expected, chosen=chosen)).values
+
+
+def columns_like(path: Path, expected: Sequence[str], *, chosen: bool) -> Sequence[str] | None:
+    """The names to read of a table for a run; None for all of its columns by position.
 
     They are found by name. Where the file or the run has no names (the columns are then x0, x1,
     ...), they are taken by position, and their number must agree.
@@ -114,18 +188,17 @@ def read_like(path: Path, expected: Sequence[str], *, chosen: bool) -> np.ndarra
     Raises:
         ValueError: columns are missing; says which.
     """
-    from jaxflow.data import read_table
+    from jaxflow.data import table_names
 
-    found = names_of(path)
+    found = table_names(path)
     is_unnamed = _counts(expected) and not chosen
     if set(expected) <= set(found) and not (is_unnamed and _counts(found)):
         ignored = [name or "one without a name" for name in found if name not in expected]
-        values = read_table(path, expected).values
         if ignored:
             tell(f"ignored {counted(len(ignored), 'column')}: {', '.join(ignored)}")
-        return values
+        return expected
     if (is_unnamed or _counts(found)) and len(found) == len(expected):
-        return read_table(path).values
+        return None
     missing = [name for name in expected if name not in found]
     because = f": missing {', '.join(missing)}" if missing else ""
     raise ValueError(
@@ -137,22 +210,3 @@ def read_like(path: Path, expected: Sequence[str], *, chosen: bool) -> np.ndarra
 def _counts(names: Sequence[str]) -> bool:
     """Whether the names are those given to columns without any."""
     return list(names) == [f"x{i}" for i in range(len(names))]
-
-
-def names_of(path: Path) -> tuple[str, ...]:
-    """The names of a table's columns, also where some hold text."""
-    from jaxflow.data import read_table
-    from jaxflow.data.delimited import read_delimited
-    from jaxflow.data.frames import import_polars
-
-    suffix = path.suffix.lower()
-    if path.is_file() and path.stat().st_size > 0:
-        if suffix in (".csv", ".tsv", ".txt"):
-            return read_delimited(path)[1]
-        if suffix == ".parquet":
-            pl = import_polars()
-            try:
-                return tuple(pl.read_parquet_schema(path))
-            except pl.exceptions.PolarsError:
-                pass  # `read_table` says it in words
-    return read_table(path).columns

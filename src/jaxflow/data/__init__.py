@@ -4,7 +4,7 @@ from jaxflow.data.checks import check_columns, check_rows, finite_rows, split
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
 from jaxflow.data.pinwheel import Pinwheel
-from jaxflow.data.tables import Table, read_table, write_table
+from jaxflow.data.tables import Table, read_blocks, read_table, table_names, write_table
 from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "check_rows",
     "digits",
     "finite_rows",
+    "read_blocks",
     "read_table",
     "split",
+    "table_names",
     "write_table",
 ]

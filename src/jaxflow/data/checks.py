@@ -22,13 +22,16 @@ def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
     return np.asarray(np.isfinite(_flat(x, "x")).all(axis=1))
 
 
-def check_rows(x: ArrayLike, name: str = "x", columns: Sequence[str] | None = None) -> None:
+def check_rows(
+    x: ArrayLike, name: str = "x", columns: Sequence[str] | None = None, *, first: int = 0
+) -> None:
     """Check that every number is finite.
 
     Args:
         x: rows of any event shape, (n, *event); columns count along the flattened event.
         name: what an error calls `x`.
         columns: names of the columns, for the error.
+        first: number of the first row, for the error.
 
     Raises:
         ValueError: there is a NaN or an infinity; says in how many rows, which rows (counted
@@ -42,7 +45,7 @@ def check_rows(x: ArrayLike, name: str = "x", columns: Sequence[str] | None = No
     where = [_label(j, columns) for j in np.flatnonzero(~finite.all(axis=0)).tolist()]
     raise ValueError(
         f"{name} has NaN or infinity in {rows.size} of {len(flat)} rows: "
-        f"rows {_listed([str(i) for i in rows])} (from 0), columns {_listed(where)}. "
+        f"rows {_listed([str(i) for i in first + rows])} (from 0), columns {_listed(where)}. "
         f"Drop them with {name}[finite_rows({name})], or --drop-nan on the command line"
     )
 

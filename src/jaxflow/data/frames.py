@@ -28,14 +28,15 @@ def import_polars() -> ModuleType:
     return polars
 
 
-def frame_to_array(frame: "polars.DataFrame", source: str) -> np.ndarray:
+def frame_to_array(frame: "polars.DataFrame", source: str, first: int = 0) -> np.ndarray:
     """The numbers of a data frame, (n, d): float32 if all columns are, else float64.
 
-    Missing cells become NaN. Columns of text are read as numbers where every cell is one.
+    Missing cells become NaN. Columns of text are read as numbers where every cell is one. Errors
+    count rows from `first`.
 
     Raises:
         ValueError: a column holds something other than numbers; names each such column,
-            its first offending value and that value's row, counted from 0.
+            its first offending value and that value's row, counted from `first`.
     """
     pl = import_polars()
     single = all(dtype == pl.Float32 for dtype in frame.dtypes)
@@ -54,7 +55,9 @@ def frame_to_array(frame: "polars.DataFrame", source: str) -> np.ndarray:
         else:
             numbers, row = None, column.is_not_null().arg_max()
         if row is not None or numbers is None:
-            faults.append(f"column {column.name!r} has {column[row or 0]!r:.60} in row {row or 0}")
+            faults.append(
+                f"column {column.name!r} has {column[row or 0]!r:.60} in row {first + (row or 0)}"
+            )
         else:
             values[:, j] = numbers.cast(target).fill_null(float("nan")).to_numpy()
     if faults:

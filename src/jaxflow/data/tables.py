@@ -1,19 +1,24 @@
 """Tables of numbers in files: CSV and other text, NumPy, Parquet."""
 
 import os
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxflow.data.arrays import read_array, to_floats
 from jaxflow.data.atomic import whole_file
-from jaxflow.data.delimited import header_line, is_number, read_delimited
+from jaxflow.data.delimited import delimited_blocks, delimited_names, header_line, is_number
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
 
+if TYPE_CHECKING:
+    import polars
+
+# Characters of a block of text for each of its rows.
+TEXT_ROW = 256
 _TEXT = (".csv", ".tsv", ".txt")
 _READS = (*_TEXT, ".npy", ".npz", ".parquet")
 _WRITES = (".csv", ".npy", ".parquet")
@@ -66,6 +71,25 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
         ValueError: the file is not a table of numbers, or lacks one of `columns`.
         ImportError: text and Parquet need polars, which is not installed.
     """
+    return next(read_blocks(path, columns, None))
+
+
+def read_blocks(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, rows: int | None = 65_536
+) -> Iterator[Table]:
+    """What `read_table` reads, about `rows` rows at a time, so that a file of any size will do.
+
+    NumPy's compressed archives alone are read whole. Errors of a cell count its row from the
+    file's first.
+
+    Args:
+        path: the file.
+        columns: names of the columns to keep, in this order; all of them by default.
+        rows: rows of a block, for text as many as take the room of such rows; None for all.
+
+    Raises:
+        The errors of `read_table`, those of a cell when its block is reached.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _READS:
@@ -76,22 +100,58 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
         raise ValueError(f"{path}: not a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
-
     if suffix in (".npy", ".npz"):
-        values = _read_numpy(path)
-        names = tuple(f"x{i}" for i in range(values.shape[1]))
-        chosen = _choose(names, columns, path)
-        values = values if columns is None else values[:, chosen]
-    else:
-        frame, names = read_delimited(path) if suffix in _TEXT else _read_parquet(path)
-        chosen = _choose(names, columns, path)
-        frame = frame[:, chosen]
-        # Cells of text are named in errors by the file's own names.
-        frame.columns = [names[i] for i in chosen]
-        values = frame_to_array(frame, str(path))
-    if values.shape[0] == 0:
+        return _array_blocks(path, columns, rows)
+    if suffix in _TEXT:
+        size = -1 if rows is None else rows * TEXT_ROW
+        return _frame_blocks(path, columns, delimited_blocks(path, size))
+    return _frame_blocks(path, columns, _parquet_blocks(path, rows))
+
+
+def table_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of a table's columns, also where some hold text, from the head of the file.
+
+    Raises:
+        The errors of `read_table`, but those of its cells.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if path.is_file() and path.stat().st_size > 0:
+        if suffix in _TEXT:
+            return delimited_names(path)
+        if suffix == ".parquet":
+            return next(_parquet_blocks(path, 1))[1]
+    return next(read_blocks(path)).columns
+
+
+def _array_blocks(path: Path, columns: Sequence[str] | None, rows: int | None) -> Iterator[Table]:
+    values = read_array(path, mapped=rows is not None)
+    names = tuple(f"x{i}" for i in range(values.shape[1]))
+    chosen = _choose(names, columns, path)
+    if len(values) == 0:
         raise ValueError(f"{path}: the table has no rows")
-    return Table(values, tuple(names[i] for i in chosen))
+    for first in range(0, len(values), rows or len(values)):
+        block = values[first : first + (rows or len(values))]
+        block = block if columns is None else block[:, chosen]
+        yield Table(to_floats(block, str(path)), tuple(names[i] for i in chosen))
+
+
+def _frame_blocks(
+    path: Path,
+    columns: Sequence[str] | None,
+    blocks: "Iterator[tuple[polars.DataFrame, tuple[str, ...]]]",
+) -> Iterator[Table]:
+    first, chosen = 0, None
+    for frame, names in blocks:
+        chosen = _choose(names, columns, path) if chosen is None else chosen
+        kept = frame[:, chosen]
+        # Cells of text are named in errors by the file's own names.
+        kept.columns = [names[i] for i in chosen]
+        values = frame_to_array(kept, str(path), first)
+        first += len(values)
+        if first == 0:
+            raise ValueError(f"{path}: the table has no rows")
+        yield Table(values, tuple(kept.columns))
 
 
 def write_table(
@@ -121,7 +181,7 @@ def write_table(
     suffix = path.suffix.lower()
     if suffix not in _WRITES:
         raise ValueError(f"{path}: unknown suffix {suffix!r}; write {', '.join(_WRITES)}")
-    table = Table(_to_floats(np.asarray(values), "values"), tuple(columns))
+    table = Table(to_floats(np.asarray(values), "values"), tuple(columns))
     if suffix == ".csv" and all(is_number(name) for name in table.columns):
         raise ValueError(
             f"columns={list(table.columns)} are all numbers, and a CSV header of numbers reads "
@@ -177,84 +237,16 @@ def _choose(names: tuple[str, ...], columns: Sequence[str] | None, path: Path) -
     return [names.index(name) for name in columns]
 
 
-def _read_parquet(path: Path) -> tuple:
+def _parquet_blocks(
+    path: Path, rows: int | None
+) -> "Iterator[tuple[polars.DataFrame, tuple[str, ...]]]":
     pl = import_polars()
     try:
-        with path.open("rb") as file:
-            frame = pl.read_parquet(file)
+        # Not as a pattern: a name may hold a star.
+        lazy = pl.scan_parquet(path, glob=False)
+        count = 1 if rows is None else max(lazy.select(pl.len()).collect().item(), 1)
+        for first in range(0, count, rows or 1):
+            frame = (lazy if rows is None else lazy.slice(first, rows)).collect()
+            yield frame, tuple(frame.columns)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path}: not a Parquet file ({error})") from None
-    return frame, tuple(frame.columns)
-
-
-def _read_numpy(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:  # opened here, since NumPy leaves a damaged .npz open
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                loaded = {name: _read_member(loaded, name) for name in loaded.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if _needs_pickle(error):
-            raise ValueError(_object_refusal(str(path))) from None
-        # NumPy takes any file that is not its own for a pickle; to repeat that would mislead.
-        reason = "" if "pickle" in str(error) else f" ({error})"
-        raise ValueError(f"{path}: not a whole NumPy file{reason}") from None
-    if isinstance(loaded, np.ndarray):
-        return _to_floats(loaded, str(path))
-    return _only_table(loaded, path)
-
-
-def _read_member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
-    """One array of an archive, None where it could be read by unpickling only."""
-    try:
-        return archive[name]
-    except ValueError as error:
-        if _needs_pickle(error):
-            return None
-        raise
-
-
-def _needs_pickle(error: Exception) -> bool:
-    return "Object arrays" in str(error)
-
-
-def _only_table(arrays: dict[str, np.ndarray | None], path: Path) -> np.ndarray:
-    """The array called x, or else the only (n, d) array of numbers."""
-    if "x" in arrays:
-        chosen = arrays["x"]
-        if chosen is None:
-            raise ValueError(_object_refusal(f"{path}['x']"))
-        return _to_floats(chosen, f"{path}['x']")
-    tables = {
-        name: array
-        for name, array in arrays.items()
-        if array is not None and array.ndim == 2 and array.dtype.kind in "biuf"
-    }
-    if len(tables) != 1:
-        found = list(tables) if tables else list(arrays)
-        what = "several (n, d) arrays of numbers" if tables else "no (n, d) array of numbers among"
-        raise ValueError(f"{path}: {what} {found}; save the one to read as x: np.savez(path, x=x)")
-    ((name, array),) = tables.items()
-    return _to_floats(array, f"{path}[{name!r}]")
-
-
-def _object_refusal(source: str) -> str:
-    return f"{source}: an array of Python objects, which is never unpickled; save x.astype(float)"
-
-
-def _to_floats(array: np.ndarray, source: str) -> np.ndarray:
-    """An (n, d) array of numbers as float32 if it is that, else as float64."""
-    if array.dtype.kind == "O":
-        raise ValueError(_object_refusal(source))
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise ValueError(
-            f"{source}: dtype {array.dtype} is not real numbers that fit float64; "
-            "convert it to float64 first"
-        )
-    if array.ndim == 1:
-        raise ValueError(f"{source}: 1-d, shape {array.shape}; reshape to rows with x[:, None]")
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{source}: shape {array.shape}; a table is (n, d) with d at least 1")
-    # Also turns a foreign byte order into the machine's own.
-    single = array.dtype.kind == "f" and array.dtype.itemsize == 4
-    return array.astype(np.float32 if single else np.float64, order="C")

@@ -85,7 +85,7 @@ class Swaps:
     In each round every row meets one other, and they swap their base rows where
     `(x1_i - x1_j) . (x0_i - x0_j) < 0`; after as many rounds as rows all have met (Puccetti 2017,
     "An algorithm to approximate the optimal expected inner product of two vectors with given
-    marginals"). The time grows as rows times rounds, without a call to the host.
+    marginals", JMAA 451). The time grows as rows times rounds, without a call to the host.
 
     Attributes:
         rounds: meetings of a row.

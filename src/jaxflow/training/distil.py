@@ -37,7 +37,7 @@ def distil(
     key: PRNGKeyArray,
     num_steps: int = 4,
     num_samples: int = 32_768,
-    width: int = 64,
+    width: int = 128,
     depth: int = 3,
     config: TrainConfig = CONFIG,
     progress: bool | None = None,
@@ -58,7 +58,7 @@ def distil(
         x: rows on which the error is measured, (n, *event); best ones that did not fit the flow.
         cond: their conditions, (n, *condition); samples are drawn for the same ones.
         key: for samples, weights and minibatches.
-        num_steps: evaluations of the network for one log-density.
+        num_steps: steps of one log-density, an evaluation of the field and the network each.
         num_samples: trajectories to learn from.
         width: hidden units of the network.
         depth: hidden layers of the network.
@@ -70,6 +70,7 @@ def distil(
         SolveError: a solve of the flow failed.
     """
     check_count("num_steps", num_steps)
+    check_count("num_samples", num_samples)
     flow, _, given, _ = accept(flow, x, cond, "x")
     sample_key, net_key, fit_key = jax.random.split(key, 3)
     each = None if given is None else jnp.resize(given, (num_samples, *given.shape[1:]))
@@ -77,7 +78,8 @@ def distil(
     data = Rows(_trajectories(flow, keys, num_steps, each), each)
     size = math.prod(flow.event_shape)
     cond_dim = 1 + (0 if given is None else math.prod(given.shape[1:]))
-    net = MLP(size + 1, width=width, depth=depth, cond_dim=cond_dim, key=net_key)
+    sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
+    net = MLP(size + 1, **sizes, activation="sin", key=net_key)
     fast = FlowMap(net, flow, num_steps)
     fast = minimise(fast, data, _loss, fit_key, config, progress, fixed=("exact",))
     gap = np.asarray(fast.log_prob(x, cond), float) - np.asarray(flow.log_prob(x, cond), float)

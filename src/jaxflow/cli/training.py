@@ -1,0 +1,98 @@
+"""Train a flow into a run directory, and keep what came of it."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from jaxflow.cli import run_directory
+from jaxflow.cli.models import Settings
+from jaxflow.cli.outputs import write_columns
+from jaxflow.cli.reports import tell
+
+_INTERRUPTED = 130
+# Without a progress bar, a line at most this often.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def train(
+    flow: Any,
+    x: Any,
+    cond: Any,
+    record: dict[str, Any],
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """`jaxflow.fit` with the run's settings and its state on the disk: the flow and its history.
+
+    An interruption keeps the state and says how to go on; a training that failed leaves nothing.
+    """
+    import jaxflow
+
+    config = jaxflow.TrainConfig(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        max_seconds=settings.max_seconds,
+        eval_every=settings.eval_every,
+    )
+    state = folder / run_directory.STATE
+    run_directory.write_record(folder, record)
+    try:
+        return jaxflow.fit(
+            flow,
+            x,
+            cond,
+            config=config,
+            callback=None if sys.stderr.isatty() else _lines(settings.steps),
+            checkpoint=state,
+            resume=resume,
+            **options,
+        )
+    except BaseException as error:
+        # A state on the disk is worth keeping unless training itself failed.
+        if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
+            run_directory.discard(folder)
+        elif isinstance(error, KeyboardInterrupt):
+            tell("interrupted; go on with the same command and --resume")
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(_INTERRUPTED) from None
+        raise
+
+
+def keep(
+    flow: Any, history: dict[str, Any], record: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Fill the run directory with a trained flow; the record, now finished."""
+    import jaxflow
+
+    record = record | {
+        "finished": True,
+        "steps": history["step"][-1],
+        "seconds": history["seconds"][-1],
+    }
+    write_columns(folder / run_directory.HISTORY, history)
+    run_directory.write_record(folder, record)
+    # Last, since a run with a flow counts as finished.
+    jaxflow.save(folder / run_directory.FLOW, flow, extra=record)
+    (folder / run_directory.STATE).unlink()
+    return record
+
+
+def _lines(steps: int) -> Callable[[dict[str, Any]], None]:
+    """Progress for a log: a line now and then on standard error."""
+    last = time.monotonic()
+
+    def tell_step(row: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            tell(f"step {row['step']} of {steps}: held-out {row['validation']:.4f} nats")
+
+    return tell_step

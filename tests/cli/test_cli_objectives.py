@@ -1,0 +1,130 @@
+"""Options from a file, fits that go on with a run's flow, and functions in place of a table."""
+
+import tomllib
+
+import numpy as np
+import pytest
+from tests.cli.conftest import TINY
+
+TARGET = """
+import jax.numpy as jnp
+
+def log_p(x):
+    return -0.5 * jnp.sum(((x - 1.0) / jnp.asarray([1.0, 2.0], x.dtype)) ** 2)
+
+def pair(x):
+    return x
+"""
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    path = tmp_path_factory.mktemp("targets") / "target.py"
+    path.write_text(TARGET)
+    return path
+
+
+def test_options_may_stand_in_a_file(tmp_path, jaxflow, table, fitted):
+    path = tmp_path / "run.toml"
+    path.write_text(f'table = "{table}"\nwidth = 4\nsteps = 20\ntransform = "none"\n')
+    out = tmp_path / "run"
+    assert jaxflow("fit", "--config", path, "--out", out, "--width", 8).exit_code == 0
+    kept = tomllib.loads((out / "run.toml").read_text())
+    assert kept["width"] == 8
+    assert kept["transform"] == "none"
+    # A run's own file gives the run again, to the bit.
+    again = tmp_path / "again"
+    assert jaxflow("fit", "--config", out / "run.toml", "--out", again).exit_code == 0
+    flow = "flow.safetensors"
+    scores = [np.genfromtxt(run / "history.csv", delimiter=",")[:, :4] for run in (out, again)]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert (again / flow).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("widht = 8", "no option 'widht'"),
+        ("width = 8.5", "must be a whole number"),
+        ("float64 = 1", "must be true or false"),
+        ("seed = true", "must be a whole number"),
+        ("columns = 3", "must be a text"),
+        ("width = ", "line 1"),
+    ],
+)
+def test_a_file_of_options_is_checked(tmp_path, jaxflow, table, text, message):
+    path = tmp_path / "run.toml"
+    path.write_text(text + "\n")
+    result = jaxflow("fit", table, "--config", path, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_s_flow_goes_on(tmp_path, jaxflow, table, fitted, monkeypatch):
+    monkeypatch.setattr("jaxflow.cli.models.PAIRS", 64)
+    start, _ = fitted
+    out = tmp_path / "straight"
+    options = ("--from", start, "--steps", 20)
+    result = jaxflow("fit", table, "--out", out, *options, "--objective", "reflow")
+    assert result.exit_code == 0, result.output
+    assert "from" in tomllib.loads((out / "run.toml").read_text())
+    assert jaxflow("info", out).exit_code == 0
+    for wrong, message in (
+        (("--width", 9), "belongs to the run"),
+        (("--objective", "ddpm"), "is no diffusion model"),
+        (("--objective", "reverse-kl"), "leave --from out"),
+    ):
+        result = jaxflow("fit", table, "--out", tmp_path / "no", *options, *wrong)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    result = jaxflow("fit", table, "--out", tmp_path / "no", "--objective", "reflow")
+    assert "add --from RUN" in result.stderr
+
+
+def test_a_function_in_place_of_a_table(tmp_path, jaxflow, target):
+    out = tmp_path / "run"
+    options = ("--objective", "reverse-kl", "--columns", "a,b", *TINY)
+    result = jaxflow("fit", f"{target}:log_p", "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    assert "log Z" in result.stdout
+    assert "log Z" in jaxflow("info", out).stdout
+    samples = tmp_path / "samples.csv"
+    assert jaxflow("sample", out, "--out", samples, "-n", 5).exit_code == 0
+    assert samples.read_text().startswith("a,b\n")
+    for wrong, message in (
+        (f"{target}", "write FILE.py:NAME"),
+        (f"{target}:no", "has no function 'no'; it has log_p, pair"),
+        (f"{target}:pair", "returns shape (2,)"),
+        (f"{target}.py:log_p", "no such file"),
+    ):
+        result = jaxflow("fit", wrong, "--out", tmp_path / "no", *options)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (tmp_path / "no").exists()
+    result = jaxflow("fit", f"{target}:log_p", "--out", tmp_path / "no", *options[:2])
+    assert "add --columns a,b" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_in_a_few_evaluations(tmp_path, jaxflow, table, fit):
+    run, scores = tmp_path / "run", tmp_path / "scores.csv"
+    assert fit(run).exit_code == 0
+    result = jaxflow("score", run, table, "--out", scores, "--fast")
+    assert result.exit_code == 2
+    assert "jaxflow distil" in result.stderr
+    few = ("--steps", 5, "--trajectories", 256)
+    result = jaxflow("distil", run, table, "--evaluations", 2, *few)
+    assert result.exit_code == 0, result.output
+    assert "nats in the median" in result.stdout
+    assert jaxflow("distil", run, table).exit_code == 2
+    result = jaxflow("score", run, table, "--out", scores, "--fast")
+    assert result.exit_code == 0, result.output
+    assert "nats in the median" in result.stdout
+    assert len(scores.read_text().splitlines()) == 201
+    samples = tmp_path / "samples.csv"
+    assert jaxflow("sample", run, "--out", samples, "-n", 5, "--fast").exit_code == 0
+    result = jaxflow(
+        "score", run, table, "--out", samples, "--fast", "--with-error", "--overwrite"
+    )
+    assert "--fast does without" in result.stderr
