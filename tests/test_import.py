@@ -1,9 +1,10 @@
-"""Importing the library changes no setting of jax."""
+"""Importing the library changes no setting of jax, and loads nothing that it may do without."""
 
 import subprocess
 import sys
 
 SCRIPT = """
+import sys
 import jax
 import jax.numpy, equinox
 before = dict(jax.config.values)
@@ -15,6 +16,8 @@ assert not changed, changed
 assert not jax.config.jax_enable_x64
 names = [name for name in jaxflow.__all__ if not hasattr(jaxflow, name)]
 assert not names, names
+optional = {"blackjax", "diffrax", "matplotlib", "numpyro", "polars", "sklearn", "typer"}
+assert not optional & sys.modules.keys(), optional & sys.modules.keys()
 print("untouched")
 """
 

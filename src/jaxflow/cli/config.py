@@ -25,7 +25,7 @@ def _load(ctx: Any, path: Path | None) -> Path | None:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise typer.BadParameter(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{path}: {' '.join(str(error).split())}") from None
     hints = typing.get_type_hints(inspect.unwrap(ctx.command.callback))
     options = {p.name: p for p in ctx.command.params if p.name not in (None, "config", "help")}

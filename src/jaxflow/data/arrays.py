@@ -1,10 +1,26 @@
 """NumPy files as arrays of numbers, without pickle."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
+from typing import IO
 
 import numpy as np
+
+# What NumPy and the archives that it reads raise where bytes are missing or wrong; a flag of an
+# archive may ask for what is not implemented, or for a password.
+_DAMAGE = (
+    EOFError,
+    OSError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    TokenError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def read_array(path: Path, *, mapped: bool) -> np.ndarray:
@@ -14,6 +30,7 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
         ValueError: the file is damaged, or holds no single (n, d) array of numbers.
     """
     try:
+        _check_claims(path)
         if mapped and path.suffix.lower() == ".npy":
             # As it lies on the disk: `to_floats` takes a block of it.
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -23,7 +40,7 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.ndarray):
                 loaded = {name: _read_member(loaded, name) for name in loaded.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         if _needs_pickle(error):
             raise ValueError(_object_refusal(str(path))) from None
         # NumPy takes any file that is not its own for a pickle; to repeat that would mislead.
@@ -32,6 +49,32 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
     if isinstance(loaded, np.ndarray):
         return to_floats(loaded, str(path))
     return _only_table(loaded, path)
+
+
+def _check_claims(path: Path) -> None:
+    """Refuse a header that claims more numbers than the file has bytes for."""
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for info in archive.infolist():
+                    if info.filename.endswith(".npy"):
+                        with archive.open(info) as member:
+                            _check_claim(member, info.file_size, f"{path}[{info.filename!r}]")
+        else:
+            file.seek(0)
+            _check_claim(file, path.stat().st_size, str(path))
+
+
+def _check_claim(file: IO[bytes], size: int, source: str) -> None:
+    version = np.lib.format.read_magic(file)
+    header = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+    try:
+        shape, _, dtype = getattr(np.lib.format, header)(file)
+    except (MemoryError, RecursionError):
+        raise ValueError("its header is nested too deeply") from None
+    claimed = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and claimed > size:
+        raise ValueError(f"{source}: shape {shape} takes {claimed} bytes, and the file has {size}")
 
 
 def _read_member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:

@@ -248,5 +248,5 @@ def _parquet_blocks(
         for first in range(0, count, rows or 1):
             frame = (lazy if rows is None else lazy.slice(first, rows)).collect()
             yield frame, tuple(frame.columns)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path}: not a Parquet file ({error})") from None

@@ -1,0 +1,1 @@
+"""Flows inside other libraries: `jaxflow.interop.numpyro`. Nothing is imported from here."""

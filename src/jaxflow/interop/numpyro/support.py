@@ -1,0 +1,85 @@
+"""The part of space that a flow's transform leaves, and the way onto it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform, biject_to
+
+from jaxflow.rows import as_rows, promote
+
+
+def _each(
+    f: Callable[[Array], tuple[Array, Array]], x: Any, event_shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """`f` of every event, its values and log-determinants."""
+    rows, batch = as_rows(x, event_shape, "value")
+    y, log_det = jax.vmap(f)(rows)
+    return y.reshape(*batch, *event_shape), log_det.reshape(batch)
+
+
+class DataSpace(constraints.Constraint):
+    """The points that a transform takes to finite ones."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    @property
+    def event_dim(self) -> int:
+        return len(self.transform.event_shape)
+
+    def __call__(self, x: Any) -> Array:
+        shape = self.transform.event_shape
+        transform, x = promote(self.transform, jnp.asarray(x, float))
+        u, _ = _each(transform.forward, x, shape)
+        return jnp.all(jnp.isfinite(u), axis=tuple(range(-len(shape), 0)))
+
+    def feasible_like(self, prototype: Any) -> Array:
+        return _each(
+            self.transform.inverse, jnp.zeros_like(prototype), self.transform.event_shape
+        )[0]
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        return isinstance(other, DataSpace) and eqx.tree_equal(self.transform, other.transform)
+
+    def tree_flatten(self) -> Any:
+        return (self.transform,), (("transform",), {})
+
+
+class ToDataSpace(Transform):
+    """The inverse of a flow's transform, from the whole space onto its support."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.transform.event_shape))
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return DataSpace(self.transform)
+
+    def __call__(self, x: Any) -> Array:
+        return _each(self.transform.inverse, x, self.transform.event_shape)[0]
+
+    def _inverse(self, y: Any) -> Array:
+        return _each(self.transform.forward, y, self.transform.event_shape)[0]
+
+    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
+        return _each(self.transform.inverse, x, self.transform.event_shape)[1]
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        return isinstance(other, ToDataSpace) and eqx.tree_equal(self.transform, other.transform)
+
+    def tree_flatten(self) -> Any:
+        return (self.transform,), (("transform",), {})
+
+
+@biject_to.register(DataSpace)
+def _onto_data_space(constraint: DataSpace) -> ToDataSpace:
+    return ToDataSpace(constraint.transform)
