@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint bench bench-traces bench-diffusion bench-engine bench-likelihood clean
+.PHONY: help demo test test-slow lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,13 @@ lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: .venv/.ready  ## the documentation as pages in site/
+	$(BIN)/mkdocs build --strict
+
+chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
+	$(BIN)/python tests/chaos/kill_resume.py --times 50
+	$(BIN)/python tests/chaos/hostile_files.py --files 1000
 
 bench: .venv/.ready  ## the measured figures of the README; DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py
@@ -65,4 +72,4 @@ bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out l
 	touch $@
 
 clean:  ## remove what the targets made
-	rm -rf .venv .venv-peers demo .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers demo site .pytest_cache .ruff_cache

@@ -7,7 +7,9 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
 from scipy.linalg import expm
+from scipy.stats import norm
 
 from jaxflow import CNF, ODE, StandardNormal, plotting
 from jaxflow.discrete import CouplingFlow
@@ -132,6 +134,71 @@ def test_a_flow_without_moments_has_a_density_at_the_end_alone(ax, key):
         plotting.trajectories(flow, key, 5, ax)
     with pytest.raises(TypeError, match="density_over_time needs a CNF"):
         plotting.density_over_time(flow, key)
+
+
+def test_an_animation_has_its_frames_and_moves(flow, key, tmp_path):
+    path = plotting.animation(flow, key, tmp_path / "flow.gif", 20, frames=3, seconds=0.5)
+    with Image.open(path) as picture:
+        pictures = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(picture)]
+    # The last one stays, which a GIF may tell by its time alone.
+    assert len(pictures) >= 3
+    assert (pictures[0] != pictures[1]).any()
+    with pytest.raises(FileExistsError):
+        plotting.animation(flow, key, path)
+    for wrong, message in (
+        ({"n": 0}, "n=0"),
+        ({"frames": 1}, "frames=1"),
+        ({"seconds": 0}, "sec"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plotting.animation(flow, key, tmp_path / "no.gif", **wrong)
+    with pytest.raises(ValueError, match="unknown suffix"):
+        plotting.animation(flow, key, tmp_path / "no.mp4")
+
+
+def test_a_corner_shows_each_column_and_each_pair():
+    x, data = np.random.default_rng(0).normal(size=(2, 300, 3))
+    axes = plotting.corner(x, data, columns=["a", "b", "c"])
+    assert axes.shape == (3, 3)
+    behind, front = axes[2, 0].collections
+    np.testing.assert_allclose(np.asarray(front.get_offsets()), x[:, [0, 2]])
+    np.testing.assert_allclose(np.asarray(behind.get_offsets()), data[:, [0, 2]])
+    assert not axes[0, 2].axison
+    assert axes[2, 1].get_xlabel() == "b"
+    assert [text.get_text() for text in axes[0, 0].get_legend().get_texts()] == ["data", "flow"]
+    for wrong, message in (
+        ((x[:, :0],), "rows"),
+        ((np.ones((5, 13)),), "at most 12"),
+        ((x, data[:, :2]), "reference has 2 columns"),
+        ((np.full((3, 2), np.nan),), "row 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plotting.corner(*wrong)
+    with pytest.raises(ValueError, match="2 names for 3"):
+        plotting.corner(x, columns=["a", "b"])
+
+
+def test_calibration_counts_the_rows_that_are_covered(ax):
+    assert plotting.calibration([1e-3, 1e-4, 1e-5, 1e-5], [-5e-4, 1e-5, 2e-5, 0.0], ax) is ax
+    assert ax.get_title() == "75.0% of 4 rows covered"
+    good, bad = ax.collections
+    assert len(good.get_offsets()) == 3
+    np.testing.assert_allclose(np.asarray(bad.get_offsets()), [[1e-5, 2e-5]])
+    with pytest.raises(ValueError, match="true has NaN or infinity, first in row 1"):
+        plotting.calibration([1.0, 1.0], [0.0, np.nan])
+
+
+def test_coverage_of_normal_pulls_lies_on_the_diagonal(ax):
+    pulls = norm.ppf((np.arange(4000) + 0.5) / 4000)
+    plotting.coverage(pulls, ax, label="pulls")
+    expected, found = ax.lines[1].get_data()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    plotting.coverage(2 * pulls, ax)
+    expected, found = ax.lines[3].get_data()
+    # Errors twice as large as stated: 68 % of the stated intervals' mass holds 38 %.
+    np.testing.assert_allclose(np.interp(0.6827, expected, found), 0.3829, atol=3e-3)
+    with pytest.raises(ValueError, match="pulls"):
+        plotting.coverage([])
 
 
 def test_bad_arguments_are_named(flow, ax, key):

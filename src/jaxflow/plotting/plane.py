@@ -1,13 +1,8 @@
-"""Pictures of a flow: its density at any moment, its paths, its training.
-
-Each function draws into the `ax` it is given, or into a new one, and returns what it drew into.
-The maps of colours are even in lightness, so they survive colour blindness and grey print.
-"""
+"""A flow of the plane: its density at any moment, and its paths."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,19 +11,12 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
+from jaxflow.plotting.style import DARK, DENSITY_MAP, GAMMA, LIGHT, Number, pyplot
 
-Number = float | int
 Limits = tuple[Number, Number, Number, Number]
 
-_DENSITY_MAP = "magma"
 # The map of a path's times, the colours of its start and end: on a light ground, on a dark one.
 _PATH_COLOURS = (("viridis", "#444444", "#D55E00"), ("plasma", "#8f8ca8", "#f0f921"))
-# Okabe and Ito's blue and vermilion, which everyone can tell apart.
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
-# The darkest colour of the density's map, and a light one for letters on it.
-_DARK, _LIGHT = "#000004", "#e8e6f0"
-# Below 1, so that thin parts of a density can be seen beside its peaks.
-_GAMMA = 0.6
 # Points of a path, and points that say where a density lies.
 _PATH_POINTS, _FRAME_POINTS = 65, 512
 
@@ -63,17 +51,17 @@ def density(
         ValueError: the flow is not of the plane, `t`, `limits` or `resolution` out of range.
         ImportError: matplotlib is not installed.
     """
-    plt = _pyplot()
-    _check_plane(flow, "density")
+    plt = pyplot()
+    check_plane(flow, "density")
     if resolution < 2:
         raise ValueError(f"resolution={resolution} must be at least 2")
-    limits = _frame(flow, (t,), cond) if limits is None else _checked_limits(limits)
+    limits = frame_of(flow, (t,), cond) if limits is None else checked_limits(limits)
     values = _density_values(flow, t, limits, resolution, cond)
     ax = plt.subplots()[1] if ax is None else ax
     from matplotlib.colors import PowerNorm
 
-    norm = PowerNorm(_GAMMA, vmin=0.0, vmax=float(values.max()) or 1.0)
-    ax.imshow(values, origin="lower", extent=limits, cmap=_DENSITY_MAP, norm=norm, aspect="equal")
+    norm = PowerNorm(GAMMA, vmin=0.0, vmax=float(values.max()) or 1.0)
+    ax.imshow(values, origin="lower", extent=limits, cmap=DENSITY_MAP, norm=norm, aspect="equal")
     return ax
 
 
@@ -108,14 +96,14 @@ def trajectories(
         TypeError: the flow has no paths in time.
         ImportError: matplotlib is not installed.
     """
-    plt = _pyplot()
-    _check_plane(flow, "trajectories")
-    _check_moving(flow, "trajectories")
+    plt = pyplot()
+    check_plane(flow, "trajectories")
+    check_moving(flow, "trajectories")
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
     if limits is not None:
-        limits = _checked_limits(limits)
-    times, paths = _paths(flow, key, n, cond)
+        limits = checked_limits(limits)
+    times, paths = paths_of(flow, key, n, cond)
     ax = plt.subplots()[1] if ax is None else ax
     from matplotlib.collections import LineCollection
 
@@ -174,19 +162,19 @@ def density_over_time(
         TypeError: the flow has no density between its ends.
         ImportError: matplotlib is not installed.
     """
-    plt = _pyplot()
-    _check_plane(flow, "density_over_time")
-    _check_moving(flow, "density_over_time")
+    plt = pyplot()
+    check_plane(flow, "density_over_time")
+    check_moving(flow, "density_over_time")
     if len(times) == 0:
         raise ValueError("times=() is empty; give moments such as (0.0, 0.5, 1.0)")
-    limits = _frame(flow, (0.0, *times, 1.0), cond) if limits is None else limits
-    left, right, bottom, top = _checked_limits(limits)
+    limits = frame_of(flow, (0.0, *times, 1.0), cond) if limits is None else limits
+    left, right, bottom, top = checked_limits(limits)
     height = 2.2 * (top - bottom) / (right - left) + 0.35
     figure, axes = plt.subplots(
         1,
         len(times) + 1,
         figsize=(2.2 * (len(times) + 1), height),
-        facecolor=_DARK,
+        facecolor=DARK,
         gridspec_kw={
             "left": 0.004,
             "right": 0.996,
@@ -197,53 +185,13 @@ def density_over_time(
     )
     for ax, t in zip(axes, times, strict=False):
         density(flow, ax, t=t, limits=limits, resolution=resolution, cond=cond)
-        ax.set_title(f"t = {_moment(t)}", color=_LIGHT, fontsize=11, pad=6)
+        ax.set_title(f"t = {_moment(t)}", color=LIGHT, fontsize=11, pad=6)
     trajectories(flow, key, n, axes[-1], limits=limits, cond=cond, dark=True)
-    axes[-1].set_title("paths x(t)", color=_LIGHT, fontsize=11, pad=6)
+    axes[-1].set_title("paths x(t)", color=LIGHT, fontsize=11, pad=6)
     for ax in axes:
-        ax.set(xticks=[], yticks=[], facecolor=_DARK)
+        ax.set(xticks=[], yticks=[], facecolor=DARK)
         ax.spines[:].set_visible(False)
     return figure
-
-
-def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
-    """Draw the curves of a training: the loss, and the held-out value whose best was kept.
-
-    Args:
-        history: what `jaxflow.fit` returns.
-        ax: matplotlib axes; None for new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: the history lacks a column, or has no rows.
-        ImportError: matplotlib is not installed.
-    """
-    plt = _pyplot()
-    missing = [name for name in ("step", "loss", "validation") if name not in history]
-    if missing:
-        raise ValueError(f"history has no {', '.join(missing)}; give what jaxflow.fit returned")
-    if not history["step"]:
-        raise ValueError("history has no rows: no validation has been made yet")
-    ax = plt.subplots()[1] if ax is None else ax
-    step, validation = history["step"], np.asarray(history["validation"], float)
-    ax.plot(step, history["loss"], color=_BLUE, linewidth=1.2, label="training")
-    ax.plot(step, validation, color=_VERMILION, linewidth=1.6, label="held out")
-    if np.isfinite(validation).any():
-        best = int(np.nanargmin(np.where(np.isfinite(validation), validation, np.nan)))
-        ax.plot(
-            step[best],
-            validation[best],
-            "o",
-            color=_VERMILION,
-            markersize=5,
-            label=f"best: {validation[best]:.3f} nats at step {step[best]:.0f}",
-        )
-    ax.set(xlabel="step", ylabel="mean negative log-density, nats")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    return ax
 
 
 def _density_values(
@@ -266,11 +214,11 @@ def _density_values(
     return np.exp(np.asarray(log_p, np.float64))
 
 
-def _paths(
-    flow: Any, key: PRNGKeyArray, n: int, cond: Any
+def paths_of(
+    flow: Any, key: PRNGKeyArray, n: int, cond: Any, moments: int = _PATH_POINTS
 ) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, "times n 2"]]:
     """Evenly spaced moments, and n points at each of them, in data units."""
-    times = np.linspace(0.0, 1.0, _PATH_POINTS)
+    times = np.linspace(0.0, 1.0, moments)
     start = _base_points(flow, key, n)
     return times, np.asarray(flow.transport(start, 0.0, 1.0, cond, save_at=times), np.float64)
 
@@ -281,7 +229,7 @@ def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
     return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
 
 
-def _frame(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
+def frame_of(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
     """A frame with a margin about the points of a flow at all of the given moments."""
     # A picture's frame may depend on chance less than its content does: always the same points.
     key = jax.random.key(0)
@@ -302,7 +250,12 @@ def _frame(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
     return left, right, bottom, top
 
 
-def _checked_limits(limits: Limits) -> Limits:
+def checked_limits(limits: Limits) -> Limits:
+    """The limits of a picture.
+
+    Raises:
+        ValueError: they are not finite, or in another order.
+    """
     left, right, bottom, top = limits
     if not (all(map(math.isfinite, limits)) and left < right and bottom < top):
         raise ValueError(
@@ -312,7 +265,8 @@ def _checked_limits(limits: Limits) -> Limits:
     return left, right, bottom, top
 
 
-def _check_plane(flow: Any, what: str) -> None:
+def check_plane(flow: Any, what: str) -> None:
+    """Refuse a flow whose events are not points of the plane."""
     if tuple(flow.event_shape) != (2,):
         raise ValueError(
             f"the flow has events of shape {tuple(flow.event_shape)}; {what} draws the plane, "
@@ -320,7 +274,8 @@ def _check_plane(flow: Any, what: str) -> None:
         )
 
 
-def _check_moving(flow: Any, what: str) -> None:
+def check_moving(flow: Any, what: str) -> None:
+    """Refuse a flow that has no paths in time."""
     if not hasattr(flow, "transport"):
         raise TypeError(
             f"flow is a {type(flow).__name__}, which has no moments between base and data; "
@@ -332,11 +287,3 @@ def _moment(t: Number) -> str:
     """`0`, `1/4`, or decimals where no small fraction is meant."""
     fraction = Fraction(t).limit_denominator(16)
     return str(fraction) if math.isclose(fraction, t, abs_tol=1e-9) else f"{t:.3g}"
-
-
-def _pyplot() -> ModuleType:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'jaxflow-cnf[plot]'") from error
-    return pyplot
