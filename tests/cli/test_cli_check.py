@@ -136,3 +136,17 @@ def test_a_continuous_run_is_examined_in_every_respect(jaxflow, fitted, fresh, t
         log_p = np.asarray(flow.log_prob(np.delete(fresh[1], 4, axis=0).astype(np.float32)))
     mean = float(text.split("mean log-density")[1].split("+-")[0])
     assert abs(mean - log_p.mean()) < 0.2
+
+
+def test_a_report_is_one_file_that_loads_nothing(jaxflow, fitted, table, tmp_path):
+    run, _ = fitted
+    report = tmp_path / "report.html"
+    options = ("--report", report, "--rows", 20)
+    result = jaxflow("check", run, table, *options)
+    assert result.exit_code == 0, result.output
+    page = report.read_text()
+    for part in ("<h1>run</h1>", "log-density, nats", "stated error, nats", "0 of 20 rows failed"):
+        assert part in page
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 3
+    assert "http" not in page
+    assert jaxflow("check", run, table, *options).exit_code == 2

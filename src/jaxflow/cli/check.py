@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,10 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import conditions
+from jaxflow.cli.info import facts_of
 from jaxflow.cli.models import check_seed
 from jaxflow.cli.outputs import PICTURES, check_output, write_whole
+from jaxflow.cli.report import write_report
 from jaxflow.cli.reports import counted, tell
 from jaxflow.cli.tables import DropNan, digest, rows_of_run
 
@@ -29,6 +32,10 @@ def check(
         Path | None,
         typer.Option(help="Picture to draw of encoded rows and errors: .png, .pdf or .svg."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Report to write, with data, likelihood and pictures: one .html file."),
+    ] = None,
     rows: Annotated[
         int, typer.Option(help="Rows to examine at most, and samples to compare them with.")
     ] = 1000,
@@ -40,7 +47,7 @@ def check(
     ] = 0,
     drop_nan: DropNan = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the picture where it exists.")
+        bool, typer.Option("--overwrite", help="Replace picture and report where they exist.")
     ] = False,
 ) -> None:
     """Examine a run on the rows of a table, and say how far it can be trusted.
@@ -51,10 +58,14 @@ def check(
     if rows < 1:
         raise ValueError(f"--rows {rows} must be at least 1")
     check_seed(seed)
-    if picture is not None:
-        check_output(picture, overwrite=overwrite, suffixes=PICTURES, option="--picture")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError("--picture needs matplotlib: pip install 'jaxflow-cnf[plot]'")
+    for option, path, suffixes in (
+        ("--picture", picture, PICTURES),
+        ("--report", report, (".html",)),
+    ):
+        if path is not None:
+            check_output(path, overwrite=overwrite, suffixes=suffixes, option=option)
+            if importlib.util.find_spec("matplotlib") is None:
+                raise ImportError(f"{option} needs matplotlib: pip install 'jaxflow-cnf[plot]'")
     record = run_directory.read_run(run)
     x, kept = rows_of_run(record, table, drop_nan=drop_nan)
     x, kept = _unseen(x, kept, record, table)
@@ -77,10 +88,16 @@ def check(
             atol_nats=atol_nats,
             row_numbers=kept,
         )
+        if report is not None:
+            _report(
+                report, run, record, flow, x[:rows], None if cond is None else cond[:rows], found
+            )
     typer.echo(str(found))
     if picture is not None:
         _draw(found, picture)
         typer.echo(f"\npicture: {picture}")
+    if report is not None:
+        typer.echo(f"\nreport: {report}")
 
 
 def _unseen(
@@ -97,6 +114,29 @@ def _unseen(
         "the best weights, are examined: fresh rows would be better"
     )
     return x[held], kept[held]
+
+
+def _report(
+    path: Path,
+    run: Path,
+    record: dict[str, Any],
+    flow: Any,
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    found: Any,
+) -> None:
+    """Score and draw for the report, and write it."""
+    import jax
+
+    from jaxflow import CNF
+
+    log_p = None
+    if isinstance(flow, CNF) and flow.tells_error():
+        quiet = replace(flow, ode_eval=replace(flow.ode_eval, throw=False))
+        log_p = quiet.log_prob_with_error(x, cond, key=jax.random.key(0))
+    samples = np.asarray(flow.sample(jax.random.key(0), len(x), cond))
+    columns = record["columns"]
+    write_report(path, run, facts_of(run, record), columns, x, samples, log_p, found)
 
 
 def _draw(found: Any, path: Path) -> None:

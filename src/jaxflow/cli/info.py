@@ -16,8 +16,14 @@ def info(
 ) -> None:
     """Show what a run was fitted to, how, and how well."""
     run_directory.check_run(run)
+    show(facts_of(run))
+
+
+def facts_of(run: Path, record: dict[str, Any] | None = None) -> dict[str, str]:
+    """What a run was fitted to, how, and how well, label -> words; read unless given."""
     finished = (run / run_directory.FLOW).exists()
-    record = run_directory.read_run(run) if finished else run_directory.read_record(run)
+    if record is None:
+        record = run_directory.read_run(run) if finished else run_directory.read_record(run)
     settings = record["settings"]
     network = settings["field"]
     if network == Field.auto:
@@ -41,7 +47,7 @@ def info(
         rows["state"] = _state(run, settings["steps"])
     rows["seed"] = str(settings["seed"])
     rows["made by"] = f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}"
-    show(rows)
+    return rows
 
 
 def _data(record: dict[str, Any]) -> dict[str, str]:

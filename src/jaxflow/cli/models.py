@@ -10,8 +10,6 @@ import numpy as np
 PAIRS = 32_768
 # What a run's flow decides where another goes on with it.
 DECIDED = ("model", "field", "activation", "width", "depth", "transform", "trace", "float64")
-# Columns up to which a field of sines begins with higher frequencies, and how much higher.
-FEW_COLUMNS, HIGH_FREQUENCY = 3, 4.0
 
 
 class Model(StrEnum):
@@ -160,11 +158,6 @@ class Settings:
         chosen = Activation.swish if self.network == Field.residual else Activation.sin
         return chosen.value
 
-    @property
-    def eval_every(self) -> int:
-        """Steps between two validations: a short fit has ten of them."""
-        return max(1, min(100, self.steps // 10))
-
 
 def check_seed(seed: int) -> None:
     """Refuse a seed that jax would wrap around.
@@ -208,6 +201,7 @@ def build_flow(settings: Settings, dim: int, key: Any, num_classes: int = 0) -> 
 
 def _network(settings: Settings, dim: int, cond_dim: int, key: Any) -> Any:
     from jaxflow.dynamics import MLP, ConcatSquash, Residual
+    from jaxflow.training.usual import usual_frequency
 
     sizes: dict[str, Any] = {
         "width": settings.width,
@@ -219,25 +213,20 @@ def _network(settings: Settings, dim: int, cond_dim: int, key: Any) -> Any:
         return Residual(dim, **sizes, key=key)
     if settings.network == Field.concatsquash:
         return ConcatSquash(dim, **sizes, key=key)
-    # Sharp densities of few columns want a field that can turn quickly.
-    quick = settings.nonlinearity == Activation.sin and dim <= FEW_COLUMNS
-    return MLP(dim, **sizes, frequency=HIGH_FREQUENCY if quick else 1.0, key=key)
+    is_sine = settings.nonlinearity == Activation.sin
+    return MLP(dim, **sizes, frequency=usual_frequency(dim) if is_sine else 1.0, key=key)
 
 
 def fit_transform(name: str, x: np.ndarray, columns: list[str]) -> Any:
     """What `jaxflow.fit` takes as its `transform`, fitted to rows (n, d) where it is named."""
     import jax.numpy as jnp
 
-    from jaxflow.transforms import Gaussianise, Standardise, Whiten, propose
+    from jaxflow.training.usual import SCALINGS
+    from jaxflow.transforms import propose
 
-    kinds = {
-        Transform.standardise: Standardise,
-        Transform.gaussianise: Gaussianise,
-        Transform.whiten: Whiten,
-    }
     if name == Transform.auto:
         return propose(jnp.asarray(x), columns)
-    return None if name == Transform.none else kinds[Transform(name)].fit(jnp.asarray(x))
+    return None if name == Transform.none else SCALINGS[name].fit(jnp.asarray(x))
 
 
 def transform_text(transform: Any) -> str:

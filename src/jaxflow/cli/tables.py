@@ -16,9 +16,6 @@ DropNan = Annotated[
     bool, typer.Option("--drop-nan", help="Leave out rows with NaN, infinity or empty cells.")
 ]
 
-# Rounding to float32 is told where it moves values by more than this part of their spread.
-_COARSE = 1e-3
-
 
 def split_names(text: str | None) -> list[str] | None:
     """Column names from `a,b`; a name that holds a comma stands in double quotes."""
@@ -140,6 +137,8 @@ def in_precision(
     Raises:
         ValueError: a number is too large for float32.
     """
+    from jaxflow.data import coarse_columns
+
     if float64 or values.dtype == np.float32:
         return values.astype(np.float64 if float64 else np.float32)
     with np.errstate(over="ignore"):
@@ -150,10 +149,8 @@ def in_precision(
                 f"{path}: column {name!r} holds {before[~np.isfinite(after)][0]:g}, beyond "
                 "float32; fit with --float64"
             )
-    spread, size = values.std(axis=0), np.abs(values).max(axis=0)
-    lost = np.finfo(np.float32).eps * size > _COARSE * spread
-    # A constant column loses nothing, and is refused elsewhere.
-    coarse = [name for name, is_lost in zip(columns, lost & (spread > 0), strict=True) if is_lost]
+    lost = coarse_columns(values)
+    coarse = [name for name, is_lost in zip(columns, lost, strict=True) if is_lost]
     if coarse and warn:
         tell(
             f"warning: float32 is coarse for {', '.join(coarse)}, large numbers of small spread; "

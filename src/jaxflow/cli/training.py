@@ -34,13 +34,14 @@ def train(
     An interruption keeps the state and says how to go on; a training that failed leaves nothing.
     """
     import jaxflow
+    from jaxflow.training.usual import usual_eval_every
 
     config = jaxflow.TrainConfig(
         steps=settings.steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_seconds=settings.max_seconds,
-        eval_every=settings.eval_every,
+        eval_every=usual_eval_every(settings.steps),
     )
     state = folder / run_directory.STATE
     run_directory.write_record(folder, record)

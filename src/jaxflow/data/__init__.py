@@ -1,6 +1,6 @@
 """Tables in files, checks on them, and toy data with exact densities."""
 
-from jaxflow.data.checks import check_columns, check_rows, finite_rows, split
+from jaxflow.data.checks import check_columns, check_rows, coarse_columns, finite_rows, split
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
 from jaxflow.data.pinwheel import Pinwheel
@@ -20,6 +20,7 @@ __all__ = [
     "breast_cancer",
     "check_columns",
     "check_rows",
+    "coarse_columns",
     "digits",
     "finite_rows",
     "read_blocks",

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 # An error message lists at most this many rows or columns.
 _MAX_LISTED = 10
+# What rounding to float32 may move values by, as a part of their spread.
+_COARSE = 1e-3
 
 
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
@@ -83,6 +85,16 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
         f"{_listed(found)}. Remove {'it' if is_one else 'them'}: "
         "a constant column has no density"
     )
+
+
+def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
+    """The columns whose values float32 moves by more than a thousandth of their spread.
+
+    A constant column loses nothing.
+    """
+    spread, size = x.std(axis=0), np.abs(x).max(axis=0)
+    lost = np.finfo(np.float32).eps * size > _COARSE * spread
+    return np.asarray(lost & (spread > 0))
 
 
 def split(

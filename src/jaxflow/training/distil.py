@@ -37,7 +37,7 @@ def distil(
     key: PRNGKeyArray,
     num_steps: int = 4,
     num_samples: int = 32_768,
-    width: int = 128,
+    width: int = 64,
     depth: int = 3,
     config: TrainConfig = CONFIG,
     progress: bool | None = None,

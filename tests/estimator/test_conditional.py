@@ -1,0 +1,58 @@
+"""Densities of rows given conditions, behind scikit-learn's face."""
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from jaxflow.estimator import ConditionalFlowDensity
+
+TINY = {"width": 8, "depth": 1, "steps": 4, "objective": "matching", "scaling": "standardise"}
+RNG = np.random.default_rng(0)
+Y = RNG.normal(size=60)
+X = np.column_stack([2.0 * Y, -Y]) + 0.1 * RNG.normal(size=(60, 2))
+
+
+@pytest.fixture(scope="module")
+def fitted(two_steps, no_updates):
+    return ConditionalFlowDensity(**TINY, random_state=0).fit(X, Y)
+
+
+def test_scores_are_the_flows_given_the_conditions(fitted):
+    cond = Y[:, None].astype(np.float32)
+    with jax.enable_x64(False):
+        expected = fitted.flow_.log_prob(X.astype(np.float32), cond)
+    np.testing.assert_array_equal(fitted.score_samples(X, Y), expected)
+    np.testing.assert_array_equal(fitted.score_samples(X, cond), fitted.score_samples(X, Y))
+    assert fitted.score(X, Y) == pytest.approx(fitted.score_samples(X, Y).mean())
+    assert fitted.n_conditions_in_ == 1
+
+
+def test_a_sample_for_each_condition(fitted, tmp_path):
+    drawn = fitted.sample(Y[:7], random_state=1)
+    assert drawn.shape == (7, 2)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.sample(Y[:7], random_state=1), drawn)
+    fitted.save(tmp_path / "flow")
+    loaded = ConditionalFlowDensity.load(tmp_path / "flow")
+    np.testing.assert_array_equal(loaded.score_samples(X, Y), fitted.score_samples(X, Y))
+
+
+@pytest.mark.parametrize(
+    ("y", "match"),
+    [
+        (None, "requires y to be passed"),
+        (Y[:59], "y has 59 rows and X has 60"),
+        (np.where(np.arange(60) == 8, np.nan, Y), "y has NaN or infinity in 1 of 60 rows: rows 8"),
+        (["red"] * 60, "could not convert string to float"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(y, match):
+    with pytest.raises(ValueError, match=match):
+        ConditionalFlowDensity(**TINY).fit(X, y)
+
+
+def test_other_conditions_than_fitted_are_refused(fitted):
+    with pytest.raises(ValueError, match=r"y has 2 columns; .* was fitted with 1"):
+        fitted.sample(np.ones((3, 2)))
