@@ -28,6 +28,7 @@ import polars as pl
 from typer.testing import CliRunner
 
 import jaxflow
+from jaxflow.checkpoint import load_extra
 from jaxflow.cli.app import app
 from jaxflow.data import read_blocks, read_table
 
@@ -151,7 +152,7 @@ def hostile_files(canary: Path) -> list[tuple[str, bytes]]:
 def read(path: Path, finished: Path) -> None:
     """Read a file by all the ways that jaxflow has for its kind."""
     if path.suffix == ".safetensors":
-        for reader in (jaxflow.load, jaxflow.checkpoint.load_extra):
+        for reader in (jaxflow.load, load_extra):
             _allow_refusal(reader, path)
         run = path.parent / "run"
         run.mkdir(exist_ok=True)
@@ -182,7 +183,7 @@ def _command(*arguments: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Damaged and hostile files.")
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -75,7 +75,7 @@ def attempt(table: Path, out: Path, cache: Path, seconds: float, rng: random.Ran
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Fits killed and resumed.")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

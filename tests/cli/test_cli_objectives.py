@@ -1,5 +1,6 @@
 """Options from a file, fits that go on with a run's flow, and functions in place of a table."""
 
+import json
 import tomllib
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_a_run_s_flow_goes_on(tmp_path, jaxflow, table, fitted, monkeypatch):
     assert "add --from RUN" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_function_in_place_of_a_table(tmp_path, jaxflow, target):
     out = tmp_path / "run"
     options = ("--objective", "reverse-kl", "--columns", "a,b", *TINY)
@@ -92,6 +94,10 @@ def test_a_function_in_place_of_a_table(tmp_path, jaxflow, target):
     samples = tmp_path / "samples.csv"
     assert jaxflow("sample", out, "--out", samples, "-n", 5).exit_code == 0
     assert samples.read_text().startswith("a,b\n")
+
+
+def test_what_is_no_target_is_refused(tmp_path, jaxflow, target):
+    options = ("--objective", "reverse-kl", "--columns", "a,b", *TINY)
     for wrong, message in (
         (f"{target}", "write FILE.py:NAME"),
         (f"{target}:no", "has no function 'no'; it has log_p, pair"),
@@ -104,6 +110,19 @@ def test_a_function_in_place_of_a_table(tmp_path, jaxflow, target):
         assert not (tmp_path / "no").exists()
     result = jaxflow("fit", f"{target}:log_p", "--out", tmp_path / "no", *options[:2])
     assert "add --columns a,b" in result.stderr
+
+
+def test_results_for_programs(jaxflow, fitted, table, tmp_path):
+    run, _ = fitted
+    told = json.loads(jaxflow("--json", "info", run).stdout)
+    assert told["settings"]["width"] == 8
+    scores = tmp_path / "scores.npy"
+    told = json.loads(jaxflow("--json", "score", run, table, "--out", scores).stdout)
+    log_p = np.load(scores)[:, 1]
+    assert told["rows"] == 200
+    np.testing.assert_allclose(told["mean"], log_p.mean(), rtol=1e-12)
+    np.testing.assert_allclose(told["mean_se"], log_p.std(ddof=1) / 200**0.5, rtol=1e-9)
+    assert "scored" in jaxflow("score", run, table, "--out", scores, "--overwrite").stdout
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ def test_continuous_columns_need_nothing():
     assert str(propose(RNG.normal(size=(500, 2)))) == ""
 
 
+@pytest.mark.slow
 def test_a_fit_to_whole_numbers_gives_probabilities(key):
     # Binomial(4, 1/2), five values: log P by the flow against the counts.
     x = np.random.default_rng(3).binomial(4, 0.5, (6000, 1)).astype(np.float32)

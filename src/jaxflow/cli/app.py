@@ -10,14 +10,15 @@ from jaxflow.cli.check import check
 from jaxflow.cli.distil import distil
 from jaxflow.cli.fit import fit
 from jaxflow.cli.info import info
-from jaxflow.cli.reports import reported
+from jaxflow.cli.reports import reported, use_json
 from jaxflow.cli.sample import sample
 from jaxflow.cli.score import score
 
 app = typer.Typer(
     name="jaxflow",
     help="Fit the probability density of a table of numbers; score rows by it and draw new ones.",
-    epilog="Errors are one line; with JAXFLOW_TRACEBACK=1 in the environment, a full traceback.",
+    epilog="Errors are one line; with JAXFLOW_TRACEBACK=1 in the environment, a full traceback. "
+    "Exit codes: 0 done, 1 a computation failed, 2 the input was refused, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -42,5 +43,12 @@ def program(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Write results as one JSON object, numbers in place of words."
+        ),
+    ] = False,
 ) -> None:
     """Take the options that stand before a command."""
+    use_json(as_json)

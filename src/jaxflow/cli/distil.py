@@ -1,6 +1,6 @@
 """`jaxflow distil`: a run's flow in a few evaluations."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +75,10 @@ def distil(
         )
         jaxflow.save(path, fast, overwrite=overwrite)
     assert fast.error is not None
-    show({"off by": error_text(fast.error), "map": str(path)})
+    show(
+        {"off by": error_text(fast.error), "map": str(path)},
+        {"off_by": asdict(fast.error), "map": str(path)},
+    )
 
 
 def load_map(run: Path) -> Any:

@@ -275,5 +275,6 @@ def _show(record: dict[str, Any], out: Path, table: Path) -> None:
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
             "run": str(out),
             "next": following,
-        }
+        },
+        record | {"run": str(out)},
     )

@@ -16,14 +16,14 @@ def info(
 ) -> None:
     """Show what a run was fitted to, how, and how well."""
     run_directory.check_run(run)
-    show(facts_of(run))
-
-
-def facts_of(run: Path, record: dict[str, Any] | None = None) -> dict[str, str]:
-    """What a run was fitted to, how, and how well, label -> words; read unless given."""
     finished = (run / run_directory.FLOW).exists()
-    if record is None:
-        record = run_directory.read_run(run) if finished else run_directory.read_record(run)
+    record = run_directory.read_run(run) if finished else run_directory.read_record(run)
+    show(facts_of(run, record), record)
+
+
+def facts_of(run: Path, record: dict[str, Any]) -> dict[str, str]:
+    """What a run was fitted to, how, and how well, label -> words."""
+    finished = (run / run_directory.FLOW).exists()
     settings = record["settings"]
     network = settings["field"]
     if network == Field.auto:

@@ -20,7 +20,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; marg
   padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
-th { font-weight: 600; } th:not(:first-child) { text-align: right; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; } th:not(:first-child), td.n { text-align: right; }
+td.n { font-variant-numeric: tabular-nums; }
 pre { background: #f6f6f4; padding: 1rem; white-space: pre-wrap; font-size: .85rem; }
 .scroll { overflow-x: auto; } img { max-width: 100%; }
 @media (prefers-color-scheme: dark) { body { background: #17171a; color: #ddd; }

@@ -1,6 +1,7 @@
 """What a person is told: one line an error, a note or a warning, on standard error."""
 
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 import typer
 
 INPUT_REFUSED, COMPUTATION_FAILED = 2, 1
+
+_as_json = False
 
 # The library's messages give the Python call to write; here the option is meant.
 _SPELLINGS = {
@@ -49,8 +52,17 @@ def tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def show(rows: dict[str, str]) -> None:
-    """Write labelled lines to standard output, the labels bold on a terminal."""
+def use_json(wanted: bool) -> None:
+    """Whether results are written for programs: one JSON object a command."""
+    global _as_json
+    _as_json = wanted
+
+
+def show(rows: dict[str, str], numbers: dict[str, Any]) -> None:
+    """Write results to standard output: labelled lines, or with --json the numbers alone."""
+    if _as_json:
+        typer.echo(json.dumps(numbers, allow_nan=False))
+        return
     width = max(map(len, rows))
     for label, text in rows.items():
         typer.echo(f"{typer.style(label.ljust(width), bold=True)}  {text}")

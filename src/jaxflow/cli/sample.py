@@ -75,7 +75,7 @@ def sample(
             flow = load(run / run_directory.FLOW)
             x = np.asarray(_draw(flow, key, num, cond, sampler, steps, guidance))
     write_table(out, x, record["columns"], overwrite=overwrite)
-    show({"drawn": counted(num, "row"), "samples": str(out)})
+    show({"drawn": counted(num, "row"), "samples": str(out)}, {"rows": num, "samples": str(out)})
 
 
 def _condition(

@@ -1,7 +1,7 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +84,14 @@ def score(
             "mean": f"{mean:.4f}{error} nats a row, log-density",
             **({"off by": error_text(flow.error)} if fast else {}),
             "scores": str(out),
-        }
+        },
+        {
+            "rows": count,
+            "mean": float(mean),
+            "mean_se": math.sqrt(variance / count) if count > 1 else None,
+            "off_by": asdict(flow.error) if fast else None,
+            "scores": str(out),
+        },
     )
 
 

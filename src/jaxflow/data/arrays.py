@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def _check_claims(path: Path) -> None:
             _check_claim(file, path.stat().st_size, str(path))
 
 
-def _check_claim(file: IO[bytes], size: int, source: str) -> None:
+def _check_claim(file: Any, size: int, source: str) -> None:
     version = np.lib.format.read_magic(file)
     header = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
     try:

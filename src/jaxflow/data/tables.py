@@ -88,7 +88,8 @@ def read_blocks(
         rows: rows of a block, for text as many as take the room of such rows; None for all.
 
     Raises:
-        The errors of `read_table`, those of a cell when its block is reached.
+        ValueError, FileNotFoundError, ImportError: as `read_table`, of a cell when its block is
+            reached.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -112,7 +113,7 @@ def table_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """The names of a table's columns, also where some hold text, from the head of the file.
 
     Raises:
-        The errors of `read_table`, but those of its cells.
+        ValueError, FileNotFoundError, ImportError: as `read_table`, but for its cells.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -77,7 +77,7 @@ def animation(
     light = plt.get_cmap(DENSITY_MAP)(0.75)
     dots = ax.scatter(*points[0].T, s=4, color=light, linewidths=0, alpha=0.8)
     clock = ax.text(0.03, 0.03, "", color=light, transform=ax.transAxes)
-    rate = frames / seconds
+    rate = max(1, round(frames / seconds))
 
     def draw(i: int) -> tuple[Any, ...]:
         # Beyond the last moment the picture stays.
@@ -86,7 +86,7 @@ def animation(
         clock.set_text(f"t = {times[i]:.2f}")
         return dots, clock
 
-    moving = FuncAnimation(figure, draw, frames=frames + round(rate), blit=False)
+    moving = FuncAnimation(figure, draw, frames=frames + rate, blit=False)
     moving.save(path, writer=PillowWriter(fps=rate), savefig_kwargs={"facecolor": DARK})
     plt.close(figure)
     return path

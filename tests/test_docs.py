@@ -1,0 +1,222 @@
+"""The code of the documentation runs, its site builds, and its reference is whole."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from jaxflow.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+# Pages that take more than some 5 seconds of one core even with short trainings.
+SLOW = {
+    *("index.md", "tutorial.md", "diffusion.md", "estimator.md", "numpyro.md", "objectives.md"),
+    *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/gradient.md"),
+    *("howto/inference.md", "howto/likelihood.md"),
+}
+# What pages whose blocks are parts of a program leave to the reader.
+GIVEN = {
+    "objectives.md": """
+import jax, jaxflow
+from jaxflow import fit
+key = jax.random.key(0)
+x = jaxflow.data.Moons().sample(500, seed=0)
+x_test = jaxflow.data.Moons().sample(100, seed=1)
+flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, width=16, key=key), jaxflow.StandardNormal(2))
+"""
+}
+
+# Runs blocks of code in one namespace, each with its place in the page; trainings are short.
+RUNNER = """
+import json, sys
+from jaxflow import distil, fit, fit_classifier, fit_noise
+from jaxflow.training.config import TrainConfig
+
+MOST = {"steps": 20, "eval_every": 10, "batch_size": 64, "validation_rows": 64}
+
+def shorten(config):
+    for name, most in MOST.items():
+        object.__setattr__(config, name, min(getattr(config, name), most))
+
+check = TrainConfig.__post_init__
+def check_and_shorten(config):
+    check(config)
+    shorten(config)
+TrainConfig.__post_init__ = check_and_shorten
+
+for function in (distil, fit, fit_classifier, fit_noise):
+    shorten(function.__kwdefaults__["config"])
+distil.__kwdefaults__["num_samples"] = 512
+
+names = {}
+for place, line, code in json.load(sys.stdin):
+    exec(compile("\\n" * line + code, place, "exec"), names)
+"""
+
+
+def blocks(page):
+    """The blocks of Python of a page: where it is, the lines before it, the code."""
+    text = page.read_text()
+    for found in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        yield str(page), text[: found.start(1)].count("\n"), found[1]
+
+
+def name_of(page):
+    return page.relative_to(DOCS).as_posix()
+
+
+def marked(page):
+    """A page as a parameter."""
+    marks = pytest.mark.slow if name_of(page) in SLOW else ()
+    return pytest.param(page, id=name_of(page), marks=marks)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if any(blocks(page))])
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
+    given = GIVEN.get(name_of(page), "")
+    env = dict(os.environ)
+    if version("jaxlib").startswith("0.10."):
+        # Most of the time is XLA's (conftest.py); as little of it as there can be.
+        env["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUNNER],
+        cwd=tmp_path,
+        env=env,
+        input=json.dumps([("given", 0, given), *blocks(page)]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_slow_pages_are_pages():
+    assert {name_of(page) for page in PAGES} >= SLOW | set(GIVEN)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site, and what building it said."""
+    folder = tmp_path_factory.mktemp("site")
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return folder, run
+
+
+def test_the_site_builds_without_a_warning(site):
+    folder, run = site
+    assert run.returncode == 0, run.stderr
+    assert (folder / "index.html").exists()
+    assert not (ROOT / "site").exists()
+
+
+def test_nothing_is_fetched_but_by_the_formulas(site):
+    folder, _ = site
+    hosts = set()
+    for page in folder.rglob("*.html"):
+        fetched = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(\w+://[^"/]*)', page.read_text()
+        )
+        hosts |= set(fetched)
+    assert hosts == {"https://cdn.jsdelivr.net"}
+
+
+def public_names():
+    """Each package with a list of public names: its name, and by each of them where it is from.
+
+    Read from the source: to import all packages takes longer than all else here.
+    """
+    source = ROOT / "src"
+    for file in source.rglob("__init__.py"):
+        package = ".".join(file.parent.relative_to(source).parts)
+        tree, origin, public = ast.parse(file.read_text()), {}, []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                origin |= {each.name: f"{node.module}.{each.name}" for each in node.names}
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                public = ast.literal_eval(node.value)
+        if public:
+            yield package, {name: origin[name] for name in public}
+
+
+def test_every_public_name_is_in_the_reference(site):
+    folder, _ = site
+    # Sphinx's inventory: four lines of heading, then a name a line, compressed.
+    inventory = (folder / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    shown = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+    packages = dict(public_names())
+    assert {"jaxflow", "jaxflow.ode", "jaxflow.diffusion"} <= set(packages)
+    missing = []
+    for package, names in packages.items():
+        for name, origin in names.items():
+            places = [f"{package}.{name}", origin]
+            # One package may have a name from another one, which has it from a module.
+            parent, _, last = origin.rpartition(".")
+            places.append(packages.get(parent, {}).get(last, origin))
+            # A package is not shown itself; its names are looked for one by one.
+            if not set(places) & (shown | set(packages)):
+                missing.append(f"{package}.{name}")
+    assert not missing
+
+
+def is_in_source(dotted):
+    """Whether `jaxflow.a.b.name` is a module, or a name that is written in its module."""
+    place, names = ROOT / "src" / "jaxflow", dotted.split(".")[1:]
+    while names and ((place / names[0]).is_dir() or (place / f"{names[0]}.py").exists()):
+        place /= names.pop(0)
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    words = set(re.findall(r"\w+", file.read_text()))
+    return not names or names[0] in words
+
+
+def test_names_in_sentences_are_in_the_source():
+    assert is_in_source("jaxflow.ode.status.Status.DRIFTED")
+    assert not is_in_source("jaxflow.ode.no_such_module")
+    for page in PAGES:
+        for code in re.findall(r"`(jaxflow\.[\w.]*\w)", page.read_text()):
+            assert is_in_source(code), f"{page.name}: {code}"
+
+
+def commands_of(page):
+    """The commands of jaxflow on a page, in blocks of the shell and within sentences."""
+    text = re.sub(r"^```(?!bash).*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for block, inline in re.findall(r"```bash\n(.*?)```|`([^`\n]+)`", text, flags=re.DOTALL):
+        for line in (block or inline).splitlines():
+            found = re.match(r"jaxflow ([a-z]+)(.*)", line)
+            if found:
+                yield found[1], found[2].split("#")[0]
+
+
+def test_commands_have_the_options_that_pages_give_them():
+    commands = vars(get_command(app))["commands"]
+    found = [each for page in (*PAGES, ROOT / "README.md") for each in commands_of(page)]
+    assert len(found) > 10
+    for command, rest in found:
+        options = {option for each in commands[command].params for option in each.opts}
+        assert set(re.findall(r"(?<!\S)(--?[a-z][a-z0-9-]*)", rest)) <= options | {"--help"}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "mkdocs.yml"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_pages_know_no_machine(page):
+    text = page.read_text()
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt)/", text)
+    assert not re.findall(r"\b(?:session|sandbox)s?\b", text, flags=re.IGNORECASE)
