@@ -1,5 +1,7 @@
 """What the pictures hold: the numbers of the flow, in the axes that were given."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -145,12 +147,9 @@ def test_an_animation_has_its_frames_and_moves(flow, key, tmp_path):
     assert (pictures[0] != pictures[1]).any()
     with pytest.raises(FileExistsError):
         plotting.animation(flow, key, path)
-    for wrong, message in (
-        ({"n": 0}, "n=0"),
-        ({"frames": 1}, "frames=1"),
-        ({"seconds": 0}, "sec"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for name, value in (("n", 0), ("frames", 1), ("seconds", 0)):
+        wrong: Any = {name: value}
+        with pytest.raises(ValueError, match=f"{name}={value} must be"):
             plotting.animation(flow, key, tmp_path / "no.gif", **wrong)
     with pytest.raises(ValueError, match="unknown suffix"):
         plotting.animation(flow, key, tmp_path / "no.mp4")
