@@ -178,7 +178,7 @@ def fit(
     # Imported here, after the refusals that need no jax.
     import jax
 
-    with jax.enable_x64(float64):
+    with jax.enable_x64(settings.float64):
         if x is None:
             trained = fit_target(str(table), record, settings, folder, resume=resume)
         else:
