@@ -4,7 +4,7 @@ Each toy is fitted by flow matching and then by maximum likelihood with one pena
 likelihood alone; the table shows evaluations of a solve at 1e-5 for held-out rows, and KL(data,
 model) in nats.
 
-    python benchmarks/penalties.py [--quick]
+    python benchmarks/penalties.py [--quick] [--only moons]
 """
 
 import argparse
@@ -71,11 +71,12 @@ def fit(toy: Any, objective: Any, steps: int, flow: Any = None) -> tuple[Any, di
 def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluations and likelihood with each penalty.")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=TOYS, nargs="+", default=list(TOYS), help="toys")
     arguments = parser.parse_args()
     steps = 60 if arguments.quick else 2500
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, make in TOYS.items():
-        found[name] = {}
+    for name in arguments.only:
+        make, found[name] = TOYS[name], {}
         for label, weights in PENALTIES.items():
             likelihood = MaximumLikelihood(**weights)
             stages = Stage(FlowMatching(), 0.8, 2.5, 0.999), Stage(likelihood, 0.2, 1.0)
@@ -99,7 +100,8 @@ def main() -> None:
     ]
     print(table(["KL nats, evaluations", *found], lines))
     if not arguments.quick:
-        print(f"written to {write_results('penalties', found)}")
+        for name, each in found.items():
+            print(f"written to {write_results('penalties_' + name.replace(' ', '_'), each)}")
 
 
 if __name__ == "__main__":
