@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Set before jax starts: matplotlib must not look for a screen.
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most of the suite's time is XLA's, which compiles in half the time without its newer emitters of
-# fused loops and with little optimisation; `make test-slow` compiles as for users. Other versions
+# Most of the suite's time is XLA's, which compiles faster without its newer emitters of fused
+# loops and with little optimisation; `make test-slow` compiles as for users. Other versions
 # of XLA may not know a flag, and stop at one that they do not know.
 if version("jaxlib").startswith("0.10."):
     QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"

@@ -7,7 +7,6 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
@@ -49,7 +48,7 @@ class FlowMap(eqx.Module):
 
     with `(u, d) = net(x(s), s, t)`. Velocity and divergence by a network are of Ai et al. 2025
     (F2D2, arXiv 2512.02636); here it is learned from solved trajectories, and the field does its
-    part, which more than halves the errors. Nothing makes the two heads agree with each other
+    part. Nothing makes the two heads agree with each other
     but the data, so `log_prob` is an approximation:
     `error` is what it was off by, and `exact=True` solves instead.
 
@@ -108,7 +107,7 @@ class FlowMap(eqx.Module):
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
         """From time `k / num_steps` to the next one `to`: points, and the change of log p."""
         s, t = (jnp.asarray(i / self.num_steps, x.dtype) for i in (k, to))
-        field = lax.stop_gradient(prepare(self.exact.field))
+        field = prepare(self.exact.field)
 
         def one(x: Array, cond: Array | None) -> tuple[Array, Array]:
             velocity, trace = exact_trace(field, s, x, cond)

@@ -67,3 +67,14 @@ def test_a_quote_left_open_ends_the_reading(tmp_path, monkeypatch):
     path.write_text("a,b\n" + "1,2\n" * 1000 + '1,"2\n' + "1,2\n" * 1000)
     with pytest.raises(ValueError, match="is a quote left open"):
         list(read_blocks(path, rows=1))
+
+
+@pytest.mark.parametrize("array", [np.ones(3), np.array(1.0)])
+def test_an_array_that_is_no_table_is_refused_alike(tmp_path, array):
+    path = tmp_path / "table.npy"
+    np.save(path, array)
+    with pytest.raises(ValueError, match="shape") as whole:
+        read_table(path)
+    with pytest.raises(ValueError, match="shape") as blocks:
+        list(read_blocks(path))
+    assert str(blocks.value) == str(whole.value)

@@ -18,7 +18,6 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     TokenError,
-    NotImplementedError,
     RuntimeError,
 )
 
@@ -32,20 +31,22 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
     try:
         _check_claims(path)
         if mapped and path.suffix.lower() == ".npy":
-            # As it lies on the disk: `to_floats` takes a block of it.
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-            to_floats(loaded[:1], str(path))
-            return loaded
-        with path.open("rb") as file:  # opened here, since NumPy leaves a damaged .npz open
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                loaded = {name: _read_member(loaded, name) for name in loaded.files}
+        else:
+            with path.open("rb") as file:  # opened here: NumPy leaves a damaged .npz open
+                loaded = np.load(file, allow_pickle=False)
+                if not isinstance(loaded, np.ndarray):
+                    loaded = {name: _read_member(loaded, name) for name in loaded.files}
     except _DAMAGE as error:
         if _needs_pickle(error):
             raise ValueError(_object_refusal(str(path))) from None
         # NumPy takes any file that is not its own for a pickle; to repeat that would mislead.
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise ValueError(f"{path}: not a whole NumPy file{reason}") from None
+    if isinstance(loaded, np.memmap):
+        # `to_floats` takes a block of it.
+        _check_floats(loaded, str(path))
+        return loaded
     if isinstance(loaded, np.ndarray):
         return to_floats(loaded, str(path))
     return _only_table(loaded, path)
@@ -121,6 +122,13 @@ def to_floats(array: np.ndarray, source: str) -> np.ndarray:
     Raises:
         ValueError: another shape, or no real numbers.
     """
+    _check_floats(array, source)
+    # Also turns a foreign byte order into the machine's own.
+    single = array.dtype.kind == "f" and array.dtype.itemsize == 4
+    return array.astype(np.float32 if single else np.float64, order="C")
+
+
+def _check_floats(array: np.ndarray, source: str) -> None:
     if array.dtype.kind == "O":
         raise ValueError(_object_refusal(source))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -132,6 +140,3 @@ def to_floats(array: np.ndarray, source: str) -> np.ndarray:
         raise ValueError(f"{source}: 1-d, shape {array.shape}; reshape to rows with x[:, None]")
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"{source}: shape {array.shape}; a table is (n, d) with d at least 1")
-    # Also turns a foreign byte order into the machine's own.
-    single = array.dtype.kind == "f" and array.dtype.itemsize == 4
-    return array.astype(np.float32 if single else np.float64, order="C")
