@@ -1,5 +1,7 @@
 """`jaxflow check`: the right rows are examined, and a person is told what was found."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,15 @@ from jaxflow.data import split
 from jaxflow.transforms import Standardise
 
 
+class Told:
+    """An examination that found nothing."""
+
+    problems, verdict = (), ()
+
+    def __str__(self):
+        return "told"
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What the command asks of `diagnose`, which answers at once."""
@@ -18,7 +29,7 @@ def asked(monkeypatch):
 
     def diagnose(flow, data, **settings):
         calls.append({"data": data, **settings})
-        return "told"
+        return Told()
 
     monkeypatch.setattr(diagnostics, "diagnose", diagnose)
     return calls
@@ -150,3 +161,6 @@ def test_a_report_is_one_file_that_loads_nothing(jaxflow, fitted, table, tmp_pat
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 3
     assert "http" not in page
     assert jaxflow("check", run, table, *options).exit_code == 2
+    told = json.loads(jaxflow("--json", "check", run, table, *options, "--overwrite").stdout)
+    assert set(told["problems"]) <= set(told["verdict"])
+    assert told["report"] == str(report)

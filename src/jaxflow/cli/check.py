@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from jaxflow.cli.info import facts_of
 from jaxflow.cli.models import check_seed
 from jaxflow.cli.outputs import PICTURES, check_output, write_whole
 from jaxflow.cli.report import write_report
-from jaxflow.cli.reports import counted, tell
+from jaxflow.cli.reports import counted, result, tell
 from jaxflow.cli.tables import DropNan, digest, rows_of_run
 
 
@@ -74,7 +73,9 @@ def check(
     import jax
 
     from jaxflow.checkpoint import load
+    from jaxflow.data import finite_rows
     from jaxflow.diagnostics import diagnose
+    from jaxflow.diagnostics.solves import without_raising
 
     with jax.enable_x64(record["settings"]["float64"]):
         flow: Any = load(run / run_directory.FLOW)
@@ -89,15 +90,20 @@ def check(
             row_numbers=kept,
         )
         if report is not None:
-            _report(
-                report, run, record, flow, x[:rows], None if cond is None else cond[:rows], found
-            )
-    typer.echo(str(found))
+            examined = np.isin(kept, found.rows)
+            given = None if cond is None else cond[examined]
+            quiet = without_raising(flow)
+            drawn = np.asarray(quiet.sample(jax.random.key(seed), len(found.rows), given))
+            samples, facts = drawn[finite_rows(drawn)], facts_of(run, record)
+            write_report(report, run, facts, record["columns"], x[examined], samples, found)
     if picture is not None:
         _draw(found, picture)
-        typer.echo(f"\npicture: {picture}")
-    if report is not None:
-        typer.echo(f"\nreport: {report}")
+    files = {"picture": picture, "report": report}
+    written = {name: str(path) for name, path in files.items() if path is not None}
+    result(
+        "\n\n".join([str(found), *(f"{name}: {path}" for name, path in written.items())]),
+        {"problems": found.problems, "verdict": found.verdict, **written},
+    )
 
 
 def _unseen(
@@ -114,29 +120,6 @@ def _unseen(
         "the best weights, are examined: fresh rows would be better"
     )
     return x[held], kept[held]
-
-
-def _report(
-    path: Path,
-    run: Path,
-    record: dict[str, Any],
-    flow: Any,
-    x: np.ndarray,
-    cond: np.ndarray | None,
-    found: Any,
-) -> None:
-    """Score and draw for the report, and write it."""
-    import jax
-
-    from jaxflow import CNF
-
-    log_p = None
-    if isinstance(flow, CNF) and flow.tells_error():
-        quiet = replace(flow, ode_eval=replace(flow.ode_eval, throw=False))
-        log_p = quiet.log_prob_with_error(x, cond, key=jax.random.key(0))
-    samples = np.asarray(flow.sample(jax.random.key(0), len(x), cond))
-    columns = record["columns"]
-    write_report(path, run, facts_of(run, record), columns, x, samples, log_p, found)
 
 
 def _draw(found: Any, path: Path) -> None:

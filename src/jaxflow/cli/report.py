@@ -15,6 +15,8 @@ from jaxflow.cli.outputs import write_whole
 # Columns of the pairs that are drawn, and rows.
 MOST_COLUMNS, MOST_ROWS = 6, 2000
 
+MOMENTS = ("mean", "standard deviation", "least", "median", "greatest")
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -36,7 +38,6 @@ def write_report(
     columns: Sequence[str],
     x: np.ndarray,
     samples: np.ndarray,
-    log_p: Any,
     found: Any,
 ) -> None:
     """Write a run's report; it needs no other file and loads nothing.
@@ -48,7 +49,6 @@ def write_report(
         columns: names of the columns.
         x: rows that were examined, (n, d).
         samples: the flow's, (m, d).
-        log_p: log-densities of `x` with their stated errors, or None where none are stated.
         found: what `diagnose` found.
     """
     parts = [
@@ -56,11 +56,11 @@ def write_report(
         _table(["", ""], [[label, words] for label, words in facts.items()]),
         "<h2>Data</h2>",
         _table(
-            ["column", "mean", "standard deviation", "least", "median", "greatest"],
+            ["column", *MOMENTS],
             [[name, *_numbers(column)] for name, column in zip(columns, x.T, strict=True)],
         ),
         "<h2>Log-density</h2>",
-        *_log_density(log_p),
+        *_log_density(found.solves),
         "<h2>Examination</h2>",
         f"<pre>{html.escape(str(found))}</pre>",
         "<h2>Pictures</h2>",
@@ -95,16 +95,13 @@ def _numbers(column: np.ndarray) -> list[float]:
     return [float(column.mean()), float(column.std()), column.min(), middle, column.max()]
 
 
-def _log_density(log_p: Any) -> list[str]:
-    if log_p is None:
-        return ["<p>This flow states no error of its log-densities.</p>"]
-    value, error = (np.asarray(part, np.float64) for part in (log_p.value, log_p.ode_error))
-    rows = [["log-density, nats", *_numbers(value)]]
-    if np.isfinite(error).any():
-        rows.append(["stated error, nats", *_numbers(error[np.isfinite(error)])])
-    failed = int(np.sum(~np.isfinite(value)))
-    header = ["", "mean", "standard deviation", "least", "median", "greatest"]
-    return [_table(header, rows), f"<p>{failed} of {len(value)} rows failed.</p>"]
+def _log_density(solves: Any) -> list[str]:
+    """Of the rows that were solved; how many were not."""
+    named = {"log-density, nats": solves.log_prob, "stated error, nats": solves.ode_errors}
+    solved = {name: v[np.isfinite(v)] for name, v in named.items() if v is not None}
+    rows = [[name, *_numbers(values)] for name, values in solved.items() if len(values)]
+    failed, count = sum(map(len, solves.failed.values())), len(solves.log_prob)
+    return [_table(["", *MOMENTS], rows), f"<p>{failed} of {count} rows failed.</p>"]
 
 
 def _pictures(

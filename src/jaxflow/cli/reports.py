@@ -59,13 +59,16 @@ def use_json(wanted: bool) -> None:
 
 
 def show(rows: dict[str, str], numbers: dict[str, Any]) -> None:
-    """Write results to standard output: labelled lines, or with --json the numbers alone."""
-    if _as_json:
-        typer.echo(json.dumps(numbers, allow_nan=False))
-        return
+    """Write results to standard output as labelled lines, the labels bold on a terminal."""
     width = max(map(len, rows))
-    for label, text in rows.items():
-        typer.echo(f"{typer.style(label.ljust(width), bold=True)}  {text}")
+    labels = (typer.style(label.ljust(width), bold=True) for label in rows)
+    lines = (f"{label}  {text}" for label, text in zip(labels, rows.values(), strict=True))
+    result("\n".join(lines), numbers)
+
+
+def result(text: str, numbers: dict[str, Any]) -> None:
+    """Write results to standard output: the text, or with --json the numbers alone."""
+    typer.echo(json.dumps(numbers, allow_nan=False) if _as_json else text)
 
 
 def counted(number: int, noun: str) -> str:
