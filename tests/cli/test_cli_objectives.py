@@ -108,6 +108,10 @@ def test_what_is_no_target_is_refused(tmp_path, jaxflow, target):
         assert result.exit_code == 2
         assert message in result.stderr
         assert not (tmp_path / "no").exists()
+    for more in (("--class-column", "a"), ("--transform", "whiten")):
+        result = jaxflow("fit", f"{target}:log_p", "--out", tmp_path / "no", *options, *more)
+        assert result.exit_code == 2
+        assert "leave it out" in result.stderr
     result = jaxflow("fit", f"{target}:log_p", "--out", tmp_path / "no", *options[:2])
     assert "add --columns a,b" in result.stderr
 

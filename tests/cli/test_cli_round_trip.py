@@ -12,6 +12,7 @@ import pytest
 import jaxflow as library
 from jaxflow import Hutchinson
 from jaxflow.checkpoint import load_extra
+from jaxflow.cli.score import Moments
 from jaxflow.data import read_table, split
 from jaxflow.discrete import CouplingFlow
 
@@ -218,3 +219,17 @@ def test_columns_are_looked_at_and_told(fit, write, tmp_path):
         drawn = np.asarray(flow.sample(jax.random.key(0), 100))
     np.testing.assert_array_equal(drawn[:, 0], np.round(drawn[:, 0]))
     assert (drawn[:, 1] > 0).all()
+
+
+def test_the_mean_of_blocks_is_the_mean_and_failed_rows_are_counted():
+    values = np.random.default_rng(0).normal(size=1000) + 1e6
+    moments = Moments()
+    for block in (values[:10], [np.nan], values[10:400], np.empty(0), values[400:], [np.nan] * 2):
+        moments.add(np.asarray(block))
+    assert (moments.count, moments.failed) == (1003, 3)
+    np.testing.assert_allclose(moments.mean, values.mean(), rtol=1e-14)
+    np.testing.assert_allclose(moments.error, values.std(ddof=1) / 1000**0.5, rtol=1e-9)
+    nothing = Moments()
+    nothing.add(np.full(2, np.nan))
+    assert np.isnan(nothing.mean)
+    assert nothing.error is None

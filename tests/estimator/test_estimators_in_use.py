@@ -1,8 +1,5 @@
 """Estimators as they are used: in other processes, on few rows, from the guide."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +39,3 @@ def test_conditions_reach_the_density():
     assert density.score(x[700:], y[700:]) > exact - 0.3
     drawn = density.sample(np.full(500, 1.0), random_state=0)
     assert abs(drawn.mean() - 2.0) < 0.1
-
-
-def test_the_guides_code_runs(tmp_path):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL))
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr

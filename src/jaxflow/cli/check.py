@@ -19,7 +19,7 @@ from jaxflow.cli.tables import DropNan, digest, rows_of_run
 
 
 def check(
-    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    run: run_directory.Run,
     table: Annotated[
         Path,
         typer.Argument(

@@ -23,7 +23,7 @@ Fast = Annotated[
 
 
 def distil(
-    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    run: run_directory.Run,
     table: Annotated[
         Path,
         typer.Argument(

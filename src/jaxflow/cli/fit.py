@@ -162,6 +162,11 @@ def fit(
         settings = settings_from(start, settings, chosen)
     folder = run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
     if objective == Objective.reverse_kl:
+        if class_column is not None:
+            raise ValueError(
+                f"--class-column {class_column} names a column of a table, and --objective "
+                "reverse-kl has none: leave it out"
+            )
         x = cond = None
         of_target = target_record(str(table), split_names(columns))
         record = versions() | of_target | {"settings": asdict(settings)}

@@ -1,9 +1,7 @@
 """`jaxflow info`: what a run directory holds."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.fit import held_out_text
@@ -12,7 +10,7 @@ from jaxflow.cli.reports import counted, show
 
 
 def info(
-    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    run: run_directory.Run,
 ) -> None:
     """Show what a run was fitted to, how, and how well."""
     run_directory.check_run(run)

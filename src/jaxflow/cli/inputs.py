@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import classes_of, conditions, of_rows, one_hot, read_labels
-from jaxflow.cli.models import DECIDED, Objective, Settings
+from jaxflow.cli.models import DECIDED, Objective, Settings, option_name
 from jaxflow.cli.tables import (
     digest,
     drop_rows,
@@ -160,8 +160,9 @@ def check_same(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for name, value in new["settings"].items():
         # More time does not change what is trained.
         if name != "max_seconds" and old["settings"].get(name) != value:
+            option = option_name(name).replace("_", "-")
             raise ValueError(
-                f"{out} was started with --{name.replace('_', '-')} "
+                f"{out} was started with --{option} "
                 f"{old['settings'].get(name)}, not {value}; {advice}"
             )
     for name in ("table_sha256", "labels_sha256"):

@@ -129,6 +129,11 @@ class Settings:
             raise ValueError("--objective reflow straightens a fitted flow: add --from RUN")
         if objective == Objective.reverse_kl and self.start is not None:
             raise ValueError("--objective reverse-kl begins with a new flow: leave --from out")
+        if objective == Objective.reverse_kl and self.transform != Transform.auto:
+            raise ValueError(
+                f"--transform {self.transform} is fitted to rows, and --objective reverse-kl has "
+                "none: leave it out"
+            )
         if self.model == Model.coupling:
             for name, value, plain in (
                 ("field", self.field, Field.auto),
@@ -157,6 +162,11 @@ class Settings:
             return self.activation
         chosen = Activation.swish if self.network == Field.residual else Activation.sin
         return chosen.value
+
+
+def option_name(setting: str) -> str:
+    """The option of `jaxflow fit` that a setting comes from; `from` is no name in Python."""
+    return "from" if setting == "start" else setting
 
 
 def check_seed(seed: int) -> None:

@@ -15,15 +15,18 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from jaxflow.cli.config import toml
-from jaxflow.cli.models import DECIDED
+from jaxflow.cli.models import DECIDED, option_name
 from jaxflow.cli.outputs import write_whole
 from jaxflow.cli.tables import join_names
 
 FLOW, HISTORY, STATE = "flow.safetensors", "history.csv", "state.safetensors"
 RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
+Run = Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")]
 # What the commands look up in a run's record.
 _NEEDED = {"table", "table_sha256", "columns", "columns_chosen", "rows", "settings"}
 
@@ -158,9 +161,9 @@ def check_run(run: Path) -> None:
 
 def _options(record: dict[str, Any]) -> dict[str, Any]:
     """The options of `jaxflow fit` that a run was started with."""
-    settings = dict(record["settings"])
-    options: dict[str, Any] = {"table": record["table"], "from": settings.pop("start")}
-    if options["from"] is not None:
+    settings = {option_name(name): value for name, value in record["settings"].items()}
+    options: dict[str, Any] = {"table": record["table"]}
+    if settings["from"] is not None:
         settings = {name: settings[name] for name in settings if name not in DECIDED}
     else:
         names = record["columns"] if record["columns_chosen"] else None

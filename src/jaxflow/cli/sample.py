@@ -15,7 +15,7 @@ from jaxflow.cli.reports import counted, show
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    run: run_directory.Run,
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .npy or .parquet.")],
     num: Annotated[int, typer.Option("--num", "-n", help="Number of rows to draw.")] = 1000,
     class_name: ClassName = None,

@@ -1,7 +1,7 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ BLOCK = 65_536
 
 
 def score(
-    run: Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")],
+    run: run_directory.Run,
     table: Annotated[
         Path, typer.Argument(help="Table with the columns the run was fitted to, in any order.")
     ],
@@ -61,8 +61,7 @@ def score(
     from jaxflow import Status
     from jaxflow.checkpoint import load
 
-    shift: Any = None
-    sums = np.zeros(3)
+    moments = Moments()
     with jax.enable_x64(record["settings"]["float64"]), column_file(out) as add:
         flow = load_map(run) if fast else load(run / run_directory.FLOW)
         for x, kept in blocks_of_run(record, table, BLOCK, drop_nan=drop_nan):
@@ -70,29 +69,52 @@ def score(
             if with_error and out.suffix.lower() != ".npy":
                 columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
             add({"row": kept, **columns})
-            log_p = columns["log_prob"]
-            # About the first block's mean, so that squares do not cancel.
-            shift = log_p.mean() if shift is None else shift
-            off = log_p - shift
-            sums += [len(off), off.sum(), np.square(off).sum()]
-    count, mean = int(sums[0]), shift + sums[1] / sums[0]
-    variance = max(sums[2] - sums[1] ** 2 / count, 0.0) / max(count - 1, 1)
-    error = f" +- {math.sqrt(variance / count):.4f}" if count > 1 else ""
+            moments.add(columns["log_prob"])
+    failed = f", {moments.failed} failed" if moments.failed else ""
+    error = "" if moments.error is None else f" +- {moments.error:.4f}"
     show(
         {
-            "scored": counted(count, "row"),
-            "mean": f"{mean:.4f}{error} nats a row, log-density",
+            "scored": f"{counted(moments.count, 'row')}{failed}",
+            "mean": f"{moments.mean:.4f}{error} nats a row, log-density",
             **({"off by": error_text(flow.error)} if fast else {}),
             "scores": str(out),
         },
         {
-            "rows": count,
-            "mean": float(mean),
-            "mean_se": math.sqrt(variance / count) if count > 1 else None,
+            "rows": moments.count,
+            "failed": moments.failed,
+            "mean": moments.mean if math.isfinite(moments.mean) else None,
+            "mean_se": moments.error,
             "off_by": asdict(flow.error) if fast else None,
             "scores": str(out),
         },
     )
+
+
+class Moments:
+    """Mean and standard error of numbers that come block by block; NaN is a row that failed."""
+
+    def __init__(self) -> None:
+        self.count, self.failed, self.mean, self._squares = 0, 0, math.nan, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count in a block (Chan, Golub and LeVeque 1979, "Updating formulae")."""
+        good = values[~np.isnan(values)]
+        before, n = self.count - self.failed, len(good)
+        self.count, self.failed = self.count + len(values), self.failed + len(values) - n
+        if not n:
+            return
+        mean = float(good.mean())
+        off = mean - self.mean if before else 0.0
+        self._squares += float(np.square(good - mean).sum()) + off**2 * before * n / (before + n)
+        self.mean = self.mean + off * n / (before + n) if before else mean
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean; None where it has none."""
+        n = self.count - self.failed
+        if n < 2 or not math.isfinite(self._squares):
+            return None
+        return math.sqrt(self._squares / (n - 1) / n)
 
 
 def _scores(
@@ -102,14 +124,14 @@ def _scores(
     import jax
 
     from jaxflow import CNF
+    from jaxflow.diagnostics.solves import without_raising
 
     # The key serves flows whose trace is estimated; the same for all, so scores repeat.
     key = jax.random.key(0)
     if with_error and not isinstance(flow, CNF):
         raise ValueError("--with-error is for continuous flows; this one has no solve")
     if with_error:
-        flow = replace(flow, ode_eval=replace(flow.ode_eval, throw=False))
-        answer = flow.log_prob_with_error(x, cond, key=key, progress=None)
+        answer = without_raising(flow).log_prob_with_error(x, cond, key=key, progress=None)
         columns = {
             "log_prob": answer.value,
             "ode_error": answer.ode_error,

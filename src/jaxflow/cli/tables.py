@@ -71,24 +71,34 @@ def _whole_rows(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of a table in a run's precision, without the rows that are to be dropped."""
-    from jaxflow.data import check_rows, finite_rows, read_blocks
+    from jaxflow.data import finite_rows, read_blocks
 
     names, float64 = record["columns"], record["settings"]["float64"]
     columns = columns_like(path, names, chosen=record["columns_chosen"])
     read = left = 0
     for block in read_blocks(path, columns):
-        whole = finite_rows(block.values)
         if not drop_nan:
-            try:
-                check_rows(block.values, columns=names, first=read)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
+            _refuse_nan(block.values, names, path, first=read)
+        whole = finite_rows(block.values)
         kept = read + np.flatnonzero(whole)
         read, left = read + len(whole), left + len(kept)
         if len(kept):
-            values = block.values[whole]
-            first = left == len(kept)
+            values, first = block.values[whole], left == len(kept)
             yield in_precision(values, names, path, float64=float64, warn=first), kept
+    _tell_dropped(read, left, path)
+
+
+def _refuse_nan(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
+    from jaxflow.data import check_rows
+
+    try:
+        check_rows(values, columns=columns, first=first)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _tell_dropped(read: int, left: int, path: Path) -> None:
+    """Say how many rows were left out; refuse a table of which nothing is left."""
     if not left:
         raise ValueError(f"{path}: each of its {counted(read, 'row')} has NaN or infinity")
     if left < read:
@@ -109,18 +119,12 @@ def drop_rows(
         ValueError: there are others and `drop_nan` is False (rows and columns named), or every
             row is one.
     """
-    from jaxflow.data import check_rows, finite_rows
+    from jaxflow.data import finite_rows
 
-    kept = finite_rows(values)
     if not drop_nan:
-        try:
-            check_rows(values, columns=columns)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    elif not kept.any():
-        raise ValueError(f"{path}: each of its {counted(len(values), 'row')} has NaN or infinity")
-    elif not kept.all():
-        tell(f"dropped {np.sum(~kept)} of {counted(len(values), 'row')} with NaN or infinity")
+        _refuse_nan(values, columns, path)
+    kept = finite_rows(values)
+    _tell_dropped(len(values), int(kept.sum()), path)
     return values[kept], np.flatnonzero(kept)
 
 

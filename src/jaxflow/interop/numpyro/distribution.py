@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
+from jaxflow.diagnostics.solves import without_raising
 from jaxflow.flow import CNF
 from jaxflow.flow_map import FlowMap
 from jaxflow.interop.numpyro.support import DataSpace
@@ -66,9 +67,7 @@ class FlowDistribution(Distribution):
 
     def __init__(self, flow: Any, cond: Any = None, *, validate_args: bool | None = None) -> None:
         _check(flow)
-        if isinstance(flow, CNF):
-            flow = replace(flow, ode_eval=replace(flow.ode_eval, throw=False))
-        self.arrays, self.static = eqx.partition(flow, _is_array)
+        self.arrays, self.static = eqx.partition(without_raising(flow), _is_array)
         self._ndim = self._first_array().ndim
         self.cond = None if cond is None else jnp.asarray(cond)
         if self.cond is not None and not self.cond.ndim:
