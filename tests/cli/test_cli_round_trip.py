@@ -228,6 +228,7 @@ def test_the_mean_of_blocks_is_the_mean_and_failed_rows_are_counted():
         moments.add(np.asarray(block))
     assert (moments.count, moments.failed) == (1003, 3)
     np.testing.assert_allclose(moments.mean, values.mean(), rtol=1e-14)
+    assert moments.error is not None
     np.testing.assert_allclose(moments.error, values.std(ddof=1) / 1000**0.5, rtol=1e-9)
     nothing = Moments()
     nothing.add(np.full(2, np.nan))
