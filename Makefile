@@ -25,7 +25,7 @@ test: lint  ## lint, then the test suite
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: .venv/.ready  ## the longer checks as well, compiled as for users
-	XLA_FLAGS= $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
 lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/ruff check .

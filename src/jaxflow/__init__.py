@@ -5,6 +5,7 @@ from jaxflow.bases import DiagonalNormal, FlowBase, GaussianMixture, StandardNor
 from jaxflow.cells import log_mass
 from jaxflow.checkpoint import load, save
 from jaxflow.continuity import augmented_dynamics
+from jaxflow.devices import use_devices
 from jaxflow.discrete import CouplingFlow
 from jaxflow.flow import CNF
 from jaxflow.flow_map import FlowMap
@@ -19,6 +20,7 @@ from jaxflow.ode import (
     odeint_checkpointed,
     odeint_many,
 )
+from jaxflow.placement import rows_mesh
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
 from jaxflow.training import TrainConfig, TrainingError, distil, fit, fit_classifier, fit_noise
 
@@ -62,6 +64,8 @@ __all__ = [
     "odeint_adjoint",
     "odeint_checkpointed",
     "odeint_many",
+    "rows_mesh",
     "save",
     "transforms",
+    "use_devices",
 ]

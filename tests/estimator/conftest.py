@@ -31,4 +31,4 @@ def no_updates(patch):
     def leave(inputs, state):
         return state, jnp.zeros(len(inputs[1])), 0.0
 
-    patch.setattr(sys.modules["jaxflow.training.fit"], "train_steps", leave)
+    patch.setattr(sys.modules["jaxflow.training.run"], "train_steps", leave)

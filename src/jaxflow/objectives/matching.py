@@ -14,6 +14,7 @@ from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.paths import Linear, check_path, check_path_base, interpolate
+from jaxflow.placement import everywhere, split_rows
 
 # The velocities of some paths are infinite at the ends.
 TIME_MARGIN = 1e-3
@@ -111,11 +112,12 @@ class FlowMatching:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
         x0 = sample_rows(flow.base, jax.random.split(base_key, len(x))).astype(x.dtype)
-        source, mass = self.coupling(x0, x, cond, coupling_key)
+        # Rows are paired across the whole batch: on every device, rather than back and forth.
+        source, mass = self.coupling(*everywhere((x0, x, cond)), coupling_key)
         t = self.times(time_key, len(x), x.dtype)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         between = jax.vmap(interpolate, (None, 0, 0, 0, 0))
-        x_t, velocity = between(self.path, t, x0[source], x, noise)
+        x_t, velocity = split_rows(between(self.path, t, x0[source], x, noise))
         errors = squared_errors(flow.field, t, x_t, velocity, cond)
         if self.weight is not None:
             errors = jax.vmap(self.weight)(t) * errors

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import sample_rows
 from jaxflow.objectives.matching import FlowMatching, squared_errors
 from jaxflow.ode.status import raise_if_failed
+from jaxflow.placement import split_rows
 from jaxflow.rows import promote
 
 # Checks of the flow, and the law of the times.
@@ -107,7 +108,7 @@ class Reflow(eqx.Module):
                 "that flow with them, and leave weights out here"
             )
         pair_key, time_key = jax.random.split(key)
-        rows = jax.random.randint(pair_key, (len(x),), 0, len(self.z))
+        rows = split_rows(jax.random.randint(pair_key, (len(x),), 0, len(self.z)))
         z, end = self.z[rows], self.x[rows]
         t = MATCHING.times(time_key, len(rows), z.dtype)
         x_t = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end)

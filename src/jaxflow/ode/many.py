@@ -37,6 +37,7 @@ from jaxflow.ode.odeint import strategy, with_num_steps
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import RightSide, State
+from jaxflow.placement import by_rows
 from jaxflow.precision import in_full, widest
 
 # Lanes on a CPU, whose vector units they fill; an accelerator wants thousands, so many that the
@@ -74,7 +75,8 @@ def odeint_many(
     y1, stats = odeint_many(lambda t, y, rate: -rate * y, jnp.ones((1000, 3)), 0.0, 2.0, 0.5)
     ```
     A row's answer has the same bits alone, in any batch and in any order, also beside rows that
-    fail. Gradients are those of each row's own solve, by `ode.gradient`.
+    fail. Gradients are those of each row's own solve, by `ode.gradient`. Under `jit` on a mesh of
+    `jax.set_mesh` each device has lanes of its own for its part of the rows.
 
     Args:
         f: the field of one row: `f(t, y, args)`, or `f(t, y, args, row)` with `row_args`.
@@ -185,6 +187,24 @@ def _solve(
     ode: ODE,
     lanes: int,
 ) -> tuple[State, Stats]:
+    def part(rows: Any, args: Any) -> tuple[State, Stats]:
+        y0, t0, t1, row_args = rows
+        return _solve_part(f, y0, t0, t1, args, row_args, ode, lanes)
+
+    return by_rows(part, (y0, t0, t1, row_args), args)
+
+
+def _solve_part(
+    f: Callable[..., State],
+    y0: State,
+    t0: Array,
+    t1: Array,
+    args: Any,
+    row_args: Any,
+    ode: ODE,
+    lanes: int,
+) -> tuple[State, Stats]:
+    """The rows of one device."""
     field, y0 = as_one(f, y0, row_args)
     solve_one = strategy(ode)
 

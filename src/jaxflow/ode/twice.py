@@ -30,6 +30,7 @@ from jaxflow.ode.many import (
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
+from jaxflow.placement import by_rows
 
 # Nodes that are kept of a row's first solve; a row that takes more has no measure of its error.
 MAX_NODES = 512
@@ -87,6 +88,24 @@ def solve_twice(
 
     The counts are those of both solves. Not differentiable in reverse mode.
     """
+
+    def part(rows: Any, args: Any) -> tuple[Twice, Stats]:
+        y0, t0, t1, row_args = rows
+        return _solve_part(f, y0, t0, t1, args, row_args, ode)
+
+    return by_rows(part, (y0, t0, t1, row_args), args)
+
+
+def _solve_part(
+    f: Callable[..., State],
+    y0: State,
+    t0: Array,
+    t1: Array,
+    args: Any,
+    row_args: Any,
+    ode: ODE,
+) -> tuple[Twice, Stats]:
+    """The rows of one device."""
     lanes = lanes_for(entries(y0))
     field, y0 = as_one(f, y0, row_args)
     fsal = ode.tableau.fsal

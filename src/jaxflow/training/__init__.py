@@ -3,11 +3,14 @@
 from jaxflow.training.classifier import fit_classifier
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
-from jaxflow.training.fit import History, fit
+from jaxflow.training.fit import fit
 from jaxflow.training.noise import fit_noise
+from jaxflow.training.run import History
 from jaxflow.training.step import TrainingError
+from jaxflow.training.store import Checkpoints
 
 __all__ = [
+    "Checkpoints",
     "History",
     "TrainConfig",
     "TrainingError",

@@ -1,44 +1,23 @@
 """`fit`: train a flow, validate it by the evaluation solver, keep the best weights."""
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 
-from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import OptionalCondition
-from jaxflow.model import assemble, score_rows, separate
+from jaxflow.model import assemble
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
-from jaxflow.ode import ODE
+from jaxflow.placement import rows_mesh
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import Problem, finished, prepare, seed_of
-from jaxflow.training.stages import Span, span_at
-from jaxflow.training.step import (
-    Objective,
-    TrainingError,
-    TrainState,
-    first_bad,
-    minibatches,
-    optimizer_of,
-    train_steps,
-)
-
-Row = dict[str, int | float]
-History = dict[str, list[int | float]]
-Callback = Callable[[Row], bool | None]
-
-# Doublings of the training solve's steps before the first step that uses it.
-MOST_REFINEMENTS = 5
-COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
+from jaxflow.training.prepare import fingerprint, finished, prepare
+from jaxflow.training.run import Callback, History, Run
+from jaxflow.training.step import Objective, TrainingError
+from jaxflow.training.store import Checkpoints, store_of
 
 
 def fit(
@@ -54,8 +33,10 @@ def fit(
     objective: Objective | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoints | None = None,
     resume: bool = False,
+    mesh: Mesh | int | None = None,
+    shard_weights: bool = False,
 ) -> tuple[Any, History]:
     """Train a flow and return its best version, by held-out log-density.
 
@@ -90,8 +71,15 @@ def fit(
             is validated by that.
         progress: whether to show a progress bar; None shows it on a terminal only.
         callback: called with the newest row of the history; returning True ends training.
-        checkpoint: file that keeps the state of training, written at every validation.
-        resume: go on from `checkpoint` where it exists.
+        checkpoint: file that keeps the state of training, written at every validation; or
+            `jaxflow.training.Checkpoints(folder)`, several of them, each device writing its part.
+        resume: go on from `checkpoint` where it exists, on whatever devices.
+        mesh: devices among which the rows of each minibatch are split, a number or
+            `jaxflow.rows_mesh(...)`; None for one device. Random numbers and minibatches do not
+            depend on it, sums are rounded in another order. With several processes all of them
+            make the same call with the same rows.
+        shard_weights: whether weights and optimizer state are split among the devices as well,
+            rather than whole on each.
 
     Returns:
         The flow with the best weights, and the history: a table, column name -> values.
@@ -112,16 +100,18 @@ def fit(
     if check is not None:
         for problem in problems.values():
             check(problem.transform)
-    file = Path(checkpoint) if checkpoint is not None else None
-    resumed = file if resume and file is not None and file.exists() else None
+    given = key, config, objective, _mesh_for(mesh, config), shard_weights
+    store = store_of(checkpoint, fingerprint(x, cond, weights))
     with Progress(config.steps, show=progress) as shown:
-        if resumed is not None:
-            run = _Run.load(resumed, problems, key, config, objective)
+        if resume and store is not None and store.exists():
+            run = Run.load(store, problems, shown, *given)
         else:
-            runs = [_Run(name, p, key, config, objective) for name, p in problems.items()]
+            runs = [Run(name, problem, *given) for name, problem in problems.items()]
             run = _choose(runs, config.pilot_steps, shown) if len(runs) > 1 else runs[0]
-            run.report(callback, file)
-        run.advance(config.steps, shown, callback, file)
+            run.report(callback, store)
+        run.advance(config.steps, shown, callback, store)
+    if store is not None:
+        store.wait()
     if run.trouble and not run.step:
         raise TrainingError(f"{run.trouble}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):
@@ -130,6 +120,23 @@ def fit(
             f"{config.learning_rate}, or give the training solve more steps"
         )
     return finished(assemble(run.best, run.frozen), run.problem), run.history
+
+
+def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
+    """The mesh of a training; None for one device.
+
+    Raises:
+        ValueError: more devices than there are, or than a minibatch has rows.
+    """
+    if mesh is None:
+        return None
+    mesh = rows_mesh(mesh)
+    if config.batch_size < mesh.size:
+        raise ValueError(
+            f"batch_size={config.batch_size} has less than a row for each of mesh={mesh.size} "
+            "devices: give larger minibatches, or fewer devices"
+        )
+    return mesh
 
 
 def _usual_objective(flow: Any, cond: Any) -> Objective:
@@ -146,231 +153,10 @@ def _usual_objective(flow: Any, cond: Any) -> Objective:
     return Staged((Stage(denoising, 1.0, ema=0.999),))
 
 
-def _choose(runs: list["_Run"], steps: int, shown: Progress) -> "_Run":
+def _choose(runs: list[Run], steps: int, shown: Progress) -> Run:
     for run in runs:
         run.advance(steps, shown)
     runs.sort(key=lambda run: run.best_value)
     values = ", ".join(f"{run.name} {run.best_value:.3f}" for run in runs)
     shown.say(f"transform: {runs[0].name} (held-out nats after {runs[0].step} steps: {values})")
     return runs[0]
-
-
-class _Run:
-    """One training: its state on the device, and on the host what was best so far."""
-
-    def __init__(
-        self,
-        name: str,
-        problem: Problem,
-        key: PRNGKeyArray,
-        config: TrainConfig,
-        objective: Objective,
-    ) -> None:
-        self.name, self.problem, self.key = name, problem, key
-        self.config, self.objective = config, objective
-        params, self.frozen = separate(problem.flow)
-        # Copies: the compiled call gives its input's memory to its output.
-        self.state = TrainState(_copy(params), _copy(params), optimizer_of(config).init(params))
-        self.best, self.best_value, self.since_best = params, math.inf, 0
-        self.step, self.finished, self.trouble = 0, False, ""
-        self.history: History = {name: [] for name in COLUMNS}
-
-    def advance(
-        self,
-        until: int,
-        shown: Progress,
-        callback: Callback | None = None,
-        checkpoint: Path | None = None,
-    ) -> None:
-        """Train to a step, or until nothing is left to gain."""
-        config = self.config
-        start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
-        while self.step < until and not self.finished:
-            span = self._span(self.step)
-            if self.step and self.step == span.first:
-                self._begin(span, shown)
-            ahead = min(until, span.end) - self.step
-            loss, rate = self._train(span, min(span.config.eval_every, ahead))
-            row = self._validate() | {"loss": loss, "learning_rate": rate}
-            row["seconds"] = time.monotonic() - start
-            self._record(row)
-            shown.update(self.step, _numbers(row))
-            error = abs(row["validation"] - row["coarse"])
-            if self.trouble:
-                shown.warn(f"{self.trouble}: training stops, and the best weights so far are kept")
-                self.finished = True
-            elif error > config.solver_error:
-                self.frozen, settings = _refine(self.frozen)
-                shown.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
-            if callback is not None and callback(row):
-                self.finished = True
-            if config.max_seconds is not None and row["seconds"] > config.max_seconds:
-                self.finished = True
-            if checkpoint is not None:
-                self._save(checkpoint)
-
-    def report(self, callback: Callback | None, checkpoint: Path | None) -> None:
-        """Catch up on what `advance` left out while it was not known which run would go on."""
-        for i in range(len(self.history["step"])):
-            row = {name: values[i] for name, values in self.history.items()}
-            if callback is not None and callback(row):
-                self.finished = True
-        if checkpoint is not None and self.step:
-            self._save(checkpoint)
-
-    def _span(self, step: int) -> Span:
-        return span_at(self.objective, self.config, step)
-
-    def _begin(self, span: Span, shown: Progress) -> None:
-        """Go on from the best weights with another objective, its schedule starting anew."""
-        params = self.best if math.isfinite(self.best_value) else self.state.ema
-        opt_state = optimizer_of(span.config).init(params)
-        self.state, self.since_best = TrainState(_copy(params), _copy(params), opt_state), 0
-        if span.solves and not self._span(self.step - 1).solves:
-            self._settle_solver(shown)
-
-    def _train(self, span: Span, count: int) -> tuple[float, float]:
-        """Take `count` steps; their mean loss and the last learning rate."""
-        train = self.problem.train
-        indices = minibatches(len(train.x), span.config, seed_of(self.key), self.step, count)
-        numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(span.first)
-        given = self.frozen, train, self.problem.enter, span.objective
-        inputs = (given, indices, *numbers, self.key, span.config)
-        self.state, losses, rate = train_steps(inputs, self.state)
-        values = np.asarray(losses)[:count].astype(float)
-        good = np.isfinite(values)
-        if not good.all():
-            count = int(np.argmin(good))
-            step, rows = self.step + count, indices[count]
-            name = first_bad(given, self.state.params, rows, jax.random.fold_in(self.key, step))
-            self.trouble = (
-                f"the loss or its gradient is not finite at step {step + 1}, first {name}"
-            )
-        self.step += count
-        return float(np.mean(values)) + self.problem.offsets[0], float(rate)
-
-    def _settle_solver(self, shown: Progress) -> None:
-        """Refine the training solve until its value is the evaluation's, before it trains."""
-        flow = assemble(self.state.ema, self.frozen)
-        value, _ = self._score(flow)
-        for _ in range(MOST_REFINEMENTS):
-            coarse, _ = self._score(replace(flow, ode_eval=self.frozen.ode))
-            if abs(coarse - value) <= self.config.solver_error:
-                break
-            self.frozen, _ = _refine(self.frozen)
-        shown.say(f"step {self.step}: likelihood from here on, with {self.frozen.ode}")
-
-    def _validate(self) -> Row:
-        flow = assemble(self.state.ema, self.frozen)
-        value, num_evals = self._score(flow)
-        coarse = value
-        if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._span(self.step - 1).solves:
-            coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
-        row: Row = dict.fromkeys(COLUMNS, 0)
-        return row | {
-            "step": self.step,
-            "validation": value,
-            "coarse": coarse,
-            "num_evals": num_evals,
-        }
-
-    def _score(self, flow: Any) -> tuple[float, float]:
-        """Mean negative log-density of the held-out rows, and the evaluations of its solve."""
-        held = self.problem.held
-        # The same probes at every validation, so that values can be compared.
-        key = jax.random.fold_in(self.key, 1 << 31)
-        if hasattr(self.objective, "held_out"):
-            return self.objective.held_out(flow, held.cond, key)[0], 0.0
-        flow = flow.settled(held.x, held.cond, key)
-        log_p, stats = score_rows(flow, held.x, held.cond, key)
-        weights = None if held.weights is None else np.asarray(held.weights)
-        value = -float(np.average(np.asarray(log_p, float), weights=weights))
-        value += self.problem.offsets[1]
-        return value, 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
-
-    def _record(self, row: Row) -> None:
-        for name, value in row.items():
-            self.history[name].append(value)
-        # NaN compares false, so it is never best.
-        if row["validation"] < self.best_value:
-            self.best_value, self.since_best = row["validation"], 0
-            self.best = _copy(self.state.ema)
-        else:
-            self.since_best += 1
-        self._stop_if_stuck()
-
-    def _stop_if_stuck(self) -> None:
-        patience = self.config.patience
-        if self._span(self.step - 1).end < self.config.steps:
-            return
-        self.finished = patience is not None and self.since_best >= patience
-
-    def _save(self, path: Path) -> None:
-        extra = {
-            "transform": self.name,
-            "step": self.step,
-            "best_value": self.best_value,
-            "since_best": self.since_best,
-            "history": self.history,
-            "config": asdict(self.config),
-            "ode": _steps_of(self.frozen),
-        }
-        save_leaves(path, (self.state, self.best), extra=extra)
-
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        problems: dict[str, Problem],
-        key: PRNGKeyArray,
-        config: TrainConfig,
-        objective: Objective,
-    ) -> "_Run":
-        """The run that a checkpoint holds, as it was."""
-        extra = load_extra(path)
-        ours, theirs = asdict(config), extra["config"]
-        # A run that went out of time may go on with more of it.
-        changed = [n for n in ours if ours[n] != theirs.get(n) and n != "max_seconds"]
-        if changed or extra["transform"] not in problems:
-            was = {name: theirs.get(name) for name in changed} or extra["transform"]
-            raise ValueError(
-                f"checkpoint={str(path)!r} was made with {was}; resume with the same settings "
-                "and data, or start in another file"
-            )
-        run = cls(extra["transform"], problems[extra["transform"]], key, config, objective)
-        run.state, run.best = load_leaves(path, (run.state, run.best))
-        run.step, run.best_value = extra["step"], extra["best_value"]
-        run.since_best, run.history = extra["since_best"], extra["history"]
-        run._stop_if_stuck()
-        if extra["ode"]:
-            run.frozen = replace(run.frozen, ode=replace(run.frozen.ode, **extra["ode"]))
-        return run
-
-
-def _refine(frozen: Any) -> tuple[Any, str]:
-    """The flow with a finer training solve, and its settings in words."""
-    ode: ODE = frozen.ode
-    if ode.num_steps is not None:
-        changes: dict[str, Any] = {"num_steps": 2 * ode.num_steps}
-    elif ode.dt is not None:
-        changes = {"dt": ode.dt / 2}
-    else:
-        changes = {"rtol": ode.rtol / 10, "atol": ode.atol / 10}
-    words = ", ".join(f"{name}={value}" for name, value in changes.items())
-    return replace(frozen, ode=replace(ode, **changes)), words
-
-
-def _steps_of(flow: Any) -> dict[str, Any]:
-    """The settings that training may have refined."""
-    ode = getattr(flow, "ode", None)
-    return {n: getattr(ode, n) for n in ("num_steps", "dt", "rtol", "atol")} if ode else {}
-
-
-def _copy(tree: dict[str, Array]) -> dict[str, Array]:
-    return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}
-
-
-def _numbers(row: dict[str, Any]) -> str:
-    """A row of the history in words, for the progress bar."""
-    numbers = f"loss {row['loss']:.3f}  validation {row['validation']:.3f} nats"
-    return numbers + (f"  {row['num_evals']:.0f} evaluations" if row["num_evals"] else "")

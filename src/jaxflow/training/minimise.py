@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.model import assemble, separate
+from jaxflow.placement import everywhere
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Rows, seed_of
@@ -56,7 +57,7 @@ def minimise(
             count = min(config.eval_every, config.steps - step)
             indices = minibatches(len(data.x), config, seed_of(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = ((frozen, data, enter, loss), indices, *numbers, key, config)
+            inputs = ((frozen, data, enter, loss), indices, *numbers, key, config, everywhere)
             state, losses, _ = train_steps(inputs, state)
             good = np.isfinite(np.asarray(losses)[:count])
             if not good.all():

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.model import assemble, into_flow_space
+from jaxflow.placement import everywhere, split_rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.transforms import spread_rows
 
@@ -83,7 +84,7 @@ def batch_loss(
     step_key: PRNGKeyArray,
 ) -> tuple[Array, dict[str, Array]]:
     """The objective's loss and metrics on the rows of a minibatch."""
-    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    batch = split_rows(jax.tree.map(lambda leaf: leaf[rows], data))
     x = batch.x
     if enter is not None:
         noise_key, step_key = jax.random.split(step_key)
@@ -109,9 +110,9 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
 
     Learning rate and average of weights count from the step `first`.
     The first loss or gradient that is not finite ends them: it changes no weight, and later
-    losses are NaN.
+    losses are NaN. `place` says where the state is between updates, on a mesh.
     """
-    given, indices, count, start, first, key, config = inputs
+    given, indices, count, start, first, key, config, place = inputs
     optimizer = optimizer_of(config)
     loss_of = partial(batch_loss, *given)
 
@@ -135,9 +136,10 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
             lambda old, new: old + (1 - decay).astype(new.dtype) * (new - old), state.ema, params
         )
         loss = jnp.where(good, loss, jnp.nan).astype(losses.dtype)
-        return i + 1, good, TrainState(params, ema, opt_state), losses.at[i].set(loss)
+        state = place(TrainState(params, ema, opt_state))
+        return i + 1, good, state, losses.at[i].set(loss)
 
     start_of = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
     *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, start_of)
     with jax.numpy_dtype_promotion("standard"):
-        return state, losses, jnp.asarray(_schedule(config)(start + count - 1 - first))
+        return state, everywhere(losses), jnp.asarray(_schedule(config)(start + count - 1 - first))

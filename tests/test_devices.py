@@ -1,0 +1,72 @@
+"""Evaluation on many devices gives the bits of one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, Hutchinson, StandardNormal, chunks, use_devices
+from jaxflow.dynamics import MLP
+
+ROWS = np.random.default_rng(0).normal(size=(1001, 3))
+
+
+@pytest.fixture
+def flow(key):
+    return CNF(MLP(3, width=16, depth=2, key=key), StandardNormal((3,)))
+
+
+def test_every_row_has_the_bits_of_one_device(flow):
+    one = flow.log_prob(ROWS)
+    with use_devices(3):
+        assert np.array_equal(one, flow.log_prob(ROWS))
+
+
+@pytest.mark.slow
+def test_so_have_samples_errors_and_probes(flow, key, monkeypatch):
+    # Chunks with a key have the same size on any number of devices.
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 256)
+    noisy = CNF(flow.field, flow.base, trace=Hutchinson(2))
+
+    def everything():
+        return (
+            *flow.log_prob_with_error(ROWS),
+            flow.sample(key, 1001),
+            noisy.log_prob(ROWS, key=key),
+        )
+
+    one = everything()
+    for devices in (3, 8):
+        with use_devices(devices):
+            many = everything()
+        assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_devices_take_chunks_in_turn(flow, monkeypatch):
+    used = []
+
+    def score(flow, x, cond, key):
+        used.extend(x.devices())
+        return jnp.sum(x, axis=1), None
+
+    from jaxflow.model import score_rows
+
+    with use_devices(4):
+        log_p, _ = score_rows(flow, jnp.asarray(ROWS), score=score)
+    assert used == jax.devices()[:4]
+    assert log_p.devices() == {jax.devices()[0]}
+    np.testing.assert_array_equal(log_p, ROWS.sum(axis=1))
+
+
+@pytest.mark.slow
+def test_derivatives_and_programs_are_left_alone(flow):
+    slope = jax.jit(jax.grad(lambda x: flow.log_prob(x).sum()))
+    x = jnp.asarray(ROWS[:300])
+    with use_devices(2):
+        many = slope(x)
+    np.testing.assert_array_equal(slope(x), many)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ValueError, match="devices=100 is more than there are"), use_devices(100):
+        pass
