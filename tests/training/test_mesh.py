@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -32,7 +33,7 @@ def small_flow(key):
     return CNF(MLP(2, width=16, depth=2, key=key), StandardNormal((2,)))
 
 
-def trained(key, mesh, config=CONFIG, x=ROWS, **options):
+def trained(key, mesh, config=CONFIG, x: Any = ROWS, **options):
     return fit(
         small_flow(key), x, key=key, config=config, transform=None, progress=False, mesh=mesh,
         **options,

@@ -14,6 +14,7 @@ from jaxflow.dynamics.mlp import MLP
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.residual import Residual
+from jaxflow.dynamics.rounded import Rounded
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "OptionalCondition",
     "Potential",
     "Residual",
+    "Rounded",
     "StandardisedCondition",
     "Sum",
 ]
