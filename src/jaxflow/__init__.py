@@ -21,6 +21,7 @@ from jaxflow.ode import (
     odeint_many,
 )
 from jaxflow.placement import rows_mesh
+from jaxflow.processes import ProcessLostError, join_processes
 from jaxflow.trace import Hutchinson, HutchPlusPlus, XTrace, exact_trace, hutchinson_trace
 from jaxflow.training import TrainConfig, TrainingError, distil, fit, fit_classifier, fit_noise
 
@@ -37,6 +38,7 @@ __all__ = [
     "HutchPlusPlus",
     "Hutchinson",
     "ImportanceSample",
+    "ProcessLostError",
     "SolveError",
     "StandardNormal",
     "Stats",
@@ -57,6 +59,7 @@ __all__ = [
     "fit_noise",
     "hutchinson_trace",
     "importance_sample",
+    "join_processes",
     "load",
     "log_mass",
     "objectives",

@@ -13,6 +13,15 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
 from jaxflow.cli.inputs import check_same, read_inputs, settings_from, versions
+from jaxflow.cli.job import (
+    Coordinator,
+    Devices,
+    Processes,
+    ProcessIndex,
+    agreed_path,
+    is_first,
+    job,
+)
 from jaxflow.cli.models import (
     Activation,
     Field,
@@ -132,6 +141,21 @@ def fit(
         bool,
         typer.Option("--resume", help="Go on with an interrupted run, given the same options."),
     ] = False,
+    devices: Devices = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process_index: ProcessIndex = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a profile of the steps between two validations, for TensorBoard, "
+            "XProf or Perfetto."
+        ),
+    ] = None,
+    compile_cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps compiled programs for later fits of such shapes."),
+    ] = None,
 ) -> None:
     """Fit a density to a table of numbers and keep it in a run directory.
 
@@ -160,36 +184,45 @@ def fit(
         given = {**asdict(settings), "columns": columns, "class_column": class_column}
         chosen = [name for name, value in given.items() if value != usual.get(name)]
         settings = settings_from(start, settings, chosen)
-    folder = run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
-    if objective == Objective.reverse_kl:
-        if class_column is not None:
-            raise ValueError(
-                f"--class-column {class_column} names a column of a table, and --objective "
-                "reverse-kl has none: leave it out"
-            )
-        x = cond = None
-        of_target = target_record(str(table), split_names(columns))
-        record = versions() | of_target | {"settings": asdict(settings)}
-    else:
-        x, cond, record = read_inputs(table, columns, class_column, settings, drop_nan=drop_nan)
-    if resume and (folder / run_directory.RECORD).exists():
-        started = run_directory.read_record(folder)
-        check_same(out, started, record)
-        record |= {"started": started.get("started")}
-    elif folder != out.resolve():
-        # What an earlier replacement left, when it was interrupted and not resumed.
-        run_directory.discard(folder)
-
-    # Imported here, after the refusals that need no jax.
-    import jax
-
-    with jax.enable_x64(settings.float64):
-        if x is None:
-            trained = fit_target(str(table), record, settings, folder, resume=resume)
+    with job(coordinator, processes, process_index):
+        folder = agreed_path(
+            lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
+        )
+        if objective == Objective.reverse_kl:
+            if class_column is not None:
+                raise ValueError(
+                    f"--class-column {class_column} names a column of a table, and --objective "
+                    "reverse-kl has none: leave it out"
+                )
+            x = cond = None
+            of_target = target_record(str(table), split_names(columns))
+            record = versions() | of_target | {"settings": asdict(settings)}
         else:
-            trained = _train(x, cond, record, settings, folder, resume=resume)
-    run_directory.put_in_place(folder, out)
-    _show(trained, out, table)
+            x, cond, record = read_inputs(
+                table, columns, class_column, settings, drop_nan=drop_nan
+            )
+        if resume and (folder / run_directory.RECORD).exists():
+            started = run_directory.read_record(folder)
+            check_same(out, started, record)
+            record |= {"started": started.get("started")}
+        elif folder != out.resolve():
+            # What an earlier replacement left, when it was interrupted and not resumed.
+            run_directory.discard(folder)
+
+        # Imported here, after the refusals that need no jax.
+        import jax
+
+        if compile_cache is not None:
+            jax.config.update("jax_compilation_cache_dir", str(compile_cache.resolve()))
+        how = {"resume": resume, "mesh": devices, "profile": profile}
+        with jax.enable_x64(settings.float64):
+            if x is None:
+                trained = fit_target(str(table), record, settings, folder, **how)
+            else:
+                trained = _train(x, cond, record, settings, folder, **how)
+        if is_first():
+            run_directory.put_in_place(folder, out)
+            _show(trained, out, table)
 
 
 def _train(
@@ -198,8 +231,7 @@ def _train(
     record: dict[str, Any],
     settings: Settings,
     folder: Path,
-    *,
-    resume: bool,
+    **how: Any,
 ) -> dict[str, Any]:
     """Train and fill the run directory; the record with the results."""
     import jax
@@ -228,7 +260,7 @@ def _train(
         record,
         settings,
         folder,
-        resume=resume,
+        **how,
         key=fit_key,
         validation=(x[held], given[1]),
         transform=transform,

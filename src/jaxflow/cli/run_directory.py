@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxflow.cli.config import toml
+from jaxflow.cli.job import is_first
 from jaxflow.cli.models import DECIDED, option_name
 from jaxflow.cli.outputs import write_whole
 from jaxflow.cli.tables import join_names
@@ -94,7 +95,7 @@ def put_in_place(folder: Path, out: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete a run: its own files, and the folder where that leaves it empty."""
-    if not folder.is_dir():
+    if not folder.is_dir() or not is_first():
         return
     for path in folder.iterdir():
         if _is_ours(path.name):
@@ -105,6 +106,8 @@ def discard(folder: Path) -> None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write run.json and run.toml, in a folder that is made if need be."""
+    if not is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / OPTIONS, toml(_options(record)).encode())
     write_whole(folder / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())

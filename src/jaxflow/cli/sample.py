@@ -9,6 +9,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import ClassName, condition
 from jaxflow.cli.distil import Fast, load_map
+from jaxflow.cli.job import Devices, spread_over
 from jaxflow.cli.models import Sampler, check_seed
 from jaxflow.cli.outputs import check_output
 from jaxflow.cli.reports import counted, show
@@ -41,6 +42,7 @@ def sample(
         int, typer.Option(help="Seed of the random numbers; the same seed, the same rows.")
     ] = 0,
     fast: Fast = False,
+    devices: Devices = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -67,7 +69,7 @@ def sample(
     from jaxflow.checkpoint import load
     from jaxflow.data import write_table
 
-    with jax.enable_x64(record["settings"]["float64"]):
+    with spread_over(devices), jax.enable_x64(record["settings"]["float64"]):
         key = jax.random.key(seed)
         if fast:
             x = np.asarray(load_map(run).sample(key, num, cond))

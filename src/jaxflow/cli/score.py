@@ -11,6 +11,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import ClassName, conditions_of
 from jaxflow.cli.distil import Fast, error_text, load_map
+from jaxflow.cli.job import Devices, spread_over
 from jaxflow.cli.outputs import check_output, column_file
 from jaxflow.cli.reports import counted, show
 from jaxflow.cli.tables import DropNan, blocks_of_run
@@ -39,6 +40,7 @@ def score(
         ),
     ] = False,
     fast: Fast = False,
+    devices: Devices = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -62,7 +64,8 @@ def score(
     from jaxflow.checkpoint import load
 
     moments = Moments()
-    with jax.enable_x64(record["settings"]["float64"]), column_file(out) as add:
+    wide = jax.enable_x64(record["settings"]["float64"])
+    with spread_over(devices), wide, column_file(out) as add:
         flow = load_map(run) if fast else load(run / run_directory.FLOW)
         for x, kept in blocks_of_run(record, table, BLOCK, drop_nan=drop_nan):
             columns = _scores(flow, x, condition_of(kept), fast=fast, with_error=with_error)

@@ -43,7 +43,7 @@ def target_record(target: str, columns: list[str] | None) -> dict[str, Any]:
 
 
 def fit_target(
-    target: str, record: dict[str, Any], settings: Settings, folder: Path, *, resume: bool
+    target: str, record: dict[str, Any], settings: Settings, folder: Path, **how: Any
 ) -> dict[str, Any]:
     """Train by reverse KL and fill the run directory; the record with the results."""
     import jax
@@ -61,7 +61,7 @@ def fit_target(
         record,
         settings,
         folder,
-        resume=resume,
+        **how,
         key=fit_key,
         objective=ReverseKL(target=log_p, num_samples=settings.batch_size),
         transform=None,

@@ -2,13 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.job import is_first
 from jaxflow.cli.models import Settings
 from jaxflow.cli.outputs import write_columns
 from jaxflow.cli.reports import tell
@@ -26,7 +28,7 @@ def train(
     settings: Settings,
     folder: Path,
     *,
-    resume: bool,
+    profile: Path | None = None,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """`jaxflow.fit` with the run's settings and its state on the disk: the flow and its history.
@@ -46,16 +48,17 @@ def train(
     state = folder / run_directory.STATE
     run_directory.write_record(folder, record)
     try:
-        return jaxflow.fit(
-            flow,
-            x,
-            cond,
-            config=config,
-            callback=None if sys.stderr.isatty() else _lines(settings.steps),
-            checkpoint=state,
-            resume=resume,
-            **options,
-        )
+        with _watching(settings.steps, profile) as callback:
+            return jaxflow.fit(
+                flow,
+                x,
+                cond,
+                config=config,
+                callback=callback,
+                progress=None if is_first() else False,
+                checkpoint=state,
+                **options,
+            )
     except BaseException as error:
         # A state on the disk is worth keeping unless training itself failed.
         if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
@@ -78,12 +81,58 @@ def keep(
         "steps": history["step"][-1],
         "seconds": history["seconds"][-1],
     }
+    memory = peak_memory()
+    if memory is not None:
+        record["peak_memory_mib"] = memory
+    if not is_first():
+        return record
     write_columns(folder / run_directory.HISTORY, history)
     run_directory.write_record(folder, record)
     # Last, since a run with a flow counts as finished.
     jaxflow.save(folder / run_directory.FLOW, flow, extra=record)
     (folder / run_directory.STATE).unlink()
     return record
+
+
+def peak_memory() -> float | None:
+    """The most memory in use on the first device so far, in MiB; None where it does not tell."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None
+
+
+@contextmanager
+def _watching(
+    steps: int, profile: Path | None
+) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """What is done at every validation: a line for a log, and the profile."""
+    lines = _lines(steps) if is_first() and not sys.stderr.isatty() else None
+    if profile is None:
+        yield lines
+        return
+    import jax
+
+    began, running = 0.0, False
+
+    def watch(row: dict[str, Any]) -> None:
+        nonlocal began, running
+        if lines is not None:
+            lines(row)
+        if not began:
+            # What the steps need has been compiled by now.
+            jax.profiler.start_trace(str(profile))
+            began, running = time.monotonic(), True
+        elif running and time.monotonic() > began + 0.05:
+            # Sooner comes only what a pilot left to be told.
+            jax.profiler.stop_trace()
+            running = False
+
+    try:
+        yield watch
+    finally:
+        if running:
+            jax.profiler.stop_trace()
 
 
 def _lines(steps: int) -> Callable[[dict[str, Any]], None]:

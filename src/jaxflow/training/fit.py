@@ -87,6 +87,7 @@ def fit(
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or settings, before training.
         TrainingError: no validation value was ever finite.
+        ProcessLostError: another process of the job has ended.
     """
     if objective is None:
         objective = _usual_objective(flow, cond)

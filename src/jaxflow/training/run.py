@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.model import assemble, score_rows, separate
 from jaxflow.ode import ODE
 from jaxflow.placement import brought_home, everywhere, put_everywhere, split_largest
+from jaxflow.processes import agreed, losses_named
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, seed_of
@@ -94,8 +95,7 @@ class Run:
             elif error > config.solver_error:
                 self.frozen, settings = _refine(self.frozen)
                 shown.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
-            if callback is not None and agreed(float(bool(callback(row)))):
-                self.finished = True
+            self._ask(callback, row)
             if config.max_seconds is not None and row["seconds"] > config.max_seconds:
                 self.finished = True
             if store is not None:
@@ -105,10 +105,13 @@ class Run:
         """Catch up on what `advance` left out while it was not known which run would go on."""
         for i in range(len(self.history["step"])):
             row = {name: values[i] for name, values in self.history.items()}
-            if callback is not None and agreed(float(bool(callback(row)))):
-                self.finished = True
+            self._ask(callback, row)
         if store is not None and self.step:
             self.save(store)
+
+    def _ask(self, callback: Callback | None, row: Row) -> None:
+        stop = callback is not None and bool(callback(row))
+        self.finished = bool(agreed(float(stop))) or self.finished
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -146,8 +149,9 @@ class Run:
         numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(span.first)
         given = self.frozen, rows, self.problem.enter, span.objective
         inputs = (given, indices, *numbers, self.key, span.config, self.place)
-        with self._on_mesh():
+        with self._on_mesh(), losses_named():
             self.state, losses, rate = train_steps(inputs, self.state)
+            jax.block_until_ready(losses)
         values = np.asarray(losses)[:count].astype(float)
         good = np.isfinite(values)
         if not good.all():
@@ -265,15 +269,6 @@ class Run:
                 "numbers go on as they would have, sums are rounded in another order"
             )
         return run
-
-
-def agreed(number: float) -> float:
-    """The first process's number, for decisions that all processes must take alike."""
-    if jax.process_count() == 1:
-        return number
-    from jax.experimental.multihost_utils import broadcast_one_to_all
-
-    return float(broadcast_one_to_all(np.asarray(number)))
 
 
 def _refine(frozen: Any) -> tuple[Any, str]:

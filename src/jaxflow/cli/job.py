@@ -1,0 +1,83 @@
+"""The devices and the processes of a command."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Devices = Annotated[
+    int | None,
+    typer.Option(help="Devices among which rows are split, of all processes; one by default."),
+]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        help="For a fit by several processes: address host:port of the first one, or auto where "
+        "SLURM, Open MPI or Kubernetes say it. Start the same command in each."
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option(help="How many processes there are, with --coordinator.")
+]
+ProcessIndex = Annotated[
+    int | None, typer.Option(help="Which of them this is, from 0, with --coordinator.")
+]
+
+_joined, _first = False, True
+
+
+def is_first() -> bool:
+    """Whether this process writes and tells; the others of a job compute alone."""
+    return _first
+
+
+@contextmanager
+def job(coordinator: str | None, processes: int | None, index: int | None) -> Iterator[None]:
+    """One of several processes, where so many are asked for.
+
+    Raises:
+        ValueError, ConnectionError: see `jaxflow.join_processes`.
+    """
+    global _joined, _first
+    if coordinator is None:
+        if processes is not None or index is not None:
+            raise ValueError("--processes and --process-index need --coordinator host:port")
+        yield
+        return
+    import jax
+
+    from jaxflow.processes import ProcessLostError, join_processes
+
+    join_processes(None if coordinator == "auto" else coordinator, processes, index)
+    _joined, _first = True, jax.process_index() == 0
+    try:
+        yield
+    except ProcessLostError as error:
+        typer.echo(f"error: {error}", err=True)
+        # At its usual end jax would wait for the process that is gone.
+        os._exit(1)
+
+
+def spread_over(devices: int | None) -> AbstractContextManager[None]:
+    """The context in which rows are scored and drawn on so many devices."""
+    if devices is None:
+        return nullcontext()
+    import jaxflow
+
+    return jaxflow.use_devices(devices)
+
+
+def agreed_path(choose: Callable[[], Path]) -> Path:
+    """The path that the first process chose."""
+    if not _joined:
+        return choose()
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    path = choose() if _first else Path()
+    letters = np.zeros(4096, np.uint8)
+    letters[: len(os.fsencode(path))] = list(os.fsencode(path))
+    return Path(os.fsdecode(bytes(broadcast_one_to_all(letters)).rstrip(b"\0")))

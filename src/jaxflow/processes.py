@@ -1,0 +1,112 @@
+"""Several processes, on one machine or many, that train one flow together."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from jaxflow.counts import check_count
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the job has ended, and this one cannot go on without it."""
+
+
+def join_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_index: int | None = None,
+    *,
+    timeout: int = 60,
+) -> None:
+    """Make this process one of several; before anything else is done with jax.
+
+    ```python
+    jaxflow.join_processes("10.0.0.1:1234", num_processes=2, process_index=0)
+    flow, history = jaxflow.fit(flow, x, key=key, mesh=jaxflow.rows_mesh())
+    ```
+    All processes make the same calls with the same rows. Without arguments jax asks the
+    environment, which SLURM, Open MPI, Kubernetes and Cloud TPUs fill.
+
+    Args:
+        coordinator: address of the process with index 0, as host:port; any free port.
+        num_processes: how many there are.
+        process_index: which of them this is.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        ValueError: some of the three are missing, or out of range.
+        ConnectionError: the coordinator does not answer in time.
+    """
+    given = coordinator, num_processes, process_index
+    if all(each is None for each in given):
+        jax.distributed.initialize(initialization_timeout=timeout)
+        return
+    if coordinator is None or num_processes is None or process_index is None:
+        raise ValueError(
+            f"coordinator={coordinator!r}, num_processes={num_processes} and "
+            f"process_index={process_index} belong together: give all three, or none where a "
+            "scheduler says them"
+        )
+    check_count("num_processes", num_processes)
+    check_count("process_index", process_index, 0)
+    if process_index >= num_processes:
+        raise ValueError(
+            f"process_index={process_index} must be below num_processes={num_processes}"
+        )
+    host, colon, port = coordinator.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"coordinator={coordinator!r} must be an address host:port")
+    if process_index:
+        _wait_for(host, int(port), timeout)
+    jax.distributed.initialize(
+        coordinator, num_processes, process_index, initialization_timeout=timeout
+    )
+
+
+def _wait_for(host: str, port: int, timeout: int) -> None:
+    """Return when something answers there; jax would end the process where nothing does."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConnectionError(
+                    f"coordinator={host}:{port} did not answer in {timeout} s ({error}): check "
+                    "that the process with index 0 runs there, and that the port is open to this "
+                    "machine"
+                ) from error
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Say so where a computation failed because another process is gone.
+
+    Raises:
+        ProcessLostError: instead of the runtime's own error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise ProcessLostError(
+            f"process {jax.process_index()} of {jax.process_count()} lost another one "
+            f"({str(error).splitlines()[0]}): start all of them again and resume from the "
+            "checkpoint, on as many devices as there are then"
+        ) from error
+
+
+def agreed(number: float) -> float:
+    """The first process's number, for decisions that all processes must take alike."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    return float(broadcast_one_to_all(np.asarray(number)))
