@@ -36,6 +36,17 @@ def test_kept_states_put_the_way_back_right():
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize("piece", [1, 2])
+def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
+    def dip(t, y, rate):
+        return contracting(t, y, rate * jnp.exp(-(((t - (piece + 0.5) / 4) / 0.03) ** 2)))
+
+    ode = ODE(gradient="adjoint", checkpoints=3, rtol=1e-7, atol=1e-7, throw=False)
+    through = jax.jit(jax.grad(lambda rate: jnp.sum(odeint(dip, Y0, 0.0, 1.0, rate, ode=ode)[0])))
+    assert np.isfinite(through(1.0))
+    assert np.isnan(through(1000.0))
+
+
 @pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
 def test_kept_states_change_no_gradient_that_was_right(steps):
     plain = gradient(1.0, ODE(gradient="adjoint", **steps))
