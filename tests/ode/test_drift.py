@@ -36,7 +36,7 @@ def test_kept_states_put_the_way_back_right():
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("piece", [1, 2])
+@pytest.mark.parametrize("piece", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
     def dip(t, y, rate):
         return contracting(t, y, rate * jnp.exp(-(((t - (piece + 0.5) / 4) / 0.03) ** 2)))
