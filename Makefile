@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood clean
+.PHONY: help demo test test-slow coverage mutants bare lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,6 +26,15 @@ test: lint  ## lint, then the test suite
 
 test-slow: .venv/.ready  ## the longer checks as well, compiled as for users
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+
+coverage: .venv/.ready  ## the tests, counting lines and branches of src; fails below 95 %
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+
+mutants: .venv/.ready  ## small changes of the mathematics, each of which a test should notice; SAMPLE=60 SEED=0
+	$(BIN)/python tests/mutants.py --sample $(or $(SAMPLE),60) --seed $(or $(SEED),0)
+
+bare:  ## the README's ten lines in a fresh environment with no extra
+	$(PYTHON) tests/bare.py
 
 lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/ruff check .

@@ -52,13 +52,11 @@ NAMES = list(estimators((6,)))
 # --- estimates ---
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "rademacher")) for n in NAMES]
-)
-def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
+def check_unbiased(trace):
+    """Hold a stochastic trace, for events of shape (2, 3), to the exact one and to its error."""
     shape = (2, 3)
     exact = float(swirling(shape).log_prob(jnp.full(shape, 0.4)))
-    flow = swirling(shape, estimators(shape)[name])
+    flow = swirling(shape, trace)
     x = jnp.full((3000, *shape), 0.4)
     value, error, *_ = flow.log_prob_with_error(x, key=KEY)
     assert error is not None
@@ -69,6 +67,13 @@ def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
     np.testing.assert_array_equal(value, flow.log_prob(x, key=KEY))
     other = flow.log_prob(x, key=jax.random.key(1))
     assert float(jnp.std(other - value)) == pytest.approx(2**0.5 * spread, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "rademacher")) for n in NAMES]
+)
+def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
+    check_unbiased(estimators((2, 3))[name])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,10 +215,46 @@ def test_closed_insists():
         CNF(MLP(3, width=4, depth=3, key=KEY), StandardNormal(3), trace="closed")
 
 
+class Half:
+    """Draws, and leaves the rule out."""
+
+    def draw(self, key, shape, dtype):
+        return jnp.ones((1, *shape), dtype)
+
+
+class Single(Half):
+    """A vector without an axis for the number of vectors."""
+
+    def draw(self, key, shape, dtype):
+        return jnp.ones(shape, dtype)
+
+    def estimate(self, divergences, probes, span):
+        return jnp.mean(divergences), None
+
+
+@dataclasses.dataclass
+class Loose(Single):
+    """Compared by value and changeable, so not hashable."""
+
+    def __repr__(self):
+        return "Loose()"
+
+
 def test_what_is_refused():
     with pytest.raises((ValueError, TypeError), match=r"(?s)trace.*'nope'"):
         CNF(swirl, StandardNormal(3), trace="nope")  # pyright: ignore[reportArgumentType]
+    for trace, words in {
+        Hutchinson: r"trace=Hutchinson is a class: write trace=Hutchinson\(\.\.\.\)",
+        jnp.mean: r"no stochastic trace, for it has no draw\(.*\) -> .* and no estimate\(",
+        Half(): r"no stochastic trace, for it has no estimate\(divergences, probes, span\)",
+    }.items():
+        with pytest.raises(TypeError, match=words):
+            CNF(swirl, StandardNormal(3), trace=trace)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"Loose\(\) cannot be hashed: make Loose an equinox"):
+        CNF(swirl, StandardNormal(3), trace=Loose())
     x = jnp.ones((2, 6))
+    with pytest.raises(ValueError, match=r"vectors of shape \(6,\).*they have \('k', 6\)"):
+        swirling((6,), Single()).log_prob(x, key=KEY)
     for name in NAMES:
         with pytest.raises(ValueError, match=r"needs random probes: pass key=.*trace='exact'"):
             swirling((6,), estimators((6,))[name]).log_prob(x)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.resources import files
 
 SCRIPT = """
 import sys
@@ -27,3 +28,7 @@ def test_import_leaves_the_settings_of_jax_alone():
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
     )
     assert run.stdout.strip() == "untouched", run.stderr
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (files("jaxflow") / "py.typed").is_file()

@@ -14,7 +14,7 @@ from jaxflow.accuracy import base_density, rounding_error, stated_error
 from jaxflow.divergence import density_change_twice
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.precision import accumulator
-from jaxflow.trace import Exact, Hutchinson, HutchPlusPlus
+from jaxflow.trace import Estimator, Exact
 
 # The tolerance of a solve whose log-density shall be right to 1 nat: of a single solve, which is
 # checked by nothing, and of the first of those that state their error.
@@ -51,7 +51,7 @@ Score = Callable[[ODE, Any, Any], tuple[LogDensity, Stats]]
 
 
 def solved_twice(
-    trace: Exact | Hutchinson | HutchPlusPlus,
+    trace: Exact | Estimator,
     field: Any,
     base: Any,
     u: Float[Array, "rows *event"],

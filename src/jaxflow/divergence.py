@@ -19,7 +19,7 @@ from jaxflow.continuity import (
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.twice import Twice
 from jaxflow.precision import accumulator, in_full
-from jaxflow.trace import Estimator, Exact, Hutchinson, HutchPlusPlus, XTrace
+from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace
 from jaxflow.trace.hutchinson import PILOT_PROBES
 
 # Rows whose trace is measured to choose a number of probes.
@@ -30,7 +30,7 @@ Change = tuple[Float[Array, "batch *event"], Float[Array, " batch"], Any, Stats]
 
 
 def density_change(
-    trace: Exact | Estimator,
+    trace: Exact | Estimator | XTrace,
     field: Any,
     x: Float[Array, "batch *event"],
     t0: Any,
@@ -66,7 +66,7 @@ def density_change(
 
 
 def density_change_twice(
-    trace: Exact | Hutchinson | HutchPlusPlus,
+    trace: Exact | Estimator,
     field: Any,
     x: Float[Array, "batch *event"],
     t0: Any,
@@ -88,7 +88,7 @@ def density_change_twice(
 
 
 def plan(
-    trace: Exact | Hutchinson | HutchPlusPlus, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
+    trace: Exact | Estimator, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
 ) -> tuple[Array, Array | None, Rule]:
     """The log p to start from, probes, and what to make of the log p that come out."""
     dtype = accumulator(x.dtype)
@@ -138,12 +138,12 @@ def integrated_jacobian(
 
 
 def draw_rows(
-    trace: Estimator, key: PRNGKeyArray | None, x: Float[Array, "batch *event"]
+    trace: Estimator | XTrace, key: PRNGKeyArray | None, x: Float[Array, "batch *event"]
 ) -> Float[Array, "batch k *event"]:
     """Probes for each row, drawn once for a whole solve.
 
     Raises:
-        ValueError: no key.
+        ValueError: no key, or vectors that do not have the event's shape.
     """
     if key is None:
         raise ValueError(
@@ -151,7 +151,13 @@ def draw_rows(
             "exactly with dataclasses.replace(flow, trace='exact')"
         )
     keys = jax.random.split(key, len(x))
-    return jax.vmap(lambda key: trace.draw(key, x.shape[1:], x.dtype))(keys)
+    probes = jax.vmap(lambda key: trace.draw(key, x.shape[1:], x.dtype))(keys)
+    if probes.ndim < 2 or probes.shape[2:] != x.shape[1:] or not probes.shape[1]:
+        raise ValueError(
+            f"trace={trace} draws vectors of shape {probes.shape[1:]}; for an event of shape "
+            f"{x.shape[1:]} they have {('k', *x.shape[1:])}, whatever their number k"
+        )
+    return probes
 
 
 def settled_trace(

@@ -56,8 +56,8 @@ class CNF(Flow):
         trace: `"auto"` is the field's closed form where it has one; else one Hutchinson probe
             while training, exact for events of up to four entries, and exact in evaluation, in
             chunks of bounded memory. `"closed"` insists on the closed form. `"exact"`,
-            `"hutchinson"`, a `Hutchinson(...)`, `HutchPlusPlus(...)` or `XTrace(...)` hold for
-            training and evaluation.
+            `"hutchinson"`, a `Hutchinson(...)`, `HutchPlusPlus(...)`, `XTrace(...)` or another
+            `jaxflow.trace.Estimator` hold for training and evaluation.
         ode: settings of the training solve.
         ode_eval: settings of every other solve.
     """
@@ -65,7 +65,7 @@ class CNF(Flow):
     field: Any
     base: Any
     transform: Any
-    trace: Auto | Exact | Estimator
+    trace: Auto | Exact | Estimator | XTrace
     ode: ODE = eqx.field(static=True)
     ode_eval: ODE = eqx.field(static=True)
 
@@ -135,7 +135,7 @@ class CNF(Flow):
         ode = replace(self.ode if training else self.ode_eval, throw=False)
         return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, each=not training)
 
-    def trace_for(self, *, training: bool) -> Exact | Estimator:
+    def trace_for(self, *, training: bool) -> Exact | Estimator | XTrace:
         """What `trace="auto"` stands for, in training or in evaluation; any other trace itself."""
         trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:

@@ -27,7 +27,7 @@ from jaxflow.divergence import Change, draw_rows, plan
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, odeint
 from jaxflow.precision import accumulator
-from jaxflow.trace import Estimator, Exact, Hutchinson, exact_trace, prepare
+from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace, exact_trace, prepare
 from jaxflow.trace.products import inner, products
 
 Penalty = Literal["kinetic", "jacobian", "taylor2", "taylor3", "hjb"]
@@ -35,7 +35,7 @@ PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 
 
 def penalised_change(
-    trace: Exact | Estimator,
+    trace: Exact | Estimator | XTrace,
     field: Any,
     x: Float[Array, "batch *event"],
     t0: Any,

@@ -112,4 +112,4 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
         )
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     found = c2st(*draw(rng, 50), rng)
-    assert found == "a classifier needs scikit-learn: pip install scikit-learn"
+    assert found == "a classifier needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import CNF, StandardNormal, TrainConfig, fit
+from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.objectives import Reflow, Staged
 from jaxflow.transforms import Standardise
@@ -26,6 +26,17 @@ def test_pairs_are_the_ends_of_trajectories():
     pairs = Reflow.of(turning(), KEY, 50)
     turned = jnp.stack([-pairs.z[:, 1], pairs.z[:, 0]], axis=1)
     np.testing.assert_allclose(pairs.x, turned, atol=1e-4)
+
+
+def test_a_field_that_goes_straight_already_has_nothing_to_learn():
+    flow = CNF(
+        lambda t, x: jnp.full_like(x, 2.0),
+        StandardNormal((3,)),
+        ode_eval=ODE(solver="euler", num_steps=1),
+    )
+    loss, metrics = Reflow.of(flow, KEY, 20)(flow, jnp.zeros((8, 3)), None, KEY)
+    assert float(loss) == pytest.approx(0.0, abs=1e-20)
+    assert float(metrics["velocity"]) == pytest.approx(12.0, rel=1e-12)
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ def test_bad_arguments_are_refused():
         fit(flow, None, key=KEY, objective=maximum_likelihood)
     with pytest.raises(ValueError, match=r"ReverseKL draws samples: pass key"):
         ReverseKL(target=normal(1.0))(flow, None, None, None)
+    assert ReverseKL(target=normal(1.0), num_samples=1).num_samples == 1
     with pytest.raises(ValueError, match="num_samples=0"):
         ReverseKL(target=normal(1.0), num_samples=0)
     with pytest.raises(ValueError, match="finite at none of 30 samples"):

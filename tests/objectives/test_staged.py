@@ -8,6 +8,7 @@ import pytest
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+from jaxflow.objectives.weights import weighted_mean
 from jaxflow.transforms import Standardise
 
 KEY = jax.random.key(6)
@@ -83,6 +84,13 @@ def test_rows_of_weight_zero_teach_nothing():
 def test_bad_weights_are_refused(weights, words):
     with pytest.raises(ValueError, match=words):
         fit(flow(), X, weights=weights, key=KEY)
+
+
+def test_only_the_ratios_of_weights_count():
+    values, weights = jnp.asarray([1.0, 3.0]), jnp.asarray([1.0, 3.0])
+    for scale in (1e-9, 0.1, 100.0):
+        assert float(weighted_mean(values, scale * weights)) == pytest.approx(2.5, rel=1e-12)
+    assert float(weighted_mean(values, 0 * weights)) == 0
 
 
 def test_a_user_s_own_function_is_an_objective():

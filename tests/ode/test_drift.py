@@ -36,6 +36,17 @@ def test_kept_states_put_the_way_back_right():
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize("piece", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
+    def dip(t, y, rate):
+        return contracting(t, y, rate * jnp.exp(-(((t - (piece + 0.5) / 4) / 0.03) ** 2)))
+
+    ode = ODE(gradient="adjoint", checkpoints=3, rtol=1e-7, atol=1e-7, throw=False)
+    through = jax.jit(jax.grad(lambda rate: jnp.sum(odeint(dip, Y0, 0.0, 1.0, rate, ode=ode)[0])))
+    assert np.isfinite(through(1.0))
+    assert np.isnan(through(1000.0))
+
+
 @pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
 def test_kept_states_change_no_gradient_that_was_right(steps):
     plain = gradient(1.0, ODE(gradient="adjoint", **steps))
@@ -45,10 +56,16 @@ def test_kept_states_change_no_gradient_that_was_right(steps):
 
 def test_a_partial_result_is_the_solution_where_it_stopped():
     ode = ODE(max_steps=5, partial=True, rtol=1e-8, atol=1e-8)
-    y, stats = odeint(lambda t, y, _: -50 * y, jnp.ones(2), 0.0, 2.0, ode=ode)
+    y, pull, stats = jax.vjp(
+        lambda y0: odeint(lambda t, y, _: -50 * y, y0, 0.0, 2.0, ode=ode),
+        jnp.ones(2),
+        has_aux=True,
+    )
     assert stats.status == Status.MAX_STEPS
     assert 0 < stats.t < 2
     np.testing.assert_allclose(y, np.exp(-50 * stats.t), rtol=1e-6)
+    # The steps that were taken are linear in their start, and no other has a gradient.
+    np.testing.assert_allclose(pull(jnp.ones(2))[0], y, rtol=1e-12)
 
 
 def test_without_partial_no_result_comes_of_half_a_solve():

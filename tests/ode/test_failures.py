@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.ode import ODE, SolveError, Status, odeint
+from jaxflow.ode import ODE, SolveError, Stats, Status, odeint
 
 NAN_ODES = {
     "checkpointed, fixed": ODE(num_steps=4, throw=False),
@@ -121,3 +121,25 @@ def test_a_relative_tolerance_alone_serves_a_state_with_a_zero():
     ode = ODE(rtol=1e-8, atol=0.0)
     y1, _ = odeint(lambda t, y, _: -y, y0, 0.5, 1.5, ode=ode)
     np.testing.assert_allclose(y1, [np.exp(-1), 0], rtol=1e-7)
+
+
+def test_solves_in_turn_end_as_the_first_of_them_that_failed():
+    good, late, small = (
+        Stats(*map(jnp.asarray, (8, 2, 1, int(status), time)))
+        for status, time in (
+            (Status.SUCCESS, 1.0),
+            (Status.MAX_STEPS, 0.25),
+            (Status.STEP_TOO_SMALL, 0.5),
+        )
+    )
+    for *solves, end in (
+        (good, good, good),
+        (good, late, late),
+        (late, good, late),
+        (small, late, small),
+    ):
+        one = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solves).in_turn()
+        for stats in (solves[0].then(solves[1]), one):
+            assert (int(stats.status), float(stats.t)) == (int(end.status), float(end.t))
+            counts = stats.num_evals, stats.num_accepted, stats.num_rejected
+            assert tuple(map(int, counts)) == (16, 4, 2)

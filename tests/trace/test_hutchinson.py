@@ -189,3 +189,18 @@ def test_bfloat16_fields_are_summed_in_float32(key):
     ):
         assert trace.dtype == jnp.float32
         assert float(trace) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("law", "squared_error", "number"),
+    [
+        # A pilot's 8 probes leave v / 8, so v = 16, and k probes v / k = 0.25 at k = 64.
+        ("rademacher", 2.0, 64),
+        ("gaussian", 2.1, 128),
+        # Of 40 directions they leave v (1/8 - 1/40); v (1/k - 1/40) = 0.25 at k = 24.6.
+        ("orthogonal", 1.6, 32),
+        ("rademacher", 0.0, 1),
+    ],
+)
+def test_a_pilot_tells_how_many_probes_a_wanted_error_takes(law, squared_error, number):
+    assert Hutchinson(law=law, target_se=0.5).number_for(squared_error, 40) == number

@@ -112,6 +112,14 @@ def test_a_sketch_of_jacobians_takes_their_mean_and_leading_directions(key):
     assert len(chosen.subspace) + chosen.num_probes == 6
 
 
+def test_a_direction_is_paid_for_where_it_lowers_the_variance(key):
+    noise = 0.1 * jax.random.normal(key, (60, 12, 12))
+    u = jnp.zeros(12).at[:2].set(jnp.asarray([1.0, -1.0]) / 2**0.5)
+    for jacobians, rank in ((noise, 0), (noise + 3 * jnp.outer(u, u)[None], 1)):
+        chosen = HutchPlusPlus.from_jacobians(jacobians, num_products=4, reference=False)
+        assert (len(chosen.subspace), chosen.num_probes) == (rank, 4 - rank)
+
+
 @pytest.mark.parametrize("shape", [(6,), (2, 3)])
 def test_xtrace_is_unbiased_and_its_standard_error_near(shape, key):
     keys = jax.random.split(key, 2)

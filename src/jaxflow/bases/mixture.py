@@ -61,7 +61,7 @@ class GaussianMixture(eqx.Module):
             from sklearn import mixture
         except ImportError as error:
             raise ImportError(
-                "GaussianMixture.fit needs scikit-learn: pip install scikit-learn"
+                "GaussianMixture.fit needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
             ) from error
         values = np.asarray(x, np.float64)
         fitted = mixture.GaussianMixture(components, n_init=4, random_state=seed).fit(values)

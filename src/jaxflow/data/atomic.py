@@ -15,7 +15,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Where the body raises, or the process dies, what stood at `path` is left as it was.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; it names the file.
     """
     # In the same folder, for a move across file systems is no single step. Not from tempfile,
     # whose files only their owner may read.
@@ -26,8 +26,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        # What fails to write, on a full disk, does not say which file.
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
     if os.name == "posix":
         # The move itself is on the disk only once the folder is.

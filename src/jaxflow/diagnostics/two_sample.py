@@ -130,7 +130,7 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
         from sklearn.ensemble import ExtraTreesClassifier
         from sklearn.model_selection import GroupKFold, cross_val_predict
     except ImportError:
-        return "a classifier needs scikit-learn: pip install scikit-learn"
+        return "a classifier needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
     from scipy import stats
 
     num = len(data)

@@ -1,9 +1,10 @@
 """Traces of a field's Jacobian: exact, and by random probes."""
 
 from jaxflow.dynamics.protocol import has_closed_form, prepare
-from jaxflow.trace.choice import Auto, Estimator, Exact, Trace, as_trace, resolve
+from jaxflow.trace.choice import Auto, Exact, Trace, as_trace, resolve
 from jaxflow.trace.exact import exact_trace, jacobian_trace
 from jaxflow.trace.hutchinson import Hutchinson, hutchinson_trace
+from jaxflow.trace.protocol import Estimator
 from jaxflow.trace.sketched import HutchPlusPlus, XTrace
 
 __all__ = [

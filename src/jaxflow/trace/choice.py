@@ -6,7 +6,8 @@ import equinox as eqx
 
 from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.trace.hutchinson import Hutchinson
-from jaxflow.trace.sketched import HutchPlusPlus, XTrace
+from jaxflow.trace.protocol import Estimator, check_estimator
+from jaxflow.trace.sketched import XTrace
 
 # Up to this size the exact trace's few products are worth the noise that they spare a training
 # step; `benchmarks/traces.py` measures 2 and 8 entries.
@@ -21,31 +22,29 @@ class Auto(eqx.Module):
     """The exact trace, but Hutchinson's probe while training where exact is dear."""
 
 
-Trace = (
-    Literal["auto", "closed", "exact", "hutchinson"]
-    | Auto
-    | Exact
-    | Hutchinson
-    | HutchPlusPlus
-    | XTrace
-)
-Estimator = Hutchinson | HutchPlusPlus | XTrace
+# XTrace is by itself: its vectors depend on a first solve.
+Trace = Literal["auto", "closed", "exact", "hutchinson"] | Auto | Exact | Estimator | XTrace
 
 _WORDS = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutchinson}
 
 
-def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator:
-    """The trace that a word stands for.
+def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator | XTrace:
+    """The trace that a word stands for; a trace is itself, jaxflow's or any `Estimator`.
 
     Raises:
         ValueError: an unknown word, or `"closed"` for a field without a closed form.
+        TypeError: neither a word nor a trace; the text names what is missing.
     """
-    if isinstance(trace, Auto | Exact | Hutchinson | HutchPlusPlus | XTrace):
+    if isinstance(trace, Auto | Exact | XTrace):
         return trace
-    if not isinstance(trace, str) or trace not in _WORDS:
+    if not isinstance(trace, str):
+        check_estimator(trace)
+        return trace
+    if trace not in _WORDS:
         raise ValueError(
             f"trace={trace!r} is unknown; choose one of {list(_WORDS)}, or "
-            "jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), jaxflow.XTrace(...)"
+            "jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), "
+            "jaxflow.XTrace(...), or a jaxflow.trace.Estimator of your own"
         )
     if trace == "closed" and not has_closed_form(field):
         raise ValueError(
@@ -58,8 +57,8 @@ def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator:
 
 
 def resolve(
-    trace: Auto | Exact | Estimator, field: Any, size: int, *, training: bool
-) -> Exact | Estimator:
+    trace: Auto | Exact | Estimator | XTrace, field: Any, size: int, *, training: bool
+) -> Exact | Estimator | XTrace:
     """What a trace is for this field and events of this size.
 
     `Auto` is exact, but for a training step whose field has no closed form and whose events
