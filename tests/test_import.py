@@ -1,5 +1,6 @@
 """Importing the library changes no setting of jax, and loads nothing that it may do without."""
 
+import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -19,13 +20,20 @@ names = [name for name in jaxflow.__all__ if not hasattr(jaxflow, name)]
 assert not names, names
 optional = {"blackjax", "diffrax", "matplotlib", "numpyro", "polars", "sklearn", "typer"}
 assert not optional & sys.modules.keys(), optional & sys.modules.keys()
+# Refused once jax has started its devices: a program may still choose them.
+jax.config.update("jax_num_cpu_devices", 3)
+assert len(jax.devices("cpu")) == 3
 print("untouched")
 """
 
 
 def test_import_leaves_the_settings_of_jax_alone():
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XLA_FLAGS": ""},
     )
     assert run.stdout.strip() == "untouched", run.stderr
 
