@@ -4,6 +4,7 @@ from jaxflow.data.checks import check_columns, check_rows, coarse_columns, finit
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
 from jaxflow.data.pinwheel import Pinwheel
+from jaxflow.data.shards import Shards
 from jaxflow.data.tables import Table, read_blocks, read_table, table_names, write_table
 from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings
 
@@ -14,6 +15,7 @@ __all__ = [
     "Moons",
     "Pinwheel",
     "Rings",
+    "Shards",
     "Swissroll",
     "Table",
     "TwoSpirals",

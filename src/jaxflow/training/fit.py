@@ -14,10 +14,10 @@ from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
 from jaxflow.placement import rows_mesh
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import fingerprint, finished, prepare
+from jaxflow.training.prepare import finished, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import Objective, TrainingError
-from jaxflow.training.store import Checkpoints, store_of
+from jaxflow.training.store import Checkpoints, fingerprint, store_of
 
 
 def fit(
@@ -51,7 +51,8 @@ def fit(
 
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
-        x: data, (n, *event); None for an objective that needs none, such as `ReverseKL`.
+        x: data, (n, *event); `jaxflow.data.Shards` for more than fits in memory; None for an
+            objective that needs none, such as `ReverseKL`.
         cond: conditions, (n, *condition); standardised on their way into the network.
         key: for the split, the minibatches and the probes; the same key gives the same flow.
         weights: how often each row counts, (n,), none of them negative: weights (2, 1, 0) are

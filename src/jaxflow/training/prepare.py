@@ -1,6 +1,5 @@
 """From a user's arrays to checked rows in flow space."""
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.checks import check_columns, check_rows, split
+from jaxflow.data.shards import Shards
 from jaxflow.discrete import CouplingFlow
 from jaxflow.dynamics import ConditionScaling, StandardisedCondition
 from jaxflow.model import Flow, into_flow_space, with_transform
@@ -18,6 +18,7 @@ from jaxflow.objectives.weights import weighted_mean
 from jaxflow.precision import widest
 from jaxflow.rows import as_rows, cond_rows, promote
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.stream import Stream, sampled
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
 
@@ -47,6 +48,8 @@ class Problem(eqx.Module):
         enter: the transform again where training rows stay in data units, because each step
             spreads them with fresh noise first; None where they are in flow space already.
         scaling: what standardises conditions, which the rows' are already; None for nothing.
+        stream: where training rows are read from, of which `train` is then a sample; None where
+            `train` has them all.
     """
 
     flow: Any
@@ -56,6 +59,7 @@ class Problem(eqx.Module):
     transform: Any
     enter: Any = None
     scaling: ConditionScaling | None = None
+    stream: Stream | None = eqx.field(static=True, default=None)
 
 
 def prepare(
@@ -84,6 +88,9 @@ def prepare(
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
         return {"as given": _without_data(flow, cond, transform, weights)}
+    stream = None
+    if isinstance(x, Shards):
+        stream, x, cond, validation = sampled(x, cond, weights, validation, seed_of(key), config)
     train = data_rows(flow, x, cond, "x", weights)
     if isinstance(validation, float | int):
         train, held = _hold_out(train, float(validation), key)
@@ -102,7 +109,9 @@ def prepare(
         scaling = _condition_scaling(flow, train.cond)
         train, held = (_with_condition(rows, scaling) for rows in (train, held))
     held = jax.tree.map(lambda rows: rows[: config.validation_rows], held)
-    return {name: _problem(flow, t, train, held, scaling) for name, t in transforms.items()}
+    return {
+        name: _problem(flow, t, train, held, scaling, stream) for name, t in transforms.items()
+    }
 
 
 def _transforms(
@@ -147,17 +156,6 @@ def finished(flow: Any, problem: Problem) -> Any:
     return with_transform(flow, problem.transform)
 
 
-def fingerprint(*arrays: Any) -> str:
-    """A word that other data would not have, whatever the precision."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        if array is not None:
-            values = np.ascontiguousarray(array, np.float32)
-            digest.update(str(values.shape).encode())
-            digest.update(values.data)
-    return digest.hexdigest()[:16]
-
-
 def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
     """The words of a key, to seed generators on the host."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -165,10 +163,15 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
 
 
 def _problem(
-    flow: Any, transform: Any, train: Rows, held: Rows, scaling: ConditionScaling | None
+    flow: Any,
+    transform: Any,
+    train: Rows,
+    held: Rows,
+    scaling: ConditionScaling | None,
+    stream: Stream | None = None,
 ) -> Problem:
     flow, transform, train, held = promote(with_transform(flow, None), transform, train, held)
-    enter = None if noise_of(transform) is None else transform
+    enter = transform if stream is not None or noise_of(transform) is not None else None
     parts, offsets = [], []
     for rows in (train, held):
         u, log_det = _into_flow_space(transform, rows.x)
@@ -176,7 +179,8 @@ def _problem(
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     if enter is not None:
         parts[0] = train
-    return Problem(flow, parts[0], parts[1], (offsets[0], offsets[1]), transform, enter, scaling)
+    means = offsets[0], offsets[1]
+    return Problem(flow, parts[0], parts[1], means, transform, enter, scaling, stream)
 
 
 @eqx.filter_jit

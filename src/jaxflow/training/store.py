@@ -1,15 +1,18 @@
 """Where the state of a training is kept: one file, or a folder of several, written in parts."""
 
 import abc
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.counts import check_count
+from jaxflow.data.shards import Shards
 
 Move = Callable[[Any], Any]
 
@@ -177,6 +180,19 @@ def _import_orbax() -> Any:
             "'jaxflow-cnf[many]', or give a file as checkpoint"
         ) from error
     return orbax.checkpoint
+
+
+def fingerprint(*arrays: Any) -> str:
+    """A word that other data would not have, whatever the precision."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        if isinstance(array, Shards):
+            digest.update(array.fingerprint().encode())
+        elif array is not None:
+            values = np.ascontiguousarray(array, np.float32)
+            digest.update(str(values.shape).encode())
+            digest.update(values.data)
+    return digest.hexdigest()[:16]
 
 
 def store_of(checkpoint: str | Path | Checkpoints | None, data: str | None) -> Store | None:

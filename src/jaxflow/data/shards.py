@@ -1,0 +1,164 @@
+"""More rows than fit in memory: NumPy files in a folder, read by the rows' numbers."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxflow.data.arrays import read_array
+from jaxflow.data.atomic import whole_file
+from jaxflow.data.checks import check_rows
+from jaxflow.data.tables import read_blocks
+
+RECORD = "shards.json"
+# Rows of a file that `Shards.convert` writes.
+FILE_ROWS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """Rows in files that training reads as it needs them.
+
+    ```python
+    rows = Shards.convert(sorted(Path("raw").glob("*.parquet")), "shards")
+    flow, history = jaxflow.fit(flow, rows, key=key)
+    ```
+    Each epoch takes the rows in a random order over all files. That order, and with it every
+    minibatch, depends on the key and the number of the step alone, not on how many processes
+    share the work. Files are read at random places: keep them on a local disk.
+
+    Attributes:
+        folder: where the files are.
+        columns: names of the columns.
+        files: names of the files.
+        counts: rows of each.
+        cond: columns that are conditions; the others are the event.
+    """
+
+    folder: Path
+    columns: tuple[str, ...]
+    files: tuple[str, ...]
+    counts: tuple[int, ...]
+    cond: tuple[str, ...] = ()
+
+    @classmethod
+    def convert(
+        cls,
+        tables: Sequence[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        columns: Sequence[str] | None = None,
+        *,
+        cond: Sequence[str] = (),
+    ) -> "Shards":
+        """Write tables of any kind that `read_table` knows as float32 shards, in bounded memory.
+
+        Args:
+            tables: the files, whose rows follow one another.
+            folder: a new or empty one.
+            columns: names of the columns to keep; all of them by default.
+            cond: columns that are conditions.
+
+        Raises:
+            FileExistsError: the folder holds something.
+            ValueError: no tables, one that lacks columns or has others than the first, NaN or
+                infinity (file and rows named).
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty; choose another folder for shards")
+        if not tables:
+            raise ValueError("tables=[] is empty: name at least one file")
+        folder.mkdir(parents=True, exist_ok=True)
+        names, files, counts = None, [], []
+        for table in tables:
+            first = 0
+            for block in read_blocks(table, columns, FILE_ROWS):
+                names = block.columns if names is None else names
+                if block.columns != names:
+                    raise ValueError(
+                        f"{table} has columns {list(block.columns)}, and {tables[0]} has "
+                        f"{list(names)}; shards have the same in the same order: name them by "
+                        "columns=[...]"
+                    )
+                check_rows(block.values, str(table), names, first=first)
+                first += len(block.values)
+                files.append(f"part-{len(files):06d}.npy")
+                counts.append(len(block.values))
+                with whole_file(folder / files[-1]) as file:
+                    np.save(file, block.values.astype(np.float32), allow_pickle=False)
+        record = {"columns": names, "files": files, "counts": counts}
+        with whole_file(folder / RECORD) as file:
+            file.write(json.dumps(record, indent=2).encode())
+        return cls.open(folder, cond=cond)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], *, cond: Sequence[str] = ()) -> "Shards":
+        """Shards that `convert` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds none, or lacks one of them.
+            ValueError: the record is damaged, or a file is not as it says; unknown `cond`.
+        """
+        folder = Path(folder)
+        if not (folder / RECORD).is_file():
+            raise FileNotFoundError(f"{folder} has no {RECORD}: write shards by Shards.convert")
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            columns, files = tuple(record["columns"]), tuple(record["files"])
+            counts = tuple(int(count) for count in record["counts"])
+            plain = all(Path(name).name == name for name in files)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / RECORD} is damaged ({error})") from None
+        if not plain or len(files) != len(counts) or not files:
+            raise ValueError(f"{folder / RECORD} is damaged: it names no files of the folder")
+        unknown = [name for name in cond if name not in columns]
+        if unknown or len(set(cond)) == len(columns):
+            what = f"no columns {unknown}" if unknown else "no column but conditions"
+            raise ValueError(f"cond={list(cond)}: {folder} has {what}; it has {list(columns)}")
+        shards = cls(folder, columns, files, counts, tuple(cond))
+        for file, count in zip(files, counts, strict=True):
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"{folder / file}: no such file")
+            shape = read_array(folder / file, mapped=True).shape
+            if shape != (count, len(columns)):
+                raise ValueError(
+                    f"{folder / file} has shape {shape}; {(count, len(columns))} belongs there"
+                )
+        return shards
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def rows(
+        self, numbers: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n c"] | None]:
+        """Rows of such numbers, and their conditions; only what is asked for stays in memory."""
+        numbers = np.asarray(numbers)
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        where = np.searchsorted(starts, numbers, side="right") - 1
+        values = np.empty((len(numbers), len(self.columns)), np.float32)
+        order = np.argsort(numbers, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(where[order])) + 1):
+            if len(part):
+                file = where[part[0]]
+                # Mapped anew each time: pages that were read are given back with the map.
+                mapped = read_array(self.folder / self.files[file], mapped=True)
+                values[part] = mapped[numbers[part] - starts[file]]
+        if not self.cond:
+            return values, None
+        given = [self.columns.index(name) for name in self.cond]
+        event = [i for i in range(len(self.columns)) if i not in given]
+        return values[:, event], values[:, given]
+
+    def fingerprint(self) -> str:
+        """A word that other shards would not have: by their record, and a row of each file."""
+        digest = hashlib.sha256((self.folder / RECORD).read_bytes())
+        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        digest.update(self.rows(starts)[0].tobytes())
+        digest.update(repr(self.cond).encode())
+        return digest.hexdigest()[:16]
