@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood clean
+.PHONY: help demo test test-slow coverage mutants bare lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -73,6 +73,9 @@ bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out l
 	$(BIN)/python benchmarks/sines.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/reverse_kl.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/penalties.py $(if $(QUICK),--quick)
+
+bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones, and a model of when they pay; QUICK=1 for a look
+	$(BIN)/python benchmarks/scaling.py $(if $(QUICK),--quick)
 
 # The peers have an environment of their own: torch is no dependency of jaxflow.
 .venv-peers/.ready: benchmarks/peers/requirements.txt

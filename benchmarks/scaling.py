@@ -15,8 +15,10 @@ Simulated devices share the cores of one machine, so no speed-up can show here. 
 
 It draws docs/images/scaling.png.
 """
+# ruff: noqa: E402
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -30,11 +32,10 @@ from unittest import mock
 DEVICES = 8
 FLAG = f"--xla_force_host_platform_device_count={DEVICES}"
 if __name__ == "__main__" and FLAG not in os.environ.get("XLA_FLAGS", "").split():
-    # What jax reads when it starts.
-    os.environ |= {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip(),
-        "JAX_PLATFORMS": "cpu",
-    }
+    # What jax reads when it starts; a look needs no fast programs.
+    soon = "--xla_backend_optimization_level=0" if "--quick" in sys.argv else ""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {soon} {FLAG}".strip()
+    os.environ |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import jax
@@ -67,8 +68,14 @@ STEPS, STAGES = 4, 4
 # H200-SXM-141GBx8_TRT_MaxQ.json). Between hosts: InfiniBand NDR, 400 Gb/s, an adapter a device
 # (as in inference_results_v6.0, closed/Nebius/systems/nebius_b200_n1.json).
 NVLINK, INFINIBAND = 450e9, 50e9
-# Devices of a host; more of them go by InfiniBand.
+# Devices of a host; more of them go by InfiniBand. 50 GB/s is a ring by one adapter a host; eight
+# rings by eight adapters at once carry eight times as much.
 HOST = 8
+LINKS = {
+    "8, NVLink": (8, NVLINK),
+    "64, one adapter a host": (64, INFINIBAND),
+    "64, eight": (64, HOST * INFINIBAND),
+}
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 GOOD = 0.9
 
@@ -114,34 +121,32 @@ def stretch(run: training_run.Run, count: int) -> float:
     return run._train(run._span(run.step), count)[0]
 
 
-def overheads(sizes: tuple[int, int, int, int], count: int, repeats: int) -> dict[str, Any]:
+def overheads(
+    kind: str, sizes: tuple[int, int, int, int], meshes: list[int], count: int, repeats: int
+) -> dict[str, Any]:
     """Seconds of a step on meshes of several sizes, taking turns."""
-    found = {}
-    for kind in OBJECTIVES:
-        runs = {
-            "plain" if mesh is None else f"mesh={mesh}": run_of(kind, sizes, mesh, every=count)
-            for mesh in (None, 1, 2, 4, 8)
-        }
-        # The first of a mesh's own, so that the two whose difference is small get more turns.
-        close = {name: partial(stretch, runs[name], count) for name in ("plain", "mesh=1")}
-        times = interleaved(close, 4 * repeats)
-        ratio = times["mesh=1"] / times["plain"]
-        wide = {name: partial(stretch, run, count) for name, run in runs.items()}
-        every = {name: t / count for name, t in interleaved(wide, repeats).items()}
-        found[kind] = {"step": every, "mesh=1 against plain": ratio}
-    return found
+    runs = {
+        "plain" if mesh is None else f"mesh={mesh}": run_of(kind, sizes, mesh, every=count)
+        for mesh in (None, *meshes)
+    }
+    # These differ by little, and get more turns.
+    close = {name: partial(stretch, runs[name], count) for name in ("plain", "mesh=1")}
+    times = interleaved(close, 4 * repeats)
+    ratio = times["mesh=1"] / times["plain"]
+    every = {name: partial(stretch, run, count) for name, run in runs.items()}
+    times = interleaved(every, repeats)
+    return {"step": {n: t / count for n, t in times.items()}, "mesh=1 against plain": ratio}
 
 
-def agreement(steps: int) -> dict[str, dict[str, float]]:
+def agreement(kind: str, steps: int, precisions: tuple[bool, ...]) -> dict[str, float]:
     """Largest relative difference of a step's loss on 8 devices and on one."""
-    found: dict[str, dict[str, float]] = {}
-    for kind in OBJECTIVES:
-        for wide in (True, False):
-            with jax.enable_x64(wide):
-                pair = [run_of(kind, (2, 32, 2, 256), mesh) for mesh in (None, DEVICES)]
-                losses = np.array([[stretch(run, 1) for _ in range(steps)] for run in pair])
-            difference = np.abs(losses[1] - losses[0]) / np.abs(losses[0])
-            found.setdefault(kind, {})["float64" if wide else "float32"] = float(difference.max())
+    found = {}
+    for wide in precisions:
+        with jax.enable_x64(wide):
+            pair = [run_of(kind, (2, 32, 2, 256), mesh) for mesh in (None, DEVICES)]
+            losses = np.array([[stretch(run, 1) for _ in range(steps)] for run in pair])
+        difference = np.abs(losses[1] - losses[0]) / np.abs(losses[0])
+        found["float64" if wide else "float32"] = float(difference.max())
     return found
 
 
@@ -159,7 +164,7 @@ def hlo_of(run: training_run.Run, count: int) -> str:
         except InterruptedError:
             inputs = seen.call_args.args
     with run._on_mesh():
-        return train_steps.lower(*inputs).compile().as_text()
+        return train_steps.lower(*inputs).compile().compiled.as_text()
 
 
 def size_of(shapes: str) -> int:
@@ -314,7 +319,14 @@ class Model:
         return self.floor[kind] + pairing(kind, batch, net[0]) + work
 
     def step(
-        self, kind: str, net: tuple[int, int, int], rows: float, devices: int, *, once: bool
+        self,
+        kind: str,
+        net: tuple[int, int, int],
+        rows: float,
+        devices: int,
+        *,
+        once: bool,
+        link: float | None = None,
     ) -> float:
         """Seconds of a step with so many rows a device.
 
@@ -324,6 +336,7 @@ class Model:
             rows: of each device.
             devices: how many.
             once: whether to send what the paper model does, in place of what was counted.
+            link: bytes a second; None for NVLink within a host, one adapter a host beyond.
         """
         dim, width, depth = net
         weights = 2 * dim * width + (depth - 1) * width**2
@@ -334,20 +347,20 @@ class Model:
             count, sums, gathered = self.count[kind], self.sums[kind], self.gathered[kind]
         sent = 2 * share * 4 * sums * weights + share * 4 * gathered * rows * devices * dim
         wait = self.latency[0 if inside else 1] * count * math.log2(devices)
-        link = NVLINK if inside else INFINIBAND
+        link = link or (NVLINK if inside else INFINIBAND)
         return self.alone(kind, net, rows, rows * devices) + wait + sent / link
 
     def efficiency(
-        self, kind: str, net: tuple[int, int, int], rows: float, devices: int, *, once: bool
+        self, kind: str, net: tuple[int, int, int], rows: float, devices: int, **how: Any
     ) -> float:
-        """Rows a second on many devices over those on as many single ones, as many rows on each."""
-        return self.alone(kind, net, rows) / self.step(kind, net, rows, devices, once=once)
+        """Rows a second over those of as many devices that work alone, so many rows on each."""
+        return self.alone(kind, net, rows) / self.step(kind, net, rows, devices, **how)
 
-    def strong(
-        self, kind: str, net: tuple[int, int, int], batch: float, devices: int, *, once: bool
+    def shared_out(
+        self, kind: str, net: tuple[int, int, int], batch: float, devices: int, **how: Any
     ) -> float:
-        """The same with one batch, shared out among the devices."""
-        step = self.step(kind, net, batch / devices, devices, once=once)
+        """The same with one batch, of which each device has its part."""
+        step = self.step(kind, net, batch / devices, devices, **how)
         return self.alone(kind, net, batch) / (devices * step)
 
 
@@ -370,28 +383,26 @@ def span(values: list[int], good: list[bool]) -> list[int] | None:
 def thresholds(model: Model) -> dict[str, Any]:
     """Where efficiency is 90 % or more: rows a device, widths, and one batch shared out."""
     found: dict[str, Any] = {}
-    for kind in OBJECTIVES:
-        for devices in (8, 64):
-            for once in (False, True):
-                good = partial(model.efficiency, kind, devices=devices, once=once)
-                strong = partial(model.strong, kind, devices=devices, once=once)
-                rows = {
-                    name: span(ROWS, [good(net, r) >= GOOD for r in ROWS])
-                    for name, net in NETS.items()
-                }
-                widths = {
-                    str(r): span(WIDTHS, [good((256, w, 3), r) >= GOOD for w in WIDTHS])
-                    for r in (512, 4096, 16384)
-                }
-                shared = {
-                    name: {str(b): strong(net, b) for b in (16384, 262144)}
-                    for name, net in NETS.items()
-                }
-                found[f"{kind}; {devices}; {'paper' if once else 'counted'}"] = {
-                    "rows a device": rows,
-                    "widths of 3 layers, 256 columns": widths,
-                    "one batch shared out": shared,
-                }
+    for kind, (name, (devices, link)), once in itertools.product(
+        OBJECTIVES, LINKS.items(), (False, True)
+    ):
+        how = {"devices": devices, "link": link, "once": once}
+        good = partial(model.efficiency, kind, **how)
+        shared = partial(model.shared_out, kind, **how)
+        found[f"{kind}; {name}; {'once' if once else 'counted'}"] = {
+            "rows a device": {
+                each: span(ROWS, [good(net, r) >= GOOD for r in ROWS])
+                for each, net in NETS.items()
+            },
+            "widths of 3 layers, 256 columns": {
+                str(r): span(WIDTHS, [good((256, w, 3), r) >= GOOD for w in WIDTHS])
+                for r in (512, 4096, 16384)
+            },
+            "one batch shared out": {
+                each: {str(b): shared(net, b) for b in (16384, 262144)}
+                for each, net in NETS.items()
+            },
+        }
     return found
 
 
@@ -473,22 +484,28 @@ def main() -> None:
     print(f"{DEVICES} simulated devices on {cores} cores, jax {jax.__version__}")
     results: dict[str, Any] = {"cores_used": cores}
 
-    sizes = (8, 32, 2, 64) if quick else (16, 128, 2, 1024)
-    results["overhead"] = overheads(sizes, 4 if quick else 20, 1 if quick else 7)
-    names = list(results["overhead"]["likelihood"]["step"])
+    kinds = ["likelihood"] if quick else ["likelihood", "matching"]
+    sizes, meshes = ((8, 32, 2, 64), [1, 8]) if quick else ((16, 128, 2, 1024), [1, 2, 4, 8])
+    count, repeats = (4, 1) if quick else (20, 7)
+    results["overhead"] = {kind: overheads(kind, sizes, meshes, count, repeats) for kind in kinds}
     lines = [
-        [kind, *(f"{1e3 * t:.2f}" for t in each["step"].values())]
-        + [f"{100 * (each['mesh=1 against plain'] - 1):+.1f} %"]
+        [
+            kind,
+            *(f"{1e3 * t:.2f}" for t in each["step"].values()),
+            f"{100 * (each['mesh=1 against plain'] - 1):+.1f} %",
+        ]
         for kind, each in results["overhead"].items()
     ]
-    header = ["ms a step", *names, "mesh=1 against plain"]
+    header = ["ms a step", *results["overhead"]["likelihood"]["step"], "mesh=1 against plain"]
     print(table(header, lines), flush=True)
 
-    results["agreement"] = agreement(5 if quick else 200)
+    results["agreement"] = {
+        kind: agreement(kind, *((5, (False,)) if quick else (200, (True, False))))
+        for kind in kinds
+    }
     lines = [[k, *(f"{e:.1e}" for e in each.values())] for k, each in results["agreement"].items()]
-    print(
-        table(["largest relative difference of losses", "float64", "float32"], lines), flush=True
-    )
+    header = ["largest relative difference of losses", *results["agreement"]["likelihood"]]
+    print(table(header, lines), flush=True)
 
     sizes = (8, 64, 2, 64) if quick else (43, 256, 2, 512)
     results["traffic"] = {
@@ -524,7 +541,7 @@ def main() -> None:
     rates = ", ".join(f"{kind} {rate / 1e12:.0f}" for kind, rate in model.rate.items())
     print(f"above the floor, TFLOP/s: {rates}")
     results["model"] = {
-        "nominal": {"nvlink": NVLINK, "infiniband": INFINIBAND, "devices_of_a_host": HOST},
+        "links": LINKS,
         "assumed_latency": latency,
         "one_device": model.fit,
         "flop_rate": model.rate,

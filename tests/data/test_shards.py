@@ -111,9 +111,7 @@ def test_what_does_not_fit_is_refused(shards, tmp_path, key):
     bad = ROWS[:400].copy()
     bad[321, 1] = np.nan
     write_table(tmp_path / "bad.parquet", bad, ["a", "b", "c"])
-    with pytest.raises(
-        ValueError, match=r"bad.parquet has NaN or infinity.*rows 321 \\(from 0\\)"
-    ):
+    with pytest.raises(ValueError, match=r"bad.parquet has NaN or infinity.* rows 321 "):
         Shards.convert([tmp_path / "bad.parquet"], tmp_path / "y")
     with pytest.raises(FileNotFoundError, match=r"has no shards.json"):
         Shards.open(tmp_path)

@@ -45,7 +45,7 @@ def distance(a, b):
     return max(float(jnp.max(jnp.abs(p - q))) for p, q in zip(*leaves, strict=True))
 
 
-@pytest.mark.parametrize("shard_weights", [False, True])
+@pytest.mark.parametrize("shard_weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_uneven_batch_on_eight_devices_is_that_of_one(key, shard_weights):
     one, history = trained(key, None, objective=maximum_likelihood)
     many, theirs = trained(key, 8, objective=maximum_likelihood, shard_weights=shard_weights)
@@ -61,12 +61,14 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objectives_on_a_mesh(name, key):
     runs = [trained(key, mesh, objective=OBJECTIVES[name])[0] for mesh in (None, 8)]
     assert distance(*runs) < 1e-12
 
 
+@pytest.mark.slow
 def test_reflow_on_a_mesh(key):
     pairs = Reflow.of(small_flow(key), key, 64)
     runs = [trained(key, mesh, objective=pairs)[0] for mesh in (None, 8)]
@@ -148,12 +150,14 @@ def test_too_many_devices_are_refused(key):
         rows_mesh(0)
 
 
+@pytest.mark.slow
 def test_a_mesh_of_ones_own(key):
     mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"))
     one, many = (trained(key, m, objective=FlowMatching())[0] for m in (None, mesh))
     assert distance(one, many) < 1e-13
 
 
+@pytest.mark.slow
 def test_rows_of_a_program_are_split_among_devices(key):
     flow, x = small_flow(key), jnp.asarray(ROWS[:301])
     program = eqx.filter_jit(lambda flow: flow.log_prob_rows(x)[0])
@@ -176,6 +180,7 @@ def test_so_is_their_gradient(key, gradient):
         assert distance(one, slope(flow)) < 1e-12
 
 
+@pytest.mark.slow
 def test_denoising_on_a_mesh(key):
     from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow
 
