@@ -165,11 +165,14 @@ class FFJORD(Method):
     def loss(self, x: Tensor) -> Tensor:
         return -ode_log_prob(self.model, x, 1e-5, odeint_adjoint).mean()
 
+    # Without a graph of the whole solve, whose memory knows no bound.
+    @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
-        return ode_log_prob(self.model, x, 1e-5).detach()
+        return ode_log_prob(self.model, x, 1e-5)
 
+    @torch.no_grad()
     def exact(self, x: Tensor) -> Tensor:
-        return ode_log_prob(copy.deepcopy(self.model).double(), x.double(), 1e-7).detach()
+        return ode_log_prob(copy.deepcopy(self.model).double(), x.double(), 1e-7)
 
 
 class OTCFM(FFJORD):

@@ -136,7 +136,8 @@ shards = jaxflow.data.Shards.open(sys.argv[1])
 flow = jaxflow.CNF(jaxflow.dynamics.MLP(10, width=16, key=jax.random.key(0)),
                    jaxflow.StandardNormal((10,)))
 steps = len(shards) // 4096
-config = jaxflow.TrainConfig(steps=steps, batch_size=4096, eval_every=200, validation_rows=512)
+config = jaxflow.TrainConfig(steps=steps, batch_size=4096, eval_every=200, validation_rows=512,
+                             patience=None)
 flow, history = jaxflow.fit(flow, shards, key=jax.random.key(1), config=config, progress=False,
                             objective=jaxflow.objectives.FlowMatching(coupling=
                                 jaxflow.objectives.couplings.independent))

@@ -13,6 +13,7 @@ from jaxflow.cli.info import info
 from jaxflow.cli.reports import reported, use_json
 from jaxflow.cli.sample import sample
 from jaxflow.cli.score import score
+from jaxflow.cli.shards import shards
 
 app = typer.Typer(
     name="jaxflow",
@@ -22,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (fit, score, sample, check, distil, info):
+for command in (fit, score, sample, check, distil, shards, info):
     app.command()(reported(command))
 if importlib.util.find_spec("jaxflow.cli.demo") is not None:
     app.command()(reported(importlib.import_module("jaxflow.cli.demo").demo))

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from jaxflow.cli.job import (
     Processes,
     ProcessIndex,
     agreed_path,
+    check_float64,
     is_first,
     job,
 )
@@ -35,21 +35,23 @@ from jaxflow.cli.models import (
     objective_of,
     transform_text,
 )
-from jaxflow.cli.reports import counted, show, tell
+from jaxflow.cli.outcome import show_outcome
+from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.tables import (
     DropNan,
     split_names,
 )
-from jaxflow.cli.targets import fit_target, target_record, target_text
-from jaxflow.cli.training import keep, train
+from jaxflow.cli.targets import fit_target, target_record
+from jaxflow.cli.training import keep, tell_proposal, train
 
 
 def fit(
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table of numbers, a sample a row: .csv, .tsv, .txt, .npy, .npz or .parquet; "
-            "with --objective reverse-kl a function x -> log p(x) of Python, as FILE.py:NAME."
+            help="Table of numbers, a sample a row: .csv, .tsv, .txt, .npy, .npz or .parquet; a "
+            "folder that jaxflow shards made, for more than fits in memory; with --objective "
+            "reverse-kl a function x -> log p(x) of Python, as FILE.py:NAME."
         ),
     ],
     out: Annotated[
@@ -197,6 +199,10 @@ def fit(
             x = cond = None
             of_target = target_record(str(table), split_names(columns))
             record = versions() | of_target | {"settings": asdict(settings)}
+        elif table.is_dir():
+            x = cond = None
+            of_shards = shards_record(table, settings, columns, class_column)
+            record = versions() | of_shards | {"settings": asdict(settings)}
         else:
             x, cond, record = read_inputs(
                 table, columns, class_column, settings, drop_nan=drop_nan
@@ -216,13 +222,16 @@ def fit(
             jax.config.update("jax_compilation_cache_dir", str(compile_cache.resolve()))
         how = {"resume": resume, "mesh": devices, "profile": profile}
         with jax.enable_x64(settings.float64):
-            if x is None:
+            check_float64(settings.float64)
+            if objective == Objective.reverse_kl:
                 trained = fit_target(str(table), record, settings, folder, **how)
+            elif x is None:
+                trained = fit_shards(table, record, settings, folder, **how)
             else:
                 trained = _train(x, cond, record, settings, folder, **how)
         if is_first():
             run_directory.put_in_place(folder, out)
-            _show(trained, out, table)
+            show_outcome(trained, out, table)
 
 
 def _train(
@@ -238,7 +247,6 @@ def _train(
 
     from jaxflow.checkpoint import load
     from jaxflow.data import check_columns, split
-    from jaxflow.transforms import Proposal
 
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])
@@ -250,9 +258,7 @@ def _train(
         # With the transform that it has.
         flow, transform = load(Path(settings.start) / run_directory.FLOW), None
     given = (None, None) if cond is None else (cond[training], cond[held])
-    if isinstance(transform, Proposal):
-        for line in transform.lines():
-            tell(line)
+    tell_proposal(transform)
     flow, history = train(
         flow,
         x[training],
@@ -276,42 +282,3 @@ def _train(
         else None,
     }
     return keep(flow, history, record | results, folder)
-
-
-def held_out_text(record: dict[str, Any]) -> str:
-    """The quality of a fit, with its standard error."""
-    if "log_z" in record:
-        return target_text(record)
-    error = record["validation_se"]
-    return (
-        f"{record['validation']:.4f}{'' if error is None else f' +- {error:.4f}'} nats a row, "
-        f"negative log-likelihood of {counted(record['rows_held_out'], 'row')} that chose the "
-        "best weights"
-    )
-
-
-def _show(record: dict[str, Any], out: Path, table: Path) -> None:
-    if "log_z" in record:
-        rows = {"target": record["table"]}
-        following = shlex.join(["jaxflow", "sample", str(out), "--out", "samples.csv"])
-    else:
-        dropped = f", {record['rows_dropped']} dropped" if record["rows_dropped"] else ""
-        rows = {
-            "rows": f"{record['rows'] - record['rows_held_out']} for training, "
-            f"{record['rows_held_out']} held out{dropped}"
-        }
-        following = shlex.join(["jaxflow", "score", str(out), str(table), "--out", "scores.csv"])
-        following += " --drop-nan" if record["rows_dropped"] else ""
-    show(
-        rows
-        | {
-            "columns": ", ".join(record["columns"]),
-            **({"classes": ", ".join(record["classes"])} if record["classes"] else {}),
-            "transform": record["transform"],
-            "quality" if "log_z" in record else "held-out": held_out_text(record),
-            "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
-            "run": str(out),
-            "next": following,
-        },
-        record | {"run": str(out)},
-    )

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxflow.cli import run_directory
-from jaxflow.cli.fit import held_out_text
 from jaxflow.cli.models import Field, Objective, Settings
+from jaxflow.cli.outcome import held_out_text
 from jaxflow.cli.reports import counted, show
 
 

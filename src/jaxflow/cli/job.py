@@ -61,6 +61,28 @@ def job(coordinator: str | None, processes: int | None, index: int | None) -> It
         os._exit(1)
 
 
+def check_float64(wanted: bool) -> None:
+    """Refuse float64 on a device that has none.
+
+    Raises:
+        ValueError: the device cannot add two such numbers.
+    """
+    if not wanted:
+        return
+    import jax
+    import jax.numpy as jnp
+
+    try:
+        found = (jnp.ones((), jnp.float64) + 1).block_until_ready().dtype
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        found = None
+    if found != jnp.float64:
+        kind = jax.devices()[0].device_kind
+        raise ValueError(
+            f"--float64: the device {kind} has no float64; leave it out, or set JAX_PLATFORMS=cpu"
+        )
+
+
 def spread_over(devices: int | None) -> AbstractContextManager[None]:
     """The context in which rows are scored and drawn on so many devices."""
     if devices is None:

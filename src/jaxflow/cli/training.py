@@ -94,6 +94,15 @@ def keep(
     return record
 
 
+def tell_proposal(transform: Any) -> None:
+    """What was found in the columns, where a transform was proposed."""
+    from jaxflow.transforms import Proposal
+
+    if isinstance(transform, Proposal) and is_first():
+        for line in transform.lines():
+            tell(line)
+
+
 def peak_memory() -> float | None:
     """The most memory in use on the first device so far, in MiB; None where it does not tell."""
     import jax

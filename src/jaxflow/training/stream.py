@@ -41,6 +41,11 @@ class Stream:
         return shuffled(np.arange(self.held), len(self.shards), self.seed)
 
 
+def held_count(count: int, part: float, config: TrainConfig) -> int:
+    """How many rows of so many are held out: no more than are looked at."""
+    return max(1, min(round(part * count), config.validation_rows))
+
+
 def sampled(
     shards: Shards,
     cond: Any,
@@ -63,7 +68,7 @@ def sampled(
     if isinstance(validation, float | int):
         if not 0 < validation < 1:
             raise ValueError(f"validation={validation} must lie between 0 and 1")
-        held = max(1, min(round(validation * len(shards)), config.validation_rows))
+        held = held_count(len(shards), validation, config)
     if held >= len(shards):
         raise ValueError(f"x has {len(shards)} rows, which leaves none beside {held} held out")
     stream = Stream(shards, held, seed)

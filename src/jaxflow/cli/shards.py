@@ -1,0 +1,111 @@
+"""`jaxflow shards`, and `jaxflow fit FOLDER`: tables that do not fit in memory."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jaxflow.cli.models import Settings, build_flow, fit_transform, objective_of, transform_text
+from jaxflow.cli.reports import counted, show
+from jaxflow.cli.tables import split_names
+from jaxflow.cli.training import keep, tell_proposal, train
+
+
+def shards(
+    tables: Annotated[
+        list[Path], typer.Argument(help="Tables with the same columns: .parquet, .csv, .npy, ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make, for jaxflow fit FOLDER.")],
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to keep, such as a,b; all of them by default.")
+    ] = None,
+) -> None:
+    """Write tables as shards, from which jaxflow fit reads rows at random in bounded memory."""
+    from jaxflow.data import Shards
+
+    written = Shards.convert(tables, out, split_names(columns))
+    numbers = {"rows": len(written), "files": len(written.files), "shards": str(out)}
+    show(
+        {
+            "rows": counted(len(written), "row"),
+            "columns": ", ".join(written.columns),
+            "shards": f"{out}, {counted(len(written.files), 'file')}",
+            "next": f"jaxflow fit {out} --out RUN",
+        },
+        numbers | {"columns": list(written.columns)},
+    )
+
+
+def shards_record(
+    folder: Path, settings: Settings, columns: str | None, class_column: str | None
+) -> dict[str, Any]:
+    """What a run's record says of its shards.
+
+    Raises:
+        ValueError: options that choose columns, which `jaxflow shards` chose; `--from`.
+    """
+    from jaxflow.data import Shards
+
+    for name, value in (("columns", columns), ("class-column", class_column)):
+        if value is not None:
+            raise ValueError(
+                f"--{name} {value}: {folder} holds shards, which are fitted whole; choose columns "
+                "by jaxflow shards --columns"
+            )
+    if settings.start is not None:
+        raise ValueError(
+            f"--from {settings.start} goes on with a table, and {folder} holds shards"
+        )
+    found = Shards.open(folder)
+    return {
+        "table": str(folder),
+        "table_sha256": found.fingerprint(),
+        "columns": list(found.columns),
+        "columns_chosen": True,
+        "rows": len(found),
+        "rows_dropped": 0,
+        "drop_nan": False,
+        "class_column": None,
+        "classes": None,
+        "labels_sha256": None,
+    }
+
+
+def fit_shards(
+    folder: Path, record: dict[str, Any], settings: Settings, run: Path, **how: Any
+) -> dict[str, Any]:
+    """Train on shards and fill the run directory; the record with the results."""
+    import jax
+
+    from jaxflow import TrainConfig
+    from jaxflow.data import Shards
+    from jaxflow.data.permutation import shuffled
+    from jaxflow.training.stream import SAMPLE, held_count
+
+    found = Shards.open(folder)
+    init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
+    flow = build_flow(settings, len(found.columns), init_key)
+    sample = shuffled(np.arange(min(SAMPLE, len(found))), len(found), [settings.seed])
+    transform = fit_transform(settings.transform, found.rows(sample)[0], record["columns"])
+    tell_proposal(transform)
+    flow, history = train(
+        flow,
+        found,
+        None,
+        record,
+        settings,
+        run,
+        **how,
+        key=fit_key,
+        validation=settings.validation,
+        transform=transform,
+        objective=objective_of(settings.objective, flow, init_key, None),
+    )
+    results = {
+        "rows_held_out": held_count(len(found), settings.validation, TrainConfig()),
+        "transform": transform_text(flow.transform),
+        "validation": min(history["validation"]),
+        "validation_se": None,
+    }
+    return keep(flow, history, record | results, run)
