@@ -518,7 +518,7 @@ def main() -> None:
 
     kinds = ["likelihood"] if quick else ["likelihood", "matching"]
     sizes, meshes = ((8, 32, 2, 64), [1, 8]) if quick else ((16, 64, 2, 512), [1, 2, 4, 8])
-    count, repeats = (4, 1) if quick else (20, 7)
+    count, repeats = (4, 1) if quick else (20, 9)
     results["overhead"] = {kind: overheads(kind, sizes, meshes, count, repeats) for kind in kinds}
     lines = [
         [

@@ -23,7 +23,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 SLOW = {
     *("index.md", "tutorial.md", "diffusion.md", "estimator.md", "numpyro.md", "objectives.md"),
     *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/gradient.md"),
-    *("howto/inference.md", "howto/likelihood.md"),
+    *("howto/inference.md", "howto/likelihood.md", "howto/pod.md"),
 }
 # What pages whose blocks are parts of a program leave to the reader.
 GIVEN = {

@@ -15,7 +15,7 @@ from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, Hutchinson, HutchPlusPlus, StandardNormal, XTrace
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.trace import Exact, resolve
+from jaxflow.trace import Exact, as_trace, resolve
 
 STEP = ODE(solver="rk4", num_steps=2)
 KEY = jax.random.key(0)
@@ -249,7 +249,7 @@ def test_what_is_refused():
         Half(): r"no stochastic trace, for it has no estimate\(divergences, probes, span\)",
     }.items():
         with pytest.raises(TypeError, match=words):
-            CNF(swirl, StandardNormal(3), trace=trace)  # pyright: ignore[reportArgumentType]
+            as_trace(trace, swirl)
     with pytest.raises(TypeError, match=r"Loose\(\) cannot be hashed: make Loose an equinox"):
         CNF(swirl, StandardNormal(3), trace=Loose())
     x = jnp.ones((2, 6))

@@ -149,6 +149,7 @@ def test_a_continuous_run_is_examined_in_every_respect(jaxflow, fitted, fresh, t
     assert abs(mean - log_p.mean()) < 0.2
 
 
+@pytest.mark.slow
 def test_a_report_is_one_file_that_loads_nothing(jaxflow, fitted, table, tmp_path):
     run, _ = fitted
     report = tmp_path / "report.html"

@@ -88,7 +88,7 @@ def test_an_epoch_has_every_training_row_once_and_no_held_out_one(shards, key):
         np.testing.assert_array_equal(rows.x, ROWS[source.numbers(CONFIG, step)])
 
 
-@pytest.mark.parametrize("mesh", [None, 8])
+@pytest.mark.parametrize("mesh", [None, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_flow_is_trained_on_shards(shards, key, mesh, tmp_path):
     shards = Shards.open(shards.folder, cond=["b"])
     options = {"config": CONFIG, "objective": FlowMatching(), "progress": False, "mesh": mesh}

@@ -67,6 +67,7 @@ def test_ncsn_is_this_loss_on_its_schedule(key):
     np.testing.assert_allclose(errors, wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_ladder_visits_its_times_alone(key):
     seen = []
 

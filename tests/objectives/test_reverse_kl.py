@@ -31,6 +31,7 @@ def loss_of(flow, scale, **settings):
     return ReverseKL(target=normal(scale), **settings)(flow, None, None, KEY)[0]
 
 
+@pytest.mark.slow
 def test_known_divergences():
     # KL(N(0, 1), N(0, 2^2)) = log 2 + 1 / 8 - 1 / 2 a dimension.
     identity = stretched(0.0)

@@ -62,6 +62,7 @@ def test_reverse_mode_transposes_forward_mode():
     assert assert_transposed(settings)[1] >= 1
 
 
+@pytest.mark.slow
 def test_over_several_stretches_with_max_steps_exactly_reached():
     # A method whose last stage is the next first one, where Heun's is not.
     settings = {"solver": "bosh3", "rtol": 1e-4, "atol": 1e-4, "max_steps": MAX_STEPS}

@@ -47,6 +47,7 @@ def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
     assert np.isnan(through(1000.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
 def test_kept_states_change_no_gradient_that_was_right(steps):
     plain = gradient(1.0, ODE(gradient="adjoint", **steps))

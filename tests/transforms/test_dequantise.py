@@ -152,6 +152,7 @@ def test_noise_starts_even_and_its_density_is_that_of_its_draws(key):
     np.testing.assert_allclose(found, 1 / 3, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_learned_noise_tightens_the_bound_and_leaves_the_density(key, tmp_path):
     # A Gaussian twice as narrow as its cells: even noise wastes most of its points.
     field = Linear(matrix=jnp.asarray([[float(np.log(0.25))]]))

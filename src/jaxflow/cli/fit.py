@@ -220,6 +220,8 @@ def fit(
 
         if compile_cache is not None:
             jax.config.update("jax_compilation_cache_dir", str(compile_cache.resolve()))
+        if coordinator is not None and devices is None:
+            devices = jax.device_count()
         how = {"resume": resume, "mesh": devices, "profile": profile}
         with jax.enable_x64(settings.float64):
             check_float64(settings.float64)

@@ -10,7 +10,10 @@ import typer
 
 Devices = Annotated[
     int | None,
-    typer.Option(help="Devices among which rows are split, of all processes; one by default."),
+    typer.Option(
+        help="Devices among which rows are split, of all processes together; one by default, "
+        "with --coordinator all."
+    ),
 ]
 Coordinator = Annotated[
     str | None,

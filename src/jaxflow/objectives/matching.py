@@ -113,7 +113,8 @@ class FlowMatching:
             x, cond = x[rows], None if cond is None else cond[rows]
         x0 = sample_rows(flow.base, jax.random.split(base_key, len(x))).astype(x.dtype)
         # Rows are paired across the whole batch: on every device, rather than back and forth.
-        source, mass = self.coupling(*everywhere((x0, x, cond)), coupling_key)
+        whole = everywhere((x0, x, cond))
+        source, mass = everywhere(self.coupling(*whole, coupling_key))
         t = self.times(time_key, len(x), x.dtype)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         between = jax.vmap(interpolate, (None, 0, 0, 0, 0))
