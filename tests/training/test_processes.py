@@ -86,7 +86,9 @@ def test_a_lost_process_ends_the_job_which_goes_on_to_the_same_bits(tmp_path):
     finish(start(0, 1, 0, tmp_path / "whole", steps, devices=2))
     port = free_port()
     pair = [start(i, 2, port, tmp_path / "job", steps) for i in range(2)]
-    while "step 6" not in pair[1].stdout.readline():
+    told = pair[1].stdout
+    assert told is not None
+    while "step 6" not in told.readline():
         assert pair[1].poll() is None
     pair[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()

@@ -1,6 +1,7 @@
 """Where the rows of each step come from: memory, or files that are read ahead."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,9 @@ class Streamed:
         sample = self.problem.train
         x = self._array(numbers, sample.x, 0)
         cond = None if sample.cond is None else self._array(numbers, sample.cond, 1)
-        if cond is not None and self.problem.scaling is not None:
-            cond = jax.vmap(jax.vmap(self.problem.scaling))(cond)
+        scaling = self.problem.scaling
+        if cond is not None and scaling is not None:
+            cond = jax.vmap(jax.vmap(scaling))(cond)
         return Rows(x, cond)
 
     def _array(self, numbers: np.ndarray, like: Array, part: int) -> Array:
@@ -83,9 +85,11 @@ class Streamed:
             return jnp.asarray(read(numbers))
         even = numbers.shape[1] % self.mesh.size == 0
         spec = Spec(None, tuple(self.mesh.axis_names)) if even else Spec()
-        return jax.make_array_from_callback(
-            shape, NamedSharding(self.mesh, spec), lambda index: read(numbers[index[:2]])
-        )
+
+        def of_device(index: Any) -> np.ndarray:
+            return read(numbers[index[:2]])
+
+        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), of_device)
 
 
 def source_of(problem: Problem, seed: tuple[int, ...], mesh: Mesh | None) -> InMemory | Streamed:
