@@ -36,6 +36,23 @@ ALONE: dict[str, dict[str, float]] = {
     "alone, kinetic 0.05, jacobian 0.05": {"kinetic": 0.05, "jacobian": 0.05},
     "alone, kinetic 0.2, jacobian 0.2": {"kinetic": 0.2, "jacobian": 0.2},
 }
+# The HJB residual is that of a potential, so these fields are gradients, likewise matched first.
+POTENTIAL: dict[str, dict[str, float]] = {
+    "potential": {},
+    "potential, hjb 0.02": {"hjb": 0.02},
+    "potential, hjb 0.1": {"hjb": 0.1},
+}
+
+
+def staged(weights: dict[str, float]) -> Staged:
+    """Flow matching, then likelihood with penalties."""
+    likelihood = MaximumLikelihood(**weights)
+    return Staged((Stage(FlowMatching(), 0.8, 2.5, 0.999), Stage(likelihood, 0.2, 1.0)))
+
+
+def potential(key: Any) -> jaxflow.CNF:
+    field = jaxflow.dynamics.Potential(2, width=64, depth=2, key=key)
+    return jaxflow.CNF(field, jaxflow.StandardNormal((2,)))
 
 
 def fit(toy: Any, objective: Any, steps: int, flow: Any = None) -> tuple[Any, dict[str, float]]:
@@ -78,9 +95,7 @@ def main() -> None:
     for name in arguments.only:
         make, found[name] = TOYS[name], {}
         for label, weights in PENALTIES.items():
-            likelihood = MaximumLikelihood(**weights)
-            stages = Stage(FlowMatching(), 0.8, 2.5, 0.999), Stage(likelihood, 0.2, 1.0)
-            flow, found[name][label] = fit(make(), Staged(stages), steps)
+            flow, found[name][label] = fit(make(), staged(weights), steps)
             print(name, label, found[name][label], flush=True)
             if label == "none":
                 pairs = Reflow.of(flow, jax.random.key(9), 1000 if arguments.quick else 32_768)
@@ -91,6 +106,12 @@ def main() -> None:
             jax.clear_caches()
         for label, weights in ALONE.items():
             _, found[name][label] = fit(make(), MaximumLikelihood(**weights), steps)
+            print(name, label, found[name][label], flush=True)
+            jax.clear_caches()
+        for label, weights in POTENTIAL.items():
+            _, found[name][label] = fit(
+                make(), staged(weights), steps, potential(jax.random.key(0))
+            )
             print(name, label, found[name][label], flush=True)
             jax.clear_caches()
     labels = list(next(iter(found.values())))

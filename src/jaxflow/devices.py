@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxflow.placement import rows_mesh
+from jaxflow.placement import check_all_take_part, rows_mesh
 
 # jax gives its class of devices no public name.
 Device = Any
@@ -39,9 +39,12 @@ def use_devices(devices: int | Mesh | None = None) -> Iterator[None]:
         devices: how many, of all processes together, or a mesh; None for all there are.
 
     Raises:
-        ValueError: more devices than there are.
+        ValueError: more devices than there are, or none of one of the processes.
     """
-    token = _devices.set(tuple(rows_mesh(devices).devices.flat))
+    mesh = rows_mesh(devices)
+    if mesh.size > 1:
+        check_all_take_part(mesh)
+    token = _devices.set(tuple(mesh.devices.flat))
     try:
         yield
     finally:

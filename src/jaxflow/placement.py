@@ -58,6 +58,20 @@ def _auto(names: tuple[Any, ...]) -> tuple[AxisType, ...]:
     return (AxisType.Auto,) * len(names)
 
 
+def check_all_take_part(mesh: Mesh) -> None:
+    """Refuse a mesh that leaves a process of the job without a device.
+
+    Raises:
+        ValueError: it does.
+    """
+    taking = {device.process_index for device in mesh.devices.flat}
+    if len(taking) < jax.process_count():
+        raise ValueError(
+            f"a mesh of {mesh.size} devices leaves some of {jax.process_count()} processes "
+            f"without any: take all {jax.device_count()}"
+        )
+
+
 def devices_in_use() -> int:
     """Over how many devices rows are split here."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -1,6 +1,7 @@
 """Several processes, on one machine or many, that train one flow together."""
 
 import contextlib
+import hashlib
 import socket
 import time
 from collections.abc import Iterator
@@ -94,7 +95,9 @@ def losses_named() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        # These say themselves what is wrong, and are of this process.
+        own = str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+        if jax.process_count() == 1 or own:
             raise
         raise ProcessLostError(
             f"process {jax.process_index()} of {jax.process_count()} lost another one "
@@ -109,4 +112,25 @@ def agreed(number: float) -> float:
         return number
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    return float(broadcast_one_to_all(np.asarray(number)))
+    # As bytes: jax would round it to float32.
+    letters = np.frombuffer(np.float64(number).tobytes(), np.uint8)
+    return float(np.frombuffer(np.asarray(broadcast_one_to_all(letters)).tobytes(), np.float64)[0])
+
+
+def check_alike(word: str) -> None:
+    """Refuse to go on where processes were given different data, or find different files.
+
+    Raises:
+        ValueError: their words differ, in each of them.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental.multihost_utils import process_allgather
+
+    letters = np.frombuffer(hashlib.sha256(word.encode()).digest(), np.uint8)
+    every = np.asarray(process_allgather(letters))
+    if (every != every[0]).any():
+        raise ValueError(
+            "processes differ in their rows, conditions or weights, or in whether the checkpoint "
+            "exists: give all of them the same, and a checkpoint on a disk that all see"
+        )

@@ -81,9 +81,10 @@ def test_an_epoch_has_every_training_row_once_and_no_held_out_one(shards, key):
     assert len(held) == 50
     assert not np.intersect1d(numbers, held).size
     assert len(np.intersect1d(first, second)) > 30
-    # Read ahead or not, on a mesh or not, the rows are the same.
+    # Read ahead or not, on a mesh or not, the rows are the same, in the precision of the flow.
     for step in (0, 3, 12, 3):
         rows, steps = source.stretch(CONFIG, step, 3)
+        assert rows.x.dtype == problem.train.x.dtype
         assert steps.tolist() == [0, 1, 2]
         np.testing.assert_array_equal(rows.x, ROWS[source.numbers(CONFIG, step)])
 
@@ -113,6 +114,9 @@ def test_what_does_not_fit_is_refused(shards, tmp_path, key):
     write_table(tmp_path / "bad.parquet", bad, ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"bad.parquet has NaN or infinity.* rows 321 "):
         Shards.convert([tmp_path / "bad.parquet"], tmp_path / "y")
+    np.save(tmp_path / "large.npy", np.full((3, 2), 1e300))
+    with pytest.raises(ValueError, match=r"large.npy has NaN or infinity in 3 of 3 rows"):
+        Shards.convert([tmp_path / "large.npy"], tmp_path / "z")
     with pytest.raises(FileNotFoundError, match=r"has no shards.json"):
         Shards.open(tmp_path)
     with pytest.raises(ValueError, match=r"no columns \['z'\]"):

@@ -128,6 +128,8 @@ def test_a_run_goes_on_with_other_devices(key, tmp_path, folder, caplog):
     assert theirs["step"] == history["step"]
     assert distance(whole, again) < 1e-12
     if folder:
+        with pytest.raises(FileExistsError, match="holds the states of a fit: go on with it by"):
+            trained(key, 2, **options, checkpoint=place)
         assert len(list((tmp_path / "states").glob("[0-9]*"))) == 2
 
 

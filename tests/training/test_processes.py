@@ -27,7 +27,8 @@ config = jaxflow.TrainConfig(steps=int(steps), batch_size=64, eval_every=2, vali
                              patience=None)
 flow, history = jaxflow.fit(
     flow, x, key=key, config=config, transform=None, mesh=jaxflow.rows_mesh(), progress=False,
-    objective=jaxflow.objectives.FlowMatching(), checkpoint=file, resume=resume == "resume",
+    objective=jaxflow.objectives.FlowMatching(), resume=resume == "resume",
+    checkpoint=jaxflow.training.Checkpoints(file) if "folder" in file else file,
     callback=lambda row: print("step", row["step"], flush=True),
 )
 if resume == "resume":
@@ -81,11 +82,12 @@ def test_two_processes_train_the_flow_of_two_devices(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_lost_process_ends_the_job_which_goes_on_to_the_same_bits(tmp_path):
-    steps = 40
+@pytest.mark.parametrize("name", ["job", "folder"])
+def test_a_lost_process_ends_the_job_which_goes_on_to_the_same_bits(tmp_path, name):
+    steps, place = 40, tmp_path / name
     finish(start(0, 1, 0, tmp_path / "whole", steps, devices=2))
     port = free_port()
-    pair = [start(i, 2, port, tmp_path / "job", steps) for i in range(2)]
+    pair = [start(i, 2, port, place, steps) for i in range(2)]
     told = pair[1].stdout
     assert told is not None
     while "step 6" not in told.readline():
@@ -98,8 +100,8 @@ def test_a_lost_process_ends_the_job_which_goes_on_to_the_same_bits(tmp_path):
     assert "resume from the checkpoint" in err
     assert time.monotonic() - begun < 200
     port = free_port()
-    finish(*(start(i, 2, port, tmp_path / "job", steps, "resume") for i in range(2)))
-    assert same(weights(tmp_path / "job"), weights(tmp_path / "whole"))
+    finish(*(start(i, 2, port, place, steps, "resume") for i in range(2)))
+    assert same(weights(place), weights(tmp_path / "whole"))
 
 
 def test_a_coordinator_that_does_not_answer_is_named():

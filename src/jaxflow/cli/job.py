@@ -52,16 +52,18 @@ def job(coordinator: str | None, processes: int | None, index: int | None) -> It
         return
     import jax
 
-    from jaxflow.processes import ProcessLostError, join_processes
+    from jaxflow.processes import join_processes
 
     join_processes(None if coordinator == "auto" else coordinator, processes, index)
     _joined, _first = True, jax.process_index() == 0
     try:
         yield
-    except ProcessLostError as error:
+    except (typer.Exit, KeyboardInterrupt):
+        raise
+    except Exception as error:
         typer.echo(f"error: {error}", err=True)
-        # At its usual end jax would wait for the process that is gone.
-        os._exit(1)
+        # At its usual end jax would wait for processes that are gone, or wait for this one.
+        os._exit(2 if isinstance(error, ValueError | OSError) else 1)
 
 
 def check_float64(wanted: bool) -> None:
@@ -102,7 +104,17 @@ def agreed_path(choose: Callable[[], Path]) -> Path:
     import numpy as np
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    path = choose() if _first else Path()
     letters = np.zeros(4096, np.uint8)
-    letters[: len(os.fsencode(path))] = list(os.fsencode(path))
-    return Path(os.fsdecode(bytes(broadcast_one_to_all(letters)).rstrip(b"\0")))
+    refusal: Exception | None = None
+    if _first:
+        try:
+            path = os.fsencode(choose())
+            letters[: len(path)] = list(path)
+        except Exception as error:
+            refusal = error
+    found = bytes(np.asarray(broadcast_one_to_all(letters))).rstrip(b"\0")
+    if refusal is not None:
+        raise refusal
+    if not found:
+        raise ValueError("the first process refused its arguments; see what it says")
+    return Path(os.fsdecode(found))

@@ -47,6 +47,9 @@ def shards_record(
     """
     from jaxflow.data import Shards
 
+    found = Shards.open(folder)
+    if split_names(columns) == list(found.columns):
+        columns = None
     for name, value in (("columns", columns), ("class-column", class_column)):
         if value is not None:
             raise ValueError(
@@ -57,7 +60,6 @@ def shards_record(
         raise ValueError(
             f"--from {settings.start} goes on with a table, and {folder} holds shards"
         )
-    found = Shards.open(folder)
     return {
         "table": str(folder),
         "table_sha256": found.fingerprint(),
@@ -105,7 +107,7 @@ def fit_shards(
     results = {
         "rows_held_out": held_count(len(found), settings.validation, TrainConfig()),
         "transform": transform_text(flow.transform),
-        "validation": min(history["validation"]),
+        "validation": float(np.nanmin(history["validation"])),
         "validation_se": None,
     }
     return keep(flow, history, record | results, run)

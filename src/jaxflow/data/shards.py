@@ -85,12 +85,14 @@ class Shards:
                         f"{list(names)}; shards have the same in the same order: name them by "
                         "columns=[...]"
                     )
-                check_rows(block.values, str(table), names, first=first)
+                with np.errstate(over="ignore"):
+                    values = block.values.astype(np.float32)
+                check_rows(values, str(table), names, first=first)
                 first += len(block.values)
                 files.append(f"part-{len(files):06d}.npy")
                 counts.append(len(block.values))
                 with whole_file(folder / files[-1]) as file:
-                    np.save(file, block.values.astype(np.float32), allow_pickle=False)
+                    np.save(file, values, allow_pickle=False)
         record = {"columns": names, "files": files, "counts": counts}
         with whole_file(folder / RECORD) as file:
             file.write(json.dumps(record, indent=2).encode())

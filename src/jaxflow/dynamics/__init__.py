@@ -14,7 +14,7 @@ from jaxflow.dynamics.mlp import MLP
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.residual import Residual
-from jaxflow.dynamics.rounded import Rounded
+from jaxflow.dynamics.rounded import Rounded, unrounded
 
 __all__ = [
     "ACTIVATIONS",
@@ -30,4 +30,5 @@ __all__ = [
     "Rounded",
     "StandardisedCondition",
     "Sum",
+    "unrounded",
 ]

@@ -20,8 +20,7 @@ class Rounded(eqx.Module):
     Weights stay as they are; at each use they are rounded, as activations are, so that small
     updates are not lost (Micikevicius et al. 2018, "Mixed Precision Training", arXiv 1710.03740).
     States and sums of log-densities keep their own precision. A bfloat16 has 8 significant bits:
-    train with it, and state likelihoods of the field itself,
-    `dataclasses.replace(flow, field=flow.field.field)`.
+    train with it, and state likelihoods of the field itself, `unrounded(flow)`.
 
     Attributes:
         field: the field, or a function `f(t, x, cond=None)`.
@@ -67,3 +66,14 @@ class Rounded(eqx.Module):
             return leaf.astype(jnp.dtype(self.dtype)) if eqx.is_inexact_array(leaf) else leaf
 
         return jax.tree.map(cast, tree)
+
+
+def unrounded(tree: Any) -> Any:
+    """A flow, or any tree, with the fields themselves where they are `Rounded`."""
+
+    def is_rounded(leaf: Any) -> bool:
+        return isinstance(leaf, Rounded)
+
+    return jax.tree.map(
+        lambda leaf: leaf.field if is_rounded(leaf) else leaf, tree, is_leaf=is_rounded
+    )

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -11,7 +12,8 @@ from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.model import assemble
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
-from jaxflow.placement import rows_mesh
+from jaxflow.placement import check_all_take_part, rows_mesh
+from jaxflow.processes import check_alike
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import finished, prepare
@@ -87,6 +89,7 @@ def fit(
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or settings, before training.
+        FileExistsError: a folder of `Checkpoints` that holds another fit's, without `resume`.
         TrainingError: no validation value was ever finite.
         ProcessLostError: another process of the job has ended.
     """
@@ -103,7 +106,9 @@ def fit(
         for problem in problems.values():
             check(problem.transform)
     given = key, config, objective, _mesh_for(mesh, config), shard_weights
-    store = store_of(checkpoint, fingerprint(x, cond, weights))
+    data = fingerprint(x, cond, weights) if checkpoint or jax.process_count() > 1 else ""
+    store = store_of(checkpoint, data, resume=resume)
+    check_alike(f"{data} {store is not None and store.exists()}")
     with Progress(config.steps, show=progress) as shown:
         if resume and store is not None and store.exists():
             run = Run.load(store, problems, shown, *given)
@@ -133,6 +138,7 @@ def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
     if mesh is None:
         return None
     mesh = rows_mesh(mesh)
+    check_all_take_part(mesh)
     if config.batch_size < mesh.size:
         raise ValueError(
             f"batch_size={config.batch_size} has less than a row for each of mesh={mesh.size} "

@@ -197,13 +197,13 @@ class Run:
         # The same probes at every validation, so that values can be compared.
         key = jax.random.fold_in(self.key, 1 << 31)
         if hasattr(self.objective, "held_out"):
-            return self.objective.held_out(flow, held.cond, key)[0], 0.0
+            return agreed(self.objective.held_out(flow, held.cond, key)[0]), 0.0
         flow = flow.settled(held.x, held.cond, key)
         log_p, stats = score_rows(flow, held.x, held.cond, key)
         weights = None if held.weights is None else np.asarray(held.weights)
         value = -float(np.average(np.asarray(log_p, float), weights=weights))
         value += self.problem.offsets[1]
-        return value, 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
+        return agreed(value), 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
 
     def _record(self, row: Row) -> None:
         for name, value in row.items():

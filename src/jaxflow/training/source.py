@@ -17,6 +17,9 @@ from jaxflow.training.prepare import Problem, Rows
 from jaxflow.training.step import minibatches
 from jaxflow.training.stream import Stream
 
+# Rows of several steps by the part of the minibatch that a device has.
+Blocks = dict[tuple[Any, Any], np.ndarray]
+
 
 class InMemory:
     """All rows on every device; a step is told their numbers."""
@@ -41,19 +44,24 @@ class Streamed:
     ) -> None:
         self.stream, self.problem, self.seed, self.mesh = stream, problem, seed, mesh
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
-        self.ahead: dict[tuple[TrainConfig, int], Future[Rows]] = {}
+        self.ahead: dict[tuple[TrainConfig, int], Future[list[Blocks]]] = {}
 
     def stretch(self, config: TrainConfig, step: int, count: int) -> tuple[Rows, Array]:
         """The rows of each step, (eval_every, batch, ...), and the steps' numbers among them."""
         known = self.ahead.pop((config, step), None)
-        rows = self._read(config, step) if known is None else known.result()
+        blocks = self._read(config, step) if known is None else known.result()
         self.ahead = {(config, step + count): self.pool.submit(self._read, config, step + count)}
-        return rows, jnp.arange(config.eval_every)
+        sample, scaling = self.problem.train, self.problem.scaling
+        x = self._array(config, blocks[0], sample.x)
+        cond = None
+        if sample.cond is not None:
+            cond = self._array(config, blocks[1], sample.cond)
+            cond = cond if scaling is None else jax.vmap(jax.vmap(scaling))(cond)
+        return Rows(x, cond), jnp.arange(config.eval_every)
 
     def numbers(self, config: TrainConfig, step: int) -> np.ndarray:
         """Numbers of the rows of the steps from `step` on, (eval_every, batch)."""
-        count = self.stream.count
-        size = min(config.batch_size, count)
+        count, size = self.stream.count, self._size(config)
         steps = step + np.arange(config.eval_every)
         epochs, within = np.divmod(steps, count // size)
         places = within[:, None] * size + np.arange(size)
@@ -63,33 +71,54 @@ class Streamed:
             found[here] = shuffled(places[here], count, (*self.seed, int(epoch)))
         return self.stream.training_rows(found)
 
-    def _read(self, config: TrainConfig, step: int) -> Rows:
-        numbers = self.numbers(config, step)
-        sample = self.problem.train
-        x = self._array(numbers, sample.x, 0)
-        cond = None if sample.cond is None else self._array(numbers, sample.cond, 1)
-        scaling = self.problem.scaling
-        if cond is not None and scaling is not None:
-            cond = jax.vmap(jax.vmap(scaling))(cond)
-        return Rows(x, cond)
+    def _size(self, config: TrainConfig) -> int:
+        return min(config.batch_size, self.stream.count)
 
-    def _array(self, numbers: np.ndarray, like: Array, part: int) -> Array:
-        shape = *numbers.shape, *like.shape[1:]
-
-        def read(chosen: np.ndarray) -> np.ndarray:
-            values = self.stream.shards.rows(chosen.ravel())[part]
-            assert values is not None
-            return np.asarray(values, like.dtype).reshape(*chosen.shape, *like.shape[1:])
-
+    def _split(self, config: TrainConfig) -> NamedSharding | None:
+        """Which rows of a minibatch each device has; None where there is one."""
         if self.mesh is None:
-            return jnp.asarray(read(numbers))
-        even = numbers.shape[1] % self.mesh.size == 0
-        spec = Spec(None, tuple(self.mesh.axis_names)) if even else Spec()
+            return None
+        even = self._size(config) % self.mesh.size == 0
+        return NamedSharding(
+            self.mesh, Spec(None, tuple(self.mesh.axis_names)) if even else Spec()
+        )
+
+    def _read(self, config: TrainConfig, step: int) -> list[Blocks]:
+        """Events, and conditions, of this process's devices; nothing here is jax's own work.
+
+        Its settings, such as float64, are a thread's own, and this is another one.
+        """
+        numbers, split = self.numbers(config, step), self._split(config)
+        parts = [slice(None)]
+        if split is not None:
+            of_devices = split.addressable_devices_indices_map(numbers.shape).values()
+            parts = [index[1] for index in of_devices if index is not None]
+        blocks: list[Blocks] = [{}, {}]
+        for part in parts:
+            if _ends(part) not in blocks[0]:
+                chosen = numbers[:, part]
+                for block, values in zip(
+                    blocks, self.stream.shards.rows(chosen.ravel()), strict=True
+                ):
+                    if values is not None:
+                        block[_ends(part)] = values.reshape(*chosen.shape, -1)
+        return blocks
+
+    def _array(self, config: TrainConfig, blocks: Blocks, like: Array) -> Array:
+        split = self._split(config)
 
         def of_device(index: Any) -> np.ndarray:
-            return read(numbers[index[:2]])
+            values = blocks[_ends(index[1])]
+            return np.asarray(values, like.dtype).reshape(*values.shape[:2], *like.shape[1:])
 
-        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), of_device)
+        if split is None:
+            return jnp.asarray(of_device((None, slice(None))))
+        shape = config.eval_every, self._size(config), *like.shape[1:]
+        return jax.make_array_from_callback(shape, split, of_device)
+
+
+def _ends(part: slice) -> tuple[Any, Any]:
+    return part.start, part.stop
 
 
 def source_of(problem: Problem, seed: tuple[int, ...], mesh: Mesh | None) -> InMemory | Streamed:

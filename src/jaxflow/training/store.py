@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
@@ -50,10 +51,10 @@ class Store(abc.ABC):
 
     Args:
         name: for messages.
-        data: the data's fingerprint; None for no data.
+        data: the data's fingerprint.
     """
 
-    def __init__(self, name: str, data: str | None) -> None:
+    def __init__(self, name: str, data: str) -> None:
         self.name, self.data = name, data
 
     @abc.abstractmethod
@@ -82,7 +83,7 @@ class Store(abc.ABC):
             ValueError: it is of other data.
         """
         extra = self._extra()
-        if self.data is not None and extra.get("data", self.data) != self.data:
+        if extra.get("data", self.data) != self.data:
             raise ValueError(
                 f"checkpoint={self.name!r} is of a training on other rows, conditions or weights; "
                 "resume with the same data, or start in another file"
@@ -93,7 +94,7 @@ class Store(abc.ABC):
 class OneFile(Store):
     """A safetensors file, replaced in one step."""
 
-    def __init__(self, path: Path, data: str | None) -> None:
+    def __init__(self, path: Path, data: str) -> None:
         super().__init__(str(path), data)
         self.path = path
 
@@ -122,7 +123,7 @@ class OneFile(Store):
 class Folder(Store):
     """Checkpoints by orbax."""
 
-    def __init__(self, settings: Checkpoints, data: str | None) -> None:
+    def __init__(self, settings: Checkpoints, data: str) -> None:
         super().__init__(str(settings.folder), data)
         orbax = _import_orbax()
         options = orbax.CheckpointManagerOptions(max_to_keep=settings.keep, create=True)
@@ -137,21 +138,23 @@ class Folder(Store):
         """Keep a state and what belongs to it, while training goes on."""
         kept = {
             "state": self.args.StandardSave(_named(state[0])),
-            "best": self.args.StandardSave(state[1]),
+            # Arrays of this process alone are none of orbax's.
+            "best": self.args.StandardSave(jax.tree.map(np.asarray, state[1])),
             "extra": self.args.JsonSave({**extra, "data": self.data}),
         }
-        self.manager.save(extra["step"], args=self.args.Composite(**kept))
+        if not self.manager.save(extra["step"], args=self.args.Composite(**kept)):
+            raise OSError(f"checkpoint={self.name!r} did not take the state of {extra['step']}")
 
     def load(self, like: Any, home: Move, placed: Move) -> Any:
         """The newest state, split as `like` is."""
         wanted = {
             "state": self.args.StandardRestore(_named(like[0])),
-            "best": self.args.StandardRestore(like[1]),
+            "best": self.args.StandardRestore(jax.tree.map(np.asarray, like[1])),
         }
         found = self.manager.restore(self._newest(), args=self.args.Composite(**wanted))
         leaves, structure = jax.tree.flatten(like[0])
         state = jax.tree.unflatten(structure, [found["state"][str(i)] for i in range(len(leaves))])
-        return state, found["best"]
+        return state, jax.tree.map(jnp.asarray, found["best"])
 
     def wait(self) -> None:
         """Until what was saved is on the disk."""
@@ -185,7 +188,8 @@ def _import_orbax() -> Any:
 def fingerprint(*arrays: Any) -> str:
     """A word that other data would not have, whatever the precision."""
     digest = hashlib.sha256()
-    for array in arrays:
+    for i, array in enumerate(arrays):
+        digest.update(f"{i} ".encode())
         if isinstance(array, Shards):
             digest.update(array.fingerprint().encode())
         elif array is not None:
@@ -195,10 +199,22 @@ def fingerprint(*arrays: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def store_of(checkpoint: str | Path | Checkpoints | None, data: str | None) -> Store | None:
-    """The store of a checkpoint argument."""
+def store_of(
+    checkpoint: str | Path | Checkpoints | None, data: str, *, resume: bool
+) -> Store | None:
+    """The store of a checkpoint argument.
+
+    Raises:
+        FileExistsError: a folder that holds the states of another fit, which is not resumed.
+    """
     if checkpoint is None:
         return None
     if isinstance(checkpoint, Checkpoints):
-        return Folder(checkpoint, data)
+        store = Folder(checkpoint, data)
+        if store.exists() and not resume:
+            raise FileExistsError(
+                f"checkpoint={store.name!r} holds the states of a fit: go on with it by "
+                "resume=True, or choose another folder"
+            )
+        return store
     return OneFile(Path(checkpoint), data)
