@@ -13,7 +13,7 @@ from jaxflow.dynamics import OptionalCondition
 from jaxflow.model import assemble
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
 from jaxflow.placement import check_all_take_part, rows_mesh
-from jaxflow.processes import check_alike
+from jaxflow.processes import check_alike, losses_named
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import finished, prepare
@@ -109,7 +109,7 @@ def fit(
     data = fingerprint(x, cond, weights) if checkpoint or jax.process_count() > 1 else ""
     store = store_of(checkpoint, data, resume=resume)
     check_alike(f"{data} {store is not None and store.exists()}")
-    with Progress(config.steps, show=progress) as shown:
+    with Progress(config.steps, show=progress) as shown, losses_named():
         if resume and store is not None and store.exists():
             run = Run.load(store, problems, shown, *given)
         else:
@@ -117,8 +117,8 @@ def fit(
             run = _choose(runs, config.pilot_steps, shown) if len(runs) > 1 else runs[0]
             run.report(callback, store)
         run.advance(config.steps, shown, callback, store)
-    if store is not None:
-        store.wait()
+        if store is not None:
+            store.wait()
     if run.trouble and not run.step:
         raise TrainingError(f"{run.trouble}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):

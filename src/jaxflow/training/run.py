@@ -17,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.model import assemble, score_rows, separate
 from jaxflow.ode import ODE
 from jaxflow.placement import brought_home, everywhere, put_everywhere, split_largest
-from jaxflow.processes import agreed, losses_named
+from jaxflow.processes import agreed
 from jaxflow.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, seed_of
@@ -149,9 +149,8 @@ class Run:
         numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(span.first)
         given = self.frozen, rows, self.problem.enter, span.objective
         inputs = (given, indices, *numbers, self.key, span.config, self.place)
-        with self._on_mesh(), losses_named():
+        with self._on_mesh():
             self.state, losses, rate = train_steps(inputs, self.state)
-            jax.block_until_ready(losses)
         values = np.asarray(losses)[:count].astype(float)
         good = np.isfinite(values)
         if not good.all():
