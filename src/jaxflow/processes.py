@@ -12,6 +12,10 @@ import numpy as np
 from jaxflow.counts import check_count
 
 
+# How the runtime's word begins when another process does not answer.
+LOST = ("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:", "ABORTED:", "DEADLINE_EXCEEDED:", "CANCELLED:")
+
+
 class ProcessLostError(RuntimeError):
     """Another process of the job has ended, and this one cannot go on without it."""
 
@@ -94,10 +98,9 @@ def losses_named() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        # These say themselves what is wrong, and are of this process.
-        own = str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
-        if jax.process_count() == 1 or own:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # jax raises either; other statuses, such as no memory, are this process's own trouble.
+        if jax.process_count() == 1 or not str(error).startswith(LOST):
             raise
         raise ProcessLostError(
             f"process {jax.process_index()} of {jax.process_count()} lost another one "
