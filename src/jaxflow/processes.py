@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxflow.counts import check_count
 
-
 # How the runtime's word begins when another process does not answer.
 LOST = ("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:", "ABORTED:", "DEADLINE_EXCEEDED:", "CANCELLED:")
 
