@@ -94,6 +94,7 @@ def test_a_lost_process_ends_the_job_which_goes_on_to_the_same_bits(tmp_path, na
         assert pair[1].poll() is None
     pair[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()
+    pair[1].communicate()
     _, err = pair[0].communicate(timeout=300)
     assert pair[0].returncode != 0
     assert "lost another one" in err
