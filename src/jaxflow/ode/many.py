@@ -116,7 +116,7 @@ def odeint_many(
     known = not any(isinstance(t, Tracer) for t in (t0, t1))
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span, None)
-    y1, stats = _solve(f, y0, start, end, args, row_args, ode, lanes)
+    y1, stats = _solve(f, (y0, start, end, row_args), args, ode, lanes)
     if ode.throw:
         y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
     return y1, stats
@@ -178,33 +178,16 @@ def as_one(f: Any, y0: State, row_args: Any) -> tuple[Any, State]:
 
 @eqx.filter_jit
 def _solve(
-    f: Callable[..., State],
-    y0: State,
-    t0: Array,
-    t1: Array,
-    args: Any,
-    row_args: Any,
-    ode: ODE,
-    lanes: int,
+    f: Callable[..., State], rows: Any, args: Any, ode: ODE, lanes: int
 ) -> tuple[State, Stats]:
-    def part(rows: Any, args: Any) -> tuple[State, Stats]:
-        y0, t0, t1, row_args = rows
-        return _solve_part(f, y0, t0, t1, args, row_args, ode, lanes)
-
-    return by_rows(part, (y0, t0, t1, row_args), args)
+    return by_rows(partial(_solve_part, f, ode=ode, lanes=lanes), rows, args)
 
 
 def _solve_part(
-    f: Callable[..., State],
-    y0: State,
-    t0: Array,
-    t1: Array,
-    args: Any,
-    row_args: Any,
-    ode: ODE,
-    lanes: int,
+    f: Callable[..., State], rows: Any, args: Any, *, ode: ODE, lanes: int
 ) -> tuple[State, Stats]:
-    """The rows of one device."""
+    """The rows `(y0, t0, t1, row_args)` of one device."""
+    y0, t0, t1, row_args = rows
     field, y0 = as_one(f, y0, row_args)
     solve_one = strategy(ode)
 

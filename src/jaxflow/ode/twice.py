@@ -8,6 +8,7 @@ follows for the quantity of interest is the caller's to say.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -88,24 +89,12 @@ def solve_twice(
 
     The counts are those of both solves. Not differentiable in reverse mode.
     """
-
-    def part(rows: Any, args: Any) -> tuple[Twice, Stats]:
-        y0, t0, t1, row_args = rows
-        return _solve_part(f, y0, t0, t1, args, row_args, ode)
-
-    return by_rows(part, (y0, t0, t1, row_args), args)
+    return by_rows(partial(_solve_part, f, ode=ode), (y0, t0, t1, row_args), args)
 
 
-def _solve_part(
-    f: Callable[..., State],
-    y0: State,
-    t0: Array,
-    t1: Array,
-    args: Any,
-    row_args: Any,
-    ode: ODE,
-) -> tuple[Twice, Stats]:
-    """The rows of one device."""
+def _solve_part(f: Callable[..., State], rows: Any, args: Any, *, ode: ODE) -> tuple[Twice, Stats]:
+    """The rows `(y0, t0, t1, row_args)` of one device."""
+    y0, t0, t1, row_args = rows
     lanes = lanes_for(entries(y0))
     field, y0 = as_one(f, y0, row_args)
     fsal = ode.tableau.fsal
