@@ -11,7 +11,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
-from jaxflow.cli.inputs import check_same, read_inputs, settings_from, versions
+from jaxflow.cli.inputs import check_same, read_inputs, settings_from
 from jaxflow.cli.job import (
     Coordinator,
     Devices,
@@ -197,12 +197,10 @@ def fit(
                     "reverse-kl has none: leave it out"
                 )
             x = cond = None
-            of_target = target_record(str(table), split_names(columns))
-            record = versions() | of_target | {"settings": asdict(settings)}
+            record = target_record(str(table), settings, split_names(columns))
         elif table.is_dir():
             x = cond = None
-            of_shards = shards_record(table, settings, columns, class_column)
-            record = versions() | of_shards | {"settings": asdict(settings)}
+            record = shards_record(table, settings, columns, class_column)
         else:
             x, cond, record = read_inputs(
                 table, columns, class_column, settings, drop_nan=drop_nan

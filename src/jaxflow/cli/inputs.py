@@ -134,6 +134,33 @@ def _record(
     )
 
 
+def record_of(
+    source: str, word: str, columns: list[str], rows: int, settings: Settings
+) -> dict[str, Any]:
+    """What a run says of itself that is not trained on a table: of a target, or of shards.
+
+    Args:
+        source: the target or the folder.
+        word: what tells it from others.
+        columns: names of the columns.
+        rows: how many there are.
+        settings: the options.
+    """
+    return versions() | {
+        "table": source,
+        "table_sha256": word,
+        "columns": columns,
+        "columns_chosen": True,
+        "rows": rows,
+        "rows_dropped": 0,
+        "drop_nan": False,
+        "class_column": None,
+        "classes": None,
+        "labels_sha256": None,
+        "settings": asdict(settings),
+    }
+
+
 def versions() -> dict[str, Any]:
     """What a run is made with, and when."""
     from importlib.metadata import version

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from jaxflow.cli.inputs import record_of
 from jaxflow.cli.models import Settings, build_flow, fit_transform, objective_of, transform_text
 from jaxflow.cli.reports import counted, show
 from jaxflow.cli.tables import split_names
@@ -40,7 +41,7 @@ def shards(
 def shards_record(
     folder: Path, settings: Settings, columns: str | None, class_column: str | None
 ) -> dict[str, Any]:
-    """What a run's record says of its shards.
+    """The record that a fit of shards begins with.
 
     Raises:
         ValueError: options that choose columns, which `jaxflow shards` chose; `--from`.
@@ -48,7 +49,8 @@ def shards_record(
     from jaxflow.data import Shards
 
     found = Shards.open(folder)
-    if split_names(columns) == list(found.columns):
+    names = list(found.columns)
+    if split_names(columns) == names:
         columns = None
     for name, value in (("columns", columns), ("class-column", class_column)):
         if value is not None:
@@ -60,18 +62,7 @@ def shards_record(
         raise ValueError(
             f"--from {settings.start} goes on with a table, and {folder} holds shards"
         )
-    return {
-        "table": str(folder),
-        "table_sha256": found.fingerprint(),
-        "columns": list(found.columns),
-        "columns_chosen": True,
-        "rows": len(found),
-        "rows_dropped": 0,
-        "drop_nan": False,
-        "class_column": None,
-        "classes": None,
-        "labels_sha256": None,
-    }
+    return record_of(str(folder), found.fingerprint(), names, len(found), settings)
 
 
 def fit_shards(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxflow.cli.inputs import record_of
 from jaxflow.cli.models import Settings, build_flow
 from jaxflow.cli.tables import digest
 from jaxflow.cli.training import keep, train
@@ -15,8 +16,8 @@ from jaxflow.cli.training import keep, train
 DRAWS = 10_000
 
 
-def target_record(target: str, columns: list[str] | None) -> dict[str, Any]:
-    """What a run's record says of its target, in place of a table.
+def target_record(target: str, settings: Settings, columns: list[str] | None) -> dict[str, Any]:
+    """The record that a fit of a target begins with.
 
     Raises:
         ValueError: no names of columns, or a target that is not written FILE.py:FUNCTION.
@@ -28,18 +29,8 @@ def target_record(target: str, columns: list[str] | None) -> dict[str, Any]:
             "name for each entry of the target's argument"
         )
     path, _ = _place(target)
-    return {
-        "table": target,
-        "table_sha256": digest(np.frombuffer(path.read_bytes(), np.uint8)),
-        "columns": columns,
-        "columns_chosen": True,
-        "rows": 0,
-        "rows_dropped": 0,
-        "drop_nan": False,
-        "class_column": None,
-        "classes": None,
-        "labels_sha256": None,
-    }
+    word = digest(np.frombuffer(path.read_bytes(), np.uint8))
+    return record_of(target, word, columns, 0, settings)
 
 
 def fit_target(

@@ -108,7 +108,10 @@ class Shards:
         """
         folder = Path(folder)
         if not (folder / RECORD).is_file():
-            raise FileNotFoundError(f"{folder} has no {RECORD}: write shards by Shards.convert")
+            raise FileNotFoundError(
+                f"{folder} has no {RECORD}: write shards by Shards.convert(tables, folder), or "
+                "jaxflow shards on the command line"
+            )
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             columns, files = tuple(record["columns"]), tuple(record["files"])
