@@ -13,13 +13,12 @@ pays for `log |det|`, O(d^3); here a trace is enough, O(d^2), or O(d) by probes.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.ode import ODE, Stats, odeint, odeint_many
+from jaxflow.ode import ODE, Stats, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.twice import Twice, solve_twice
@@ -97,7 +96,8 @@ def transport_density(
     of its own, else all rows share one solve.
     """
     field = field if probes is not None else prepare(field)
-    return _solve(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode, each=each)
+    solve = odeint_many if each else odeint_together
+    return solve(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode)
 
 
 def transport_density_twice(
@@ -130,20 +130,8 @@ def transport_products(
 ) -> tuple[tuple[Float[Array, "batch *event"], Float[Array, "batch k *event"]], Stats]:
     """Points at `t1`, and the Jacobian integrated from `t0` to `t1` times each vector."""
     start = x, jnp.zeros(vectors.shape, vectors.dtype)
-    return _solve(_products, start, t0, t1, field, (cond, vectors), ode=ode, each=each)
-
-
-def _solve(
-    f: Any, y0: Any, t0: Any, t1: Any, field: Any, rows: Any, *, ode: ODE, each: bool
-) -> tuple[Any, Stats]:
-    """Solve `f(t, y, field, row)` of one row for all rows."""
-    if each:
-        return odeint_many(f, y0, t0, t1, field, rows, ode=ode)
-
-    def batch(t: Array, y: Any, args: Any) -> Any:
-        return jax.vmap(f, in_axes=(None, 0, None, 0))(t, y, *args)
-
-    return odeint(batch, y0, t0, t1, (field, rows), ode=ode)
+    solve = odeint_many if each else odeint_together
+    return solve(_products, start, t0, t1, field, (cond, vectors), ode=ode)
 
 
 # One row; without conditions and probes the solver passes no row at all.

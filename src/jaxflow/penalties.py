@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.divergence import Change, draw_rows, plan
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.ode import ODE, odeint
+from jaxflow.ode import ODE, odeint_together
 from jaxflow.precision import accumulator
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace, exact_trace, prepare
 from jaxflow.trace.products import inner, products
@@ -83,11 +83,9 @@ def penalised_change(
     def one(t: Array, state: Any, fields: Any, row: Any) -> Any:
         return _rates(t, state, *fields, *row)
 
-    def batch(t: Array, state: Any, args: Any) -> Any:
-        return jax.vmap(one, in_axes=(None, 0, None, 0))(t, state, *args)
-
-    args = (prepared, field), (cond, probes, noise)
-    (end, change, spent), stats = odeint(batch, (x, start, spent), t0, t1, args, ode=ode)
+    state, rows = (x, start, spent), (cond, probes, noise)
+    solved = odeint_together(one, state, t0, t1, (prepared, field), rows, ode=ode)
+    (end, change, spent), stats = solved
     sign = jnp.sign(jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype))
     return (end, *rule(change), stats), {name: sign * each for name, each in spent.items()}
 

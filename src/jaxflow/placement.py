@@ -149,7 +149,7 @@ def _whole(tree: Any) -> Any:
     return everywhere(tree)
 
 
-def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any) -> Any:
+def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: bool = True) -> Any:
     """`f(rows, shared)`, in which each device has its part of the rows and all that is shared.
 
     Devices do not wait for each other, and what `f` makes of a row must not depend on the others.
@@ -158,6 +158,8 @@ def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any) -> Any:
         f: gives arrays with rows along the leading axis.
         rows: arrays, likewise; the last row fills up the last device's part.
         shared: a tree in which arrays are on every device.
+        gather: whether every device has all rows before and after. What comes first and what
+            follows are then the program of one device, to the bit; else less is sent.
     """
     count = devices_in_use()
     if count == 1:
@@ -172,10 +174,8 @@ def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any) -> Any:
     def part(rows: Any, arrays: Any) -> Any:
         return f(rows, eqx.combine(arrays, static))
 
-    split = _along(0)
-    # Whole before and after: what comes first and what follows are then the program of one
-    # device, to the bit.
+    split, place = _along(0), everywhere if gather else split_rows
     out = jax.shard_map(part, in_specs=(split, Spec()), out_specs=split, check_vma=False)(
-        everywhere(rows), arrays
+        place(rows), arrays
     )
-    return jax.tree.map(lambda leaf: leaf[:num], everywhere(out))
+    return jax.tree.map(lambda leaf: leaf[:num], place(out))

@@ -182,6 +182,19 @@ def test_so_is_their_gradient(key, gradient):
         assert distance(one, slope(flow)) < 1e-12
 
 
+def test_a_gradient_is_summed_among_devices_once(key):
+    flow, x = small_flow(key), jnp.asarray(ROWS[:64])
+
+    def loss(flow):
+        return -jnp.mean(flow.log_prob_rows(x, training=True)[0])
+
+    with jax.set_mesh(rows_mesh(8)):
+        lowered = eqx.filter_jit(eqx.filter_value_and_grad(loss)).lower(flow)
+        program = lowered.compile().compiled.as_text()
+    assert program.count(" all-reduce(") == 1
+    assert program.count(" while(") >= 1
+
+
 @pytest.mark.slow
 def test_denoising_on_a_mesh(key):
     from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow

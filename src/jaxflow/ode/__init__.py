@@ -5,6 +5,7 @@ from jaxflow.ode.odeint import odeint, odeint_adjoint, odeint_checkpointed
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import SolveError, Stats, Status
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
+from jaxflow.ode.together import odeint_together
 
 __all__ = [
     "ODE",
@@ -17,4 +18,5 @@ __all__ = [
     "odeint_adjoint",
     "odeint_checkpointed",
     "odeint_many",
+    "odeint_together",
 ]
