@@ -46,12 +46,11 @@ from jaxflow.transforms import Standardise
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "diffusion.png"
 KEY = jax.random.key(0)
-PREDICTOR, CORRECTOR = d.Ancestral(), d.Langevin(1, 0.3)
 # rule, spacing of its times
 RULES: dict[str, tuple[Any, str]] = {
-    "ancestral": (PREDICTOR, "karras"),
-    "annealed Langevin": (d.Langevin(1, 0.7), "log_snr"),
-    "ancestral and Langevin": (d.PredictorCorrector(PREDICTOR, CORRECTOR), "karras"),
+    "ancestral": (d.Ancestral(), "log_snr"),
+    "annealed Langevin": (d.Langevin(1, 0.9), "log_snr"),
+    "ancestral and Langevin": (d.PredictorCorrector(), "log_snr"),
     "DDIM": (d.DDIM(), "karras"),
     "Heun": (d.Heun(), "karras"),
     "DPM-Solver++": (d.DPMSolver(), "karras"),

@@ -9,6 +9,7 @@ import pytest
 from tests.test_accuracy import EXACT, FIELDS, KEY
 
 from jaxflow import CNF, ODE, Hutchinson, SolveError, StandardNormal, Status
+from jaxflow.audit import CHECKED, UNCHECKED
 
 FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
 X = 1.5 * jax.random.normal(KEY, (200, 2))
@@ -22,6 +23,19 @@ def truth():
 @pytest.mark.parametrize("verify", [False, True])
 def test_every_row_is_within_its_tolerance(truth, verify):
     assert np.max(np.abs(FLOW.log_prob(X, atol_nats=1e-3, verify=verify) - truth)) <= 1e-3
+
+
+def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
+    # Twenty times as exact where nothing is verified; see `jaxflow.audit`.
+    def by(share):
+        return dataclasses.replace(FLOW, ode_eval=ODE(rtol=0.0, atol=1e-3 * share))
+
+    once = FLOW.log_prob(X[:4], atol_nats=1e-3)
+    np.testing.assert_allclose(once, by(UNCHECKED).log_prob(X[:4]), rtol=1e-12)
+    verified = FLOW.log_prob_with_error(X[:4], atol_nats=1e-3)
+    np.testing.assert_allclose(
+        verified.value, by(CHECKED).log_prob_with_error(X[:4]).value, rtol=1e-12
+    )
 
 
 @pytest.mark.slow

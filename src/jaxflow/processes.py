@@ -133,6 +133,6 @@ def check_alike(word: str) -> None:
     every = np.asarray(process_allgather(letters))
     if (every != every[0]).any():
         raise ValueError(
-            "processes differ in their rows, conditions or weights, or in whether the checkpoint "
-            "exists: give all of them the same, and a checkpoint on a disk that all see"
+            "processes differ in their rows, conditions, weights, validation rows or key, or in "
+            "whether the checkpoint exists: give all of them the same, and a checkpoint on a disk that all see"
         )

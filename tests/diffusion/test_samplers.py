@@ -38,7 +38,7 @@ SAMPLERS = {
     "heun": (Heun(), 40, "karras", 0.01),
     "dpm-solver": (DPMSolver(), 30, "karras", 0.01),
     "annealed langevin": (Langevin(10, 0.4), 60, "log_snr", 0.03),
-    "both": (PredictorCorrector(Ancestral(), Langevin(1, 0.2)), 100, "time", 0.03),
+    "both": (PredictorCorrector(), 25, "log_snr", 0.01),
 }
 
 

@@ -137,8 +137,10 @@ def test_a_state_of_other_data_is_refused(key, tmp_path):
     file = tmp_path / "state"
     trained(key, None, checkpoint=file)
     other = ROWS + np.eye(3000, 2)
-    with pytest.raises(ValueError, match="is of a training on other rows"):
-        trained(key, None, x=other, checkpoint=file, resume=True)
+    for change in ({"x": other}, {"validation": 0.2}, {"key": jax.random.key(1)}):
+        options = {"key": key, "x": ROWS} | change
+        with pytest.raises(ValueError, match="is of a training on other rows"):
+            trained(options.pop("key"), None, **options, checkpoint=file, resume=True)
 
 
 def test_too_many_devices_are_refused(key):

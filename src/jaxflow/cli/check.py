@@ -11,6 +11,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import conditions
 from jaxflow.cli.info import facts_of
+from jaxflow.cli.job import Devices, spread_over
 from jaxflow.cli.models import check_seed
 from jaxflow.cli.outputs import PICTURES, check_output, write_whole
 from jaxflow.cli.report import write_report
@@ -45,6 +46,7 @@ def check(
         int, typer.Option(help="Seed of the random numbers; the same seed, the same answer.")
     ] = 0,
     drop_nan: DropNan = False,
+    devices: Devices = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace picture and report where they exist.")
     ] = False,
@@ -77,7 +79,7 @@ def check(
     from jaxflow.diagnostics import diagnose
     from jaxflow.diagnostics.solves import without_raising
 
-    with jax.enable_x64(record["settings"]["float64"]):
+    with spread_over(devices), jax.enable_x64(record["settings"]["float64"]):
         flow: Any = load(run / run_directory.FLOW)
         found = diagnose(
             flow,

@@ -130,7 +130,7 @@ def _draw(
         Sampler.heun: (diffusion.Heun(), "karras", 20),
         Sampler.dpm: (diffusion.DPMSolver(), "karras", 25),
         Sampler.langevin: (diffusion.Langevin(4, 0.7), "log_snr", 100),
-        Sampler.corrected: (diffusion.PredictorCorrector(), "time", 250),
+        Sampler.corrected: (diffusion.PredictorCorrector(), "log_snr", 100),
     }[sampler]
     return diffusion.draw(
         flow,

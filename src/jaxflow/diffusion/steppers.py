@@ -223,6 +223,9 @@ class Langevin(Rule):
 class PredictorCorrector(Rule):
     """A predictor's step, then Langevin steps at the new time (Song et al. 2021, algorithm 1).
 
+    The corrector pays for its half of the evaluations where its steps are long and times are even
+    in log-SNR, `draw(..., spacing="log_snr")`.
+
     Attributes:
         predictor: another rule.
         corrector: Langevin steps.
@@ -232,7 +235,7 @@ class PredictorCorrector(Rule):
     """
 
     predictor: Any = Ancestral()
-    corrector: Any = Langevin()
+    corrector: Any = Langevin(1, 0.95)
 
     def __post_init__(self) -> None:
         for name, kind in (("predictor", Rule), ("corrector", Langevin)):

@@ -104,17 +104,12 @@ def solve_pontryagin(
                 )
             far = drifted(y, y0, back) & (stats.status == Status.SUCCESS)
             status = jnp.where(far, int(Status.DRIFTED), stats.status)
-            stats = eqx.tree_at(
-                lambda stats: (stats.status, stats.t), stats, (status, (i + 1 - stats.t) / pieces)
-            )
-            return (y0, a, a_theta), stats
+            return (y0, a, a_theta), eqx.tree_at(lambda stats: stats.status, stats, status)
 
         start = y1, a1, jax.tree.map(jnp.zeros_like, theta)
         way_back = jnp.arange(pieces, dtype=t0.dtype), starts
         (y0, a0, a_theta), each = lax.scan(go_back, start, way_back, reverse=True)
-        each = jax.tree.map(lambda leaf: leaf[::-1], each)
         stats = each.in_turn()
-        stats = eqx.tree_at(lambda stats: stats.t, stats, lerp(t0, t1, stats.t))
         a_t1 = inner(a1, f_of(t1, y1, theta, constants))
         a_t0 = -inner(a0, f_of(t0, y0, theta, constants))
         gradients = poison(

@@ -106,7 +106,10 @@ def fit(
         for problem in problems.values():
             check(problem.transform)
     given = key, config, objective, _mesh_for(mesh, config), shard_weights
-    data = fingerprint(x, cond, weights) if checkpoint or jax.process_count() > 1 else ""
+    held = validation if isinstance(validation, tuple) else (validation,)
+    data = ""
+    if checkpoint or jax.process_count() > 1:
+        data = fingerprint(x, cond, weights, *held, key)
     store = store_of(checkpoint, data, resume=resume)
     check_alike(f"{data} {store is not None and store.exists()}")
     with Progress(config.steps, show=progress) as shown, losses_named():

@@ -85,8 +85,8 @@ class Store(abc.ABC):
         extra = self._extra()
         if extra.get("data", self.data) != self.data:
             raise ValueError(
-                f"checkpoint={self.name!r} is of a training on other rows, conditions or weights; "
-                "resume with the same data, or start in another file"
+                f"checkpoint={self.name!r} is of a training on other rows, conditions, weights or "
+                "validation rows, or by another key; resume with the same, or start in another file"
             )
         return extra
 
@@ -186,12 +186,14 @@ def _import_orbax() -> Any:
 
 
 def fingerprint(*arrays: Any) -> str:
-    """A word that other data would not have, whatever the precision."""
+    """A word that other data, or another key, would not have, whatever the precision."""
     digest = hashlib.sha256()
     for i, array in enumerate(arrays):
         digest.update(f"{i} ".encode())
         if isinstance(array, Shards):
             digest.update(array.fingerprint().encode())
+        elif isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            digest.update(np.asarray(jax.random.key_data(array)).data)
         elif array is not None:
             with np.errstate(over="ignore"):
                 values = np.ascontiguousarray(array, np.float32)
