@@ -134,5 +134,6 @@ def check_alike(word: str) -> None:
     if (every != every[0]).any():
         raise ValueError(
             "processes differ in their rows, conditions, weights, validation rows or key, or in "
-            "whether the checkpoint exists: give all of them the same, and a checkpoint on a disk that all see"
+            "whether the checkpoint exists: give all of them the same, and a checkpoint on a disk "
+            "that all see"
         )

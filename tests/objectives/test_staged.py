@@ -7,8 +7,17 @@ import pytest
 
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
-from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+from jaxflow.objectives import (
+    Denoising,
+    FlowMatching,
+    MaximumLikelihood,
+    Reflow,
+    ReverseKL,
+    Staged,
+    maximum_likelihood,
+)
 from jaxflow.objectives.weights import weighted_mean
+from jaxflow.training.stages import Span
 from jaxflow.transforms import Standardise
 
 KEY = jax.random.key(6)
@@ -102,3 +111,11 @@ def test_a_user_s_own_function_is_an_objective():
     config = TrainConfig(steps=20, eval_every=20)
     _, history = fit(flow(), X, key=KEY, config=config, objective=moments)
     assert len(history["step"]) == 1
+
+
+def test_who_needs_the_training_solve():
+    pairs = Reflow(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
+    for objective in (FlowMatching(), Denoising(), pairs):
+        assert not Span(objective, TrainConfig(), 0).solves
+    for objective in (MaximumLikelihood(), ReverseKL(target=jnp.sum)):
+        assert Span(objective, TrainConfig(), 0).solves

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.ode import ODE, TABLEAUS, Status, odeint
+from jaxflow.ode.controller import first_step
 
 
 def decay(t, y, rate):
@@ -108,3 +109,12 @@ def test_a_stage_is_evaluated_at_its_node():
     odeint(f, 1.0, 3.0, 1.0, ode=ODE(solver="midpoint", num_steps=2, gradient="direct"))
     jax.effects_barrier()
     np.testing.assert_allclose(sorted(times), [1.5, 2.0, 2.5, 3.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("tsit5", 5), ("dopri8", 8), ("heun", 2)])
+def test_the_first_step_is_hairers(solver, order):
+    # y' = -y from 1: |y| = |y'| = 1 / rtol in units of the tolerance, and so is the curvature.
+    y, rtol = jnp.ones(3), 1e-3
+    ode = ODE(solver=solver, rtol=rtol, atol=0.0)
+    h = first_step(lambda s, y: (-y, ()), jnp.asarray(0.0), y, -y, ode)
+    np.testing.assert_allclose(h, min(100 * 0.01, (0.01 * rtol) ** (1 / order)), rtol=1e-12)

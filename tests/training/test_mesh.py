@@ -138,7 +138,7 @@ def test_a_state_of_other_data_is_refused(key, tmp_path):
     trained(key, None, checkpoint=file)
     other = ROWS + np.eye(3000, 2)
     for change in ({"x": other}, {"validation": 0.2}, {"key": jax.random.key(1)}):
-        options = {"key": key, "x": ROWS} | change
+        options: dict[str, Any] = {"key": key, "x": ROWS} | change
         with pytest.raises(ValueError, match="is of a training on other rows"):
             trained(options.pop("key"), None, **options, checkpoint=file, resume=True)
 

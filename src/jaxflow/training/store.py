@@ -86,7 +86,8 @@ class Store(abc.ABC):
         if extra.get("data", self.data) != self.data:
             raise ValueError(
                 f"checkpoint={self.name!r} is of a training on other rows, conditions, weights or "
-                "validation rows, or by another key; resume with the same, or start in another file"
+                "validation rows, or by another key; resume with the same, or start in another "
+                "file"
             )
         return extra
 
