@@ -10,6 +10,7 @@ from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
+from jaxflow.ode.twice import solve_twice
 
 EXACT = ODE(solver="dopri5", rtol=1e-11, atol=1e-11)
 KEY = jax.random.key(8)
@@ -53,6 +54,28 @@ def test_the_stated_error_covers_the_true_one(name):
         assert np.mean(true <= stated) >= 0.99, tolerance
         assert np.median(stated / np.maximum(true, 1e-15)) < 12, tolerance
         assert np.median(np.abs(answer.refined - truth)) < 0.5 * np.median(true), tolerance
+
+
+def test_a_row_of_more_steps_than_are_kept_has_no_measure(monkeypatch):
+    rates = jnp.linspace(0.1, 30.0, 60)
+
+    def solve(max_steps):
+        return solve_twice(
+            lambda t, y, _, rate: -rate * y, jnp.ones((60, 1)), jnp.zeros(60), jnp.ones(60), None,
+            rates, ode=ODE(rtol=1e-4, atol=1e-4, max_steps=max_steps),
+        )  # fmt: skip
+
+    whole, stats = solve(4000)
+    taken = np.asarray(stats.num_accepted)
+    most = int(np.median(taken))
+    assert (taken == most).any()
+    assert (taken > most).any()
+    monkeypatch.setattr("jaxflow.ode.twice.MAX_NODES", most)
+    short, _ = solve(4001)
+    np.testing.assert_array_equal(short.y, whole.y)
+    known = taken <= most
+    np.testing.assert_array_equal(np.isfinite(short.refined[:, 0]), known)
+    np.testing.assert_allclose(short.refined[known], whole.refined[known], rtol=1e-14)
 
 
 def test_a_field_that_is_zero_has_no_error_and_few_evaluations():

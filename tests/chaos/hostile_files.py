@@ -2,9 +2,10 @@
 
     python tests/chaos/hostile_files.py --files 1000
 
-Good files of every kind that jaxflow reads are damaged at random (a fixed seed), and some are
-made to harm: pickles, headers that claim 10^12 numbers, names that lead out of the folder. None
-may end in another exception than those for bad input, take memory, run code, or write elsewhere.
+Good files of every kind that jaxflow reads, tables, flows, options, run directories, states of
+trainings and shards, are damaged at random (a fixed seed), and some are made to harm: pickles,
+headers that claim 10^12 numbers, names that lead out of the folder. None may end in another
+exception than those for bad input, take memory, run code, or write elsewhere.
 """
 
 import argparse
@@ -30,11 +31,39 @@ from typer.testing import CliRunner
 import jaxflow
 from jaxflow.checkpoint import load_extra
 from jaxflow.cli.app import app
-from jaxflow.data import read_blocks, read_table
+from jaxflow.cli.inputs import check_same, record_of
+from jaxflow.cli.models import Settings
+from jaxflow.cli.run_directory import read_record, write_record
+from jaxflow.data import Shards, read_blocks, read_table
 
 # What a reader may need beyond what the process holds already.
 ROOM = 2 << 30
 REFUSALS = (ValueError, TypeError, FileNotFoundError)
+SETTINGS = Settings(
+    model="cnf",
+    field="auto",
+    activation="auto",
+    width=8,
+    depth=2,
+    steps=20,
+    batch_size=64,
+    learning_rate=1e-3,
+    validation=0.1,
+    max_seconds=None,
+    seed=0,
+    transform="auto",
+    trace="auto",
+    objective="auto",
+    float64=False,
+)
+FINISHED = record_of("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS) | {
+    "transform": "none",
+    "seconds": 1.0,
+    "steps": 20,
+    "validation": 1.0,
+    "validation_se": None,
+    "rows_held_out": 2,
+}
 
 
 class Bomb:
@@ -71,6 +100,24 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def altered(data: bytes, rng: random.Random) -> bytes:
+    """JSON in which one entry, anywhere, is gone or is something else."""
+    whole = json.loads(data)
+    inner: Any = whole
+    while True:
+        key = rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+        if not (isinstance(inner[key], dict | list) and inner[key] and rng.random() < 0.7):
+            break
+        inner = inner[key]
+    if rng.random() < 0.3:
+        del inner[key]
+    else:
+        inner[key] = rng.choice(
+            [None, True, -1, 0, 1e300, 10**30, "", "../../x", [], {}, [1], "a"]
+        )
+    return json.dumps(whole).encode()
+
+
 def npy(header: str, body: bytes = b"") -> bytes:
     """A .npy file with a header of one's own."""
     text = header.encode()
@@ -98,6 +145,10 @@ def good_files(folder: Path) -> dict[str, bytes]:
     field = jaxflow.dynamics.MLP(3, width=4, key=jax.random.key(0))
     flow = jaxflow.CNF(field, jaxflow.StandardNormal((3,)))
     jaxflow.save(folder / "flow.safetensors", flow, extra={"note": "good"})
+    _train(folder / "state.safetensors", resume=False)
+    write_record(folder, record_of("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS))
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1]}).write_parquet(folder / "part.parquet")
+    Shards.convert([folder / "part.parquet"], folder / "shards")
     buffers = {name: io.BytesIO() for name in ("table.npy", "table.npz", "table.parquet")}
     np.save(buffers["table.npy"], x)
     np.savez_compressed(buffers["table.npz"], x=x)
@@ -106,6 +157,11 @@ def good_files(folder: Path) -> dict[str, bytes]:
     quoted = "\n".join(f'"{row[0]}";{row[1]}' for row in x)
     return {
         "flow.safetensors": (folder / "flow.safetensors").read_bytes(),
+        "state.safetensors": (folder / "state.safetensors").read_bytes(),
+        "record.json": json.dumps(FINISHED).encode(),
+        "run.json": (folder / "run.json").read_bytes(),
+        "shards.json": (folder / "shards" / "shards.json").read_bytes(),
+        "part-000000.npy": (folder / "shards" / "part-000000.npy").read_bytes(),
         "table.csv": f"a,b,c\n{rows}\n".encode(),
         "table.tsv": quoted.encode("utf-8-sig"),
         "run.toml": b'columns = "a,b"\nwidth = 8\nlearning_rate = 1e-3\nfloat64 = false\n',
@@ -151,7 +207,24 @@ def hostile_files(canary: Path) -> list[tuple[str, bytes]]:
 
 def read(path: Path, finished: Path) -> None:
     """Read a file by all the ways that jaxflow has for its kind."""
-    if path.suffix == ".safetensors":
+    if path.name == "state.safetensors":
+        _allow_refusal(lambda path: _train(path, resume=True), path)
+    elif path.name == "record.json":
+        _allow_refusal(lambda path: _keep(path, finished), path)
+        _command("info", str(path.parent / "run"))
+    elif path.name == "run.json":
+        _command("info", str(path.parent))
+        # As a fit does that goes on with the run.
+        record = json.loads((finished / "run.json").read_text())
+        _allow_refusal(lambda path: check_same(path, read_record(path.parent), record), path)
+    elif path.name in ("shards.json", "part-000000.npy"):
+        for name in {"shards.json", "part-000000.npy"} - {path.name}:
+            (path.parent / name).write_bytes((finished / "shards" / name).read_bytes())
+        numbers = np.asarray([0, 7, 19])
+        _allow_refusal(lambda path: Shards.open(path.parent).rows(numbers), path)
+        for name in ("shards.json", "part-000000.npy"):
+            (path.parent / name).unlink(missing_ok=True)
+    elif path.suffix == ".safetensors":
         for reader in (jaxflow.load, load_extra):
             _allow_refusal(reader, path)
         run = path.parent / "run"
@@ -164,6 +237,32 @@ def read(path: Path, finished: Path) -> None:
     else:
         _allow_refusal(read_table, path)
         _allow_refusal(lambda path: [len(t.values) for t in read_blocks(path, rows=4)], path)
+
+
+def _keep(record: Path, finished: Path) -> None:
+    """A run directory whose flow says of itself what a file says."""
+    run = record.parent / "run"
+    run.mkdir(exist_ok=True)
+    flow = jaxflow.load(finished / "flow.safetensors")
+    extra = json.loads(record.read_text())
+    jaxflow.save(run / "flow.safetensors", flow, extra=extra, overwrite=True)
+
+
+def _train(state: Path, *, resume: bool) -> None:
+    """A fit of two steps that keeps its state, or goes on with it."""
+    jaxflow.fit(
+        jaxflow.CNF(
+            jaxflow.dynamics.MLP(1, width=4, key=jax.random.key(0)), jaxflow.StandardNormal(1)
+        ),
+        np.arange(20.0)[:, None],
+        key=jax.random.key(0),
+        config=jaxflow.TrainConfig(steps=2, eval_every=1, batch_size=8),
+        objective=jaxflow.objectives.FlowMatching(),
+        transform=None,
+        checkpoint=state,
+        resume=resume,
+        progress=False,
+    )
 
 
 def _allow_refusal(reader: Callable[[Path], Any], path: Path) -> None:
@@ -195,12 +294,12 @@ def main() -> None:
         for each in (folder, finished):
             each.mkdir(parents=True)
         good = good_files(finished)
-        (finished / "run.json").write_text("{}")
         cases = hostile_files(canary)
         kinds = list(good)
         while len(cases) < arguments.files:
             kind = kinds[len(cases) % len(kinds)]
-            cases.append((kind, damaged(good[kind], rng)))
+            damage = altered if kind.endswith(".json") and rng.random() < 0.7 else damaged
+            cases.append((kind, damage(good[kind], rng)))
         before = sorted(str(path) for path in outer.rglob("*"))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
@@ -212,7 +311,7 @@ def main() -> None:
             except BaseException as error:
                 failures.append(f"file {i} ({kind}, {len(data)} bytes): {error!r:.200}")
                 print(failures[-1], flush=True)
-            path.unlink()
+            path.unlink(missing_ok=True)
         run = folder / "run"
         leftover = {str(run), str(run / "flow.safetensors")}
         after = sorted(str(path) for path in outer.rglob("*") if str(path) not in leftover)

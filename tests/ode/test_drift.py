@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.ode import ODE, Status, odeint
+from jaxflow.ode.pontryagin import drifted
 
 Y0 = jnp.asarray([1.0, 2.0])
 
@@ -28,6 +29,23 @@ def test_a_drift_is_an_error_with_its_reason():
 
 def test_a_drift_is_nan_where_nothing_is_to_be_raised():
     assert np.isnan(gradient(50.0, ODE(gradient="adjoint", rtol=1e-7, atol=1e-7, throw=False)))
+
+
+@pytest.mark.parametrize(
+    ("ode", "most"),
+    [
+        (ODE(solver="rk4", num_steps=4, atol=1e-6), 0.1 * 2 + 1e-4),
+        (ODE(rtol=1e-5, atol=1e-6), 0.01 * 2 + 1e-4),
+        (ODE(rtol=1e-3, atol=1e-6), 0.1 * 2 + 1e-4),
+    ],
+    ids=["fixed", "tight", "loose"],
+)
+def test_how_far_off_the_way_back_may_end(ode, most):
+    # Of the rows' Euclidean norms the largest counts: 2 here, and 1 of what is off.
+    y0 = jnp.asarray([[1.0, 0.0], [1.2, -1.6]])
+    off = jnp.asarray([[0.0, 0.0], [0.6, 0.8]])
+    assert not drifted(y0 + 0.999 * most * off, y0, ode)
+    assert drifted(y0 + 1.001 * most * off, y0, ode)
 
 
 def test_kept_states_put_the_way_back_right():

@@ -23,13 +23,12 @@ from jaxflow.cli.config import toml
 from jaxflow.cli.job import is_first
 from jaxflow.cli.models import DECIDED, option_name
 from jaxflow.cli.outputs import write_whole
+from jaxflow.cli.record import check_record
 from jaxflow.cli.tables import join_names
 
 FLOW, HISTORY, STATE = "flow.safetensors", "history.csv", "state.safetensors"
 RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
 Run = Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")]
-# What the commands look up in a run's record.
-_NEEDED = {"table", "table_sha256", "columns", "columns_chosen", "rows", "settings"}
 
 
 def choose_folder(out: Path, *, overwrite: bool, resume: bool) -> Path:
@@ -123,10 +122,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / RECORD} is damaged: it is not JSON") from error
-    missing = _NEEDED - (record.keys() if isinstance(record, dict) else set())
-    if missing:
-        raise ValueError(f"{folder / RECORD} is damaged: it lacks {', '.join(sorted(missing))}")
-    return record
+    return check_record(folder / RECORD, record, finished=False)
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -145,11 +141,11 @@ def read_run(run: Path) -> dict[str, Any]:
             "command with --resume"
         )
     record = checkpoint.load_extra(run / FLOW)
-    if not record.keys() >= _NEEDED:
+    if not record.keys() >= {"table", "settings"}:
         raise ValueError(
             f"{run / FLOW} was not written by jaxflow fit; read it in Python: jaxflow.load(path)"
         )
-    return record
+    return check_record(run / FLOW, record, finished=True)
 
 
 def check_run(run: Path) -> None:

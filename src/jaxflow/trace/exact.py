@@ -58,5 +58,5 @@ def jacobian_trace(
 
     starts = jnp.arange(0, size, chunk)
     if len(starts) == 1:
-        return f, partial_sum(starts[0])
+        return f, partial_sum(jnp.asarray(0))
     return f, jnp.sum(lax.map(partial_sum, starts))

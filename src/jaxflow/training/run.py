@@ -32,6 +32,8 @@ Callback = Callable[[Row], bool | None]
 
 # Doublings of the training solve's steps before the first step that uses it.
 MOST_REFINEMENTS = 5
+# What a state is kept with.
+KEPT = ("transform", "step", "best_value", "since_best", "history", "config", "ode")
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
 
 
@@ -245,6 +247,12 @@ class Run:
             ValueError: other settings or data than the checkpoint's.
         """
         extra = store.read_extra()
+        lacking = [name for name in KEPT if name not in extra]
+        if lacking:
+            raise ValueError(
+                f"checkpoint={store.name!r} is damaged or no state of a training: it lacks "
+                f"{', '.join(lacking)}; start in another file"
+            )
         ours, theirs = asdict(given[1]), extra["config"]
         # A run that went out of time may go on with more of it.
         changed = [n for n in ours if ours[n] != theirs.get(n) and n != "max_seconds"]
