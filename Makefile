@@ -27,8 +27,8 @@ test: lint  ## lint, then the test suite
 test-slow: .venv/.ready  ## the longer checks as well, compiled as for users
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
-coverage: .venv/.ready  ## the tests, counting lines and branches of src; fails below 95 %
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+coverage: .venv/.ready  ## all tests, the longer ones too, counting lines and branches of src; fails below 95 %
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow" --cov --cov-report=term-missing:skip-covered
 
 mutants: .venv/.ready  ## small changes of the mathematics, each of which a test should notice; SAMPLE=60 SEED=0
 	$(BIN)/python tests/mutants.py --sample $(or $(SAMPLE),60) --seed $(or $(SEED),0)

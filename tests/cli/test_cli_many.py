@@ -44,6 +44,7 @@ def test_shards_are_fitted_and_scored(jaxflow, fit, values, tmp_path):
     ("options", "message"),
     [
         (("--columns", "x0"), "--columns x0: "),
+        (("--drop-nan",), "--drop-nan: "),
         (("--devices", 1000), "devices=1000 is more than there are, 8 (cpu)"),
         (("--process-index", 1), "--processes and --process-index need --coordinator"),
         (("--coordinator", "here", "--processes", 2), "process_index=None belong together"),
@@ -52,7 +53,7 @@ def test_shards_are_fitted_and_scored(jaxflow, fit, values, tmp_path):
 def test_what_does_not_go_is_refused_in_a_line(fit, values, tmp_path, options, message):
     write_table(tmp_path / "x.npy", values, ["x0", "x1"])
     table = tmp_path / "x.npy"
-    if "--columns" in options:
+    if options[0] in ("--columns", "--drop-nan"):
         from jaxflow.data import Shards
 
         table = Shards.convert([table], tmp_path / "shards").folder

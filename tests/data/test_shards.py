@@ -49,6 +49,23 @@ def shards(tmp_path, monkeypatch):
     return Shards.convert([tmp_path / f"{i}.parquet" for i in range(3)], tmp_path / "shards")
 
 
+def test_rows_with_nan_are_left_out_on_request(tmp_path):
+    values = ROWS[:6].copy()
+    values[[1, 4], [0, 2]] = np.nan, np.inf
+    write_table(tmp_path / "x.npy", values, ["a", "b", "c"])
+    shards = Shards.convert([tmp_path / "x.npy"], tmp_path / "shards", drop_nan=True)
+    assert (len(shards), shards.dropped) == (4, 2)
+    np.testing.assert_array_equal(shards.rows(np.arange(4))[0], ROWS[[0, 2, 3, 5]])
+    write_table(tmp_path / "y.npy", values[[1, 4]], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="no row is left of 2"):
+        Shards.convert([tmp_path / "y.npy"], tmp_path / "none", drop_nan=True)
+    large = np.where(np.isfinite(values), values.astype(float), np.nan)
+    large[3, 0] = 1e300
+    write_table(tmp_path / "z.npy", large, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"row.* 3"):
+        Shards.convert([tmp_path / "z.npy"], tmp_path / "large", drop_nan=True)
+
+
 def test_rows_come_by_number(shards):
     assert len(shards) == 1000
     assert len(shards.files) == 3 + 2 + 3

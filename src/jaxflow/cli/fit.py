@@ -200,7 +200,7 @@ def fit(
             record = target_record(str(table), settings, split_names(columns))
         elif table.is_dir():
             x = cond = None
-            record = shards_record(table, settings, columns, class_column)
+            record = shards_record(table, settings, columns, class_column, drop_nan=drop_nan)
         else:
             x, cond, record = read_inputs(
                 table, columns, class_column, settings, drop_nan=drop_nan

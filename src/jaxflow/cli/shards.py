@@ -9,7 +9,7 @@ import typer
 from jaxflow.cli.inputs import record_of
 from jaxflow.cli.models import Settings, build_flow, fit_transform, objective_of, transform_text
 from jaxflow.cli.reports import counted, show
-from jaxflow.cli.tables import split_names
+from jaxflow.cli.tables import DropNan, split_names
 from jaxflow.cli.training import keep, tell_proposal, train
 
 
@@ -21,15 +21,18 @@ def shards(
     columns: Annotated[
         str | None, typer.Option(help="Columns to keep, such as a,b; all of them by default.")
     ] = None,
+    drop_nan: DropNan = False,
 ) -> None:
     """Write tables as shards, from which jaxflow fit reads rows at random in bounded memory."""
     from jaxflow.data import Shards
 
-    written = Shards.convert(tables, out, split_names(columns))
+    written = Shards.convert(tables, out, split_names(columns), drop_nan=drop_nan)
     numbers = {"rows": len(written), "files": len(written.files), "shards": str(out)}
+    numbers["rows_dropped"] = written.dropped
+    dropped = f", {written.dropped} with NaN or infinity left out" if written.dropped else ""
     show(
         {
-            "rows": counted(len(written), "row"),
+            "rows": counted(len(written), "row") + dropped,
             "columns": ", ".join(written.columns),
             "shards": f"{out}, {counted(len(written.files), 'file')}",
             "next": f"jaxflow fit {out} --out RUN",
@@ -39,7 +42,12 @@ def shards(
 
 
 def shards_record(
-    folder: Path, settings: Settings, columns: str | None, class_column: str | None
+    folder: Path,
+    settings: Settings,
+    columns: str | None,
+    class_column: str | None,
+    *,
+    drop_nan: bool,
 ) -> dict[str, Any]:
     """The record that a fit of shards begins with.
 
@@ -58,6 +66,8 @@ def shards_record(
                 f"--{name} {value}: {folder} holds shards, which are fitted whole; choose columns "
                 "by jaxflow shards --columns"
             )
+    if drop_nan:
+        raise ValueError(f"--drop-nan: {folder} holds shards; drop rows by jaxflow shards")
     if settings.start is not None:
         raise ValueError(
             f"--from {settings.start} goes on with a table, and {folder} holds shards"

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from jaxflow.data.arrays import read_array
 from jaxflow.data.atomic import whole_file
-from jaxflow.data.checks import check_rows
+from jaxflow.data.checks import check_rows, finite_rows
 from jaxflow.data.tables import read_blocks
 
 RECORD = "shards.json"
@@ -38,6 +38,7 @@ class Shards:
         files: names of the files.
         counts: rows of each.
         cond: columns that are conditions; the others are the event.
+        dropped: rows with NaN or infinity that were left out.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Shards:
     files: tuple[str, ...]
     counts: tuple[int, ...]
     cond: tuple[str, ...] = ()
+    dropped: int = 0
 
     @classmethod
     def convert(
@@ -54,6 +56,7 @@ class Shards:
         columns: Sequence[str] | None = None,
         *,
         cond: Sequence[str] = (),
+        drop_nan: bool = False,
     ) -> "Shards":
         """Write tables of any kind that `read_table` knows as float32 shards, in bounded memory.
 
@@ -62,11 +65,12 @@ class Shards:
             folder: a new or empty one.
             columns: names of the columns to keep; all of them by default.
             cond: columns that are conditions.
+            drop_nan: leave out rows with NaN or infinity, `dropped` of them.
 
         Raises:
             FileExistsError: the folder holds something.
             ValueError: no tables, one that lacks columns or has others than the first, NaN or
-                infinity (file and rows named).
+                infinity (file and rows named), or nothing else.
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
@@ -74,7 +78,7 @@ class Shards:
         if not tables:
             raise ValueError("tables=[] is empty: name at least one file")
         folder.mkdir(parents=True, exist_ok=True)
-        names, files, counts = None, [], []
+        names, files, counts, dropped = None, [], [], 0
         for table in tables:
             first = 0
             for block in read_blocks(table, columns, FILE_ROWS):
@@ -87,13 +91,23 @@ class Shards:
                     )
                 with np.errstate(over="ignore"):
                     values = block.values.astype(np.float32)
+                kept = np.full(len(values), True)
+                if drop_nan:
+                    kept = finite_rows(block.values)
+                    values[~kept] = 0
+                # What is too large for float32 is not dropped.
                 check_rows(values, str(table), names, first=first)
-                first += len(block.values)
+                first += len(values)
+                values, dropped = values[kept], dropped + int(np.sum(~kept))
+                if not len(values):
+                    continue
                 files.append(f"part-{len(files):06d}.npy")
-                counts.append(len(block.values))
+                counts.append(len(values))
                 with whole_file(folder / files[-1]) as file:
                     np.save(file, values, allow_pickle=False)
-        record = {"columns": names, "files": files, "counts": counts}
+        if not files:
+            raise ValueError(f"no row is left of {dropped}: each has a NaN or an infinity")
+        record = {"columns": names, "files": files, "counts": counts, "dropped": dropped}
         with whole_file(folder / RECORD) as file:
             file.write(json.dumps(record, indent=2).encode())
         return cls.open(folder, cond=cond)
@@ -116,6 +130,7 @@ class Shards:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             columns, files = tuple(record["columns"]), tuple(record["files"])
             counts = tuple(int(count) for count in record["counts"])
+            dropped = int(record.get("dropped", 0))
             plain = all(Path(name).name == name for name in files)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / RECORD} is damaged ({error})") from None
@@ -125,7 +140,7 @@ class Shards:
         if unknown or len(set(cond)) == len(columns):
             what = f"no columns {unknown}" if unknown else "no column but conditions"
             raise ValueError(f"cond={list(cond)}: {folder} has {what}; it has {list(columns)}")
-        shards = cls(folder, columns, files, counts, tuple(cond))
+        shards = cls(folder, columns, files, counts, tuple(cond), dropped)
         for file, count in zip(files, counts, strict=True):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder / file}: no such file")
