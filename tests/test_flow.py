@@ -263,6 +263,22 @@ def test_the_density_at_a_moment_by_dt():
     np.testing.assert_array_equal(by_dt, by_number.log_prob_at(0.5, X))
 
 
+def test_settings_that_a_flow_has_by_default():
+    flow = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))
+    assert flow.ode == ODE(solver="rk4", num_steps=4)
+    assert flow.ode_eval == ODE(solver="tsit5", rtol=1e-5, atol=1e-5)
+
+
+def test_a_condition_with_a_gap_is_named():
+    field = MLP(2, width=4, cond_dim=2, key=jax.random.key(0))
+    flow = CNF(field, StandardNormal(2))
+    cond = jnp.asarray([[0.0, 1.0], [jnp.nan, 1.0], [jnp.inf, 0.0]])
+    with pytest.raises(ValueError, match=r"cond is not finite in 2 of 3 rows, first row 1"):
+        flow.log_prob(jnp.zeros((3, 2)), cond)
+    with pytest.raises(ValueError, match=r"cond is not finite in 1 of 1 rows"):
+        flow.sample(jax.random.key(0), 3, cond[1])
+
+
 def test_conditions_may_be_integers():
     cond = jnp.asarray([[1, 0]] * 4)
     np.testing.assert_array_equal(

@@ -9,5 +9,5 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
         ValueError: names the argument, its value and what is allowed.
     """
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -55,7 +55,7 @@ def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     """Conditions as `(rows, *condition)`: one a row, or one vector for all rows.
 
     Raises:
-        ValueError: the leading shape is not the batch's.
+        ValueError: the leading shape is not the batch's, or a condition is NaN in part.
     """
     if cond is None:
         return None
@@ -65,8 +65,11 @@ def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
         cond = cond.astype(float)
     rows = math.prod(batch)
     if cond.shape[: len(batch)] == batch and (cond.ndim > len(batch) or not batch):
-        return cond.reshape(rows, *cond.shape[len(batch) :])
+        cond = cond.reshape(rows, *cond.shape[len(batch) :])
+        _refuse_gaps(cond)
+        return cond
     if cond.ndim <= 1:
+        _refuse_gaps(cond[None])
         return jnp.broadcast_to(cond, (rows, *cond.shape))
     raise ValueError(
         f"cond has shape {cond.shape} for a batch of shape {batch}: give {(*batch, 'c')}, or one "
@@ -98,6 +101,20 @@ def promote(*trees: PyTree) -> tuple[Any, ...]:
 def _refuse_key(x: Any, name: str, shape: str) -> None:
     if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         raise TypeError(f"{name} is a random key; an array of shape {shape} belongs here")
+
+
+def _refuse_gaps(cond: Array) -> None:
+    """Refuse conditions with a number that is not finite, unless all of a row's are NaN."""
+    if isinstance(cond, Tracer) or not cond.size:
+        return
+    flat = cond.reshape(len(cond), -1)
+    bad = np.asarray(~jnp.all(jnp.isfinite(flat), axis=1) & ~jnp.all(jnp.isnan(flat), axis=1))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"cond is not finite in {bad.sum()} of {len(bad)} rows, first row {row}: {cond[row]}; "
+            "give numbers (a row of NaN alone is no condition, for models that know it)"
+        )
 
 
 def _shape(event_shape: tuple[int, ...]) -> str:

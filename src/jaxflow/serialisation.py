@@ -38,8 +38,9 @@ _WIDE = ("int64", "uint64", "float64", "complex128")
 _WEAK = ("int32", "int64", "float32", "float64", "complex64", "complex128")
 
 _ADVICE = (
-    'store it by its name (activation="tanh") where the class takes names, or write the arrays '
-    "alone with save_leaves(path, tree) and read them with load_leaves(path, like=tree)"
+    'give its name where the class takes names (activation="tanh"), a module or dataclass of '
+    "numbers in the place of a function, or write the arrays alone with save_leaves(path, tree) "
+    "and read them with load_leaves(path, like=tree)"
 )
 _LIKE = "give a template that was built by your code: load(path, like=template)"
 

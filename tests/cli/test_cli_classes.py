@@ -38,7 +38,8 @@ def test_a_run_keeps_its_classes(jaxflow, diffusion):
     assert "down, up" in result.stdout
     shown = jaxflow("info", run).stdout
     assert "down, up" in shown
-    assert "cnf (residual)" in shown
+    assert "diffusion, ddpm (residual)" in shown
+    assert f"misses the noised data by {record['prior_gap']:.2g} nats a row" in shown
 
 
 def test_samples_by_class_sampler_and_guidance(jaxflow, diffusion, tmp_path):
@@ -69,6 +70,12 @@ def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
     is_up = pl.read_csv(labelled)["kind"].to_numpy() == "up"
     np.testing.assert_array_equal(own[is_up], up[is_up])
     assert np.isfinite(own).all()
+    for scale in (1, 3):
+        out = tmp_path / f"{scale}.csv"
+        result = jaxflow("score", run, labelled, "--out", out, "--guidance", scale)
+        assert result.exit_code == 0, result.output
+        guided = pl.read_csv(out)["log_prob"].to_numpy()
+        assert np.allclose(guided, own, atol=1e-3) == (scale == 1)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,8 @@ def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
     [
         (("--class", "left"), "--class left is none of the run's classes: down, up"),
         (("--guidance", 2.0), "guidance needs a class: add --class, one of down, up"),
+        (("--class", "up", "--guidance", "nan"), "--guidance nan must be a finite number"),
+        (("--fast",), "--fast needs a class: add --class, one of down, up"),
         (("--class", "up", "--steps", 3), "--steps 3 belongs to a --sampler with steps"),
         (("--sampler", "dpm", "--steps", 0), "--steps 0 must be at least 1"),
     ],
@@ -98,7 +107,7 @@ def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
     for options, says in (
         (("--class", "up"), "the run has no classes; fit it with --class-column"),
         (("--guidance", 2.0), "--guidance 2.0 needs a diffusion model with classes"),
-        (("--sampler", "dpm"), "no diffusion model"),
+        (("--sampler", "dpm"), "--sampler dpm is for diffusion models, and"),
     ):
         result = jaxflow("sample", run, "--out", tmp_path / "x.csv", *options)
         assert result.exit_code == 2

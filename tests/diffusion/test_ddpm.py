@@ -113,6 +113,9 @@ def test_a_bound_in_the_datas_own_units(key):
     b = elbo(scaled, 1 + 5 * x, key=key, num_steps=20)
     np.testing.assert_allclose(a.value - b.value, 2 * np.log(5), rtol=1e-8)
     np.testing.assert_allclose(b.value, -b.first - b.steps - b.last, rtol=1e-10)
+    inside = jax.jit(lambda x: elbo(plain, x, key=key, num_steps=20))(x)
+    np.testing.assert_allclose(inside.value, a.value, rtol=1e-9)
+    np.testing.assert_allclose(inside.se, np.std(a.value, ddof=1) / np.sqrt(50), rtol=1e-9)
 
 
 def test_bits_of_uniform_noise_on_a_grid_are_those_of_the_grid():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
-from tests.diffusion.gaussian import MEAN, SCHEDULES, Known, moments
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
 
 import jaxflow
 from jaxflow.bases import DiagonalNormal, StandardNormal
@@ -18,6 +18,7 @@ from jaxflow.diffusion import (
     VariancePreserving,
     as_flow,
     denoiser_of,
+    prior_gap,
 )
 from jaxflow.dynamics import MLP, OptionalCondition
 
@@ -53,6 +54,23 @@ def test_the_base_allows_for_the_data():
     alone = as_flow(Denoiser(network, VarianceExploding(0.01, 2.0)), 2, data_std=0.0)
     np.testing.assert_allclose(alone.base.scale, 2.0, rtol=1e-12)
     assert isinstance(as_flow(Denoiser(network, VariancePreserving()), 2).base, StandardNormal)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_base_is_where_the_noised_data_end(name):
+    schedule = SCHEDULES[name]
+    base = as_flow(Known(schedule), 2, data_std=STD).base
+    assert isinstance(base, DiagonalNormal)
+    np.testing.assert_allclose(base.scale, moments(schedule, schedule.end)[2], rtol=1e-12)
+
+
+def test_what_the_prior_misses_is_told():
+    for schedule in (VarianceExploding(0.01, 2.0), VariancePreserving()):
+        x = MEAN + STD * np.asarray([[1.0, -1.0], [-1.0, 1.0]])
+        for data_std in (1.0, STD):
+            gap = prior_gap(as_flow(Known(schedule), 2, data_std=data_std), x)
+            wanted = 2 * schedule.prior_mismatch(STD, MEAN, data_std=data_std)
+            assert gap == pytest.approx(wanted, rel=1e-9, abs=1e-15)
 
 
 def test_no_nan_at_either_end_or_beyond():

@@ -102,6 +102,23 @@ def test_times_fall_from_the_end_to_the_start(spacing):
         np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-6)
     with pytest.raises(ValueError, match="'even' is unknown; choose one of"):
         times_of(schedule, 20, "even")
+    with pytest.raises(ValueError, match="num_steps=0 must be a whole number"):
+        times_of(schedule, 0, spacing)
+
+
+def test_what_is_no_number_is_refused():
+    for make in (VariancePreserving, lambda value: VarianceExploding(sigma_max=value)):
+        for value in ("a", True, None):
+            # The run-time check of annotations, in tests alone, is first for some.
+            with pytest.raises(TypeError, match=rf"={value!r} must be a number|Type-check error"):
+                make(value)  # pyright: ignore[reportArgumentType]
+
+
+def test_signs_of_functions_are_seen():
+    with pytest.raises(ValueError, match=r"sigma\(0.001\) = -0.101 must be positive"):
+        Custom(lambda s: 1 + 0 * s, lambda s: -s - 0.1)
+    with pytest.raises(ValueError, match=r"alpha\(0.001\) = -0.999 must be positive"):
+        Custom(lambda s: s - 1, lambda s: s, end=0.9)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jaxflow import CNF, StandardNormal, TrainConfig, fit, rows_mesh
+from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit, rows_mesh
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import (
     Denoising,
@@ -22,6 +22,7 @@ from jaxflow.objectives import (
     maximum_likelihood,
 )
 from jaxflow.objectives.couplings import OptimalTransport
+from jaxflow.ode import Status, odeint_together
 from jaxflow.training import Checkpoints, step
 
 ROWS = np.random.default_rng(0).normal(size=(3000, 2)) * [1.0, 3.0]
@@ -182,6 +183,21 @@ def test_so_is_their_gradient(key, gradient):
     one = slope(flow)
     with jax.set_mesh(rows_mesh(8)):
         assert distance(one, slope(flow)) < 1e-12
+
+
+@pytest.mark.parametrize("bad", [0, 41])
+def test_a_row_that_fails_on_one_device_fails_the_solve(bad):
+    y0 = jnp.ones((64, 2)).at[bad].set(jnp.nan)
+
+    @jax.jit
+    def solve(y0):
+        field = lambda t, y, rate, row: -rate * y  # noqa: E731
+        ode = ODE(num_steps=2, throw=False)
+        return odeint_together(field, y0, 0.0, 1.0, 1.0, None, ode=ode)[1].status
+
+    with jax.set_mesh(rows_mesh(8)):
+        assert int(solve(y0)) == Status.NON_FINITE
+        assert int(solve(jnp.ones((64, 2)))) == Status.SUCCESS
 
 
 def test_a_gradient_is_summed_among_devices_once(key):

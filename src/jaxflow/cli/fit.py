@@ -11,6 +11,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
+from jaxflow.cli.guidance import diffuses
 from jaxflow.cli.inputs import check_same, read_inputs, settings_from
 from jaxflow.cli.job import (
     Coordinator,
@@ -36,6 +37,7 @@ from jaxflow.cli.models import (
     transform_text,
 )
 from jaxflow.cli.outcome import show_outcome
+from jaxflow.cli.reports import tell
 from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.tables import (
     DropNan,
@@ -43,6 +45,9 @@ from jaxflow.cli.tables import (
 )
 from jaxflow.cli.targets import fit_target, target_record
 from jaxflow.cli.training import keep, tell_proposal, train
+
+# Nats a row that a diffusion's prior may miss without a word.
+MOST_PRIOR_GAP = 0.1
 
 
 def fit(
@@ -247,6 +252,7 @@ def _train(
 
     from jaxflow.checkpoint import load
     from jaxflow.data import check_columns, split
+    from jaxflow.diffusion import prior_gap
 
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])
@@ -281,4 +287,11 @@ def _train(
         if len(held) > 1
         else None,
     }
+    if diffuses(record):
+        results["prior_gap"] = gap = prior_gap(flow, x[training])
+        if gap > MOST_PRIOR_GAP:
+            tell(
+                f"the prior misses the noised data by {gap:.2g} nats a row: the noise does not "
+                "cover the data, scale them (--transform standardise)"
+            )
     return keep(flow, history, record | results, folder)

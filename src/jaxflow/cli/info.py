@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxflow.cli import run_directory
+from jaxflow.cli.guidance import diffuses
 from jaxflow.cli.models import Field, Objective, Settings
-from jaxflow.cli.outcome import held_out_text
+from jaxflow.cli.outcome import held_out_text, prior_row
 from jaxflow.cli.reports import counted, show
 
 
@@ -27,17 +28,19 @@ def facts_of(run: Path, record: dict[str, Any]) -> dict[str, str]:
     if network == Field.auto:
         network = Settings(**settings).network
     field = f" ({network})" if settings["model"] == "cnf" else ""
+    kind = f"diffusion, {settings['objective']}" if diffuses(record) else settings["model"]
     rows = {
         "run": str(run),
         **_data(record),
         "columns": ", ".join(record["columns"]),
         **({"classes": ", ".join(record["classes"])} if record.get("classes") else {}),
-        "model": f"{settings['model']}{field}, width {settings['width']}, "
+        "model": f"{kind}{field}, width {settings['width']}, "
         f"depth {settings['depth']}, {'float64' if settings['float64'] else 'float32'}",
     }
     if finished:
         rows |= {
             "transform": record["transform"],
+            **prior_row(record),
             "quality" if "log_z" in record else "held-out": held_out_text(record),
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
         }

@@ -143,7 +143,8 @@ class Settings:
             ):
                 if value != plain:
                     raise ValueError(
-                        f"--{name} {value} belongs to --model cnf; a coupling flow has no {name}"
+                        f"--{name} {value} belongs to --model cnf: leave it out with --model "
+                        "coupling"
                     )
         check_seed(self.seed)
 

@@ -20,6 +20,12 @@ def held_out_text(record: dict[str, Any]) -> str:
     )
 
 
+def prior_row(record: dict[str, Any]) -> dict[str, str]:
+    """Of a diffusion model what its prior misses."""
+    gap = record.get("prior_gap")
+    return {} if gap is None else {"prior": f"misses the noised data by {gap:.2g} nats a row"}
+
+
 def show_outcome(record: dict[str, Any], out: Path, table: Path) -> None:
     """Print what a fit came to, and what to do next."""
     following = shlex.join(["jaxflow", "sample", str(out), "--out", "samples.csv"])
@@ -40,6 +46,7 @@ def show_outcome(record: dict[str, Any], out: Path, table: Path) -> None:
             "columns": ", ".join(record["columns"]),
             **({"classes": ", ".join(record["classes"])} if record["classes"] else {}),
             "transform": record["transform"],
+            **prior_row(record),
             "quality" if "log_z" in record else "held-out": held_out_text(record),
             "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
             "run": str(out),

@@ -9,6 +9,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import ClassName, condition
 from jaxflow.cli.distil import Fast, load_map
+from jaxflow.cli.guidance import Guidance, check_guidance, diffuses, guided
 from jaxflow.cli.job import Devices, spread_over
 from jaxflow.cli.models import Sampler, check_seed
 from jaxflow.cli.outputs import check_output
@@ -31,13 +32,7 @@ def sample(
     steps: Annotated[
         int | None, typer.Option(help="Steps of a diffusion model's sampler; each has its own.")
     ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="Scale of classifier-free guidance towards --class: 0 none, 1 as learned, more "
-            "insists."
-        ),
-    ] = None,
+    guidance: Guidance = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the random numbers; the same seed, the same rows.")
     ] = 0,
@@ -49,7 +44,7 @@ def sample(
 ) -> None:
     """Draw new rows from the fitted density, in the units of the table it was fitted to.
 
-    A run with classes draws those of --class.
+    A run with classes draws those of --class; a diffusion model draws of all without it.
     """
     if num < 1:
         raise ValueError(f"--num {num} must be at least 1")
@@ -58,7 +53,14 @@ def sample(
     record = run_directory.read_run(run)
     if fast and (sampler != Sampler.ode or guidance is not None):
         raise ValueError("--fast follows the flow itself: leave --sampler and --guidance out")
-    cond = _condition(record, class_name, guidance)
+    check_guidance(record, guidance)
+    if sampler != Sampler.ode and not diffuses(record):
+        raise ValueError(
+            f"--sampler {sampler.value} is for diffusion models, and {run} is none; fit one by "
+            "jaxflow fit --objective ddpm or ncsn"
+        )
+    needed = "--guidance" if guidance is not None else "--fast" if fast else None
+    cond = _condition(record, class_name, needed)
     if steps is not None and steps < 1:
         raise ValueError(f"--steps {steps} must be at least 1")
     if steps is not None and sampler == Sampler.ode:
@@ -75,34 +77,31 @@ def sample(
             x = np.asarray(load_map(run).sample(key, num, cond))
         else:
             flow = load(run / run_directory.FLOW)
-            x = np.asarray(_draw(flow, key, num, cond, sampler, steps, guidance))
+            x = np.asarray(_draw(guided(flow, guidance), key, num, cond, sampler, steps))
     write_table(out, x, record["columns"], overwrite=overwrite)
     show({"drawn": counted(num, "row"), "samples": str(out)}, {"rows": num, "samples": str(out)})
 
 
 def _condition(
-    record: dict[str, Any], class_name: str | None, guidance: float | None
+    record: dict[str, Any], class_name: str | None, needed: str | None
 ) -> np.ndarray | None:
     """The condition to sample at.
 
+    Args:
+        record: the run's.
+        class_name: `--class`.
+        needed: an option that needs a class; None where there is none.
+
     Raises:
-        ValueError: options that do not belong to such a run.
+        ValueError: a class that is not there, or is needed.
     """
-    diffuses = record["settings"].get("objective") in ("ddpm", "ncsn")
     if class_name is not None:
-        cond = condition(record, class_name)
-    elif record.get("classes") is None or (diffuses and guidance is None):
-        # A diffusion model knows what no class is.
-        cond = None
-    else:
-        why = "guidance needs a class" if guidance is not None else "this run has classes"
-        raise ValueError(f"{why}: add --class, one of {', '.join(record['classes'])}")
-    if guidance is not None and (cond is None or not diffuses):
-        raise ValueError(
-            f"--guidance {guidance} needs a diffusion model with classes; fit one by "
-            "jaxflow fit --objective ddpm --class-column COLUMN"
-        )
-    return cond
+        return condition(record, class_name)
+    # A diffusion model knows what no class is.
+    if record.get("classes") is None or (diffuses(record) and needed is None):
+        return None
+    why = "this run has classes" if needed is None else f"{needed} needs a class"
+    raise ValueError(f"{why}: add --class, one of {', '.join(record['classes'])}")
 
 
 def _draw(
@@ -112,25 +111,18 @@ def _draw(
     cond: np.ndarray | None,
     sampler: Sampler,
     steps: int | None,
-    guidance: float | None,
 ) -> Any:
-    from dataclasses import replace
-
     from jaxflow import diffusion
 
-    if guidance is not None:
-        guided = diffusion.ClassifierFree(diffusion.denoiser_of(flow), guidance)
-        flow = replace(flow, field=diffusion.ProbabilityFlow(guided))
     if sampler == Sampler.ode:
         return flow.sample(key, num, cond, progress=None)
-    # Each rule with the times that suit it.
-    rule, spacing, usual = {
-        Sampler.ancestral: (diffusion.Ancestral(), "time", 500),
-        Sampler.ddim: (diffusion.DDIM(), "karras", 50),
-        Sampler.heun: (diffusion.Heun(), "karras", 20),
-        Sampler.dpm: (diffusion.DPMSolver(), "karras", 25),
-        Sampler.langevin: (diffusion.Langevin(4, 0.7), "log_snr", 100),
-        Sampler.corrected: (diffusion.PredictorCorrector(), "log_snr", 100),
+    rule, usual = {
+        Sampler.ancestral: (diffusion.Ancestral(), 200),
+        Sampler.ddim: (diffusion.DDIM(), 50),
+        Sampler.heun: (diffusion.Heun(), 20),
+        Sampler.dpm: (diffusion.DPMSolver(), 25),
+        Sampler.langevin: (diffusion.Langevin(4, 0.7), 100),
+        Sampler.corrected: (diffusion.PredictorCorrector(), 100),
     }[sampler]
     return diffusion.draw(
         flow,
@@ -139,6 +131,5 @@ def _draw(
         cond,
         sampler=rule,
         num_steps=steps or usual,
-        spacing=spacing,
         progress=None,
     )

@@ -11,6 +11,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.classes import ClassName, conditions_of
 from jaxflow.cli.distil import Fast, error_text, load_map
+from jaxflow.cli.guidance import Guidance, check_guidance, guided
 from jaxflow.cli.job import Devices, spread_over
 from jaxflow.cli.outputs import check_output, column_file
 from jaxflow.cli.reports import counted, show
@@ -39,6 +40,7 @@ def score(
             "number, 0 for success.",
         ),
     ] = False,
+    guidance: Guidance = None,
     fast: Fast = False,
     devices: Devices = None,
     overwrite: Annotated[
@@ -48,7 +50,8 @@ def score(
     """Write the log-density of each row of a table, in nats: the lower, the more unusual the row.
 
     For a run with classes it is that of the row given its class, read from the run's column of
-    labels or named by --class.
+    labels or named by --class. With --guidance it is the density of what jaxflow sample draws
+    with it, which for other scales than 1 is no conditional density.
 
     Row numbers count from 0 as in the table.
     """
@@ -56,6 +59,9 @@ def score(
     if fast and with_error:
         raise ValueError("--with-error tells the error of a solve, which --fast does without")
     record = run_directory.read_run(run)
+    check_guidance(record, guidance)
+    if fast and guidance is not None:
+        raise ValueError("--fast follows the flow itself: leave --guidance out")
     condition_of = conditions_of(record, table, class_name)
 
     import jax
@@ -66,7 +72,7 @@ def score(
     moments = Moments()
     wide = jax.enable_x64(record["settings"]["float64"])
     with spread_over(devices), wide, column_file(out) as add:
-        flow = load_map(run) if fast else load(run / run_directory.FLOW)
+        flow = load_map(run) if fast else guided(load(run / run_directory.FLOW), guidance)
         for x, kept in blocks_of_run(record, table, BLOCK, drop_nan=drop_nan):
             columns = _scores(flow, x, condition_of(kept), fast=fast, with_error=with_error)
             if with_error and out.suffix.lower() != ".npy":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxflow.bases import StandardNormal
+from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.counts import check_count
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import generator, on_host
@@ -176,8 +176,10 @@ def _finite(x: Array) -> Bool[np.ndarray, " rows"]:
 
 
 def _normality(base: Any, z: Float[np.ndarray, "rows d"], level: float) -> Normality | str:
-    if not isinstance(base, StandardNormal):
-        return f"a {type(base).__name__} is tested by nothing here; a StandardNormal is"
+    if isinstance(base, DiagonalNormal):
+        z = (z - on_host(base.mean).ravel()) / on_host(base.scale).ravel()
+    elif not isinstance(base, StandardNormal):
+        return f"a {type(base).__name__} is tested by nothing here; a normal density is"
     good = np.isfinite(z).all(axis=1)
     if np.mean(good) < SURVIVORS:
         return f"{np.sum(~good):,} of {len(z):,} encoded rows failed"

@@ -7,13 +7,13 @@ schedule; DDPM and NCSN are two schedules of it; its probability-flow ODE is a `
 denoiser = Denoiser(MLP(2, key=key), VariancePreserving())
 flow, _ = jaxflow.fit(as_flow(denoiser, (2,)), x, key=key, objective=Denoising())
 flow.log_prob(x)
-draw(flow, key, 1000, sampler=Ancestral(), num_steps=200, spacing="time")
+draw(flow, key, 1000, sampler=Ancestral(), num_steps=200)
 ```
 Diffusions count time from data to noise: `s = 1 - t`, in this package alone.
 """
 
 from jaxflow.diffusion import score_matching
-from jaxflow.diffusion.bound import Bound, bits_per_dim, elbo
+from jaxflow.diffusion.bound import Bound, bits_per_dim, elbo, prior_gap
 from jaxflow.diffusion.ddpm import posterior, step_loss, transition
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, KnownDenoiser, network_inputs
 from jaxflow.diffusion.guidance import (
@@ -87,6 +87,7 @@ __all__ = [
     "network_inputs",
     "noise_shares",
     "posterior",
+    "prior_gap",
     "score_matching",
     "shares",
     "step_loss",

@@ -21,8 +21,8 @@ from jaxflow.diffusion.schedules import Straight
 from jaxflow.flow import CNF
 from jaxflow.trace import Trace
 
-# The prior is written as a standard normal where it is one to within this much.
-CLOSE = 1e-3
+# The prior is written as a standard normal where it is one but for rounding.
+CLOSE = 1e-12
 
 
 class ProbabilityFlow(eqx.Module):

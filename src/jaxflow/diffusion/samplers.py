@@ -33,7 +33,7 @@ def draw(
     *,
     sampler: Any = DPMSolver(),
     num_steps: int = 25,
-    spacing: str = "karras",
+    spacing: str | None = None,
     denoise: bool = True,
     progress: bool | None = False,
 ) -> Float[Array, "..."]:
@@ -43,7 +43,7 @@ def draw(
     the density of `flow.log_prob` exactly.
 
     ```python
-    x = draw(flow, key, 1000, sampler=PredictorCorrector(), num_steps=100, spacing="time")
+    x = draw(flow, key, 1000, sampler=PredictorCorrector(), num_steps=100)
     ```
 
     Args:
@@ -53,7 +53,7 @@ def draw(
         cond: conditions, (*shape, *condition), or one vector for all.
         sampler: a rule of `jaxflow.diffusion.steppers`.
         num_steps: steps from noise to data, each of `sampler.evals` evaluations.
-        spacing: of the times, see `times_of`; `"time"` is DDPM's.
+        spacing: of the times, see `times_of`; `"time"` is DDPM's, None what suits the sampler.
         denoise: whether a last evaluation takes the rest of the noise out.
         progress: whether to show a bar; None shows one on a terminal only.
 
@@ -67,7 +67,7 @@ def draw(
     schedule = denoiser_of(flow).schedule
     # Filled up, so that numbers of steps share one compilation.
     padded = np.full(max(FILLED, 1 << num_steps.bit_length()), schedule.start)
-    padded[: num_steps + 1] = times_of(schedule, num_steps, spacing)
+    padded[: num_steps + 1] = times_of(schedule, num_steps, spacing or sampler.spacing)
     grid, count = jnp.asarray(padded), jnp.asarray(num_steps)
 
     def walk(flow: Any, keys: Array, cond: Array | None) -> Array:

@@ -13,6 +13,7 @@ differentiation, so that a schedule is its two functions and nothing else.
 
 import abc
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -37,6 +38,12 @@ class Schedule(abc.ABC):
     start: ClassVar[float] = 0.0
     end: ClassVar[float] = 1.0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not number and not callable(value):
+                raise TypeError(f"{name}={value!r} must be a number")
+
     @abc.abstractmethod
     def log_alpha(self, s: Scalar) -> Scalar:
         """`log alpha(s)`."""
@@ -47,24 +54,24 @@ class Schedule(abc.ABC):
 
     def alpha(self, s: Any) -> Scalar:
         """Share of the data."""
-        return jnp.exp(self.log_alpha(_time(s)))
+        return jnp.exp(self.log_alpha(scalar(s)))
 
     def sigma(self, s: Any) -> Scalar:
         """Standard deviation of the noise."""
-        return jnp.sqrt(self.variance(_time(s)))
+        return jnp.sqrt(self.variance(scalar(s)))
 
     def log_snr(self, s: Any) -> Scalar:
         """`log(alpha^2 / sigma^2)`."""
-        s = _time(s)
+        s = scalar(s)
         return 2 * self.log_alpha(s) - jnp.log(self.variance(s))
 
     def drift(self, s: Any) -> Scalar:
         """`f(s) = d log(alpha) / ds`."""
-        return _slope(self.log_alpha, _time(s))[1]
+        return _slope(self.log_alpha, scalar(s))[1]
 
     def diffusion_squared(self, s: Any) -> Scalar:
         """`g(s)^2 = d(sigma^2) / ds - 2 f sigma^2`."""
-        s = _time(s)
+        s = scalar(s)
         variance, slope = _slope(self.variance, s)
         return slope - 2 * self.drift(s) * variance
 
@@ -173,7 +180,8 @@ def check_schedule(schedule: Any) -> None:
         )
 
 
-def _time(s: Any) -> Array:
+def scalar(s: Any) -> Array:
+    """A time as an array."""
     return jnp.asarray(s, float) if isinstance(s, int | float) else s
 
 

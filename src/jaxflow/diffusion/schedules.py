@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.counts import check_count
-from jaxflow.diffusion.schedule import Scalar, Schedule, check_schedule
+from jaxflow.diffusion.schedule import Scalar, Schedule, check_schedule, scalar
 from jaxflow.paths import log_alpha_of_betas
 
 
@@ -22,6 +22,7 @@ class _LinearRate(Schedule):
     start: float = 1e-3  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(
                 f"beta_min={self.beta_min}, beta_max={self.beta_max} must be positive and in order"
@@ -96,6 +97,7 @@ class Cosine(Schedule):
     log_snr_min: float = -10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.log_snr_min < self.log_snr_max < math.inf or self.log_snr_min == -math.inf:
             raise ValueError(
                 f"log_snr_max={self.log_snr_max} must be above log_snr_min={self.log_snr_min}, "
@@ -134,6 +136,7 @@ class VarianceExploding(Schedule):
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max} must be positive, finite "
@@ -172,6 +175,7 @@ class Betas(Schedule):
     last: float = 0.02
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("num_steps", self.num_steps, 2)
         if not 0 < self.first <= self.last < 1:
             raise ValueError(
@@ -212,6 +216,7 @@ class Straight(Schedule):
     end: float = 0.999  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.start < self.end < 1:
             raise ValueError(
                 f"start={self.start}, end={self.end} must lie in (0, 1) and be in order"
@@ -253,6 +258,7 @@ class Custom(Schedule):
     end: float = 1.0  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("alpha_of", "sigma_of"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be a function of s")
@@ -262,10 +268,20 @@ class Custom(Schedule):
             )
         check_schedule(self)
 
+    def alpha(self, s: Any) -> Scalar:
+        """Share of the data, by its function; a sign is not lost in it."""
+        s = scalar(s)
+        return jnp.asarray(self.alpha_of(s), s.dtype)
+
+    def sigma(self, s: Any) -> Scalar:
+        """Standard deviation of the noise, likewise."""
+        s = scalar(s)
+        return jnp.asarray(self.sigma_of(s), s.dtype)
+
     def log_alpha(self, s: Scalar) -> Scalar:
         """`log alpha(s)`."""
-        return jnp.log(jnp.asarray(self.alpha_of(s), s.dtype))
+        return jnp.log(self.alpha(s))
 
     def variance(self, s: Scalar) -> Scalar:
         """`sigma(s)^2`."""
-        return jnp.asarray(self.sigma_of(s), s.dtype) ** 2
+        return self.sigma(s) ** 2

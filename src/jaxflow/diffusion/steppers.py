@@ -9,6 +9,7 @@ the deterministic rules solve.
 """
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, final
@@ -52,6 +53,8 @@ class Rule(abc.ABC):
 
     # How often a step asks for the noise.
     evals: ClassVar[int] = 1
+    # The spacing of times that suits the rule, see `times_of`.
+    spacing: ClassVar[str] = "karras"
 
     def start(self, x: Event) -> Any:
         """What the rule remembers before the first step."""
@@ -75,6 +78,7 @@ class Ancestral(Rule):
         ValueError: another variance.
     """
 
+    spacing: ClassVar[str] = "log_snr"
     variance: str = "lower"
 
     def __post_init__(self) -> None:
@@ -174,26 +178,33 @@ class DPMSolver(Rule):
 @final
 @dataclass(frozen=True)
 class Langevin(Rule):
-    """`x <- x + h score(x) + sqrt(2 h) noise` at the new time, so many times.
+    """`x <- x + h score(x) + sqrt(2 h - h^2 / v) noise` at the new time, so many times.
 
     With it alone a ladder of times is annealed Langevin dynamics (Song and Ermon 2019, arXiv
-    1907.05600, algorithm 1); `h = (ratio sigma)^2`, their step sizes.
+    1907.05600, algorithm 1); `h = (ratio sigma)^2`, their step sizes. Their noise has variance
+    `2 h`, by which long steps widen every density, and shift the weights of modes while noise
+    joins them. With `v = alpha^2 data_std^2 + sigma^2` a step keeps `N(0, v)` as it is.
 
     Attributes:
         steps: steps at each time.
         ratio: `sqrt(h) / sigma`. Small steps follow the density, large ones mix faster.
+        data_std: standard deviation of the data in flow space.
 
     Raises:
         ValueError: a number out of range.
     """
 
+    spacing: ClassVar[str] = "log_snr"
     steps: int = 1
     ratio: float = 0.5
+    data_std: float = 1.0
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio={self.ratio} must lie in (0, 1)")
+        if not 0 <= self.data_std < math.inf:
+            raise ValueError(f"data_std={self.data_std} must be 0 or a positive number")
 
     @property
     def evals(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -208,12 +219,13 @@ class Langevin(Rule):
 
     def correct(self, move: Move, x: Event) -> Event:
         """The steps, from a point that is at time `s` already."""
-        sigma = move.schedule.sigma(move.s)
+        alpha, sigma = move.schedule.alpha(move.s), move.schedule.sigma(move.s)
         size = (self.ratio * sigma) ** 2
+        scale = jnp.sqrt(2 * size - size**2 / ((alpha * self.data_std) ** 2 + sigma**2))
 
         def walk(i: Array, x: Event) -> Event:
             noise = jax.random.normal(jax.random.fold_in(move.key, i), x.shape, x.dtype)
-            return x - (size / sigma) * move.denoise(move.s, x) + jnp.sqrt(2 * size) * noise
+            return x - (size / sigma) * move.denoise(move.s, x) + scale * noise
 
         return jax.lax.fori_loop(0, self.steps, walk, x)
 
@@ -224,7 +236,7 @@ class PredictorCorrector(Rule):
     """A predictor's step, then Langevin steps at the new time (Song et al. 2021, algorithm 1).
 
     The corrector pays for its half of the evaluations where its steps are long and times are even
-    in log-SNR, `draw(..., spacing="log_snr")`.
+    in log-SNR, as here.
 
     Attributes:
         predictor: another rule.
@@ -234,8 +246,9 @@ class PredictorCorrector(Rule):
         TypeError: parts that are no such rules.
     """
 
+    spacing: ClassVar[str] = "log_snr"
     predictor: Any = Ancestral()
-    corrector: Any = Langevin(1, 0.95)
+    corrector: Any = Langevin(1, 0.9)
 
     def __post_init__(self) -> None:
         for name, kind in (("predictor", Rule), ("corrector", Langevin)):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxflow.counts import check_count
 from jaxflow.diffusion.schedule import Schedule
 
 SPACINGS = ("time", "log_snr", "karras")
@@ -23,8 +24,9 @@ def times_of(schedule: Schedule, num_steps: int, spacing: str) -> Float[np.ndarr
         spacing: even in `"time"`, in `"log_snr"`, or as in `"karras"`, in `(sigma / alpha)^(1/7)`.
 
     Raises:
-        ValueError: an unknown spacing.
+        ValueError: an unknown spacing, or no step.
     """
+    check_count("num_steps", num_steps)
     if spacing not in SPACINGS:
         raise ValueError(f"spacing={spacing!r} is unknown; choose one of {SPACINGS}")
     even = np.linspace(0.0, 1.0, num_steps + 1)
