@@ -354,7 +354,7 @@ class TestWhatCannotBeWritten:
         [
             (
                 Flow(Layer(1, 2, jnp.tanh)),
-                r"'field.activation' is .*tanh, which cannot .*by its name",
+                r"'field.activation' is .*tanh, which cannot .*give its name",
             ),
             (Flow([1, lambda x: x]), r"'field.1' is .*<lambda>.*save_leaves\(path, tree\)"),
             (Flow(object()), r"'field' is a builtins.object"),
