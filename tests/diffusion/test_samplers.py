@@ -15,6 +15,7 @@ from jaxflow.diffusion import (
     Ancestral,
     Custom,
     DPMSolver,
+    EulerMaruyama,
     Heun,
     KnownDenoiser,
     Langevin,
@@ -33,6 +34,7 @@ SCHEDULE = VariancePreserving()
 SAMPLERS = {
     "ancestral": (Ancestral(), 200, "time", 0.02),
     "upper": (Ancestral("upper"), 200, "time", 0.02),
+    "euler-maruyama": (EulerMaruyama(), 400, "log_snr", 0.02),
     "ddim": (DDIM(), 200, "karras", 0.01),
     "ddim, eta": (DDIM(0.5), 200, "time", 0.02),
     "heun": (Heun(), 40, "karras", 0.01),

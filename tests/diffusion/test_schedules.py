@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 from tests.diffusion.gaussian import MEAN, SCHEDULES, STD
 
 from jaxflow.diffusion import (
@@ -88,6 +89,16 @@ def test_a_prior_of_noise_alone_costs_what_it_should():
     rest = schedule.prior_mismatch(STD, MEAN, data_std=STD)
     np.testing.assert_allclose(rest, 0.5 * MEAN**2 / (4 + STD**2), rtol=1e-12)
     assert VariancePreserving().prior_mismatch(1.0) == pytest.approx(0, abs=1e-12)
+
+
+@each
+def test_what_a_rest_of_noise_costs(schedule):
+    alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
+    x = np.linspace(MEAN - 9 * STD, MEAN + 9 * STD, 20_001)
+    there = norm.logpdf(x, MEAN, STD)
+    here = norm.logpdf(x, alpha * MEAN, np.hypot(alpha * STD, sigma))
+    cost = np.trapezoid(np.exp(there) * (there - here), x)
+    assert schedule.start_mismatch(STD, MEAN) == pytest.approx(cost, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])

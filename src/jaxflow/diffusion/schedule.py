@@ -135,6 +135,22 @@ class Schedule(abc.ABC):
         ratio = (self.prior_std(std) / scale) ** 2
         return 0.5 * (ratio - 1 - math.log(ratio) + (alpha * mean / scale) ** 2)
 
+    def start_mismatch(self, std: float, mean: float = 0.0) -> float:
+        """What the rest of noise at `start` costs, nats an entry: `KL(data || q(x_start))`.
+
+        Exact for Gaussian data, `N(mean, std^2)`; narrower parts of other data cost more.
+
+        Raises:
+            ValueError: `std` is not positive and finite.
+        """
+        if not 0 < std < math.inf:
+            raise ValueError(f"std={std} must be a positive number")
+        with jax.ensure_compile_time_eval():
+            alpha, sigma = float(self.alpha(self.start)), float(self.sigma(self.start))
+        scale = math.hypot(alpha * std, sigma)
+        ratio = (std / scale) ** 2
+        return 0.5 * (ratio - 1 - math.log(ratio) + ((1 - alpha) * mean / scale) ** 2)
+
     def blur(self) -> float:
         """Standard deviation of the noise that is left at `start`, in units of the data."""
         with jax.ensure_compile_time_eval():

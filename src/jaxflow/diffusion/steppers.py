@@ -100,6 +100,28 @@ class Ancestral(Rule):
 
 @final
 @dataclass(frozen=True)
+class EulerMaruyama(Rule):
+    """A step of the reverse-time process, `dx = (f x - g^2 score) ds + g dw`.
+
+    (Anderson 1982, "Reverse-time diffusion equation models"; Song et al. 2021, eq. 6.) It knows
+    nothing of the posterior and wants more steps than `Ancestral`; diffrax has methods of higher
+    order, see `draw_sde`.
+    """
+
+    spacing: ClassVar[str] = "log_snr"
+
+    def step(self, move: Move, x: Event, memory: Any) -> tuple[Event, Any]:
+        """One step."""
+        schedule, u, span = move.schedule, move.u, move.u - move.s
+        rate = schedule.diffusion_squared(u)
+        score = -move.denoise(u, x) / schedule.sigma(u)
+        noise = jax.random.normal(move.key, x.shape, x.dtype)
+        back = schedule.drift(u) * x - rate * score
+        return x - span * back + jnp.sqrt(rate * span) * noise, memory
+
+
+@final
+@dataclass(frozen=True)
 class DDIM(Rule):
     """`x_s = alpha_s E[x_0 | x_u] + sqrt(sigma_s^2 - c^2) e + c noise` (Song et al. 2021, eq. 12).
 

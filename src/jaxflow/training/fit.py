@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -21,9 +21,12 @@ from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import Objective, TrainingError
 from jaxflow.training.store import Checkpoints, fingerprint, store_of
 
+# A flow comes back as one of its kind.
+F = TypeVar("F")
+
 
 def fit(
-    flow: Any,
+    flow: F,
     x: Any,
     cond: Any = None,
     *,
@@ -39,7 +42,7 @@ def fit(
     resume: bool = False,
     mesh: Mesh | int | None = None,
     shard_weights: bool = False,
-) -> tuple[Any, History]:
+) -> tuple[F, History]:
     """Train a flow and return its best version, by held-out log-density.
 
     ```python
