@@ -11,7 +11,7 @@ Simulated devices share the cores of one machine, so no speed-up can show here. 
   (`results/accelerator_gpu.json`), that traffic and the nominal figures of the links. It predicts,
   and nothing here was run on more than one GPU.
 
-    python benchmarks/scaling.py [--quick] [--latency-us 5 10]
+    python benchmarks/scaling.py [--quick] [--parts overhead agreement traffic] [--latency-us 5 10]
 
 It draws docs/images/scaling.png.
 """
@@ -347,8 +347,6 @@ class Model:
         net: tuple[int, int, int],
         rows: float,
         devices: int,
-        *,
-        once: bool,
         link: float | None = None,
     ) -> float:
         """Seconds of a step with so many rows a device.
@@ -358,19 +356,16 @@ class Model:
             net: columns, width, depth.
             rows: of each device.
             devices: how many.
-            once: whether to send what the paper model does, in place of what was counted.
             link: bytes a second; None for NVLink within a host, one adapter a host beyond.
         """
         dim, width, depth = net
         weights = 2 * dim * width + (depth - 1) * width**2
         inside = devices <= HOST
         share = (devices - 1) / devices
-        count, sums, gathered = 1.0, 1.0, 0.0
-        if not once:
-            count, gathered = self.count[kind], self.gathered[kind]
-            sums = self.sums[f"{kind}, 3 layers" if kind == "likelihood" and depth > 2 else kind]
-        sent = 2 * share * 4 * sums * weights + share * 4 * gathered * rows * devices * dim
-        wait = self.latency[0 if inside else 1] * count * math.log2(devices)
+        sums = self.sums[f"{kind}, 3 layers" if kind == "likelihood" and depth > 2 else kind]
+        gathered = self.gathered[kind] * rows * devices * dim
+        sent = 2 * share * 4 * sums * weights + share * 4 * gathered
+        wait = self.latency[0 if inside else 1] * self.count[kind] * math.log2(devices)
         link = link or (NVLINK if inside else INFINIBAND)
         return self.alone(kind, net, rows, rows * devices) + wait + sent / link
 
@@ -407,13 +402,11 @@ def span(values: list[int], good: list[bool]) -> list[int] | None:
 def thresholds(model: Model) -> dict[str, Any]:
     """Where efficiency is 90 % or more: rows a device, widths, and one batch shared out."""
     found: dict[str, Any] = {}
-    for kind, (name, (devices, link)), once in itertools.product(
-        OBJECTIVES, LINKS.items(), (False, True)
-    ):
-        how = {"devices": devices, "link": link, "once": once}
+    for kind, (name, (devices, link)) in itertools.product(OBJECTIVES, LINKS.items()):
+        how = {"devices": devices, "link": link}
         good = partial(model.efficiency, kind, **how)
         shared = partial(model.shared_out, kind, **how)
-        found[f"{kind}; {name}; {'once' if once else 'counted'}"] = {
+        found[f"{kind}; {name}"] = {
             "rows a device": {
                 each: span(ROWS, [good(net, r) >= GOOD for r in ROWS])
                 for each, net in NETS.items()
@@ -434,27 +427,24 @@ def draw(model: Model, path: Path) -> None:
     """Efficiency against the number of devices."""
     colours = ["#0072B2", "#E69F00", "#009E73", "#D55E00"]
     figure, axes = plt.subplots(
-        2, len(OBJECTIVES), figsize=(11, 6.4), sharex=True, sharey=True, layout="constrained"
+        1, len(OBJECTIVES), figsize=(11, 3.8), sharex=True, sharey=True, layout="constrained"
     )
-    for row, once in zip(axes, (False, True), strict=True):
-        for ax, kind in zip(row, OBJECTIVES, strict=True):
-            for (name, net), colour, marker in zip(NETS.items(), colours, "osD^", strict=True):
-                for rows, line in ((512, "--"), (16384, "-")):
-                    y = [100 * model.efficiency(kind, net, rows, n, once=once) for n in COUNTS]
-                    label = f"{name}; {rows:,} rows"
-                    ax.plot(COUNTS, y, line, c=colour, marker=marker, ms=4, lw=1.4, label=label)
-            ax.axhline(100 * GOOD, c="0.4", lw=1, ls=":")
-            ax.axvspan(HOST, COUNTS[-1], color="0.93", zorder=0)
-            ax.set_xscale("log", base=2)
-            ax.set(xticks=COUNTS, xticklabels=COUNTS, ylim=(0, 104), xlim=(1, COUNTS[-1]))
-            ax.grid(alpha=0.3)
-        row[0].set_ylabel("efficiency, %\n" + ("gradient sent once" if once else "as compiled"))
-    for ax, kind in zip(axes[0], OBJECTIVES, strict=True):
+    for ax, kind in zip(axes, OBJECTIVES, strict=True):
+        for (name, net), colour, marker in zip(NETS.items(), colours, "osD^", strict=True):
+            for rows, line in ((512, "--"), (16384, "-")):
+                y = [100 * model.efficiency(kind, net, rows, n) for n in COUNTS]
+                label = f"{name}; {rows:,} rows"
+                ax.plot(COUNTS, y, line, c=colour, marker=marker, ms=4, lw=1.4, label=label)
+        ax.axhline(100 * GOOD, c="0.4", lw=1, ls=":")
+        ax.axvspan(HOST, COUNTS[-1], color="0.93", zorder=0)
+        ax.set_xscale("log", base=2)
+        ax.set(xticks=COUNTS, xticklabels=COUNTS, ylim=(0, 104), xlim=(1, COUNTS[-1]))
+        ax.grid(alpha=0.3)
         title = {"matching": "matching, pairs by swaps"}.get(kind, kind)
         ax.set_title(f"{title} (model)", fontsize=10)
-    for ax in axes[1]:
         ax.set_xlabel("devices; shaded: more than one host")
-    handles = axes[0][0].get_legend_handles_labels()
+    axes[0].set_ylabel("efficiency, %")
+    handles = axes[0].get_legend_handles_labels()
     figure.legend(
         *handles,
         title="columns, layers x width; rows of each device",
@@ -490,55 +480,49 @@ def say_thresholds(found: dict[str, Any]) -> None:
         if what != "rows a device":
             columns = [f"{int(c):,} rows" for c in columns]
         print(f"\nat least 90 % efficiency, {what} (model):")
-        print(table(["step", "devices", "sent", *columns], lines), flush=True)
+        print(table(["step", "devices", *columns], lines), flush=True)
     lines = [
         [*case.split("; "), *(" ".join(f"{100 * e:.0f}" for e in by.values()) for by in shared)]
         for case, each in found.items()
         for shared in [each["one batch shared out"].values()]
     ]
     print("\nefficiency in %, one batch of 16,384 and of 262,144 rows shared out (model):")
-    print(table(["step", "devices", "sent", *NETS], lines), flush=True)
+    print(table(["step", "devices", *NETS], lines), flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What many devices cost, and when they pay.")
-    parser.add_argument("--quick", action="store_true", help="small, and nothing is kept")
-    parser.add_argument(
-        "--latency-us",
-        type=float,
-        nargs=2,
-        default=(5.0, 10.0),
-        help="assumed for each doubling of devices, within a host and between hosts",
-    )
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{DEVICES} simulated devices on {cores} cores, jax {jax.__version__}")
-    results: dict[str, Any] = {"cores_used": cores}
-
-    kinds = ["likelihood"] if quick else ["likelihood", "matching"]
+def measure_overhead(kinds: list[str], *, quick: bool) -> dict[str, Any]:
+    """CPU time of a step on simulated devices."""
     sizes, meshes = ((8, 32, 2, 64), [1, 8]) if quick else ((16, 64, 2, 512), [1, 2, 4, 8])
     count, repeats = (4, 1) if quick else (20, 9)
-    results["overhead"] = {kind: overheads(kind, sizes, meshes, count, repeats) for kind in kinds}
+    found = {kind: overheads(kind, sizes, meshes, count, repeats) for kind in kinds}
     lines = [
         [
             kind,
             *(f"{1e3 * t:.2f}" for t in each["step"].values()),
             f"{100 * (each['mesh=1 against plain'] - 1):+.1f} %",
         ]
-        for kind, each in results["overhead"].items()
+        for kind, each in found.items()
     ]
-    header = ["CPU ms a step", *results["overhead"]["likelihood"]["step"], "mesh=1 against plain"]
+    header = ["CPU ms a step", *found["likelihood"]["step"], "mesh=1 against plain"]
     print(table(header, lines), flush=True)
+    return found
 
-    results["agreement"] = {
+
+def measure_agreement(kinds: list[str], *, quick: bool) -> dict[str, Any]:
+    """Losses on eight devices beside those on one."""
+    found = {
         kind: agreement(kind, *((5, (False,)) if quick else (200, (True, False))))
         for kind in kinds
     }
-    lines = [[k, *(f"{e:.1e}" for e in each.values())] for k, each in results["agreement"].items()]
-    header = ["largest relative difference of losses", *results["agreement"]["likelihood"]]
+    lines = [[k, *(f"{e:.1e}" for e in each.values())] for k, each in found.items()]
+    header = ["largest relative difference of losses", *found["likelihood"]]
     print(table(header, lines), flush=True)
+    return found
 
+
+def measure_traffic(latency_us: tuple[float, float], *, quick: bool) -> dict[str, Any]:
+    """What a step sends, and what follows by the model."""
+    results: dict[str, Any] = {}
     sizes = (8, 64, 2, 64) if quick else (43, 256, 2, 512)
     results["traffic"] = {
         f"{kind}{', weights split' if shard else ''}": traffic(kind, sizes, shard=shard)
@@ -567,7 +551,7 @@ def main() -> None:
     print(table([*header, "ring, MB", "paper's, MB", "ratio"], lines), flush=True)
 
     measured = json.loads((RESULTS / "accelerator_gpu.json").read_text())["results"]["speed"]
-    latency = (1e-6 * arguments.latency_us[0], 1e-6 * arguments.latency_us[1])
+    latency = (1e-6 * latency_us[0], 1e-6 * latency_us[1])
     model = Model(measured, results["traffic"], sizes, latency)
     lines = [
         [kind, name, f"{1e3 * t:.2f}", f"{1e3 * m:.2f}"]
@@ -590,8 +574,41 @@ def main() -> None:
     }
     say_thresholds(results["model"]["90_percent"])
     if not quick:
-        print(f"written to {write_results('scaling', results)}")
         draw(model, PICTURE)
+    return results
+
+
+PARTS = ("overhead", "agreement", "traffic")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What many devices cost, and when they pay.")
+    parser.add_argument("--quick", action="store_true", help="small, and nothing is kept")
+    parser.add_argument(
+        "--latency-us",
+        type=float,
+        nargs=2,
+        default=(5.0, 10.0),
+        help="assumed for each doubling of devices, within a host and between hosts",
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{DEVICES} simulated devices on {cores} cores, jax {jax.__version__}")
+    path = RESULTS / "scaling.json"
+    # Parts that are not run keep what they found before.
+    results = json.loads(path.read_text())["results"] if path.exists() and not quick else {}
+    kinds = ["likelihood"] if quick else ["likelihood", "matching"]
+    if "overhead" in arguments.parts:
+        results["cores_used"] = cores
+        results["overhead"] = measure_overhead(kinds, quick=quick)
+    if "agreement" in arguments.parts:
+        results["agreement"] = measure_agreement(kinds, quick=quick)
+    if "traffic" in arguments.parts:
+        results |= measure_traffic(arguments.latency_us, quick=quick)
+    if not quick:
+        print(f"written to {write_results('scaling', results)}")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ TESTS = {
     "ode/odeint.py": ["tests/ode/test_save_at.py", "tests/ode/test_steps.py", *SOLVES, *GRADIENTS],
     "ode/pontryagin.py": ["tests/ode/test_drift.py", "tests/laws/test_gradients.py"],
     "ode/together.py": ["tests/test_continuity.py", "tests/training/test_mesh.py"],
+    "ode/status.py": ["tests/ode/test_failures.py", *SOLVES],
     "ode/tableaus.py": ["tests/laws/test_orders.py"],
     "ode/twice.py": ["tests/test_accuracy.py", "tests/test_tolerance.py"],
     "trace/choice.py": ["tests/test_flow_traces.py"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.ode import ODE, SolveError, Stats, Status, odeint
+from jaxflow.ode.status import raise_if_failed
 
 NAN_ODES = {
     "checkpointed, fixed": ODE(num_steps=4, throw=False),
@@ -121,6 +122,18 @@ def test_a_relative_tolerance_alone_serves_a_state_with_a_zero():
     ode = ODE(rtol=1e-8, atol=0.0)
     y1, _ = odeint(lambda t, y, _: -y, y0, 0.5, 1.5, ode=ode)
     np.testing.assert_allclose(y1, [np.exp(-1), 0], rtol=1e-7)
+
+
+def test_rows_that_failed_are_counted():
+    bad = int(Status.NON_FINITE)
+    for status, where in (
+        ([0, bad, 0], r"row 1 at t = 0.5"),
+        ([bad, bad, 0], r"row 0 \(and 1 more\) at t = 0.5"),
+        ([bad, bad, bad], r"row 0 \(and 2 more\) at t = 0.5"),
+    ):
+        zeros, t = jnp.zeros(3, int), jnp.full(3, 0.5)
+        with pytest.raises(SolveError, match=f"odeint failed in {where}"):
+            raise_if_failed(zeros, Stats(zeros, zeros, zeros, jnp.asarray(status), t))
 
 
 def test_solves_in_turn_end_as_the_first_of_them_that_failed():
