@@ -119,18 +119,23 @@ def test_one_compilation_for_a_training(key):
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_run_goes_on_with_other_devices(key, tmp_path, folder, caplog):
     config = TrainConfig(steps=30, batch_size=64, eval_every=5, validation_rows=64)
-    options = {"config": config, "objective": FlowMatching()}
+    options: dict[str, Any] = {"config": config, "objective": FlowMatching()}
     whole, history = trained(key, 8, **options)
     place = Checkpoints(tmp_path / "states") if folder else tmp_path / "state"
-    trained(key, 8, **options, checkpoint=place, callback=lambda row: row["step"] == 15)
+    options |= {"checkpoint": place, "resume": True}
+    anew: dict[str, Any] = {**options, "resume": False}
     with caplog.at_level("INFO", "jaxflow"):
-        again, theirs = trained(key, 2, **options, checkpoint=place, resume=True)
-    assert "devices were 8 and are 2" in caplog.text
+        trained(key, 8, **anew, callback=lambda row: row["step"] == 10)
+        trained(key, 4, **options, callback=lambda row: row["step"] == 20)
+        again, theirs = trained(key, None, **options)
+    assert "devices were 8 and are 4" in caplog.text
+    assert "devices were 4 and are 1" in caplog.text
     assert theirs["step"] == history["step"]
+    np.testing.assert_allclose(theirs["validation"], history["validation"], rtol=1e-12)
     assert distance(whole, again) < 1e-12
     if folder:
         with pytest.raises(FileExistsError, match="holds the states of a fit: go on with it by"):
-            trained(key, 2, **options, checkpoint=place)
+            trained(key, 2, **anew)
         assert len(list((tmp_path / "states").glob("[0-9]*"))) == 2
 
 
