@@ -135,6 +135,13 @@ def test_the_derivative_of_point_and_log_density(key):
     assert float(change) == -float(hutchinson_trace(field, t, x, probes)[1])
 
 
+def test_rows_share_one_solve_unless_told_otherwise(key):
+    x = jax.random.normal(key, (3, 5))
+    given, ode = (Linear(matrix=MATRIX), x, jnp.zeros(3), 1.0, 0.0), ODE(rtol=1e-3, atol=1e-3)
+    assert transport_density(*given, ode=ode)[1].num_evals.shape == ()
+    assert transport_density(*given, ode=ode, each=True)[1].num_evals.shape == (3,)
+
+
 @pytest.mark.parametrize("each", [False, True])
 def test_probes_stay_fixed_through_a_solve(each, key):
     # For a linear field the estimate of a row is then exactly mean v^T A v, at every tolerance.

@@ -136,7 +136,8 @@ def test_large_weights_stay_weights():
 
 
 def test_columns_of_data_frames_are_compared_by_name():
-    frame = pd.DataFrame(X, columns=["a", "b"])
+    # Pandas before 3 writes into the array that it was made of.
+    frame = pd.DataFrame(X.copy(), columns=["a", "b"])
     density = tiny(contamination=None).fit(frame)
     assert list(density.feature_names_in_) == ["a", "b"]
     scores = density.score_samples(frame)
