@@ -84,6 +84,13 @@ def test_a_random_end_averages_the_densities_about_the_base():
     np.testing.assert_allclose(losses[1], -exact, rtol=1e-9)
 
 
+def test_a_solve_that_fails_is_a_loss_that_is_no_number():
+    flow = CNF(lambda t, x: jnp.log(x - 9), StandardNormal(1), trace="exact")
+    for objective in (maximum_likelihood, MaximumLikelihood(kinetic=0.1)):
+        loss, _ = objective(flow, jnp.zeros((3, 1)), None, jax.random.key(0))
+        assert np.isnan(loss)
+
+
 def test_weights_are_rows_that_occur_that_often():
     flow = CNF(Linear(matrix=A), StandardNormal(2), ode=FINE)
     objective = MaximumLikelihood(kinetic=0.1)

@@ -159,6 +159,10 @@ def test_settings_that_are_refused():
         HutchPlusPlus(jnp.eye(4), num_probes=0)
     with pytest.raises(ValueError, match=r"subspace has shape \(4, 4\); for events of shape \(2"):
         HutchPlusPlus(jnp.eye(4)).draw(jax.random.key(0), (2, 2), float)
+    assert (
+        len(HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=0, num_products=2).subspace)
+        == 0
+    )
     with pytest.raises(ValueError, match=r"rank=5 must be a whole number from 0 to 4"):
         HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=5, num_products=9)
     with pytest.raises(ValueError, match=r"rank=2 .*from 0 to 1: at least one of num_products=2"):
