@@ -60,6 +60,23 @@ def test_samples_by_class_sampler_and_guidance(jaxflow, diffusion, tmp_path):
     assert np.isfinite(found["up"]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["langevin", "corrected", "ancestral"])
+def test_noise_that_explodes(jaxflow, fit, table, tmp_path, sampler):
+    run, out = tmp_path / "run", tmp_path / "x.csv"
+    result = fit(run, "--objective", "ncsn", "--depth", 1)
+    assert result.exit_code == 0, result.output
+    assert "misses the noised data by" in result.stdout
+    assert "diffusion, ncsn (residual)" in jaxflow("info", run).stdout
+    assert jaxflow("sample", run, "--out", out, "--sampler", sampler, "--num", 5).exit_code == 0
+    assert np.isfinite(read_table(out).values).all()
+    far = fit(tmp_path / "far", "--objective", "ncsn", "--transform", "none", "--depth", 1)
+    assert far.exit_code == 0, far.output
+    assert ("scale them (--transform standardise)" in far.stderr) == (
+        json.loads((tmp_path / "far" / "run.json").read_text())["prior_gap"] > 0.1
+    )
+
+
 def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
     run, _ = diffusion
     result = jaxflow("score", run, labelled, "--out", tmp_path / "own.csv")

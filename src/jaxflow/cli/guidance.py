@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from jaxflow.cli.models import Objective
+
 Guidance = Annotated[
     float | None,
     typer.Option(
@@ -17,7 +19,7 @@ Guidance = Annotated[
 
 def diffuses(record: dict[str, Any]) -> bool:
     """Whether a run's flow is a diffusion model."""
-    return record["settings"].get("objective") in ("ddpm", "ncsn")
+    return Objective(record["settings"]["objective"]).diffuses
 
 
 def check_guidance(record: dict[str, Any], guidance: float | None) -> None:

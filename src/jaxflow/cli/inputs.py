@@ -81,7 +81,7 @@ def settings_from(start: Path, settings: Settings, chosen: list[str]) -> Setting
                 "goes on: leave it out"
             )
     objective = Objective(settings.objective)
-    if of_run["objective"] in (Objective.ddpm, Objective.ncsn):
+    if Objective(of_run["objective"]).diffuses:
         if objective not in (Objective.auto, of_run["objective"]):
             raise ValueError(
                 f"--objective {objective}: {start} is a diffusion model, which goes on as one; "

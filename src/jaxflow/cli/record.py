@@ -41,6 +41,10 @@ def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
         if each.name in record["settings"] or each.name != "start"
     }
     _check(file, record["settings"], needed, "settings.")
+    try:
+        Settings(**record["settings"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged, or of another version: {error}") from error
     return record
 
 
