@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("hostile_files.py", ("--files", "150")),
+        ("hostile_files.py", ("--files", "120")),
         pytest.param("kill_resume.py", ("--times", "2"), marks=pytest.mark.slow),
     ],
 )

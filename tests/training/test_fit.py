@@ -196,6 +196,7 @@ def test_an_array_that_field_and_base_share_is_trained_in_the_field_alone():
     assert leaves_equal(assemble(trained, frozen), flow)
 
 
+@pytest.mark.slow
 def test_conditions_reach_the_density(key):
     rng = np.random.default_rng(0)
     cond = rng.normal(size=(1000, 1))
