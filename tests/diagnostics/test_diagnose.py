@@ -12,7 +12,9 @@ import pytest
 from scipy.linalg import expm
 
 from jaxflow import CNF, ODE, CouplingFlow, DiagonalNormal, StandardNormal
+from jaxflow.bases import StudentT
 from jaxflow.diagnostics import diagnose, draw
+from jaxflow.diagnostics.diagnose import _normality
 from jaxflow.dynamics import Linear
 
 # Far from normal, so that its largest stretch is not its largest eigenvalue.
@@ -180,17 +182,29 @@ def test_coarse_fixed_steps_are_found_out_by_truth_mass_and_round_trip():
 
 @pytest.mark.slow
 def test_a_flow_in_closed_form_is_examined_without_solves():
-    base = DiagonalNormal(jnp.zeros(2), jnp.ones(2))
     found = examine(
-        CouplingFlow(2, width=4, num_layers=2, base=base, key=KEY),
+        CouplingFlow(2, width=4, num_layers=2, base=StudentT(200.0, (2,)), key=KEY),
         np.random.default_rng(0).normal(size=(250, 2)),
     )
     assert found.problems == ()
     assert (found.truth, found.slope, found.solves.num_evals) == (None, None, None)
     assert "log-densities need no solve: exact up to rounding" in found.verdict
     assert found.normality is None
-    assert "DiagonalNormal" in found.skipped["base"]
+    assert "StudentT" in found.skipped["base"]
     assert found.mass.value == pytest.approx(1, abs=1e-3)
+
+
+def test_a_normal_base_is_tested_in_its_own_units():
+    z = np.random.default_rng(0).normal(size=(500, 2))
+    mean, scale = np.asarray([1.0, -3.0]), np.asarray([2.0, 0.1])
+    moved = _normality(
+        DiagonalNormal(jnp.asarray(mean), jnp.asarray(scale)), mean + scale * z, 0.01
+    )
+    plain = _normality(StandardNormal(2), z, 0.01)
+    assert not isinstance(moved, str)
+    assert not isinstance(plain, str)
+    assert moved.distance == pytest.approx(plain.distance, rel=1e-9)
+    assert [each.grade for each in moved.findings()] == ["good"]
 
 
 def test_bad_arguments_are_refused_before_any_solve():

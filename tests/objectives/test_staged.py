@@ -71,7 +71,9 @@ def test_rows_of_weight_zero_teach_nothing():
     rows = np.concatenate([X, X + 50.0])
     weights = np.concatenate([np.ones(400), np.zeros(400)])
     config = TrainConfig(steps=20, eval_every=20, batch_size=800)
+    # Matching would draw pairs for them all the same.
     settings = {"key": KEY, "config": config, "transform": Standardise.fit(X)}
+    settings["objective"] = maximum_likelihood
     held = X[:100]
     weighted, _ = fit(flow(), rows, weights=weights, validation=held, **settings)
     alone, _ = fit(flow(), X, validation=held, **settings)
