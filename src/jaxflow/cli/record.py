@@ -1,7 +1,6 @@
 """The record of a run as it is read again: is all there, and of its kind?"""
 
 import types
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -33,16 +32,10 @@ def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
         kinds = kinds | HELD_OUT
     _check(file, record, kinds, "")
     _check(file, record["versions"], {"jax": str}, "versions.")
-    hints = get_type_hints(Settings)
-    # Options that an older version did not have are at their defaults.
-    needed = {
-        each.name: hints[each.name]
-        for each in fields(Settings)
-        if each.name in record["settings"] or each.name != "start"
-    }
-    _check(file, record["settings"], needed, "settings.")
+    settings = {"start": None} | record["settings"]
+    _check(file, settings, get_type_hints(Settings), "settings.")
     try:
-        Settings(**record["settings"])
+        Settings(**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged, or of another version: {error}") from error
     return record

@@ -121,7 +121,6 @@ def _elbo(
 ) -> tuple[Array, Array, Array]:
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
     schedule = denoiser.schedule
-    mean, scale = _moments(flow.base, x.dtype)
 
     def terms(x: Array, cond: Array | None, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         spread_key, key = jax.random.split(key)
@@ -146,9 +145,8 @@ def _elbo(
         first = 0.5 * jnp.sum((noise - predicted) ** 2)
         first = first + u.size * (jnp.log(blur) + 0.5 * math.log(2 * math.pi))
         # L_T, between two normals.
-        ratio = schedule.variance(times[-1]) / scale**2
-        square = ((schedule.alpha(times[-1]) * u - mean) / scale) ** 2
-        last = 0.5 * jnp.sum(square + ratio - 1 - jnp.log(ratio))
+        end = times[-1]
+        last = _beyond_base(schedule.alpha(end) * u, schedule.variance(end), flow.base)
         return first - log_det, steps, last
 
     return jax.vmap(terms, (0, None if cond is None else 0, 0))(x, cond, keys)
@@ -171,16 +169,22 @@ def prior_gap(flow: Any, x: Any) -> float:
     _check_base(flow.base)
     flow, rows, _, _ = accept(flow, x, None, "x")
     u, _ = into_flow_space(flow.transform, rows)
-    mean, scale = _moments(flow.base, u.dtype)
-    alpha, variance = schedule.alpha(schedule.end), schedule.variance(jnp.asarray(schedule.end))
-    ratio = (alpha**2 * jnp.var(u, axis=0) + variance) / scale**2
-    square = ((alpha * jnp.mean(u, axis=0) - mean) / scale) ** 2
-    return float(0.5 * jnp.sum(square + ratio - 1 - jnp.log(ratio)))
+    alpha, sigma = schedule.alpha(schedule.end), schedule.sigma(schedule.end)
+    variance = alpha**2 * jnp.var(u, axis=0) + sigma**2
+    return float(_beyond_base(alpha * jnp.mean(u, axis=0), variance, flow.base))
 
 
 def _check_base(base: Any) -> None:
     if not isinstance(base, StandardNormal | DiagonalNormal):
         raise TypeError(f"the bound is for a normal base, and base={base!r} is another")
+
+
+def _beyond_base(mean: Array, variance: Array, base: Any) -> Array:
+    """`KL(N(mean, variance) || base)` of independent entries, nats."""
+    base_mean, scale = _moments(base, mean.dtype)
+    ratio = variance / scale**2
+    square = ((mean - base_mean) / scale) ** 2
+    return 0.5 * jnp.sum(square + ratio - 1 - jnp.log(ratio))
 
 
 def _moments(base: Any, dtype: Any) -> tuple[Array, Array]:

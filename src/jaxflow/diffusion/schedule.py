@@ -131,9 +131,7 @@ class Schedule(abc.ABC):
         """
         with jax.ensure_compile_time_eval():
             alpha = float(self.alpha(self.end))
-        scale = self.prior_std(data_std)
-        ratio = (self.prior_std(std) / scale) ** 2
-        return 0.5 * (ratio - 1 - math.log(ratio) + (alpha * mean / scale) ** 2)
+        return _divergence(self.prior_std(std), alpha * mean, self.prior_std(data_std))
 
     def start_mismatch(self, std: float, mean: float = 0.0) -> float:
         """What the rest of noise at `start` costs, nats an entry: `KL(data || q(x_start))`.
@@ -147,9 +145,7 @@ class Schedule(abc.ABC):
             raise ValueError(f"std={std} must be a positive number")
         with jax.ensure_compile_time_eval():
             alpha, sigma = float(self.alpha(self.start)), float(self.sigma(self.start))
-        scale = math.hypot(alpha * std, sigma)
-        ratio = (std / scale) ** 2
-        return 0.5 * (ratio - 1 - math.log(ratio) + ((1 - alpha) * mean / scale) ** 2)
+        return _divergence(std, (1 - alpha) * mean, math.hypot(alpha * std, sigma))
 
     def blur(self) -> float:
         """Standard deviation of the noise that is left at `start`, in units of the data."""
@@ -199,6 +195,12 @@ def check_schedule(schedule: Any) -> None:
 def scalar(s: Any) -> Array:
     """A time as an array."""
     return jnp.asarray(s, float) if isinstance(s, int | float) else s
+
+
+def _divergence(std: float, mean: float, scale: float) -> float:
+    """`KL(N(mean, std^2) || N(0, scale^2))`."""
+    ratio = (std / scale) ** 2
+    return 0.5 * (ratio - 1 - math.log(ratio) + (mean / scale) ** 2)
 
 
 def _slope(f: Callable[[Array], Array], s: Array) -> tuple[Array, Array]:
