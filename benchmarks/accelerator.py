@@ -29,8 +29,8 @@ import engine
 import gradients
 import jaxflow
 from harness import interleaved, table, wide, write_results
-from jaxflow.continuity import augmented_dynamics
 from jaxflow.data import Moons
+from jaxflow.density.continuity import augmented_dynamics
 from jaxflow.dynamics import MLP, Rounded, unrounded
 from jaxflow.ode.many import odeint_many
 

@@ -16,7 +16,7 @@ import jax
 
 import jaxflow
 from harness import table, write_results
-from jaxflow.model import assemble, separate
+from jaxflow.training.trainable import assemble, separate
 
 DIM, WIDTH, ROWS = 16, 128, 256
 METHODS = ("adjoint", "checkpointed", "direct")

@@ -27,7 +27,7 @@ import numpy as np
 
 import jaxflow
 from harness import at_error, interleaved, table, wide, write_results
-from jaxflow.continuity import augmented_dynamics, transport_density
+from jaxflow.density.continuity import augmented_dynamics, transport_density
 
 BASE = jaxflow.StandardNormal((2,))
 EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11)

@@ -23,7 +23,7 @@ import numpy as np
 
 import jaxflow
 from harness import at_error, interleaved, table, wide, write_results
-from jaxflow.continuity import augmented_dynamics
+from jaxflow.density.continuity import augmented_dynamics
 
 DIM, WIDTH, ROWS = 43, 256, 1000
 BASE = jaxflow.StandardNormal((DIM,))

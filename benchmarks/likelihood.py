@@ -31,7 +31,7 @@ import numpy as np
 import jaxflow
 from harness import RESULTS, table, wide, write_results
 from jaxflow import data as toys
-from jaxflow.model import score_rows
+from jaxflow.flows.flow import score_rows
 
 HERE = Path(__file__).parent
 RUNS = RESULTS / "likelihood"

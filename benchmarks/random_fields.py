@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxflow
 from harness import table, wide, write_results
-from jaxflow.continuity import augmented_dynamics
+from jaxflow.density.continuity import augmented_dynamics
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
 
 ROWS, DIM, TOLERANCE = 32, 3, 1e-5

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 import jaxflow
 from harness import interleaved
-from jaxflow.continuity import transport_density
-from jaxflow.divergence import draw_rows
+from jaxflow.density.continuity import transport_density
+from jaxflow.density.divergence import draw_rows
 from jaxflow.dynamics import MLP, ConcatSquash, Hollow, Potential
 from jaxflow.trace import Hutchinson, HutchPlusPlus, exact_trace, jacobian_trace, prepare
 from jaxflow.trace.exact import CHUNK

@@ -37,14 +37,14 @@ RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
 WIDE = 160
 # What pytest exits with where it finds none.
 NO_TESTS = 5
-TARGETS = ("ode/*.py", "trace/*.py", "continuity.py", "flow.py", "objectives/*.py")
+TARGETS = ("ode/*.py", "trace/*.py", "density/*.py", "flows/*.py", "objectives/*.py")
 
 # The tests that mirror a file, the quickest first; a folder's where a file has no line.
 SOLVES = ["tests/ode/test_arguments.py", "tests/laws/test_solves.py"]
 GRADIENTS = ["tests/ode/test_checkpointed.py", "tests/laws/test_gradients.py"]
 MANY = ["tests/ode/test_many.py", "tests/ode/test_failures.py"]
-TRACES = ["tests/laws/test_traces.py", "tests/test_flow_traces.py"]
-FLOW = ["tests/test_flow.py", "tests/test_tolerance.py", "tests/laws/test_flows.py"]
+TRACES = ["tests/laws/test_traces.py", "tests/flows/test_flow_traces.py"]
+FLOW = ["tests/flows/test_flow.py", "tests/density/test_tolerance.py", "tests/laws/test_flows.py"]
 TESTS = {
     "ode": ["tests/ode", "tests/laws/test_solves.py", "tests/laws/test_gradients.py"],
     "ode/bridge.py": ["tests/ode/test_bridge.py"],
@@ -53,21 +53,26 @@ TESTS = {
     "ode/controller.py": ["tests/ode/test_steps.py", *SOLVES, "tests/ode/test_failures.py"],
     "ode/integrate.py": ["tests/ode/test_steps.py", *SOLVES, "tests/ode/test_failures.py"],
     "ode/lanes.py": MANY,
-    "ode/many.py": ["tests/test_precision.py", *MANY, *GRADIENTS],
+    "ode/many.py": ["tests/runtime/test_precision.py", *MANY, *GRADIENTS],
     "ode/odeint.py": ["tests/ode/test_save_at.py", "tests/ode/test_steps.py", *SOLVES, *GRADIENTS],
     "ode/pontryagin.py": ["tests/ode/test_drift.py", "tests/laws/test_gradients.py"],
-    "ode/together.py": ["tests/test_continuity.py", "tests/training/test_mesh.py"],
+    "ode/together.py": ["tests/density/test_continuity.py", "tests/training/test_mesh.py"],
     "ode/status.py": ["tests/ode/test_failures.py", *SOLVES],
     "ode/tableaus.py": ["tests/laws/test_orders.py"],
-    "ode/twice.py": ["tests/test_accuracy.py", "tests/test_tolerance.py"],
-    "trace/choice.py": ["tests/test_flow_traces.py"],
+    "ode/twice.py": ["tests/density/test_accuracy.py", "tests/density/test_tolerance.py"],
+    "trace/choice.py": ["tests/flows/test_flow_traces.py"],
     "trace/exact.py": ["tests/trace/test_exact.py", *TRACES],
     "trace/hutchinson.py": ["tests/trace/test_hutchinson.py", *TRACES],
     "trace/products.py": ["tests/trace/test_hutchinson.py", *TRACES],
-    "trace/protocol.py": ["tests/test_flow_traces.py"],
-    "trace/sketched.py": ["tests/trace/test_sketched.py", "tests/test_flow_traces.py"],
-    "continuity.py": ["tests/test_continuity.py", "tests/test_flow_traces.py", *FLOW],
-    "flow.py": [*FLOW, "tests/test_flow_traces.py"],
+    "trace/protocol.py": ["tests/flows/test_flow_traces.py"],
+    "trace/sketched.py": ["tests/trace/test_sketched.py", "tests/flows/test_flow_traces.py"],
+    "density/continuity.py": [
+        "tests/density/test_continuity.py",
+        "tests/flows/test_flow_traces.py",
+        *FLOW,
+    ],
+    "flows": ["tests/flows", *FLOW],
+    "flows/cnf.py": [*FLOW, "tests/flows/test_flow_traces.py"],
     "objectives/couplings.py": ["tests/objectives/test_couplings.py"],
     "objectives/denoising.py": ["tests/objectives/test_denoising.py"],
     "objectives/likelihood.py": ["tests/objectives/test_likelihood.py"],

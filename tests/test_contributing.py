@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.flows.test_flow_traces import check_unbiased, estimators
 from tests.laws.fields import KEY, Case, grown
 from tests.laws.test_traces import check_traces
-from tests.test_flow_traces import check_unbiased, estimators
 
 import jaxflow
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig

@@ -29,12 +29,12 @@ import polars as pl
 from typer.testing import CliRunner
 
 import jaxflow
-from jaxflow.checkpoint import load_extra
 from jaxflow.cli.app import app
 from jaxflow.cli.inputs import check_same, record_of
 from jaxflow.cli.models import Settings
 from jaxflow.cli.run_directory import read_record, write_record
 from jaxflow.data import Shards, read_blocks, read_table
+from jaxflow.io.checkpoint import load_extra
 
 # What a reader may need beyond what the process holds already.
 ROOM = 2 << 30

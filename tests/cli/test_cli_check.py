@@ -8,8 +8,8 @@ import pytest
 
 import jaxflow as library
 from jaxflow import diagnostics
-from jaxflow.checkpoint import load_extra
 from jaxflow.data import split
+from jaxflow.io.checkpoint import load_extra
 from jaxflow.transforms import Standardise
 
 

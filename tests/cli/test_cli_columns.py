@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from jaxflow.checkpoint import load_extra
+from jaxflow.io.checkpoint import load_extra
 
 
 def scores(jaxflow, run, table, out, *args):

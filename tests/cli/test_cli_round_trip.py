@@ -11,10 +11,10 @@ import pytest
 
 import jaxflow as library
 from jaxflow import Hutchinson
-from jaxflow.checkpoint import load_extra
 from jaxflow.cli.score import Moments
 from jaxflow.data import read_table, split
-from jaxflow.discrete import CouplingFlow
+from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.io.checkpoint import load_extra
 
 
 def log_prob(run, values):

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import jaxflow as library
-from jaxflow.progress import Progress
+from jaxflow.runtime.progress import Progress
 
 
 def contents(run):

@@ -10,6 +10,7 @@ import pytest
 from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
 
 from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal
+from jaxflow.density.paths import Linear, interpolate
 from jaxflow.diffusion import (
     PREDICTIONS,
     Denoiser,
@@ -20,8 +21,7 @@ from jaxflow.diffusion import (
     shares,
 )
 from jaxflow.dynamics import MLP
-from jaxflow.flow import CNF
-from jaxflow.paths import Linear, interpolate
+from jaxflow.flows.cnf import CNF
 
 each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 S = jnp.asarray(0.37)

@@ -12,6 +12,14 @@ import pytest
 from jax import lax
 
 import jaxflow
+from jaxflow.density.paths import (
+    Linear,
+    Path,
+    SchroedingerBridge,
+    Trigonometric,
+    VariancePreserving,
+    interpolate,
+)
 from jaxflow.objectives import (
     FlowMatching,
     LogitNormal,
@@ -24,14 +32,6 @@ from jaxflow.objectives import (
 )
 from jaxflow.objectives.matching import TIME_MARGIN, resample, squared_errors
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.paths import (
-    Linear,
-    Path,
-    SchroedingerBridge,
-    Trigonometric,
-    VariancePreserving,
-    interpolate,
-)
 
 MEAN, SCALE = 1.3, 0.4
 

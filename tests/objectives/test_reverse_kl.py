@@ -7,7 +7,7 @@ import pytest
 
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit, importance_sample
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.importance import generalised_pareto, pareto_smoothed
+from jaxflow.flows.importance import generalised_pareto, pareto_smoothed
 from jaxflow.objectives import ReverseKL, maximum_likelihood
 
 KEY = jax.random.key(4)

@@ -186,7 +186,7 @@ def test_base_and_transform_are_not_trained(key):
 
 
 def test_an_array_that_field_and_base_share_is_trained_in_the_field_alone():
-    from jaxflow.model import assemble, separate
+    from jaxflow.training.trainable import assemble, separate
 
     shared = jnp.ones((2, 2))
     base = jaxflow.DiagonalNormal(shared, shared)

@@ -74,10 +74,10 @@ def check(
 
     import jax
 
-    from jaxflow.checkpoint import load
     from jaxflow.data import finite_rows
     from jaxflow.diagnostics import diagnose
     from jaxflow.diagnostics.solves import without_raising
+    from jaxflow.io.checkpoint import load
 
     with spread_over(devices), jax.enable_x64(record["settings"]["float64"]):
         flow: Any = load(run / run_directory.FLOW)

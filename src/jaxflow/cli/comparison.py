@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import DiagonalNormal
-from jaxflow.discrete import CouplingFlow
 from jaxflow.dynamics import MLP
-from jaxflow.flow import CNF
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.ode import ODE
 from jaxflow.trace import Hutchinson

@@ -87,7 +87,7 @@ def load_map(run: Path) -> Any:
     Raises:
         FileNotFoundError: there is none.
     """
-    from jaxflow.checkpoint import load
+    from jaxflow.io.checkpoint import load
 
     path = run / run_directory.MAP
     if not path.exists():

@@ -250,9 +250,9 @@ def _train(
     """Train and fill the run directory; the record with the results."""
     import jax
 
-    from jaxflow.checkpoint import load
     from jaxflow.data import check_columns, split
     from jaxflow.diffusion import prior_gap
+    from jaxflow.io.checkpoint import load
 
     training, held = split(len(x), settings.validation, settings.seed)
     check_columns(x[training], record["columns"])

@@ -58,7 +58,7 @@ def _data(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _state(run: Path, steps: int) -> str:
-    from jaxflow.checkpoint import load_extra
+    from jaxflow.io.checkpoint import load_extra
 
     path = run / run_directory.STATE
     done = load_extra(path)["step"] if path.exists() else 0

@@ -52,7 +52,7 @@ def job(coordinator: str | None, processes: int | None, index: int | None) -> It
         return
     import jax
 
-    from jaxflow.processes import join_processes
+    from jaxflow.runtime.processes import join_processes
 
     join_processes(None if coordinator == "auto" else coordinator, processes, index)
     _joined, _first = True, jax.process_index() == 0

@@ -188,9 +188,9 @@ def build_flow(settings: Settings, dim: int, key: Any, num_classes: int = 0) -> 
     """
     from jaxflow.bases import StandardNormal
     from jaxflow.diffusion import Denoiser, VarianceExploding, VariancePreserving, as_flow
-    from jaxflow.discrete import CouplingFlow
     from jaxflow.dynamics import OptionalCondition
-    from jaxflow.flow import CNF
+    from jaxflow.flows.cnf import CNF
+    from jaxflow.flows.coupling import CouplingFlow
 
     if settings.model == Model.coupling:
         if dim == 1:

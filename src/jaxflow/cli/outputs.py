@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.data.atomic import whole_file
+from jaxflow.io.atomic import whole_file
 
 TABLES = (".csv", ".npy", ".parquet")
 PICTURES = (".png", ".pdf", ".svg")

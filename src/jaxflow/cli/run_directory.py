@@ -132,7 +132,7 @@ def read_run(run: Path) -> dict[str, Any]:
         FileNotFoundError: no such folder.
         ValueError: no run directory, an interrupted one, or a flow from elsewhere.
     """
-    from jaxflow import checkpoint
+    from jaxflow.io import checkpoint
 
     check_run(run)
     if not (run / FLOW).exists():

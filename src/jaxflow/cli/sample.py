@@ -68,8 +68,8 @@ def sample(
 
     import jax
 
-    from jaxflow.checkpoint import load
     from jaxflow.data import write_table
+    from jaxflow.io.checkpoint import load
 
     with spread_over(devices), jax.enable_x64(record["settings"]["float64"]):
         key = jax.random.key(seed)

@@ -67,7 +67,7 @@ def score(
     import jax
 
     from jaxflow import Status
-    from jaxflow.checkpoint import load
+    from jaxflow.io.checkpoint import load
 
     moments = Moments()
     wide = jax.enable_x64(record["settings"]["float64"])

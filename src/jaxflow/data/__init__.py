@@ -1,12 +1,12 @@
 """Tables in files, checks on them, and toy data with exact densities."""
 
-from jaxflow.data.checks import check_columns, check_rows, coarse_columns, finite_rows, split
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
 from jaxflow.data.pinwheel import Pinwheel
 from jaxflow.data.shards import Shards
 from jaxflow.data.tables import Table, read_blocks, read_table, table_names, write_table
 from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings
+from jaxflow.runtime.checks import check_columns, check_rows, coarse_columns, finite_rows, split
 
 __all__ = [
     "Checkerboard",

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.data.arrays import read_array
-from jaxflow.data.atomic import whole_file
-from jaxflow.data.checks import check_rows, finite_rows
 from jaxflow.data.tables import read_blocks
+from jaxflow.io.atomic import whole_file
+from jaxflow.runtime.checks import check_rows, finite_rows
 
 RECORD = "shards.json"
 # Rows of a file that `Shards.convert` writes.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
-from jaxflow.data.atomic import whole_file
 from jaxflow.data.delimited import delimited_blocks, delimited_names, header_line, is_number
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
+from jaxflow.io.atomic import whole_file
 
 if TYPE_CHECKING:
     import polars

@@ -12,7 +12,7 @@ stated = 1.5 d + kappa E + F,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3
 The errors of a row's entries have signs of their own, so they add up as squares do. `d` alone
 misses what both solves get wrong, `E` alone is too small where errors add up and too
 large where they cancel; `F` is rounding. The constants are empirical and checked on fields that
-did not choose them (`tests/test_accuracy.py`): an estimate on the safe side, no bound.
+did not choose them (`tests/density/test_accuracy.py`): an estimate on the safe side, no bound.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxflow.bases import log_prob_rows
 from jaxflow.ode import ODE
 from jaxflow.ode.twice import Twice
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 
 # Weights of the difference of the two solves and of rounding.
 DIFFERENCE, ROUNDING = 1.5, 3.0

@@ -10,10 +10,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.accuracy import base_density, rounding_error, stated_error
-from jaxflow.divergence import density_change_twice
+from jaxflow.density.accuracy import base_density, rounding_error, stated_error
+from jaxflow.density.divergence import density_change_twice
 from jaxflow.ode import ODE, Stats, Status
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 from jaxflow.trace import Estimator, Exact
 
 # The tolerance of a solve whose log-density shall be right to 1 nat: of a single solve, which is
@@ -31,8 +31,7 @@ class LogDensity(NamedTuple):
         trace_se: standard error that a stochastic trace leaves in the value; zeros where the
             trace is exact, None where a single probe tells nothing of its error.
         ode_error: error that the steps of the solve leave in the value, as stated by
-            `jaxflow.accuracy`; None with fixed steps, by diffrax and for XTrace, which do not
-            tell.
+            `jaxflow.density.accuracy`; None with fixed steps, by diffrax and for XTrace.
         refined: the log-density by a second, finer solve, more exact than `value` as a rule;
             None where `ode_error` is.
         status: a `jaxflow.Status`, how the row's solve ended.

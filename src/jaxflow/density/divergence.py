@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.continuity import (
+from jaxflow.density.continuity import (
     transport_density,
     transport_density_twice,
     transport_products,
 )
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.twice import Twice
-from jaxflow.precision import accumulator, in_full
+from jaxflow.runtime.precision import accumulator, in_full
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace
 from jaxflow.trace.hutchinson import PILOT_PROBES
 

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
-from jaxflow.counts import check_count
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import generator, on_host
 from jaxflow.diagnostics.mass import measure_mass
@@ -19,9 +18,10 @@ from jaxflow.diagnostics.slope import examine_slope
 from jaxflow.diagnostics.solves import Solves, check_atol, examine_solves, without_raising
 from jaxflow.diagnostics.truth import compare_with_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
-from jaxflow.discrete import CouplingFlow
-from jaxflow.flow import CNF
-from jaxflow.model import accept, with_transform
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.flow import accept, with_transform
+from jaxflow.runtime.checks import check_count
 from jaxflow.transforms import without_noise
 
 # Where fewer rows succeed, a test of those that did says nothing of all.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 
 Grade = Literal["good", "bad", "unknown"]
 

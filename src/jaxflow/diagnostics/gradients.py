@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxflow.diagnostics.truth import EXACT
-from jaxflow.flow import CNF
-from jaxflow.model import accept, assemble, separate
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import accept
 from jaxflow.ode import ODE, SolveError, Status
 from jaxflow.ode.settings import Gradient
 from jaxflow.ode.status import MESSAGES
 from jaxflow.trace import Exact
+from jaxflow.training.trainable import assemble, separate
 
 REPEATS = 5
 DRIFTED = "the way back drifted off the way there: checkpoints=8 may help, or another method"

@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import Finding, Line, on_host
 from jaxflow.diagnostics.proposal import Proposal
-from jaxflow.discrete import dense_log_det
-from jaxflow.importance import RELIABLE, log_mean
-from jaxflow.model import Flow, into_flow_space, score_rows
+from jaxflow.flows.coupling import dense_log_det
+from jaxflow.flows.flow import Flow, into_flow_space, score_rows
+from jaxflow.flows.importance import RELIABLE, log_mean
 
 # Points along a side by dimension, the next where the last was too coarse; odd, so that every
 # second point makes a grid of its own.

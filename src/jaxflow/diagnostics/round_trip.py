@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import Finding, Line, Quantiles, on_host, quantiles
-from jaxflow.discrete import CouplingFlow
-from jaxflow.flow import CNF
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.coupling import CouplingFlow
 
 # A point further away than this part of a column's spread has not returned.
 RETURNED = 1e-2

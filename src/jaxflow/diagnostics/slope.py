@@ -11,11 +11,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.continuity import transport
+from jaxflow.density.continuity import transport
 from jaxflow.diagnostics.findings import Finding, Line, on_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
-from jaxflow.flow import CNF
-from jaxflow.model import into_flow_space
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import into_flow_space
 from jaxflow.trace import exact_trace, prepare
 
 # Rows whose trajectories are followed, and times at which they are looked at.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.audit import tolerance_for
+from jaxflow.density.audit import tolerance_for
 from jaxflow.diagnostics.findings import (
     Finding,
     Line,
@@ -17,8 +17,8 @@ from jaxflow.diagnostics.findings import (
     on_host,
     quantiles,
 )
-from jaxflow.flow import CNF
-from jaxflow.model import Flow, score_rows
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.ode import Status
 from jaxflow.ode.status import MESSAGES
 

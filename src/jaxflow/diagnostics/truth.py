@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import Finding, Line, Quantiles, counted, on_host, quantiles
 from jaxflow.dynamics.protocol import has_closed_form
-from jaxflow.flow import CNF
-from jaxflow.model import score_rows
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
-from jaxflow.rows import promote
+from jaxflow.runtime.arguments import promote
 
 # Settings of the solves that count as the truth, and how many rows take them.
 EXACT = ODE(solver="dopri5", rtol=1e-10, atol=1e-10, max_steps=2**14, throw=False)

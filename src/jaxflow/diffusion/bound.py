@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
-from jaxflow.chunks import by_chunks
-from jaxflow.counts import check_count
 from jaxflow.diffusion.ddpm import step_loss
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.times import times_of
-from jaxflow.model import accept, into_flow_space
-from jaxflow.precision import in_full
+from jaxflow.flows.flow import accept, into_flow_space
+from jaxflow.ode.many import lanes_for
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.chunks import by_chunks
+from jaxflow.runtime.precision import in_full
 from jaxflow.transforms import spread_rows
 
 
@@ -106,7 +107,9 @@ def elbo(
         draws = [_elbo(flow, rows[part], given, keys[part, i], times) for i in range(num_draws)]
         return jax.tree.map(lambda *a: jnp.mean(jnp.stack(a), axis=0), *draws)
 
-    first, steps, last = by_chunks(len(rows), rows.shape[1:], None, compute, progress=progress)
+    first, steps, last = by_chunks(
+        len(rows), rows.shape[1:], None, compute, lanes=lanes_for(rows[:1].size), progress=progress
+    )
     value = -(first + steps + last)
     se = (
         jnp.std(value, ddof=1) / math.sqrt(len(value)) if len(value) > 1 else jnp.asarray(math.nan)

@@ -18,7 +18,7 @@ from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, within
 from jaxflow.diffusion.schedule import Schedule
 from jaxflow.diffusion.schedules import Straight
-from jaxflow.flow import CNF
+from jaxflow.flows.cnf import CNF
 from jaxflow.trace import Trace
 
 # The prior is written as a standard normal where it is one but for rounding.
@@ -144,7 +144,7 @@ def from_flow(flow: Any, schedule: Schedule = Straight()) -> CNF:
 
     Args:
         flow: a `CNF` whose base is standard normal; its transform is kept.
-        schedule: the path counted backwards; `Straight()` for `jaxflow.paths.Linear()`.
+        schedule: the path counted backwards; `Straight()` for `jaxflow.density.paths.Linear()`.
 
     Raises:
         TypeError: no `CNF`.

@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
-from jaxflow.chunks import by_chunks, take
-from jaxflow.counts import check_count
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
 from jaxflow.diffusion.times import times_of
-from jaxflow.model import into_data_space
-from jaxflow.precision import in_full
-from jaxflow.rows import batch_shape, cond_rows, promote
+from jaxflow.flows.flow import into_data_space
+from jaxflow.ode.many import lanes_for
+from jaxflow.runtime.arguments import batch_shape, cond_rows, promote
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.chunks import by_chunks, take
+from jaxflow.runtime.precision import in_full
 
 # Up to so many times share one compilation; above, powers of two.
 FILLED = 1024
@@ -93,7 +94,14 @@ def drawn(
     def compute(part: Array | slice, _: PRNGKeyArray | None) -> Any:
         return walk(flow, *take(part, keys, cond))
 
-    x = by_chunks(count, flow.event_shape, None, compute, progress=progress)
+    x = by_chunks(
+        count,
+        flow.event_shape,
+        None,
+        compute,
+        lanes=lanes_for(math.prod(flow.event_shape)),
+        progress=progress,
+    )
     return x.reshape(*batch, *flow.event_shape)
 
 

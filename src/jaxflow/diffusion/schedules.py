@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.counts import check_count
+from jaxflow.density.paths import log_alpha_of_betas
 from jaxflow.diffusion.schedule import Scalar, Schedule, check_schedule, scalar
-from jaxflow.paths import log_alpha_of_betas
+from jaxflow.runtime.checks import check_count
 
 
 @dataclass(frozen=True)

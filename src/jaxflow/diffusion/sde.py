@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.samplers import drawn, row_by_row
-from jaxflow.precision import in_full
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.precision import in_full
 
 
 def draw_sde(

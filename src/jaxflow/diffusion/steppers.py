@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.diffusion.ddpm import posterior, transition
 from jaxflow.diffusion.schedule import Schedule
+from jaxflow.runtime.checks import check_count
 
 Event = Float[Array, "*event"]
 

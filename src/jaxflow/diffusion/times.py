@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.counts import check_count
 from jaxflow.diffusion.schedule import Schedule
+from jaxflow.runtime.checks import check_count
 
 SPACINGS = ("time", "log_snr", "karras")
 # Karras et al. 2022: noise levels are evenly spaced in sigma^(1 / RHO).

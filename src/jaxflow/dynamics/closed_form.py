@@ -18,7 +18,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 
 
 def trace_weights(

@@ -17,7 +17,7 @@ from jaxflow.dynamics.protocol import (
     has_closed_form,
     prepare,
 )
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 
 
 class Sum(eqx.Module):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import (
@@ -19,6 +18,7 @@ from jaxflow.dynamics.layers import (
     flatten,
     flatten_cond,
 )
+from jaxflow.runtime.checks import check_count
 
 
 class Transformer(eqx.Module):

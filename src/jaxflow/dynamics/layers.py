@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
+from jaxflow.runtime.checks import check_count
 
 
 class ContextLinear(eqx.Module):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -16,6 +15,7 @@ from jaxflow.dynamics.layers import (
     flatten,
     flatten_cond,
 )
+from jaxflow.runtime.checks import check_count
 
 
 class Parts(NamedTuple):

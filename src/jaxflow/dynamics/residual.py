@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.dynamics.activations import Activation, check_activation, function
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -16,6 +15,7 @@ from jaxflow.dynamics.layers import (
     flatten,
     flatten_cond,
 )
+from jaxflow.runtime.checks import check_count
 
 # Fourier features of time: frequencies from 1/8 to 2 turns, evenly spaced in their logarithm.
 FREQUENCIES = tuple(2.0 ** (-3 + 4 * i / 7) for i in range(8))

@@ -19,7 +19,7 @@ from jaxflow.estimator.files import (
 )
 from jaxflow.estimator.rows import Rows, arranged, hold_out
 from jaxflow.estimator.settings import config_of, objective_of, scaling_of, untrained
-from jaxflow.precision import widest
+from jaxflow.runtime.precision import widest
 from jaxflow.training import History, fit
 
 

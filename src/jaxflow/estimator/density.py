@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from sklearn.base import DensityMixin, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxflow.counts import check_count
 from jaxflow.estimator.arguments import features_of, whole
 from jaxflow.estimator.base import FlowEstimator, mean_score
 from jaxflow.estimator.rows import Rows
+from jaxflow.runtime.checks import check_count
 
 # Rows that the threshold is found from, at most: its share is then off by some 0.3 %.
 THRESHOLD_ROWS = 10_000

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxflow.checkpoint import load, load_extra, save
+from jaxflow.io.checkpoint import load, load_extra, save
 
 
 def flow_to_bytes(flow: Any) -> bytes:

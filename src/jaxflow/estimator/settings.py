@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.estimator.arguments import whole
-from jaxflow.flow import CNF
+from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
 from jaxflow.training import TrainConfig
 from jaxflow.training.usual import SCALINGS, usual_eval_every, usual_frequency

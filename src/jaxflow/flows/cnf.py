@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.accuracy import base_density
-from jaxflow.audit import (
+from jaxflow.bases import check_base
+from jaxflow.density.accuracy import base_density
+from jaxflow.density.audit import (
     LogDensity,
     solved_twice,
     to_tolerance,
@@ -20,21 +21,13 @@ from jaxflow.audit import (
     within_rounding,
     without_density,
 )
-from jaxflow.bases import check_base
-from jaxflow.continuity import transport
-from jaxflow.divergence import density_change, integrated_jacobian, settled_trace
-from jaxflow.model import (
-    Flow,
-    accept,
-    checked,
-    into_data_space,
-    into_flow_space,
-    score_rows,
-)
+from jaxflow.density.continuity import transport
+from jaxflow.density.divergence import density_change, integrated_jacobian, settled_trace
+from jaxflow.flows.flow import Flow, accept, checked, into_data_space, into_flow_space, score_rows
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
-from jaxflow.precision import in_full
+from jaxflow.runtime.precision import in_full
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 
 
@@ -222,7 +215,7 @@ class CNF(Flow):
         freedom, covers the log-density of the exact trace about 95 % of the time.
 
         *The steps.* Each row is solved twice, at 2 to 3 times the cost of `log_prob`; the true
-        error is within `ode_error` for about 99 % of rows (`jaxflow.accuracy`).
+        error is within `ode_error` for about 99 % of rows (`jaxflow.density.accuracy`).
 
         Args:
             x: (*batch, *event).

@@ -17,7 +17,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal, check_base, log_prob_rows
-from jaxflow.counts import check_count
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -27,8 +26,9 @@ from jaxflow.dynamics.layers import (
     flatten_cond,
     network_from_zero,
 )
-from jaxflow.model import Flow, accept, into_data_space, into_flow_space
+from jaxflow.flows.flow import Flow, accept, into_data_space, into_flow_space
 from jaxflow.ode import Stats
+from jaxflow.runtime.checks import check_count
 
 # A layer stretches a coordinate by a factor between exp(-2) and exp(2): layers can still
 # compose to any scale, and no single one overflows or loses its inverse to rounding.

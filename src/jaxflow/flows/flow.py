@@ -3,7 +3,6 @@
 import abc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
-from jaxflow.chunks import by_chunks, take
 from jaxflow.ode import Stats
+from jaxflow.ode.many import lanes_for
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.precision import accumulator, in_full
-from jaxflow.rows import as_rows, batch_shape, check_finite, cond_rows, promote
+from jaxflow.runtime.arguments import as_rows, batch_shape, check_finite, cond_rows, promote
+from jaxflow.runtime.chunks import by_chunks, take
+from jaxflow.runtime.precision import accumulator, in_full
 
 
 class Flow(eqx.Module):
@@ -139,7 +139,9 @@ class Flow(eqx.Module):
             return _sample(flow, *take(part, keys, cond), key, with_log_prob)
 
         shape = self.event_shape
-        (x, log_p), stats = by_chunks(count, shape, probe_key, draw, progress=progress)
+        (x, log_p), stats = by_chunks(
+            count, shape, probe_key, draw, lanes=lanes_for(math.prod(shape)), progress=progress
+        )
         x, log_p = checked(self, (x, log_p), stats, "sample")
         x = x.reshape(*batch, *self.event_shape)
         return x, None if log_p is None else log_p.reshape(batch)
@@ -215,7 +217,8 @@ def score_rows(
     def compute(part: Array | slice, key: PRNGKeyArray | None) -> Any:
         return score(flow, *take(part, x, cond), key)
 
-    return by_chunks(len(x), x.shape[1:], key, compute, progress=progress)
+    lanes = lanes_for(x[:1].size)
+    return by_chunks(len(x), x.shape[1:], key, compute, lanes=lanes, progress=progress)
 
 
 def accept(
@@ -262,40 +265,6 @@ def with_transform(flow: Any, transform: Any) -> Any:
     """The flow with another transform."""
     return eqx.tree_at(
         lambda flow: flow.transform, flow, transform, is_leaf=lambda leaf: leaf is None
-    )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of a trained array in a flow."""
-
-    name: str
-
-
-def separate(
-    flow: Any, fixed: tuple[str, ...] = ("base", "transform", "trace")
-) -> tuple[dict[str, Array], Any]:
-    """What training changes, by name, and the flow with slots in its place.
-
-    Every floating-point array is trained but those of the `fixed` parts.
-    """
-    trained: dict[str, Array] = {}
-
-    def take(path: Any, leaf: Any) -> Any:
-        if not eqx.is_inexact_array(leaf) or path[0].name in fixed:
-            return leaf
-        name = jax.tree_util.keystr(path)
-        trained[name] = leaf
-        return Slot(name)
-
-    frozen = jax.tree_util.tree_map_with_path(take, flow)
-    return trained, frozen
-
-
-def assemble(trained: dict[str, Array], frozen: Any) -> Any:
-    """The flow from its trained arrays and the rest."""
-    return jax.tree.map(
-        lambda leaf: trained[leaf.name] if isinstance(leaf, Slot) else leaf, frozen
     )
 
 

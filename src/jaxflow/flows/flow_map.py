@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.dynamics.protocol import prepare
-from jaxflow.flow import CNF
-from jaxflow.model import accept, into_data_space, into_flow_space
-from jaxflow.precision import in_full
-from jaxflow.rows import cond_rows, promote
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import accept, into_data_space, into_flow_space
+from jaxflow.runtime.arguments import cond_rows, promote
+from jaxflow.runtime.precision import in_full
 from jaxflow.trace import exact_trace
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.model import Flow
+from jaxflow.flows.flow import Flow
 
 # Beyond this shape the tail of the weights is too heavy (Vehtari et al. 2024, 3.2.4).
 RELIABLE = 0.7

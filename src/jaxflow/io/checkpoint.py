@@ -19,8 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxflow import serialisation
-from jaxflow.data.atomic import whole_file
+from jaxflow.io import serialisation
+from jaxflow.io.atomic import whole_file
 
 FORMAT = 1
 _KEY = "jaxflow"

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow.runtime.moved import new_module
+
 _OURS = re.compile(r"jaxflow(\.[A-Za-z]\w*)*")
 
 # What an array is stored as. Every safetensors reader knows the dtypes on the right; other
@@ -269,6 +271,7 @@ def _find_class(module: str, name: str, where: str) -> type:
         f"'{where}' names the class {module}.{name}; allowed are the modules and dataclasses "
         f"that this version of jaxflow defines under that name; else {_LIKE}"
     )
+    module = new_module(module)
     # A leading underscore is out, so that no __main__ runs.
     if not _OURS.fullmatch(module):
         raise refused

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.counts import check_count
 from jaxflow.diffusion import AbstractDenoiser, Schedule, denoiser_of
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives.matching import squared_norms
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
+from jaxflow.runtime.checks import check_count
 
 Weight = Callable[[Schedule, Float[Array, ""]], Float[Array, ""]]
 

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.accuracy import base_density
-from jaxflow.flow import CNF
-from jaxflow.model import Flow, into_flow_space
+from jaxflow.density.accuracy import base_density
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import Flow, into_flow_space
+from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.ode import Stats
-from jaxflow.penalties import PENALTIES, Penalty, penalised_change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class MaximumLikelihood:
     ```python
     jaxflow.fit(flow, x, key=key, objective=MaximumLikelihood(kinetic=0.02, jacobian=0.02))
     ```
-    Weights of penalties (`jaxflow.penalties`) change what is learned, never what `log_prob`
-    reports of it. A failed solve gives NaN, in the loss and in its gradient.
+    Weights of penalties (`jaxflow.objectives.penalties`) change what is learned, never what
+    `log_prob` reports of it. A failed solve gives NaN, in the loss and in its gradient.
 
     Attributes:
         kinetic: weight of `int |f|^2 dt`.

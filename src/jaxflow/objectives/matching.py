@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
+from jaxflow.density.paths import Linear, check_path, check_path_base, interpolate
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.paths import Linear, check_path, check_path_base, interpolate
-from jaxflow.placement import everywhere, split_rows
+from jaxflow.runtime.placement import everywhere, split_rows
 
 # The velocities of some paths are infinite at the ends.
 TIME_MARGIN = 1e-3
@@ -34,7 +34,7 @@ class FlowMatching:
     ```
 
     Attributes:
-        path: `jaxflow.paths.Linear()`, another of its paths, or a function
+        path: `jaxflow.density.paths.Linear()`, another of its paths, or a function
             `t -> (alpha, sigma)`.
         coupling: `Swaps()`, `OptimalTransport()`, `Sinkhorn()`, `independent` of
             `jaxflow.objectives.couplings`, or a function of their form.

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.divergence import Change, draw_rows, plan
+from jaxflow.density.divergence import Change, draw_rows, plan
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, odeint_together
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace, exact_trace, prepare
 from jaxflow.trace.products import inner, products
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import sample_rows
 from jaxflow.objectives.matching import FlowMatching, squared_errors
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.placement import split_rows
-from jaxflow.rows import promote
+from jaxflow.runtime.arguments import promote
+from jaxflow.runtime.placement import split_rows
 
 # Checks of the flow, and the law of the times.
 MATCHING = FlowMatching()

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.model import Flow
+from jaxflow.flows.flow import Flow
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.placement import split_rows
+from jaxflow.runtime.placement import split_rows
 
 # Samples of a validation.
 HELD_OUT = 4096

@@ -18,7 +18,7 @@ from jaxflow.ode.methods import as_diffrax
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import State
-from jaxflow.precision import widest
+from jaxflow.runtime.precision import widest
 
 
 def solve_diffrax(

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.step import RightSide, State
-from jaxflow.precision import widest
+from jaxflow.runtime.precision import widest
 
 # Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: a step
 # is aimed at 0.9 of what the estimate allows, shrinks at most fivefold and grows at most tenfold.

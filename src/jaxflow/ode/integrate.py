@@ -17,7 +17,7 @@ from jaxflow.ode.controller import error_norm, first_step, next_factor
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import RightSide, State, rk_step
-from jaxflow.precision import widest
+from jaxflow.runtime.precision import widest
 
 VectorField = Callable[[Float[Array, ""], State, Any], State]
 

@@ -20,7 +20,6 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from jaxflow.counts import check_count
 from jaxflow.ode.checks import check_field, check_state, check_tolerances
 from jaxflow.ode.closure import refuse_closed_over_tracers
 from jaxflow.ode.integrate import (
@@ -37,8 +36,9 @@ from jaxflow.ode.odeint import strategy, with_num_steps
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import RightSide, State
-from jaxflow.placement import by_rows
-from jaxflow.precision import in_full, widest
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.placement import by_rows
+from jaxflow.runtime.precision import in_full, widest
 
 # Lanes on a CPU, whose vector units they fill; an accelerator wants thousands, so many that the
 # states in them have about 2^18 entries.

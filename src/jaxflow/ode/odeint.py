@@ -29,7 +29,7 @@ from jaxflow.ode.pontryagin import solve_pontryagin
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.precision import in_full, widest
+from jaxflow.runtime.precision import in_full, widest
 
 STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,

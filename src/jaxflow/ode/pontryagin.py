@@ -36,7 +36,7 @@ from jaxflow.ode.integrate import VectorField, adaptive, fixed, lerp, normalise
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.precision import widest
+from jaxflow.runtime.precision import widest
 
 # The share of a row by which the way back may miss the way there.
 DRIFT = 0.1

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from jaxflow.counts import check_count
 from jaxflow.ode.methods import (
     as_diffrax,
     check_method,
@@ -12,6 +11,7 @@ from jaxflow.ode.methods import (
     tableau_of,
 )
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
+from jaxflow.runtime.checks import check_count
 
 Gradient = Literal["checkpointed", "adjoint", "direct", "diffrax"]
 

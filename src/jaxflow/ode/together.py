@@ -12,7 +12,7 @@ from jaxflow.ode.odeint import odeint
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.placement import by_rows
+from jaxflow.runtime.placement import by_rows
 
 
 def odeint_together(

@@ -31,7 +31,7 @@ from jaxflow.ode.many import (
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
-from jaxflow.placement import by_rows
+from jaxflow.runtime.placement import by_rows
 
 # Nodes that are kept of a row's first solve; a row that takes more has no measure of its error.
 MAX_NODES = 512

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.diagnostics.diagnosis import Diagnosis
-
 # Okabe and Ito's blue and vermilion, which everyone can tell apart.
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#999999"
 # Coordinates that are drawn at most, evenly spaced among all.
@@ -15,7 +13,7 @@ _COORDINATES = 40
 _BAND = (0.005, 0.995)
 
 
-def draw(diagnosis: Diagnosis) -> Any:
+def draw(diagnosis: Any) -> Any:
     """Draw the encoded data against N(0, I), and how many rows have which error.
 
     Left, each coordinate of `z = encode(x)` by its quantiles against those of N(0, 1), with the
@@ -90,7 +88,7 @@ def _draw_radius(ax: Any, z: np.ndarray) -> None:
     ax.legend(frameon=False)
 
 
-def _draw_errors(ax: Any, diagnosis: Diagnosis) -> None:
+def _draw_errors(ax: Any, diagnosis: Any) -> None:
     solves = diagnosis.solves
     errors = solves.ode_errors
     known = None if errors is None else np.sort(errors[np.isfinite(errors)])

@@ -10,8 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from jaxflow.data.checks import check_rows
-from jaxflow.precision import accumulator, widest
+from jaxflow.runtime.checks import check_rows
+from jaxflow.runtime.precision import accumulator, widest
 
 
 def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """What a table must satisfy before a density is fitted to it, and its split into two parts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,16 @@ from numpy.typing import ArrayLike
 _MAX_LISTED = 10
 # What rounding to float32 may move values by, as a part of their spread.
 _COARSE = 1e-3
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or a smaller one than `least`.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:

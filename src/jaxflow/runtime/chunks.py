@@ -10,9 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.devices import Device, all_known, is_here, on, open_devices
-from jaxflow.ode.many import lanes_for
-from jaxflow.progress import Progress
+from jaxflow.runtime.devices import Device, all_known, is_here, on, open_devices
+from jaxflow.runtime.progress import Progress
 
 # Rows solved at once when many are scored or drawn, and entries of their events: bound memory.
 # An accelerator, whose lanes are many, takes 64 times as much.
@@ -25,6 +24,7 @@ def by_chunks(
     key: PRNGKeyArray | None,
     compute: Callable[[Array | slice, PRNGKeyArray | None], Any],
     *,
+    lanes: int,
     progress: bool | None = False,
 ) -> Any:
     """`compute(rows, key)` for chunks of many rows, joined: arrays by row.
@@ -40,10 +40,11 @@ def by_chunks(
         event_shape: shape of one.
         key: of which each chunk gets its own, where there are several.
         compute: the work on the rows of such numbers.
+        lanes: a chunk has a multiple of this many rows.
         progress: whether to show a bar; None shows one on a terminal only.
     """
     entries = max(1, math.prod(event_shape))
-    lanes, much = lanes_for(entries), 1 if jax.default_backend() == "cpu" else 64
+    much = 1 if jax.default_backend() == "cpu" else 64
     size = min(much * CHUNK_ROWS, max(lanes, much * CHUNK_ENTRIES // entries // lanes * lanes))
     if count == 0:
         return compute(slice(None), key)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxflow.placement import check_all_take_part, rows_mesh
+from jaxflow.runtime.placement import check_all_take_part, rows_mesh
 
 # jax gives its class of devices no public name.
 Device = Any

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from jaxflow.counts import check_count
+from jaxflow.runtime.checks import check_count
 
 ROWS = "rows"
 # Arrays of fewer entries are not worth splitting: each device has them whole.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxflow.counts import check_count
+from jaxflow.runtime.checks import check_count
 
 # How the runtime's word begins when another process does not answer.
 LOST = ("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:", "ABORTED:", "DEADLINE_EXCEEDED:", "CANCELLED:")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 from jaxflow.trace.products import inner, products
 
 Law = Literal["rademacher", "gaussian", "orthogonal"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 
 
 def products(

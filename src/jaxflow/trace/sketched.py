@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.precision import accumulator
+from jaxflow.runtime.precision import accumulator
 from jaxflow.trace.hutchinson import check_count, draw_probes, standard_error
 from jaxflow.trace.products import inner
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion import Schedule, denoiser_of, network_inputs
-from jaxflow.model import accept
+from jaxflow.flows.flow import accept
 from jaxflow.objectives.times import stratified
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
-from jaxflow.counts import check_count
-from jaxflow.divergence import density_change
+from jaxflow.density.divergence import density_change
 from jaxflow.dynamics import MLP
-from jaxflow.flow import CNF
-from jaxflow.flow_map import FlowMap, MapError
-from jaxflow.model import accept
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import accept
+from jaxflow.flows.flow_map import FlowMap, MapError
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.precision import in_full
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.precision import in_full
 from jaxflow.trace import Exact
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise

@@ -10,16 +10,16 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import OptionalCondition
-from jaxflow.model import assemble
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
-from jaxflow.placement import check_all_take_part, rows_mesh
-from jaxflow.processes import check_alike, losses_named
-from jaxflow.progress import Progress
+from jaxflow.runtime.placement import check_all_take_part, rows_mesh
+from jaxflow.runtime.processes import check_alike, losses_named
+from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import finished, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import Objective, TrainingError
 from jaxflow.training.store import Checkpoints, fingerprint, store_of
+from jaxflow.training.trainable import assemble
 
 # A flow comes back as one of its kind.
 F = TypeVar("F")

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.model import assemble, separate
-from jaxflow.placement import everywhere
-from jaxflow.progress import Progress
+from jaxflow.runtime.placement import everywhere
+from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Rows, seed_of
 from jaxflow.training.step import (
@@ -20,6 +19,7 @@ from jaxflow.training.step import (
     optimizer_of,
     train_steps,
 )
+from jaxflow.training.trainable import assemble, separate
 
 
 def minimise(

@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.model import Flow, with_transform
+from jaxflow.flows.flow import Flow, with_transform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.rows import promote
+from jaxflow.runtime.arguments import promote
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
 from jaxflow.training.prepare import data_rows

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.data.checks import check_columns, check_rows, split
 from jaxflow.data.shards import Shards
-from jaxflow.discrete import CouplingFlow
 from jaxflow.dynamics import ConditionScaling, StandardisedCondition
-from jaxflow.model import Flow, into_flow_space, with_transform
+from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.flow import Flow, into_flow_space, with_transform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.precision import widest
-from jaxflow.rows import as_rows, cond_rows, promote
+from jaxflow.runtime.arguments import as_rows, cond_rows, promote
+from jaxflow.runtime.checks import check_columns, check_rows, split
+from jaxflow.runtime.precision import widest
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.stream import Stream, sampled
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows

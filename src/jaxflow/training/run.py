@@ -14,17 +14,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.model import assemble, score_rows, separate
+from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
-from jaxflow.placement import brought_home, everywhere, put_everywhere, split_largest
-from jaxflow.processes import agreed
-from jaxflow.progress import Progress
+from jaxflow.runtime.placement import brought_home, everywhere, put_everywhere, split_largest
+from jaxflow.runtime.processes import agreed
+from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, seed_of
 from jaxflow.training.source import source_of
 from jaxflow.training.stages import Span, span_at
 from jaxflow.training.step import Objective, TrainState, first_bad, optimizer_of, train_steps
 from jaxflow.training.store import Store
+from jaxflow.training.trainable import assemble, separate
 
 Row = dict[str, int | float]
 History = dict[str, list[int | float]]

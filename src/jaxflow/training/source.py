@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array
 
 from jaxflow.data.permutation import shuffled
-from jaxflow.placement import put_everywhere
+from jaxflow.runtime.placement import put_everywhere
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, Rows
 from jaxflow.training.step import minibatches

@@ -13,9 +13,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.model import assemble, into_flow_space
-from jaxflow.placement import everywhere, split_rows
+from jaxflow.flows.flow import into_flow_space
+from jaxflow.runtime.placement import everywhere, split_rows
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.trainable import assemble
 from jaxflow.transforms import spread_rows
 
 Objective = Callable[..., tuple[Array, dict[str, Array]]]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.checkpoint import load_extra, load_leaves, save_leaves
-from jaxflow.counts import check_count
 from jaxflow.data.shards import Shards
+from jaxflow.io.checkpoint import load_extra, load_leaves, save_leaves
+from jaxflow.runtime.checks import check_count
 
 Move = Callable[[Any], Any]
 

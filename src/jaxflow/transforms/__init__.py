@@ -8,7 +8,13 @@ Its parameters describe the data and are not trained: their gradient is exactly 
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
-from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows, without_noise
+from jaxflow.transforms.dequantise import (
+    Dequantise,
+    log_mass,
+    noise_of,
+    spread_rows,
+    without_noise,
+)
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
@@ -25,6 +31,7 @@ __all__ = [
     "Standardise",
     "Whiten",
     "candidate_transforms",
+    "log_mass",
     "noise_of",
     "propose",
     "spread_rows",

@@ -13,13 +13,13 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
 from jaxflow.diagnostics.solves import without_raising
-from jaxflow.flow import CNF
-from jaxflow.flow_map import FlowMap
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.flow import Flow
+from jaxflow.flows.flow_map import FlowMap
 from jaxflow.interop.numpyro.support import DataSpace
-from jaxflow.model import Flow
 from jaxflow.ode.many import lanes_for
-from jaxflow.precision import in_full
-from jaxflow.rows import as_rows, cond_rows, promote
+from jaxflow.runtime.arguments import as_rows, cond_rows, promote
+from jaxflow.runtime.precision import in_full
 from jaxflow.trace import Estimator
 from jaxflow.transforms import Chain, Dequantise, Gaussianise, Standardise, Whiten
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
-from jaxflow.rows import as_rows, promote
+from jaxflow.runtime.arguments import as_rows, promote
 
 
 def _each(

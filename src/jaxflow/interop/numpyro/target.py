@@ -7,7 +7,7 @@ import jax
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import initialize_model
 
-from jaxflow.rows import as_rows
+from jaxflow.runtime.arguments import as_rows
 
 
 class Target(NamedTuple):

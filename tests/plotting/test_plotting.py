@@ -14,8 +14,8 @@ from scipy.linalg import expm
 from scipy.stats import norm
 
 from jaxflow import CNF, ODE, StandardNormal, plotting
-from jaxflow.discrete import CouplingFlow
 from jaxflow.dynamics import Linear
+from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.transforms import Standardise
 
 LIMITS = (-3.0, 4.0, -2.0, 3.0)

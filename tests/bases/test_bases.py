@@ -20,7 +20,7 @@ from jaxflow import (
     StudentT,
 )
 from jaxflow.dynamics import Linear
-from jaxflow.model import separate
+from jaxflow.training.trainable import separate
 from jaxflow.transforms import Standardise
 
 MEAN, SCALE = jnp.asarray([[1.0, -2.0], [0.5, 30.0]]), jnp.asarray([[0.1, 3.0], [1.0, 20.0]])

@@ -11,10 +11,10 @@ import pytest
 from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
-from jaxflow.chunks import CHUNK_ROWS
 from jaxflow.dynamics import MLP
-from jaxflow.model import assemble, separate
 from jaxflow.ode.many import LANES
+from jaxflow.runtime.chunks import CHUNK_ROWS
+from jaxflow.training.trainable import assemble, separate
 from jaxflow.transforms import Gaussianise, Standardise
 
 # Fixed steps compile quickly and keep rows apart; adaptive ones are the default of a CNF.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow import DiagonalNormal, StandardNormal
-from jaxflow.paths import (
+from jaxflow.density.paths import (
     Linear,
     Path,
     SchroedingerBridge,

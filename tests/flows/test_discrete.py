@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
-from jaxflow.checkpoint import load, save
-from jaxflow.discrete import LOG_SCALE_BOUND, CouplingFlow, dense_log_det
-from jaxflow.model import Flow, assemble, separate
+from jaxflow.flows.coupling import LOG_SCALE_BOUND, CouplingFlow, dense_log_det
+from jaxflow.flows.flow import Flow
+from jaxflow.io.checkpoint import load, save
+from jaxflow.training.trainable import assemble, separate
 from jaxflow.transforms import Standardise
 
 SIZES = {"num_layers": 4, "width": 8, "depth": 2}

@@ -24,10 +24,10 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxflow import checkpoint, serialisation
 from jaxflow.bases import DiagonalNormal, StandardNormal
-from jaxflow.checkpoint import load, load_extra, load_leaves, save, save_leaves
 from jaxflow.dynamics import MLP, Linear
+from jaxflow.io import checkpoint, serialisation
+from jaxflow.io.checkpoint import load, load_extra, load_leaves, save, save_leaves
 from jaxflow.ode import ODE, TABLEAUS
 
 OURS = "jaxflow.sample_for_tests"
@@ -379,10 +379,26 @@ class TestWhatIsNotLoaded:
             ("os", "system", r"'root' is a os.system, a class outside jaxflow"),
             ("builtins", "eval", r"builtins.eval, a class outside jaxflow"),
             ("jaxflowevil", "Flow", r"jaxflowevil.Flow, a class outside jaxflow"),
-            ("jaxflow.checkpoint", "save", r"names the class jaxflow.checkpoint.save; allowed"),
-            ("jaxflow.checkpoint", "Path", r"names the class jaxflow.checkpoint.Path; allowed"),
-            ("jaxflow.checkpoint", "os.system", r"names the class jaxflow.checkpoint.os.system"),
-            ("jaxflow.checkpoint.os", "system", r"names the class jaxflow.checkpoint.os.system"),
+            (
+                "jaxflow.io.checkpoint",
+                "save",
+                r"class jaxflow.io.checkpoint.save; allowed",
+            ),
+            (
+                "jaxflow.io.checkpoint",
+                "Path",
+                r"class jaxflow.io.checkpoint.Path; allowed",
+            ),
+            (
+                "jaxflow.io.checkpoint",
+                "os.system",
+                r"the class jaxflow.io.checkpoint.os.system",
+            ),
+            (
+                "jaxflow.io.checkpoint.os",
+                "system",
+                r"the class jaxflow.io.checkpoint.os.system",
+            ),
             ("jaxflow.no_such", "Flow", r"names the class jaxflow.no_such.Flow; allowed"),
             ("jaxflow.cli.__main__", "Flow", r"names the class jaxflow.cli.__main__.Flow; allow"),
             ("jaxflow..os", "Flow", r"names the class jaxflow..os.Flow; allowed"),

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.test_accuracy import EXACT, FIELDS, KEY
+from tests.density.test_accuracy import EXACT, FIELDS, KEY
 
 from jaxflow import CNF, ODE, Hutchinson, SolveError, StandardNormal, Status
-from jaxflow.audit import CHECKED, UNCHECKED
+from jaxflow.density.audit import CHECKED, UNCHECKED
 
 FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
 X = 1.5 * jax.random.normal(KEY, (200, 2))
@@ -26,7 +26,7 @@ def test_every_row_is_within_its_tolerance(truth, verify):
 
 
 def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
-    # Twenty times as exact where nothing is verified; see `jaxflow.audit`.
+    # Twenty times as exact where nothing is verified; see `jaxflow.density.audit`.
     def by(share):
         return dataclasses.replace(FLOW, ode_eval=ODE(rtol=0.0, atol=1e-3 * share))
 
@@ -41,7 +41,7 @@ def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
 @pytest.mark.slow
 def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     # A first tolerance so loose that rows miss.
-    monkeypatch.setattr("jaxflow.audit.CHECKED", 10.0)
+    monkeypatch.setattr("jaxflow.density.audit.CHECKED", 10.0)
     answer = FLOW.log_prob_with_error(X, atol_nats=1e-3)
     assert np.all(np.asarray(answer.status) == Status.SUCCESS)
     assert np.all(np.abs(answer.value - truth) <= 1e-3)

@@ -10,7 +10,7 @@ from jax.scipy.linalg import expm
 from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal, augmented_dynamics, hutchinson_trace
-from jaxflow.continuity import transport, transport_density
+from jaxflow.density.continuity import transport, transport_density
 from jaxflow.dynamics import MLP, Linear
 
 TIGHT = ODE(rtol=1e-10, atol=1e-10)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import CNF, Hutchinson, StandardNormal, chunks, use_devices
+from jaxflow import CNF, Hutchinson, StandardNormal, use_devices
 from jaxflow.dynamics import MLP
+from jaxflow.runtime import chunks
 
 ROWS = np.random.default_rng(0).normal(size=(1001, 3))
 
@@ -49,7 +50,7 @@ def test_devices_take_chunks_in_turn(flow, monkeypatch):
         used.extend(x.devices())
         return jnp.sum(x, axis=1), None
 
-    from jaxflow.model import score_rows
+    from jaxflow.flows.flow import score_rows
 
     with use_devices(4):
         log_p, _ = score_rows(flow, jnp.asarray(ROWS), score=score)

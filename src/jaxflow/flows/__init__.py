@@ -1,0 +1,14 @@
+"""Flows: a base density carried to the data by an invertible map.
+
+`CNF` solves an ODE, `CouplingFlow` applies layers, `FlowMap` replaces the solve by a few network
+evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_and_log_prob`,
+`encode` and `decode`.
+"""
+
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.flow import Flow
+from jaxflow.flows.flow_map import FlowMap
+from jaxflow.flows.importance import ImportanceSample, importance_sample
+
+__all__ = ["CNF", "CouplingFlow", "Flow", "FlowMap", "ImportanceSample", "importance_sample"]

@@ -1,0 +1,79 @@
+"""Modules of 0.1 that have moved: old imports work, with a warning, until 0.3."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+import warnings
+from typing import Any
+
+MOVED: dict[str, tuple[str, ...]] = {
+    "jaxflow.accuracy": ("jaxflow.density.accuracy",),
+    "jaxflow.audit": ("jaxflow.density.audit",),
+    "jaxflow.cells": ("jaxflow.transforms.dequantise",),
+    "jaxflow.checkpoint": ("jaxflow.io.checkpoint",),
+    "jaxflow.chunks": ("jaxflow.runtime.chunks",),
+    "jaxflow.continuity": ("jaxflow.density.continuity",),
+    "jaxflow.counts": ("jaxflow.runtime.checks",),
+    "jaxflow.data.atomic": ("jaxflow.io.atomic",),
+    "jaxflow.data.checks": ("jaxflow.runtime.checks",),
+    "jaxflow.devices": ("jaxflow.runtime.devices",),
+    "jaxflow.diagnostics.picture": ("jaxflow.plotting.diagnosis",),
+    "jaxflow.discrete": ("jaxflow.flows.coupling",),
+    "jaxflow.divergence": ("jaxflow.density.divergence",),
+    "jaxflow.flow": ("jaxflow.flows.cnf",),
+    "jaxflow.flow_map": ("jaxflow.flows.flow_map",),
+    "jaxflow.importance": ("jaxflow.flows.importance",),
+    "jaxflow.model": ("jaxflow.flows.flow", "jaxflow.training.trainable"),
+    "jaxflow.paths": ("jaxflow.density.paths",),
+    "jaxflow.penalties": ("jaxflow.objectives.penalties",),
+    "jaxflow.placement": ("jaxflow.runtime.placement",),
+    "jaxflow.precision": ("jaxflow.runtime.precision",),
+    "jaxflow.processes": ("jaxflow.runtime.processes",),
+    "jaxflow.progress": ("jaxflow.runtime.progress",),
+    "jaxflow.rows": ("jaxflow.runtime.arguments",),
+    "jaxflow.serialisation": ("jaxflow.io.serialisation",),
+}
+
+
+def new_module(name: str) -> str:
+    """The module that holds today what the module `name` held; `name` itself if it stayed."""
+    return MOVED.get(name, (name,))[0]
+
+
+class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module by its old name: an empty one that looks names up in the new places."""
+
+    def find_spec(
+        self, fullname: str, path: Any, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in MOVED:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        old, places = module.__name__, MOVED[module.__name__]
+
+        def look_up(name: str) -> Any:
+            for place in places:
+                found = getattr(importlib.import_module(place), name, _MISSING)
+                if found is not _MISSING:
+                    return found
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+
+        warnings.warn(
+            f"{old} has moved to {' and '.join(places)}; the old name goes in jaxflow 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        vars(module)["__getattr__"] = look_up
+
+
+_MISSING = object()
+
+
+def redirect_old_modules() -> None:
+    """Let imports of old module names find the new modules."""
+    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
+        sys.meta_path.append(_OldModules())
