@@ -16,7 +16,7 @@ import jax
 
 import jaxflow
 from harness import table, write_results
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 DIM, WIDTH, ROWS = 16, 128, 256
 METHODS = ("adjoint", "checkpointed", "direct")
@@ -32,10 +32,10 @@ def measure(method: Any, steps: int) -> float:
         ode=jaxflow.ODE(solver="rk4", num_steps=steps, gradient=method),
     )
     x = jax.random.normal(key, (ROWS, DIM))
-    trained, frozen = separate(flow)
+    trained, frozen = partition_trainable(flow)
 
     def loss(trained: Any) -> jax.Array:
-        flow = assemble(trained, frozen)
+        flow = combine_trainable(trained, frozen)
         return jaxflow.objectives.maximum_likelihood(flow, x, None, key)[0]
 
     jax.block_until_ready(jax.jit(jax.grad(loss))(trained))

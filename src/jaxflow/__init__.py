@@ -10,6 +10,8 @@ from jaxflow.runtime import moved
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+# `import *` must work without scikit-learn.
+__all__ = sorted(set(_names) - {"estimator"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 moved.redirect_old_modules()

@@ -30,7 +30,7 @@ from .ode import odeint_adjoint as odeint_adjoint
 from .ode import odeint_checkpointed as odeint_checkpointed
 from .ode import odeint_many as odeint_many
 from .runtime.devices import use_devices as use_devices
-from .runtime.placement import rows_mesh as rows_mesh
+from .runtime.mesh import rows_mesh as rows_mesh
 from .runtime.processes import ProcessLostError as ProcessLostError
 from .runtime.processes import join_processes as join_processes
 from .trace import Hutchinson as Hutchinson

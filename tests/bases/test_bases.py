@@ -20,7 +20,7 @@ from jaxflow import (
     StudentT,
 )
 from jaxflow.dynamics import Linear
-from jaxflow.training.trainable import separate
+from jaxflow.training.trainable import partition_trainable
 from jaxflow.transforms import Standardise
 
 MEAN, SCALE = jnp.asarray([[1.0, -2.0], [0.5, 30.0]]), jnp.asarray([[0.1, 3.0], [1.0, 20.0]])
@@ -124,7 +124,7 @@ def test_a_fitted_flow_is_a_base(key):
     drawn, log_p = flow.sample_and_log_prob(key, 2000)
     np.testing.assert_allclose(log_p[:5], flow.log_prob(drawn[:5]), atol=1e-6)
     assert drawn.std() == pytest.approx(np.e**2, rel=0.1)
-    assert separate(flow)[0].keys() == {".field.matrix", ".field.bias"}
+    assert partition_trainable(flow)[0].keys() == {".field.matrix", ".field.bias"}
 
 
 def test_a_base_without_a_density_is_told(key):

@@ -12,7 +12,7 @@ from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.flows.coupling import LOG_SCALE_BOUND, CouplingFlow, dense_log_det
 from jaxflow.flows.flow import Flow
 from jaxflow.io.checkpoint import load, save
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 from jaxflow.transforms import Standardise
 
 SIZES = {"num_layers": 4, "width": 8, "depth": 2}
@@ -21,10 +21,10 @@ SIZES = {"num_layers": 4, "width": 8, "depth": 2}
 def make(dim, key, *, scale=0.2, **settings):
     """A flow away from its start: random numbers on every weight and bias, the zeros too."""
     flow = CouplingFlow(dim, key=key, **(SIZES | settings))
-    weights, rest = separate(flow)
+    weights, rest = partition_trainable(flow)
     # NumPy's numbers: JAX would compile its generator once for each shape.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return assemble(
+    return combine_trainable(
         jax.tree.map(lambda leaf: leaf + scale * rng.standard_normal(leaf.shape), weights), rest
     )
 
@@ -205,10 +205,10 @@ def test_a_layer_stretches_by_its_bound_at_most(key):
 def test_gradients_reach_every_weight_and_no_permutation(key):
     flow = make(3, key, cond_dim=2)
     x, cond = rows_and_cond(3, 2, 8, jax.random.fold_in(key, 2))
-    weights, rest = separate(flow)
+    weights, rest = partition_trainable(flow)
 
     def loss(weights):
-        return -jnp.mean(assemble(weights, rest).log_prob_rows(x, cond, training=True)[0])
+        return -jnp.mean(combine_trainable(weights, rest).log_prob_rows(x, cond, training=True)[0])
 
     gradient = jax.grad(loss)(weights)
     assert not any("permutation" in name for name in gradient)

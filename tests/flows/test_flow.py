@@ -13,8 +13,8 @@ from tests.laws.fields import grown
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.ode.many import LANES
-from jaxflow.runtime.chunks import CHUNK_ROWS
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.runtime.chunking import CHUNK_ROWS
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 from jaxflow.transforms import Gaussianise, Standardise
 
 # Fixed steps compile quickly and keep rows apart; adaptive ones are the default of a CNF.
@@ -156,10 +156,10 @@ def test_transforms_are_part_of_the_density(transform):
 def test_training_leaves_base_and_transform_alone():
     base, transform = DiagonalNormal(jnp.zeros(3), jnp.ones(3)), Standardise.fit(X)
     flow = CNF(FIELD, base, transform=transform)
-    trained, frozen = separate(flow)
+    trained, frozen = partition_trainable(flow)
     assert len(trained) == len(jax.tree.leaves(FIELD)) == 6
     assert all(name.startswith(".field.layers") for name in trained)
-    whole = assemble({name: 2.0 * leaf for name, leaf in trained.items()}, frozen)
+    whole = combine_trainable({name: 2.0 * leaf for name, leaf in trained.items()}, frozen)
     doubled = jax.tree.map(lambda leaf: 2.0 * leaf, FIELD)
     for one, other in ((whole.field, doubled), (whole.base, base), (whole.transform, transform)):
         jax.tree.map(np.testing.assert_array_equal, one, other)

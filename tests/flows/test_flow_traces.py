@@ -165,7 +165,7 @@ def test_a_wanted_standard_error_chooses_the_number_of_probes():
     x = jax.random.normal(KEY, (50, 40))
     for law in ("rademacher", "orthogonal"):
         flow = linear_flow(40, Hutchinson(law=law, target_se=2.0))
-        settled = flow.settled(x, key=KEY)
+        settled = flow.choose_probes(x, key=KEY)
         assert settled.trace == Hutchinson(settled.trace.num_probes, law)
         assert settled.trace.num_probes in (4, 8, 16)
         value, error, *_ = flow.log_prob_with_error(x, key=KEY)
@@ -175,13 +175,13 @@ def test_a_wanted_standard_error_chooses_the_number_of_probes():
         np.testing.assert_array_equal(value, flow.log_prob(x, key=KEY))
     # More probes than entries would be needed: then exact.
     strict = linear_flow(40, Hutchinson(target_se=1e-3))
-    assert strict.settled(x, key=KEY).trace == Exact()
+    assert strict.choose_probes(x, key=KEY).trace == Exact()
     np.testing.assert_array_equal(strict.log_prob_with_error(x, key=KEY).trace_se, 0)
     # A skew field has nothing to average.
     a = jax.random.normal(KEY, (40, 40))
     skew: Any = CNF(Linear(matrix=a - a.T), StandardNormal(40), trace=Hutchinson(target_se=0.1))
     skew = dataclasses.replace(skew, ode_eval=STEP)
-    assert skew.settled(x, key=KEY).trace == Hutchinson(1)
+    assert skew.choose_probes(x, key=KEY).trace == Hutchinson(1)
 
 
 def test_a_wanted_standard_error_needs_values():

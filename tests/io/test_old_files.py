@@ -46,9 +46,9 @@ def test_old_imports_still_find_what_users_imported():
         warnings.simplefilter("ignore", DeprecationWarning)
         from jaxflow.checkpoint import load_extra  # pyright: ignore[reportMissingImports]
         from jaxflow.flow import CNF  # pyright: ignore[reportMissingImports]
-        from jaxflow.model import separate  # pyright: ignore[reportMissingImports]
+        from jaxflow.model import Flow  # pyright: ignore[reportMissingImports]
         from jaxflow.paths import Linear  # pyright: ignore[reportMissingImports]
     assert CNF is jaxflow.CNF
     assert load_extra(FILES / "cnf.safetensors") == {"columns": ["a", "b"]}
     assert Linear().__class__.__module__ == "jaxflow.density.paths"
-    assert callable(separate)
+    assert issubclass(CNF, Flow)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxflow import CNF, Hutchinson, StandardNormal, use_devices
 from jaxflow.dynamics import MLP
-from jaxflow.runtime import chunks
+from jaxflow.runtime import chunking
 
 ROWS = np.random.default_rng(0).normal(size=(1001, 3))
 
@@ -26,7 +26,7 @@ def test_every_row_has_the_bits_of_one_device(flow):
 @pytest.mark.slow
 def test_so_have_samples_errors_and_probes(flow, key, monkeypatch):
     # Chunks with a key have the same size on any number of devices.
-    monkeypatch.setattr(chunks, "CHUNK_ROWS", 256)
+    monkeypatch.setattr(chunking, "CHUNK_ROWS", 256)
     noisy = CNF(flow.field, flow.base, trace=Hutchinson(2))
 
     def everything():

@@ -186,14 +186,14 @@ def test_base_and_transform_are_not_trained(key):
 
 
 def test_an_array_that_field_and_base_share_is_trained_in_the_field_alone():
-    from jaxflow.training.trainable import assemble, separate
+    from jaxflow.training.trainable import combine_trainable, partition_trainable
 
     shared = jnp.ones((2, 2))
     base = jaxflow.DiagonalNormal(shared, shared)
     flow = jaxflow.CNF(jaxflow.dynamics.Linear(matrix=shared), base)
-    trained, frozen = separate(flow)
+    trained, frozen = partition_trainable(flow)
     assert set(trained) == {".field.matrix", ".field.bias"}
-    assert leaves_equal(assemble(trained, frozen), flow)
+    assert leaves_equal(combine_trainable(trained, frozen), flow)
 
 
 @pytest.mark.slow

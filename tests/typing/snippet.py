@@ -66,7 +66,7 @@ def flows(x: np.ndarray) -> None:
     assert_type(answer.value, Array)
     assert_type(answer.trace_se, Array | None)
     assert_type(answer.ode_error, Array | None)
-    assert_type(flow.settled(x, key=key), CNF)
+    assert_type(flow.choose_probes(x, key=key), CNF)
     trained, history = jaxflow.fit(
         flow, x, key=key, config=TrainConfig(steps=10), objective=Staged()
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.io.atomic import whole_file
+from jaxflow.io.atomic import atomic_write
 
 TABLES = (".csv", ".npy", ".parquet")
 PICTURES = (".png", ".pdf", ".svg")
@@ -56,7 +56,7 @@ def column_file(path: Path) -> Iterator[Callable[[Columns], None]]:
     from jaxflow.data.frames import import_polars
 
     suffix, blocks = path.suffix.lower(), []
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
 
         def add(columns: Columns) -> None:
             if suffix == ".npy":
@@ -78,5 +78,5 @@ def column_file(path: Path) -> Iterator[Callable[[Columns], None]]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place and move it there, so that it is never half written."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(data)

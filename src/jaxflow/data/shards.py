@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from jaxflow.data.arrays import read_array
 from jaxflow.data.tables import read_blocks
-from jaxflow.io.atomic import whole_file
+from jaxflow.io.atomic import atomic_write
 from jaxflow.runtime.checks import check_rows, finite_rows
 
 RECORD = "shards.json"
@@ -103,12 +103,12 @@ class Shards:
                     continue
                 files.append(f"part-{len(files):06d}.npy")
                 counts.append(len(values))
-                with whole_file(folder / files[-1]) as file:
+                with atomic_write(folder / files[-1]) as file:
                     np.save(file, values, allow_pickle=False)
         if not files:
             raise ValueError(f"no row is left of {dropped}: each has a NaN or an infinity")
         record = {"columns": names, "files": files, "counts": counts, "dropped": dropped}
-        with whole_file(folder / RECORD) as file:
+        with atomic_write(folder / RECORD) as file:
             file.write(json.dumps(record, indent=2).encode())
         return cls.open(folder, cond=cond)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxflow.data.arrays import read_array, to_floats
 from jaxflow.data.delimited import delimited_blocks, delimited_names, header_line, is_number
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
-from jaxflow.io.atomic import whole_file
+from jaxflow.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import polars
@@ -196,7 +196,7 @@ def write_table(
 
 
 def _write_whole(path: Path, suffix: str, table: Table) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         if suffix == ".npy":
             np.save(file, table.values, allow_pickle=False)
         elif suffix == ".parquet":

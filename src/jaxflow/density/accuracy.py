@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxflow.bases import log_prob_rows
 from jaxflow.ode import ODE
 from jaxflow.ode.twice import Twice
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 
 # Weights of the difference of the two solves and of rounding.
 DIFFERENCE, ROUNDING = 1.5, 3.0
@@ -34,7 +34,7 @@ EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
 
 def base_density(base: Any, z: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
     """The base's log-density of rows, in float32 at least."""
-    return log_prob_rows(base, z.astype(accumulator(z.dtype)))
+    return log_prob_rows(base, z.astype(accumulation_dtype(z.dtype)))
 
 
 def stated_error(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxflow.density.accuracy import base_density, rounding_error, stated_error
 from jaxflow.density.divergence import density_change_twice
 from jaxflow.ode import ODE, Stats, Status
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace import Estimator, Exact
 
 # The tolerance of a solve whose log-density shall be right to 1 nat: of a single solve, which is
@@ -75,7 +75,7 @@ def tolerance_for(atol_nats: float, ode: ODE, dtype: Any, *, checked: bool) -> O
     Raises:
         ValueError: not positive, below what the precision can tell, or steps that are fixed.
     """
-    eps = float(jnp.finfo(accumulator(dtype)).eps)
+    eps = float(jnp.finfo(accumulation_dtype(dtype)).eps)
     share = CHECKED if checked else UNCHECKED
     if not atol_nats > 0:
         raise ValueError(f"atol_nats={atol_nats} must be positive, in nats")

@@ -18,7 +18,7 @@ from jaxflow.density.continuity import (
 )
 from jaxflow.ode import ODE, Stats
 from jaxflow.ode.twice import Twice
-from jaxflow.runtime.precision import accumulator, in_full
+from jaxflow.runtime.precision import accumulation_dtype, full_precision
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace
 from jaxflow.trace.hutchinson import PILOT_PROBES
 
@@ -91,7 +91,7 @@ def plan(
     trace: Exact | Estimator, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
 ) -> tuple[Array, Array | None, Rule]:
     """The log p to start from, probes, and what to make of the log p that come out."""
-    dtype = accumulator(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     if isinstance(trace, Exact):
         return jnp.zeros(len(x), dtype), None, lambda change: (change, jnp.zeros_like(change))
     probes = draw_rows(trace, key, x)
@@ -105,7 +105,7 @@ def plan(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def integrated_jacobian(
     field: Any,
     x: Float[Array, "batch *event"],
@@ -160,7 +160,7 @@ def draw_rows(
     return probes
 
 
-def settled_trace(
+def choose_probes(
     trace: Hutchinson,
     field: Any,
     x: Float[Array, "batch *event"],
@@ -185,7 +185,7 @@ def settled_trace(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _change_error(
     trace: Hutchinson, field: Any, x: Array, cond: Array | None, key: PRNGKeyArray | None, ode: ODE
 ) -> Array:

@@ -20,7 +20,7 @@ from jaxflow.diagnostics.truth import compare_with_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
-from jaxflow.flows.flow import accept, with_transform
+from jaxflow.flows.flow import check_arguments, with_transform
 from jaxflow.runtime.checks import check_count
 from jaxflow.transforms import without_noise
 
@@ -84,7 +84,7 @@ def diagnose(
         check_count(name, number)
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, such as 0.001")
-    flow, rows, cond, _ = accept(without_raising(flow), data, cond, "data")
+    flow, rows, cond, _ = check_arguments(without_raising(flow), data, cond, "data")
     if not len(rows):
         raise ValueError(f"data has shape {rows.shape}: no rows to examine")
     names = np.arange(len(rows)) if row_numbers is None else np.asarray(row_numbers)

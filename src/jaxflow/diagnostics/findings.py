@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 
 Grade = Literal["good", "bad", "unknown"]
 
@@ -76,7 +76,7 @@ def on_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.floating):
         # NumPy has no bfloat16.
-        values = values.astype(accumulator(values.dtype))
+        values = values.astype(accumulation_dtype(values.dtype))
     return np.asarray(values).astype(np.float64)
 
 

@@ -12,12 +12,12 @@ from jaxtyping import Array, PyTree
 
 from jaxflow.diagnostics.truth import EXACT
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import accept
+from jaxflow.flows.flow import check_arguments
 from jaxflow.ode import ODE, SolveError, Status
 from jaxflow.ode.settings import Gradient
 from jaxflow.ode.status import MESSAGES
 from jaxflow.trace import Exact
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 REPEATS = 5
 DRIFTED = "the way back drifted off the way there: checkpoints=8 may help, or another method"
@@ -161,11 +161,11 @@ def _row(
 
 def _compiled(ode: ODE, flow: CNF, x: Any, cond: Any) -> tuple[Any, tuple[Any, ...]]:
     """The loss and its gradient, compiled, and what to call it with."""
-    flow, rows, cond, _ = accept(flow, x, cond, "x")
-    trained, frozen = separate(replace(flow, ode=replace(ode, throw=False)))
+    flow, rows, cond, _ = check_arguments(flow, x, cond, "x")
+    trained, frozen = partition_trainable(replace(flow, ode=replace(ode, throw=False)))
 
     def loss(trained: Any, rows: Array, cond: Array | None) -> Any:
-        flow = assemble(trained, frozen)
+        flow = combine_trainable(trained, frozen)
         log_p, stats = flow.log_prob_rows(rows, cond, None, training=True)
         return -jnp.mean(log_p), (stats.status, stats.num_evals)
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from jaxflow.diagnostics.findings import Finding, Line, on_host
 from jaxflow.diagnostics.proposal import Proposal
 from jaxflow.flows.coupling import dense_log_det
-from jaxflow.flows.flow import Flow, into_flow_space, score_rows
+from jaxflow.flows.flow import Flow, score_rows, to_flow_space
 from jaxflow.flows.importance import RELIABLE, log_mean
 
 # Points along a side by dimension, the next where the last was too coarse; odd, so that every
@@ -112,7 +112,7 @@ def measure_mass(
     size = math.prod(flow.event_shape)
     if size > LARGEST:
         return f"more than {LARGEST} dimensions, where no proposal comes near"
-    u = on_host(into_flow_space(flow.transform, points)[0]).reshape(len(points), size)
+    u = on_host(to_flow_space(flow.transform, points)[0]).reshape(len(points), size)
     u = u[np.isfinite(u).all(axis=1)]
     if len(u) < 10 * (size + 1):
         return f"{len(u)} points are too few to tell where the mass lies"

@@ -15,7 +15,7 @@ from jaxflow.density.continuity import transport
 from jaxflow.diagnostics.findings import Finding, Line, on_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import into_flow_space
+from jaxflow.flows.flow import to_flow_space
 from jaxflow.trace import exact_trace, prepare
 
 # Rows whose trajectories are followed, and times at which they are looked at.
@@ -107,7 +107,7 @@ def _along(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray
 ) -> tuple[Float[Array, "times rows"], Float[Array, "times rows"]]:
     """Spectral norms of the Jacobian, and errors of the field's own trace."""
-    u, _ = into_flow_space(flow.transform, x)
+    u, _ = to_flow_space(flow.transform, x)
     times = jnp.linspace(1.0, 0.0, TIMES, dtype=u.dtype)
     ode = replace(flow.ode_eval, throw=False)
     path, _ = transport(flow.field, u, 1.0, 0.0, cond, ode=ode, save_at=times)

@@ -195,7 +195,7 @@ def examine_solves(
             *(value, failed, None, None, None, None, atol_nats),
             *((), (), (), single, False, False),
         )
-    flow = flow.settled(rows, cond, key)
+    flow = flow.choose_probes(rows, cond, key)
     value, stats = score_rows(flow, rows, cond, key)
     assert stats is not None
     answer = flow.log_prob_with_error(rows, cond, key)

@@ -14,7 +14,7 @@ from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
-from jaxflow.runtime.arguments import promote
+from jaxflow.runtime.arguments import promote_dtypes
 
 # Settings of the solves that count as the truth, and how many rows take them.
 EXACT = ODE(solver="dopri5", rtol=1e-10, atol=1e-10, max_steps=2**14, throw=False)
@@ -97,5 +97,5 @@ def _in_float64(flow: CNF, rows: Array, cond: Array | None) -> np.ndarray:
     x, c = on_host(rows), None if cond is None else on_host(cond)
     with jax.enable_x64(True):
         wide: Any = (jnp.asarray(x), None if c is None else jnp.asarray(c))
-        flow, x64, c64 = promote(replace(flow, trace="exact", ode_eval=EXACT), *wide)
+        flow, x64, c64 = promote_dtypes(replace(flow, trace="exact", ode_eval=EXACT), *wide)
         return np.asarray(score_rows(flow, x64, c64)[0])

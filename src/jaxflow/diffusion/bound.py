@@ -13,11 +13,11 @@ from jaxflow.diffusion.ddpm import step_loss
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.times import times_of
-from jaxflow.flows.flow import accept, into_flow_space
+from jaxflow.flows.flow import check_arguments, to_flow_space
 from jaxflow.ode.many import lanes_for
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.chunks import by_chunks
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.precision import full_precision
 from jaxflow.transforms import spread_rows
 
 
@@ -95,7 +95,7 @@ def elbo(
         check_count(name, value, least)
     schedule = denoiser_of(flow).schedule
     _check_base(flow.base)
-    flow, rows, cond, _ = accept(flow, x, cond, "x")
+    flow, rows, cond, _ = check_arguments(flow, x, cond, "x")
     if not len(rows):
         raise ValueError("x has no rows to take a bound of")
     times = jnp.asarray(times_of(schedule, num_steps - 1, spacing)[::-1], rows.dtype)
@@ -107,7 +107,7 @@ def elbo(
         draws = [_elbo(flow, rows[part], given, keys[part, i], times) for i in range(num_draws)]
         return jax.tree.map(lambda *a: jnp.mean(jnp.stack(a), axis=0), *draws)
 
-    first, steps, last = by_chunks(
+    first, steps, last = map_chunks(
         len(rows), rows.shape[1:], None, compute, lanes=lanes_for(rows[:1].size), progress=progress
     )
     value = -(first + steps + last)
@@ -118,7 +118,7 @@ def elbo(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _elbo(
     flow: Any, x: Array, cond: Array | None, keys: Array, times: Array
 ) -> tuple[Array, Array, Array]:
@@ -127,7 +127,7 @@ def _elbo(
 
     def terms(x: Array, cond: Array | None, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         spread_key, key = jax.random.split(key)
-        (u,), (log_det,) = into_flow_space(
+        (u,), (log_det,) = to_flow_space(
             flow.transform, spread_rows(flow.transform, x[None], spread_key)
         )
 
@@ -170,8 +170,8 @@ def prior_gap(flow: Any, x: Any) -> float:
     """
     schedule = denoiser_of(flow).schedule
     _check_base(flow.base)
-    flow, rows, _, _ = accept(flow, x, None, "x")
-    u, _ = into_flow_space(flow.transform, rows)
+    flow, rows, _, _ = check_arguments(flow, x, None, "x")
+    u, _ = to_flow_space(flow.transform, rows)
     alpha, sigma = schedule.alpha(schedule.end), schedule.sigma(schedule.end)
     variance = alpha**2 * jnp.var(u, axis=0) + sigma**2
     return float(_beyond_base(alpha * jnp.mean(u, axis=0), variance, flow.base))

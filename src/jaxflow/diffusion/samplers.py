@@ -15,12 +15,12 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
 from jaxflow.diffusion.times import times_of
-from jaxflow.flows.flow import into_data_space
+from jaxflow.flows.flow import to_data_space
 from jaxflow.ode.many import lanes_for
-from jaxflow.runtime.arguments import batch_shape, cond_rows, promote
+from jaxflow.runtime.arguments import as_cond_rows, batch_shape, promote_dtypes
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.chunks import by_chunks, take
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.chunking import map_chunks, take_rows
+from jaxflow.runtime.precision import full_precision
 
 # Up to so many times share one compilation; above, powers of two.
 FILLED = 1024
@@ -87,14 +87,14 @@ def drawn(
 ) -> Float[Array, "..."]:
     """Samples of any shape, by a function of rows: `walk(flow, keys, cond)`."""
     batch = batch_shape(shape)
-    flow, cond = promote(flow, cond_rows(cond, batch))
+    flow, cond = promote_dtypes(flow, as_cond_rows(cond, batch))
     count = math.prod(batch)
     keys = jax.random.split(key, count)
 
     def compute(part: Array | slice, _: PRNGKeyArray | None) -> Any:
-        return walk(flow, *take(part, keys, cond))
+        return walk(flow, *take_rows(part, keys, cond))
 
-    x = by_chunks(
+    x = map_chunks(
         count,
         flow.event_shape,
         None,
@@ -115,11 +115,11 @@ def row_by_row(
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     axes = (0, None if cond is None else 0, 0)
     u = jax.vmap(walk, axes)(sample_rows(flow.base, keys), cond, streams)
-    return into_data_space(flow.transform, u)[0]
+    return to_data_space(flow.transform, u)[0]
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _draw(
     flow: Any,
     keys: Array,

@@ -11,7 +11,7 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.samplers import drawn, row_by_row
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.precision import full_precision
 
 
 def draw_sde(
@@ -61,7 +61,7 @@ def draw_sde(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any) -> Array:
     import diffrax
 

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 
 
 def trace_weights(
@@ -43,7 +43,7 @@ def contract(
 ) -> Float[Array, ""]:
     """The trace, `u . m` or `u^T M v`."""
     u, *rest = slopes
-    wide = accumulator(u.dtype)
+    wide = accumulation_dtype(u.dtype)
     left = jnp.dot(u, weights, preferred_element_type=wide)
     return left if not rest else jnp.dot(left, rest[0].astype(wide))
 

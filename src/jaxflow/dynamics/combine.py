@@ -17,7 +17,7 @@ from jaxflow.dynamics.protocol import (
     has_closed_form,
     prepare,
 )
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 
 
 class Sum(eqx.Module):
@@ -74,7 +74,7 @@ class Sum(eqx.Module):
         pairs = [evaluate_with_trace(part, t, x, cond) for part in self.fields]
         values, traces = zip(*pairs, strict=True)
         # Some parts sum their traces in more bits than their values have.
-        return add(values), add(trace.astype(accumulator(trace.dtype)) for trace in traces)
+        return add(values), add(trace.astype(accumulation_dtype(trace.dtype)) for trace in traces)
 
 
 class Gated(eqx.Module):

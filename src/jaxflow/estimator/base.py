@@ -19,7 +19,7 @@ from jaxflow.estimator.files import (
 )
 from jaxflow.estimator.rows import Rows, arranged, hold_out
 from jaxflow.estimator.settings import config_of, objective_of, scaling_of, untrained
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training import History, fit
 
 
@@ -145,7 +145,7 @@ class FlowEstimator(BaseEstimator):
 
     def _log_prob(self, x: np.ndarray, cond: np.ndarray | None = None) -> np.ndarray:
         """Log-densities in nats, (n,), float64 whatever the flow's precision."""
-        wide = widest(self.flow_) == np.float64
+        wide = widest_dtype(self.flow_) == np.float64
         x = in_precision(x, "X", float64=wide)
         cond = None if cond is None else in_precision(cond, "y", float64=wide)
         with jax.enable_x64(wide):
@@ -153,7 +153,7 @@ class FlowEstimator(BaseEstimator):
 
     def _draw(self, count: int, cond: np.ndarray | None, random_state: Any) -> np.ndarray:
         """Samples in the data's units, (count, d), in the flow's precision."""
-        wide = widest(self.flow_) == np.float64
+        wide = widest_dtype(self.flow_) == np.float64
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         cond = None if cond is None else in_precision(cond, "y", float64=wide)
         with jax.enable_x64(wide):

@@ -22,12 +22,19 @@ from jaxflow.density.audit import (
     without_density,
 )
 from jaxflow.density.continuity import transport
-from jaxflow.density.divergence import density_change, integrated_jacobian, settled_trace
-from jaxflow.flows.flow import Flow, accept, checked, into_data_space, into_flow_space, score_rows
+from jaxflow.density.divergence import choose_probes, density_change, integrated_jacobian
+from jaxflow.flows.flow import (
+    Flow,
+    check_arguments,
+    raise_on_failure,
+    score_rows,
+    to_data_space,
+    to_flow_space,
+)
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 
 
@@ -134,7 +141,7 @@ class CNF(Flow):
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
             raise ValueError(
                 f"target_se={trace.target_se} chooses the number of probes from rows whose values "
-                "are known: write flow = flow.settled(x, key=key) first, outside jit"
+                "are known: write flow = flow.choose_probes(x, key=key) first, outside jit"
             )
         return trace
 
@@ -190,14 +197,14 @@ class CNF(Flow):
             answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
             log_p = answer.value
         else:
-            flow, rows, cond, batch = accept(self, x, cond, "x")
+            flow, rows, cond, batch = check_arguments(self, x, cond, "x")
             ode = tolerance_for(atol_nats, self.ode_eval, rows.dtype, checked=False)
-            flow = replace(flow.settled(rows, cond, key), ode_eval=ode)
+            flow = replace(flow.choose_probes(rows, cond, key), ode_eval=ode)
             score = partial(_log_prob_within, atol_nats=jnp.asarray(atol_nats, rows.dtype))
             log_p, stats = score_rows(flow, rows, cond, key, score=score, progress=progress)
         assert stats is not None
         log_p = jax.vmap(poison)(log_p, stats.status)
-        return checked(self, log_p, stats, "log_prob").reshape(batch)
+        return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
 
     def log_prob_with_error(
         self,
@@ -228,7 +235,9 @@ class CNF(Flow):
         answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
         # What is inaccurate is told by its own error and raises nothing.
         solved = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
-        answer = checked(self, answer, replace(stats, status=solved), "log_prob_with_error")
+        answer = raise_on_failure(
+            self, answer, replace(stats, status=solved), "log_prob_with_error"
+        )
         return jax.tree.map(lambda values: values.reshape(batch), answer)
 
     def _with_error(
@@ -239,8 +248,8 @@ class CNF(Flow):
         atol_nats: float | None,
         progress: bool | None,
     ) -> tuple[LogDensity, Stats, tuple[int, ...]]:
-        flow, rows, cond, batch = accept(self, x, cond, "x")
-        flow = flow.settled(rows, cond, key)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        flow = flow.choose_probes(rows, cond, key)
 
         def score(ode: ODE, rows: Array, cond: Array | None) -> Any:
             solving = replace(flow, ode_eval=ode)
@@ -263,7 +272,7 @@ class CNF(Flow):
         xtrace = isinstance(self.trace_for(training=False), XTrace)
         return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
-    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
+    def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
         """The flow with as many probes as its `Hutchinson(target_se=...)` takes on such rows.
 
         A pilot solve with 8 probes on at most 64 rows measures the variance of one probe. The
@@ -276,17 +285,17 @@ class CNF(Flow):
         trace = self.trace
         if not isinstance(trace, Hutchinson) or trace.target_se is None:
             return self
-        flow, rows, cond, _ = accept(self, x, cond, "x")
+        flow, rows, cond, _ = check_arguments(self, x, cond, "x")
         if isinstance(rows, Tracer):
             raise ValueError(
                 f"target_se={trace.target_se} chooses the number of probes from values, which are "
-                "not known under jit: write flow = flow.settled(x, key=key) first, outside"
+                "not known under jit: write flow = flow.choose_probes(x, key=key) first, outside"
             )
         if not len(rows):
             return replace(self, trace=replace(trace, target_se=None))
-        rows, _ = into_flow_space(flow.transform, rows)
+        rows, _ = to_flow_space(flow.transform, rows)
         ode = replace(self.ode_eval, throw=False)
-        chosen = settled_trace(trace, flow.field, rows, cond, key, ode=ode)
+        chosen = choose_probes(trace, flow.field, rows, cond, key, ode=ode)
         return replace(self, trace=chosen)
 
     def integrated_jacobian(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
@@ -296,11 +305,11 @@ class CNF(Flow):
         the change of the log-density, its other entries are what a stochastic trace's variance
         is made of; d Jacobian-vector products an evaluation, so meant for a few rows.
         """
-        flow, rows, cond, batch = accept(self, x, cond, "x")
-        rows, _ = into_flow_space(flow.transform, rows)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        rows, _ = to_flow_space(flow.transform, rows)
         ode = replace(self.ode_eval, throw=False)
         out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
-        out = checked(self, out, stats, "integrated_jacobian")
+        out = raise_on_failure(self, out, stats, "integrated_jacobian")
         return out.reshape(*batch, *out.shape[1:])
 
     def log_prob_at(
@@ -317,12 +326,12 @@ class CNF(Flow):
             cond: conditions, (*batch, *condition), or one vector for all.
             key: for the probes of a stochastic trace.
         """
-        flow, rows, cond, batch = accept(self, x, cond, "x")
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         # Steps are counted here, where the moment is still known.
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
-        flow = flow.settled(rows, cond, key)
+        flow = flow.choose_probes(rows, cond, key)
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
-        return checked(self, log_p, stats, "log_prob_at").reshape(batch)
+        return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)
 
     def transport(
         self, x: Any, t0: Any, t1: Any, cond: Any = None, *, save_at: Any = None
@@ -336,46 +345,46 @@ class CNF(Flow):
             cond: conditions, (*batch, *condition), or one vector for all.
             save_at: times between, whose points are returned along a new leading axis.
         """
-        flow, rows, cond, batch = accept(self, x, cond, "x")
-        rows, _ = into_flow_space(flow.transform, rows)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        rows, _ = to_flow_space(flow.transform, rows)
         out = flow._move(rows, t0, t1, cond, save_at)
-        flat, _ = into_data_space(flow.transform, out.reshape(-1, *self.event_shape))
+        flat, _ = to_data_space(flow.transform, out.reshape(-1, *self.event_shape))
         return flat.reshape(*out.shape[: out.ndim - rows.ndim], *batch, *self.event_shape)
 
     def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
         """The base's point `z = x(0)` of data `x = x(1)`; (*batch, *event)."""
-        flow, rows, cond, batch = accept(self, x, cond, "x")
-        rows, _ = into_flow_space(flow.transform, rows)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        rows, _ = to_flow_space(flow.transform, rows)
         return flow._move(rows, 1.0, 0.0, cond, None).reshape(*batch, *self.event_shape)
 
     def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
         """The data `x = x(1)` of the base's point `z = x(0)`; (*batch, *event)."""
-        flow, rows, cond, batch = accept(self, z, cond, "z")
-        x, _ = into_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))
+        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
+        x, _ = to_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))
         return x.reshape(*batch, *self.event_shape)
 
     def _move(self, rows: Array, t0: Any, t1: Any, cond: Array | None, save_at: Any) -> Array:
         ode = replace(self.ode_eval, throw=False)
         out, stats = transport(self.field, rows, t0, t1, cond, ode=ode, save_at=save_at)
-        return checked(self, out, stats, "transport")
+        return raise_on_failure(self, out, stats, "transport")
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _log_prob_at(
     flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats]:
-    u, log_det = into_flow_space(flow.transform, x)
+    u, log_det = to_flow_space(flow.transform, x)
     value, _, stats = flow._density_at(t, u, cond, key, training=False)
     return value + log_det.astype(value.dtype), stats
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _log_prob_with_error(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
-    u, log_det = into_flow_space(flow.transform, x)
+    u, log_det = to_flow_space(flow.transform, x)
     answer, stats = flow._audited(u, cond, key)
     log_det = log_det.astype(answer.value.dtype)
     refined = None if answer.refined is None else answer.refined + log_det
@@ -383,11 +392,11 @@ def _log_prob_with_error(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _log_prob_within(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None, *, atol_nats: Array
 ) -> tuple[Array, Stats]:
-    u, log_det = into_flow_space(flow.transform, x)
+    u, log_det = to_flow_space(flow.transform, x)
     z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
     value = base_density(flow.base, z) - change
     stats = without_density(stats, value)

@@ -26,7 +26,7 @@ from jaxflow.dynamics.layers import (
     flatten_cond,
     network_from_zero,
 )
-from jaxflow.flows.flow import Flow, accept, into_data_space, into_flow_space
+from jaxflow.flows.flow import Flow, check_arguments, to_data_space, to_flow_space
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
 
@@ -273,27 +273,29 @@ class CouplingFlow(Flow):
 
     def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
         """The base's point of data; (*batch, dim)."""
-        flow, rows, cond, batch = accept(self, x, cond, "x")
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         return _to_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
     def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
         """The data of the base's point; (*batch, dim)."""
-        flow, rows, cond, batch = accept(self, z, cond, "z")
+        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
-    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CouplingFlow":
+    def choose_probes(
+        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+    ) -> "CouplingFlow":
         """This flow: its evaluation has nothing to choose."""
         return self
 
 
 @eqx.filter_jit
 def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:
-    return jax.vmap(flow.to_base)(into_flow_space(flow.transform, x)[0], cond)[0]
+    return jax.vmap(flow.to_base)(to_flow_space(flow.transform, x)[0], cond)[0]
 
 
 @eqx.filter_jit
 def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
-    return into_data_space(flow.transform, jax.vmap(flow.from_base)(z, cond)[0])[0]
+    return to_data_space(flow.transform, jax.vmap(flow.from_base)(z, cond)[0])[0]
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:

@@ -2,6 +2,7 @@
 
 import abc
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,15 @@ from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.ode import Stats
 from jaxflow.ode.many import lanes_for
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.runtime.arguments import as_rows, batch_shape, check_finite, cond_rows, promote
-from jaxflow.runtime.chunks import by_chunks, take
-from jaxflow.runtime.precision import accumulator, in_full
+from jaxflow.runtime.arguments import (
+    as_cond_rows,
+    as_rows,
+    batch_shape,
+    check_finite,
+    promote_dtypes,
+)
+from jaxflow.runtime.chunking import map_chunks, take_rows
+from jaxflow.runtime.precision import accumulation_dtype, full_precision
 
 
 class Flow(eqx.Module):
@@ -59,8 +66,17 @@ class Flow(eqx.Module):
         """Rows in flow space from rows of the base, with their log-densities if asked for."""
 
     @abc.abstractmethod
-    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
+    def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
         """The flow with what its evaluation leaves open chosen for rows like these."""
+
+    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
+        """Deprecated name of `choose_probes`."""
+        warnings.warn(
+            "settled is now choose_probes; the old name goes in jaxflow 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.choose_probes(x, cond, key)
 
     def log_prob(
         self,
@@ -84,10 +100,10 @@ class Flow(eqx.Module):
             ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
             SolveError: the solve failed.
         """
-        flow, rows, cond, batch = accept(self, x, cond, "x")
-        flow = flow.settled(rows, cond, key)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        flow = flow.choose_probes(rows, cond, key)
         log_p, stats = score_rows(flow, rows, cond, key, progress=progress)
-        return checked(self, log_p, stats, "log_prob").reshape(batch)
+        return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
 
     def sample(
         self,
@@ -132,17 +148,17 @@ class Flow(eqx.Module):
         batch = batch_shape(shape)
         base_key, probe_key = jax.random.split(key)
         count = math.prod(batch)
-        flow, cond = promote(self, cond_rows(cond, batch))
+        flow, cond = promote_dtypes(self, as_cond_rows(cond, batch))
         keys = jax.random.split(base_key, count)
 
         def draw(part: Array | slice, key: PRNGKeyArray | None) -> Any:
-            return _sample(flow, *take(part, keys, cond), key, with_log_prob)
+            return _sample(flow, *take_rows(part, keys, cond), key, with_log_prob)
 
         shape = self.event_shape
-        (x, log_p), stats = by_chunks(
+        (x, log_p), stats = map_chunks(
             count, shape, probe_key, draw, lanes=lanes_for(math.prod(shape)), progress=progress
         )
-        x, log_p = checked(self, (x, log_p), stats, "sample")
+        x, log_p = raise_on_failure(self, (x, log_p), stats, "sample")
         x = x.reshape(*batch, *self.event_shape)
         return x, None if log_p is None else log_p.reshape(batch)
 
@@ -161,11 +177,11 @@ class Flow(eqx.Module):
         """
 
         def density(x: Array) -> tuple[Array, Stats | None]:
-            u, log_det = into_flow_space(self.transform, x)
+            u, log_det = to_flow_space(self.transform, x)
             log_p, stats = self.density_rows(u, cond, key, training=training)
             return log_p + log_det.astype(log_p.dtype), stats
 
-        return density(x) if training else in_full(density)(x)
+        return density(x) if training else full_precision(density)(x)
 
     def draw_rows(
         self,
@@ -183,14 +199,14 @@ class Flow(eqx.Module):
         """
 
         def draw(keys: Array) -> Any:
-            flow, z = promote(self, sample_rows(self.base, keys))
-            wide = z.astype(accumulator(z.dtype))
+            flow, z = promote_dtypes(self, sample_rows(self.base, keys))
+            wide = z.astype(accumulation_dtype(z.dtype))
             log_p = log_prob_rows(flow.base, wide) if with_log_prob else None
             u, log_p, stats = flow.sample_rows(z, log_p, cond, key, training=training)
-            x, log_det = into_data_space(flow.transform, u)
+            x, log_det = to_data_space(flow.transform, u)
             return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
 
-        return draw(keys) if training else in_full(draw)(keys)
+        return draw(keys) if training else full_precision(draw)(keys)
 
 
 def score_rows(
@@ -215,13 +231,13 @@ def score_rows(
     score = _log_prob if score is None else score
 
     def compute(part: Array | slice, key: PRNGKeyArray | None) -> Any:
-        return score(flow, *take(part, x, cond), key)
+        return score(flow, *take_rows(part, x, cond), key)
 
     lanes = lanes_for(x[:1].size)
-    return by_chunks(len(x), x.shape[1:], key, compute, lanes=lanes, progress=progress)
+    return map_chunks(len(x), x.shape[1:], key, compute, lanes=lanes, progress=progress)
 
 
-def accept(
+def check_arguments(
     flow: Any, x: Any, cond: Any, name: str
 ) -> tuple[Any, Array, Array | None, tuple[int, ...]]:
     """A user's arguments, checked: the flow and rows in one precision, and the batch's shape.
@@ -231,11 +247,11 @@ def accept(
     """
     rows, batch = as_rows(x, flow.event_shape, name)
     check_finite(rows, name)
-    flow, rows, cond = promote(flow, rows, cond_rows(cond, batch))
+    flow, rows, cond = promote_dtypes(flow, rows, as_cond_rows(cond, batch))
     return flow, rows, cond, batch
 
 
-def checked(flow: Any, values: Any, stats: Stats | None, what: str) -> Any:
+def raise_on_failure(flow: Any, values: Any, stats: Stats | None, what: str) -> Any:
     """The values, or `SolveError` where their solve failed and the flow's settings raise."""
     ode = getattr(flow, "ode_eval", None)
     if stats is None or ode is None or not ode.throw:
@@ -243,7 +259,7 @@ def checked(flow: Any, values: Any, stats: Stats | None, what: str) -> Any:
     return raise_if_failed(values, stats, what)
 
 
-def into_flow_space(
+def to_flow_space(
     transform: Any, x: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Rows through the transform, with the log-determinants."""
@@ -252,7 +268,7 @@ def into_flow_space(
     return jax.vmap(transform.forward)(x)
 
 
-def into_data_space(
+def to_data_space(
     transform: Any, u: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Rows back through the transform, with the log-determinants."""

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import accept, into_data_space, into_flow_space
-from jaxflow.runtime.arguments import cond_rows, promote
-from jaxflow.runtime.precision import in_full
+from jaxflow.flows.flow import check_arguments, to_data_space, to_flow_space
+from jaxflow.runtime.arguments import as_cond_rows, promote_dtypes
+from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import exact_trace
 
 
@@ -82,7 +82,7 @@ class FlowMap(eqx.Module):
         """
         if exact:
             return self.exact.log_prob(x, cond, key)
-        fast, rows, cond, batch = accept(self, x, cond, "x")
+        fast, rows, cond, batch = check_arguments(self, x, cond, "x")
         return _log_prob(fast, rows, cond).reshape(batch)
 
     def sample(
@@ -97,7 +97,7 @@ class FlowMap(eqx.Module):
         if exact:
             return self.exact.sample(key, shape, cond)
         batch = (shape,) if isinstance(shape, int) else tuple(shape)
-        fast, cond = promote(self, cond_rows(cond, batch))
+        fast, cond = promote_dtypes(self, as_cond_rows(cond, batch))
         # The base's points are those that the flow itself would draw.
         keys = jax.random.split(jax.random.split(key)[0], math.prod(batch))
         return _sample(fast, keys, cond).reshape(*batch, *self.event_shape)
@@ -140,15 +140,15 @@ class FlowMap(eqx.Module):
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _log_prob(fast: FlowMap, x: Array, cond: Array | None) -> Array:
-    u, log_det = into_flow_space(fast.exact.transform, x)
+    u, log_det = to_flow_space(fast.exact.transform, x)
     z, change = fast.encode_rows(u, cond)
     return log_prob_rows(fast.exact.base, z) - change + log_det
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _sample(fast: FlowMap, keys: Array, cond: Array | None) -> Array:
     u, _ = fast.decode_rows(sample_rows(fast.exact.base, keys), cond)
-    return into_data_space(fast.exact.transform, u)[0]
+    return to_data_space(fast.exact.transform, u)[0]

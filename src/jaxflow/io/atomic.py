@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write to a file beside `path` that takes its place at the end, on the disk, in one step.
 
     Where the body raises, or the process dies, what stood at `path` is left as it was.

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxflow.io import serialisation
-from jaxflow.io.atomic import whole_file
+from jaxflow.io.atomic import atomic_write
 
 FORMAT = 1
 _KEY = "jaxflow"
@@ -164,7 +164,7 @@ def _write(
     data = safetensors.numpy.save(stored, metadata={_KEY: text})
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write(data)
 
 

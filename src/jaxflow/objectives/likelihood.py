@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.accuracy import base_density
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import Flow, into_flow_space
+from jaxflow.flows.flow import Flow, to_flow_space
 from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.ode import Stats
@@ -84,7 +84,7 @@ class MaximumLikelihood:
                 f"{self} is for flows that solve an ODE, and this is a {type(flow).__name__}: "
                 "write MaximumLikelihood()"
             )
-        u, log_det = into_flow_space(flow.transform, x)
+        u, log_det = to_flow_space(flow.transform, x)
         ode = replace(flow.ode, throw=False)
         trace = flow.trace_for(training=True)
         end_key, noise_key = jax.random.split(key)

@@ -14,7 +14,7 @@ from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.runtime.placement import everywhere, split_rows
+from jaxflow.runtime.mesh import replicate, shard_rows
 
 # The velocities of some paths are infinite at the ends.
 TIME_MARGIN = 1e-3
@@ -113,12 +113,12 @@ class FlowMatching:
             x, cond = x[rows], None if cond is None else cond[rows]
         x0 = sample_rows(flow.base, jax.random.split(base_key, len(x))).astype(x.dtype)
         # Rows are paired across the whole batch: on every device, rather than back and forth.
-        whole = everywhere((x0, x, cond))
-        source, mass = everywhere(self.coupling(*whole, coupling_key))
+        whole = replicate((x0, x, cond))
+        source, mass = replicate(self.coupling(*whole, coupling_key))
         t = self.times(time_key, len(x), x.dtype)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         between = jax.vmap(interpolate, (None, 0, 0, 0, 0))
-        x_t, velocity = split_rows(between(self.path, t, x0[source], x, noise))
+        x_t, velocity = shard_rows(between(self.path, t, x0[source], x, noise))
         errors = squared_errors(flow.field, t, x_t, velocity, cond)
         if self.weight is not None:
             errors = jax.vmap(self.weight)(t) * errors

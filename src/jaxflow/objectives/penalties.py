@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.density.divergence import Change, draw_rows, plan
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, odeint_together
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace, exact_trace, prepare
 from jaxflow.trace.products import inner, products
 
@@ -77,7 +77,7 @@ def penalised_change(
     if "jacobian" in penalties and probes is None:
         noise = draw_rows(Hutchinson(1), key, x)
     prepared = field if probes is not None else prepare(field)
-    dtype = accumulator(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     spent = {name: jnp.zeros(len(x), dtype) for name in penalties}
 
     def one(t: Array, state: Any, fields: Any, row: Any) -> Any:
@@ -132,4 +132,4 @@ def _total(f: Callable[..., Array], g: Callable[..., Array], t: Array, x: Array)
 def _hjb(field: Any, t: Array, x: Array, f: Array, cond: Any) -> Array:
     """`|dPhi/dt - |grad Phi|^2 / 2|`."""
     slope = jax.grad(lambda t: field.potential(t, x, cond))(t)
-    return jnp.abs(slope.astype(accumulator(x.dtype)) - _square(f) / 2)
+    return jnp.abs(slope.astype(accumulation_dtype(x.dtype)) - _square(f) / 2)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import sample_rows
 from jaxflow.objectives.matching import FlowMatching, squared_errors
 from jaxflow.ode.status import raise_if_failed
-from jaxflow.runtime.arguments import promote
-from jaxflow.runtime.placement import split_rows
+from jaxflow.runtime.arguments import promote_dtypes
+from jaxflow.runtime.mesh import shard_rows
 
 # Checks of the flow, and the law of the times.
 MATCHING = FlowMatching()
@@ -64,7 +64,7 @@ class Reflow(eqx.Module):
         if cond is not None:
             cond = jnp.asarray(cond)
             num = len(cond)
-        flow, cond = promote(flow, cond)
+        flow, cond = promote_dtypes(flow, cond)
         z, x, stats = _pairs(flow, jax.random.split(key, num), cond)
         z, x = raise_if_failed((z, x), stats, "Reflow.of")
         return cls(z, x, cond, flow.transform)
@@ -108,7 +108,7 @@ class Reflow(eqx.Module):
                 "that flow with them, and leave weights out here"
             )
         pair_key, time_key = jax.random.split(key)
-        rows = split_rows(jax.random.randint(pair_key, (len(x),), 0, len(self.z)))
+        rows = shard_rows(jax.random.randint(pair_key, (len(x),), 0, len(self.z)))
         z, end = self.z[rows], self.x[rows]
         t = MATCHING.times(time_key, len(rows), z.dtype)
         x_t = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end)

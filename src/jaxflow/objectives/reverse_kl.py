@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.flows.flow import Flow
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.runtime.placement import split_rows
+from jaxflow.runtime.mesh import shard_rows
 
 # Samples of a validation.
 HELD_OUT = 4096
@@ -73,7 +73,7 @@ class ReverseKL:
             raise ValueError("ReverseKL draws samples: pass key=jax.random.key(0)")
         draw_key, trace_key = jax.random.split(key)
         num = self.num_samples if cond is None else len(cond)
-        keys = split_rows(jax.random.split(draw_key, num))
+        keys = shard_rows(jax.random.split(draw_key, num))
         (drawn, log_q), stats = flow.draw_rows(
             keys, cond, trace_key, with_log_prob=True, training=True
         )

@@ -18,7 +18,7 @@ from jaxflow.ode.methods import as_diffrax
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import State
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 
 
 def solve_diffrax(
@@ -36,7 +36,7 @@ def solve_diffrax(
         t0, t1, args = inputs
         return normalise(lambda t, y: (f(t, y, args), None), t0, t1)(s, y)[0]
 
-    dtype = widest(y0)
+    dtype = widest_dtype(y0)
     controller: Any
     if ode.adaptive:
         controller = diffrax.PIDController(

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.step import RightSide, State
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 
 # Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: a step
 # is aimed at 0.9 of what the estimate allows, shrinks at most fivefold and grows at most tenfold.
@@ -40,7 +40,7 @@ def worst_row(scaled: State) -> Float[Array, ""]:
         return jnp.sqrt(jnp.max(rows, initial=0.0))
 
     norms = [leaf(each) for each in jax.tree.leaves(scaled)]
-    dtype = widest(norms)
+    dtype = widest_dtype(norms)
     return jnp.max(jnp.stack([norm.astype(dtype) for norm in norms]), initial=0.0)
 
 

@@ -17,7 +17,7 @@ from jaxflow.ode.controller import error_norm, first_step, next_factor
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import RightSide, State, rk_step
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 
 VectorField = Callable[[Float[Array, ""], State, Any], State]
 
@@ -52,7 +52,7 @@ def fixed(
     g: RightSide, y0: State, q0: State, num_steps: int, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
     """`num_steps` equal steps; unless `remember`, gradients recompute each step's stages."""
-    dtype = widest(y0)
+    dtype = widest_dtype(y0)
     # Not a constant that the compiler could fold: h is exactly 1 / num_steps in every dtype.
     h = jnp.asarray(1.0 / num_steps, dtype)
 
@@ -126,7 +126,7 @@ def adaptive(
 
 def begin(g: RightSide, y0: State, q0: State, ode: ODE) -> Loop:
     """An adaptive solve before its first attempt; two evaluations choose its first step."""
-    dtype = widest(y0)
+    dtype = widest_dtype(y0)
     zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
     first = g(zero, y0)
     # Step sizes are constants for differentiation: gradients are those of the steps taken.

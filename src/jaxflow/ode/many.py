@@ -37,8 +37,8 @@ from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import RightSide, State
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.placement import by_rows
-from jaxflow.runtime.precision import in_full, widest
+from jaxflow.runtime.mesh import shard_map_rows
+from jaxflow.runtime.precision import full_precision, widest_dtype
 
 # Lanes on a CPU, whose vector units they fill; an accelerator wants thousands, so many that the
 # states in them have about 2^18 entries.
@@ -104,7 +104,7 @@ def odeint_many(
     if lanes is None:
         lanes = lanes_for(entries(y0))
     check_count("lanes", lanes)
-    dtype = widest(y0)
+    dtype = widest_dtype(y0)
     start, end = (_times(t, name, num, dtype) for t, name in ((t0, "t0"), (t1, "t1")))
     if num == 0:
         none = jnp.zeros(0, int)
@@ -167,7 +167,7 @@ def as_one(f: Any, y0: State, row_args: Any) -> tuple[Any, State]:
 
     Error norms are taken row by row, so a row keeps a leading axis of 1.
     """
-    f = in_full(_call(f, row_args))
+    f = full_precision(_call(f, row_args))
 
     def batch(t: Array, y: State, args: Any) -> State:
         one = jax.tree.map(lambda leaf: leaf[0], y)
@@ -180,7 +180,7 @@ def as_one(f: Any, y0: State, row_args: Any) -> tuple[Any, State]:
 def _solve(
     f: Callable[..., State], rows: Any, args: Any, ode: ODE, lanes: int
 ) -> tuple[State, Stats]:
-    return by_rows(partial(_solve_part, f, ode=ode, lanes=lanes), rows, args)
+    return shard_map_rows(partial(_solve_part, f, ode=ode, lanes=lanes), rows, args)
 
 
 def _solve_part(

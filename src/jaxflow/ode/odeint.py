@@ -29,7 +29,7 @@ from jaxflow.ode.pontryagin import solve_pontryagin
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.runtime.precision import in_full, widest
+from jaxflow.runtime.precision import full_precision, widest_dtype
 
 STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
     "checkpointed": solve_checkpointed,
@@ -85,7 +85,7 @@ def odeint(
     """
     y0 = jax.tree.map(jnp.asarray, y0)
     check_state(y0)
-    dtype = widest(y0)
+    dtype = widest_dtype(y0)
     start, end = as_time(t0, "t0", dtype), as_time(t1, "t1", dtype)
     check_field(f, start, y0, args)
     check_tolerances(ode, dtype)
@@ -150,7 +150,7 @@ def _solve(
 ) -> tuple[State, Stats]:
     solve = strategy(ode)
     # Steps are chosen by small differences, which rounded products would drown.
-    f = in_full(f) if ode.adaptive else f
+    f = full_precision(f) if ode.adaptive else f
 
     def between(y: State, ta: Array, tb: Array) -> tuple[State, Stats]:
         y, stats = solve(f, y, ta, tb, args, ode)

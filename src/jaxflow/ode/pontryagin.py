@@ -36,7 +36,7 @@ from jaxflow.ode.integrate import VectorField, adaptive, fixed, lerp, normalise
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 
 # The share of a row by which the way back may miss the way there.
 DRIFT = 0.1
@@ -154,5 +154,5 @@ def negative(tree: State) -> State:
 def inner(a: State, b: State) -> Array:
     """Sum of the products of all entries of two states of one structure."""
     products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b))
-    dtype = widest(products)
+    dtype = widest_dtype(products)
     return jnp.sum(jnp.stack([product.astype(dtype) for product in products]))

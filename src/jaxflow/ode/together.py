@@ -12,7 +12,7 @@ from jaxflow.ode.odeint import odeint
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, raise_if_failed
 from jaxflow.ode.step import State
-from jaxflow.runtime.placement import by_rows
+from jaxflow.runtime.mesh import shard_map_rows
 
 
 def odeint_together(
@@ -51,7 +51,7 @@ def odeint_together(
         num = len(jax.tree.leaves(y0)[0])
         return y1, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, num), stats)
 
-    y1, each = by_rows(part, (y0, row_args), (args, t0, t1), gather=False)
+    y1, each = shard_map_rows(part, (y0, row_args), (args, t0, t1), gather=False)
     worst = jnp.argmax(each.status != Status.SUCCESS)
     stats = jax.tree.map(lambda leaf: leaf[worst], each)
     return (raise_if_failed(y1, stats, partial=ode.partial) if ode.throw else y1), stats

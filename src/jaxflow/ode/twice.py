@@ -31,7 +31,7 @@ from jaxflow.ode.many import (
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
-from jaxflow.runtime.placement import by_rows
+from jaxflow.runtime.mesh import shard_map_rows
 
 # Nodes that are kept of a row's first solve; a row that takes more has no measure of its error.
 MAX_NODES = 512
@@ -89,7 +89,7 @@ def solve_twice(
 
     The counts are those of both solves. Not differentiable in reverse mode.
     """
-    return by_rows(partial(_solve_part, f, ode=ode), (y0, t0, t1, row_args), args)
+    return shard_map_rows(partial(_solve_part, f, ode=ode), (y0, t0, t1, row_args), args)
 
 
 def _solve_part(f: Callable[..., State], rows: Any, args: Any, *, ode: ODE) -> tuple[Twice, Stats]:

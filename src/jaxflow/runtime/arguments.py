@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxflow.runtime.checks import check_rows
-from jaxflow.runtime.precision import accumulator, widest
+from jaxflow.runtime.precision import accumulation_dtype, widest_dtype
 
 
 def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
@@ -51,7 +51,7 @@ def batch_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
     return batch
 
 
-def cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
+def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     """Conditions as `(rows, *condition)`: one a row, or one vector for all rows.
 
     Raises:
@@ -85,12 +85,12 @@ def check_finite(rows: Array, name: str) -> None:
     """
     if not isinstance(rows, Tracer):
         # NumPy counts bfloat16 among no numbers.
-        check_rows(np.asarray(rows.astype(accumulator(rows.dtype))), name)
+        check_rows(np.asarray(rows.astype(accumulation_dtype(rows.dtype))), name)
 
 
-def promote(*trees: PyTree) -> tuple[Any, ...]:
+def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
     """The trees with every floating-point array in the widest of their dtypes."""
-    dtype = widest(trees)
+    dtype = widest_dtype(trees)
 
     def cast(leaf: Any) -> Any:
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxflow.runtime.placement import check_all_take_part, rows_mesh
+from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 
 # jax gives its class of devices no public name.
 Device = Any
@@ -43,7 +43,7 @@ def use_devices(devices: int | Mesh | None = None) -> Iterator[None]:
     """
     mesh = rows_mesh(devices)
     if mesh.size > 1:
-        check_all_take_part(mesh)
+        check_covers_processes(mesh)
     token = _devices.set(tuple(mesh.devices.flat))
     try:
         yield
@@ -51,23 +51,23 @@ def use_devices(devices: int | Mesh | None = None) -> Iterator[None]:
         _devices.reset(token)
 
 
-def open_devices() -> list[Device]:
+def active_devices() -> list[Device]:
     """The devices among which chunks of rows are dealt out; none where it is one."""
     devices = _devices.get()
     return list(devices) if len(devices) > 1 else []
 
 
-def is_here(device: Device) -> bool:
+def is_local(device: Device) -> bool:
     """Whether it is a device of this process."""
     return device.process_index == jax.process_index()
 
 
-def on(device: Device | None) -> AbstractContextManager[Any]:
+def running_on(device: Device | None) -> AbstractContextManager[Any]:
     """The context in which arrays that were put nowhere are computed with on this device."""
     return nullcontext() if device is None else jax.default_device(device)
 
 
-def all_known(mine: Any, owners: np.ndarray) -> Any:
+def gather_rows(mine: Any, owners: np.ndarray) -> Any:
     """Rows that each process knows in part, known to all.
 
     Args:

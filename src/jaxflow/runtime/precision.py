@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def widest(tree: Any) -> np.dtype:
+def widest_dtype(tree: Any) -> np.dtype:
     """The widest dtype among a tree's floating-point arrays; jax's default where it has none."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    widest = np.dtype(dtypes[0] if dtypes else jnp.zeros(()).dtype)
+    widest_dtype = np.dtype(dtypes[0] if dtypes else jnp.zeros(()).dtype)
     for dtype in dtypes[1:]:
-        widest = np.promote_types(widest, dtype)
-    return widest
+        widest_dtype = np.promote_types(widest_dtype, dtype)
+    return widest_dtype
 
 
-def accumulator(dtype: Any) -> Any:
+def accumulation_dtype(dtype: Any) -> Any:
     """The dtype in which sums are kept: this one, or float32 where it has fewer bits."""
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
@@ -27,7 +27,7 @@ def accumulator(dtype: Any) -> Any:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def in_full(f: Function) -> Function:
+def full_precision(f: Function) -> Function:
     """The function with its matrix products in the full precision of their operands.
 
     Accelerators round float32 products to fewer bits by default (TF32 on GPUs, bfloat16 on

@@ -89,7 +89,7 @@ def _wait_for(host: str, port: int, timeout: int) -> None:
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
+def name_lost_processes() -> Iterator[None]:
     """Say so where a computation failed because another process is gone.
 
     Raises:
@@ -108,7 +108,7 @@ def losses_named() -> Iterator[None]:
         ) from error
 
 
-def agreed(number: float) -> float:
+def broadcast_from_first(number: float) -> float:
     """The first process's number, for decisions that all processes must take alike."""
     if jax.process_count() == 1:
         return number
@@ -119,7 +119,7 @@ def agreed(number: float) -> float:
     return float(np.frombuffer(np.asarray(broadcast_one_to_all(letters)).tobytes(), np.float64)[0])
 
 
-def check_alike(word: str) -> None:
+def check_processes_agree(word: str) -> None:
     """Refuse to go on where processes were given different data, or find different files.
 
     Raises:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.products import inner, products
 
 Law = Literal["rademacher", "gaussian", "orthogonal"]
@@ -153,7 +153,7 @@ def draw_probes(
             f"num_probes={count} orthogonal probes do not fit into events of shape {shape}, so "
             f"{size} entries: at num_probes={size} they are exact already; write trace='exact'"
         )
-    normal = jax.random.normal(key, (size, count), accumulator(dtype))
+    normal = jax.random.normal(key, (size, count), accumulation_dtype(dtype))
     block = size**0.5 * jnp.linalg.qr(normal)[0].T
     return block.reshape(count, *shape).astype(dtype)
 

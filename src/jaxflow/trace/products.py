@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 
 
 def products(
@@ -30,5 +30,5 @@ def products(
 
 def inner(u: Float[Array, "k ..."], v: Float[Array, "k ..."]) -> Float[Array, " k"]:
     """`u_i . v_i` over events of any shape, summed in float32 at least."""
-    dtype = accumulator(u.dtype)
+    dtype = accumulation_dtype(u.dtype)
     return jnp.sum(u.astype(dtype) * v.astype(dtype), axis=tuple(range(1, u.ndim)))

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.runtime.precision import accumulator
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.hutchinson import check_count, draw_probes, standard_error
 from jaxflow.trace.products import inner
 
@@ -230,7 +230,7 @@ class XTrace(eqx.Module):
 
     def basis(self, images: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
         """Orthonormal Q that spans the images Y of the probes, (k, *event)."""
-        wide = images.reshape(len(images), -1).astype(accumulator(images.dtype))
+        wide = images.reshape(len(images), -1).astype(accumulation_dtype(images.dtype))
         return jnp.linalg.qr(wide.T)[0].T.reshape(images.shape).astype(images.dtype)
 
     def estimate(
@@ -244,7 +244,7 @@ class XTrace(eqx.Module):
 
         The probes' estimates share subspaces, so the standard error is itself an estimate.
         """
-        dtype = accumulator(probes.dtype)
+        dtype = accumulation_dtype(probes.dtype)
         omega, y, q, z = (
             v.reshape(len(v), -1).astype(dtype).T for v in (probes, images, basis, basis_images)
         )

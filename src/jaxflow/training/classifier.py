@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion import Schedule, denoiser_of, network_inputs
-from jaxflow.flows.flow import accept
+from jaxflow.flows.flow import check_arguments
 from jaxflow.objectives.times import stratified
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
@@ -50,7 +50,7 @@ def fit_classifier(
         ValueError: bad rows, or labels that the classifier does not tell.
     """
     schedule = denoiser_of(flow).schedule
-    flow, rows, _, _ = accept(flow, x, None, "x")
+    flow, rows, _, _ = check_arguments(flow, x, None, "x")
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels have dtype {labels.dtype}; give whole numbers from 0")

@@ -14,11 +14,11 @@ from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.density.divergence import density_change
 from jaxflow.dynamics import MLP
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import accept
+from jaxflow.flows.flow import check_arguments
 from jaxflow.flows.flow_map import FlowMap, MapError
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Exact
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
@@ -71,7 +71,7 @@ def distil(
     """
     check_count("num_steps", num_steps)
     check_count("num_samples", num_samples)
-    flow, _, given, _ = accept(flow, x, cond, "x")
+    flow, _, given, _ = check_arguments(flow, x, cond, "x")
     sample_key, net_key, fit_key = jax.random.split(key, 3)
     each = None if given is None else jnp.resize(given, (num_samples, *given.shape[1:]))
     keys = jax.random.split(sample_key, num_samples)
@@ -107,7 +107,7 @@ def _start(flow: CNF, keys: Array) -> Array:
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _segment(flow: CNF, x: Array, times: Array, cond: Array | None) -> Any:
     ode = replace(flow.ode_eval, throw=False)
     x, change, _, stats = density_change(

@@ -11,15 +11,15 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
-from jaxflow.runtime.placement import check_all_take_part, rows_mesh
-from jaxflow.runtime.processes import check_alike, losses_named
+from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
+from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import finished, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import Objective, TrainingError
 from jaxflow.training.store import Checkpoints, fingerprint, store_of
-from jaxflow.training.trainable import assemble
+from jaxflow.training.trainable import combine_trainable
 
 # A flow comes back as one of its kind.
 F = TypeVar("F")
@@ -114,8 +114,8 @@ def fit(
     if checkpoint or jax.process_count() > 1:
         data = fingerprint(x, cond, weights, *held, key)
     store = store_of(checkpoint, data, resume=resume)
-    check_alike(f"{data} {store is not None and store.exists()}")
-    with Progress(config.steps, show=progress) as shown, losses_named():
+    check_processes_agree(f"{data} {store is not None and store.exists()}")
+    with Progress(config.steps, show=progress) as shown, name_lost_processes():
         if resume and store is not None and store.exists():
             run = Run.load(store, problems, shown, *given)
         else:
@@ -132,7 +132,7 @@ def fit(
             f"no validation value was finite in {run.step} steps; lower learning_rate="
             f"{config.learning_rate}, or give the training solve more steps"
         )
-    return finished(assemble(run.best, run.frozen), run.problem), run.history
+    return finished(combine_trainable(run.best, run.frozen), run.problem), run.history
 
 
 def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
@@ -144,7 +144,7 @@ def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
     if mesh is None:
         return None
     mesh = rows_mesh(mesh)
-    check_all_take_part(mesh)
+    check_covers_processes(mesh)
     if config.batch_size < mesh.size:
         raise ValueError(
             f"batch_size={config.batch_size} has less than a row for each of mesh={mesh.size} "

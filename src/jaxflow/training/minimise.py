@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.runtime.placement import everywhere
+from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Rows, seed_of
@@ -19,7 +19,7 @@ from jaxflow.training.step import (
     optimizer_of,
     train_steps,
 )
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 
 def minimise(
@@ -48,7 +48,7 @@ def minimise(
     Raises:
         TrainingError: the loss or its gradient is not finite.
     """
-    params, frozen = separate(module, fixed=fixed)
+    params, frozen = partition_trainable(module, fixed=fixed)
     # Copies: the compiled call gives its input's memory to its output.
     copies = jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, params)
     state = TrainState(*copies, optimizer_of(config).init(params))
@@ -57,7 +57,7 @@ def minimise(
             count = min(config.eval_every, config.steps - step)
             indices = minibatches(len(data.x), config, seed_of(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = ((frozen, data, enter, loss), indices, *numbers, key, config, everywhere)
+            inputs = ((frozen, data, enter, loss), indices, *numbers, key, config, replicate)
             state, losses, _ = train_steps(inputs, state)
             good = np.isfinite(np.asarray(losses)[:count])
             if not good.all():
@@ -66,4 +66,4 @@ def minimise(
                     f"{step + np.argmin(good) + 1}; lower learning_rate={config.learning_rate}"
                 )
             shown.update(step + count, f"loss {float(jnp.mean(losses[:count])):.3g}")
-    return assemble(state.ema, frozen)
+    return combine_trainable(state.ema, frozen)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.flows.flow import Flow, with_transform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.runtime.arguments import promote
+from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
 from jaxflow.training.prepare import data_rows
@@ -72,7 +72,7 @@ def fit_noise(
             f"transform={flow.transform} begins with no Dequantise, so there is no noise to "
             "learn: fit the flow with transform=jaxflow.transforms.propose(x) first"
         )
-    flow, rows = promote(flow, data_rows(flow, x, cond, "x", weights))
+    flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x", weights))
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
     noise = CellNoise(rows.x, width=width, depth=depth, key=net_key)

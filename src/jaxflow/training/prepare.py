@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
-from jaxflow.flows.flow import Flow, into_flow_space, with_transform
+from jaxflow.flows.flow import Flow, to_flow_space, with_transform
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.runtime.arguments import as_rows, cond_rows, promote
+from jaxflow.runtime.arguments import as_cond_rows, as_rows, promote_dtypes
 from jaxflow.runtime.checks import check_columns, check_rows, split
-from jaxflow.runtime.precision import widest
+from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.stream import Stream, sampled
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
@@ -170,7 +170,9 @@ def _problem(
     scaling: ConditionScaling | None,
     stream: Stream | None = None,
 ) -> Problem:
-    flow, transform, train, held = promote(with_transform(flow, None), transform, train, held)
+    flow, transform, train, held = promote_dtypes(
+        with_transform(flow, None), transform, train, held
+    )
     enter = transform if stream is not None or noise_of(transform) is not None else None
     parts, offsets = [], []
     for rows in (train, held):
@@ -185,7 +187,7 @@ def _problem(
 
 @eqx.filter_jit
 def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Array, Array]:
-    return into_flow_space(transform, x)
+    return to_flow_space(transform, x)
 
 
 def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Problem:
@@ -193,8 +195,8 @@ def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Proble
         raise ValueError("x=None has no rows to weight or transform: leave weights, transform out")
     given = None if cond is None else jnp.asarray(cond)
     count = 1 if given is None else len(given)
-    flow, given = promote(flow, given)
-    rows = Rows(jnp.zeros((count, *flow.event_shape), widest(flow)), given)
+    flow, given = promote_dtypes(flow, given)
+    rows = Rows(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), given)
     return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
 
 
@@ -236,7 +238,7 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
             f"{', '.join(map(str, flow.event_shape))}) with n at least 1 belong here"
         )
     check_rows(np.asarray(rows), name)
-    conditions = cond_rows(cond, batch)
+    conditions = as_cond_rows(cond, batch)
     if conditions is not None:
         check_rows(np.asarray(conditions), f"the condition of {name}")
     return Rows(rows, conditions, _weights(weights, len(rows), name))

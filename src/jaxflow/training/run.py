@@ -16,8 +16,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
-from jaxflow.runtime.placement import brought_home, everywhere, put_everywhere, split_largest
-from jaxflow.runtime.processes import agreed
+from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
+from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, seed_of
@@ -25,7 +25,7 @@ from jaxflow.training.source import source_of
 from jaxflow.training.stages import Span, span_at
 from jaxflow.training.step import Objective, TrainState, first_bad, optimizer_of, train_steps
 from jaxflow.training.store import Store
-from jaxflow.training.trainable import assemble, separate
+from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 Row = dict[str, int | float]
 History = dict[str, list[int | float]]
@@ -63,9 +63,9 @@ class Run:
     ) -> None:
         self.name, self.problem, self.key = name, problem, key
         self.config, self.objective, self.mesh = config, objective, mesh
-        self.place = split_largest if shard_weights else everywhere
+        self.place = shard_largest_axis if shard_weights else replicate
         self.source = source_of(problem, seed_of(key), mesh)
-        params, self.frozen = separate(problem.flow)
+        params, self.frozen = partition_trainable(problem.flow)
         self.state = self._fresh(params, config)
         self.best, self.best_value, self.since_best = params, math.inf, 0
         self.step, self.finished, self.trouble = 0, False, ""
@@ -88,7 +88,7 @@ class Run:
             ahead = min(until, span.end) - self.step
             loss, rate = self._train(span, min(span.config.eval_every, ahead))
             row = self._validate() | {"loss": loss, "learning_rate": rate}
-            row["seconds"] = agreed(time.monotonic() - start)
+            row["seconds"] = broadcast_from_first(time.monotonic() - start)
             self._record(row)
             shown.update(self.step, _numbers(row))
             error = abs(row["validation"] - row["coarse"])
@@ -114,7 +114,7 @@ class Run:
 
     def _ask(self, callback: Callback | None, row: Row) -> None:
         stop = callback is not None and bool(callback(row))
-        self.finished = bool(agreed(float(stop))) or self.finished
+        self.finished = bool(broadcast_from_first(float(stop))) or self.finished
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -130,11 +130,11 @@ class Run:
         if self.mesh is None:
             return state
         with self._on_mesh():
-            return eqx.filter_jit(self.place)(put_everywhere(state, self.mesh))
+            return eqx.filter_jit(self.place)(put_on_mesh(state, self.mesh))
 
     def home(self, tree: Any) -> Any:
         """Arrays of the training as ordinary ones of this process."""
-        return tree if self.mesh is None else brought_home(tree, self.mesh)
+        return tree if self.mesh is None else to_host(tree, self.mesh)
 
     def _span(self, step: int) -> Span:
         return span_at(self.objective, self.config, step)
@@ -170,7 +170,7 @@ class Run:
 
     def _settle_solver(self, shown: Progress) -> None:
         """Refine the training solve until its value is the evaluation's, before it trains."""
-        flow = assemble(self.home(self.state.ema), self.frozen)
+        flow = combine_trainable(self.home(self.state.ema), self.frozen)
         value, _ = self._score(flow)
         for _ in range(MOST_REFINEMENTS):
             coarse, _ = self._score(replace(flow, ode_eval=self.frozen.ode))
@@ -180,7 +180,7 @@ class Run:
         shown.say(f"step {self.step}: likelihood from here on, with {self.frozen.ode}")
 
     def _validate(self) -> Row:
-        flow = assemble(self.home(self.state.ema), self.frozen)
+        flow = combine_trainable(self.home(self.state.ema), self.frozen)
         value, num_evals = self._score(flow)
         coarse = value
         if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._span(self.step - 1).solves:
@@ -199,13 +199,15 @@ class Run:
         # The same probes at every validation, so that values can be compared.
         key = jax.random.fold_in(self.key, 1 << 31)
         if hasattr(self.objective, "held_out"):
-            return agreed(self.objective.held_out(flow, held.cond, key)[0]), 0.0
-        flow = flow.settled(held.x, held.cond, key)
+            return broadcast_from_first(self.objective.held_out(flow, held.cond, key)[0]), 0.0
+        flow = flow.choose_probes(held.x, held.cond, key)
         log_p, stats = score_rows(flow, held.x, held.cond, key)
         weights = None if held.weights is None else np.asarray(held.weights)
         value = -float(np.average(np.asarray(log_p, float), weights=weights))
         value += self.problem.offsets[1]
-        return agreed(value), 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
+        return broadcast_from_first(value), 0.0 if stats is None else float(
+            np.mean(np.asarray(stats.num_evals))
+        )
 
     def _record(self, row: Row) -> None:
         for name, value in row.items():

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array
 
 from jaxflow.data.permutation import shuffled
-from jaxflow.runtime.placement import put_everywhere
+from jaxflow.runtime.mesh import put_on_mesh
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.prepare import Problem, Rows
 from jaxflow.training.step import minibatches
@@ -25,7 +25,7 @@ class InMemory:
     """All rows on every device; a step is told their numbers."""
 
     def __init__(self, rows: Rows, seed: tuple[int, ...], mesh: Mesh | None) -> None:
-        self.rows = rows if mesh is None else put_everywhere(rows, mesh)
+        self.rows = rows if mesh is None else put_on_mesh(rows, mesh)
         self.seed = seed
 
     def stretch(self, config: TrainConfig, step: int, count: int) -> tuple[Rows, Array]:

@@ -13,10 +13,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.flows.flow import into_flow_space
-from jaxflow.runtime.placement import everywhere, split_rows
+from jaxflow.flows.flow import to_flow_space
+from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.trainable import assemble
+from jaxflow.training.trainable import combine_trainable
 from jaxflow.transforms import spread_rows
 
 Objective = Callable[..., tuple[Array, dict[str, Array]]]
@@ -85,13 +85,13 @@ def batch_loss(
     step_key: PRNGKeyArray,
 ) -> tuple[Array, dict[str, Array]]:
     """The objective's loss and metrics on the rows of a minibatch."""
-    batch = split_rows(jax.tree.map(lambda leaf: leaf[rows], data))
+    batch = shard_rows(jax.tree.map(lambda leaf: leaf[rows], data))
     x = batch.x
     if enter is not None:
         noise_key, step_key = jax.random.split(step_key)
-        x, _ = into_flow_space(enter, spread_rows(enter, x, noise_key))
+        x, _ = to_flow_space(enter, spread_rows(enter, x, noise_key))
     weights = () if batch.weights is None else (batch.weights,)
-    return objective(assemble(params, frozen), x, batch.cond, step_key, *weights)
+    return objective(combine_trainable(params, frozen), x, batch.cond, step_key, *weights)
 
 
 def first_bad(given: Any, params: Any, rows: Array, step_key: PRNGKeyArray) -> str:
@@ -143,4 +143,4 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
     start_of = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
     *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, start_of)
     with jax.numpy_dtype_promotion("standard"):
-        return state, everywhere(losses), jnp.asarray(_schedule(config)(start + count - 1 - first))
+        return state, replicate(losses), jnp.asarray(_schedule(config)(start + count - 1 - first))

@@ -15,7 +15,7 @@ class Slot:
     name: str
 
 
-def separate(
+def partition_trainable(
     flow: Any, fixed: tuple[str, ...] = ("base", "transform", "trace")
 ) -> tuple[dict[str, Array], Any]:
     """What training changes, by name, and the flow with slots in its place.
@@ -35,7 +35,7 @@ def separate(
     return trained, frozen
 
 
-def assemble(trained: dict[str, Array], frozen: Any) -> Any:
+def combine_trainable(trained: dict[str, Array], frozen: Any) -> Any:
     """The flow from its trained arrays and the rest."""
     return jax.tree.map(
         lambda leaf: trained[leaf.name] if isinstance(leaf, Slot) else leaf, frozen

@@ -18,8 +18,8 @@ from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.interop.numpyro.support import DataSpace
 from jaxflow.ode.many import lanes_for
-from jaxflow.runtime.arguments import as_rows, cond_rows, promote
-from jaxflow.runtime.precision import in_full
+from jaxflow.runtime.arguments import as_cond_rows, as_rows, promote_dtypes
+from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Estimator
 from jaxflow.transforms import Chain, Dequantise, Gaussianise, Standardise, Whiten
 
@@ -118,12 +118,12 @@ class FlowDistribution(Distribution):
             )
             return draw(self, keys)
         batch = (*sample_shape, *self.batch_shape)
-        flow, cond = promote(self.flow, self._cond(batch))
+        flow, cond = promote_dtypes(self.flow, self._cond(batch))
         if not _few(math.prod(batch), self.event_shape):
             return flow.sample(key, batch, cond)
         # The same points of the base as `flow.sample`.
         keys = jax.random.split(jax.random.split(key)[0], math.prod(batch))
-        drawn = _sample_alone(flow, keys, cond_rows(cond, batch))
+        drawn = _sample_alone(flow, keys, as_cond_rows(cond, batch))
         return drawn.reshape(*batch, *self.event_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
@@ -148,12 +148,12 @@ class FlowDistribution(Distribution):
             at = len(batch) - len(self.batch_shape)
             score = jax.vmap(lambda one, x: one.log_prob(x), in_axes=(0, at), out_axes=at)
             return score(self, x)
-        flow, x, cond = promote(self.flow, x.reshape(-1, *event), self._cond(batch))
+        flow, x, cond = promote_dtypes(self.flow, x.reshape(-1, *event), self._cond(batch))
         inside = jnp.asarray(self.support(x))
         # Rows outside are solved at a point inside, so that no NaN comes back by their gradient.
         x_inside = jnp.where(_rowwise(inside, x), x, self.support.feasible_like(x))
         if _few(len(x), event):
-            log_p = _log_prob_alone(flow, x_inside, cond_rows(cond, batch))
+            log_p = _log_prob_alone(flow, x_inside, as_cond_rows(cond, batch))
         else:
             log_p = flow.log_prob(x_inside.reshape(*batch, *event), cond).reshape(-1)
         is_nan = jnp.any(jnp.isnan(x.reshape(len(x), -1)), axis=1)
@@ -224,7 +224,7 @@ def _alone(flow: Any) -> Any:
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _log_prob_alone(
     flow: Any, x: Float[Array, "rows *event"], cond: Array | None
 ) -> Float[Array, " rows"]:
@@ -234,7 +234,7 @@ def _log_prob_alone(
 
 
 @eqx.filter_jit
-@in_full
+@full_precision
 def _sample_alone(flow: Any, keys: Array, cond: Array | None) -> Float[Array, "rows *event"]:
     """A sample for each key by a solve of its own."""
     flow = _alone(flow)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
-from jaxflow.runtime.arguments import as_rows, promote
+from jaxflow.runtime.arguments import as_rows, promote_dtypes
 
 
 def _each(
@@ -34,7 +34,7 @@ class DataSpace(constraints.Constraint):
 
     def __call__(self, x: Any) -> Array:
         shape = self.transform.event_shape
-        transform, x = promote(self.transform, jnp.asarray(x, float))
+        transform, x = promote_dtypes(self.transform, jnp.asarray(x, float))
         u, _ = _each(transform.forward, x, shape)
         return jnp.all(jnp.isfinite(u), axis=tuple(range(-len(shape), 0)))
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.runtime.devices import Device, all_known, is_here, on, open_devices
+from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
 from jaxflow.runtime.progress import Progress
 
 # Rows solved at once when many are scored or drawn, and entries of their events: bound memory.
@@ -18,7 +18,7 @@ from jaxflow.runtime.progress import Progress
 CHUNK_ROWS, CHUNK_ENTRIES = 8192, 2**19
 
 
-def by_chunks(
+def map_chunks(
     count: int,
     event_shape: tuple[int, ...],
     key: PRNGKeyArray | None,
@@ -48,13 +48,13 @@ def by_chunks(
     size = min(much * CHUNK_ROWS, max(lanes, much * CHUNK_ENTRIES // entries // lanes * lanes))
     if count == 0:
         return compute(slice(None), key)
-    devices = open_devices()
+    devices = active_devices()
     if devices and key is None:
         # Something for each; with a key a chunk's random numbers depend on its size.
         size = min(size, -(-count // (len(devices) * lanes)) * lanes)
     if -(-count // size) < len(devices):
         # Too few chunks for all processes: each computes them all.
-        devices = [device for device in devices if is_here(device)]
+        devices = [device for device in devices if is_local(device)]
     parts: list[Any] = []
     with Progress(count, task="rows", show=progress) as shown:
         for number, start in enumerate(range(0, count, size)):
@@ -63,10 +63,10 @@ def by_chunks(
             rows = jnp.minimum(start + jnp.arange(filled), count - 1)
             part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
             device = devices[number % len(devices)] if devices else None
-            if device is not None and not is_here(device):
+            if device is not None and not is_local(device):
                 parts.append(None)
                 continue
-            with on(device):
+            with running_on(device):
                 found = compute(rows, part_key)
             parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], found))
             if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)):
@@ -96,9 +96,9 @@ def _joined(parts: list[Any], devices: list[Device], size: int, count: int) -> A
     absent = jax.tree.map(lambda leaf: None, first)
     mine = jax.tree.map(join, first, *(absent if part is None else part for part in parts))
     owners = [devices[i % len(devices)].process_index for i in range(len(parts))]
-    return all_known(mine, np.repeat(owners, keeps))
+    return gather_rows(mine, np.repeat(owners, keeps))
 
 
-def take(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:
+def take_rows(part: Array | slice, rows: Array, cond: Array | None) -> tuple[Array, Array | None]:
     """Rows and conditions of such numbers."""
     return rows[part], None if cond is None else cond[part]

@@ -58,7 +58,7 @@ def _auto(names: tuple[Any, ...]) -> tuple[AxisType, ...]:
     return (AxisType.Auto,) * len(names)
 
 
-def check_all_take_part(mesh: Mesh) -> None:
+def check_covers_processes(mesh: Mesh) -> None:
     """Refuse a mesh that leaves a process of the job without a device.
 
     Raises:
@@ -72,7 +72,7 @@ def check_all_take_part(mesh: Mesh) -> None:
         )
 
 
-def devices_in_use() -> int:
+def num_mesh_devices() -> int:
     """Over how many devices rows are split here."""
     mesh = jax.sharding.get_abstract_mesh()
     # Inside a loop of one device, and in programs that say themselves where arrays are: one.
@@ -81,17 +81,17 @@ def devices_in_use() -> int:
     return mesh.size
 
 
-def split_rows(tree: Any) -> Any:
+def shard_rows(tree: Any) -> Any:
     """The arrays with their leading axis split among the devices, evenly or not."""
     return _placed(tree, lambda leaf: _along(0) if leaf.ndim else Spec())
 
 
-def everywhere(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """The arrays whole on every device."""
     return _placed(tree, lambda leaf: Spec())
 
 
-def split_largest(tree: Any) -> Any:
+def shard_largest_axis(tree: Any) -> Any:
     """The arrays split along their longest axis that allows it, as fully sharded weights are.
 
     So that no device holds a model and its optimizer whole (Rajbhandari et al. 2020, "ZeRO",
@@ -99,7 +99,7 @@ def split_largest(tree: Any) -> Any:
     """
 
     def spec(leaf: Any) -> Spec:
-        count = devices_in_use()
+        count = num_mesh_devices()
         axes = [i for i, size in enumerate(leaf.shape) if size % count == 0]
         if leaf.size < LEAST_SPLIT or not axes:
             return Spec()
@@ -113,7 +113,7 @@ def _along(axis: int) -> Spec:
 
 
 def _placed(tree: Any, spec: Callable[[Any], Spec]) -> Any:
-    if devices_in_use() == 1:
+    if num_mesh_devices() == 1:
         return tree
 
     def place(leaf: Any) -> Any:
@@ -122,7 +122,7 @@ def _placed(tree: Any, spec: Callable[[Any], Spec]) -> Any:
     return jax.tree.map(place, tree)
 
 
-def put_everywhere(tree: Any, mesh: Mesh) -> Any:
+def put_on_mesh(tree: Any, mesh: Mesh) -> Any:
     """Arrays of this process, the same in all of them, whole on every device of the mesh."""
     whole = NamedSharding(mesh, Spec())
 
@@ -132,7 +132,7 @@ def put_everywhere(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
-def brought_home(tree: Any, mesh: Mesh) -> Any:
+def to_host(tree: Any, mesh: Mesh) -> Any:
     """Arrays of a mesh, whole, as ordinary ones of this process's first device."""
     with jax.set_mesh(mesh):
         tree = _whole(tree)
@@ -146,10 +146,12 @@ def brought_home(tree: Any, mesh: Mesh) -> Any:
 
 @eqx.filter_jit
 def _whole(tree: Any) -> Any:
-    return everywhere(tree)
+    return replicate(tree)
 
 
-def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: bool = True) -> Any:
+def shard_map_rows(
+    f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: bool = True
+) -> Any:
     """`f(rows, shared)`, in which each device has its part of the rows and all that is shared.
 
     Devices do not wait for each other, and what `f` makes of a row must not depend on the others.
@@ -161,7 +163,7 @@ def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: boo
         gather: whether every device has all rows before and after. What comes first and what
             follows are then the program of one device, to the bit; else less is sent.
     """
-    count = devices_in_use()
+    count = num_mesh_devices()
     if count == 1:
         return f(rows, shared)
     num = len(jax.tree.leaves(rows)[0])
@@ -174,7 +176,7 @@ def by_rows(f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: boo
     def part(rows: Any, arrays: Any) -> Any:
         return f(rows, eqx.combine(arrays, static))
 
-    split, place = _along(0), everywhere if gather else split_rows
+    split, place = _along(0), replicate if gather else shard_rows
     out = jax.shard_map(part, in_specs=(split, Spec()), out_specs=split, check_vma=False)(
         place(rows), arrays
     )
