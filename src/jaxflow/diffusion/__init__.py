@@ -38,6 +38,7 @@ from jaxflow.diffusion.schedules import (
 from jaxflow.diffusion.sde import draw_sde
 from jaxflow.diffusion.steppers import (
     DDIM,
+    SAMPLERS,
     Ancestral,
     DPMSolver,
     EulerMaruyama,
@@ -52,6 +53,7 @@ from jaxflow.diffusion.times import times_of
 __all__ = [
     "DDIM",
     "PREDICTIONS",
+    "SAMPLERS",
     "AbstractDenoiser",
     "Ancestral",
     "Betas",
