@@ -7,10 +7,11 @@ event; NumPyro's distributions do.
 from jaxflow.bases.fitted import FlowBase
 from jaxflow.bases.mixture import GaussianMixture
 from jaxflow.bases.normal import DiagonalNormal, StandardNormal
-from jaxflow.bases.protocol import check_base, log_prob_rows, sample_rows
+from jaxflow.bases.protocol import Base, check_base, log_prob_rows, sample_rows
 from jaxflow.bases.student import StudentT
 
 __all__ = [
+    "Base",
     "DiagonalNormal",
     "FlowBase",
     "GaussianMixture",

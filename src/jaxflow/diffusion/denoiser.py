@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares
 from jaxflow.diffusion.schedule import Schedule, check_schedule
-from jaxflow.dynamics.combine import check_field
 from jaxflow.dynamics.protocol import (
+    check_field,
     evaluate,
     evaluate_with_trace,
     has_closed_form,

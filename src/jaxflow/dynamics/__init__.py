@@ -13,6 +13,7 @@ from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
+from jaxflow.dynamics.protocol import Field
 from jaxflow.dynamics.residual import Residual
 from jaxflow.dynamics.rounded import Rounded, unrounded
 
@@ -21,6 +22,7 @@ __all__ = [
     "MLP",
     "ConcatSquash",
     "ConditionScaling",
+    "Field",
     "Gated",
     "Hollow",
     "Linear",

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.layers import ContextLinear, context_linear
 from jaxflow.dynamics.protocol import (
+    check_field,
     evaluate,
     evaluate_with_trace,
     has_closed_form,
@@ -131,13 +132,3 @@ class Gated(eqx.Module):
 def add(terms: Iterable[Array]) -> Array:
     """The sum of one or more arrays."""
     return functools.reduce(operator.add, terms)
-
-
-def check_field(field: Any, name: str) -> None:
-    """A part of a field.
-
-    Raises:
-        TypeError: it is not callable.
-    """
-    if not callable(field):
-        raise TypeError(f"{name}={field!r} must be a field or a function f(t, x, cond=None)")

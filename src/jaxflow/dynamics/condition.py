@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.combine import check_field
-from jaxflow.dynamics.protocol import evaluate_with_trace, has_closed_form, prepare
+from jaxflow.dynamics.protocol import check_field, evaluate_with_trace, has_closed_form, prepare
 
 
 class ConditionScaling(eqx.Module):

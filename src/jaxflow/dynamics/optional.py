@@ -7,8 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.combine import check_field
-from jaxflow.dynamics.protocol import evaluate_with_trace, has_closed_form, prepare
+from jaxflow.dynamics.protocol import check_field, evaluate_with_trace, has_closed_form, prepare
 
 
 class OptionalCondition(eqx.Module):

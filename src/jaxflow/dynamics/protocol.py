@@ -1,31 +1,86 @@
-"""What makes a field: how it is called, and how it says that it brings its own trace."""
+"""The interface of a field, and its optional methods."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-Field = Callable[..., Float[Array, "*event"]]
+
+@runtime_checkable
+class Field(Protocol):
+    """The right-hand side of the ODE: `f(t, x, cond=None) -> dx/dt`.
+
+    A field takes one event and a scalar time; the library vectorises it over rows. Any function
+    or Equinox module with this signature is a field. `cond` is passed only if there is a
+    condition, so a field without conditions may be `f(t, x)`.
+
+    Optional methods:
+        `with_trace(t, x, cond=None) -> (dx/dt, tr(df/dx))`: the exact trace in closed form. An
+            attribute `with_trace` that is None means that there is no closed form.
+        `prepare() -> Field`: an equivalent field that holds the products of weights that its
+            trace needs. The library calls it once before each solve.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from jaxflow import CNF, StandardNormal
+        from jaxflow.dynamics import Field
 
 
-def evaluate(field: Any, t: Array, x: Array, cond: Array | None = None) -> Array:
-    """`f(t, x)`, or `f(t, x, cond)` where there is a condition."""
+        def rotate(t, x, cond=None):
+            return jnp.stack([-x[1], x[0]])
+
+
+        assert isinstance(rotate, Field)
+        flow = CNF(rotate, StandardNormal(2))
+        ```
+    """
+
+    def __call__(
+        self,
+        t: Float[Array, ""],
+        x: Float[Array, "*event"],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Float[Array, "*event"]:
+        """`dx/dt` at one point.
+
+        Args:
+            t: time; the base is at `t = 0` and the data at `t = 1`.
+            x: one event.
+            *args: the condition `cond`, if there is one.
+            **kwargs: likewise, by name.
+
+        Returns:
+            The derivative, of the same shape as `x`.
+        """
+        ...
+
+
+def evaluate(field: Field, t: Array, x: Array, cond: Array | None = None) -> Array:
+    """`f(t, x)` without a condition, `f(t, x, cond)` with one."""
     return field(t, x) if cond is None else field(t, x, cond)
 
 
 def evaluate_with_trace(
     field: Any, t: Array, x: Array, cond: Array | None = None
 ) -> tuple[Array, Array]:
-    """The field's value and its own exact trace."""
+    """Value and trace of a field with a closed form (see `has_closed_form`)."""
     return field.with_trace(t, x) if cond is None else field.with_trace(t, x, cond)
 
 
 def has_closed_form(field: Any) -> bool:
-    """Whether the field brings its own exact trace."""
+    """Whether the field has an exact trace in closed form: a callable `with_trace`."""
     return callable(getattr(field, "with_trace", None))
 
 
 def prepare(field: Any) -> Any:
-    """The field with the products of weights that its trace needs, computed once a solve."""
+    """`field.prepare()` if the field has that method, otherwise the field itself."""
     prepared = getattr(field, "prepare", None)
     return prepared() if callable(prepared) else field
+
+
+def check_field(field: Any, name: str) -> None:
+    """Raise TypeError unless `field` is callable; `name` is the argument's name."""
+    if not isinstance(field, Field):
+        raise TypeError(f"{name}={field!r} must be a field or a function f(t, x, cond=None)")

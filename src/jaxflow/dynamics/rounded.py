@@ -8,8 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.combine import check_field
-from jaxflow.dynamics.protocol import evaluate, evaluate_with_trace, has_closed_form, prepare
+from jaxflow.dynamics.protocol import (
+    check_field,
+    evaluate,
+    evaluate_with_trace,
+    has_closed_form,
+    prepare,
+)
 
 DTYPES = ("bfloat16", "float16", "float32")
 

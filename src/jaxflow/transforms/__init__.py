@@ -18,6 +18,7 @@ from jaxflow.transforms.dequantise import (
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
+from jaxflow.transforms.protocol import Transform
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
@@ -29,6 +30,7 @@ __all__ = [
     "Gaussianise",
     "Proposal",
     "Standardise",
+    "Transform",
     "Whiten",
     "candidate_transforms",
     "log_mass",
