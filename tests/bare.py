@@ -96,11 +96,11 @@ def main() -> None:
                 text = said.get(code)
                 assert text is not None, f"{code} needs no extra, and was thought to need {extra}"
                 assert "\n" not in text, text
-                assert f"'jaxflow-cnf[{extra}]'" in text, f"{code} says {text!r}"
+                assert f"'.[{extra}]'" in text, f"{code} says {text!r}"
         command = run(str(python.parent / "jaxflow"), "--help")
         assert command.returncode == 1, command.stdout
         assert command.stderr.count("\n") == 1, command.stderr
-        assert "'jaxflow-cnf[cli]'" in command.stderr, command.stderr
+        assert "'.[cli]'" in command.stderr, command.stderr
         print(f"each of {', '.join(NEEDS)} is asked for by name; {time.monotonic() - start:.0f} s")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import jaxflow as library
 from jaxflow.cli.fit import fit as fit_command
+from jaxflow.runtime.extras import install_extra
 
 
 def python(*args, cwd=None, **environment):
@@ -108,7 +109,7 @@ def test_traceback_when_asked(jaxflow, tmp_path, monkeypatch):
 def test_one_line_without_typer():
     result = python("-c", f"import sys; sys.modules['typer'] = None; {PROGRAM}")
     assert result.returncode == 1
-    assert result.stderr == "the command line needs: pip install 'jaxflow-cnf[cli]'\n"
+    assert result.stderr == f"the command line needs typer: {install_extra('cli')}\n"
 
 
 def test_commands_are_defined_without_jax():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxflow.diagnostics import two_sample
+from jaxflow.runtime.extras import install_extra
 
 LEVEL = 1e-3
 
@@ -112,4 +113,4 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
         )
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     found = c2st(*draw(rng, 50), rng)
-    assert found == "a classifier needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
+    assert found == f"a classifier needs scikit-learn: {install_extra('sklearn')}"

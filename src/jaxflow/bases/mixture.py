@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.extras import import_extra
+
 
 class GaussianMixture(eqx.Module):
     """`sum_k weight_k N(mean_k, L_k L_k^T)` on vectors; its parameters are not trained.
@@ -57,12 +59,8 @@ class GaussianMixture(eqx.Module):
             ImportError: scikit-learn is not there.
             ValueError: fewer rows than components, or rows that are no finite vectors.
         """
-        try:
-            from sklearn import mixture
-        except ImportError as error:
-            raise ImportError(
-                "GaussianMixture.fit needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
-            ) from error
+        need = "GaussianMixture.fit needs scikit-learn"
+        mixture = import_extra("sklearn.mixture", "sklearn", need)
         values = np.asarray(x, np.float64)
         fitted = mixture.GaussianMixture(components, n_init=4, random_state=seed).fit(values)
         factors = np.linalg.cholesky(np.asarray(fitted.covariances_))

@@ -17,6 +17,7 @@ from jaxflow.cli.outputs import PICTURES, check_output, write_whole
 from jaxflow.cli.report import write_report
 from jaxflow.cli.reports import counted, result, tell
 from jaxflow.cli.tables import DropNan, digest, rows_of_run
+from jaxflow.runtime.extras import install_extra
 
 
 def check(
@@ -66,7 +67,7 @@ def check(
         if path is not None:
             check_output(path, overwrite=overwrite, suffixes=suffixes, option=option)
             if importlib.util.find_spec("matplotlib") is None:
-                raise ImportError(f"{option} needs matplotlib: pip install 'jaxflow-cnf[plot]'")
+                raise ImportError(f"{option} needs matplotlib: {install_extra('plot')}")
     record = run_directory.read_run(run)
     x, kept = rows_of_run(record, table, drop_nan=drop_nan)
     x, kept = _unseen(x, kept, record, table)

@@ -16,6 +16,7 @@ import typer
 
 from jaxflow.cli.outputs import write_whole
 from jaxflow.cli.reports import tell
+from jaxflow.runtime.extras import install_extra
 
 EIGHT, DIGITS, RESULTS, TEXT = "eight_gaussians.png", "digits.png", "results.json", "results.md"
 FILES = (EIGHT, DIGITS, RESULTS, TEXT)
@@ -47,7 +48,7 @@ def demo(
 ) -> None:
     """Train flows on 8 gaussians and two real tables, and compare them with other densities.
 
-    Needs scikit-learn and matplotlib: pip install 'jaxflow-cnf[demo]'.
+    Needs scikit-learn and matplotlib: pip install '.[demo]' in a checkout of jaxflow.
     """
     _check_folder(out, overwrite=overwrite)
     if not 0 <= seed < 2**32:
@@ -97,7 +98,7 @@ def _check_folder(out: Path, *, overwrite: bool) -> None:
 def _check_installed() -> None:
     for module in ("matplotlib", "sklearn"):
         if importlib.util.find_spec(module) is None:
-            raise ImportError(f"the demo needs {module}: pip install 'jaxflow-cnf[demo]'")
+            raise ImportError(f"the demo needs {module}: {install_extra('demo')}")
 
 
 def _describe(seed: int, *, quick: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.diagnostics.findings import Finding, Line, p_value
+from jaxflow.runtime.extras import install_extra
 
 # Exchanges of the permutation test, and pairs below which the tests say too little.
 EXCHANGES, LEAST = 2000, 20
@@ -130,7 +131,7 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
         from sklearn.ensemble import ExtraTreesClassifier
         from sklearn.model_selection import GroupKFold, cross_val_predict
     except ImportError:
-        return "a classifier needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
+        return f"a classifier needs scikit-learn: {install_extra('sklearn')}"
     from scipy import stats
 
     num = len(data)

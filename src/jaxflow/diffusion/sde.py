@@ -11,6 +11,7 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.samplers import drawn, row_by_row
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.precision import full_precision
 
 
@@ -44,12 +45,8 @@ def draw_sde(
         TypeError: the flow is no diffusion model.
         ValueError: numbers or conditions that do not fit.
     """
-    try:
-        import diffrax
-    except ImportError as error:
-        raise ImportError(
-            "draw_sde needs diffrax: pip install 'jaxflow-cnf[diffrax]', or write draw(flow, key)"
-        ) from error
+    need = "draw_sde needs diffrax (draw(flow, key) does not)"
+    diffrax = import_extra("diffrax", "diffrax", need)
     denoiser_of(flow)
     check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver

@@ -14,6 +14,7 @@ import numpy as np
 from jaxflow.data.shards import Shards
 from jaxflow.io.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.extras import import_extra
 
 Move = Callable[[Any], Any]
 
@@ -176,14 +177,8 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _import_orbax() -> Any:
-    try:
-        import orbax.checkpoint
-    except ImportError as error:
-        raise ImportError(
-            "Checkpoints are written by orbax, which is not installed: pip install "
-            "'jaxflow-cnf[many]', or give a file as checkpoint"
-        ) from error
-    return orbax.checkpoint
+    need = "Checkpoints needs orbax (a file name as checkpoint does not)"
+    return import_extra("orbax.checkpoint", "many", need)
 
 
 def fingerprint(*arrays: Any) -> str:
