@@ -1,0 +1,10 @@
+"""Array types that annotations throughout the library share."""
+
+from jaxtyping import Array, Float
+
+# A number: a time, a log-density, a trace or a log-determinant.
+Scalar = Float[Array, ""]
+# One event (sample), of any shape.
+Event = Float[Array, "*event"]
+# A batch of events.
+Rows = Float[Array, "rows *event"]
