@@ -285,7 +285,7 @@ def test_damaged_numpy_files_are_refused(tmp_path):
         (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
         _write(tmp_path / f"text{suffix}", "1,2\n")
         for name in ("half", "text"):
-            with pytest.raises(ValueError, match=f"{name}.*: not a whole NumPy file") as caught:
+            with pytest.raises(ValueError, match=f"{name}.*: not a complete NumPy file") as caught:
                 read_table(tmp_path / f"{name}{suffix}")
             assert "allow_pickle" not in str(caught.value)
 
@@ -399,5 +399,5 @@ for call in (lambda: read_table("t.csv"), breast_cancer):
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "pip install 'jaxflow-cnf[cli]'" in result.stdout
-    assert "pip install 'jaxflow-cnf[demo]'" in result.stdout
+    assert "need polars: pip install '.[cli]'" in result.stdout
+    assert "need scikit-learn: pip install '.[demo]'" in result.stdout

@@ -17,8 +17,8 @@ from jaxflow.data import shards as module
 from jaxflow.data.permutation import shuffled
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching
+from jaxflow.training.minibatches import ShardBatches, minibatches_of
 from jaxflow.training.prepare import prepare, seed_of
-from jaxflow.training.source import Streamed, source_of
 
 ROWS = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
 
@@ -87,23 +87,23 @@ def flow_of(dim, key, cond_dim=0):
 
 def test_an_epoch_has_every_training_row_once_and_no_held_out_one(shards, key):
     problem = prepare(flow_of(3, key), shards, None, key, 0.1, None, CONFIG)["as given"]
-    source = source_of(problem, seed_of(key), None)
-    assert isinstance(source, Streamed)
+    source = minibatches_of(problem, seed_of(key), None)
+    assert isinstance(source, ShardBatches)
     assert problem.stream is not None
     # 950 rows in steps of 40: 23 steps, whose remainder of 30 rows waits for another epoch.
-    numbers = np.concatenate([source.numbers(CONFIG, step) for step in range(0, 24, 3)])
+    numbers = np.concatenate([source.row_numbers(CONFIG, step) for step in range(0, 24, 3)])
     first, second = numbers[:23].ravel(), numbers[23]
     assert len(np.unique(first)) == 23 * 40
-    held = problem.stream.held_rows()
+    held = problem.stream.validation_rows()
     assert len(held) == 50
     assert not np.intersect1d(numbers, held).size
     assert len(np.intersect1d(first, second)) > 30
     # Read ahead or not, on a mesh or not, the rows are the same, in the precision of the flow.
     for step in (0, 3, 12, 3):
-        rows, steps = source.stretch(CONFIG, step, 3)
+        rows, steps = source.load(CONFIG, step, 3)
         assert rows.x.dtype == problem.train.x.dtype
         assert steps.tolist() == [0, 1, 2]
-        np.testing.assert_array_equal(rows.x, ROWS[source.numbers(CONFIG, step)])
+        np.testing.assert_array_equal(rows.x, ROWS[source.row_numbers(CONFIG, step)])
 
 
 @pytest.mark.parametrize("mesh", [None, pytest.param(8, marks=pytest.mark.slow)])
@@ -138,11 +138,13 @@ def test_what_does_not_fit_is_refused(shards, tmp_path, key):
         Shards.open(tmp_path)
     with pytest.raises(ValueError, match=r"no columns \['z'\]"):
         Shards.open(shards.folder, cond=["z"])
-    with pytest.raises(ValueError, match="brings its conditions itself"):
+    with pytest.raises(ValueError, match="already contains its conditions"):
         fit(flow_of(3, key), shards, ROWS, key=key)
     record = json.loads((shards.folder / "shards.json").read_text())
     np.save(shards.folder / shards.files[2], ROWS[:7])
-    with pytest.raises(ValueError, match=r"part-000002.npy has shape \(7, 3\); \(100, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"part-000002.npy has shape \(7, 3\); shards.json says \(100, 3\)"
+    ):
         Shards.open(shards.folder)
     (shards.folder / "shards.json").write_text(json.dumps(record | {"files": ["../x"] * 8}))
     with pytest.raises(ValueError, match="is damaged: it names no files"):

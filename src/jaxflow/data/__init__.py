@@ -1,11 +1,11 @@
-"""Tables in files, checks on them, and toy data with exact densities."""
+"""Tables and shards in files, checks of their rows, and toy densities in closed form."""
 
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
 from jaxflow.data.pinwheel import Pinwheel
 from jaxflow.data.shards import Shards
 from jaxflow.data.tables import Table, read_blocks, read_table, table_names, write_table
-from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings
+from jaxflow.data.toys import Checkerboard, EightGaussians, LongGaussian, Rings, Toy
 from jaxflow.runtime.checks import check_columns, check_rows, coarse_columns, finite_rows, split
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Shards",
     "Swissroll",
     "Table",
+    "Toy",
     "TwoSpirals",
     "breast_cancer",
     "check_columns",

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
-from jaxflow.data.delimited import delimited_blocks, delimited_names, header_line, is_number
+from jaxflow.data.delimited import delimited_frames, header_line, is_number, sniff
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
 from jaxflow.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import polars
 
-# Characters of a block of text for each of its rows.
-TEXT_ROW = 256
+# Characters of text read at once: per row of a block, and when a file is read as one table.
+_ROW_CHARS, _READ_CHARS = 256, 1 << 24
 _TEXT = (".csv", ".tsv", ".txt")
 _READS = (*_TEXT, ".npy", ".npz", ".parquet")
 _WRITES = (".csv", ".npy", ".parquet")
@@ -28,13 +28,19 @@ _WRITES = (".csv", ".npy", ".parquet")
 class Table:
     """Rows of numbers under named columns.
 
+    ```python
+    import numpy as np
+    from jaxflow.data import Table
+
+    table = Table(np.zeros((3, 2)), ("height", "weight"))
+    ```
+
     Attributes:
-        values: the numbers, (n, d), float32 or float64.
-        columns: the d names, in the order of the columns.
+        values: numbers, (n, d), float32 or float64.
+        columns: the d names.
 
     Raises:
-        ValueError: `values` has another shape or type, or `columns` does not name each of
-            its columns once.
+        ValueError: `values` has another shape or dtype, or `columns` are not d different names.
     """
 
     values: np.ndarray
@@ -52,15 +58,26 @@ class Table:
 def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
     """Read a table of numbers from a file.
 
-    - .csv, .tsv, .txt: UTF-8 text split at tabs, semicolons, commas or spaces, as float64. A
-      first line of numbers alone is data, and the columns are called x0, x1, ...; any other
+    - .csv, .tsv, .txt: UTF-8 text split at tabs, semicolons, commas or spaces, as float64. If the
+      first line holds numbers only, it is a row and the columns are called x0, x1, ...; any other
       first line is the header.
-    - .npy: one array, (n, d); columns x0, x1, ...
-    - .npz: the array called x, or else the only (n, d) array of numbers in the file.
-    - .parquet: every column, as float32 if all of them are.
+    - .npy: one array, (n, d), with columns x0, x1, ...
+    - .npz: the array called x, or else the only (n, d) array of numbers.
+    - .parquet: all columns, as float32 if all of them are.
 
-    Numbers stored as float32 stay so; integers, booleans and half precision become float64.
-    Empty cells and nulls become NaN, for `check_rows` to find. Nothing is ever unpickled.
+    Numbers stored as float32 stay float32; integers, booleans and half precision become float64.
+    Empty cells and nulls become NaN, which `check_rows` finds. Nothing is unpickled.
+
+    ```python
+    import tempfile
+
+    import numpy as np
+    from jaxflow.data import read_table, write_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(f"{folder}/table.npy", np.zeros((3, 2)), ["x0", "x1"])
+        table = read_table(f"{folder}/table.npy")
+    ```
 
     Args:
         path: the file.
@@ -69,7 +86,7 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is not a table of numbers, or lacks one of `columns`.
-        ImportError: text and Parquet need polars, which is not installed.
+        ImportError: polars, which reads text and Parquet, is not installed.
     """
     return next(read_blocks(path, columns, None))
 
@@ -77,82 +94,47 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
 def read_blocks(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, rows: int | None = 65_536
 ) -> Iterator[Table]:
-    """What `read_table` reads, about `rows` rows at a time, so that a file of any size will do.
-
-    NumPy's compressed archives alone are read whole. Errors of a cell count its row from the
-    file's first.
+    """Read a table as `read_table` does, block by block, in bounded memory.
 
     Args:
         path: the file.
         columns: names of the columns to keep, in this order; all of them by default.
-        rows: rows of a block, for text as many as take the room of such rows; None for all.
+        rows: rows of a block; a block of text has about as many. None reads one block.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: as `read_table`, of a cell when its block is
-            reached.
+        ValueError, FileNotFoundError, ImportError: as `read_table`; a bad cell raises when its
+            block is read.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _READS:
-        raise ValueError(f"{path}: unknown suffix {suffix!r}; a table is {', '.join(_READS)}")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():
-        raise ValueError(f"{path}: not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
+    suffix = _check_readable(path)
     if suffix in (".npy", ".npz"):
         return _array_blocks(path, columns, rows)
-    if suffix in _TEXT:
-        size = -1 if rows is None else rows * TEXT_ROW
-        return _frame_blocks(path, columns, delimited_blocks(path, size))
-    return _frame_blocks(path, columns, _parquet_blocks(path, rows))
+    if suffix == ".parquet":
+        chosen = _choose(table_names(path), columns, path)
+        return _frame_blocks(path, _parquet_frames(path, chosen, rows))
+    layout = sniff(path)
+    chosen = _choose(layout.names, columns, path)
+    size = _READ_CHARS if rows is None else rows * _ROW_CHARS
+    blocks = _frame_blocks(path, delimited_frames(path, layout, chosen, size))
+    if rows is not None:
+        return blocks
+    tables = list(blocks)
+    return iter([Table(np.concatenate([each.values for each in tables]), tables[0].columns)])
 
 
 def table_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of a table's columns, also where some hold text, from the head of the file.
+    """Names of a table's columns, those of text columns included, without reading its rows.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: as `read_table`, but for its cells.
+        ValueError, FileNotFoundError, ImportError: as `read_table`, except for bad cells.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if path.is_file() and path.stat().st_size > 0:
-        if suffix in _TEXT:
-            return delimited_names(path)
-        if suffix == ".parquet":
-            return next(_parquet_blocks(path, 1))[1]
-    return next(read_blocks(path)).columns
-
-
-def _array_blocks(path: Path, columns: Sequence[str] | None, rows: int | None) -> Iterator[Table]:
-    values = read_array(path, mapped=rows is not None)
-    names = tuple(f"x{i}" for i in range(values.shape[1]))
-    chosen = _choose(names, columns, path)
-    if len(values) == 0:
-        raise ValueError(f"{path}: the table has no rows")
-    for first in range(0, len(values), rows or len(values)):
-        block = values[first : first + (rows or len(values))]
-        block = block if columns is None else block[:, chosen]
-        yield Table(to_floats(block, str(path)), tuple(names[i] for i in chosen))
-
-
-def _frame_blocks(
-    path: Path,
-    columns: Sequence[str] | None,
-    blocks: "Iterator[tuple[polars.DataFrame, tuple[str, ...]]]",
-) -> Iterator[Table]:
-    first, chosen = 0, None
-    for frame, names in blocks:
-        chosen = _choose(names, columns, path) if chosen is None else chosen
-        kept = frame[:, chosen]
-        # Cells of text are named in errors by the file's own names.
-        kept.columns = [names[i] for i in chosen]
-        values = frame_to_array(kept, str(path), first)
-        first += len(values)
-        if first == 0:
-            raise ValueError(f"{path}: the table has no rows")
-        yield Table(values, tuple(kept.columns))
+    suffix = _check_readable(path)
+    if suffix in _TEXT:
+        return sniff(path).names
+    if suffix == ".parquet":
+        return tuple(next(_parquet_frames(path, None, 1)).columns)
+    return next(_array_blocks(path, None, 1)).columns
 
 
 def write_table(
@@ -161,22 +143,22 @@ def write_table(
     columns: Sequence[str],
     overwrite: bool = False,
 ) -> None:
-    """Write a table so that `read_table` gives the same numbers back, bit for bit.
+    """Write a table that `read_table` reads back bit for bit.
 
-    The file appears whole or not at all: it is written beside `path` under a temporary name,
-    then renamed. CSV is float64 with as many digits as that takes; .npy keeps no names.
+    The file is written under a temporary name and then renamed: it is complete or absent. CSV
+    holds float64 with as many digits as needed; .npy holds no names.
 
     Args:
-        path: a .csv, .npy or .parquet file in a folder that exists.
-        values: the numbers, (n, d).
+        path: a .csv, .npy or .parquet file in an existing folder.
+        values: numbers, (n, d).
         columns: the d names.
-        overwrite: replace a file that exists.
+        overwrite: replace an existing file.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
         FileNotFoundError: the folder of `path` does not exist.
         ValueError: unknown suffix, `values` not (n, d) numbers, or names that do not fit.
-        ImportError: CSV and Parquet need polars, which is not installed.
+        ImportError: polars, which writes CSV and Parquet, is not installed.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -192,10 +174,6 @@ def write_table(
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    _write_whole(path, suffix, table)
-
-
-def _write_whole(path: Path, suffix: str, table: Table) -> None:
     with atomic_write(path) as file:
         if suffix == ".npy":
             np.save(file, table.values, allow_pickle=False)
@@ -208,20 +186,59 @@ def _write_whole(path: Path, suffix: str, table: Table) -> None:
             frame.write_csv(file, include_header=False)
 
 
-def _check_names(names: Sequence[str], num_columns: int, source: str) -> None:
-    if len(names) != num_columns:
-        raise ValueError(f"{source}: {len(names)} names for {num_columns} columns")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{source}: duplicate column names {repeated}; rename them")
-    if "" in names:
-        raise ValueError(
-            f"{source}: column {names.index('')} has no name. An index that pandas wrote? Write "
-            "it with index=False, or choose the columns with columns=[...]"
-        )
+def _check_readable(path: Path) -> str:
+    """Suffix of a file that can be a table."""
+    suffix = path.suffix.lower()
+    if suffix not in _READS:
+        raise ValueError(f"{path}: unknown suffix {suffix!r}; a table is {', '.join(_READS)}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    return suffix
 
 
-def _choose(names: tuple[str, ...], columns: Sequence[str] | None, path: Path) -> list[int]:
+def _array_blocks(path: Path, columns: Sequence[str] | None, rows: int | None) -> Iterator[Table]:
+    values = read_array(path, mapped=rows is not None)
+    names = tuple(f"x{i}" for i in range(values.shape[1]))
+    chosen = _choose(names, columns, path)
+    if len(values) == 0:
+        raise ValueError(f"{path}: the table has no rows")
+    step = rows or len(values)
+    for first in range(0, len(values), step):
+        block = values[first : first + step]
+        block = block if columns is None else block[:, chosen]
+        yield Table(to_floats(block, str(path)), tuple(names[i] for i in chosen))
+
+
+def _frame_blocks(path: Path, frames: "Iterator[polars.DataFrame]") -> Iterator[Table]:
+    first_row = 0
+    for frame in frames:
+        values = frame_to_array(frame, str(path), first_row)
+        first_row += len(values)
+        if first_row == 0:
+            raise ValueError(f"{path}: the table has no rows")
+        yield Table(values, tuple(frame.columns))
+
+
+def _parquet_frames(
+    path: Path, chosen: list[int] | None, rows: int | None
+) -> "Iterator[polars.DataFrame]":
+    pl = import_polars()
+    try:
+        # Not as a pattern: a name may contain a star.
+        lazy = pl.scan_parquet(path, glob=False)
+        count = 1 if rows is None else max(lazy.select(pl.len()).collect().item(), 1)
+        for first in range(0, count, rows or 1):
+            frame = (lazy if rows is None else lazy.slice(first, rows)).collect()
+            yield frame if chosen is None else frame[:, chosen]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{path}: not a Parquet file ({error})") from None
+
+
+def _choose(names: Sequence[str], columns: Sequence[str] | None, path: Path) -> list[int]:
     """Positions of the columns to keep."""
     if columns is None:
         _check_names(names, len(names), str(path))
@@ -238,16 +255,14 @@ def _choose(names: tuple[str, ...], columns: Sequence[str] | None, path: Path) -
     return [names.index(name) for name in columns]
 
 
-def _parquet_blocks(
-    path: Path, rows: int | None
-) -> "Iterator[tuple[polars.DataFrame, tuple[str, ...]]]":
-    pl = import_polars()
-    try:
-        # Not as a pattern: a name may hold a star.
-        lazy = pl.scan_parquet(path, glob=False)
-        count = 1 if rows is None else max(lazy.select(pl.len()).collect().item(), 1)
-        for first in range(0, count, rows or 1):
-            frame = (lazy if rows is None else lazy.slice(first, rows)).collect()
-            yield frame, tuple(frame.columns)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ValueError(f"{path}: not a Parquet file ({error})") from None
+def _check_names(names: Sequence[str], num_columns: int, source: str) -> None:
+    if len(names) != num_columns:
+        raise ValueError(f"{source}: {len(names)} names for {num_columns} columns")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{source}: duplicate column names {repeated}; rename them")
+    if "" in names:
+        raise ValueError(
+            f"{source}: column {names.index('')} has no name. If pandas wrote an index, write the "
+            "file with index=False, or choose the columns with columns=[...]"
+        )
