@@ -23,6 +23,7 @@ import jaxflow
 from harness import table, wide, write_results
 from jaxflow.density.continuity import augmented_dynamics
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
+from jaxflow.ode import Adjoint
 
 ROWS, DIM, TOLERANCE = 32, 3, 1e-5
 BASE = jaxflow.StandardNormal((DIM,))
@@ -31,7 +32,7 @@ SLACK = 100
 ADAPTIVE = jaxflow.ODE(rtol=TOLERANCE, atol=TOLERANCE, max_steps=10_000, throw=False)
 METHODS: dict[str, dict[str, Any]] = {
     "adjoint": {"gradient": "adjoint"},
-    "adjoint, checkpoints=16": {"gradient": "adjoint", "checkpoints": 16},
+    "adjoint, checkpoints=16": {"gradient": Adjoint(checkpoints=16)},
     "checkpointed": {"gradient": "checkpointed"},
     "diffrax": {"gradient": "diffrax"},
     "direct, 200 steps of rk4": {

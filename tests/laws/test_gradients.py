@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.problems import PROBLEMS
 
-from jaxflow.ode import ODE, odeint, odeint_adjoint, odeint_checkpointed
+from jaxflow.ode import ODE, Adjoint, odeint, odeint_adjoint, odeint_checkpointed
 
 FIXED = {"solver": "rk4", "num_steps": 600}
 ADAPTIVE = {"solver": "dopri5", "rtol": 1e-11, "atol": 1e-11}
@@ -16,7 +16,7 @@ REVERSE = {
     "adjoint, fixed": ODE(**FIXED, gradient="adjoint"),
     "adjoint, adaptive": ODE(**ADAPTIVE, gradient="adjoint"),
     "adjoint, backward settings": ODE(
-        **FIXED, gradient="adjoint", backward=ODE(solver="tsit5", rtol=1e-10, atol=1e-10)
+        **FIXED, gradient=Adjoint(backward=ODE(solver="tsit5", rtol=1e-10, atol=1e-10))
     ),
     "direct, fixed": ODE(**FIXED, gradient="direct"),
 }

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.ode import ODE, Status, odeint, odeint_many
+from jaxflow.ode import ODE, Adjoint, Status, odeint, odeint_many
 
 TIGHT: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -73,7 +73,9 @@ def test_what_diffrax_cannot_do_is_refused_by_name():
         ODE(solver="rk4", num_steps=3, gradient="diffrax")
     with pytest.raises(ValueError, match=r"Euler.* estimates no error"):
         ODE(solver=diffrax.Euler())
-    with pytest.raises(ValueError, match=r"is no method: .*Kvaerno5"):
+    with pytest.raises(ValueError, match=r"is not a method: .*Kvaerno5"):
         ODE(solver=diffrax.Tsit5)
-    with pytest.raises(ValueError, match=r"checkpoints=2 is for jaxflow's own solvers"):
-        ODE(solver=diffrax.Tsit5(), gradient="adjoint", checkpoints=2)
+    with pytest.raises(ValueError, match=r"checkpoints=2.* has settings of jaxflow's own solvers"):
+        ODE(solver=diffrax.Tsit5(), gradient=Adjoint(checkpoints=2))
+    with pytest.raises(ValueError, match=r"backward=.* solves by diffrax"):
+        Adjoint(backward=ODE(solver=diffrax.Tsit5()))

@@ -1,11 +1,14 @@
 """The way back of the adjoint: where it drifts it says so, and kept states put it right."""
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.ode import ODE, Status, odeint
+from jaxflow.ode import ODE, Adjoint, Status, odeint
 from jaxflow.ode.pontryagin import drifted
 
 Y0 = jnp.asarray([1.0, 2.0])
@@ -50,7 +53,7 @@ def test_how_far_off_the_way_back_may_end(ode, most):
 
 def test_kept_states_put_the_way_back_right():
     exact = gradient(50.0, ODE(rtol=1e-11, atol=1e-11))
-    kept = gradient(50.0, ODE(gradient="adjoint", checkpoints=15, rtol=1e-8, atol=1e-8))
+    kept = gradient(50.0, ODE(gradient=Adjoint(checkpoints=15), rtol=1e-8, atol=1e-8))
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
 
@@ -59,7 +62,7 @@ def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
     def dip(t, y, rate):
         return contracting(t, y, rate * jnp.exp(-(((t - (piece + 0.5) / 4) / 0.03) ** 2)))
 
-    ode = ODE(gradient="adjoint", checkpoints=3, rtol=1e-7, atol=1e-7, throw=False)
+    ode = ODE(gradient=Adjoint(checkpoints=3), rtol=1e-7, atol=1e-7, throw=False)
     through = jax.jit(jax.grad(lambda rate: jnp.sum(odeint(dip, Y0, 0.0, 1.0, rate, ode=ode)[0])))
     assert np.isfinite(through(1.0))
     assert np.isnan(through(1000.0))
@@ -69,7 +72,7 @@ def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
 @pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
 def test_kept_states_change_no_gradient_that_was_right(steps):
     plain = gradient(1.0, ODE(gradient="adjoint", **steps))
-    kept = gradient(1.0, ODE(gradient="adjoint", checkpoints=3, **steps))
+    kept = gradient(1.0, ODE(gradient=Adjoint(checkpoints=3), **steps))
     np.testing.assert_allclose(kept, plain, rtol=1e-6)
 
 
@@ -94,19 +97,33 @@ def test_without_partial_no_result_comes_of_half_a_solve():
     assert np.isnan(y).all()
 
 
-def test_settings_that_would_be_left_out_of_account_are_refused():
-    with pytest.raises(ValueError, match=r"checkpoints=4 belongs to the adjoint"):
-        ODE(checkpoints=4)
-    with pytest.raises(ValueError, match=r"backward=.* belongs to the adjoint"):
-        ODE(gradient="direct", num_steps=4, backward=ODE())
-    with pytest.raises(ValueError, match=r"checkpoints=-1 must be a whole number"):
-        ODE(gradient="adjoint", checkpoints=-1)
-    with pytest.raises(ValueError, match=r"num_steps=10 cannot be shared out .* multiple of 4"):
-        ODE(gradient="adjoint", num_steps=10, checkpoints=3)
-    with pytest.raises(ValueError, match=r"partial=True stops .*gradient='checkpointed'"):
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"checkpoints=-1 must be"):
+        Adjoint(checkpoints=-1)
+    with pytest.raises(ValueError, match=r"num_steps=10 must be a multiple of 4"):
+        ODE(gradient=Adjoint(checkpoints=3), num_steps=10)
+    with pytest.raises(ValueError, match=r"partial=True may stop .*gradient='checkpointed'"):
         ODE(gradient="adjoint", partial=True)
-    with pytest.raises(ValueError, match=r"save_at needs whole solves"):
+    with pytest.raises(ValueError, match=r"save_at needs every solve to finish"):
         odeint(lambda t, y, _: -y, Y0, 0.0, 1.0, ode=ODE(partial=True), save_at=[0.5])
+
+
+@pytest.mark.filterwarnings("ignore:ODE's (backward|checkpoints):DeprecationWarning")
+def test_settings_of_the_adjoint_by_their_old_keywords():
+    new = ODE(rtol=1e-3, gradient=Adjoint(checkpoints=3, backward=ODE()))
+    old: Any = {"checkpoints": 3, "backward": ODE()}
+    assert ODE(rtol=1e-3, gradient="adjoint", **old) == new
+    assert replace(ODE(rtol=1e-3, gradient="adjoint"), **old) == new
+    assert replace(new, backward=None, checkpoints=0).gradient == Adjoint()  # pyright: ignore[reportCallIssue]
+    assert (new.checkpoints, new.backward) == (3, ODE())
+    assert (ODE().checkpoints, ODE().backward) == (0, None)
+    stored = {"rtol": 1e-3, "gradient": "adjoint", **old}
+    assert ODE.upgrade_fields(stored) == {"rtol": 1e-3, "gradient": new.gradient}
+    for name, value in old.items():
+        with pytest.raises(ValueError, match=rf"{name}=.* is a setting of the adjoint"):
+            ODE(**{name: value})
+    with pytest.warns(DeprecationWarning, match=r"ODE\(gradient=Adjoint\(checkpoints=...\)\)"):
+        ODE(gradient="adjoint", checkpoints=3)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_field_that_is_zero_takes_one_step():

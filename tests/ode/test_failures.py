@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.ode import ODE, SolveError, Stats, Status, odeint
+from jaxflow.ode import ODE, Adjoint, SolveError, Stats, Status, odeint
 from jaxflow.ode.status import raise_if_failed
 
 NAN_ODES = {
@@ -106,8 +106,7 @@ def test_a_failed_backward_solve_raises():
     ode = ODE(
         solver="rk4",
         num_steps=200,
-        gradient="adjoint",
-        backward=ODE(rtol=1e-9, atol=1e-9, max_steps=1),
+        gradient=Adjoint(backward=ODE(rtol=1e-9, atol=1e-9, max_steps=1)),
     )
 
     def slope(ode):

@@ -175,7 +175,7 @@ def test_what_is_refused():
         odeint_many(lambda t, y, a: y, X, 0.0, jnp.ones(44))
     with pytest.raises(ValueError, match="y0 is a single number"):
         odeint_many(lambda t, y, a: y, 1.0, 0.0, 1.0)
-    with pytest.raises(ValueError, match="lanes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="lanes=0 must be"):
         solve(X, lanes=0)
     with pytest.raises(TypeError, match="int"):
         odeint_many(lambda t, y, a: y, jnp.ones(3, int), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Which way to a gradient is right, and what each costs, on a flow of your own."""
+"""Compare the gradient strategies of a flow: accuracy, time, memory."""
 
 import statistics
 import time
@@ -8,36 +8,38 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxflow.diagnostics.truth import EXACT
+from jaxflow.diagnostics.truth import REFERENCE
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import check_arguments
 from jaxflow.ode import ODE, SolveError, Status
-from jaxflow.ode.settings import Gradient
+from jaxflow.ode.settings import Adjoint, GradientName
 from jaxflow.ode.status import MESSAGES
 from jaxflow.trace import Exact
 from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 REPEATS = 5
-DRIFTED = "the way back drifted off the way there: checkpoints=8 may help, or another method"
-# A method is as good as the best one where its error is at most twice as large.
-AS_GOOD = 2.0
+DRIFTED = "the backward solve drifted off: use Adjoint(checkpoints=8), or another gradient"
+NOT_FINITE = "not finite: its numbers leave the range of the precision"
+# A method counts as accurate as the best one up to this factor.
+AS_ACCURATE = 2.0
 
 
 class GradientRow(NamedTuple):
     """One method's gradient of the mean negative log-density.
 
     Attributes:
-        method: a value of `ODE(gradient=...)`.
-        value: the loss, nats.
-        error: of the gradient in all parameters, relative to the truth's norm; NaN where it
-            failed.
-        num_evals: evaluations of the field on the way there; the most that a row took.
-        seconds: median time of a loss and its gradient, compiled.
-        memory: bytes of intermediate results, as the compiler allots them; None where the
-            platform does not tell.
-        problem: why there is no gradient; empty where there is one.
+        method: the name, `ODE(gradient=method)`.
+        value: the loss, in nats.
+        error: error of the gradient in all parameters, relative to the norm of the reference.
+            NaN if the method failed.
+        num_evals: field evaluations of the forward solve, the most of any row.
+        seconds: median time of the loss and its gradient, compiled.
+        memory: bytes of intermediate results according to the compiler; None if the platform
+            does not report them.
+        problem: why the method failed; empty if it did not.
     """
 
     method: str
@@ -50,11 +52,11 @@ class GradientRow(NamedTuple):
 
 
 class GradientReport(NamedTuple):
-    """Every method's gradient beside the truth; `print` it for a table and a verdict.
+    """Every method's gradient compared with the reference; `print` it for a table and a verdict.
 
     Attributes:
-        rows: one a method.
-        truth: the loss in float64 by a tight solve, nats.
+        rows: one per method.
+        truth: the loss of the reference in float64, in nats.
         verdict: which method to use.
     """
 
@@ -78,75 +80,84 @@ class GradientReport(NamedTuple):
 
 def gradients(
     flow: CNF,
-    x: Any,
-    cond: Any = None,
+    x: ArrayLike,
+    cond: ArrayLike | None = None,
     *,
-    methods: tuple[Gradient, ...] = get_args(Gradient),
+    methods: tuple[GradientName, ...] = get_args(GradientName),
     ode: ODE | None = None,
 ) -> GradientReport:
     """Compare the gradients of the mean negative log-density by every method.
 
+    The reference is a solve in float64 with tolerances of 1e-10. The error of a method thus has
+    two sources: the steps of its solve, and its backward pass. All use the exact trace.
+
     ```python
-    print(gradients(flow, x[:256]))
+    import jax
+    from jaxflow import CNF, ODE, StandardNormal
+    from jaxflow.diagnostics import gradients
+    from jaxflow.dynamics import MLP
+    flow = CNF(MLP(2, width=8, depth=1, key=jax.random.key(0)), StandardNormal(2))
+    x = jax.random.normal(jax.random.key(1), (16, 2))
+    print(gradients(flow, x, methods=("checkpointed", "adjoint")))
     ```
-    The truth is the gradient of a solve in float64 with tolerances of 1e-10, so the error of a
-    method counts both the steps of its solve and its way back. The trace is exact throughout.
 
     Args:
         flow: the flow.
-        x: (*batch, *event); a batch as in training.
+        x: a batch as in training, (*batch, *event).
         cond: conditions, (*batch, *condition), or one vector for all.
-        methods: values of `ODE(gradient=...)` to compare.
-        ode: settings of the solve; by default those of training, `flow.ode`.
+        methods: names for `ODE(gradient=...)`. Default: all.
+        ode: settings of the solve. Default: those of training, `flow.ode`.
 
     Raises:
-        ValueError: an unknown method, bad rows.
-        SolveError: the truth itself cannot be solved.
+        ValueError: an unknown method, or bad rows.
+        SolveError: the reference solve failed.
     """
-    unknown = [method for method in methods if method not in get_args(Gradient)]
-    if unknown or not methods:
-        raise ValueError(f"methods={methods} must be some of {get_args(Gradient)}")
+    names = get_args(GradientName)
+    if not methods or not set(methods) <= set(names):
+        raise ValueError(f"methods={methods} must be some of {names}")
     ode = flow.ode if ode is None else ode
     flow = replace(flow, trace=Exact())
     with jax.enable_x64(True):
-        # The flow is taken to the precision of its rows.
-        run, inputs = _compiled(EXACT, flow, np.asarray(x, np.float64), cond)
+        # The flow takes the dtype of its rows.
+        run, inputs = _compile(REFERENCE, flow, np.asarray(x, np.float64), cond)
         (value, (status, _)), truth = run(*inputs)
-        value, status, truth = float(value), Status(int(status)), _flat(truth)
+        value, status, truth = float(value), Status(int(status)), _flatten(truth)
     if status != Status.SUCCESS:
-        raise SolveError(f"the truth, {EXACT}, failed: {MESSAGES[status]}")
-    rows = tuple(_row(method, ode, flow, x, cond, truth) for method in methods)
+        raise SolveError(f"the reference solve, {REFERENCE}, failed: {MESSAGES[status]}")
+    rows = tuple(_measure(method, ode, flow, x, cond, truth) for method in methods)
     return GradientReport(rows, value, _verdict(rows))
 
 
-def _row(
-    method: Gradient, ode: ODE, flow: CNF, x: Any, cond: Any, truth: np.ndarray
+def _measure(
+    method: GradientName,
+    ode: ODE,
+    flow: CNF,
+    x: ArrayLike,
+    cond: ArrayLike | None,
+    truth: np.ndarray,
 ) -> GradientRow:
     """One method's gradient, or why there is none."""
-    none = GradientRow(method, np.nan, np.nan, 0, np.nan, None)
+    failed = GradientRow(method, np.nan, np.nan, 0, np.nan, None)
     if method == "direct" and ode.adaptive and not ode.by_diffrax:
-        return none._replace(problem="no reverse mode with adaptive steps: give num_steps")
-    kept = {} if method == "adjoint" else {"backward": None, "checkpoints": 0}
+        return failed._replace(problem="no reverse mode with adaptive steps: give num_steps")
+    keep = method == "adjoint" and isinstance(ode.gradient, Adjoint)
     try:
-        run, inputs = _compiled(replace(ode, gradient=method, **kept), flow, x, cond)
+        ode = ode if keep else replace(ode, gradient=method)
+        run, inputs = _compile(ode, flow, x, cond)
     except (ImportError, ValueError) as error:
-        return none._replace(problem=str(error))
-    (value, (status, num_evals)), found = jax.block_until_ready(run(*inputs))
+        return failed._replace(problem=str(error))
+    (value, (status, num_evals)), gradient = jax.block_until_ready(run(*inputs))
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         jax.block_until_ready(run(*inputs))
         times.append(time.perf_counter() - start)
-    error = float(np.linalg.norm(_flat(found) - truth) / np.linalg.norm(truth))
+    error = float(np.linalg.norm(_flatten(gradient) - truth) / np.linalg.norm(truth))
     problem = ""
     if status != Status.SUCCESS:
         problem = MESSAGES[Status(int(status))]
     elif not np.isfinite(error):
-        problem = (
-            DRIFTED
-            if method == "adjoint"
-            else "not finite: its numbers leave the range of the precision"
-        )
+        problem = DRIFTED if method == "adjoint" else NOT_FINITE
     memory = run.memory_analysis()
     return GradientRow(
         method,
@@ -159,8 +170,10 @@ def _row(
     )
 
 
-def _compiled(ode: ODE, flow: CNF, x: Any, cond: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The loss and its gradient, compiled, and what to call it with."""
+def _compile(
+    ode: ODE, flow: CNF, x: ArrayLike, cond: ArrayLike | None
+) -> tuple[Any, tuple[Any, ...]]:
+    """The compiled loss and gradient, and the arguments to call it with."""
     flow, rows, cond, _ = check_arguments(flow, x, cond, "x")
     trained, frozen = partition_trainable(replace(flow, ode=replace(ode, throw=False)))
 
@@ -174,22 +187,26 @@ def _compiled(ode: ODE, flow: CNF, x: Any, cond: Any) -> tuple[Any, tuple[Any, .
     return run.lower(*inputs).compile(), inputs
 
 
-def _flat(tree: PyTree) -> np.ndarray:
+def _flatten(tree: PyTree) -> np.ndarray:
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def _verdict(rows: tuple[GradientRow, ...]) -> str:
-    """Which method to use: the fastest of those that are as exact as any."""
+    """Recommend the fastest of the accurate methods, and the one with the least memory."""
     good = [row for row in rows if not row.problem]
     if not good:
-        return "No method gives a gradient here; see why above."
+        return "No method gives a gradient here; the table says why."
     best = min(row.error for row in good)
-    fast = min((row for row in good if row.error <= AS_GOOD * best), key=lambda row: row.seconds)
+    accurate = [row for row in good if row.error <= AS_ACCURATE * best]
+    fast = min(accurate, key=lambda row: row.seconds)
     small = min(good, key=lambda row: np.inf if row.memory is None else row.memory)
-    words = f"Use ODE(gradient={fast.method!r}): off by {fast.error:.1e}, the fastest that exact."
+    verdict = (
+        f"Use ODE(gradient={fast.method!r}): error {fast.error:.1e}, the fastest within a factor "
+        f"{AS_ACCURATE:g} of the smallest error."
+    )
     if small.memory is not None and fast.memory and small.memory < 0.5 * fast.memory:
-        words += (
-            f" Where memory is short, {small.method!r} takes {small.memory / fast.memory:.0%} of "
-            f"it and is off by {small.error:.1e}."
+        verdict += (
+            f" If memory is short: {small.method!r} needs {small.memory / fast.memory:.0%} of it, "
+            f"with error {small.error:.1e}."
         )
-    return words
+    return verdict

@@ -1,8 +1,8 @@
-"""Pure-function ODE solvers: one generic Runge-Kutta stepper, four ways to a gradient."""
+"""ODE solvers as pure functions: one generic Runge-Kutta stepper, four kinds of gradient."""
 
 from jaxflow.ode.many import odeint_many
 from jaxflow.ode.odeint import odeint, odeint_adjoint, odeint_checkpointed
-from jaxflow.ode.settings import ODE
+from jaxflow.ode.settings import ODE, Adjoint, Checkpointed, Diffrax, Direct
 from jaxflow.ode.status import SolveError, Stats, Status
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
 from jaxflow.ode.together import odeint_together
@@ -10,7 +10,11 @@ from jaxflow.ode.together import odeint_together
 __all__ = [
     "ODE",
     "TABLEAUS",
+    "Adjoint",
     "ButcherTableau",
+    "Checkpointed",
+    "Diffrax",
+    "Direct",
     "SolveError",
     "Stats",
     "Status",

@@ -1,7 +1,7 @@
-"""The bridge to diffrax: any of its solvers, and its way to a gradient, behind `odeint`.
+"""Solves by diffrax, for its methods and its gradients.
 
-Its implicit solvers serve stiff fields: `ODE(solver=diffrax.Kvaerno5())`. Tolerances are measured
-as everywhere here: the worst row decides.
+Its implicit solvers serve stiff fields: `ODE(solver=diffrax.Kvaerno5())`. Tolerances apply as in
+jaxflow's own solvers: the worst row decides.
 """
 
 import sys
@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.ode.controller import worst_row
-from jaxflow.ode.direct import steps
-from jaxflow.ode.integrate import VectorField, normalise
+from jaxflow.ode.integrate import VectorField, known_steps, right_side
 from jaxflow.ode.methods import as_diffrax
-from jaxflow.ode.settings import ODE
+from jaxflow.ode.settings import ODE, Adjoint, Direct
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import State
 from jaxflow.runtime.precision import widest_dtype
@@ -24,21 +23,21 @@ from jaxflow.runtime.precision import widest_dtype
 def solve_diffrax(
     f: VectorField, y0: State, t0: Array, t1: Array, args: Any, ode: ODE
 ) -> tuple[State, Stats]:
-    """Solve from `t0` to `t1` by diffrax; its adjoint follows `ode.gradient`.
+    """Solve from `t0` to `t1` by diffrax.
 
-    `"checkpointed"` and `"diffrax"` are its RecursiveCheckpointAdjoint, `"direct"` its
-    DirectAdjoint, `"adjoint"` its BacksolveAdjoint.
+    `Adjoint` is its BacksolveAdjoint, `Direct` its DirectAdjoint, any other gradient its
+    RecursiveCheckpointAdjoint.
     """
     solver = as_diffrax(ode.solver)
     import diffrax
 
     def field(s: Any, y: State, inputs: Any) -> State:
-        t0, t1, args = inputs
-        return normalise(lambda t, y: (f(t, y, args), None), t0, t1)(s, y)[0]
+        return right_side(f, *inputs)(s, y)[0]
 
     dtype = widest_dtype(y0)
     controller: Any
     if ode.adaptive:
+        max_steps = ode.max_steps
         controller = diffrax.PIDController(
             rtol=ode.rtol,
             atol=ode.atol,
@@ -46,14 +45,13 @@ def solve_diffrax(
             dtmin=4.0 * float(jnp.finfo(dtype).eps),
             force_dtmin=False,
         )
-        max_steps = ode.max_steps
     else:
-        controller = diffrax.StepTo(jnp.linspace(0.0, 1.0, steps(ode) + 1, dtype=dtype))
-        max_steps = steps(ode)
+        max_steps = known_steps(ode)
+        controller = diffrax.StepTo(jnp.linspace(0.0, 1.0, max_steps + 1, dtype=dtype))
     adjoint: Any = {
-        "adjoint": diffrax.BacksolveAdjoint,
-        "direct": diffrax.DirectAdjoint,
-    }.get(ode.gradient, diffrax.RecursiveCheckpointAdjoint)
+        Adjoint: diffrax.BacksolveAdjoint,
+        Direct: diffrax.DirectAdjoint,
+    }.get(type(ode.gradient), diffrax.RecursiveCheckpointAdjoint)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver,
@@ -73,20 +71,20 @@ def solve_diffrax(
 
 
 def _counts(solution: Any, y1: State, solver: Any) -> Stats:
-    """Counts in normalised time; evaluations of an implicit method's iterations are not known."""
+    """Counts, in normalised time; without the iterations of implicit methods."""
     results = sys.modules["diffrax"].RESULTS
-    known = {
+    statuses = {
         "successful": Status.SUCCESS,
         "max_steps_reached": Status.MAX_STEPS,
         "max_steps_rejected": Status.MAX_STEPS,
         "dt_min_reached": Status.STEP_TOO_SMALL,
     }
     status = jnp.asarray(int(Status.NON_FINITE))
-    for name, ours in known.items():
-        status = jnp.where(solution.result == getattr(results, name), int(ours), status)
+    for name, value in statuses.items():
+        status = jnp.where(solution.result == getattr(results, name), int(value), status)
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y1)])
     status = jnp.where(jnp.all(finite), status, int(Status.NON_FINITE))
-    # Diffrax's tableaus leave out the first stage, whose node is 0.
+    # Diffrax's tableaus leave out the first stage, at node 0.
     nodes = getattr(getattr(solver, "tableau", None), "c", ())
     names = ("num_steps", "num_accepted_steps", "num_rejected_steps")
     steps, accepted, rejected = (jnp.asarray(solution.stats[name], int) for name in names)

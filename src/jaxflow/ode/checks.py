@@ -1,5 +1,6 @@
-"""Arguments of a solve, checked before anything is traced or computed."""
+"""Checks of a solve's arguments, before anything is traced or computed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxflow.ode.integrate import VectorField
@@ -16,8 +18,8 @@ from jaxflow.ode.step import State
 Time = float | int | Float[Array, ""]
 
 
-def as_time(value: Time, name: str, dtype: Any) -> Array | np.ndarray:
-    """A time as an array: NumPy's where the value is known, since under jit jax's never is."""
+def as_time(value: Time, name: str, dtype: DTypeLike) -> Array | np.ndarray:
+    """A time as an array: NumPy's if its value is known, since under jit jax's never is."""
     time = value if isinstance(value, jax.Array) else np.asarray(value)
     if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
         raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
@@ -26,8 +28,38 @@ def as_time(value: Time, name: str, dtype: Any) -> Array | np.ndarray:
     return time.astype(dtype)
 
 
+def as_times(value: ArrayLike, name: str, num_rows: int, dtype: DTypeLike) -> Float[Array, " n"]:
+    """A time for each row, from one number or from one for each row."""
+    time = jnp.asarray(value)
+    if time.shape not in ((), (num_rows,)) or not jnp.issubdtype(time.dtype, jnp.number):
+        raise ValueError(
+            f"{name} has shape {time.shape} and y0 {num_rows} rows; give one number or "
+            f"({num_rows},)"
+        )
+    return jnp.broadcast_to(time.astype(dtype), (num_rows,))
+
+
+def count_rows(y0: PyTree, row_args: Any) -> int:
+    """The length of the leading axis that all arrays share; raises ValueError if they differ."""
+    names = {0: "y0", 1: "row_args"}
+    shapes = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path((y0, row_args)):
+        name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
+        if leaf.ndim == 0:
+            raise ValueError(f"{name} is a single number; rows run along the leading axis")
+        shapes.append((name, leaf.shape))
+    first, shape = shapes[0]
+    for name, other in shapes[1:]:
+        if other[0] != shape[0]:
+            raise ValueError(
+                f"{first} of shape {shape} has {shape[0]} rows and {name} of shape {other} has "
+                f"{other[0]}; give one entry a row"
+            )
+    return shape[0]
+
+
 def check_state(y0: PyTree) -> None:
-    """Refuse a state that is empty or not floating-point.
+    """Raise unless the state holds arrays, all floating-point.
 
     Raises:
         ValueError: no arrays.
@@ -39,17 +71,13 @@ def check_state(y0: PyTree) -> None:
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"y0{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a state is "
+                f"y0{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a state must be "
                 "floating-point: write jnp.asarray(y0, float)"
             )
 
 
 def check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
-    """Refuse a field whose result does not match the state.
-
-    Raises:
-        TypeError: another structure, shape or dtype.
-    """
+    """Raise TypeError unless `f` returns the structure, shapes and dtypes of the state."""
     dynamic, static = eqx.partition(args, eqx.is_array)
     k = jax.eval_shape(
         lambda t, y, dynamic: f(t, y, eqx.combine(dynamic, static)), t0, y0, dynamic
@@ -68,12 +96,8 @@ def check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
             )
 
 
-def check_tolerances(ode: ODE, dtype: Any) -> None:
-    """Refuse tolerances that the precision cannot reach.
-
-    Raises:
-        ValueError: both are below the rounding of `dtype`.
-    """
+def check_tolerances(ode: ODE, dtype: DTypeLike) -> None:
+    """Raise ValueError if both tolerances are below the rounding of `dtype`."""
     eps = float(jnp.finfo(dtype).eps)
     if ode.adaptive and max(ode.rtol, ode.atol) < eps:
         raise ValueError(
@@ -82,12 +106,8 @@ def check_tolerances(ode: ODE, dtype: Any) -> None:
         )
 
 
-def check_save_at(save_at: Any, t0: Any, t1: Any, dtype: Any) -> Any:
-    """The times to save at, in the direction of the solve.
-
-    Raises:
-        ValueError: not a row of times, or not in order between `t0` and `t1`.
-    """
+def check_save_at(save_at: ArrayLike | Sequence[Any], t0: Any, t1: Any, dtype: DTypeLike) -> Any:
+    """The times to save at; raises ValueError unless they run in order from `t0` to `t1`."""
     times = save_at if isinstance(save_at, jax.Array) else np.asarray(save_at)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")

@@ -8,24 +8,23 @@ from jaxflow.ode.settings import ODE
 from jaxflow.ode.step import RightSide, State
 from jaxflow.runtime.precision import widest_dtype
 
-# Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: a step
-# is aimed at 0.9 of what the estimate allows, shrinks at most fivefold and grows at most tenfold.
+# Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: take 0.9
+# of the step that the estimate allows, shrink at most fivefold, grow at most tenfold.
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 # Gustafsson's PI exponents in the form of Hairer and Wanner (1996), IV.2: 0.7/k and 0.4/k.
 INTEGRAL, PROPORTIONAL = 0.7, 0.4
 
 
 def error_norm(error: State, y0: State, y1: State, ode: ODE) -> Float[Array, ""]:
-    """Largest scaled error of any row of any leaf: the worst row decides.
+    """Largest scaled error of any row: `||error / (atol + rtol max(|y0|, |y1|))||_2`.
 
-    A row is an entry of a leaf's leading axis; its error is measured in the Euclidean norm,
-    `||error / (atol + rtol max(|y0|, |y1|))||_2`. An answer that is at most 1 is within
-    tolerance for every row, however many rows there are. Empty states have norm 0.
+    A row is an entry of a leaf's leading axis. A norm of at most 1 means that every row is within
+    tolerance, however many rows there are. Empty states have norm 0.
     """
 
     def leaf(error: Array, y0: Array, y1: Array) -> Array:
         scale = ode.atol + ode.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1))
-        # An entry without error is within any tolerance, 0 too.
+        # An error of 0 is within any tolerance, even a tolerance of 0.
         return jnp.where(error == 0, 0, error / jnp.where(error == 0, 1, scale))
 
     return worst_row(jax.tree.map(leaf, error, y0, y1))
@@ -47,11 +46,11 @@ def worst_row(scaled: State) -> Float[Array, ""]:
 def first_step(
     g: RightSide, s: Float[Array, ""], y: State, k: State, ode: ODE
 ) -> Float[Array, ""]:
-    """A first step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation.
+    """First step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation.
 
-    Where they fall back on 1e-6, which here would be a millionth of the interval: a right side
-    that moves the state by less than its tolerance is tried far ahead, and a state of 0 is
-    measured by where the right side takes it.
+    They fall back on 1e-6, here a millionth of the interval, in two cases that are treated
+    differently: a right side that moves the state by less than its tolerance is probed at 0.1,
+    and a state of 0 is scaled by the slope.
     """
     exponent = 1.0 / (ode.tableau.error_order + 1)
     size, slope = error_norm(y, y, y, ode), error_norm(k, y, y, ode)
@@ -64,7 +63,7 @@ def first_step(
     steepest = jnp.maximum(slope, curvature)
     h1 = jnp.where(steepest <= 1e-15, 1.0, (0.01 / steepest) ** exponent)
     h = jnp.minimum(100.0 * h, h1)
-    # A right side that is not finite gives no estimate; the loop then shrinks this or fails.
+    # With a non-finite right side there is no estimate: the loop then shrinks 1e-3, or fails.
     return jnp.clip(jnp.where(jnp.isfinite(h), h, 1e-3), 1e-6, 1.0).astype(s.dtype)
 
 
@@ -73,12 +72,12 @@ def next_factor(
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """Factor for the step size after a step of norm `error`, and whether it is accepted.
 
-    PI rule: `0.9 error^(-0.7/k) previous^(0.4/k)` with `k` the order of the error estimate;
-    `previous` is the norm of the last accepted step.
+    PI rule: `0.9 error^(-0.7/k) previous^(0.4/k)`, with `k = error_order + 1` and `previous` the
+    norm of the last accepted step.
     """
     k = ode.tableau.error_order + 1
     accepted = error <= 1.0
-    # A vanishing error would give an infinite factor; the clip needs a finite one.
+    # An error of 0 would give an infinite factor; the clip needs a finite one.
     small = jnp.maximum(error, 1e-10)
     pi = SAFETY * small ** (-INTEGRAL / k) * previous ** (PROPORTIONAL / k)
     retry = SAFETY * small ** (-1.0 / k)

@@ -1,7 +1,7 @@
-"""The two loops, fixed and adaptive steps, without a word on gradients.
+"""The two loops over steps, fixed and adaptive; they know nothing of gradients.
 
-Both run in normalised time: `s` goes from 0 to 1 and `t = (1 - s) t0 + s t1`. So backwards in
-time is no special case, `t1` is hit exactly, `t0 == t1` leaves `y0` as it is, and gradients
+Both run in normalised time: `s` goes from 0 to 1 and `t = (1 - s) t0 + s t1`. So a solve backwards
+in time is no special case, `t1` is hit exactly, `t0 == t1` returns `y0` unchanged, and gradients
 in `t0` and `t1` follow from the chain rule.
 """
 
@@ -35,25 +35,43 @@ def normalise(
     """The right side in normalised time, `d/ds = (t1 - t0) d/dt`."""
 
     def g(s: Float[Array, ""], y: State) -> tuple[State, State]:
-        return jax.tree.map(
-            lambda k: (t1 - t0).astype(k.dtype) * k,
-            f(lerp(t0, t1, s), y),
-        )
+        return jax.tree.map(lambda k: (t1 - t0).astype(k.dtype) * k, f(lerp(t0, t1, s), y))
 
     return g
 
 
+def right_side(f: VectorField, t0: Float[Array, ""], t1: Float[Array, ""], args: Any) -> RightSide:
+    """`f(t, y, args)` in normalised time, without a quadrature."""
+    return normalise(lambda t, y: (f(t, y, args), None), t0, t1)
+
+
 def add(q: State, dq: State) -> State:
-    """A quadrature after one more step."""
+    """`q + dq`, leaf by leaf."""
     return jax.tree.map(lambda q, dq: q + dq, q, dq)
 
 
-def fixed(
-    g: RightSide, y0: State, q0: State, num_steps: int, ode: ODE, *, remember: bool
+def known_steps(ode: ODE) -> int:
+    """The number of fixed steps, once `with_num_steps` has replaced `dt`."""
+    if ode.num_steps is None:
+        raise ValueError(f"{ode} has no number of steps; give num_steps")
+    return ode.num_steps
+
+
+def integrate(
+    g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
-    """`num_steps` equal steps; unless `remember`, gradients recompute each step's stages."""
-    dtype = widest_dtype(y0)
-    # Not a constant that the compiler could fold: h is exactly 1 / num_steps in every dtype.
+    """The state and quadrature at `s = 1`, by fixed or adaptive steps; arguments as below."""
+    if ode.adaptive:
+        return adaptive(g, y0, q0, ode)[:3]
+    return fixed(g, y0, q0, ode, remember=remember)
+
+
+def fixed(
+    g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
+) -> tuple[State, State, Stats]:
+    """Equal steps; unless `remember`, reverse mode recomputes each step's stages."""
+    num_steps, dtype = known_steps(ode), widest_dtype(y0)
+    # An array, which XLA does not fold: h is exactly 1 / num_steps in every dtype.
     h = jnp.asarray(1.0 / num_steps, dtype)
 
     def body(carry: tuple[State, State], i: Int[Array, ""]) -> tuple[Any, None]:
@@ -64,12 +82,11 @@ def fixed(
     if not remember:
         body = jax.checkpoint(body, prevent_cse=False)
     (y1, q1), _ = lax.scan(body, (y0, q0), jnp.arange(num_steps))
-    stages = len(ode.tableau.b) - ode.tableau.fsal
     finite = jnp.all(
         jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((y1, q1))])
     )
     stats = Stats(
-        num_evals=jnp.asarray(num_steps * stages),
+        num_evals=jnp.asarray(num_steps * ode.tableau.evals_per_step),
         num_accepted=jnp.asarray(num_steps),
         num_rejected=jnp.asarray(0),
         status=jnp.where(finite, int(Status.SUCCESS), int(Status.NON_FINITE)),
@@ -79,7 +96,20 @@ def fixed(
 
 
 class Loop(NamedTuple):
-    """What an adaptive solve carries from one attempt to the next."""
+    """State of an adaptive solve between two attempts.
+
+    Attributes:
+        s: normalised time.
+        h: size of the next step.
+        y: state.
+        q: quadrature.
+        first: right side at `(s, y)` if the method is first-same-as-last, else None.
+        previous: error norm of the last accepted step.
+        accepted: number of accepted steps.
+        rejected: number of rejected steps.
+        status: a `Status`.
+        record: anything the caller stores along the way.
+    """
 
     s: Float[Array, ""]
     h: Float[Array, ""]
@@ -107,11 +137,11 @@ def adaptive(
     Args:
         g: right side in normalised time.
         y0: state at `s = 0`.
-        q0: quadrature at `s = 0`; it takes no part in the error.
+        q0: quadrature at `s = 0`; the error norm ignores it.
         ode: settings.
-        record: what `write` keeps of the solve.
-        write: called at the start of every attempt with the record and the loop; an attempt
-            that is rejected is written again, by the next one, at the same `accepted`.
+        record: initial record.
+        write: `write(record, loop) -> record`, called before every attempt. After a rejected
+            attempt it is called again with the same `loop.accepted`.
     """
 
     def body(loop: Loop) -> Loop:
@@ -137,7 +167,7 @@ def begin(g: RightSide, y0: State, q0: State, ode: ODE) -> Loop:
 
 
 def unfinished(loop: Loop, ode: ODE) -> Bool[Array, ""]:
-    """Whether the solve has steps to take and may still take them."""
+    """Whether the solve needs another attempt and is allowed one."""
     attempts = loop.accepted + loop.rejected
     return (loop.status == Status.SUCCESS) & (loop.s < 1.0) & (attempts < ode.max_steps)
 
@@ -147,7 +177,7 @@ def attempt(g: RightSide, loop: Loop, ode: ODE) -> Loop:
     dtype = loop.s.dtype
     one = jnp.ones((), dtype)
     rest = one - loop.s
-    # A step that would leave a sliver behind is stretched over it.
+    # A step that would leave a sliver of the interval is stretched over it.
     final = loop.h >= 0.99 * rest
     h = jnp.where(final, rest, loop.h)
     step = rk_step(ode.tableau, g, loop.s, h, loop.y, loop.first, with_error=True)
@@ -176,11 +206,10 @@ def attempt(g: RightSide, loop: Loop, ode: ODE) -> Loop:
 
 
 def counts(loop: Loop, ode: ODE) -> Stats:
-    """The counts of a solve that has ended, its time still normalised."""
+    """The counts of a finished solve, its time still normalised."""
     short = (loop.status == Status.SUCCESS) & (loop.s < 1.0)
-    attempts = loop.accepted + loop.rejected
     return Stats(
-        num_evals=2 + (len(ode.tableau.b) - ode.tableau.fsal) * attempts,
+        num_evals=2 + ode.tableau.evals_per_step * (loop.accepted + loop.rejected),
         num_accepted=loop.accepted,
         num_rejected=loop.rejected,
         status=jnp.where(short, int(Status.MAX_STEPS), loop.status),

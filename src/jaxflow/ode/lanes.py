@@ -1,9 +1,8 @@
 """A queue of rows and a fixed number of lanes: the shape of the work never changes.
 
-Serving engines call it continuous batching. All lanes take a turn at once, as one batch; when a
-row is finished its lane takes the next one from the queue, so no lane waits for the slowest
-row. Since every operation has the shape of the lanes, whatever the number of rows, what is
-computed of a row does not depend on the others.
+Serving engines call it continuous batching. All lanes take a turn at once, as one batch; a lane
+whose row is finished takes the next row from the queue, so no lane waits for the slowest row.
+Every operation has the shape of the lanes, so a row's result does not depend on the other rows.
 """
 
 from collections.abc import Callable
@@ -16,15 +15,19 @@ from jaxtyping import Array, Int
 
 
 class Engine(NamedTuple):
-    """The work in the lanes, the row that each has, the next row, and the answers so far.
+    """The lanes, the queue's position and the results so far.
 
-    A lane without a row has the number of rows in its place.
+    Attributes:
+        work: the work in each lane.
+        row: the row in each lane; an idle lane holds the number of rows.
+        upcoming: the next row of the queue.
+        results: results of all rows; 0 until known.
     """
 
     work: Any
     row: Int[Array, " lanes"]
     upcoming: Int[Array, ""]
-    answers: Any
+    results: Any
 
 
 def drain(
@@ -32,19 +35,19 @@ def drain(
     turn: Callable[[Any], Any],
     *,
     unfinished: Callable[[Any], Array],
-    answer: Callable[[Any], Any],
+    result: Callable[[Any], Any],
     lanes: int,
     load: Callable[[Any], Any] = lambda waiting: waiting,
 ) -> Any:
-    """The answers of all rows of the queue, in its order.
+    """Results of all rows of the queue, in its order.
 
     Args:
-        queue: the work that each row begins with; rows along the leading axis, at least one.
+        queue: initial work of each row; rows along the leading axis, at least one.
         turn: one turn of one row's work.
-        unfinished: whether a row's work needs another turn; at first it does.
-        answer: what is kept of finished work.
-        lanes: rows that take a turn at once.
-        load: makes a row of the queue into work, where the work is larger than what waits.
+        unfinished: whether a row's work needs another turn; initial work needs one.
+        result: the result of finished work.
+        lanes: number of rows that take a turn at once.
+        load: turns a row of the queue into work, if work needs more memory than a waiting row.
     """
     num = len(jax.tree.leaves(queue)[0])
 
@@ -55,39 +58,39 @@ def drain(
         return lax.cond(jnp.any(done), change, lambda engine, done: engine, engine, done)
 
     def change(engine: Engine, done: Array) -> Engine:
-        """Answers out of the lanes that are done, and the next rows into them."""
-        # Beyond the last row: dropped.
+        """Store the results of lanes that are done, and refill these lanes."""
+        # An index past the last row is dropped.
         at = jnp.where(done, engine.row, num)
-        answers = jax.tree.map(
-            lambda kept, new: kept.at[at].set(new, mode="drop"),
-            engine.answers,
-            jax.vmap(answer)(engine.work),
+        results = jax.tree.map(
+            lambda old, new: old.at[at].set(new, mode="drop"),
+            engine.results,
+            jax.vmap(result)(engine.work),
         )
         fresh = jnp.minimum(engine.upcoming + jnp.cumsum(done) - 1, num)
         refill = done & (fresh < num)
 
-        def take(new: Array, old: Array) -> Array:
+        def select(new: Array, old: Array) -> Array:
             return jnp.where(refill.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         return Engine(
-            jax.tree.map(take, taken(jnp.where(refill, fresh, 0)), engine.work),
+            jax.tree.map(select, load_rows(jnp.where(refill, fresh, 0)), engine.work),
             jnp.where(done, fresh, engine.row),
             jnp.minimum(engine.upcoming + jnp.sum(done), num),
-            answers,
+            results,
         )
 
-    def taken(rows: Array) -> Any:
+    def load_rows(rows: Array) -> Any:
         return jax.vmap(load)(jax.tree.map(lambda leaf: leaf[rows], queue))
 
     at = jnp.arange(lanes)
-    work = taken(jnp.minimum(at, num - 1))
-    one = jax.eval_shape(answer, jax.tree.map(lambda leaf: leaf[0], work))
-    answers = jax.tree.map(lambda leaf: jnp.zeros((num, *leaf.shape), leaf.dtype), one)
-    engine = Engine(work, jnp.minimum(at, num), jnp.asarray(min(lanes, num)), answers)
-    return lax.while_loop(lambda engine: jnp.any(engine.row < num), take_turn, engine).answers
+    work = load_rows(jnp.minimum(at, num - 1))
+    one = jax.eval_shape(result, jax.tree.map(lambda leaf: leaf[0], work))
+    results = jax.tree.map(lambda leaf: jnp.zeros((num, *leaf.shape), leaf.dtype), one)
+    engine = Engine(work, jnp.minimum(at, num), jnp.asarray(min(lanes, num)), results)
+    return lax.while_loop(lambda engine: jnp.any(engine.row < num), take_turn, engine).results
 
 
-def in_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> Any:
+def map_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> Any:
     """`one(*inputs)` of each row, `lanes` rows at once."""
     num = len(jax.tree.leaves(inputs)[0])
     group = jax.vmap(one)
@@ -102,9 +105,9 @@ def scan_groups(
     cotangents: Any,
     lanes: int,
 ) -> tuple[Any, Any]:
-    """`total, out = group(total, inputs, cotangents)` for `lanes` rows after the others.
+    """Scan `total, out = group(total, inputs, cotangents)` over groups of `lanes` rows.
 
-    Rows that fill up the last group are copies of the last row with cotangents 0.
+    The last group is filled up with copies of the last row, whose cotangents are 0.
     """
     num = len(jax.tree.leaves(inputs)[0])
     real = (jnp.arange(-(-num // lanes) * lanes) < num).reshape(-1, lanes)
@@ -113,14 +116,14 @@ def scan_groups(
         shape = (*real.shape, *[1] * (leaf.ndim - 2))
         return jnp.where(real.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
 
-    filled = _fill((inputs, cotangents), num, lanes)
-    rows = filled[0], jax.tree.map(mask, filled[1])
+    inputs, cotangents = _fill((inputs, cotangents), num, lanes)
+    rows = inputs, jax.tree.map(mask, cotangents)
     total, out = lax.scan(lambda total, rows: group(total, *rows), total, rows)
     return total, _flatten(out, num)
 
 
 def _fill(rows: Any, num: int, lanes: int) -> Any:
-    """Groups of rows, (groups, lanes, ...); the last row fills up the last group."""
+    """Groups of rows, (groups, lanes, ...); copies of the last row fill up the last group."""
     at = jnp.minimum(jnp.arange(-(-num // lanes) * lanes), num - 1)
     return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
 

@@ -1,15 +1,14 @@
-"""What may stand as a solver: a tableau's name, a tableau, or a solver of diffrax.
+"""The values that `ODE(solver=...)` takes: a tableau's name, a tableau, or a solver of diffrax.
 
-Diffrax is optional; it is not imported until one of its solvers, or its gradient, is asked for.
+Diffrax is optional: it is imported only for one of its solvers or for `gradient="diffrax"`.
 """
 
 import sys
 from typing import Any
 
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
-from jaxflow.runtime.extras import import_extra
 
-# Diffrax's own names of the methods that both have.
+# Diffrax's names of the methods that both libraries have.
 COUNTERPARTS = {
     "euler": "Euler",
     "midpoint": "Midpoint",
@@ -22,29 +21,21 @@ COUNTERPARTS = {
 
 
 def check_method(solver: Any) -> None:
-    """Refuse what is no method.
-
-    Raises:
-        ValueError: an unknown name, or another kind of object.
-    """
+    """Raise ValueError unless `solver` names or is a method."""
     if isinstance(solver, str):
         if solver not in TABLEAUS:
             raise ValueError(f"solver={solver!r} is unknown; choose one of {list(TABLEAUS)}")
     elif not (isinstance(solver, ButcherTableau) or is_diffrax(solver)):
         raise ValueError(
-            f"solver={solver!r} is no method: give one of {list(TABLEAUS)}, a ButcherTableau, or "
-            "a solver of diffrax such as diffrax.Kvaerno5()"
+            f"solver={solver!r} is not a method: give one of {list(TABLEAUS)}, a ButcherTableau, "
+            "or a solver of diffrax such as diffrax.Kvaerno5()"
         )
 
 
 def tableau_of(solver: Any) -> ButcherTableau:
-    """The method's coefficients.
-
-    Raises:
-        TypeError: a solver of diffrax, which keeps its own.
-    """
+    """The method's coefficients; raises TypeError for a solver of diffrax."""
     if is_diffrax(solver):
-        raise TypeError(f"solver={solver!r} is of diffrax and has no ButcherTableau")
+        raise TypeError(f"solver={solver!r} is diffrax's and has no ButcherTableau")
     return TABLEAUS[solver] if isinstance(solver, str) else solver
 
 
@@ -56,19 +47,24 @@ def estimates_error(solver: Any) -> bool:
 
 
 def is_diffrax(solver: Any) -> bool:
-    """Whether this is a solver of diffrax, which its owner then has imported."""
+    """Whether this is a solver of diffrax, which the caller must then have imported."""
     diffrax = sys.modules.get("diffrax")
     return diffrax is not None and isinstance(solver, diffrax.AbstractSolver)
 
 
 def as_diffrax(solver: Any) -> Any:
-    """Diffrax's solver: the one given, or its own of that name.
+    """A solver of diffrax: `solver` itself, or diffrax's method of that name.
 
     Raises:
         ImportError: diffrax is not installed.
-        ValueError: it has no solver of that name.
+        ValueError: diffrax has no method of that name.
     """
-    diffrax = import_extra("diffrax", "diffrax", "gradient='diffrax' needs diffrax")
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ImportError(
+            "gradient='diffrax' needs diffrax: pip install 'jaxflow-cnf[diffrax]'"
+        ) from error
     if is_diffrax(solver):
         return solver
     if solver not in COUNTERPARTS:

@@ -1,7 +1,7 @@
-"""The solver's front: checks its arguments, solves, and raises what failed."""
+"""Solve one ODE: check the arguments, solve, raise if the solve failed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxflow.ode.bridge import solve_diffrax
@@ -26,21 +27,24 @@ from jaxflow.ode.checks import (
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
-from jaxflow.ode.settings import ODE
+from jaxflow.ode.settings import ODE, Adjoint, Checkpointed, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.runtime.precision import full_precision, widest_dtype
 
-STRATEGIES: dict[str, Callable[..., tuple[State, Stats]]] = {
-    "checkpointed": solve_checkpointed,
-    "adjoint": solve_pontryagin,
-    "direct": solve_direct,
+STRATEGIES: dict[type, Callable[..., tuple[State, Stats]]] = {
+    Checkpointed: solve_checkpointed,
+    Adjoint: solve_pontryagin,
+    Direct: solve_direct,
 }
 
 
-def strategy(ode: ODE) -> Callable[..., tuple[State, Stats]]:
-    """How to solve so that gradients are what the settings say."""
-    return solve_diffrax if ode.by_diffrax else STRATEGIES[ode.gradient]
+def solve(
+    f: VectorField, y0: State, t0: Array, t1: Array, args: Any, ode: ODE
+) -> tuple[State, Stats]:
+    """The state at `t1`, differentiable as `ode.gradient` says; counts in normalised time."""
+    strategy = solve_diffrax if ode.by_diffrax else STRATEGIES[type(ode.gradient)]
+    return strategy(f, y0, t0, t1, args, ode)
 
 
 def odeint(
@@ -51,37 +55,41 @@ def odeint(
     args: Any = None,
     *,
     ode: ODE = ODE(),
-    save_at: Any = None,
+    save_at: ArrayLike | Sequence[Any] | None = None,
 ) -> tuple[State, Stats]:
     """Solve `dy/dt = f(t, y, args)` from `y(t0) = y0` to `t1`, forwards or backwards in time.
 
-    ```python
-    y1, stats = odeint(lambda t, y, rate: -rate * y, jnp.ones(3), 0.0, 2.0, 0.5)
-    ```
-
-    By Picard and Lindelof the solution is unique where `f` is Lipschitz in `y`, so solving
-    from `t1` back to `t0` inverts the map `y0 -> y1`.
+    By Picard and Lindelof the solution is unique if `f` is Lipschitz in `y`, so solving from `t1`
+    back to `t0` inverts the map `y0 -> y1`.
 
     Args:
-        f: the field: takes a scalar time, the state and `args`; returns the state's shape.
-        y0: initial state, any pytree of floating-point arrays. With adaptive steps an entry of
-            a leaf's leading axis is a row, and the worst row decides.
+        f: the field; takes a scalar time, the state and `args`, and returns the state's shape.
+        y0: initial state, any pytree of floating-point arrays. The leading axis of a leaf counts
+            rows; adaptive steps are as small as the worst row needs.
         t0: initial time.
         t1: final time; before `t0` to solve backwards.
-        args: any pytree, handed to `f`; parameters belong here.
-        ode: settings: the method, its steps, how gradients are computed.
+        args: any pytree, passed to `f`. Parameters to differentiate belong here.
+        ode: the method, its steps, and how gradients are computed.
         save_at: times between `t0` and `t1`, in the direction of the solve, at which to return
-            the state. They are hit exactly. Fixed steps are `num_steps` between any two.
+            the state. The solver hits them exactly; `num_steps` counts between two of them.
 
     Returns:
-        The state at `t1`, or with `save_at` at each of its times along a new leading axis; and
-        the counts of the solve.
+        The state at `t1`, or with `save_at` the states along a new leading axis; and the counts
+        of the solve.
 
     Raises:
-        SolveError: the solve failed, and `ode.throw` is set; under jit jax's runtime error
+        SolveError: the solve failed and `ode.throw` is set. Under jit it is jax's runtime error
             with the same words.
         ValueError: a bad argument, before anything is computed.
-        TypeError: a state that is not floating-point, or `f` whose result does not match it.
+        TypeError: the state is not floating-point, or the result of `f` does not match it.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from jaxflow import odeint
+
+        y1, stats = odeint(lambda t, y, rate: -rate * y, jnp.ones(3), 0.0, 2.0, 0.5)
+        ```
     """
     y0 = jax.tree.map(jnp.asarray, y0)
     check_state(y0)
@@ -92,7 +100,8 @@ def odeint(
     times = None if save_at is None else check_save_at(save_at, start, end, dtype)
     if times is not None and ode.partial:
         raise ValueError(
-            "save_at needs whole solves and ode.partial=True allows half ones: leave either out"
+            "save_at needs every solve to finish and ode.partial=True lets it stop early: leave "
+            "either out"
         )
     ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
@@ -108,15 +117,23 @@ def odeint_adjoint(
     args: Any = None,
     *,
     ode: ODE = ODE(),
-    save_at: Any = None,
+    save_at: ArrayLike | Sequence[Any] | None = None,
 ) -> tuple[State, Stats]:
-    """`odeint` whose gradients come from Pontryagin's backward equations, in O(1) memory.
+    """`odeint` with `gradient=Adjoint()`: gradients by Pontryagin's equations, in O(1) memory.
 
-    The same call as `odeint`; `ode.backward` holds the settings of the backward solve.
-    Parameters must be in `args`: a traced value that `f` closes over raises.
-    See `jaxflow.ode.pontryagin` for the equations.
+    Arguments, results and errors are those of `odeint`; an `Adjoint(...)` in `ode` keeps its
+    settings. Parameters must be in `args`: a traced value that `f` closes over raises ValueError.
+
+    Example:
+        ```python
+        import jax
+        from jaxflow import odeint_adjoint
+
+        jax.grad(lambda rate: odeint_adjoint(lambda t, y, r: -r * y, 1.0, 0.0, 1.0, rate)[0])(0.5)
+        ```
     """
-    ode = replace(ode, gradient="adjoint")
+    if not isinstance(ode.gradient, Adjoint):
+        ode = replace(ode, gradient=Adjoint())
     return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
 
 
@@ -128,13 +145,21 @@ def odeint_checkpointed(
     args: Any = None,
     *,
     ode: ODE = ODE(),
-    save_at: Any = None,
+    save_at: ArrayLike | Sequence[Any] | None = None,
 ) -> tuple[State, Stats]:
-    """`odeint` whose gradients are exactly those of the discrete solve.
+    """`odeint` with `gradient=Checkpointed()`: the exact gradient of the discrete solve.
 
-    The same call as `odeint`. See `jaxflow.ode.checkpointed`.
+    Arguments, results and errors are those of `odeint`.
+
+    Example:
+        ```python
+        import jax
+        from jaxflow import odeint_checkpointed
+
+        jax.grad(lambda y0: odeint_checkpointed(lambda t, y, args: -y, y0, 0.0, 1.0)[0])(2.0)
+        ```
     """
-    ode = replace(ode, gradient="checkpointed", backward=None, checkpoints=0)
+    ode = replace(ode, gradient=Checkpointed())
     return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
 
 
@@ -148,33 +173,36 @@ def _solve(
     ode: ODE,
     times: Array | None,
 ) -> tuple[State, Stats]:
-    solve = strategy(ode)
-    # Steps are chosen by small differences, which rounded products would drown.
+    # Adaptive steps are chosen by small differences, which rounded products would hide.
     f = full_precision(f) if ode.adaptive else f
 
-    def between(y: State, ta: Array, tb: Array) -> tuple[State, Stats]:
-        y, stats = solve(f, y, ta, tb, args, ode)
-        reached = lerp(ta, tb, lax.stop_gradient(stats.t))
-        stats = eqx.tree_at(lambda stats: stats.t, stats, reached)
-        return poison(y, stats.status, partial=ode.partial), stats
-
-    if times is None:
-        return between(y0, t0, t1)
-
-    def segment(carry: tuple[State, Array], tb: Array) -> tuple[Any, Any]:
+    def segment(carry: tuple[State, Array], tb: Array) -> tuple[Any, tuple[State, Stats]]:
         y, ta = carry
-        y, stats = between(y, ta, tb)
+        y, stats = solve(f, y, ta, tb, args, ode)
+        stats = replace(stats, t=lerp(ta, tb, lax.stop_gradient(stats.t)))
+        y = poison(y, stats.status, partial=ode.partial)
         return (y, tb), (y, stats)
 
+    if times is None:
+        return segment((y0, t0), t1)[1]
     _, (ys, each) = lax.scan(segment, (y0, t0), times)
     return ys, each.in_turn()
 
 
-def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
-    """Settings whose `dt` is turned into a number of steps."""
-    backward = None if ode.backward is None else with_num_steps(ode.backward, t0, t1, times)
+def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any = None) -> ODE:
+    """The settings with `dt` turned into `num_steps`, also in the backward solve's settings.
+
+    Raises:
+        ValueError: `dt` is set and a time is traced.
+    """
+    pieces = 1
+    if isinstance(ode.gradient, Adjoint):
+        pieces, backward = ode.gradient.checkpoints + 1, ode.gradient.backward
+        if backward is not None:
+            backward = with_num_steps(backward, t0, t1, times)
+            ode = replace(ode, gradient=replace(ode.gradient, backward=backward))
     if ode.dt is None:
-        return replace(ode, backward=backward)
+        return ode
     nodes = (t0, t1) if times is None else (t0, times)
     if any(isinstance(t, Tracer) for t in nodes):
         raise ValueError(
@@ -182,7 +210,6 @@ def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any) -> ODE:
             "ODE(num_steps=...) instead"
         )
     span = float(np.max(np.abs(np.diff(np.concatenate([np.atleast_1d(t) for t in nodes])))))
-    # A hair off, so that 0.3 / 0.1 counts as 3 in any precision.
+    # A hair less, so that 0.3 / 0.1 counts as 3 in any precision.
     num_steps = max(1, math.ceil(span / ode.dt * (1 - 1e-6)))
-    num_steps = -(-num_steps // (ode.checkpoints + 1)) * (ode.checkpoints + 1)
-    return replace(ode, dt=None, num_steps=num_steps, backward=backward)
+    return replace(ode, dt=None, num_steps=-(-num_steps // pieces) * pieces)

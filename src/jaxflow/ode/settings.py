@@ -1,48 +1,141 @@
-"""The settings of a solve: one frozen, hashable dataclass."""
+"""The settings of a solve: the method, its steps and how gradients pass through it."""
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from jaxflow.ode.methods import (
-    as_diffrax,
-    check_method,
-    estimates_error,
-    is_diffrax,
-    tableau_of,
-)
+from jaxflow.ode.methods import as_diffrax, check_method, estimates_error, is_diffrax, tableau_of
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
 from jaxflow.runtime.checks import check_count
 
-Gradient = Literal["checkpointed", "adjoint", "direct", "diffrax"]
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """The exact gradient of the discrete solve; the default.
+
+    Adaptive solves store O(sqrt(max_steps)) states and recompute the stages; fixed steps store
+    one state a step. See Zhuang et al. (2020), "Adaptive checkpoint adjoint method",
+    arXiv 2006.02493.
+
+    Example:
+        ```python
+        from jaxflow import ODE
+        from jaxflow.ode import Checkpointed
+
+        assert ODE(gradient=Checkpointed()) == ODE(gradient="checkpointed") == ODE()
+        ```
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjoint:
+    """Pontryagin's adjoint equations, solved backwards in time in O(1) memory.
+
+    The backward solve recomputes the state. Where the field contracts, the recomputed state
+    drifts away from the true one: the solve then fails with `Status.DRIFTED`, and `checkpoints`
+    is the remedy. `jaxflow.ode.pontryagin` has the equations.
+
+    Attributes:
+        checkpoints: how many states the forward solve stores, evenly spaced in time, for the
+            backward solve to restart from; 0 stores none.
+        backward: settings of the backward solve; None takes those of the forward solve.
+
+    Raises:
+        ValueError: `checkpoints` is negative, or `backward` is solved by diffrax.
+
+    Example:
+        ```python
+        import jax
+        from jaxflow import ODE, odeint
+        from jaxflow.ode import Adjoint
+
+        ode = ODE(gradient=Adjoint(checkpoints=8, backward=ODE(rtol=1e-7, atol=1e-7)))
+        jax.grad(lambda rate: odeint(lambda t, y, r: -r * y, 1.0, 0.0, 1.0, rate, ode=ode)[0])(2.0)
+        ```
+    """
+
+    checkpoints: int = 0
+    backward: "ODE | None" = None
+
+    def __post_init__(self) -> None:
+        check_count("checkpoints", self.checkpoints, 0)
+        if self.backward is not None and self.backward.by_diffrax:
+            raise ValueError(
+                f"backward={self.backward} solves by diffrax; choose one of {list(TABLEAUS)}"
+            )
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Automatic differentiation of the solver's own operations.
+
+    Fixed steps allow forward and reverse mode of any order and store every stage. Adaptive steps
+    allow forward mode only.
+
+    Example:
+        ```python
+        import jax
+        from jaxflow import ODE, odeint
+        from jaxflow.ode import Direct
+
+        ode = ODE(gradient=Direct(), solver="rk4", num_steps=10)
+        jax.hessian(lambda y0: odeint(lambda t, y, args: y**2, y0, 0.0, 0.5, ode=ode)[0])(1.0)
+        ```
+    """
+
+
+@dataclass(frozen=True)
+class Diffrax:
+    """Solve and differentiate by diffrax, with its `RecursiveCheckpointAdjoint`.
+
+    Needs `pip install 'jaxflow-cnf[diffrax]'` and a method that diffrax has.
+    """
+
+
+Gradient = Checkpointed | Adjoint | Direct | Diffrax
+GradientName = Literal["checkpointed", "adjoint", "direct", "diffrax"]
+GRADIENTS: dict[str, type[Gradient]] = {
+    "checkpointed": Checkpointed,
+    "adjoint": Adjoint,
+    "direct": Direct,
+    "diffrax": Diffrax,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ODE:
     """How to solve an ODE: the method, its steps, and how gradients pass through it.
 
-    Steps are fixed where `num_steps` or `dt` is given, adaptive otherwise.
+    Steps are fixed if `num_steps` or `dt` is set, adaptive otherwise. Settings are hashable, and
+    `dataclasses.replace` changes them.
 
     Attributes:
-        solver: a name of `jaxflow.ode.TABLEAUS`, a `ButcherTableau` of your own, or a solver of
-            diffrax: `diffrax.Kvaerno5()` for a stiff field.
-        num_steps: fixed steps of equal size; between two times of `save_at`, if that is given.
-        dt: fixed steps of about this size, rounded so that a whole number of them hits `t1`.
+        solver: a name in `jaxflow.ode.TABLEAUS`, a `ButcherTableau`, or a solver of diffrax such
+            as `diffrax.Kvaerno5()` for a stiff field.
+        num_steps: number of fixed steps of equal size; with `save_at`, between two times.
+        dt: largest size of fixed steps; the solve takes the fewest equal steps that reach `t1`.
         rtol: relative tolerance of adaptive steps.
         atol: absolute tolerance of adaptive steps.
-        max_steps: adaptive attempts, accepted and rejected, before the solve counts as failed.
-        gradient: `"checkpointed"` is the exact gradient of the discrete solve, remembering
-            states and recomputing stages; `"adjoint"` solves Pontryagin's equations backwards
-            in O(1) memory; `"direct"` differentiates the solver's own operations (with
-            adaptive steps forward mode only); `"diffrax"` solves and differentiates by diffrax.
-        backward: settings of the backward solve of `"adjoint"`; None means these settings.
-        checkpoints: moments, evenly spaced, at which `"adjoint"` keeps the state on its way and
-            puts it right on its way back, where it would drift.
-        partial: a solve that reaches `max_steps` returns the state where it stopped, at
-            `stats.t`, with the status `MAX_STEPS`; otherwise it counts as failed.
-        throw: a failed solve raises; otherwise it returns NaN and a status.
+        max_steps: largest number of adaptive steps, accepted and rejected.
+        gradient: `Checkpointed()`, `Adjoint(...)`, `Direct()` or `Diffrax()`, or its name in lower
+            case, which stands for the defaults.
+        partial: a solve that reaches `max_steps` returns its last state, at time `stats.t`, with
+            the status `MAX_STEPS`. By default it fails.
+        throw: a failed solve raises `SolveError`. If False it returns NaN and a status.
 
     Raises:
-        ValueError: a setting is out of its range, or the settings contradict each other.
+        ValueError: a setting is out of range, or two settings contradict each other.
+
+    Example:
+        ```python
+        from dataclasses import replace
+        from jaxflow import ODE
+
+        training = ODE(solver="dopri5", rtol=1e-4, atol=1e-4, gradient="adjoint")
+        evaluation = replace(training, rtol=1e-6, atol=1e-6)
+        ```
     """
 
     solver: str | ButcherTableau | Any = "tsit5"
@@ -51,16 +144,15 @@ class ODE:
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 4096
-    gradient: Gradient = "checkpointed"
-    backward: "ODE | None" = None
-    checkpoints: int = 0
+    gradient: Gradient | GradientName = Checkpointed()
     partial: bool = False
     throw: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gradient", _as_gradient(self.gradient))
         check_method(self.solver)
         for name, count in (("num_steps", self.num_steps), ("max_steps", self.max_steps)):
-            # A fraction would silently be rounded up, to a solve that passes t1.
+            # A fraction would be rounded up to a number of steps that passes t1.
             if count is not None:
                 check_count(name, count)
         if self.dt is not None and not self.dt > 0:
@@ -75,64 +167,117 @@ class ODE:
             raise ValueError(
                 f"rtol={self.rtol} and atol={self.atol} must not be negative, nor both 0"
             )
-        if self.gradient not in get_args(Gradient):
-            raise ValueError(
-                f"gradient={self.gradient!r} is unknown; choose one of {get_args(Gradient)}"
-            )
-        if self.gradient == "diffrax":
-            as_diffrax(self.solver)
         if self.adaptive and not estimates_error(self.solver):
             pairs = [name for name, tableau in TABLEAUS.items() if tableau.adaptive]
             raise ValueError(
                 f"solver={self.solver!r} estimates no error, so it cannot choose its steps: write "
                 f"ODE(solver={self.solver!r}, num_steps=...), or choose one of {pairs}"
             )
-        self._check_adjoint()
+        if isinstance(self.gradient, Diffrax):
+            as_diffrax(self.solver)
+        if isinstance(self.gradient, Adjoint):
+            self._check_adjoint(self.gradient)
 
-    def _check_adjoint(self) -> None:
-        """Refuse settings of the adjoint where they would be left out of account."""
-        if not isinstance(self.checkpoints, int) or self.checkpoints < 0:
-            raise ValueError(f"checkpoints={self.checkpoints} must be a whole number, 0 for none")
-        given = {"backward": self.backward, "checkpoints": self.checkpoints or None}
-        for name, value in given.items():
-            if value is None:
-                continue
-            if self.gradient != "adjoint":
-                raise ValueError(
-                    f"{name}={value} belongs to the adjoint and gradient={self.gradient!r} has no "
-                    f"use for it: write ODE(gradient='adjoint', {name}=...), or leave it out"
-                )
-            if self.by_diffrax:
-                raise ValueError(
-                    f"{name}={value} is for jaxflow's own solvers, and solver={self.solver!r} is "
-                    f"of diffrax: choose one of {list(TABLEAUS)}, or leave it out"
-                )
-        if self.num_steps is not None and self.num_steps % (self.checkpoints + 1):
+    def _check_adjoint(self, gradient: Adjoint) -> None:
+        """Raise if the other settings rule out this adjoint."""
+        if self.by_diffrax and gradient != Adjoint():
             raise ValueError(
-                f"num_steps={self.num_steps} cannot be shared out evenly between "
-                f"checkpoints={self.checkpoints}: make it a multiple of {self.checkpoints + 1}"
+                f"gradient={gradient} has settings of jaxflow's own solvers, and "
+                f"solver={self.solver!r} is diffrax's: choose one of {list(TABLEAUS)}, or write "
+                "gradient=Adjoint()"
             )
-        if self.gradient == "adjoint" and self.partial:
+        if self.num_steps is not None and self.num_steps % (gradient.checkpoints + 1):
             raise ValueError(
-                "partial=True stops where the adjoint, which starts at t1, does not: write "
+                f"num_steps={self.num_steps} must be a multiple of {gradient.checkpoints + 1}, to "
+                f"put checkpoints={gradient.checkpoints} between equal numbers of steps"
+            )
+        if self.partial:
+            raise ValueError(
+                "partial=True may stop before t1, where the adjoint starts: write "
                 "ODE(gradient='checkpointed', partial=True)"
-            )
-        if self.backward is not None and self.backward.by_diffrax:
-            raise ValueError(
-                f"backward={self.backward} solves by diffrax; choose one of {list(TABLEAUS)}"
             )
 
     @property
     def by_diffrax(self) -> bool:
         """Whether diffrax does the solve."""
-        return self.gradient == "diffrax" or is_diffrax(self.solver)
+        return isinstance(self.gradient, Diffrax) or is_diffrax(self.solver)
 
     @property
     def tableau(self) -> ButcherTableau:
-        """The method's coefficients; a solver of diffrax has its own."""
+        """The method's coefficients; raises TypeError for a solver of diffrax."""
         return tableau_of(self.solver)
 
     @property
     def adaptive(self) -> bool:
         """Whether the solver chooses its own steps."""
         return self.num_steps is None and self.dt is None
+
+    @property
+    def checkpoints(self) -> int:
+        """Deprecated: read `ode.gradient.checkpoints`."""
+        _warn("checkpoints")
+        return self.gradient.checkpoints if isinstance(self.gradient, Adjoint) else 0
+
+    @property
+    def backward(self) -> "ODE | None":
+        """Deprecated: read `ode.gradient.backward`."""
+        _warn("backward")
+        return self.gradient.backward if isinstance(self.gradient, Adjoint) else None
+
+    @classmethod
+    def upgrade_fields(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of this version, from those that a file of any version holds."""
+        old = {name: fields[name] for name in _OLD if name in fields}
+        if not old:
+            return fields
+        rest = {name: value for name, value in fields.items() if name not in old}
+        return rest | {"gradient": _with_old_settings(fields.get("gradient", "checkpointed"), old)}
+
+
+def _as_gradient(gradient: Gradient | GradientName) -> Gradient:
+    if isinstance(gradient, Gradient):
+        return gradient
+    if gradient not in GRADIENTS:
+        raise ValueError(
+            f"gradient={gradient!r} is unknown; choose one of {list(GRADIENTS)}, or "
+            "Adjoint(checkpoints=..., backward=...)"
+        )
+    return GRADIENTS[gradient]()
+
+
+# For one release: settings of 0.1 that now belong to `Adjoint`.
+_OLD = ("backward", "checkpoints")
+
+
+def _warn(name: str) -> None:
+    words = f"ODE's {name} is deprecated: it is a setting of ODE(gradient=Adjoint({name}=...))"
+    warnings.warn(words, DeprecationWarning, stacklevel=3)
+
+
+def _with_old_settings(gradient: Gradient | GradientName, old: dict[str, Any]) -> Gradient:
+    gradient = _as_gradient(gradient)
+    if isinstance(gradient, Adjoint):
+        return replace(gradient, **old)
+    for name, value in old.items():
+        if value:
+            raise ValueError(
+                f"{name}={value} is a setting of the adjoint, and gradient={gradient}: write "
+                f"ODE(gradient=Adjoint({name}=...)), or leave it out"
+            )
+    return gradient
+
+
+def _accept_old_settings(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def accept(self: ODE, **settings: Any) -> None:
+        old = {name: settings.pop(name) for name in _OLD if name in settings}
+        if old:
+            _warn(" and ".join(old))
+            gradient = settings.get("gradient", Checkpointed())
+            settings["gradient"] = _with_old_settings(gradient, old)
+        init(self, **settings)
+
+    return accept
+
+
+ODE.__init__ = _accept_old_settings(ODE.__init__)

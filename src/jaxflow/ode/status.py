@@ -1,4 +1,4 @@
-"""What became of a solve: counts, a status, and the error that a failure raises."""
+"""The outcome of a solve: its counts, its status, and the error raised if it failed."""
 
 from enum import IntEnum
 from typing import Any
@@ -12,7 +12,26 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class Status(IntEnum):
-    """How a solve ended."""
+    """How a solve ended.
+
+    Attributes:
+        SUCCESS: it reached `t1`.
+        MAX_STEPS: it took `max_steps` steps before it reached `t1`.
+        STEP_TOO_SMALL: the step size fell to the rounding limit.
+        NON_FINITE: the state or `f` became NaN or infinite.
+        DRIFTED: the backward solve of the adjoint did not return to the initial state.
+        INACCURATE: a log-density missed its target accuracy in nats.
+        NO_DENSITY: the base's `log_prob` is NaN at the end of the trajectory.
+
+    Example:
+        ```python
+        from jaxflow import ODE, Status, odeint
+
+        ode = ODE(max_steps=3, throw=False)
+        y1, stats = odeint(lambda t, y, args: -y, 1.0, 0.0, 50.0, ode=ode)
+        assert stats.status == Status.MAX_STEPS
+        ```
+    """
 
     SUCCESS = 0
     MAX_STEPS = 1
@@ -38,14 +57,14 @@ MESSAGES = {
         "smaller steps"
     ),
     Status.DRIFTED: (
-        "the backward solve did not come back to where the forward one began, so its gradient "
-        "would be wrong: the field contracts too fast to be followed back; write "
-        "ODE(gradient='adjoint', checkpoints=8), tighten the tolerance of `backward`, or use "
+        "the backward solve did not come back to the initial state, so its gradient would be "
+        "wrong: the field contracts too fast to be solved backwards; write "
+        "ODE(gradient=Adjoint(checkpoints=8)), tighten the tolerance of `backward`, or use "
         "gradient='checkpointed'"
     ),
     Status.INACCURATE: (
-        "the tolerance asked for is out of reach in this precision or in max_steps; solve in "
-        'float64, jax.config.update("jax_enable_x64", True), or ask for less'
+        "the target accuracy is out of reach in this precision or in max_steps; solve in "
+        'float64, jax.config.update("jax_enable_x64", True), or loosen the target'
     ),
     Status.NO_DENSITY: (
         "the base's log_prob is NaN where the trajectory ends: evaluate base.log_prob there; a "
@@ -55,18 +74,37 @@ MESSAGES = {
 
 
 class SolveError(RuntimeError):
-    """A solve failed; the message says how, at what time, and what to try."""
+    """Raised when a solve fails; the message says how, at what time, and what to try.
+
+    Example:
+        ```python
+        from jaxflow import SolveError, odeint
+
+        try:
+            odeint(lambda t, y, args: y**2, 1.0, 0.0, 2.0)
+        except SolveError as error:
+            print(error)
+        ```
+    """
 
 
 class Stats(eqx.Module):
-    """Counts of one solve.
+    """Counts of one solve, or of many with one entry for each.
 
     Attributes:
         num_evals: evaluations of `f`.
         num_accepted: accepted steps.
         num_rejected: rejected steps.
         status: a `Status`.
-        t: the time that was reached; `t1` where the solve succeeded.
+        t: the time that the solve reached; `t1` if it succeeded.
+
+    Example:
+        ```python
+        from jaxflow import odeint
+
+        y1, stats = odeint(lambda t, y, args: -y, 1.0, 0.0, 2.0)
+        print(int(stats.num_evals), float(stats.t))
+        ```
     """
 
     num_evals: Int[Array, "*many"]
@@ -76,18 +114,14 @@ class Stats(eqx.Module):
     t: Float[Array, "*many"]
 
     def then(self, later: "Stats") -> "Stats":
-        """Counts of this solve and a later one; the status and time of the first that failed."""
-        failed = self.status != Status.SUCCESS
-        return Stats(
-            self.num_evals + later.num_evals,
-            self.num_accepted + later.num_accepted,
-            self.num_rejected + later.num_rejected,
-            jnp.where(failed, self.status, later.status),
-            jnp.where(failed, self.t, later.t),
-        )
+        """Counts of this solve and a later one; status and time of the first that failed."""
+        return jax.tree.map(lambda *both: jnp.stack(both), self, later).in_turn()
 
     def in_turn(self) -> "Stats":
-        """Counts of solves that followed one another along the leading axis, as of one."""
+        """Total counts of consecutive solves along the leading axis.
+
+        Status and time are those of the first solve that failed, or else of the last one.
+        """
         wrong = self.status != Status.SUCCESS
         at = jnp.where(jnp.any(wrong, axis=0), jnp.argmax(wrong, axis=0), len(wrong) - 1)
 
@@ -104,13 +138,13 @@ class Stats(eqx.Module):
 
 
 def failed(status: Int[Array, "*many"], *, partial: bool = False) -> Bool[Array, "*many"]:
-    """Where a solve has no result; with `partial` one that ran out of steps has."""
+    """Whether a solve has no result; with `partial`, running out of steps leaves one."""
     wrong = status != Status.SUCCESS
     return wrong & (status != Status.MAX_STEPS) if partial else wrong
 
 
 def poison(tree: PyTree[Array], status: Int[Array, ""], *, partial: bool = False) -> PyTree[Array]:
-    """NaN in every leaf, and in every gradient through it, where the solve failed."""
+    """The tree, with NaN in every leaf and every gradient through it if the solve failed."""
     factor = jnp.where(failed(status, partial=partial), jnp.nan, 1.0)
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
@@ -118,10 +152,9 @@ def poison(tree: PyTree[Array], status: Int[Array, ""], *, partial: bool = False
 def raise_if_failed(
     tree: Any, stats: Stats, what: str = "odeint", *, partial: bool = False
 ) -> Any:
-    """The tree itself, or `SolveError` where the solve failed.
+    """The tree itself, or `SolveError` if a solve failed.
 
-    Outside a jax transformation the error names the time reached. Under one the time is not
-    known on the host, so the error raised at run time names the status alone.
+    Outside a jax transformation the error names the time. Inside one it names the status alone.
     """
     wrong = failed(stats.status, partial=partial)
     if not isinstance(wrong, Tracer):

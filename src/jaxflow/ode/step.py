@@ -9,18 +9,19 @@ from jaxtyping import Array, Float, PyTree
 from jaxflow.ode.tableaus import ButcherTableau
 
 State = PyTree[Float[Array, "..."]]
-# A right side: (s, y) -> (dy/ds, dq/ds). The quadrature q feeds nothing back; None for most.
+# A right side: (s, y) -> (dy/ds, dq/ds). The right side does not depend on the quadrature q, which
+# is None unless the adjoint integrates parameter gradients.
 RightSide = Callable[[Float[Array, ""], State], tuple[State, State]]
 
 
 class Step(NamedTuple):
-    """Outcome of a step.
+    """Result of a step.
 
     Attributes:
-        y: the state at the end.
-        dq: what the step adds to the quadrature.
-        error: estimate of the local error of `y`; None where it was not asked for.
-        last: the right side at the last stage, which a first-same-as-last method uses again.
+        y: state at its end.
+        dq: its contribution to the quadrature.
+        error: estimate of the local error of `y`, or None without `with_error`.
+        last: right side at the last stage; a first-same-as-last method reuses it.
     """
 
     y: State
@@ -45,7 +46,7 @@ def rk_step(
     k_i = g(s + c_i h, y + h sum_j a_ij k_j)
     y1  = y + h sum_i b_i k_i,    error = h sum_i e_i k_i
     ```
-    A quadrature takes no part in the stages, so only its weighted sum is ever formed.
+    The quadrature does not enter the stages: only its weighted sum is formed.
 
     Args:
         tableau: the method.
@@ -53,29 +54,30 @@ def rk_step(
         s: time at the start of the step.
         h: size of the step.
         y: state at the start.
-        first: the right side at `(s, y)`, where it is known already.
-        with_error: whether to estimate the error; without it a first-same-as-last method
-            leaves its last stage out.
+        first: the right side at `(s, y)`, if it is known.
+        with_error: whether to estimate the error. Without it a first-same-as-last method skips
+            its last stage.
     """
-    num_stages = len(tableau.b) if with_error or not tableau.fsal else len(tableau.b) - 1
+    num_stages = len(tableau.b) if with_error else tableau.evals_per_step
     k, q = g(s, y) if first is None else first
     ks, qs = [k], [q]
     for row, node in zip(tableau.a[1:num_stages], tableau.c[1:num_stages], strict=True):
         k, q = g(s + node * h, _add(y, h, row, ks))
         ks.append(k)
         qs.append(q)
-    # zip with the weights drops the stage that was left out: its weight is 0.
-    y1 = _add(y, h, tableau.b[:num_stages], ks)
+    # The weight of a skipped stage is 0.
+    weights = tableau.b[:num_stages]
+    y1 = _add(y, h, weights, ks)
     error = None
     if with_error:
         if tableau.error is None:
             raise ValueError("this method estimates no error")
         error = _weighted(h, tableau.error, ks)
-    return Step(y1, _weighted(h, tableau.b[:num_stages], qs), error, (k, q))
+    return Step(y1, _weighted(h, weights, qs), error, (k, q))
 
 
 def _weighted(h: Array, weights: Sequence[float], ks: Sequence[State]) -> Any:
-    """`h sum_i weights_i k_i`, leaf by leaf; zero weights cost nothing."""
+    """`h sum_i weights_i k_i`, leaf by leaf, without the terms of weight 0."""
     used = [(weight, k) for weight, k in zip(weights, ks, strict=True) if weight != 0.0]
     scalars, trees = zip(*used, strict=True)
 

@@ -18,9 +18,20 @@ class ButcherTableau:
         b: weights of the solution.
         c: nodes.
         order: order of convergence of the solution.
-        error: `b` minus the weights of the embedded method, or None where there is none.
+        error: `b` minus the weights of the embedded method; None for a method without one, which
+            takes fixed steps only.
         error_order: order of the embedded method, which sets the controller's exponent.
-        fsal: the last stage is `f(t + h, y1)` and serves as the next step's first stage.
+        fsal: whether the last stage is `f(t + h, y1)`, the next step's first stage.
+
+    Example:
+        ```python
+        from jaxflow import ODE, odeint
+        from jaxflow.ode import ButcherTableau
+
+        ralston = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), c=(0.0, 2 / 3), order=2)
+        ode = ODE(solver=ralston, num_steps=20)
+        y1, stats = odeint(lambda t, y, args: -y, 1.0, 0.0, 2.0, ode=ode)
+        ```
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -35,6 +46,11 @@ class ButcherTableau:
     def adaptive(self) -> bool:
         """Whether the method estimates its own error."""
         return self.error is not None
+
+    @property
+    def evals_per_step(self) -> int:
+        """Evaluations of `f` a step; a first-same-as-last method saves one."""
+        return len(self.b) - self.fsal
 
 
 EULER = ButcherTableau(a=((),), b=(1.0,), c=(0.0,), order=1)

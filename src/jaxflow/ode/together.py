@@ -1,4 +1,4 @@
-"""Many rows in one solve, by the same steps for all."""
+"""Solve many rows by the same steps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxflow.ode.checks import Time
 from jaxflow.ode.odeint import odeint
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, raise_if_failed
@@ -16,26 +17,41 @@ from jaxflow.runtime.mesh import shard_map_rows
 
 
 def odeint_together(
-    f: Callable[..., State], y0: State, t0: Any, t1: Any, args: Any, row_args: Any, *, ode: ODE
+    f: Callable[..., State], y0: State, t0: Time, t1: Time, args: Any, row_args: Any, *, ode: ODE
 ) -> tuple[State, Stats]:
-    """Solve `dy/dt = f(t, y, args, row_args)` of each row, all rows by the same steps.
+    """Solve `dy/dt = f(t, y, args, row_args)` for many rows, all by the same steps.
 
-    Adaptive steps are those that the worst row needs. Fixed steps of a row need no other row: on
-    a mesh each device takes them for its own rows, and what they say of the gradient in `args` is
-    summed among devices once, where one solve over all of them sums it in every stage of the way
-    back.
+    Adaptive steps are as small as the worst row needs. With fixed steps on a mesh, each device
+    solves its own rows, and the gradient in `args` is summed among devices once a solve instead
+    of once a stage.
 
     Args:
         f: the field of one row.
         y0: initial states, rows along the leading axis of each leaf.
         t0: initial time.
         t1: final time.
-        args: any pytree, shared.
+        args: any pytree, shared by all rows.
         row_args: any pytree of arrays, rows along the leading axis.
         ode: settings.
 
     Returns:
         The states at `t1`, and the counts of one solve.
+
+    Raises:
+        SolveError: the solve failed and `ode.throw` is set.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from jaxflow import ODE
+        from jaxflow.ode import odeint_together
+
+        rates = jnp.linspace(0.1, 1.0, 5)
+        y0 = jnp.ones((5, 2))
+        y1, stats = odeint_together(
+            lambda t, y, args, rate: -rate * y, y0, 0.0, 2.0, None, rates, ode=ODE()
+        )
+        ```
     """
 
     def batch(t: Array, y: State, args: Any) -> State:

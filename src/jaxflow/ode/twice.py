@@ -1,13 +1,13 @@
-"""Many solves with a measure of their error: each row again, on its own grid made finer.
+"""Solve each row twice, the second time on a finer grid, to measure the error of the first solve.
 
-Two tolerances are no measure: both may take the same steps, and then their difference is 0. Here
-the accepted nodes of the first solve are kept, and the second one takes 1.75 times as many
-fixed steps on that same grid: wherever the first solve found it hard, the second is finer. What
-the two differ by, and what the embedded method says of the second one, is returned; what
-follows for the quantity of interest is the caller's to say.
+Solves at two tolerances do not measure it: both may take the same steps, and then differ by 0.
+Here the second solve takes 1.75 times as many fixed steps as the first one accepted, placed on the
+first one's grid, so it is finer wherever the first one had to be fine. The result holds both
+solves and the embedded errors of the second one; the caller turns them into an error bound.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,38 +17,30 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxflow.ode.integrate import counts, lerp, unfinished
+from jaxflow.ode.integrate import lerp
 from jaxflow.ode.lanes import drain
-from jaxflow.ode.many import (
-    Work,
-    advance,
-    as_one,
-    entries,
-    lanes_for,
-    right_side,
-    waiting,
-)
+from jaxflow.ode.many import lanes_for, row_size
+from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, solve_in_lanes
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
 from jaxflow.runtime.mesh import shard_map_rows
 
-# Nodes that are kept of a row's first solve; a row that takes more has no measure of its error.
+# Accepted steps stored of a row's first solve; the error of a row that takes more is not measured.
 MAX_NODES = 512
-# The second solve takes 7/4 as many steps.
+# The second solve takes 7/4 as many steps, and none longer than about 0.3 of the interval.
 NUMERATOR, DENOMINATOR = 7, 4
-# The second solve takes no step longer than 0.3 of the interval.
 LEAST_STEPS = 4
 
 
 class Twice(NamedTuple):
-    """Two solves of each row.
+    """Two solves of each row; all but `y` is NaN if the error was not measured.
 
     Attributes:
         y: the first, adaptive solve.
-        refined: the second, on the finer grid.
-        local: sums of the absolute embedded errors of the second solve's steps, like `y`.
-        path: sums of the absolute changes of the second solve's steps, like `y`.
+        refined: the second solve, on the finer grid.
+        local: sum over the second solve's steps of their absolute embedded errors, like `y`.
+        path: sum over the second solve's steps of the absolute changes of the state, like `y`.
     """
 
     y: State
@@ -58,18 +50,20 @@ class Twice(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The nodes of a row's first solve, in normalised time, and how many steps they bound."""
+    """The nodes of a row's first solve, in normalised time, and the number of its steps."""
 
     nodes: Float[Array, "... nodes"]
     num: Int[Array, "..."]
 
 
 class Walk(NamedTuple):
-    """A second solve on its way: the steps taken, and what they add up to."""
+    """A second solve under way: its state, the row, the steps taken and the sums of `Twice`."""
 
-    work: Work
+    y: State
+    first: Any
+    row: Row
     grid: Grid
-    taken: Int[Array, ""]
+    taken: Int[Array, "..."]
     local: State
     path: State
 
@@ -85,73 +79,54 @@ def solve_twice(
     *,
     ode: ODE,
 ) -> tuple[Twice, Stats]:
-    """Solve each row adaptively, then on 1.75 times as many steps; arguments as `odeint_many`.
+    """Solve each row adaptively, then by 1.75 times as many steps; arguments as `odeint_many`.
 
-    The counts are those of both solves. Not differentiable in reverse mode.
+    The counts include both solves. There is no reverse mode.
     """
-    return shard_map_rows(partial(_solve_part, f, ode=ode), (y0, t0, t1, row_args), args)
+    rows = Row(t0, t1, row_args)
+    return shard_map_rows(partial(_solve_part, f, ode=ode), (y0, rows), args)
 
 
-def _solve_part(f: Callable[..., State], rows: Any, args: Any, *, ode: ODE) -> tuple[Twice, Stats]:
-    """The rows `(y0, t0, t1, row_args)` of one device."""
-    y0, t0, t1, row_args = rows
-    lanes = lanes_for(entries(y0))
-    field, y0 = as_one(f, y0, row_args)
-    fsal = ode.tableau.fsal
-
-    def load(work: Work) -> Work:
-        nodes = jnp.ones(MAX_NODES + 1, work.loop.s.dtype)
-        return work._replace(loop=work.loop._replace(record=nodes))
-
-    def turn(work: Work) -> Work:
-        loop = work.loop
-        loop = loop._replace(record=loop.record.at[loop.accepted].set(loop.s, mode="drop"))
-        return advance(field, work._replace(loop=loop), args, ode)
-
-    queue = waiting(field, y0, t0, t1, args, row_args, ode, lanes)
-    y, stats, nodes = drain(
-        queue,
-        turn,
-        unfinished=lambda work: unfinished(work.loop, ode),
-        answer=lambda work: (work.loop.y, counts(work.loop, ode), work.loop.record),
-        lanes=lanes,
-        load=load,
-    )
+def _solve_part(
+    f: Callable[..., State], inputs: tuple[State, Row], args: Any, *, ode: ODE
+) -> tuple[Twice, Stats]:
+    """The solves of one device's rows."""
+    y0, rows = inputs
+    lanes, tableau = lanes_for(row_size(y0)), ode.tableau
+    field = one_row_field(f, rows.args)
+    y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
+    queue = begin_rows(field, y0, rows, args, ode, lanes)
+    y, stats, nodes = solve_in_lanes(field, queue, args, ode, lanes, num_nodes=MAX_NODES)
     measured = (stats.status == Status.SUCCESS) & (stats.num_accepted <= MAX_NODES)
     grid = Grid(nodes, jnp.where(measured, stats.num_accepted, 1))
 
-    def walk(walk: Walk) -> Walk:
-        work, num = walk.work, fine(walk.grid.num)
+    def step(walk: Walk) -> Walk:
+        num = fine(walk.grid.num)
         here, there = (node(walk.grid, walk.taken + i, num) for i in (0, 1))
-        g = right_side(field, work.t0, work.t1, args, work.row_args)
-        y, first = work.loop.y, work.loop.first
-        step = rk_step(ode.tableau, g, here, there - here, y, first, with_error=True)
-        add = lambda total, part: total + jnp.abs(part)  # noqa: E731
-        change = jax.tree.map(lambda new, old: new - old, step.y, y)
-        loop = work.loop._replace(y=step.y, first=step.last if fsal else None)
-        return Walk(
-            work._replace(loop=loop),
-            walk.grid,
-            walk.taken + 1,
-            jax.tree.map(add, walk.local, step.error),
-            jax.tree.map(add, walk.path, change),
+        g = row_right_side(field, walk.row, args)
+        step = rk_step(tableau, g, here, there - here, walk.y, walk.first, with_error=True)
+        change = jax.tree.map(lambda new, old: new - old, step.y, walk.y)
+        return walk._replace(
+            y=step.y,
+            first=step.last if tableau.fsal else None,
+            taken=walk.taken + 1,
+            local=_add_size(walk.local, step.error),
+            path=_add_size(walk.path, change),
         )
 
     zeros = jax.tree.map(jnp.zeros_like, y0)
+    start = queue.loop.y, queue.loop.first, queue.row, grid, jnp.zeros(len(rows.t0), int)
     refined, local, path = drain(
-        Walk(queue, grid, jnp.zeros(len(t0), int), zeros, zeros),
-        walk,
+        Walk(*start, zeros, zeros),
+        step,
         unfinished=lambda walk: walk.taken < fine(walk.grid.num),
-        answer=lambda walk: (walk.work.loop.y, walk.local, walk.path),
+        result=lambda walk: (walk.y, walk.local, walk.path),
         lanes=lanes,
     )
-    stats = eqx.tree_at(
-        lambda stats: (stats.num_evals, stats.t),
+    stats = replace(
         stats,
-        (
-            stats.num_evals + (len(ode.tableau.b) - fsal) * fine(grid.num),
-            jax.vmap(lerp)(t0, t1, lax.stop_gradient(stats.t)),
-        ),
+        num_evals=stats.num_evals + tableau.evals_per_step * fine(grid.num),
+        t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)),
     )
     twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path))
     twice = jax.vmap(poison)(twice, stats.status)
@@ -163,13 +138,17 @@ def _solve_part(f: Callable[..., State], rows: Any, args: Any, *, ode: ODE) -> t
     return Twice(twice.y, *jax.tree.map(blank, twice[1:])), stats
 
 
+def _add_size(total: State, part: State | None) -> State:
+    return jax.tree.map(lambda total, part: total + jnp.abs(part), total, part)
+
+
 def fine(num: Array) -> Array:
-    """Steps of the second solve."""
+    """Steps of the second solve, for `num` steps of the first."""
     return jnp.maximum(-(-NUMERATOR * num // DENOMINATOR), LEAST_STEPS)
 
 
 def node(grid: Grid, i: Array, num: Array) -> Float[Array, ""]:
-    """Node i of the finer grid: placed linearly in the index of the first one's nodes."""
+    """Node i of `num` steps, interpolated linearly in the index of the first solve's nodes."""
     at = (i * grid.num).astype(grid.nodes.dtype) / num.astype(grid.nodes.dtype)
     low = jnp.minimum(jnp.floor(at).astype(int), grid.num - 1)
     share = at - low.astype(at.dtype)
