@@ -27,7 +27,8 @@ import numpy as np
 
 import jaxflow
 from harness import at_error, interleaved, table, wide, write_results
-from jaxflow.density.continuity import augmented_dynamics, transport_density
+from jaxflow.density.continuity import augmented_dynamics, solve_density
+from jaxflow.ode import odeint_many, odeint_together
 
 BASE = jaxflow.StandardNormal((2,))
 EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11)
@@ -45,7 +46,8 @@ def field(key: Any) -> Any:
 @eqx.filter_jit
 def ours(field: Any, x: jax.Array, tolerance: float, each: bool) -> jax.Array:
     ode = jaxflow.ODE(rtol=tolerance, atol=tolerance)
-    (z, change), _ = transport_density(field, x, jnp.zeros(len(x)), 1.0, 0.0, ode=ode, each=each)
+    solver, start = odeint_many if each else odeint_together, jnp.zeros(len(x))
+    (z, change), _ = solve_density(solver, field, x, start, 1.0, 0.0, None, None, ode=ode)
     return jax.vmap(BASE.log_prob)(z) - change
 
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 import jaxflow
 from harness import interleaved
-from jaxflow.density.continuity import transport_density
-from jaxflow.density.divergence import draw_rows
+from jaxflow.density.continuity import solve_density
+from jaxflow.density.probes import draw_probes
 from jaxflow.dynamics import MLP, ConcatSquash, Hollow, Potential
+from jaxflow.ode import odeint_together
 from jaxflow.trace import Hutchinson, HutchPlusPlus, exact_trace, jacobian_trace, prepare
 from jaxflow.trace.exact import CHUNK
 from jaxflow.trace.hutchinson import hutchinson_trace
@@ -72,8 +73,8 @@ def one_trace(field: Any, x: jax.Array, probes: jax.Array | None) -> Any:
 def change(field: Any, x: jax.Array, probes: jax.Array | None) -> jax.Array:
     """Change of the log-density of all rows; with probes one for each."""
     shape = (len(x),) if probes is None else probes.shape[:2]
-    (_, log_p), _ = transport_density(
-        field, x, jnp.zeros(shape), 1.0, 0.0, None, probes, ode=STEPS
+    (_, log_p), _ = solve_density(
+        odeint_together, field, x, jnp.zeros(shape), 1.0, 0.0, None, probes, ode=STEPS
     )
     return log_p
 
@@ -85,7 +86,9 @@ def gradient(field: Any, x: jax.Array, probes: jax.Array | None) -> Any:
 
     def loss(field: Any) -> jax.Array:
         start = jnp.zeros(len(x))
-        (z, log_p), _ = transport_density(field, x, start, 1.0, 0.0, None, probes, ode=STEPS)
+        (z, log_p), _ = solve_density(
+            odeint_together, field, x, start, 1.0, 0.0, None, probes, ode=STEPS
+        )
         return jnp.mean(log_p - jax.vmap(base.log_prob)(z))
 
     return eqx.filter_value_and_grad(loss)(field)
@@ -107,7 +110,7 @@ def measure(name: str, dim: int, rows: int, repeats: int) -> dict[str, Any]:
     }
     for k in PROBES:
         if k <= dim:
-            methods[f"Hutchinson, k={k}"] = (field, x, draw_rows(Hutchinson(k), keys[3], x))
+            methods[f"Hutchinson, k={k}"] = (field, x, draw_probes(Hutchinson(k), keys[3], x))
     results: dict[str, Any] = {method: {} for method in methods}
     for what, function in (("trace", one_trace), ("gradient", gradient), ("score", change)):
         runs = {m: partial(function, *arguments) for m, arguments in methods.items()}
@@ -136,7 +139,7 @@ def deviations(field: Any, x: jax.Array, exact: jax.Array, key: Any) -> dict[str
             q = jnp.linalg.qr(jax.random.normal(key, (dim, k // 2)))[0].T
             traces[f"Hutch++, random subspace, k={k}"] = HutchPlusPlus(q, num_probes=k - k // 2)
         for name, trace in traces.items():
-            probes = draw_rows(trace, key, x)
+            probes = draw_probes(trace, key, x)
             off = jnp.mean(change(field, x, probes), axis=1) - exact
             errors[name] = float(jnp.sqrt(jnp.mean(off**2)))
     return errors

@@ -10,8 +10,9 @@ from jax.scipy.linalg import expm
 from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal, augmented_dynamics, hutchinson_trace
-from jaxflow.density.continuity import transport, transport_density
+from jaxflow.density.continuity import solve_density, transport
 from jaxflow.dynamics import MLP, Linear
+from jaxflow.ode import odeint_many, odeint_together
 
 TIGHT = ODE(rtol=1e-10, atol=1e-10)
 
@@ -137,19 +138,20 @@ def test_the_derivative_of_point_and_log_density(key):
 
 def test_rows_share_one_solve_unless_told_otherwise(key):
     x = jax.random.normal(key, (3, 5))
-    given, ode = (Linear(matrix=MATRIX), x, jnp.zeros(3), 1.0, 0.0), ODE(rtol=1e-3, atol=1e-3)
-    assert transport_density(*given, ode=ode)[1].num_evals.shape == ()
-    assert transport_density(*given, ode=ode, each=True)[1].num_evals.shape == (3,)
+    rows, ode = (Linear(matrix=MATRIX), x, jnp.zeros(3)), ODE(rtol=1e-3, atol=1e-3)
+    for solver, shape in ((odeint_together, ()), (odeint_many, (3,))):
+        _, stats = solve_density(solver, *rows, 1.0, 0.0, None, None, ode=ode)
+        assert stats.num_evals.shape == shape
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_probes_stay_fixed_through_a_solve(each, key):
+@pytest.mark.parametrize("solver", [odeint_together, odeint_many])
+def test_probes_stay_fixed_through_a_solve(solver, key):
     # For a linear field the estimate of a row is then exactly mean v^T A v, at every tolerance.
     probes = jax.vmap(lambda key: Hutchinson(2).draw(key, (5,), float))(jax.random.split(key, 3))
     x, start = jax.random.normal(key, (3, 5)), jnp.asarray([0.0, 1.0, -2.0])
     field = Linear(matrix=MATRIX)
-    (moved, log_p), _ = transport_density(
-        field, x, start, 0.2, 0.9, None, probes, ode=ODE(rtol=1e-3, atol=1e-3), each=each
+    (moved, log_p), _ = solve_density(
+        solver, field, x, start, 0.2, 0.9, None, probes, ode=ODE(rtol=1e-3, atol=1e-3)
     )
     estimate = jnp.einsum("nki,ij,nkj->n", probes, MATRIX, probes) / 2
     np.testing.assert_allclose(log_p, start - 0.7 * estimate, rtol=1e-12)

@@ -9,7 +9,7 @@ import pytest
 from tests.density.test_accuracy import EXACT, FIELDS, KEY
 
 from jaxflow import CNF, ODE, Hutchinson, SolveError, StandardNormal, Status
-from jaxflow.density.audit import CHECKED, UNCHECKED
+from jaxflow.density.error import CHECKED, UNCHECKED
 
 FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
 X = 1.5 * jax.random.normal(KEY, (200, 2))
@@ -26,7 +26,7 @@ def test_every_row_is_within_its_tolerance(truth, verify):
 
 
 def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
-    # Twenty times as exact where nothing is verified; see `jaxflow.density.audit`.
+    # Twenty times as exact where nothing is verified; see `jaxflow.density.error`.
     def by(share):
         return dataclasses.replace(FLOW, ode_eval=ODE(rtol=0.0, atol=1e-3 * share))
 
@@ -41,7 +41,7 @@ def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
 @pytest.mark.slow
 def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     # A first tolerance so loose that rows miss.
-    monkeypatch.setattr("jaxflow.density.audit.CHECKED", 10.0)
+    monkeypatch.setattr("jaxflow.density.error.CHECKED", 10.0)
     answer = FLOW.log_prob_with_error(X, atol_nats=1e-3)
     assert np.all(np.asarray(answer.status) == Status.SUCCESS)
     assert np.all(np.abs(answer.value - truth) <= 1e-3)
@@ -88,8 +88,8 @@ def test_probes_have_a_tolerance_too():
 BAD = {
     "negative": (FLOW, {"atol_nats": -1.0}, r"atol_nats=-1.0 must be positive"),
     "zero": (FLOW, {"atol_nats": 0.0}, r"atol_nats=0.0 must be positive"),
-    "rounding": (FLOW, {"atol_nats": 1e-16}, r"below what float64 can reach, .*float64"),
-    "nothing": (FLOW, {"verify": True}, r"verify=True has nothing to verify"),
+    "rounding": (FLOW, {"atol_nats": 1e-16}, r"the best that float64 can do: .*float64"),
+    "nothing": (FLOW, {"verify": True}, r"verify=True needs a target: give atol_nats"),
     "fixed": (
         dataclasses.replace(FLOW, ode_eval=ODE(num_steps=4)),
         {"atol_nats": 1e-3},

@@ -7,6 +7,7 @@ import pytest
 
 from jaxflow import CNF, Hutchinson, StandardNormal, use_devices
 from jaxflow.dynamics import MLP
+from jaxflow.flows.flow import map_rows
 from jaxflow.runtime import chunking
 
 ROWS = np.random.default_rng(0).normal(size=(1001, 3))
@@ -46,14 +47,12 @@ def test_so_have_samples_errors_and_probes(flow, key, monkeypatch):
 def test_devices_take_chunks_in_turn(flow, monkeypatch):
     used = []
 
-    def score(flow, x, cond, key):
+    def score(x, key):
         used.extend(x.devices())
         return jnp.sum(x, axis=1), None
 
-    from jaxflow.flows.flow import score_rows
-
     with use_devices(4):
-        log_p, _ = score_rows(flow, jnp.asarray(ROWS), score=score)
+        log_p, _ = map_rows(flow, score, (jnp.asarray(ROWS),), None, False)
     assert used == jax.devices()[:4]
     assert log_p.devices() == {jax.devices()[0]}
     np.testing.assert_array_equal(log_p, ROWS.sum(axis=1))

@@ -7,24 +7,33 @@ If `x(0)` has density `p_0` and `dx/dt = f(t, x)`, the density `p_t` of `x(t)` o
 d log p_t(x(t)) / dt = -tr(df/dx)
 ```
 
-(Chen et al. 2018, "Neural Ordinary Differential Equations", arXiv 1806.07366). A discrete flow
-pays for `log |det|`, O(d^3); here a trace is enough, O(d^2), or O(d) by probes.
+(Chen et al. 2018, "Neural Ordinary Differential Equations", arXiv 1806.07366, eq. 8). A discrete
+flow pays for `log |det|`, O(d^3); here a trace is enough, O(d^2), or O(d) by probes.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.density.probes import Change, as_integrals, draw_probes
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.ode import ODE, Stats, odeint_many, odeint_together
+from jaxflow.ode import ODE, Stats, odeint_many
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
-from jaxflow.ode.twice import Twice, solve_twice
-from jaxflow.trace import exact_trace, prepare
+from jaxflow.runtime.precision import full_precision
+from jaxflow.trace import Estimator, Exact, XTrace, exact_trace, prepare
 from jaxflow.trace.hutchinson import probe_traces
 from jaxflow.trace.products import products
+
+# `odeint_many` gives each row steps of its own, `odeint_together` all rows the same steps.
+Solver = Callable[..., tuple[Any, Stats]]
 
 
 def augmented_dynamics(
@@ -32,14 +41,29 @@ def augmented_dynamics(
     state: tuple[Float[Array, "*event"], Float[Array, "..."]],
     args: tuple[Any, Array | None, Array | None],
 ) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
-    """Derivative of a point and its log-density, `d/dt (x, log p) = (f, -tr(df/dx))`.
+    """Time derivative of a point and its log-density, `d/dt (x, log p) = (f, -tr(df/dx))`.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow import augmented_dynamics, odeint
+
+    field = lambda t, x: -x
+    state = jnp.ones(2), jnp.asarray(0.0)
+    (x, log_p), _ = odeint(augmented_dynamics, state, 0.0, 1.0, (field, None, None))
+    # x = exp(-1), log_p = 2
+    ```
+    Chen et al. 2018, arXiv 1806.07366, eq. 8; with probes FFJORD's estimate, Grathwohl et al.
+    2019, arXiv 1810.01367, eq. 8.
 
     Args:
         t: time.
-        state: `(x, log p)` of one sample; log p () is one number, log p (k,) one for each of k
-            probes, along the one trajectory.
-        args: `(field, cond, probes)`. Without probes the trace is exact, with them it is
-            Hutchinson's estimate; probes (*event) or (k, *event) stay fixed through a solve.
+        state: `(x, log p)` of one sample, x (*event); log p is (), or (k,) for k probes.
+        args: `(field, cond, probes)`. Without probes the trace is exact; probes (*event) or
+            (k, *event) give Hutchinson's estimate, one for each entry of log p (or their mean),
+            and stay fixed through a solve.
+
+    Returns:
+        `(dx/dt, dlog p/dt)`, shaped like the state.
     """
     x, log_p = state
     field, cond, probes = args
@@ -61,9 +85,9 @@ def transport(
     ode: ODE,
     save_at: Any = None,
 ) -> tuple[Float[Array, "..."], Stats]:
-    """Where points at time `t0` are at `t1`, each row by steps of its own.
+    """Move points from time `t0` to `t1`, each row by steps of its own.
 
-    With `save_at` at each of its times: each is hit exactly, and counts have a leading axis.
+    With `save_at` the points at each of these times, along a new leading axis.
     """
     if save_at is None:
         return odeint_many(_point, x, t0, t1, field, (cond,), ode=ode)
@@ -78,63 +102,137 @@ def transport(
     return lax.scan(segment, (x, jnp.asarray(t0, x.dtype)), jnp.asarray(times))[1]
 
 
-def transport_density(
-    field: Any,
-    x: Float[Array, "batch *event"],
-    log_p: Float[Array, "batch ..."],
-    t0: Any,
-    t1: Any,
-    cond: Float[Array, "batch ..."] | None = None,
-    probes: Float[Array, "batch k *event"] | None = None,
-    *,
-    ode: ODE,
-    each: bool = False,
-) -> tuple[tuple[Float[Array, "batch *event"], Float[Array, "batch ..."]], Stats]:
-    """Points at `t1` and their log-densities there, from those at `t0`.
-
-    `log_p` is (batch,), or (batch, k) to carry one for each probe. With `each` a row has steps
-    of its own, else all rows share one solve.
-    """
-    field = field if probes is not None else prepare(field)
-    solve = odeint_many if each else odeint_together
-    return solve(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode)
-
-
-def transport_density_twice(
-    field: Any,
-    x: Float[Array, "batch *event"],
-    log_p: Float[Array, "batch ..."],
-    t0: Any,
-    t1: Any,
-    cond: Float[Array, "batch ..."] | None = None,
-    probes: Float[Array, "batch k *event"] | None = None,
-    *,
-    ode: ODE,
-) -> tuple[Twice, Stats]:
-    """`transport_density` of each row by steps of its own, and again by finer ones."""
-    field = field if probes is not None else prepare(field)
-    start, end = (jnp.broadcast_to(jnp.asarray(t, x.dtype), len(x)) for t in (t0, t1))
-    return solve_twice(_density, (x, log_p), start, end, field, (cond, probes), ode=ode)
-
-
-def transport_products(
+def density_change(
+    trace: Exact | Estimator | XTrace,
     field: Any,
     x: Float[Array, "batch *event"],
     t0: Any,
     t1: Any,
     cond: Float[Array, "batch ..."] | None,
+    key: PRNGKeyArray | None,
+    *,
+    ode: ODE,
+    solver: Solver = odeint_many,
+) -> Change:
+    """Move points from `t0` to `t1` and integrate the change of their log-density.
+
+    With k probes the divergence of each is integrated separately along one trajectory, so the
+    standard error needs no second solve.
+
+    Args:
+        trace: how the trace is computed; `trace_for` of a flow.
+        field: `f(t, x, cond=None)`.
+        x: points at `t0`.
+        t0: time of `x`.
+        t1: time of the result.
+        cond: conditions, one a row.
+        key: for the probes of a stochastic trace.
+        ode: settings of the solve.
+        solver: `odeint_many` or `odeint_together`.
+
+    Returns:
+        Points at `t1`; `log p(t1) - log p(t0)`; its standard error (0 for an exact trace, None
+        for one probe); the counts of the solve.
+
+    Raises:
+        ValueError: a stochastic trace without a key.
+    """
+    if isinstance(trace, XTrace):
+        return _xtrace_change(trace, field, x, t0, t1, cond, key, ode=ode, solver=solver)
+    start, probes, read = as_integrals(trace, key, x, t0, t1)
+    (x, integrals), stats = solve_density(solver, field, x, start, t0, t1, cond, probes, ode=ode)
+    return x, *read(integrals), stats
+
+
+def solve_density(
+    solver: Solver,
+    field: Any,
+    x: Float[Array, "batch *event"],
+    log_p: Float[Array, "batch ..."],
+    t0: Any,
+    t1: Any,
+    cond: Float[Array, "batch ..."] | None,
+    probes: Float[Array, "batch k *event"] | None,
+    *,
+    ode: ODE,
+) -> tuple[Any, Stats]:
+    """Solve `augmented_dynamics` for rows, `log_p` (batch,) or (batch, k) for k probes."""
+    field = field if probes is not None else prepare(field)
+    return solver(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode)
+
+
+def _xtrace_change(
+    trace: XTrace,
+    field: Any,
+    x: Array,
+    t0: Any,
+    t1: Any,
+    cond: Array | None,
+    key: PRNGKeyArray | None,
+    *,
+    ode: ODE,
+    solver: Solver,
+) -> Change:
+    """XTrace needs the integrated Jacobian times the probes, then times their images' basis."""
+    probes = draw_probes(trace, key, x)
+    multiply = partial(_times_jacobian, solver, field, x, t0, t1, cond, ode=ode)
+    (end, images), first = multiply(probes)
+    basis = jax.vmap(trace.basis)(images)
+    (_, basis_images), second = multiply(basis)
+    value, error = jax.vmap(trace.estimate)(probes, images, basis, basis_images)
+    return end, -value, error, first.then(second)
+
+
+@eqx.filter_jit
+@full_precision
+def integrated_jacobian(
+    field: Any,
+    x: Float[Array, "batch *event"],
+    cond: Float[Array, "batch ..."] | None,
+    *,
+    ode: ODE,
+    chunk: int = 64,
+) -> tuple[Float[Array, "..."], Stats]:
+    """`int_0^1 df/dx dt` along the trajectories that end in `x` at `t = 1`.
+
+    Shape (batch, *event, *event), entry [..., i, j] the derivative of `f_i` in `x_j`. Columns are
+    computed `chunk` at a time.
+    """
+    shape = x.shape[1:]
+    size = math.prod(shape)
+    chunk = min(chunk, size)
+    multiply = partial(_times_jacobian, odeint_many, field, x, 1.0, 0.0, cond, ode=ode)
+
+    def columns(start: Array) -> tuple[Array, Stats]:
+        basis = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=x.dtype)
+        basis = jnp.broadcast_to(basis.reshape(chunk, *shape), (len(x), chunk, *shape))
+        (_, images), stats = multiply(basis)
+        return -images, stats
+
+    images, each = lax.map(columns, jnp.arange(0, size, chunk))
+    # (chunks, batch, chunk, *event): the first and the third axis number the columns.
+    images = jnp.moveaxis(images, 0, 1).reshape(len(x), -1, *shape)[:, :size]
+    images = jnp.moveaxis(images, 1, -1)
+    return images.reshape(len(x), *shape, *shape), each.in_turn()
+
+
+def _times_jacobian(
+    solver: Solver,
+    field: Any,
+    x: Array,
+    t0: Any,
+    t1: Any,
+    cond: Array | None,
     vectors: Float[Array, "batch k *event"],
     *,
     ode: ODE,
-    each: bool,
-) -> tuple[tuple[Float[Array, "batch *event"], Float[Array, "batch k *event"]], Stats]:
+) -> tuple[Any, Stats]:
     """Points at `t1`, and the Jacobian integrated from `t0` to `t1` times each vector."""
     start = x, jnp.zeros(vectors.shape, vectors.dtype)
-    solve = odeint_many if each else odeint_together
-    return solve(_products, start, t0, t1, field, (cond, vectors), ode=ode)
+    return solver(_products, start, t0, t1, field, (cond, vectors), ode=ode)
 
 
-# One row; without conditions and probes the solver passes no row at all.
+# Right sides for one row. Without conditions and probes the solver passes no row.
 
 
 def _point(t: Array, x: Array, field: Any, row: Any = (None,)) -> Array:

@@ -1,4 +1,4 @@
-"""Continuous normalizing flow: a field, a base, and the settings of its solves."""
+"""`CNF`: the continuous normalizing flow, a field, a base, and the settings of its solves."""
 
 import math
 from dataclasses import replace
@@ -12,26 +12,26 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import check_base
-from jaxflow.density.accuracy import base_density
-from jaxflow.density.audit import (
+from jaxflow.density.continuity import density_change, integrated_jacobian, transport
+from jaxflow.density.error import (
     LogDensity,
-    solved_twice,
-    to_tolerance,
-    tolerance_for,
-    within_rounding,
-    without_density,
+    base_density,
+    mark_inaccurate,
+    mark_no_density,
+    ode_for_tolerance,
+    solve_to_tolerance,
+    solve_with_error,
 )
-from jaxflow.density.continuity import transport
-from jaxflow.density.divergence import choose_probes, density_change, integrated_jacobian
+from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.flows.flow import (
     Flow,
     check_arguments,
+    map_rows,
     raise_on_failure,
-    score_rows,
     to_data_space,
     to_flow_space,
 )
-from jaxflow.ode import ODE, Stats, Status
+from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
 from jaxflow.runtime.precision import full_precision
@@ -41,25 +41,36 @@ from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_
 class CNF(Flow):
     """A continuous normalizing flow.
 
-    Base at `t = 0`, data at `t = 1`: `dx/dt = field(t, x, cond)` carries `z ~ base` to a sample,
-    and `log p_1(x(1)) = log p_0(x(0)) - int_0^1 tr(df/dx) dt`.
+    Base at `t = 0`, data at `t = 1`: the solution of `dx/dt = field(t, x, cond)` carries
+    `z ~ base` to a sample, and `log p_1(x(1)) = log p_0(x(0)) - int_0^1 tr(df/dx) dt`
+    (Chen et al. 2018, arXiv 1806.07366, eq. 8; Grathwohl et al. 2019, arXiv 1810.01367).
 
     ```python
+    import jax
+    from jaxflow import CNF, StandardNormal
+    from jaxflow.dynamics import MLP
+
+    key = jax.random.key(0)
     flow = CNF(MLP(2, key=key), base=StandardNormal((2,)))
-    flow.log_prob(x)
+    x = flow.sample(key, 5)
+    print(flow.log_prob(x))  # nats
     ```
 
     Attributes:
-        field: `f(t, x, cond=None)`, for one sample.
+        field: `f(t, x, cond=None)` for one sample `x` of shape (*event).
         base: density at `t = 0`: an object with `event_shape`, `log_prob` and `sample`.
-        transform: fixed map from data to flow space, counted in the log-density; None for none.
-        trace: `"auto"` is the field's closed form where it has one; else one Hutchinson probe
-            while training, exact for events of up to four entries, and exact in evaluation, in
-            chunks of bounded memory. `"closed"` insists on the closed form. `"exact"`,
+        transform: fixed map from data to flow space, part of the log-density; None for none.
+        trace: how `tr(df/dx)` is computed. `"auto"` takes the field's closed form if it has one;
+            else it is exact in evaluation and for events of up to four entries, and one
+            Hutchinson probe in training. `"closed"` requires the closed form. `"exact"`,
             `"hutchinson"`, a `Hutchinson(...)`, `HutchPlusPlus(...)`, `XTrace(...)` or another
             `jaxflow.trace.Estimator` hold for training and evaluation.
         ode: settings of the training solve.
         ode_eval: settings of every other solve.
+
+    Raises:
+        TypeError: `base` lacks a method of a base.
+        ValueError: `trace` is unknown, or `ode` allows partial solves.
     """
 
     field: Any
@@ -85,8 +96,8 @@ class CNF(Flow):
         for name, settings in (("ode", ode), ("ode_eval", ode_eval)):
             if settings.partial:
                 raise ValueError(
-                    f"{name}={settings} may stop on its way, where the density is not the flow's: "
-                    "leave partial out"
+                    f"{name}={settings} may stop before t = 1, where the density is not the "
+                    "flow's: leave partial out"
                 )
         self.field, self.base, self.transform = field, base, transform
         self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
@@ -99,51 +110,10 @@ class CNF(Flow):
         *,
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Log-density at `t = 1` of rows in flow space."""
-        value, _, stats = self._density_at(1.0, u, cond, key, training=training)
-        return value, stats
-
-    def _density_at(
-        self, t: Any, u: Array, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
-    ) -> tuple[Array, Array | None, Stats]:
-        """Log-density, its trace's standard error, and counts."""
-        z, change, trace_se, stats = self._change(u, t, 0.0, cond, key, training=training)
+        """Log-density at `t = 1` of rows in flow space; arguments as for `Flow.density_rows`."""
+        z, change, _, stats = self._change(u, 1.0, 0.0, cond, key, training=training)
         value = base_density(self.base, z) - change
-        return value, trace_se, without_density(stats, value)
-
-    def _audited(
-        self, u: Array, cond: Array | None, key: PRNGKeyArray | None
-    ) -> tuple[LogDensity, Stats]:
-        """Log-density at `t = 1` of rows in flow space, and what is known of its error."""
-        trace, ode = self.trace_for(training=False), replace(self.ode_eval, throw=False)
-        if isinstance(trace, XTrace) or not self.tells_error():
-            value, trace_se, stats = self._density_at(1.0, u, cond, key, training=False)
-            return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
-        return solved_twice(trace, self.field, self.base, u, cond, key, ode=ode)
-
-    def _change(
-        self,
-        x: Array,
-        t0: Any,
-        t1: Any,
-        cond: Array | None,
-        key: PRNGKeyArray | None,
-        *,
-        training: bool,
-    ) -> tuple[Array, Array, Array | None, Stats]:
-        trace = self.trace_for(training=training)
-        ode = replace(self.ode if training else self.ode_eval, throw=False)
-        return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, each=not training)
-
-    def trace_for(self, *, training: bool) -> Exact | Estimator | XTrace:
-        """What `trace="auto"` stands for, in training or in evaluation; any other trace itself."""
-        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
-        if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
-            raise ValueError(
-                f"target_se={trace.target_se} chooses the number of probes from rows whose values "
-                "are known: write flow = flow.choose_probes(x, key=key) first, outside jit"
-            )
-        return trace
+        return value, mark_no_density(stats, value)
 
     def sample_rows(
         self,
@@ -154,13 +124,39 @@ class CNF(Flow):
         *,
         training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
-        """Rows of the base carried to `t = 1`."""
+        """Carry rows of the base to `t = 1`; arguments as for `Flow.sample_rows`."""
         if log_p is None:
             ode = replace(self.ode if training else self.ode_eval, throw=False)
             u, stats = transport(self.field, z, 0.0, 1.0, cond, ode=ode)
             return u, None, stats
         u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=training)
         return u, log_p + change, stats
+
+    def _change(
+        self,
+        x: Array,
+        t0: Any,
+        t1: Any,
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool,
+    ) -> Change:
+        """Points at `t1` and the change of their log-density, in flow space."""
+        trace = self.trace_for(training=training)
+        ode = replace(self.ode if training else self.ode_eval, throw=False)
+        solver = odeint_together if training else odeint_many
+        return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, solver=solver)
+
+    def trace_for(self, *, training: bool) -> Exact | Estimator | XTrace:
+        """The trace in training or in evaluation: resolves `trace="auto"`."""
+        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
+        if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
+            raise ValueError(
+                f"target_se={trace.target_se} chooses the number of probes from the values of "
+                "rows, unknown under jit: write flow = flow.choose_probes(x, key=key) before"
+            )
+        return trace
 
     def log_prob(
         self,
@@ -172,37 +168,39 @@ class CNF(Flow):
         verify: bool = False,
         progress: bool | None = False,
     ) -> Float[Array, "*batch"]:
-        """`Flow.log_prob`, if need be to a tolerance in nats.
+        """Log-density of `x` in nats and the data's own units, optionally to `atol_nats`.
 
         Args:
-            x: (*batch, *event).
-            cond: conditions, (*batch, *condition), or one vector for all.
-            key: for the probes of a stochastic trace.
-            atol_nats: how exact the log-densities shall be, in place of the tolerances of
-                `ode_eval`: one solve with a tolerance of `atol_nats / 20`, which by experience
-                is enough for all but a few rows in a thousand.
-            verify: state the error of every row and solve those again that miss `atol_nats`; at
-                2 to 3 times the cost, and not under jit.
-            progress: whether to show a bar; None shows one on a terminal only.
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the probes of a stochastic trace.
+            atol_nats: target accuracy in nats; replaces the tolerances of `ode_eval` by
+                `atol_nats / 20`. That suffices for all but a few rows in a thousand.
+            verify: whether to check each row's error and solve again those above `atol_nats`,
+                raising if some cannot be improved: `log_prob_with_error(x, atol_nats=...)`, at 2
+                to 3 times the cost, and not under jit.
+            progress: whether to show a progress bar; None shows it on a terminal only.
+
+        Returns:
+            Log-densities, (*batch).
 
         Raises:
-            ValueError: as `Flow.log_prob`; a tolerance that cannot be asked for.
-            SolveError: the solve of a row failed, or cannot be as exact as `atol_nats`.
+            ValueError: as `Flow.log_prob`; `atol_nats` is not positive, or beyond the precision.
+            SolveError: the solve of a row failed, or cannot reach `atol_nats`.
         """
         if atol_nats is None:
             if verify:
-                raise ValueError("verify=True has nothing to verify: give atol_nats, in nats")
+                raise ValueError("verify=True needs a target: give atol_nats, in nats")
             return super().log_prob(x, cond, key, progress=progress)
         if verify:
             answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
             log_p = answer.value
         else:
             flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-            ode = tolerance_for(atol_nats, self.ode_eval, rows.dtype, checked=False)
+            ode = ode_for_tolerance(atol_nats, self.ode_eval, rows.dtype, checked=False)
             flow = replace(flow.choose_probes(rows, cond, key), ode_eval=ode)
-            score = partial(_log_prob_within, atol_nats=jnp.asarray(atol_nats, rows.dtype))
-            log_p, stats = score_rows(flow, rows, cond, key, score=score, progress=progress)
-        assert stats is not None
+            score = partial(_log_prob_to, flow, jnp.asarray(atol_nats, rows.dtype))
+            log_p, stats = map_rows(flow, score, (rows, cond), key, progress)
         log_p = jax.vmap(poison)(log_p, stats.status)
         return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
 
@@ -215,29 +213,46 @@ class CNF(Flow):
         atol_nats: float | None = None,
         progress: bool | None = False,
     ) -> LogDensity:
-        """`log_prob` and, row by row, what is known of its error.
+        """Log-density of `x` with an estimate of its error, row by row.
 
-        *The trace.* With k probes each one's divergence is integrated along the one trajectory.
+        *Trace.* With k probes the divergence of each is integrated along one trajectory.
         `value +- q trace_se`, with q the 97.5 % point of Student's t with k - 1 degrees of
-        freedom, covers the log-density of the exact trace about 95 % of the time.
+        freedom, covers the log-density of the exact trace in about 95 % of rows.
 
-        *The steps.* Each row is solved twice, at 2 to 3 times the cost of `log_prob`; the true
-        error is within `ode_error` for about 99 % of rows (`jaxflow.density.accuracy`).
+        *Steps.* Each row is solved twice, at 2 to 3 times the cost of `log_prob`; the true error
+        is below `ode_error` for about 99 % of rows (`jaxflow.density.error`).
+
+        ```python
+        import jax
+        from jaxflow import CNF, StandardNormal
+        from jaxflow.dynamics import MLP
+
+        key = jax.random.key(0)
+        flow = CNF(MLP(2, key=key), base=StandardNormal((2,)))
+        answer = flow.log_prob_with_error(jax.random.normal(key, (5, 2)))
+        print(answer.value, answer.ode_error)
+        ```
 
         Args:
-            x: (*batch, *event).
-            cond: conditions, (*batch, *condition), or one vector for all.
-            key: for the probes of a stochastic trace.
-            atol_nats: solve rows again, with tighter tolerances, until their `ode_error` is at
-                most this; a row for which that is out of reach has the status `INACCURATE`.
-            progress: whether to show a bar; None shows one on a terminal only.
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the probes of a stochastic trace.
+            atol_nats: target accuracy in nats: rows with a larger `ode_error` are solved again
+                at tighter tolerances. Rows that miss it do not raise: their status is
+                `INACCURATE`.
+            progress: whether to show a progress bar; None shows it on a terminal only.
+
+        Returns:
+            A `LogDensity`, each field of shape (*batch).
+
+        Raises:
+            ValueError: as `Flow.log_prob`; or `atol_nats` for a solve that states no error.
+            SolveError: the solve of a row failed.
         """
         answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
-        # What is inaccurate is told by its own error and raises nothing.
-        solved = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
-        answer = raise_on_failure(
-            self, answer, replace(stats, status=solved), "log_prob_with_error"
-        )
+        accepted = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
+        stats = replace(stats, status=accepted)
+        answer = raise_on_failure(self, answer, stats, "log_prob_with_error")
         return jax.tree.map(lambda values: values.reshape(batch), answer)
 
     def _with_error(
@@ -251,36 +266,40 @@ class CNF(Flow):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         flow = flow.choose_probes(rows, cond, key)
 
-        def score(ode: ODE, rows: Array, cond: Array | None) -> Any:
-            solving = replace(flow, ode_eval=ode)
-            score = _log_prob_with_error
-            return score_rows(solving, rows, cond, key, score=score, progress=progress)
+        def solve(ode: ODE, rows: Array, cond: Array | None) -> tuple[LogDensity, Stats]:
+            score = partial(_log_prob_with_error, replace(flow, ode_eval=ode))
+            return map_rows(flow, score, (rows, cond), key, progress)
 
         if atol_nats is None:
-            return *score(self.ode_eval, rows, cond), batch
-        ode = tolerance_for(atol_nats, self.ode_eval, rows.dtype, checked=True)
-        if not flow.tells_error():
+            return *solve(self.ode_eval, rows, cond), batch
+        ode = ode_for_tolerance(atol_nats, self.ode_eval, rows.dtype, checked=True)
+        if not flow.states_error():
             raise ValueError(
                 f"trace={flow.trace} with ode_eval={ode} states no error of its steps to compare "
                 f"with atol_nats={atol_nats}: write log_prob(x, atol_nats=...) without verify, or "
                 "choose another trace or one of jaxflow's own solvers"
             )
-        return *to_tolerance(score, rows, cond, atol_nats=atol_nats, ode=ode), batch
+        return *solve_to_tolerance(solve, rows, cond, atol_nats=atol_nats, ode=ode), batch
 
-    def tells_error(self) -> bool:
-        """Whether a solve of `ode_eval` states the error that its steps leave."""
+    def states_error(self) -> bool:
+        """Whether a solve by `ode_eval` estimates the error of its steps."""
         xtrace = isinstance(self.trace_for(training=False), XTrace)
         return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
     def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
-        """The flow with as many probes as its `Hutchinson(target_se=...)` takes on such rows.
+        """Fix the number of probes of `Hutchinson(target_se=...)` for rows like these.
 
         A pilot solve with 8 probes on at most 64 rows measures the variance of one probe. The
-        number is rounded up to a power of two; where it would reach the size of an event the
-        trace becomes exact. Other flows are returned as they are.
+        number is rounded up to a power of two; if it reaches the size of an event, the trace
+        becomes exact. Flows with another trace are returned unchanged.
+
+        Args:
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the pilot's probes.
 
         Raises:
-            ValueError: no key, or rows whose values are not known (under jit).
+            ValueError: there is no key, or the rows are unknown (under jit).
         """
         trace = self.trace
         if not isinstance(trace, Hutchinson) or trace.target_se is None:
@@ -288,22 +307,28 @@ class CNF(Flow):
         flow, rows, cond, _ = check_arguments(self, x, cond, "x")
         if isinstance(rows, Tracer):
             raise ValueError(
-                f"target_se={trace.target_se} chooses the number of probes from values, which are "
-                "not known under jit: write flow = flow.choose_probes(x, key=key) first, outside"
+                f"target_se={trace.target_se} chooses the number of probes from the values of "
+                "rows, unknown under jit: write flow = flow.choose_probes(x, key=key) before"
             )
         if not len(rows):
             return replace(self, trace=replace(trace, target_se=None))
         rows, _ = to_flow_space(flow.transform, rows)
-        ode = replace(self.ode_eval, throw=False)
-        chosen = choose_probes(trace, flow.field, rows, cond, key, ode=ode)
-        return replace(self, trace=chosen)
+        pilot = partial(_trace_se, flow.field, replace(self.ode_eval, throw=False))
+        return replace(self, trace=choose_num_probes(trace, rows, cond, key, pilot))
 
     def integrated_jacobian(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
-        """The field's Jacobian integrated over [0, 1] along each row's trajectory.
+        """Integrate the field's Jacobian over [0, 1] along each row's trajectory.
 
-        In flow space; (*batch, *event, *event), `J[..., i, j] = int df_i/dx_j dt`. Its trace is
-        the change of the log-density, its other entries are what a stochastic trace's variance
-        is made of; d Jacobian-vector products an evaluation, so meant for a few rows.
+        In flow space, `J[..., i, j] = int df_i/dx_j dt`. Its trace is the change of the
+        log-density; its other entries make up the variance of a stochastic trace. Costs d
+        Jacobian-vector products an evaluation, so meant for a few rows.
+
+        Args:
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+
+        Returns:
+            (*batch, *event, *event).
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         rows, _ = to_flow_space(flow.transform, rows)
@@ -315,19 +340,22 @@ class CNF(Flow):
     def log_prob_at(
         self, t: Any, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch"]:
-        """Log-density `log p_t(x)` at any moment, base at `t = 0` and data at `t = 1`.
+        """Log-density `log p_t(x)` at time `t`, base at `t = 0` and data at `t = 1`.
 
-        At every `t` points are in data units (the transform belongs to the density), so
-        `log_prob_at(1.0, x)` is `log_prob(x)`.
+        Points are in data units at every `t` (the transform is part of the density), so
+        `log_prob_at(1.0, x)` equals `log_prob(x)`.
 
         Args:
-            t: moment, a number; the flow was trained on [0, 1].
-            x: (*batch, *event).
-            cond: conditions, (*batch, *condition), or one vector for all.
-            key: for the probes of a stochastic trace.
+            t: time, a number; the flow was trained on [0, 1].
+            x: points, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the probes of a stochastic trace.
+
+        Returns:
+            Log-densities in nats, (*batch).
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        # Steps are counted here, where the moment is still known.
+        # Count fixed steps here, where the time is still known.
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
         flow = flow.choose_probes(rows, cond, key)
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
@@ -336,14 +364,17 @@ class CNF(Flow):
     def transport(
         self, x: Any, t0: Any, t1: Any, cond: Any = None, *, save_at: Any = None
     ) -> Float[Array, "..."]:
-        """Where a point at time `t0` is at time `t1`, in data units at every time.
+        """Move points from time `t0` to `t1`, in data units at every time.
 
         Args:
-            x: (*batch, *event).
+            x: points at `t0`, (*batch, *event).
             t0: time of `x`.
-            t1: time of the answer; before `t0` to go back.
-            cond: conditions, (*batch, *condition), or one vector for all.
-            save_at: times between, whose points are returned along a new leading axis.
+            t1: time of the result; before `t0` to go back.
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            save_at: times between `t0` and `t1` to return instead of `t1` alone.
+
+        Returns:
+            (*batch, *event), or (times, *batch, *event) with `save_at`.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         rows, _ = to_flow_space(flow.transform, rows)
@@ -352,13 +383,13 @@ class CNF(Flow):
         return flat.reshape(*out.shape[: out.ndim - rows.ndim], *batch, *self.event_shape)
 
     def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
-        """The base's point `z = x(0)` of data `x = x(1)`; (*batch, *event)."""
+        """Map data `x = x(1)` to the base, `z = x(0)`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         rows, _ = to_flow_space(flow.transform, rows)
         return flow._move(rows, 1.0, 0.0, cond, None).reshape(*batch, *self.event_shape)
 
     def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
-        """The data `x = x(1)` of the base's point `z = x(0)`; (*batch, *event)."""
+        """Map a point `z = x(0)` of the base to data, `x = x(1)`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         x, _ = to_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))
         return x.reshape(*batch, *self.event_shape)
@@ -369,14 +400,31 @@ class CNF(Flow):
         return raise_on_failure(self, out, stats, "transport")
 
 
+# Compiled once for each shape of rows. `Flow.log_prob` compiles the plain log-density.
+
+
+@eqx.filter_jit
+@full_precision
+def _log_prob_to(
+    flow: CNF, atol_nats: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
+) -> tuple[Array, Stats]:
+    """Log-density of rows, `INACCURATE` where rounding alone exceeds `atol_nats`."""
+    u, log_det = to_flow_space(flow.transform, x)
+    z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
+    value = base_density(flow.base, z) - change
+    stats = mark_no_density(stats, value)
+    return value + log_det.astype(value.dtype), mark_inaccurate(stats, z, change, atol_nats)
+
+
 @eqx.filter_jit
 @full_precision
 def _log_prob_at(
     flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats]:
     u, log_det = to_flow_space(flow.transform, x)
-    value, _, stats = flow._density_at(t, u, cond, key, training=False)
-    return value + log_det.astype(value.dtype), stats
+    z, change, _, stats = flow._change(u, t, 0.0, cond, key, training=False)
+    value = base_density(flow.base, z) - change
+    return value + log_det.astype(value.dtype), mark_no_density(stats, value)
 
 
 @eqx.filter_jit
@@ -385,7 +433,14 @@ def _log_prob_with_error(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
     u, log_det = to_flow_space(flow.transform, x)
-    answer, stats = flow._audited(u, cond, key)
+    trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
+    if flow.states_error():
+        answer, stats = solve_with_error(trace, flow.field, flow.base, u, cond, key, ode=ode)
+    else:
+        z, change, trace_se, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
+        value = base_density(flow.base, z) - change
+        stats = mark_no_density(stats, value)
+        answer = LogDensity(value, trace_se, None, None, stats.status, stats.num_evals)
     log_det = log_det.astype(answer.value.dtype)
     refined = None if answer.refined is None else answer.refined + log_det
     return answer._replace(value=answer.value + log_det, refined=refined), stats
@@ -393,11 +448,13 @@ def _log_prob_with_error(
 
 @eqx.filter_jit
 @full_precision
-def _log_prob_within(
-    flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None, *, atol_nats: Array
-) -> tuple[Array, Stats]:
-    u, log_det = to_flow_space(flow.transform, x)
-    z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
-    value = base_density(flow.base, z) - change
-    stats = without_density(stats, value)
-    return value + log_det.astype(value.dtype), within_rounding(stats, z, change, atol_nats)
+def _trace_se(
+    field: Any,
+    ode: ODE,
+    trace: Hutchinson,
+    x: Array,
+    cond: Array | None,
+    key: PRNGKeyArray | None,
+) -> Any:
+    """Standard error of the change of log-density of each row in flow space."""
+    return density_change(trace, field, x, 1.0, 0.0, cond, key, ode=ode)[2]

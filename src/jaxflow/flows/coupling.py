@@ -281,12 +281,6 @@ class CouplingFlow(Flow):
         flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
-    def choose_probes(
-        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
-    ) -> "CouplingFlow":
-        """This flow: its evaluation has nothing to choose."""
-        return self
-
 
 @eqx.filter_jit
 def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:

@@ -1,9 +1,10 @@
-"""The public face that every flow shares: checks, batches, data units."""
+"""`Flow`: the interface that all flows share, with its checks, batching and data units."""
 
 import abc
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -22,16 +23,20 @@ from jaxflow.runtime.arguments import (
     check_finite,
     promote_dtypes,
 )
-from jaxflow.runtime.chunking import map_chunks, take_rows
-from jaxflow.runtime.precision import accumulation_dtype, full_precision
+from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.precision import accumulation_dtype, full_products
 
 
 class Flow(eqx.Module):
-    """A density made of a base, an invertible map, and a fixed transform to data units.
+    """A probability density: a base, an invertible map, and a fixed transform to data units.
 
     With `u = transform(x)`, `log p(x) = log p_u(u) + log |det du/dx|`, in nats and the data's own
-    units. A subclass gives the density in flow space, for rows, without checks: `density_rows`
-    and `sample_rows`.
+    units. A subclass implements `density_rows` and `sample_rows`, in flow space and without
+    checks; this class adds checks, batching and the transform.
+
+    Attributes:
+        base: density of the points `z` that the map starts from (`jaxflow.bases.Base`).
+        transform: fixed map from data to flow space (`jaxflow.transforms.Transform`), or None.
     """
 
     base: eqx.AbstractVar[Any]
@@ -51,7 +56,14 @@ class Flow(eqx.Module):
         *,
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Log-density of rows in flow space, and the counts of its solve."""
+        """Log-density of rows in flow space, and the counts of the solve (None without one).
+
+        Args:
+            u: rows in flow space, (rows, *event).
+            cond: conditions, (rows, *condition), or None.
+            key: for the probes of a stochastic trace.
+            training: whether to use the training settings.
+        """
 
     @abc.abstractmethod
     def sample_rows(
@@ -63,11 +75,26 @@ class Flow(eqx.Module):
         *,
         training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
-        """Rows in flow space from rows of the base, with their log-densities if asked for."""
+        """Carry rows of the base to flow space.
 
-    @abc.abstractmethod
+        Args:
+            z: rows of the base, (rows, *event).
+            log_p: their log-densities, or None to skip densities.
+            cond: conditions, (rows, *condition), or None.
+            key: for the probes of a stochastic trace.
+            training: whether to use the training settings.
+
+        Returns:
+            Rows in flow space, their log-densities (None if `log_p` is None), and the counts of
+            the solve (None without one).
+        """
+
     def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
-        """The flow with what its evaluation leaves open chosen for rows like these."""
+        """The flow with the number of probes that its evaluation needs on rows like these.
+
+        Only a `CNF` with `Hutchinson(target_se=...)` chooses; other flows return themselves.
+        """
+        return self
 
     def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
         """Deprecated name of `choose_probes`."""
@@ -88,17 +115,21 @@ class Flow(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """Log-density of data, in nats and the data's own units.
 
-        Under jit write `jax.jit(lambda x: flow.log_prob(x))`, or `eqx.filter_jit(flow.log_prob)`.
+        Under jit write `eqx.filter_jit(flow.log_prob)`, or `jax.jit(lambda x: flow.log_prob(x))`.
 
         Args:
-            x: (*batch, *event).
-            cond: conditions, (*batch, *condition), or one vector for all.
-            key: for the probes of a stochastic trace.
-            progress: whether to show a bar; None shows one on a terminal only.
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the probes of a stochastic trace.
+            progress: whether to show a progress bar; None shows it on a terminal only.
+
+        Returns:
+            Log-densities, (*batch).
 
         Raises:
-            ValueError: wrong shapes, NaN or infinite rows (named), a missing key.
-            SolveError: the solve failed.
+            ValueError: `x` or `cond` has the wrong shape or non-finite rows (named), or a
+                stochastic trace has no key.
+            SolveError: the solve failed, for the rows that the message names.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         flow = flow.choose_probes(rows, cond, key)
@@ -116,10 +147,17 @@ class Flow(eqx.Module):
         """Draw samples in data units.
 
         Args:
-            key: random key.
+            key: random key; the same key gives the same samples.
             shape: batch shape, or a number of samples.
-            cond: conditions, (*shape, *condition), or one vector for all.
-            progress: whether to show a bar; None shows one on a terminal only.
+            cond: conditions, (*shape, *condition), or one vector for all samples.
+            progress: whether to show a progress bar; None shows it on a terminal only.
+
+        Returns:
+            Samples, (*shape, *event).
+
+        Raises:
+            ValueError: `shape` is negative, or `cond` does not fit it.
+            SolveError: the solve failed.
         """
         return self._draw(key, shape, cond, progress, with_log_prob=False)[0]
 
@@ -131,7 +169,11 @@ class Flow(eqx.Module):
         *,
         progress: bool | None = False,
     ) -> tuple[Float[Array, "..."], Float[Array, "*shape"]]:
-        """Draw samples and their log-densities from one solve; arguments as for `sample`."""
+        """Draw samples and their log-densities by one solve; arguments as for `sample`.
+
+        Returns:
+            Samples, (*shape, *event), and their log-densities in nats, (*shape).
+        """
         x, log_p = self._draw(key, shape, cond, progress, with_log_prob=True)
         assert log_p is not None
         return x, log_p
@@ -147,17 +189,10 @@ class Flow(eqx.Module):
     ) -> tuple[Array, Array | None]:
         batch = batch_shape(shape)
         base_key, probe_key = jax.random.split(key)
-        count = math.prod(batch)
         flow, cond = promote_dtypes(self, as_cond_rows(cond, batch))
-        keys = jax.random.split(base_key, count)
-
-        def draw(part: Array | slice, key: PRNGKeyArray | None) -> Any:
-            return _sample(flow, *take_rows(part, keys, cond), key, with_log_prob)
-
-        shape = self.event_shape
-        (x, log_p), stats = map_chunks(
-            count, shape, probe_key, draw, lanes=lanes_for(math.prod(shape)), progress=progress
-        )
+        keys = jax.random.split(base_key, math.prod(batch))
+        draw = partial(_sample_and_log_prob if with_log_prob else _sample, flow)
+        (x, log_p), stats = map_rows(flow, draw, (keys, cond), probe_key, progress)
         x, log_p = raise_on_failure(self, (x, log_p), stats, "sample")
         x = x.reshape(*batch, *self.event_shape)
         return x, None if log_p is None else log_p.reshape(batch)
@@ -170,18 +205,24 @@ class Flow(eqx.Module):
         *,
         training: bool = False,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Log-density of rows in data units, for use inside jit: no checks, a status, NaN.
+        """Log-density of rows in data units, without checks, for use inside jit.
 
-        With `training` the training settings of the solve and the trace are used, and matrix
-        products are rounded as jax is set; without, they have full precision.
+        A failed solve gives NaN and a status.
+
+        Args:
+            x: (rows, *event).
+            cond: conditions, (rows, *condition).
+            key: for the probes of a stochastic trace.
+            training: use the training settings of solve and trace, and matrix products as jax
+                rounds them; otherwise products have full precision.
+
+        Returns:
+            Log-densities in nats, and the counts of the solve (None without a solve).
         """
-
-        def density(x: Array) -> tuple[Array, Stats | None]:
+        with full_products(not training):
             u, log_det = to_flow_space(self.transform, x)
             log_p, stats = self.density_rows(u, cond, key, training=training)
             return log_p + log_det.astype(log_p.dtype), stats
-
-        return density(x) if training else full_precision(density)(x)
 
     def draw_rows(
         self,
@@ -192,21 +233,28 @@ class Flow(eqx.Module):
         with_log_prob: bool = False,
         training: bool = False,
     ) -> tuple[tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None], Stats | None]:
-        """A sample in data units for each key, for use inside jit: no checks, a status, NaN.
+        """Draw one sample in data units for each key, without checks, for use inside jit.
 
-        With their log-densities if asked for; `key` is for the probes of a stochastic trace, and
-        `training` as for `log_prob_rows`.
+        A failed solve gives NaN and a status.
+
+        Args:
+            keys: one random key a row, (rows,).
+            cond: conditions, (rows, *condition).
+            key: for the probes of a stochastic trace.
+            with_log_prob: whether to compute log-densities as well.
+            training: as for `log_prob_rows`.
+
+        Returns:
+            `(samples, log-densities or None)`, and the counts of the solve.
         """
-
-        def draw(keys: Array) -> Any:
+        with full_products(not training):
             flow, z = promote_dtypes(self, sample_rows(self.base, keys))
             wide = z.astype(accumulation_dtype(z.dtype))
             log_p = log_prob_rows(flow.base, wide) if with_log_prob else None
             u, log_p, stats = flow.sample_rows(z, log_p, cond, key, training=training)
             x, log_det = to_data_space(flow.transform, u)
-            return (x, None if log_p is None else log_p - log_det.astype(log_p.dtype)), stats
-
-        return draw(keys) if training else full_precision(draw)(keys)
+            log_p = None if log_p is None else log_p - log_det.astype(log_p.dtype)
+            return (x, log_p), stats
 
 
 def score_rows(
@@ -215,35 +263,31 @@ def score_rows(
     cond: Array | None = None,
     key: PRNGKeyArray | None = None,
     *,
-    score: Callable[..., tuple[Any, Stats | None]] | None = None,
     progress: bool | None = False,
 ) -> tuple[Any, Stats | None]:
-    """Log-density of any number of rows in data units, and the counts of each row's solve.
+    """Log-density of any number of rows in data units, and the counts of each row's solve."""
+    return map_rows(flow, partial(_log_prob, flow), (x, cond), key, progress)
 
-    Args:
-        flow: the flow.
-        x: rows.
-        cond: their conditions.
-        key: for the probes of a stochastic trace.
-        score: what is computed of a chunk, `(flow, x, cond, key) -> (arrays, counts)` by row.
-        progress: whether to show a bar; None shows one on a terminal only.
-    """
-    score = _log_prob if score is None else score
 
-    def compute(part: Array | slice, key: PRNGKeyArray | None) -> Any:
-        return score(flow, *take_rows(part, x, cond), key)
-
-    lanes = lanes_for(x[:1].size)
-    return map_chunks(len(x), x.shape[1:], key, compute, lanes=lanes, progress=progress)
+def map_rows(
+    flow: Flow,
+    f: Callable[..., Any],
+    rows: tuple[Any, ...],
+    key: PRNGKeyArray | None,
+    progress: bool | None,
+) -> Any:
+    """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
+    size = math.prod(flow.event_shape)
+    return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
 
 
 def check_arguments(
     flow: Any, x: Any, cond: Any, name: str
 ) -> tuple[Any, Array, Array | None, tuple[int, ...]]:
-    """A user's arguments, checked: the flow and rows in one precision, and the batch's shape.
+    """Check a user's arguments: flow, rows and conditions in one dtype, and the batch shape.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or values that do not fit, by the argument's name.
+        ValueError, TypeError: a shape, dtype or value does not fit; the message names it.
     """
     rows, batch = as_rows(x, flow.event_shape, name)
     check_finite(rows, name)
@@ -251,18 +295,18 @@ def check_arguments(
     return flow, rows, cond, batch
 
 
-def raise_on_failure(flow: Any, values: Any, stats: Stats | None, what: str) -> Any:
-    """The values, or `SolveError` where their solve failed and the flow's settings raise."""
+def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) -> Any:
+    """The values; raises `SolveError` if their solve failed and the flow's settings say so."""
     ode = getattr(flow, "ode_eval", None)
     if stats is None or ode is None or not ode.throw:
         return values
-    return raise_if_failed(values, stats, what)
+    return raise_if_failed(values, stats, where)
 
 
 def to_flow_space(
     transform: Any, x: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-    """Rows through the transform, with the log-determinants."""
+    """Transform rows from data to flow space; also `log |det du/dx|`."""
     if transform is None:
         return x, jnp.zeros(len(x), x.dtype)
     return jax.vmap(transform.forward)(x)
@@ -271,7 +315,7 @@ def to_flow_space(
 def to_data_space(
     transform: Any, u: Float[Array, "rows *event"]
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-    """Rows back through the transform, with the log-determinants."""
+    """Transform rows from flow to data space; also `log |det dx/du|`."""
     if transform is None:
         return u, jnp.zeros(len(u), u.dtype)
     return jax.vmap(transform.inverse)(u)
@@ -290,7 +334,12 @@ def _log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None
 
 
 @eqx.filter_jit
-def _sample(
-    flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None, with_log_prob: bool
+def _sample(flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None) -> Any:
+    return flow.draw_rows(keys, cond, key)
+
+
+@eqx.filter_jit
+def _sample_and_log_prob(
+    flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> Any:
-    return flow.draw_rows(keys, cond, key, with_log_prob=with_log_prob)
+    return flow.draw_rows(keys, cond, key, with_log_prob=True)

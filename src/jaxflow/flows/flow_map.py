@@ -1,6 +1,5 @@
-"""A flow in a few evaluations: a network for the flow map and its integrated divergence."""
+"""`FlowMap`: a flow in a few evaluations, by networks for the flow map and its divergence."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,26 +8,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.bases import log_prob_rows, sample_rows
+from jaxflow.density.error import base_density
 from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import check_arguments, to_data_space, to_flow_space
-from jaxflow.runtime.arguments import as_cond_rows, promote_dtypes
-from jaxflow.runtime.precision import full_precision
+from jaxflow.flows.flow import Flow
+from jaxflow.ode import Stats
 from jaxflow.trace import exact_trace
 
 
 @final
 @dataclass(frozen=True)
 class MapError:
-    """How far the fast log-density was from the exact one, on rows that did not train it.
+    """Error of the fast log-density against the exact one, on rows that did not train it.
 
     Attributes:
-        median: of the absolute difference, nats.
+        median: median of the absolute difference, nats.
         q90: its 90 % quantile.
         q99: its 99 % quantile.
         bias: mean of fast minus exact, nats.
-        num_rows: how many rows.
+        num_rows: number of rows.
     """
 
     median: float
@@ -38,25 +36,25 @@ class MapError:
     num_rows: int
 
 
-class FlowMap(eqx.Module):
-    """A CNF's flow map over `num_steps` equal times, an evaluation of its field in each.
+class FlowMap(Flow):
+    """A CNF's flow map over `num_steps` equal times, with one evaluation of its field in each.
 
-    For times `s` and `t` next to each other a network gives what the mean velocity and the mean
-    divergence on the way have beyond the field's own at `s`,
+    For neighbouring times `s` and `t` a network gives the difference between the mean velocity
+    and divergence on the way and the field's own at `s`,
 
         x(t) = x(s) + (t - s) (f(s, x(s)) + u),    log p_t = log p_s - (t - s) (tr df/dx + d)
 
-    with `(u, d) = net(x(s), s, t)`. Velocity and divergence by a network are of Ai et al. 2025
-    (F2D2, arXiv 2512.02636); here it is learned from solved trajectories, and the field does its
-    part. Nothing makes the two heads agree with each other
-    but the data, so `log_prob` is an approximation:
-    `error` is what it was off by, and `exact=True` solves instead.
+    with `(u, d) = net(x(s), s, t)`. Predicting velocity and divergence by a network follows Ai et
+    al. 2025 (F2D2, arXiv 2512.02636); here it learns from solved trajectories and only corrects
+    the field. Nothing but the data makes the two outputs consistent, so `log_prob` is an
+    approximation: `error` tells how good, and `exact=True` solves instead. `jaxflow.distil`
+    makes one.
 
     Attributes:
         net: a field of `dim + 1` outputs, `net(s, (x, 0), (t, cond))`.
         exact: the flow that was distilled.
-        num_steps: steps of a sample or a log-density, each an evaluation of field and network.
-        error: how far off it was; None before it was measured.
+        num_steps: steps of a sample or a log-density, each one evaluation of field and network.
+        error: measured error; None before it was measured.
     """
 
     net: Any
@@ -65,25 +63,39 @@ class FlowMap(eqx.Module):
     error: MapError | None = eqx.field(static=True, default=None)
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.exact.event_shape
+    def base(self) -> Any:
+        """The base of the distilled flow."""
+        return self.exact.base
+
+    @property
+    def transform(self) -> Any:
+        """The transform of the distilled flow."""
+        return self.exact.transform
 
     def log_prob(
-        self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None, *, exact: bool = False
+        self,
+        x: Any,
+        cond: Any = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        exact: bool = False,
+        progress: bool | None = False,
     ) -> Float[Array, "*batch"]:
-        """Log-density of data in nats, in `num_steps` evaluations; off by about `error`.
+        """Approximate log-density in nats, by `num_steps` evaluations; see `error`.
 
         Args:
-            x: (*batch, *event).
-            cond: conditions, (*batch, *condition), or one vector for all.
-            key: for the exact flow's trace, where it is stochastic.
-            exact: solve the flow that was distilled instead.
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+            key: random key for the distilled flow's trace, if that is stochastic.
+            exact: whether to solve the distilled flow instead.
+            progress: whether to show a progress bar; None shows it on a terminal only.
+
+        Returns:
+            Log-densities, (*batch).
         """
         if exact:
-            return self.exact.log_prob(x, cond, key)
-        fast, rows, cond, batch = check_arguments(self, x, cond, "x")
-        return _log_prob(fast, rows, cond).reshape(batch)
+            return self.exact.log_prob(x, cond, key, progress=progress)
+        return super().log_prob(x, cond, progress=progress)
 
     def sample(
         self,
@@ -92,28 +104,54 @@ class FlowMap(eqx.Module):
         cond: Any = None,
         *,
         exact: bool = False,
+        progress: bool | None = False,
     ) -> Float[Array, "..."]:
-        """Draw samples in data units, in `num_steps` evaluations; arguments as for a flow."""
+        """Draw samples in data units by `num_steps` evaluations; arguments as for `Flow.sample`.
+
+        The points of the base are those that the distilled flow draws from the same key;
+        `exact=True` solves that flow.
+        """
         if exact:
-            return self.exact.sample(key, shape, cond)
-        batch = (shape,) if isinstance(shape, int) else tuple(shape)
-        fast, cond = promote_dtypes(self, as_cond_rows(cond, batch))
-        # The base's points are those that the flow itself would draw.
-        keys = jax.random.split(jax.random.split(key)[0], math.prod(batch))
-        return _sample(fast, keys, cond).reshape(*batch, *self.event_shape)
+            return self.exact.sample(key, shape, cond, progress=progress)
+        return super().sample(key, shape, cond, progress=progress)
+
+    def density_rows(
+        self,
+        u: Float[Array, "rows *event"],
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool,
+    ) -> tuple[Float[Array, " rows"], Stats | None]:
+        """Approximate log-density of rows in flow space; arguments as for `Flow.density_rows`."""
+        z, change = self.encode_rows(u, cond)
+        return base_density(self.base, z) - change, None
+
+    def sample_rows(
+        self,
+        z: Float[Array, "rows *event"],
+        log_p: Float[Array, " rows"] | None,
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool = False,
+    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
+        """Carry rows of the base to flow space; arguments as for `Flow.sample_rows`."""
+        u, change = self._walk(range(self.num_steps), 1, z, cond)
+        return u, None if log_p is None else log_p + change, None
 
     def step(
         self, k: int, to: int, x: Float[Array, "rows *event"], cond: Array | None
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-        """From time `k / num_steps` to the next one `to`: points, and the change of log p."""
+        """Move rows from time `k / num_steps` to `to / num_steps`; also the change of log p."""
         s, t = (jnp.asarray(i / self.num_steps, x.dtype) for i in (k, to))
         field = prepare(self.exact.field)
 
         def one(x: Array, cond: Array | None) -> tuple[Array, Array]:
             velocity, trace = exact_trace(field, s, x, cond)
             padded = jnp.concatenate([x.ravel(), jnp.zeros(1, x.dtype)])
-            given = t[None] if cond is None else jnp.concatenate([t[None], cond.ravel()])
-            out = self.net(s, padded, given)
+            inputs = t[None] if cond is None else jnp.concatenate([t[None], cond.ravel()])
+            out = self.net(s, padded, inputs)
             mean = velocity + out[:-1].reshape(x.shape), trace + out[-1]
             return x + (t - s) * mean[0], -(t - s) * mean[1]
 
@@ -122,33 +160,15 @@ class FlowMap(eqx.Module):
     def encode_rows(
         self, u: Float[Array, "rows *event"], cond: Array | None
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-        """From flow space to the base: points, and `log p_0 - log p_1` along the way."""
+        """Move rows from flow space to the base; also `log p_0 - log p_1` along the way."""
         return self._walk(range(self.num_steps, 0, -1), -1, u, cond)
 
-    def decode_rows(
-        self, z: Float[Array, "rows *event"], cond: Array | None
-    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-        """From the base to flow space: points, and `log p_1 - log p_0` along the way."""
-        return self._walk(range(self.num_steps), 1, z, cond)
-
-    def _walk(self, steps: Any, way: int, x: Array, cond: Array | None) -> tuple[Array, Array]:
+    def _walk(
+        self, steps: range, direction: int, x: Array, cond: Array | None
+    ) -> tuple[Array, Array]:
+        """Points at the end of the steps, and the change of log p on the way."""
         total = jnp.zeros(len(x), x.dtype)
         for k in steps:
-            x, change = self.step(k, k + way, x, cond)
+            x, change = self.step(k, k + direction, x, cond)
             total = total + change
         return x, total
-
-
-@eqx.filter_jit
-@full_precision
-def _log_prob(fast: FlowMap, x: Array, cond: Array | None) -> Array:
-    u, log_det = to_flow_space(fast.exact.transform, x)
-    z, change = fast.encode_rows(u, cond)
-    return log_prob_rows(fast.exact.base, z) - change + log_det
-
-
-@eqx.filter_jit
-@full_precision
-def _sample(fast: FlowMap, keys: Array, cond: Array | None) -> Array:
-    u, _ = fast.decode_rows(sample_rows(fast.exact.base, keys), cond)
-    return to_data_space(fast.exact.transform, u)[0]

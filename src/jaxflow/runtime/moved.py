@@ -9,8 +9,8 @@ import warnings
 from typing import Any
 
 MOVED: dict[str, tuple[str, ...]] = {
-    "jaxflow.accuracy": ("jaxflow.density.accuracy",),
-    "jaxflow.audit": ("jaxflow.density.audit",),
+    "jaxflow.accuracy": ("jaxflow.density.error",),
+    "jaxflow.audit": ("jaxflow.density.error",),
     "jaxflow.cells": ("jaxflow.transforms.dequantise",),
     "jaxflow.checkpoint": ("jaxflow.io.checkpoint",),
     "jaxflow.chunks": ("jaxflow.runtime.chunking",),
@@ -21,7 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.devices": ("jaxflow.runtime.devices",),
     "jaxflow.diagnostics.picture": ("jaxflow.plotting.diagnosis",),
     "jaxflow.discrete": ("jaxflow.flows.coupling",),
-    "jaxflow.divergence": ("jaxflow.density.divergence",),
+    "jaxflow.divergence": ("jaxflow.density.continuity", "jaxflow.density.probes"),
     "jaxflow.flow": ("jaxflow.flows.cnf",),
     "jaxflow.flow_map": ("jaxflow.flows.flow_map",),
     "jaxflow.importance": ("jaxflow.flows.importance",),

@@ -1,7 +1,7 @@
-"""The precision of a tree of arrays, and of the products among them."""
+"""The precision of a tree of arrays, and of the matrix products among them."""
 
-import functools
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -11,35 +11,37 @@ import numpy as np
 
 
 def widest_dtype(tree: Any) -> np.dtype:
-    """The widest dtype among a tree's floating-point arrays; jax's default where it has none."""
+    """The widest dtype among a tree's floating-point arrays; jax's default if it has none."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    widest_dtype = np.dtype(dtypes[0] if dtypes else jnp.zeros(()).dtype)
+    widest = np.dtype(dtypes[0] if dtypes else jnp.zeros(()).dtype)
     for dtype in dtypes[1:]:
-        widest_dtype = np.promote_types(widest_dtype, dtype)
-    return widest_dtype
+        widest = np.promote_types(widest, dtype)
+    return widest
 
 
 def accumulation_dtype(dtype: Any) -> Any:
-    """The dtype in which sums are kept: this one, or float32 where it has fewer bits."""
+    """The dtype for sums of `dtype`: itself, or float32 if it is narrower."""
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def full_precision(f: Function) -> Function:
-    """The function with its matrix products in the full precision of their operands.
+@contextlib.contextmanager
+def full_products(enabled: bool = True) -> Iterator[None]:
+    """Compute matrix products in the full precision of their operands, inside the context.
 
-    Accelerators round float32 products to fewer bits by default (TF32 on GPUs, bfloat16 on
-    TPUs). A log-density shows that, and a solver that chooses its steps takes the noise for
-    error. Where the user has set `jax_default_matmul_precision`, that holds.
+    Accelerators round float32 products to fewer
+    bits by default (TF32 on GPUs, bfloat16 on TPUs), which moves log-densities, and which an
+    adaptive solver mistakes for error. `jax_default_matmul_precision` takes precedence if set.
     """
-
-    @functools.wraps(f)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if getattr(jax.config, "jax_default_matmul_precision", None) is not None:
-            return f(*args, **kwargs)
+    if not enabled or getattr(jax.config, "jax_default_matmul_precision", None) is not None:
+        yield
+    else:
         with jax.default_matmul_precision("highest"):
-            return f(*args, **kwargs)
+            yield
 
-    return run  # pyright: ignore[reportReturnType]
+
+def full_precision(f: Function) -> Function:
+    """The function `f` with its matrix products in full precision (`full_products`)."""
+    return full_products()(f)

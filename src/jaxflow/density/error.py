@@ -1,0 +1,247 @@
+"""The error of a log-density: how large it is, and how to meet a tolerance in nats.
+
+A row is solved twice (`jaxflow.ode.twice`): adaptively, and again on 1.75 times as many steps
+placed on its own grid. With `d` the difference of the two log-densities, `e` the embedded errors
+of the second solve's steps and `g` the gradient of the base's log-density at their end,
+
+```
+E = sum |e_logp| + || |g_i| sum |e_xi| ||_2
+F = 3 eps (sum |step of log p| + |x|^2 / 2)
+stated = 1.5 d + kappa E + F,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
+```
+`d` misses the errors that both solves share. `E` is too small where errors add up and too large
+where they cancel; errors of different entries have independent signs and add up as squares. `F`
+is rounding. The constants are empirical and were checked on fields that did not choose them
+(`tests/density/test_accuracy.py`): a conservative estimate, not a bound.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxflow.bases import log_prob_rows
+from jaxflow.density.continuity import solve_density
+from jaxflow.density.probes import as_integrals
+from jaxflow.ode import ODE, Stats, Status
+from jaxflow.ode.twice import Twice, solve_twice
+from jaxflow.runtime.precision import accumulation_dtype
+from jaxflow.trace import Estimator, Exact
+
+# Weights of the difference of the two solves and of rounding.
+DIFFERENCE, ROUNDING = 1.5, 3.0
+# The weight of the embedded errors at a tolerance of 1e-3, and its range.
+EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
+# Solver tolerance for each nat of `atol_nats`: of a single, unchecked solve, and of the first of
+# those that state their error.
+UNCHECKED, CHECKED = 1 / 20, 1 / 10
+# Rows that miss `atol_nats` are solved again, each time at a tenth of the tolerance.
+TIGHTER, ROUNDS = 1 / 10, 6
+
+
+class LogDensity(NamedTuple):
+    """Log-densities with their error, each field of the batch's shape, in nats.
+
+    Attributes:
+        value: log-density.
+        trace_se: standard error of `value` from a stochastic trace; 0 for an exact trace, None
+            for a single probe.
+        ode_error: estimated error of `value` from the steps of the solve
+            (`jaxflow.density.error`); None with fixed steps, diffrax and XTrace.
+        refined: log-density of a second, finer solve, usually more accurate than `value`; None
+            where `ode_error` is.
+        status: a `jaxflow.Status`: how the row's solve ended.
+        num_evals: field evaluations of the row.
+    """
+
+    value: Float[Array, "*batch"]
+    trace_se: Float[Array, "*batch"] | None
+    ode_error: Float[Array, "*batch"] | None
+    refined: Float[Array, "*batch"] | None
+    status: Int[Array, "*batch"]
+    num_evals: Int[Array, "*batch"]
+
+
+def base_density(base: Any, z: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
+    """The base's log-density of rows, in float32 at least."""
+    return log_prob_rows(base, z.astype(accumulation_dtype(z.dtype)))
+
+
+def solve_with_error(
+    trace: Exact | Estimator,
+    field: Any,
+    base: Any,
+    u: Float[Array, "rows *event"],
+    cond: Array | None,
+    key: PRNGKeyArray | None,
+    *,
+    ode: ODE,
+) -> tuple[LogDensity, Stats]:
+    """Log-density at `t = 1` of rows in flow space, by two solves that tell its error."""
+    start, probes, read = as_integrals(trace, key, u, 1.0, 0.0)
+    t0, t1 = jnp.ones(len(u), u.dtype), jnp.zeros(len(u), u.dtype)
+    twice, stats = solve_density(solve_twice, field, u, start, t0, t1, cond, probes, ode=ode)
+    change, trace_se = read(twice.y[1])
+    value = base_density(base, twice.y[0]) - change
+    refined = base_density(base, twice.refined[0]) - read(twice.refined[1])[0]
+    error = stated_error(base, twice, value, refined, ode)
+    stats = mark_no_density(stats, value)
+    return LogDensity(value, trace_se, error, refined, stats.status, stats.num_evals), stats
+
+
+def stated_error(
+    base: Any, twice: Twice, value: Float[Array, " rows"], refined: Float[Array, " rows"], ode: ODE
+) -> Float[Array, " rows"]:
+    """Estimated error of the log-density `value` of each row, in nats.
+
+    Args:
+        base: density at the trajectories' end.
+        twice: the two solves of `(x, log p)`; log p has one entry a row, or one a probe.
+        value: log-densities by the first solve.
+        refined: log-densities by the second.
+        ode: settings of the first solve.
+    """
+    (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
+    z, local_x = (leaf.astype(value.dtype) for leaf in (z, local_x))
+    slope = jnp.abs(jax.vmap(jax.grad(base.log_prob))(z))
+    rows = len(value)
+    carried = jnp.linalg.norm((slope * local_x).reshape(rows, -1), axis=1)
+    embedded = _mean_over_probes(local_p) + carried
+    rounding = rounding_error(z, _mean_over_probes(path_p))
+    tolerance = max(ode.rtol, ode.atol)
+    kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
+    difference = jnp.abs(refined - value)
+    return DIFFERENCE * difference + kappa * embedded + rounding
+
+
+def rounding_error(
+    z: Float[Array, "rows *event"], path: Float[Array, " rows"]
+) -> Float[Array, " rows"]:
+    """Rounding error of a log-density in nats, the term F above.
+
+    Args:
+        z: end of the trajectories.
+        path: sum of the absolute changes of log p along them.
+    """
+    z = z.astype(path.dtype)
+    squares = jnp.sum(jnp.square(z).reshape(len(path), -1), axis=1)
+    return ROUNDING * jnp.finfo(path.dtype).eps * (path + squares / 2)
+
+
+def _mean_over_probes(each: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
+    return each if each.ndim == 1 else jnp.mean(each, axis=1)
+
+
+def mark_no_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
+    """Set the status `NO_DENSITY` where the solve succeeded and the base's log-density is NaN.
+
+    A joint solve has one status for all rows.
+    """
+    bad = jnp.isnan(value)
+    bad = bad if stats.status.ndim else jnp.any(bad)
+    return _downgrade(stats, bad, Status.NO_DENSITY)
+
+
+def mark_inaccurate(
+    stats: Stats, z: Float[Array, "rows *event"], change: Array, atol_nats: Any
+) -> Stats:
+    """Set the status `INACCURATE` where rounding alone exceeds `atol_nats`, after one solve."""
+    return _downgrade(stats, rounding_error(z, jnp.abs(change)) > atol_nats, Status.INACCURATE)
+
+
+def _downgrade(stats: Stats, bad: Array, status: Status) -> Stats:
+    bad = bad & (stats.status == Status.SUCCESS)
+    return replace(stats, status=jnp.where(bad, int(status), stats.status))
+
+
+def ode_for_tolerance(atol_nats: float, ode: ODE, dtype: Any, *, checked: bool) -> ODE:
+    """Settings whose solve gives log-densities to `atol_nats`.
+
+    Raises:
+        ValueError: `atol_nats` is not positive or beyond the precision, or the steps are fixed.
+    """
+    dtype = jnp.dtype(accumulation_dtype(dtype))
+    eps = float(jnp.finfo(dtype).eps)
+    share = CHECKED if checked else UNCHECKED
+    if not atol_nats > 0:
+        raise ValueError(f"atol_nats={atol_nats} must be positive, in nats")
+    if not ode.adaptive:
+        raise ValueError(
+            f"atol_nats={atol_nats} chooses the steps and ode_eval={ode} fixes them: leave "
+            "num_steps and dt out of ode_eval"
+        )
+    if atol_nats * share < eps:
+        raise ValueError(
+            f"atol_nats={atol_nats} is below {eps / share:.1e} nats, the best that {dtype} can "
+            'do: solve in float64, jax.config.update("jax_enable_x64", True)'
+        )
+    # The solver's own tolerances, relative or not, do not apply.
+    return replace(ode, rtol=0.0, atol=min(atol_nats * share, 1e-2))
+
+
+def solve_to_tolerance(
+    solve: Callable[[ODE, Any, Any], tuple[LogDensity, Stats]],
+    rows: Array,
+    cond: Array | None,
+    *,
+    atol_nats: float,
+    ode: ODE,
+) -> tuple[LogDensity, Stats]:
+    """Log-densities whose stated error is at most `atol_nats`; the others are `INACCURATE`.
+
+    The rows whose stated error is larger are solved again at a tenth of the tolerance, and so
+    on. Their evaluations add up.
+
+    Args:
+        solve: `solve(ode, rows, cond)`.
+        rows: rows with known values (not under jit).
+        cond: their conditions.
+        atol_nats: largest error in nats.
+        ode: settings of the first solve, by `ode_for_tolerance`.
+    """
+    if isinstance(rows, Tracer):
+        raise ValueError(
+            f"atol_nats={atol_nats} with verification solves again the rows that miss it, which "
+            "are unknown under jit: call it outside, or write log_prob(x, atol_nats=...)"
+        )
+    answer, stats = solve(ode, rows, cond)
+    eps = float(jnp.finfo(rows.dtype).eps)
+    for _ in range(ROUNDS):
+        missed = np.flatnonzero(_misses(answer, atol_nats))
+        ode = replace(ode, atol=ode.atol * TIGHTER)
+        if not len(missed) or ode.atol < eps:
+            break
+        again = solve(ode, rows[missed], None if cond is None else cond[missed])
+        answer, stats, improved = _replace_rows(answer, stats, again, missed)
+        if not improved:
+            break
+    status = jnp.where(_misses(answer, atol_nats), int(Status.INACCURATE), stats.status)
+    return answer._replace(status=status), replace(stats, status=status)
+
+
+def _misses(answer: LogDensity, atol_nats: float) -> np.ndarray:
+    """The rows that were solved with a stated error above `atol_nats`."""
+    within = np.asarray(answer.ode_error) <= atol_nats
+    return ~within & (np.asarray(answer.status) == Status.SUCCESS)
+
+
+def _replace_rows(
+    answer: LogDensity, stats: Stats, again: tuple[LogDensity, Stats], at: np.ndarray
+) -> tuple[LogDensity, Stats, bool]:
+    """Take the rows `at` from their second solve where its error is smaller; whether any was."""
+    old, new = answer.ode_error, again[0].ode_error
+    assert old is not None
+    assert new is not None
+    better = new < old[at]
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[at].set(jnp.where(better, new, old[at]))
+
+    spent = answer.num_evals.at[at].add(again[0].num_evals)
+    answer, stats = jax.tree.map(put, (answer, stats), again)
+    return answer._replace(num_evals=spent), replace(stats, num_evals=spent), bool(better.any())
