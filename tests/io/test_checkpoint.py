@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.io import checkpoint, serialisation
+from jaxflow.io import arrays, checkpoint, serialisation
 from jaxflow.io.checkpoint import load, load_extra, load_leaves, save, save_leaves
 from jaxflow.ode import ODE, TABLEAUS
 
@@ -155,15 +155,14 @@ class TestRoundTrip:
     @pytest.mark.parametrize(
         "dtype",
         [
-            *("bool", "int4", "int8", "int32", "int64", "uint2", "uint8", "uint64"),
-            *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
-            *("complex64", "complex128"),
+            *("bool", "int8", "int32", "int64", "uint8", "uint64"),
+            *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
         ],
     )
     @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (3, 2)])
     def test_arrays_of_every_dtype(self, path, dtype, shape):
         values = np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2
-        array = values.astype(serialisation._dtype(dtype))
+        array = values.astype(arrays.as_dtype(dtype))
         tree = {"jax": jnp.array(array), "numpy": array, "scalar": array.dtype.type(1)}
         save(path, tree)
         assert_same(load(path), tree)
@@ -363,6 +362,7 @@ class TestWhatCannotBeWritten:
             ({"a": {1: 2}}, r"'a' is a dict with the key 1; only str keys"),
             (Flow(np.array([None])), r"'field' is an array of dtype object"),
             (Flow(np.array("text")), r"'field' is an array of dtype str"),
+            (Flow(jnp.zeros(2, "float8_e5m2")), r"dtype float8_e5m2.*complex128$"),
             (jax.ShapeDtypeStruct((), float), r"'root' is a jax.ShapeDtypeStruct"),
         ],
     )
@@ -454,7 +454,7 @@ class TestWhatIsNotLoaded:
         for size in range(len(whole)):
             path.write_bytes(whole[:size])
             with pytest.raises(
-                ValueError, match=r"flow.safetensors is damaged or no safetens"
+                ValueError, match=r"flow.safetensors is damaged or not a safetens"
             ) as e:
                 load(path)
             assert "\n" not in str(e.value)
@@ -465,7 +465,7 @@ class TestWhatIsNotLoaded:
         with pytest.raises(ValueError, match=r"is a folder"):
             load(tmp_path)
         path.write_bytes(pickle.dumps([1, 2, 3]) * 10)
-        with pytest.raises(ValueError, match=r"is damaged or no safetensors file"):
+        with pytest.raises(ValueError, match=r"is damaged or not a safetensors file"):
             load(path)
         safetensors.numpy.save_file({"a": np.ones(2)}, path)
         with pytest.raises(ValueError, match=r"is a safetensors file that jaxflow did not write"):
@@ -483,9 +483,9 @@ class TestWhatIsNotLoaded:
             (lambda d, t: t.update(field=np.ones(3, int)), r"stored as int64 .* float64 of shape"),
             (
                 lambda d, t: d["arrays"]["field"].update(dtype="O"),
-                r"not what the file says of it: O",
+                r"its description says O",
             ),
-            (lambda d, t: d["arrays"]["field"].update(impl="evil"), r"not what the file says"),
+            (lambda d, t: d["arrays"]["field"].update(impl="evil"), r"but its description says"),
             (lambda d, t: d["arrays"]["field"].update(shape=3), r"description is not jaxflow's"),
             (lambda d, t: d["arrays"].update(field=0), r"description is not jaxflow's"),
             (lambda d, t: d.update(arrays=0), r"description is not jaxflow's"),
@@ -662,7 +662,7 @@ class TestNoCodeRuns:
         save_leaves(path, flow)
         load_leaves(path, flow)
 
-    @pytest.mark.parametrize("module", [checkpoint, serialisation])
+    @pytest.mark.parametrize("module", [arrays, checkpoint, serialisation])
     def test_the_source_names_neither(self, module):
         tree = ast.parse(Path(module.__file__).read_text())
         imported = {

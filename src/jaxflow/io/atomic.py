@@ -1,4 +1,4 @@
-"""Files that are whole or absent, never half written."""
+"""Files that appear complete or not at all."""
 
 import contextlib
 import os
@@ -10,15 +10,15 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write to a file beside `path` that takes its place at the end, on the disk, in one step.
+    """Open a temporary file that replaces `path`, on the disk and in one step, when closed.
 
-    Where the body raises, or the process dies, what stood at `path` is left as it was.
+    If the body raises or the process dies, the file at `path` is left unchanged.
 
     Raises:
-        OSError: the file cannot be written; it names the file.
+        OSError: the file cannot be written; names the file.
     """
-    # In the same folder, for a move across file systems is no single step. Not from tempfile,
-    # whose files only their owner may read.
+    # In the same folder: a rename across file systems is not atomic. Not from tempfile, whose
+    # files only their owner may read.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
@@ -28,12 +28,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        # What fails to write, on a full disk, does not say which file.
+        # A failed write, as on a full disk, does not say which file.
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
     if os.name == "posix":
-        # The move itself is on the disk only once the folder is.
+        # The rename is on the disk only after the folder is.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,9 +1,8 @@
-"""Flows and training states as files: safetensors, JSON, and nothing that could run.
+"""Flows and training states as files.
 
-A file is a safetensors file. Its tensors are the arrays, so any safetensors reader can look at
-them; all else is one JSON document in its metadata under the key "jaxflow". A file is written
-beside its final place, flushed to the disk and moved there in one step, so that a crash leaves
-the old file or the new one, never half of one.
+A file is a safetensors file: its tensors are the arrays, readable by any safetensors reader, and
+one JSON document in its metadata, under the key "jaxflow", holds the rest. Reading a file runs no
+code from it. Writes are atomic: after a crash there is the old file or the new one.
 """
 
 import contextlib
@@ -20,7 +19,11 @@ import safetensors
 import safetensors.numpy
 
 from jaxflow.io import serialisation
+from jaxflow.io.arrays import describe, pack
 from jaxflow.io.atomic import atomic_write
+
+Metadata = dict[str, str] | None
+Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
 _KEY = "jaxflow"
@@ -37,108 +40,122 @@ def save(
 ) -> None:
     """Write a flow, or any tree of modules, settings and arrays, to one file.
 
-    Modules, dataclasses, tuples, lists, dicts with str keys, None, bool, int, float, str, dtypes,
-    arrays and PRNG keys come back from `load` as they were, arrays bit for bit. A module class of
-    your own is written too and comes back with `load(path, like=template)`.
+    `load` returns modules, dataclasses, tuples, lists, dicts with str keys, None, bool, int,
+    float, str, dtypes, arrays and PRNG keys as they were, arrays bit for bit. A module class of
+    your own is written as well; read it with `load(path, like=template)`.
+
+    ```python
+    import tempfile
+
+    import jax
+    from jaxflow import CNF, StandardNormal, load, save
+    from jaxflow.dynamics import MLP
+
+    flow = CNF(MLP(2, key=jax.random.key(0)), StandardNormal(2))
+    with tempfile.TemporaryDirectory() as folder:
+        save(f"{folder}/moons.safetensors", flow, extra={"seed": 0})
+        flow = load(f"{folder}/moons.safetensors")
+    ```
 
     Args:
-        path: the file; missing folders are made.
-        flow: what to write.
-        extra: numbers, texts, lists and dicts to keep beside it, for `load_extra`.
-        overwrite: whether an existing file may be replaced.
+        path: the file; missing folders are created.
+        flow: the tree.
+        extra: numbers, text, lists and dicts to store with it, for `load_extra`.
+        overwrite: replace an existing file.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
-        TypeError: `flow` or `extra` holds something that cannot be written, such as a function;
-            the text names the place.
-
-    Example:
-        ```python
-        save("moons.safetensors", flow, extra={"seed": 0})
-        flow = load("moons.safetensors")
-        load_extra("moons.safetensors")["seed"]
-        ```
+        TypeError: `flow` or `extra` holds a value that cannot be written, such as a function;
+            names its place.
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-    tree, table, stored = serialisation.encode(flow)
-    _write(path, {"kind": "flow", "tree": tree, "arrays": table}, stored, extra)
+    _write(path, flow_to_bytes(flow, extra))
 
 
 def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Without a template, only modules and dataclasses that jaxflow defines are rebuilt; nothing
     else that a file names is imported or called.
 
     Args:
         path: the file.
-        like: a tree of the same structure, built by your code; it may come from
-            `equinox.filter_eval_shape` and hold shapes alone. Its arrays are replaced by the
-            file's; every other part, settings and numbers included, is the template's.
+        like: template, a tree of the same structure built by your code; may hold shapes alone, as
+            from `equinox.filter_eval_shape`. The file replaces its arrays; everything else,
+            settings included, stays the template's.
 
     Raises:
-        ValueError: the file is damaged, no jaxflow file or of a newer format; a class is not
-            jaxflow's (pass `like`) or has other fields in this version; an array's name, shape or
-            dtype is not the template's; an array has 64 bits while JAX's x64 mode is off.
+        ValueError: the file is damaged, not written by jaxflow, or of a newer format; a class is
+            not jaxflow's (pass `like`) or has other fields in this version; an array's name, shape
+            or dtype differs from the template's; an array has 64 bits and JAX's x64 mode is off.
     """
-    document, stored = _read(path, "flow")
-    with _named(path, document):
-        if like is not None:
-            return serialisation.fill(like, document["arrays"], stored, serialisation.dotted)
-        return serialisation.decode(document["tree"], document["arrays"], stored)
+    return _decode(*_open(path), path, like)
 
 
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the `extra` of a file, of `save` or `save_leaves`; no array is read.
+    """Read the `extra` of a file of `save` or `save_leaves`, without its arrays.
 
     Raises:
-        ValueError: the file is damaged, no jaxflow file or of a newer format.
+        ValueError: the file is damaged, not written by jaxflow, or of a newer format.
     """
-    with _open(path) as file:
-        document = _document(path, file)
-    with _named(path, document):
+    document = _document(path, _open(path, arrays=False)[0])
+    with _named_errors(path, document):
         return serialisation.decode(document["extra"], {}, {})
 
 
 def save_leaves(
     path: str | os.PathLike[str], tree: Any, *, extra: dict[str, Any] | None = None
 ) -> None:
-    """Write the arrays of any pytree, such as a training state, replacing an earlier file.
+    """Write the arrays of any pytree, such as a training state; replaces an existing file.
 
-    Arrays are stored under their JAX key paths. Leaves that are no arrays are not written: keep a
-    number that must survive in an array or in `extra`.
+    Arrays are stored under their JAX key paths. Other leaves are not written: keep a number that
+    must survive in an array or in `extra`.
 
     Args:
-        path: the file; missing folders are made, an existing file is replaced in one step.
+        path: the file; missing folders are created.
         tree: the pytree.
-        extra: numbers, texts, lists and dicts to keep beside it, for `load_extra`.
+        extra: numbers, text, lists and dicts to store with it, for `load_extra`.
 
     Raises:
         TypeError: an array of dtype `object`, or an `extra` that cannot be written.
     """
     leaves = serialisation.named_arrays(tree, jax.tree_util.keystr)
-    table = {name: serialisation.describe(x, name) for name, x in leaves.items()}
-    stored = {name: serialisation.pack(x, name) for name, x in leaves.items()}
-    _write(path, {"kind": "leaves", "arrays": table}, stored, extra)
+    table = {name: describe(x, name) for name, x in leaves.items()}
+    stored = {name: pack(x, name) for name, x in leaves.items()}
+    _write(path, _to_bytes({"kind": "leaves", "arrays": table}, stored, extra))
 
 
 def load_leaves(path: str | os.PathLike[str], like: Any) -> Any:
-    """Read what `save_leaves` wrote into the structure of a template.
+    """Read a file that `save_leaves` wrote into the structure of a template.
 
     Args:
         path: the file.
-        like: a tree of the same structure. Its arrays are replaced by the file's, bit for bit;
-            leaves that are no arrays stay the template's.
+        like: template, a tree of the same structure. The file replaces its arrays, bit for bit;
+            other leaves stay the template's.
 
     Raises:
-        ValueError: the file is damaged, no jaxflow file or of a newer format; number, names,
-            shapes or dtypes of the arrays are not the template's; an array has 64 bits while
-            JAX's x64 mode is off.
+        ValueError: the file is damaged, not written by jaxflow, or of a newer format; number,
+            names, shapes or dtypes of the arrays differ from the template's; an array has 64 bits
+            and JAX's x64 mode is off.
     """
-    document, stored = _read(path, "leaves")
-    with _named(path, document):
+    document, stored = _read(*_open(path), path, "leaves")
+    with _named_errors(path, document):
         return serialisation.fill(like, document["arrays"], stored, jax.tree_util.keystr)
+
+
+def flow_to_bytes(flow: Any, extra: dict[str, Any] | None = None) -> bytes:
+    """The content of the file that `save` writes."""
+    tree, table, stored = serialisation.encode(flow)
+    return _to_bytes({"kind": "flow", "tree": tree, "arrays": table}, stored, extra)
+
+
+def flow_from_bytes(data: bytes) -> Any:
+    """The flow that `flow_to_bytes` was called with; raises as `load`."""
+    with _damage("the data"):
+        stored = safetensors.numpy.load(data)
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return _decode(json.loads(header).get("__metadata__"), stored, "the data", None)
 
 
 def _version() -> str:
@@ -148,12 +165,9 @@ def _version() -> str:
         return "unknown"
 
 
-def _write(
-    path: str | os.PathLike[str],
-    content: dict[str, Any],
-    stored: dict[str, np.ndarray],
-    extra: dict[str, Any] | None,
-) -> None:
+def _to_bytes(
+    content: dict[str, Any], stored: dict[str, np.ndarray], extra: dict[str, Any] | None
+) -> bytes:
     document = {
         "format": FORMAT,
         "version": _version(),
@@ -161,7 +175,10 @@ def _write(
         "extra": serialisation.encode_plain({} if extra is None else extra, "extra"),
     }
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    data = safetensors.numpy.save(stored, metadata={_KEY: text})
+    return safetensors.numpy.save(stored, metadata={_KEY: text})
+
+
+def _write(path: str | os.PathLike[str], data: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as file:
@@ -169,30 +186,37 @@ def _write(
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged or not a safetensors file: {reason}") from error
+
+
+def _open(path: str | os.PathLike[str], *, arrays: bool = True) -> tuple[Metadata, Arrays]:
+    """Metadata and arrays of a safetensors file."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist")
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder; give the path of a file")
-    try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-            yield file
-    except safetensors.SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged or no safetensors file: {reason}") from error
+    with _damage(path), safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+        names = file.keys() if arrays else ()
+        return file.metadata(), {name: file.get_tensor(name) for name in names}
 
 
-def _document(path: str | os.PathLike[str], file: Any) -> dict[str, Any]:
-    text = (file.metadata() or {}).get(_KEY)
+def _document(path: str | os.PathLike[str], metadata: Metadata) -> dict[str, Any]:
+    """The JSON document in a file's metadata, with its main parts checked."""
+    text = (metadata or {}).get(_KEY)
     if text is None:
         raise ValueError(f"{path} is a safetensors file that jaxflow did not write")
     try:
         document = json.loads(text)
         number, version = document["format"], document["version"]
-        newer = number > FORMAT
+        is_newer = number > FORMAT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its description cannot be read") from error
-    if newer:
+    if is_newer:
         raise ValueError(
             f"{path} is of format {number}, written by jaxflow {version}; this is jaxflow "
             f"{_version()}, which reads formats up to {FORMAT}: install a newer jaxflow"
@@ -210,21 +234,30 @@ def _document(path: str | os.PathLike[str], file: Any) -> dict[str, Any]:
     return document
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with _open(path) as file:
-        document = _document(path, file)
-        if (found := document["kind"]) != kind:
-            raise ValueError(f"{path} was written for another reader: call {_READER[found]}(path)")
-        with _named(path, document):
-            names = set(document["arrays"])
-            for name in sorted(names.symmetric_difference(file.keys())):
-                where = "missing from the file" if name in names else "not in its description"
-                raise ValueError(f"the file is damaged: the array '{name}' is {where}")
-            return document, {name: file.get_tensor(name) for name in names}
+def _read(
+    metadata: Metadata, stored: Arrays, path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, Any], Arrays]:
+    document = _document(path, metadata)
+    if document["kind"] != kind:
+        reader = _READER[document["kind"]]
+        raise ValueError(f"{path} was written for another reader: call {reader}(path)")
+    with _named_errors(path, document):
+        for name in sorted(stored.keys() ^ document["arrays"].keys()):
+            fault = "not in its description" if name in stored else "missing from the file"
+            raise ValueError(f"the file is damaged: the array '{name}' is {fault}")
+    return document, stored
+
+
+def _decode(metadata: Metadata, stored: Arrays, path: str | os.PathLike[str], like: Any) -> Any:
+    document, stored = _read(metadata, stored, path, "flow")
+    with _named_errors(path, document):
+        if like is None:
+            return serialisation.decode(document["tree"], document["arrays"], stored)
+        return serialisation.fill(like, document["arrays"], stored, serialisation.dotted)
 
 
 @contextlib.contextmanager
-def _named(path: str | os.PathLike[str], document: dict[str, Any]) -> Iterator[None]:
+def _named_errors(path: str | os.PathLike[str], document: dict[str, Any]) -> Iterator[None]:
     """Put the file's name and both versions before the text of an error."""
     about = f"{path} (written by jaxflow {document['version']}, read by {_version()})"
     try:
