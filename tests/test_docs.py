@@ -1,19 +1,21 @@
-"""The code of the documentation runs, its site builds, and its reference is whole."""
+"""Code of pages and docstrings runs; the site builds; the reference is complete."""
 
 import ast
+import html
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import zlib
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import pytest
-from typer.main import get_command
 
-from jaxflow.cli.app import app
+from jaxflow.cli.app import COMMANDS, load_command
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -21,12 +23,20 @@ PAGES = sorted(DOCS.rglob("*.md"))
 
 # Pages that take more than some 5 seconds of one core even with short trainings.
 SLOW = {
-    *("index.md", "tutorial.md", "diffusion.md", "estimator.md", "numpyro.md", "objectives.md"),
+    *(
+        "index.md",
+        "tutorial.md",
+        "gallery.md",
+        "diffusion.md",
+        "estimator.md",
+        "numpyro.md",
+        "objectives.md",
+    ),
     *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/gradient.md"),
     *("howto/inference.md", "howto/likelihood.md", "howto/pod.md"),
 }
-# What pages whose blocks are parts of a program leave to the reader.
-GIVEN = {
+# Code to run before pages whose blocks are only parts of a program.
+PREAMBLES = {
     "objectives.md": """
 import jax, jaxflow
 from jaxflow import fit
@@ -36,6 +46,9 @@ x_test = jaxflow.data.Moons().sample(100, seed=1)
 flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, width=16, key=key), jaxflow.StandardNormal(2))
 """
 }
+
+# Objects whose examples take more than some 5 seconds.
+SLOW_EXAMPLES: set[str] = set()
 
 # Runs blocks of code in one namespace, each with its place in the page; trainings are short.
 RUNNER = """
@@ -84,7 +97,7 @@ def marked(page):
 
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES if any(blocks(page))])
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
-    given = GIVEN.get(name_of(page), "")
+    preamble = PREAMBLES.get(name_of(page), "")
     env = dict(os.environ)
     if version("jaxlib").startswith("0.10."):
         # Most of the time is XLA's (conftest.py); as little of it as there can be.
@@ -93,7 +106,7 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
         [sys.executable, "-W", "error", "-c", RUNNER],
         cwd=tmp_path,
         env=env,
-        input=json.dumps([("given", 0, given), *blocks(page)]),
+        input=json.dumps([("preamble", 0, preamble), *blocks(page)]),
         capture_output=True,
         text=True,
         check=False,
@@ -102,7 +115,7 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
 
 
 def test_slow_pages_are_pages():
-    assert {name_of(page) for page in PAGES} >= SLOW | set(GIVEN)
+    assert {name_of(page) for page in PAGES} >= SLOW | set(PREAMBLES)
 
 
 @pytest.fixture(scope="module")
@@ -127,33 +140,104 @@ def test_the_site_builds_without_a_warning(site):
     assert not (ROOT / "site").exists()
 
 
-def test_nothing_is_fetched_but_by_the_formulas(site):
+def test_pages_fetch_nothing(site):
     folder, _ = site
-    hosts = set()
     for page in folder.rglob("*.html"):
-        fetched = re.findall(
-            r'<(?:script|link|img)[^>]*(?:src|href)="(\w+://[^"/]*)', page.read_text()
-        )
-        hosts |= set(fetched)
-    assert hosts == {"https://cdn.jsdelivr.net"}
+        text = page.read_text()
+        assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="\w+://[^"/]*', text), page
+        assert "arithmatex" not in text, f"{page} has a formula that is not MathML"
+
+
+def test_shapes_are_printed_as_written(site):
+    folder, _ = site
+    text = (folder / "reference" / "jaxflow" / "index.html").read_text()
+    printed = html.unescape(re.sub("<[^>]+>", "", text))
+    assert 'Float[Array, "rows *event"]' in printed
+    assert 'Float[Array, "..."]' in printed
+    assert "rows * event" not in printed
+
+
+def test_notebooks_are_pages_with_their_pictures(site):
+    folder, _ = site
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 8
+    for notebook in notebooks:
+        page = (folder / "notebooks" / notebook.stem / "index.html").read_text()
+        assert page.count(f'src="../{notebook.stem}_') == notebook.read_text().count('"image/png"')
 
 
 def public_names():
-    """Each package with a list of public names: its name, and by each of them where it is from.
+    """Each package with public names: its name, and for each of them the place it is from.
 
-    Read from the source: to import all packages takes longer than all else here.
+    Read from the source: importing all packages takes longer than all other tests here.
     """
     source = ROOT / "src"
     for file in source.rglob("__init__.py"):
         package = ".".join(file.parent.relative_to(source).parts)
-        tree, origin, public = ast.parse(file.read_text()), {}, []
-        for node in ast.walk(tree):
+        stub = file.with_suffix(".pyi")
+        origin, public = {}, []
+        for node in ast.parse((stub if stub.exists() else file).read_text()).body:
             if isinstance(node, ast.ImportFrom):
-                origin |= {each.name: f"{node.module}.{each.name}" for each in node.names}
+                module = ".".join(filter(None, [package if node.level else None, node.module]))
+                origin |= {each.name: f"{module}.{each.name}" for each in node.names}
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 public = ast.literal_eval(node.value)
+        if stub.exists():
+            public = list(origin)
         if public:
-            yield package, {name: origin[name] for name in public}
+            yield package, {name: origin.get(name, f"{package}.{name}") for name in public}
+
+
+def docstrings():
+    """Docstrings of packages, and of the names in their `__all__` with public methods."""
+    source = ROOT / "src"
+    for package, names in public_names():
+        init = source.joinpath(*package.split("."), "__init__.py")
+        yield package, ast.get_docstring(ast.parse(init.read_text()))
+        for origin in names.values():
+            module, _, name = origin.rpartition(".")
+            file = source.joinpath(*module.split(".")).with_suffix(".py")
+            for node in ast.parse(file.read_text()).body if file.exists() else ():
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                    yield origin, ast.get_docstring(node)
+                    for each in node.body if isinstance(node, ast.ClassDef) else ():
+                        if isinstance(each, ast.FunctionDef) and not each.name.startswith("_"):
+                            yield f"{origin}.{each.name}", ast.get_docstring(each)
+
+
+def examples():
+    """The examples of docstrings as parameters."""
+    for name, text in dict(docstrings()).items():
+        codes = re.findall(
+            r"^ *```python\n(.*?)^ *```", text or "", flags=re.DOTALL | re.MULTILINE
+        )
+        for code in codes:
+            marks = pytest.mark.slow if name in SLOW_EXAMPLES else ()
+            yield pytest.param(textwrap.dedent(code), id=name, marks=marks)
+
+
+@pytest.mark.parametrize("code", examples())
+def test_the_example_of_a_docstring_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # With the settings of a user, not those of the other tests (conftest.py).
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        try:
+            exec(compile(code, "example", "exec"), {"__name__": "example"})
+        except ImportError as error:
+            if "pip install" not in str(error):
+                raise
+            pytest.skip(str(error))
+        finally:
+            if "matplotlib.pyplot" in sys.modules:
+                sys.modules["matplotlib.pyplot"].close("all")
+
+
+def test_slow_examples_are_examples():
+    assert {name for name, _ in docstrings()} >= SLOW_EXAMPLES
 
 
 def test_every_public_name_is_in_the_reference(site):
@@ -205,7 +289,7 @@ def commands_of(page):
 
 
 def test_commands_have_the_options_that_pages_give_them():
-    commands = vars(get_command(app))["commands"]
+    commands = {name: load_command(name) for name in COMMANDS}
     found = [each for page in (*PAGES, ROOT / "README.md") for each in commands_of(page)]
     assert len(found) > 10
     for command, rest in found:
