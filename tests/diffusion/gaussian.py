@@ -14,7 +14,7 @@ from jaxflow.diffusion import (
     VarianceExploding,
     VariancePreserving,
 )
-from jaxflow.diffusion.denoiser import within
+from jaxflow.diffusion.denoiser import clip_time
 
 MEAN, STD = 0.7, 0.4
 SCHEDULES = {
@@ -34,7 +34,7 @@ class Known(AbstractDenoiser):
     schedule: Schedule = eqx.field(static=True)
 
     def noise(self, s, x, cond=None):
-        alpha, sigma, std = moments(self.schedule, within(self.schedule, s, x))
+        alpha, sigma, std = moments(self.schedule, clip_time(self.schedule, s, x))
         return sigma * (x - alpha * MEAN) / std**2
 
 

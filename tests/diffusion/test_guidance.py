@@ -24,7 +24,7 @@ from jaxflow.diffusion import (
     measurement_guide,
     network_inputs,
 )
-from jaxflow.diffusion.denoiser import within
+from jaxflow.diffusion.denoiser import clip_time
 from jaxflow.dynamics import MLP, OptionalCondition
 
 SCHEDULE = VariancePreserving()
@@ -48,7 +48,7 @@ class Classes(AbstractDenoiser):
     schedule: Schedule = eqx.field(static=True, default=SCHEDULE)
 
     def noise(self, s, x, cond=None):
-        s = within(SCHEDULE, s, x)
+        s = clip_time(SCHEDULE, s, x)
         logs, alpha, variance = log_joint(s, x)
         shares = jax.nn.softmax(logs) if cond is None else cond
         return SCHEDULE.sigma(s) * (x - alpha * shares @ MEANS) / variance
@@ -84,7 +84,7 @@ def test_a_condition_is_needed():
     with pytest.raises(TypeError, match="denoiser=4 must be a Denoiser"):
         ClassifierFree(4)  # pyright: ignore[reportArgumentType]
     mixture = GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None])
-    with pytest.raises(ValueError, match="has no conditions: leave cond out"):
+    with pytest.raises(ValueError, match="KnownDenoiser has no conditions: leave cond out"):
         KnownDenoiser(mixture, SCHEDULE).noise(S, X, SECOND)
 
 
@@ -96,7 +96,7 @@ def test_a_classifier_is_asked_as_it_was_trained():
     scale, time = network_inputs(SCHEDULE, S)
     logits = jnp.stack([scale * X[0], scale * X[1], scale * X[0] * time])
     np.testing.assert_allclose(_guide()(S, X, SECOND), jax.nn.log_softmax(logits)[1], rtol=1e-12)
-    with pytest.raises(ValueError, match=r"cond has shape \(2,\) and the classifier tells 3"):
+    with pytest.raises(ValueError, match=r"cond has shape \(2,\), but the classifier has 3"):
         _guide()(S, X, SECOND[:2])
 
 

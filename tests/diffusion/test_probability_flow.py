@@ -116,5 +116,5 @@ def test_what_is_no_diffusion_model_is_refused():
     with pytest.raises(TypeError, match="must be a Denoiser: write Denoiser"):
         as_flow(lambda s, x: x, 2)  # pyright: ignore[reportArgumentType]
     flow = jaxflow.CNF(MLP(2, width=8, depth=1, key=jax.random.key(0)), StandardNormal(2))
-    with pytest.raises(TypeError, match="the field of this flow is MLP, no diffusion model"):
+    with pytest.raises(TypeError, match="the field of this flow is MLP, not a diffusion model"):
         denoiser_of(flow)

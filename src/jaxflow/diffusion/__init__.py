@@ -1,31 +1,35 @@
 """Diffusion models: schedules, denoisers, DDPM, NCSN, samplers, guidance, and their likelihood.
 
-The other half of the lecture that this library follows. A denoiser is one network under a noise
-schedule; DDPM and NCSN are two schedules of it; its probability-flow ODE is a `CNF`.
+A denoiser is a network with a noise schedule; DDPM and NCSN differ in the schedule. The
+probability-flow ODE of a denoiser is a `CNF`, so log-densities are exact.
 
 ```python
-denoiser = Denoiser(MLP(2, key=key), VariancePreserving())
-flow, _ = jaxflow.fit(as_flow(denoiser, (2,)), x, key=key, objective=Denoising())
-flow.log_prob(x)
-draw(flow, key, 1000, sampler=Ancestral(), num_steps=200)
+import jax, jaxflow
+from jaxflow.diffusion import Ancestral, Denoiser, VariancePreserving, as_flow, draw
+from jaxflow.dynamics import MLP
+from jaxflow.objectives import Denoising
+
+key = jax.random.key(0)
+x = jax.random.normal(key, (200, 2))
+flow = as_flow(Denoiser(MLP(2, key=key), VariancePreserving()), (2,))
+config = jaxflow.TrainConfig(steps=20)
+flow, history = jaxflow.fit(flow, x, key=key, objective=Denoising(), config=config)
+print(flow.log_prob(x[:5]))
+samples = draw(flow, key, 10, sampler=Ancestral(), num_steps=200)
 ```
-Diffusions count time from data to noise: `s = 1 - t`, in this package alone.
+
+In this package alone time counts from data to noise: `s = 1 - t`.
 """
 
 from jaxflow.diffusion import score_matching
 from jaxflow.diffusion.bound import Bound, bits_per_dim, elbo, prior_gap
 from jaxflow.diffusion.ddpm import posterior, step_loss, transition
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, KnownDenoiser, network_inputs
-from jaxflow.diffusion.guidance import (
-    ClassifierFree,
-    Guided,
-    classifier_guide,
-    measurement_guide,
-)
+from jaxflow.diffusion.guidance import ClassifierFree, Guided, classifier_guide, measurement_guide
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares, shares
 from jaxflow.diffusion.probability_flow import ProbabilityFlow, as_flow, denoiser_of, from_flow
 from jaxflow.diffusion.samplers import draw
-from jaxflow.diffusion.schedule import Schedule, check_schedule
+from jaxflow.diffusion.schedule import Schedule, check_schedule, times_of
 from jaxflow.diffusion.schedules import (
     Betas,
     Cosine,
@@ -48,7 +52,6 @@ from jaxflow.diffusion.steppers import (
     PredictorCorrector,
     Rule,
 )
-from jaxflow.diffusion.times import times_of
 
 __all__ = [
     "DDIM",

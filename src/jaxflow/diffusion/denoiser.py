@@ -1,4 +1,4 @@
-"""Denoisers: networks that tell the noise in a point, learned or known."""
+"""Denoisers: the predicted noise in a point, learned or in closed form."""
 
 import abc
 import math
@@ -7,12 +7,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares
-from jaxflow.diffusion.schedule import Schedule, check_schedule
+from jaxflow.diffusion.schedule import Event, Scalar, Schedule, check_schedule
 from jaxflow.dynamics.protocol import (
+    Field,
     check_field,
     evaluate,
     evaluate_with_trace,
@@ -22,81 +24,79 @@ from jaxflow.dynamics.protocol import (
 
 
 class AbstractDenoiser(eqx.Module):
-    """`E[e | x]` for `x = alpha(s) x_0 + sigma(s) e`, and what follows from it.
+    """The interface of a denoiser: `E[e | x]` for `x = alpha(s) x_0 + sigma(s) e`.
 
-    All methods take one sample `x` of any event shape and the diffusion's time `s` of its noise,
-    which is kept within the schedule's span.
+    A subclass has a `schedule` and a method `noise`. All methods take one sample `x` of any event
+    shape and the diffusion's time `s`, which is clipped to the schedule's [`start`, `end`].
+
+    ```python
+    import equinox as eqx, jax.numpy as jnp
+    from jaxflow.diffusion import AbstractDenoiser, Schedule, VariancePreserving
+    class OfNormalData(AbstractDenoiser):
+        schedule: Schedule = eqx.field(static=True)
+
+        def noise(self, s, x, cond=None):
+            return self.schedule.sigma(s) * x  # for data of N(0, I)
+
+    print(OfNormalData(VariancePreserving()).score(jnp.asarray(0.5), jnp.ones(2)))
+    ```
     """
 
     schedule: eqx.AbstractVar[Schedule]
 
     @abc.abstractmethod
-    def noise(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`E[e | x, cond]`."""
+    def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the predicted noise `E[e | x, cond]`."""
 
-    def predict(
-        self,
-        what: str,
-        s: Float[Array, ""],
-        x: Float[Array, "*event"],
-        cond: Array | None = None,
-    ) -> Float[Array, "*event"]:
-        """A prediction by name, one of `jaxflow.diffusion.PREDICTIONS`."""
-        s = within(self.schedule, s, x)
+    def predict(self, what: str, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return any prediction, `what` being one of `jaxflow.diffusion.PREDICTIONS`."""
+        s = clip_time(self.schedule, s, x)
         value = self.noise(s, x, cond)
         return convert(value, x, s, self.schedule, given="noise", to=what)
 
-    def score(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`grad log p_s(x)`, which is `-E[e | x] / sigma`."""
+    def score(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the score `grad log p_s(x) = -E[e | x] / sigma`."""
         return self.predict("score", s, x, cond)
 
-    def data(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """The posterior mean `E[x_0 | x]`."""
+    def data(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the posterior mean `E[x_0 | x]`."""
         return self.predict("data", s, x, cond)
 
     def prepare(self) -> "AbstractDenoiser":
-        """The denoiser with what its trace needs computed, once a solve."""
+        """Return an equivalent denoiser that holds the products its trace needs."""
         return self
 
     @property
     def noise_with_trace(self) -> Any:
-        """`(s, x, cond) -> (e, tr(de/dx))`; None where the trace has no closed form."""
+        """`(s, x, cond) -> (e, tr(de/dx))`, or None if the trace has no closed form."""
         return None
 
 
 class Denoiser(AbstractDenoiser):
-    """A network read as a denoiser.
+    """A denoiser from a network.
 
-    The network sees `x / sqrt(alpha^2 + sigma^2)` and, as its time, `log(sigma / alpha) / 4`
-    (Karras et al. 2022, "Elucidating the Design Space", arXiv 2206.00364, for data of standard
-    deviation 1), so that all schedules look alike to it. Its value is what `prediction` says.
+    The network's inputs look alike for all schedules: `x / sqrt(alpha^2 + sigma^2)` and, in place
+    of the time, `log(sigma / alpha) / 4` (Karras et al. 2022, "Elucidating the Design Space",
+    arXiv 2206.00364, table 1, for data of standard deviation 1).
 
     ```python
-    denoiser = Denoiser(MLP(2, key=key), VariancePreserving())
-    flow, _ = jaxflow.fit(as_flow(denoiser, (2,)), x, key=key, objective=Denoising())
+    import jax
+    from jaxflow.diffusion import Denoiser, VariancePreserving
+    from jaxflow.dynamics import MLP
+    denoiser = Denoiser(MLP(2, key=jax.random.key(0)), VariancePreserving())
     ```
 
     Attributes:
-        network: `f(t, x, cond=None)`, one of `jaxflow.dynamics` or any function.
+        network: `f(t, x, cond=None)`, a field of `jaxflow.dynamics` or any function.
         schedule: noise schedule.
-        prediction: what the network's value is, one of `jaxflow.diffusion.PREDICTIONS`; the
-            velocity's scale is 1 at every noise, and an error in it is one of the same size in
-            what is drawn.
-        scaled: whether the network sees scaled points and log-noise; else it sees `x` and
-            jaxflow's time `t = 1 - s`, as the field of a flow does.
-
-    Raises:
-        TypeError: a network that is not callable, a schedule that is none.
-        ValueError: an unknown prediction, a schedule whose noise does not win.
+        prediction: meaning of the network's output, one of `jaxflow.diffusion.PREDICTIONS`. The
+            default, the velocity, has scale 1 at every noise level, and its error is about that
+            of a sample.
+        scaled: whether to scale the network's inputs as above. False passes `x` and jaxflow's
+            time `t = 1 - s`, like the field of a flow.
     """
 
-    network: Any
+    network: Field
     schedule: Schedule = eqx.field(static=True)
     prediction: str = eqx.field(static=True)
     scaled: bool = eqx.field(static=True)
@@ -116,28 +116,26 @@ class Denoiser(AbstractDenoiser):
         self.network, self.schedule = network, schedule
         self.prediction, self.scaled = prediction, scaled
 
-    def noise(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`E[e | x, cond]` as the network has it."""
-        s = within(self.schedule, s, x)
+    def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the predicted noise `E[e | x, cond]`."""
+        s = clip_time(self.schedule, s, x)
         scale, time = self._inputs(s)
         a, b = noise_shares(self.prediction, self.schedule, s)
         return a * x + b * evaluate(self.network, time, scale * x, cond)
 
     def prepare(self) -> "Denoiser":
-        """The denoiser with its network prepared."""
+        """Return the denoiser with its network prepared."""
         return eqx.tree_at(lambda d: d.network, self, prepare(self.network))
 
     @property
     def noise_with_trace(self) -> Any:
-        """`(s, x, cond) -> (e, tr(de/dx))`; None if the network has no closed form."""
+        """`(s, x, cond) -> (e, tr(de/dx))`, or None if the network has no closed form."""
         return self._noise_with_trace if has_closed_form(self.network) else None
 
     def _noise_with_trace(
         self, s: Array, x: Array, cond: Array | None = None
     ) -> tuple[Array, Array]:
-        s = within(self.schedule, s, x)
+        s = clip_time(self.schedule, s, x)
         scale, time = self._inputs(s)
         a, b = noise_shares(self.prediction, self.schedule, s)
         value, trace = evaluate_with_trace(self.network, time, scale * x, cond)
@@ -145,28 +143,32 @@ class Denoiser(AbstractDenoiser):
         return a * x + b * value, (a * x.size).astype(wide) + (b * scale).astype(wide) * trace
 
     def _inputs(self, s: Array) -> tuple[Array, Array]:
-        """By what the network's input is multiplied, and its time."""
+        """The factor of the network's input, and its time."""
         if not self.scaled:
             return jnp.ones_like(s), 1 - s
         return network_inputs(self.schedule, s)
 
 
 class KnownDenoiser(AbstractDenoiser):
-    """The denoiser of a Gaussian mixture, in closed form.
+    """The exact denoiser of a Gaussian mixture.
 
-    Noise turns a mixture into a mixture, `p_s = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)`,
+    Noisy points follow a mixture too, `p_s = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)`,
     whose covariances keep their principal axes.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.bases import GaussianMixture
+    from jaxflow.diffusion import KnownDenoiser, VariancePreserving
+    modes = GaussianMixture(jnp.ones(2), 2 * jnp.eye(2), jnp.stack([0.3 * jnp.eye(2)] * 2))
+    denoiser = KnownDenoiser(modes, VariancePreserving())
+    ```
 
     Attributes:
         weights: (components,).
         means: (components, dim).
         axes: principal axes of each covariance, as columns, (components, dim, dim).
-        variances: along them, (components, dim).
+        variances: variances along these axes, (components, dim).
         schedule: noise schedule.
-
-    Raises:
-        TypeError: another density, a schedule that is none.
-        ValueError: a schedule whose noise does not win.
     """
 
     weights: Float[Array, " components"]
@@ -176,7 +178,7 @@ class KnownDenoiser(AbstractDenoiser):
     schedule: Schedule = eqx.field(static=True)
 
     def __init__(self, data_density: Any, schedule: Any) -> None:
-        """Make the denoiser of a `GaussianMixture`, the density of the data."""
+        """Take the density of the data, a `GaussianMixture`, and a noise schedule."""
         if not isinstance(data_density, GaussianMixture):
             raise TypeError(f"data_density={data_density!r} must be a GaussianMixture")
         check_schedule(schedule)
@@ -185,22 +187,22 @@ class KnownDenoiser(AbstractDenoiser):
         self.variances, self.schedule = singular**2, schedule
 
     def noise(
-        self, s: Float[Array, ""], x: Float[Array, " dim"], cond: Array | None = None
+        self, s: Scalar, x: Float[Array, " dim"], cond: Array | None = None
     ) -> Float[Array, " dim"]:
-        """`-sigma grad log p_s(x)`."""
+        """Return `E[e | x] = -sigma grad log p_s(x)`; `cond` must be None."""
         if cond is not None:
-            raise ValueError("the mixture of a KnownDenoiser has no conditions: leave cond out")
-        s = within(self.schedule, s, x)
+            raise ValueError("a KnownDenoiser has no conditions: leave cond out")
+        s = clip_time(self.schedule, s, x)
         logs, pulls = self._components(s, x)
         pull = jnp.sum(jax.nn.softmax(logs)[:, None] * pulls, axis=0)
         return self.schedule.sigma(s) * pull
 
-    def log_prob(self, s: Float[Array, ""], x: Float[Array, " dim"]) -> Float[Array, ""]:
-        """`log p_s(x)`, the density of noisy points, nats."""
-        return jax.nn.logsumexp(self._components(within(self.schedule, s, x), x)[0])
+    def log_prob(self, s: Scalar, x: Float[Array, " dim"]) -> Scalar:
+        """Return `log p_s(x)`, the log-density of noisy points, in nats."""
+        return jax.nn.logsumexp(self._components(clip_time(self.schedule, s, x), x)[0])
 
     def _components(self, s: Array, x: Array) -> tuple[Array, Array]:
-        """Log-density of each component with its weight, and minus its gradient."""
+        """`log w_k + log p_k(x)` and `-grad log p_k(x)` of each component."""
         alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
         variances = alpha**2 * self.variances + sigma**2
         gaps = x[None] - alpha * self.means
@@ -210,12 +212,15 @@ class KnownDenoiser(AbstractDenoiser):
         return logs + jnp.log(self.weights), pulls
 
 
-def network_inputs(schedule: Schedule, s: Float[Array, ""]) -> tuple[Array, Array]:
-    """By what a network's input is multiplied, for scale 1; its time, `log(sigma / alpha) / 4`."""
+def network_inputs(schedule: Schedule, s: Scalar) -> tuple[Array, Array]:
+    """Return the inputs of a `Denoiser`'s network: a factor for `x`, and a time.
+
+    The factor is `1 / sqrt(alpha^2 + sigma^2)`, the time `log(sigma / alpha) / 4`.
+    """
     alpha, sigma = schedule.alpha(s), schedule.sigma(s)
     return 1 / jnp.hypot(alpha, sigma), -0.125 * schedule.log_snr(s)
 
 
-def within(schedule: Schedule, s: Any, x: Array) -> Float[Array, ""]:
-    """The time as an array of the point's dtype, kept within the schedule's span."""
+def clip_time(schedule: Schedule, s: ArrayLike, x: Array) -> Scalar:
+    """The time in the dtype of `x`, clipped to the schedule's [`start`, `end`]."""
     return jnp.clip(jnp.asarray(s, x.dtype), schedule.start, schedule.end)

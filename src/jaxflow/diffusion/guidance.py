@@ -1,48 +1,54 @@
-"""Guidance: denoisers bent towards a class, a measurement, or whatever has a likelihood.
+"""Guidance: steer a denoiser towards a class, a measurement, or any other likelihood.
 
-A guided denoiser is a denoiser: samplers take it, and `as_flow` gives the density of what its
-probability-flow ODE makes. That is the guided model's own density; for scales other than 1 it is
-no conditional density of anything (Du et al. 2023, arXiv 2302.11552).
+A guided denoiser is a denoiser: samplers take it, and `as_flow` gives the density of its
+probability-flow ODE. For scales other than 1 this is the guided model's own density, not the
+conditional density of the data (Du et al. 2023, arXiv 2302.11552).
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
-from jaxflow.diffusion.denoiser import AbstractDenoiser, network_inputs, within
-from jaxflow.diffusion.schedule import Schedule
+from jaxflow.diffusion.denoiser import AbstractDenoiser, clip_time, network_inputs
+from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 
-Guide = Callable[[Float[Array, ""], Float[Array, "*event"], Any], Float[Array, ""]]
+Guide = Callable[[Scalar, Event, Any], Scalar]
 
 
 class Guided(AbstractDenoiser):
-    """`e(x) - gamma sigma grad_x guide(s, x, cond)`: the score gains `gamma grad guide`.
+    """Guidance by a likelihood: `e(x) - scale sigma grad_x guide(s, x, cond)`.
 
     With `guide = log p(y | x_s)` this is classifier guidance (Dhariwal and Nichol 2021,
-    "Diffusion Models Beat GANs", arXiv 2105.05233, algorithm 2); see `classifier_guide` and
-    `measurement_guide` for two guides, and write your own for others.
+    "Diffusion Models Beat GANs", arXiv 2105.05233, algorithm 2). See also `classifier_guide` and
+    `measurement_guide`.
+
+    ```python
+    import jax
+    from jaxflow.diffusion import Denoiser, Guided, VariancePreserving
+    from jaxflow.dynamics import MLP
+    denoiser = Denoiser(MLP(2, key=jax.random.key(0)), VariancePreserving())
+    guided = Guided(denoiser, lambda s, x, cond: -0.5 * (x[0] - 3) ** 2)
+    ```
 
     Attributes:
-        denoiser: the denoiser that is guided.
-        guide: `(s, x, cond) -> ` number, a log-likelihood in nats, which jax can differentiate.
-        scale: gamma; 0 for no guidance.
-        shared_condition: whether the denoiser sees the condition too; by default it does where
-            the guide says that it makes no use of it, by `takes_condition = False`.
-
-    Raises:
-        TypeError: parts that are not what they should be.
-        ValueError: a scale that is not finite.
+        denoiser: the denoiser to guide.
+        guide: `(s, x, cond) -> scalar`, a log-likelihood in nats that jax can differentiate.
+        scale: strength of the guidance; 0 for none.
+        shared_condition: whether the denoiser receives `cond` too. Default: only if the guide
+            does not use it, that is, has the attribute `takes_condition = False`.
     """
 
     denoiser: AbstractDenoiser
     guide: Any
-    scale: Float[Array, ""]
+    scale: Scalar
     shared_condition: bool = eqx.field(static=True)
 
     def __init__(
@@ -56,92 +62,82 @@ class Guided(AbstractDenoiser):
         _check_denoiser(denoiser)
         if not callable(guide):
             raise TypeError(f"guide={guide!r} must be a function (s, x, cond) -> log-likelihood")
-        self.denoiser, self.guide, self.scale = denoiser, guide, _scale(scale)
+        self.denoiser, self.guide, self.scale = denoiser, guide, _as_scale(scale)
         if shared_condition is None:
             shared_condition = not getattr(guide, "takes_condition", True)
         self.shared_condition = shared_condition
 
     @property
     def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The denoiser's."""
+        """The denoiser's schedule."""
         return self.denoiser.schedule
 
-    def noise(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`E[e | x]` less the guide's push."""
-        s = within(self.schedule, s, x)
+    def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the guided prediction of the noise."""
+        s = clip_time(self.schedule, s, x)
         push = jax.grad(lambda x: self.guide(s, x, cond))(x)
-        own = self.denoiser.noise(s, x, cond if self.shared_condition else None)
-        return own - self.scale.astype(x.dtype) * self.schedule.sigma(s) * push
+        unguided = self.denoiser.noise(s, x, cond if self.shared_condition else None)
+        return unguided - self.scale.astype(x.dtype) * self.schedule.sigma(s) * push
 
 
 class ClassifierFree(AbstractDenoiser):
-    """`gamma e(x, cond) + (1 - gamma) e(x)`: one model, with and without its condition.
+    """Classifier-free guidance: `scale e(x, cond) + (1 - scale) e(x)`.
 
-    The model must know what no condition is: make its network
-    `jaxflow.dynamics.OptionalCondition` and train it by `Denoising(drop=0.1)` (Ho and Salimans
+    The network must accept an empty condition too: wrap it in
+    `jaxflow.dynamics.OptionalCondition` and train it with `Denoising(drop=0.1)` (Ho and Salimans
     2022, "Classifier-Free Diffusion Guidance", arXiv 2207.12598).
 
-    Attributes:
-        denoiser: a denoiser for both.
-        scale: gamma; 0 leaves the condition out, 1 takes it as it was learned, more insists.
+    ```python
+    import jax
+    from jaxflow.diffusion import ClassifierFree, Denoiser, VariancePreserving
+    from jaxflow.dynamics import MLP, OptionalCondition
+    network = OptionalCondition(MLP(2, cond_dim=4, key=jax.random.key(0)), 3)  # one-hot, 3 classes
+    guided = ClassifierFree(Denoiser(network, VariancePreserving()), scale=2.0)
+    ```
 
-    Raises:
-        TypeError: no denoiser.
-        ValueError: a scale that is not finite.
+    Attributes:
+        denoiser: a denoiser with and without condition.
+        scale: 0 ignores the condition, 1 uses it as learned, larger values exaggerate it.
     """
 
     denoiser: AbstractDenoiser
-    scale: Float[Array, ""]
+    scale: Scalar
 
     def __init__(self, denoiser: Any, scale: float = 2.0) -> None:
         _check_denoiser(denoiser)
-        self.denoiser, self.scale = denoiser, _scale(scale)
+        self.denoiser, self.scale = denoiser, _as_scale(scale)
 
     @property
     def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The denoiser's."""
+        """The denoiser's schedule."""
         return self.denoiser.schedule
 
-    def noise(
-        self, s: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """The two predictions, mixed.
-
-        Raises:
-            ValueError: no condition.
-        """
-        cond = self._needed(cond)
-        scale = self.scale.astype(x.dtype)
-        return scale * self.denoiser.noise(s, x, cond) + (1 - scale) * self.denoiser.noise(s, x)
+    def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """Return the guided prediction of the noise; `cond` is required."""
+        return self._mix(self.denoiser.noise, s, x, cond)
 
     def prepare(self) -> "ClassifierFree":
-        """With the denoiser prepared."""
+        """Return the guided denoiser with its denoiser prepared."""
         return eqx.tree_at(lambda guided: guided.denoiser, self, self.denoiser.prepare())
 
     @property
     def noise_with_trace(self) -> Any:
-        """`(s, x, cond) -> (e, tr(de/dx))`; None if the denoiser has no closed form."""
-        return None if self.denoiser.noise_with_trace is None else self._noise_with_trace
+        """`(s, x, cond) -> (e, tr(de/dx))`, or None if the denoiser has no closed form."""
+        noise_with_trace = self.denoiser.noise_with_trace
+        return None if noise_with_trace is None else partial(self._mix, noise_with_trace)
 
-    def _noise_with_trace(
-        self, s: Array, x: Array, cond: Array | None = None
-    ) -> tuple[Array, Array]:
-        cond, denoiser = self._needed(cond), self.denoiser
-        with_cond, trace_with = denoiser.noise_with_trace(s, x, cond)
-        without, trace_without = denoiser.noise_with_trace(s, x)
-        scale, wide = self.scale.astype(x.dtype), self.scale.astype(trace_with.dtype)
-        trace = wide * trace_with + (1 - wide) * trace_without
-        return scale * with_cond + (1 - scale) * without, trace
-
-    def _needed(self, cond: Array | None) -> Array:
+    def _mix(self, f: Callable[..., Any], s: Array, x: Array, cond: Array | None = None) -> Any:
         if cond is None:
             raise ValueError(
                 "guidance needs a condition: pass cond of shape (*batch, c), or sample the "
                 "unguided model"
             )
-        return cond
+
+        def mix(conditional: Array, unconditional: Array) -> Array:
+            scale = self.scale.astype(conditional.dtype)
+            return scale * conditional + (1 - scale) * unconditional
+
+        return jax.tree.map(mix, f(s, x, cond), f(s, x))
 
 
 class _ClassifierGuide(eqx.Module):
@@ -158,7 +154,7 @@ class _ClassifierGuide(eqx.Module):
         logits = self.classifier(time, scale * x)
         if logits.shape != cond.shape:
             raise ValueError(
-                f"cond has shape {cond.shape} and the classifier tells {logits.shape[0]} classes: "
+                f"cond has shape {cond.shape}, but the classifier has {logits.shape[0]} classes: "
                 f"give one-hot vectors ({logits.shape[0]},)"
             )
         return jnp.sum(cond * jax.nn.log_softmax(logits))
@@ -175,7 +171,7 @@ class _MeasurementGuide(eqx.Module):
         expected = self.operator(self.denoiser.data(s, x, cond))
         if expected.shape != self.measured.shape:
             raise ValueError(
-                f"measured has shape {self.measured.shape} and the operator gives {expected.shape}"
+                f"measured has shape {self.measured.shape}, but operator(x) has {expected.shape}"
             )
         gap = self.measured.astype(x.dtype) - expected
         schedule = self.denoiser.schedule
@@ -185,51 +181,68 @@ class _MeasurementGuide(eqx.Module):
 
 
 def classifier_guide(classifier: Any, schedule: Schedule) -> Guide:
-    """A guide `log p(y | x)` by a classifier of noisy points.
+    """Make a guide `log p(y | x_s)` from a classifier of noisy points.
+
+    ```python
+    import jax
+    from jaxflow.diffusion import Denoiser, Guided, VariancePreserving, classifier_guide
+    from jaxflow.dynamics import MLP, Residual
+    key, schedule = jax.random.key(0), VariancePreserving()
+    classifier = Residual(2, outputs=3, key=key)  # train it: jaxflow.training.fit_classifier
+    guide = classifier_guide(classifier, schedule)
+    guided = Guided(Denoiser(MLP(2, key=key), schedule), guide, scale=2.0)
+    ```
 
     Args:
-        classifier: `f(t, x) -> logits`, such as `Residual(dim, outputs=classes, key=key)` after
-            `jaxflow.training.fit_classifier`; it gets the time `log(sigma / alpha) / 4` and
-            points of scale 1, as the network of a `Denoiser` does.
-        schedule: that of its training.
+        classifier: `f(t, x) -> logits`. Its inputs are those of a `Denoiser`'s network, see
+            `network_inputs`.
+        schedule: the schedule with which it was trained.
 
     Returns:
-        A guide whose condition is one-hot, (classes,).
+        A guide whose condition is a one-hot vector, (classes,).
     """
     return _ClassifierGuide(classifier, schedule)
 
 
-def measurement_guide(denoiser: Any, operator: Any, measured: Any, noise: float) -> Guide:
-    """A guide towards `measured = operator(x_0) + noise`, for inpainting, deblurring and the like.
+def measurement_guide(denoiser: Any, operator: Any, measured: ArrayLike, noise: float) -> Guide:
+    """Make a guide towards `measured = operator(x_0) + noise`: inpainting, deblurring and others.
 
-    The likelihood at noisy points is taken at the posterior mean and widened by what that leaves
-    open, `N(measured; operator(E[x_0 | x]), noise^2 + sigma^2 / (alpha^2 + sigma^2))` (Song et
-    al. 2023, "Pseudoinverse-Guided Diffusion Models", and Chung et al. 2023, arXiv 2209.14687):
-    an approximation, so that samples are near the posterior and not of it.
+    The likelihood of a noisy point is approximated by
+    `N(measured; operator(E[x_0 | x]), noise^2 + sigma^2 / (alpha^2 + sigma^2))` (Song et al.
+    2023, "Pseudoinverse-Guided Diffusion Models"; Chung et al. 2023, arXiv 2209.14687). Samples
+    are therefore close to the posterior, not from it exactly.
+
+    ```python
+    import jax, jax.numpy as jnp
+    from jaxflow.diffusion import Denoiser, Guided, VariancePreserving, measurement_guide
+    from jaxflow.dynamics import MLP
+    denoiser = Denoiser(MLP(2, key=jax.random.key(0)), VariancePreserving())
+    guide = measurement_guide(denoiser, lambda x: x[:1], jnp.asarray([1.0]), noise=0.1)
+    guided = Guided(denoiser, guide)
+    ```
 
     Args:
-        denoiser: gives the posterior mean.
-        operator: linear function of an event, such as `lambda x: x[:2]`, whose rows are
-            orthonormal; scale others to length 1.
-        measured: what was seen, of the operator's shape.
-        noise: standard deviation of the measurement.
+        denoiser: gives the posterior mean `E[x_0 | x]`.
+        operator: linear function of one event with orthonormal rows, e.g. `lambda x: x[:2]`.
+        measured: the measurement, of the shape of `operator(x)`.
+        noise: standard deviation of the measurement's error.
 
     Raises:
-        TypeError: no denoiser, an operator that is no function.
-        ValueError: noise that is negative, a measurement that is not finite.
+        TypeError: `denoiser` is not a denoiser, or `operator` not a function.
+        ValueError: negative `noise`, or a measurement that is not finite.
     """
     _check_denoiser(denoiser)
     if not callable(operator):
         raise TypeError(f"operator={operator!r} must be a function of one event")
     if not 0 <= noise < math.inf:
-        raise ValueError(f"noise={noise} must be 0 or a positive number")
+        raise ValueError(f"noise={noise} must be non-negative and finite")
     measured = jnp.asarray(measured, float)
     if not bool(jnp.all(jnp.isfinite(measured))):
         raise ValueError(f"measured={measured} must be finite")
     return _MeasurementGuide(denoiser, operator, measured, noise)
 
 
-def _scale(scale: Any) -> Array:
+def _as_scale(scale: ArrayLike) -> Array:
     array = jnp.asarray(scale, float)
     if array.shape != () or not (isinstance(array, Tracer) or bool(jnp.isfinite(array))):
         raise ValueError(f"scale={scale} must be a finite number")
@@ -238,4 +251,4 @@ def _scale(scale: Any) -> Array:
 
 def _check_denoiser(denoiser: Any) -> None:
     if not isinstance(denoiser, AbstractDenoiser):
-        raise TypeError(f"denoiser={denoiser!r} must be a Denoiser, or guided already")
+        raise TypeError(f"denoiser={denoiser!r} must be a Denoiser or a guided denoiser")

@@ -1,4 +1,4 @@
-"""What a network may predict, and how each prediction follows from another.
+"""The quantities that a network may predict, and their conversions.
 
 With `x = alpha x_0 + sigma e`, every prediction is a combination `p x_0 + q e`:
 
@@ -9,21 +9,21 @@ With `x = alpha x_0 + sigma e`, every prediction is a combination `p x_0 + q e`:
     velocity    (alpha e - sigma x_0) / r       -sigma / r     alpha / r
     flow        dx/dt                           -alpha'        -sigma'
 
-with `r^2 = alpha^2 + sigma^2`. Given `x`, two unknowns and two equations: each follows from any
-other. `velocity` is that of Salimans and Ho 2022 ("Progressive Distillation", arXiv 2202.00512);
-`flow` is flow matching's, in jaxflow's time `t = 1 - s`.
+with `r^2 = alpha^2 + sigma^2`. Given `x`, each determines all others. `velocity` is that of
+Salimans and Ho 2022 ("Progressive Distillation", arXiv 2202.00512). `flow` is the target of flow
+matching, in jaxflow's time `t = 1 - s`.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxflow.diffusion.schedule import Schedule
+from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 
 PREDICTIONS = ("noise", "data", "score", "velocity", "flow")
 
 
-def shares(prediction: str, schedule: Schedule, s: Float[Array, ""]) -> tuple[Array, Array]:
-    """`p` and `q` of a prediction `p x_0 + q e`."""
+def shares(prediction: str, schedule: Schedule, s: Scalar) -> tuple[Array, Array]:
+    """Return `p` and `q` of `prediction = p x_0 + q e`, for a name in `PREDICTIONS`."""
     alpha, sigma = schedule.alpha(s), schedule.sigma(s)
     zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
     match prediction:
@@ -43,34 +43,41 @@ def shares(prediction: str, schedule: Schedule, s: Float[Array, ""]) -> tuple[Ar
     raise ValueError(f"prediction={prediction!r} is unknown; choose one of {PREDICTIONS}")
 
 
-def noise_shares(prediction: str, schedule: Schedule, s: Float[Array, ""]) -> tuple[Array, Array]:
-    """`a` and `b` of the noise `e = a x + b value`, by a value of the prediction."""
+def noise_shares(prediction: str, schedule: Schedule, s: Scalar) -> tuple[Array, Array]:
+    """Return `a` and `b` of `e = a x + b value`, for the value of a prediction."""
     p, q = shares(prediction, schedule, s)
     determinant = schedule.alpha(s) * q - schedule.sigma(s) * p
     return -p / determinant, schedule.alpha(s) / determinant
 
 
 def convert(
-    value: Float[Array, "*event"],
-    x: Float[Array, "*event"],
-    s: Float[Array, ""],
+    value: Event,
+    x: Event,
+    s: Scalar,
     schedule: Schedule,
     *,
     given: str,
     to: str,
-) -> Float[Array, "*event"]:
-    """One prediction from another.
+) -> Event:
+    """Convert one prediction to another.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.diffusion import Cosine, convert
+    noise, x, s = jnp.ones(2), jnp.asarray([0.3, -1.0]), jnp.asarray(0.5)
+    score = convert(noise, x, s, Cosine(), given="noise", to="score")
+    ```
 
     Args:
-        value: the prediction that is known.
+        value: the known prediction.
         x: the noisy point.
         s: its time.
-        schedule: alpha and sigma.
-        given: what `value` predicts.
-        to: what is wanted.
+        schedule: noise schedule.
+        given: the name of the known prediction, one of `PREDICTIONS`.
+        to: the name of the result.
 
     Raises:
-        ValueError: an unknown prediction.
+        ValueError: unknown name.
     """
     if given == to:
         return value

@@ -8,29 +8,28 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
+from jaxflow.diffusion.schedule import times_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
-from jaxflow.diffusion.times import times_of
-from jaxflow.flows.flow import to_data_space
-from jaxflow.ode.many import lanes_for
+from jaxflow.flows.flow import map_rows, to_data_space
 from jaxflow.runtime.arguments import as_cond_rows, batch_shape, promote_dtypes
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.chunking import map_chunks, take_rows
 from jaxflow.runtime.precision import full_precision
 
-# Up to so many times share one compilation; above, powers of two.
-FILLED = 1024
+# Times are padded to this many, above it to a power of two: few compilations for all `num_steps`.
+PADDED_TIMES = 1024
 
 
 def draw(
     flow: Any,
     key: PRNGKeyArray,
     shape: tuple[int, ...] | int = (),
-    cond: Any = None,
+    cond: ArrayLike | None = None,
     *,
     sampler: Any = DPMSolver(),
     num_steps: int = 25,
@@ -38,80 +37,74 @@ def draw(
     denoise: bool = True,
     progress: bool | None = False,
 ) -> Float[Array, "..."]:
-    """Draw samples of a diffusion model, in data units, by one of its samplers.
+    """Draw samples of a diffusion model, in data units.
 
-    `flow.sample` is another way, the ODE to a tolerance, and the only one whose samples have
-    the density of `flow.log_prob` exactly.
+    Only `flow.sample`, which solves the ODE to a tolerance, draws from the density of
+    `flow.log_prob` exactly.
 
     ```python
-    x = draw(flow, key, 1000, sampler=PredictorCorrector(), num_steps=100)
+    import jax
+    from jaxflow.diffusion import Ancestral, Denoiser, VariancePreserving, as_flow, draw
+    from jaxflow.dynamics import MLP
+    flow = as_flow(Denoiser(MLP(2, key=jax.random.key(0)), VariancePreserving()), 2)
+    x = draw(flow, jax.random.key(1), 10, sampler=Ancestral(), num_steps=200)
     ```
 
     Args:
-        flow: a flow by `as_flow`.
-        key: random key; a sample depends on it and its number alone.
-        shape: batch shape, or a number of samples.
-        cond: conditions, (*shape, *condition), or one vector for all.
-        sampler: a rule of `jaxflow.diffusion.steppers`.
-        num_steps: steps from noise to data, each of `sampler.evals` evaluations.
-        spacing: of the times, see `times_of`; `"time"` is DDPM's, None what suits the sampler.
-        denoise: whether a last evaluation takes the rest of the noise out.
-        progress: whether to show a bar; None shows one on a terminal only.
+        flow: a flow of `as_flow`.
+        key: random key. Each sample depends on the key and its own index alone.
+        shape: batch shape, or the number of samples.
+        cond: conditions, (*shape, *condition), or one vector for all samples.
+        sampler: a rule of `jaxflow.diffusion.steppers`, see `SAMPLERS`.
+        num_steps: steps from noise to data, of `sampler.evals` evaluations each.
+        spacing: spacing of the times, see `times_of`: `"time"` is DDPM's. Default: the sampler's.
+        denoise: whether a last evaluation removes the remaining noise.
+        progress: whether to show a progress bar. None shows it on a terminal only.
+
+    Returns:
+        Samples, (*shape, *event).
 
     Raises:
-        TypeError: the flow is no diffusion model, a sampler that is no rule.
-        ValueError: numbers or conditions that do not fit.
+        TypeError: `flow` is not a diffusion model, or `sampler` not a rule.
+        ValueError: `num_steps`, `shape`, `spacing` or `cond` is not valid.
     """
     if not isinstance(sampler, Rule):
-        raise TypeError(f"sampler={sampler!r} is no rule: write DPMSolver(), Ancestral(), DDIM()")
+        raise TypeError(f"sampler={sampler!r} must be a Rule: write DPMSolver() or Ancestral()")
     check_count("num_steps", num_steps)
     schedule = denoiser_of(flow).schedule
-    # Filled up, so that numbers of steps share one compilation.
-    padded = np.full(max(FILLED, 1 << num_steps.bit_length()), schedule.start)
+    padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), schedule.start)
     padded[: num_steps + 1] = times_of(schedule, num_steps, spacing or sampler.spacing)
-    grid, count = jnp.asarray(padded), jnp.asarray(num_steps)
+    times, count = jnp.asarray(padded), jnp.asarray(num_steps)
 
     def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
-        return _draw(flow, keys, cond, grid, count, sampler, denoise)
+        return _draw(flow, keys, cond, times, count, sampler, denoise)
 
-    return drawn(flow, key, shape, cond, walk, progress)
+    return draw_batch(flow, key, shape, cond, walk, progress)
 
 
-def drawn(
+def draw_batch(
     flow: Any,
     key: PRNGKeyArray,
     shape: tuple[int, ...] | int,
-    cond: Any,
+    cond: ArrayLike | None,
     walk: Callable[[Any, Array, Array | None], Array],
     progress: bool | None,
 ) -> Float[Array, "..."]:
-    """Samples of any shape, by a function of rows: `walk(flow, keys, cond)`."""
+    """Samples of any batch shape from `walk(flow, keys, cond)`, which draws rows."""
     batch = batch_shape(shape)
     flow, cond = promote_dtypes(flow, as_cond_rows(cond, batch))
-    count = math.prod(batch)
-    keys = jax.random.split(key, count)
-
-    def compute(part: Array | slice, _: PRNGKeyArray | None) -> Any:
-        return walk(flow, *take_rows(part, keys, cond))
-
-    x = map_chunks(
-        count,
-        flow.event_shape,
-        None,
-        compute,
-        lanes=lanes_for(math.prod(flow.event_shape)),
-        progress=progress,
-    )
+    keys = jax.random.split(key, math.prod(batch))
+    x = map_rows(flow, lambda keys, cond, _: walk(flow, keys, cond), (keys, cond), None, progress)
     return x.reshape(*batch, *flow.event_shape)
 
 
-def row_by_row(
+def draw_rows(
     flow: Any,
     keys: Array,
     cond: Array | None,
     walk: Callable[[Array, Array | None, PRNGKeyArray], Array],
 ) -> Float[Array, "rows *event"]:
-    """Data rows by `walk(x, cond, key)` from a point of the base, each row on its own noise."""
+    """Rows in data units from `walk(x, cond, key)`, which starts at one sample `x` of the base."""
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     axes = (0, None if cond is None else 0, 0)
     u = jax.vmap(walk, axes)(sample_rows(flow.base, keys), cond, streams)
@@ -127,7 +120,7 @@ def _draw(
     grid: Array,
     num_steps: Array,
     rule: Rule,
-    last: bool,
+    denoise: bool,
 ) -> Array:
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
     schedule = denoiser.schedule
@@ -144,6 +137,6 @@ def _draw(
 
         x, _ = jax.lax.fori_loop(0, num_steps, step, (x, rule.start(x)))
         end = jnp.asarray(schedule.start, x.dtype)
-        return denoiser.data(end, x, cond) if last else x / schedule.alpha(end)
+        return denoiser.data(end, x, cond) if denoise else x / schedule.alpha(end)
 
-    return row_by_row(flow, keys, cond, walk)
+    return draw_rows(flow, keys, cond, walk)

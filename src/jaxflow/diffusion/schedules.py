@@ -1,4 +1,4 @@
-"""The noise schedules that papers use, and one of your own functions."""
+"""The noise schedules of the literature, and one from your own functions."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxflow.density.paths import log_alpha_of_betas
-from jaxflow.diffusion.schedule import Scalar, Schedule, check_schedule, scalar
+from jaxflow.diffusion.schedule import Scalar, Schedule, as_array, check_schedule
 from jaxflow.runtime.checks import check_count
 
 
 @dataclass(frozen=True)
-class _LinearRate(Schedule):
-    """`alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)`, sigma 0 at `s = 0`."""
+class _LinearBeta(Schedule):
+    """`log alpha = -s^2 (beta_max - beta_min) / 4 - s beta_min / 2`, the rate linear in `s`."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -23,74 +24,80 @@ class _LinearRate(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.beta_min <= self.beta_max < math.inf:
-            raise ValueError(
-                f"beta_min={self.beta_min}, beta_max={self.beta_max} must be positive and in order"
-            )
-        if not 0 < self.start < 1:
-            raise ValueError(f"start={self.start} must lie in (0, 1): sigma is 0 at s = 0")
+        in_order = 0 < self.beta_min <= self.beta_max < math.inf
+        self._require(in_order, ("beta_min", "beta_max"), "be positive, finite and in order")
+        self._require(0 < self.start < 1, ("start",), "lie in (0, 1): sigma is 0 at s = 0")
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
+        """Return `log alpha(s)`."""
         return log_alpha_of_betas(s, self.beta_min, self.beta_max)
 
 
 @final
 @dataclass(frozen=True)
-class VariancePreserving(_LinearRate):
-    """`alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)`, `sigma^2 = 1 - alpha^2`.
+class VariancePreserving(_LinearBeta):
+    """Variance preserving: `sigma^2 = 1 - alpha^2`, DDPM in continuous time.
 
-    DDPM's process in continuous time (Song et al. 2021, arXiv 2011.13456, eq. 33).
+        alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)
+
+    (Song et al. 2021, arXiv 2011.13456, eq. 33.)
+
+    ```python
+    from jaxflow.diffusion import VariancePreserving
+    print(VariancePreserving().blur())
+    ```
 
     Attributes:
-        beta_min: rate of noise at the data.
-        beta_max: rate of noise at the end.
-        start: first time that is evaluated; at 1e-3 the data have a blur of 0.01.
-
-    Raises:
-        ValueError: rates or a start out of range.
+        beta_min: rate of the noise at `s = 0`.
+        beta_max: rate of the noise at `s = 1`.
+        start: first time that is evaluated, in (0, 1). At 1e-3, noise of standard deviation 0.01
+            remains in the data.
     """
-
-    def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
-        return -jnp.expm1(2 * self.log_alpha(s))
 
 
 @final
 @dataclass(frozen=True)
-class SubVariancePreserving(_LinearRate):
-    """`alpha` of `VariancePreserving` and `sigma = 1 - alpha^2` (Song et al. 2021, eq. 35).
+class SubVariancePreserving(_LinearBeta):
+    """`alpha` of `VariancePreserving`, and `sigma = 1 - alpha^2`.
+
+    (Song et al. 2021, arXiv 2011.13456, eq. 35.)
+
+    ```python
+    from jaxflow.diffusion import SubVariancePreserving
+    print(SubVariancePreserving().sigma(0.5))
+    ```
 
     Attributes:
-        beta_min: rate of noise at the data.
-        beta_max: rate of noise at the end.
-        start: first time that is evaluated; at 0.01 the data have a blur of 0.002.
-
-    Raises:
-        ValueError: rates or a start out of range.
+        beta_min: rate of the noise at `s = 0`.
+        beta_max: rate of the noise at `s = 1`.
+        start: first time that is evaluated, in (0, 1). At 0.01, noise of standard deviation 0.002
+            remains in the data.
     """
 
     start: float = 1e-2
 
     def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
+        """Return `sigma(s)^2`."""
         return jnp.expm1(2 * self.log_alpha(s)) ** 2
 
 
 @final
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """`alpha^2 = sigmoid(L)`, `sigma^2 = sigmoid(-L)`, `L = -2 log tan(a + s (b - a))`.
+    """The cosine schedule, truncated at a largest and a smallest log-SNR.
 
-    The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672) cut at a largest and a
-    smallest log-SNR, so that neither end is singular.
+        alpha^2 = sigmoid(L),  sigma^2 = sigmoid(-L),  L = -2 log tan(a + s (b - a))
+
+    (Nichol and Dhariwal 2021, arXiv 2102.09672.) The truncation keeps both ends regular.
+
+    ```python
+    from jaxflow.diffusion import Cosine
+    print(Cosine().log_snr(0.5))
+    ```
 
     Attributes:
-        log_snr_max: at the data; 10 leaves a blur of 0.007.
-        log_snr_min: at the end.
-
-    Raises:
-        ValueError: limits out of order.
+        log_snr_max: log-SNR at `s = 0`. At 10, noise of standard deviation 0.007 remains.
+        log_snr_min: log-SNR at `s = 1`.
     """
 
     log_snr_max: float = 10.0
@@ -98,18 +105,18 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.log_snr_min < self.log_snr_max < math.inf or self.log_snr_min == -math.inf:
+        if not -math.inf < self.log_snr_min < self.log_snr_max < math.inf:
             raise ValueError(
                 f"log_snr_max={self.log_snr_max} must be above log_snr_min={self.log_snr_min}, "
                 "both finite"
             )
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
+        """Return `log alpha(s)`."""
         return 0.5 * jax.nn.log_sigmoid(self._log_snr(s))
 
     def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
+        """Return `sigma(s)^2`."""
         return jax.nn.sigmoid(-self._log_snr(s))
 
     def _log_snr(self, s: Scalar) -> Scalar:
@@ -120,16 +127,18 @@ class Cosine(Schedule):
 @final
 @dataclass(frozen=True)
 class VarianceExploding(Schedule):
-    """`alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^s`: NCSN's ladder of noise.
+    """Variance exploding: `alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^s` (NCSN).
 
-    (Song and Ermon 2019, arXiv 1907.05600; Song et al. 2021, eq. 31.)
+    (Song and Ermon 2019, arXiv 1907.05600; Song et al. 2021, arXiv 2011.13456, eq. 31.)
+
+    ```python
+    from jaxflow.diffusion import VarianceExploding
+    print(VarianceExploding(0.01, 50.0).sigma(0.5))
+    ```
 
     Attributes:
-        sigma_min: at the data.
-        sigma_max: at the end, as large as the largest distance within the data.
-
-    Raises:
-        ValueError: noise that is not positive and in order.
+        sigma_min: standard deviation of the noise at `s = 0`.
+        sigma_max: at `s = 1`; choose the largest distance between two data points.
     """
 
     sigma_min: float = 0.01
@@ -137,18 +146,15 @@ class VarianceExploding(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max} must be positive, finite "
-                "and in order"
-            )
+        in_order = 0 < self.sigma_min < self.sigma_max < math.inf
+        self._require(in_order, ("sigma_min", "sigma_max"), "be positive, finite and in order")
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """0."""
+        """Return 0."""
         return jnp.zeros_like(s)
 
     def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
+        """Return `sigma(s)^2`."""
         ratio = math.log(self.sigma_max / self.sigma_min)
         return self.sigma_min**2 * jnp.exp(2 * ratio * s)
 
@@ -156,18 +162,20 @@ class VarianceExploding(Schedule):
 @final
 @dataclass(frozen=True)
 class Betas(Schedule):
-    """DDPM's ladder: `alpha(i / T)^2 = prod_{j <= i} (1 - beta_j)`, betas linear in `j`.
+    """DDPM's discrete schedule: `alpha(i / T)^2 = prod_{j <= i} (1 - beta_j)`, `beta` linear.
 
-    Between the steps `log alpha` is interpolated linearly (Ho et al. 2020, "Denoising Diffusion
+    Between two steps `log alpha` is interpolated linearly (Ho et al. 2020, "Denoising Diffusion
     Probabilistic Models", arXiv 2006.11239).
 
+    ```python
+    from jaxflow.diffusion import Betas
+    print(Betas(100, first=1e-3, last=0.2).alpha(0.5))
+    ```
+
     Attributes:
-        num_steps: T.
+        num_steps: T, at least 2.
         first: `beta_1`.
         last: `beta_T`.
-
-    Raises:
-        ValueError: steps or betas out of range.
     """
 
     num_steps: int = 1000
@@ -177,10 +185,8 @@ class Betas(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("num_steps", self.num_steps, 2)
-        if not 0 < self.first <= self.last < 1:
-            raise ValueError(
-                f"first={self.first}, last={self.last} must lie in (0, 1) and be in order"
-            )
+        in_order = 0 < self.first <= self.last < 1
+        self._require(in_order, ("first", "last"), "lie in (0, 1) and be in order")
 
     @property
     def start(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -188,28 +194,27 @@ class Betas(Schedule):
         return 1 / self.num_steps
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
+        """Return `log alpha(s)`."""
         betas = np.linspace(self.first, self.last, self.num_steps)
         logs = 0.5 * np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
         steps = np.arange(self.num_steps + 1) / self.num_steps
         return jnp.interp(s, jnp.asarray(steps, s.dtype), jnp.asarray(logs, s.dtype))
 
-    def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
-        return -jnp.expm1(2 * self.log_alpha(s))
-
 
 @final
 @dataclass(frozen=True)
 class Straight(Schedule):
-    """`alpha = 1 - s`, `sigma = s`: the path of flow matching, counted from the data.
+    """`alpha = 1 - s`, `sigma = s`: the path of flow matching, `jaxflow.density.paths.Linear`.
+
+    ```python
+    from jaxflow.diffusion import Straight
+    print(Straight().log_snr(0.5))
+    ```
 
     Attributes:
-        start: first time that is evaluated, which leaves a blur of as much.
-        end: last one, short of 1, where nothing is left of the data.
-
-    Raises:
-        ValueError: times that are not in (0, 1) and in order.
+        start: first time that is evaluated, about the standard deviation of the noise that
+            remains in the data.
+        end: last time that is evaluated; at 1 `alpha` would be 0.
     """
 
     start: float = 1e-2  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -217,39 +222,34 @@ class Straight(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.start < self.end < 1:
-            raise ValueError(
-                f"start={self.start}, end={self.end} must lie in (0, 1) and be in order"
-            )
+        in_order = 0 < self.start < self.end < 1
+        self._require(in_order, ("start", "end"), "lie in (0, 1) and be in order")
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
+        """Return `log alpha(s)`."""
         return jnp.log1p(-s)
 
     def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
+        """Return `sigma(s)^2`."""
         return s**2
 
 
 @final
 @dataclass(frozen=True)
 class Custom(Schedule):
-    """A schedule by functions of your own, which jax can differentiate.
+    """A schedule from your own functions. A flow with such a schedule cannot be saved.
 
     ```python
+    from jaxflow.diffusion import Custom
     schedule = Custom(alpha_of=lambda s: 1 - s**2, sigma_of=lambda s: s, start=1e-2, end=0.999)
     ```
-    Functions are not written to files: a flow that is to be saved has one of the other schedules.
 
     Attributes:
-        alpha_of: share of the data, falling or constant.
-        sigma_of: standard deviation of the noise.
-        start: first time that is evaluated, with `sigma_of(start) > 0`.
-        end: last one, with `alpha_of(end) > 0`.
-
-    Raises:
-        TypeError: no functions.
-        ValueError: a share or noise that is not positive, or a signal-to-noise ratio that rises.
+        alpha_of: `s -> alpha(s)`, positive and not increasing; jax must be able to differentiate
+            it.
+        sigma_of: `s -> sigma(s)`, likewise positive.
+        start: first time that is evaluated, where `sigma_of` is positive.
+        end: last time that is evaluated, where `alpha_of` is positive.
     """
 
     alpha_of: Any
@@ -262,26 +262,25 @@ class Custom(Schedule):
         for name in ("alpha_of", "sigma_of"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be a function of s")
-        if not 0 <= self.start < self.end <= 1:
-            raise ValueError(
-                f"start={self.start}, end={self.end} must lie in [0, 1] and be in order"
-            )
+        in_order = 0 <= self.start < self.end <= 1
+        self._require(in_order, ("start", "end"), "lie in [0, 1] and be in order")
         check_schedule(self)
 
-    def alpha(self, s: Any) -> Scalar:
-        """Share of the data, by its function; a sign is not lost in it."""
-        s = scalar(s)
+    # Not by way of log_alpha and variance, so that check_schedule sees a negative sign.
+    def alpha(self, s: ArrayLike) -> Scalar:
+        """Return `alpha_of(s)`."""
+        s = as_array(s)
         return jnp.asarray(self.alpha_of(s), s.dtype)
 
-    def sigma(self, s: Any) -> Scalar:
-        """Standard deviation of the noise, likewise."""
-        s = scalar(s)
+    def sigma(self, s: ArrayLike) -> Scalar:
+        """Return `sigma_of(s)`."""
+        s = as_array(s)
         return jnp.asarray(self.sigma_of(s), s.dtype)
 
     def log_alpha(self, s: Scalar) -> Scalar:
-        """`log alpha(s)`."""
+        """Return `log alpha(s)`."""
         return jnp.log(self.alpha(s))
 
     def variance(self, s: Scalar) -> Scalar:
-        """`sigma(s)^2`."""
+        """Return `sigma(s)^2`."""
         return self.sigma(s) ** 2

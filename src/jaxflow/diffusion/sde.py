@@ -1,15 +1,16 @@
-"""The reverse stochastic process, solved by diffrax."""
+"""`draw_sde`: samples by the reverse stochastic process, solved with diffrax."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
-from jaxflow.diffusion.samplers import drawn, row_by_row
+from jaxflow.diffusion.samplers import draw_batch, draw_rows
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.precision import full_precision
@@ -19,34 +20,46 @@ def draw_sde(
     flow: Any,
     key: PRNGKeyArray,
     shape: tuple[int, ...] | int = (),
-    cond: Any = None,
+    cond: ArrayLike | None = None,
     *,
     num_steps: int = 200,
     solver: Any = None,
     progress: bool | None = False,
 ) -> Float[Array, "..."]:
-    """Draw samples by the reverse process, `dx = (f x - g^2 score) ds + g dw` from noise to data.
+    """Draw samples of a diffusion model by its reverse process, in data units.
 
-    (Anderson 1982; Song et al. 2021, arXiv 2011.13456, eq. 6.) The steps are even in time, the
-    noise is additive.
+        dx = (f x - g^2 score) ds + g dw,    from noise to data
+
+    (Anderson 1982; Song et al. 2021, arXiv 2011.13456, eq. 6.) Steps are even in time. The noise
+    is additive.
+
+    ```python
+    import jax
+    from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow, draw_sde
+    from jaxflow.dynamics import MLP
+    flow = as_flow(Denoiser(MLP(2, key=jax.random.key(0)), VariancePreserving()), 2)
+    x = draw_sde(flow, jax.random.key(1), 10, num_steps=100)
+    ```
 
     Args:
-        flow: a flow by `as_flow`.
-        key: random key; a sample depends on it and its number alone.
-        shape: batch shape, or a number of samples.
-        cond: conditions, (*shape, *condition), or one vector for all.
-        num_steps: steps.
-        solver: a solver of diffrax for Ito processes, such as `diffrax.ShARK()`; None for
-            `diffrax.Euler()`, Euler-Maruyama.
-        progress: whether to show a bar; None shows one on a terminal only.
+        flow: a flow of `as_flow`.
+        key: random key, as for `draw`.
+        shape: batch shape, or the number of samples.
+        cond: conditions, as for `draw`.
+        num_steps: number of steps.
+        solver: a diffrax solver for Ito processes, e.g. `diffrax.ShARK()`. Default:
+            `diffrax.Euler()`, the Euler-Maruyama method.
+        progress: whether to show a progress bar. None shows it on a terminal only.
+
+    Returns:
+        Samples, (*shape, *event).
 
     Raises:
-        ImportError: diffrax is not there.
-        TypeError: the flow is no diffusion model.
-        ValueError: numbers or conditions that do not fit.
+        ImportError: diffrax is not installed.
+        TypeError: `flow` is not a diffusion model.
+        ValueError: `num_steps`, `shape` or `cond` is not valid.
     """
-    need = "draw_sde needs diffrax (draw(flow, key) does not)"
-    diffrax = import_extra("diffrax", "diffrax", need)
+    diffrax = import_extra("diffrax", "diffrax", "draw_sde needs diffrax (draw does not)")
     denoiser_of(flow)
     check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver
@@ -54,7 +67,7 @@ def draw_sde(
     def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
         return _draw(flow, keys, cond, num_steps, solver)
 
-    return drawn(flow, key, shape, cond, walk, progress)
+    return draw_batch(flow, key, shape, cond, walk, progress)
 
 
 @eqx.filter_jit
@@ -64,16 +77,16 @@ def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: An
 
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
     schedule = denoiser.schedule
-    # Time runs forward, from the schedule's end.
+    # diffrax's time runs forward: tau = end - s.
     span = schedule.end - schedule.start
 
-    def move(x: Array, cond: Array | None, key: PRNGKeyArray) -> Array:
+    def walk(x: Array, cond: Array | None, key: PRNGKeyArray) -> Array:
         def drift(tau: Any, x: Array, args: Any) -> Array:
             s = schedule.end - jnp.asarray(tau, x.dtype)
             pull = schedule.diffusion_squared(s) * denoiser.score(s, x, cond)
             return pull - schedule.drift(s) * x
 
-        def spread(tau: Any, x: Array, args: Any) -> Any:
+        def diffusion(tau: Any, x: Array, args: Any) -> Any:
             import lineax
 
             g = jnp.sqrt(schedule.diffusion_squared(schedule.end - jnp.asarray(tau, x.dtype)))
@@ -87,25 +100,25 @@ def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: An
             key=key,
             levy_area=_levy_area(solver),
         )
-        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(spread, noise))
+        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, noise))
         with jax.numpy_dtype_promotion("standard"):
-            found = diffrax.diffeqsolve(
+            solution = diffrax.diffeqsolve(
                 terms, solver, 0.0, span, span / num_steps, x, max_steps=num_steps + 2
             )
-        assert found.ys is not None
-        s = jnp.asarray(schedule.start, x.dtype)
-        return denoiser.data(s, found.ys[-1], cond)
+        assert solution.ys is not None
+        return denoiser.data(jnp.asarray(schedule.start, x.dtype), solution.ys[-1], cond)
 
-    return row_by_row(flow, keys, cond, move)
+    return draw_rows(flow, keys, cond, walk)
 
 
 def _levy_area(solver: Any) -> Any:
-    """The least that the solver wants to know of the Brownian motion in a step."""
+    """The cheapest description of a Brownian step that the solver accepts."""
     import diffrax
 
-    wanted = getattr(solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
-    if issubclass(wanted, diffrax.AbstractSpaceTimeTimeLevyArea):
-        return diffrax.SpaceTimeTimeLevyArea
-    if issubclass(wanted, diffrax.AbstractSpaceTimeLevyArea):
-        return diffrax.SpaceTimeLevyArea
-    return diffrax.BrownianIncrement
+    needed = getattr(solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
+    by_cost = (
+        diffrax.BrownianIncrement,
+        diffrax.SpaceTimeLevyArea,
+        diffrax.SpaceTimeTimeLevyArea,
+    )
+    return next(area for area in by_cost if issubclass(area, needed))

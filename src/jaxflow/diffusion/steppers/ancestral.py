@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.diffusion.ddpm import posterior, transition
-from jaxflow.diffusion.steppers.rule import Event, Move, Rule
+from jaxflow.diffusion.schedule import Event
+from jaxflow.diffusion.steppers.rule import Move, Rule
 
 
 @final
@@ -21,7 +22,6 @@ class Ancestral(Rule):
 
     ```python
     from jaxflow.diffusion import Ancestral
-
     sampler = Ancestral(variance="upper")
     ```
 
@@ -29,9 +29,6 @@ class Ancestral(Rule):
         variance: `"lower"`, the posterior's own, optimal for data at a single point; or
             `"upper"`, optimal for data of variance 1 (Ho et al. 2020, section 3.2: `beta-tilde`
             and `beta`).
-
-    Raises:
-        ValueError: unknown `variance`.
     """
 
     spacing: ClassVar[str] = "log_snr"
@@ -66,7 +63,6 @@ class EulerMaruyama(Rule):
 
     ```python
     from jaxflow.diffusion import EulerMaruyama
-
     sampler = EulerMaruyama()
     ```
     """

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.diffusion.ddpm import transition
-from jaxflow.diffusion.steppers.rule import Event, Move, Rule
+from jaxflow.diffusion.schedule import Event
+from jaxflow.diffusion.steppers.rule import Move, Rule
 
 
 @final
@@ -21,16 +22,12 @@ class DDIM(Rule):
 
     ```python
     from jaxflow.diffusion import DDIM
-
     sampler = DDIM(eta=0.5)
     ```
 
     Attributes:
         eta: `c` relative to ancestral sampling, in [0, 1]. 0 is deterministic (Euler's method for
             `dy/dr = e`), 1 is `Ancestral()`.
-
-    Raises:
-        ValueError: `eta` outside [0, 1].
     """
 
     eta: float = 0.0
@@ -61,7 +58,6 @@ class Heun(Rule):
 
     ```python
     from jaxflow.diffusion import Heun
-
     sampler = Heun()
     ```
     """
@@ -98,7 +94,6 @@ class DPMSolver(Rule):
 
     ```python
     from jaxflow.diffusion import DPMSolver
-
     sampler = DPMSolver()
     ```
     """

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxflow.diffusion.schedule import Event
 from jaxflow.diffusion.steppers.ancestral import Ancestral
-from jaxflow.diffusion.steppers.rule import Event, Move, Rule
+from jaxflow.diffusion.steppers.rule import Move, Rule
 from jaxflow.runtime.checks import check_count
 
 
@@ -26,7 +27,6 @@ class Langevin(Rule):
 
     ```python
     from jaxflow.diffusion import Langevin
-
     sampler = Langevin(steps=4, ratio=0.7)
     ```
 
@@ -35,9 +35,6 @@ class Langevin(Rule):
         ratio: `sqrt(h) / sigma`, in (0, 1). Small steps follow the density closely, large steps
             mix faster.
         data_std: standard deviation of the data in flow space.
-
-    Raises:
-        ValueError: a setting out of range.
     """
 
     spacing: ClassVar[str] = "log_snr"
@@ -65,12 +62,7 @@ class Langevin(Rule):
         return self.correct(move, ratio * x), memory
 
     def correct(self, move: Move, x: Event) -> Event:
-        """Take the Langevin steps from a point that is already at time `move.s`.
-
-        Args:
-            move: the step; its `u` is not used.
-            x: the point at time `move.s`.
-        """
+        """Take the Langevin steps from a point that is already at time `move.s`."""
         alpha, sigma = move.schedule.alpha(move.s), move.schedule.sigma(move.s)
         size = (self.ratio * sigma) ** 2
         scale = jnp.sqrt(2 * size - size**2 / ((alpha * self.data_std) ** 2 + sigma**2))
@@ -92,16 +84,12 @@ class PredictorCorrector(Rule):
 
     ```python
     from jaxflow.diffusion import DDIM, Langevin, PredictorCorrector
-
     sampler = PredictorCorrector(DDIM(), Langevin(steps=2, ratio=0.9))
     ```
 
     Attributes:
         predictor: any rule.
         corrector: the Langevin steps.
-
-    Raises:
-        TypeError: `predictor` is not a `Rule`, or `corrector` not a `Langevin`.
     """
 
     spacing: ClassVar[str] = "log_snr"

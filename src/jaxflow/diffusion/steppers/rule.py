@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.diffusion.schedule import Schedule
-
-Event = Float[Array, "*event"]
+from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 
 
 class Move(NamedTuple):
@@ -33,17 +31,12 @@ class Move(NamedTuple):
 
     denoise: Callable[[Array, Array], Array]
     schedule: Schedule
-    u: Float[Array, ""]
-    s: Float[Array, ""]
+    u: Scalar
+    s: Scalar
     key: PRNGKeyArray
 
     def data(self, x: Event, noise: Event) -> Event:
-        """Predict the clean data: `x_0 = (x - sigma_u noise) / alpha_u`.
-
-        Args:
-            x: the point at time `u`.
-            noise: the predicted noise in `x`.
-        """
+        """Predict the data from the noise in `x`: `x_0 = (x - sigma_u noise) / alpha_u`."""
         return (x - self.schedule.sigma(self.u) * noise) / self.schedule.alpha(self.u)
 
 
@@ -55,20 +48,13 @@ class Rule(abc.ABC):
 
     ```python
     from dataclasses import dataclass
-    import jax
-    from jaxflow.bases import GaussianMixture
-    from jaxflow.diffusion import KnownDenoiser, Rule, VariancePreserving, as_flow, draw
+    from jaxflow.diffusion import Rule
 
     @dataclass(frozen=True)
     class Euler(Rule):
         def step(self, move, x, memory):
             noise = move.denoise(move.u, x)
-            data = move.data(x, noise)
-            return move.schedule.alpha(move.s) * data + move.schedule.sigma(move.s) * noise, memory
-
-    mixture = GaussianMixture(jax.numpy.ones(1), jax.numpy.zeros((1, 2)), jax.numpy.eye(2)[None])
-    flow = as_flow(KnownDenoiser(mixture, VariancePreserving()), 2)
-    x = draw(flow, jax.random.key(0), 5, sampler=Euler(), num_steps=10)
+            return move.schedule.noised(move.s, move.data(x, noise), noise), memory
     ```
     """
 
@@ -83,22 +69,12 @@ class Rule(abc.ABC):
         return 1
 
     def start(self, x: Event) -> Any:
-        """Return the memory before the first step; an empty tuple for rules without memory.
-
-        Args:
-            x: the initial point.
-        """
+        """Return the memory for the first step from `x`; rules without memory inherit this."""
         return ()
 
     @abc.abstractmethod
     def step(self, move: Move, x: Event, memory: Any) -> tuple[Event, Any]:
-        """Advance one sample by one step.
+        """Advance `x` from time `move.u` to `move.s`; return it and the memory for the next step.
 
-        Args:
-            move: the step's times, schedule, denoiser and key.
-            x: the point at time `move.u`.
-            memory: a pytree: the value of `start`, or of the previous step.
-
-        Returns:
-            The point at time `move.s`, and the memory for the next step.
+        `memory` is the pytree that `start` or the previous step returned.
         """
