@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import jaxflow
 from jaxflow.estimator import ConditionalFlowDensity, FlowDensity
-from jaxflow.estimator.rows import Rows, arranged, hold_out
+from jaxflow.estimator.rows import Rows, hold_out, sort_rows
 
 TINY = {"width": 8, "depth": 1, "steps": 4, "objective": "matching", "scaling": "standardise"}
 X = np.random.default_rng(0).normal((1.0, -20.0), (0.5, 30.0), size=(60, 2))
@@ -112,21 +112,21 @@ def test_broken_weights_count_in_the_threshold_too():
 
 def test_copies_stay_on_one_side_of_the_split():
     x = np.repeat(X, 3, axis=0)
-    train, held = hold_out(arranged(x, None, None), 0.2, 0)
+    train, held = hold_out(sort_rows(x, None, None), 0.2, 0)
     assert (len(train.x), len(held.x)) == (144, 36)
     # In an order of chance, since training looks at the first of them where they are many.
     assert abs(np.corrcoef(held.x[:, 0], np.arange(36))[0, 1]) < 0.5
     assert not {tuple(row) for row in train.x} & {tuple(row) for row in held.x}
     # Equal rows of a grid are draws like any others.
     grid = np.random.default_rng(0).integers(0, 4, (200, 1)).astype(float)
-    train, held = hold_out(arranged(grid, None, None), 0.2, 0)
+    train, held = hold_out(sort_rows(grid, None, None), 0.2, 0)
     assert len(held.x) == 40
     assert set(held.x.ravel()) == set(train.x.ravel()) == {0.0, 1.0, 2.0, 3.0}
 
 
 def test_large_weights_stay_weights():
     weights = np.asarray([2e9, 0.0, 1.0])
-    rows = arranged(X[:3], None, weights)
+    rows = sort_rows(X[:3], None, weights)
     assert isinstance(rows, Rows)
     assert rows.weights is not None
     np.testing.assert_array_equal(np.sort(rows.weights), [1.0, 2e9])
@@ -222,7 +222,7 @@ def test_rows_that_have_no_density_are_refused(x, match):
         (np.where(np.arange(60) == 5, -1.0, 1.0), "negative: -1 in row 5"),
         (np.zeros(60), "zero in every row"),
         (np.ones(59), r"shape \(59,\) for 60 rows"),
-        (np.arange(60) < 2, "leaves 2 rows of X that count; at least 3"),
+        (np.arange(60) < 2, "leaves 2 rows of X with a positive weight; at least 3"),
         (np.full(60, np.nan), "sample_weight contains NaN"),
     ],
 )
@@ -269,4 +269,4 @@ def test_sklearn_is_imported_when_asked_for():
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
-    assert "pip install 'jaxflow-cnf[sklearn]'" in run.stdout
+    assert "needs scikit-learn: pip install '.[sklearn]' in a checkout" in run.stdout

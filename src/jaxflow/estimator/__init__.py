@@ -1,21 +1,10 @@
-"""Flows as scikit-learn estimators: `fit`, `score_samples`, `sample`, `predict`.
+"""Flows as scikit-learn estimators, with `fit`, `score_samples`, `sample` and `predict`."""
 
-```python
-from jaxflow.estimator import FlowDensity
+from jaxflow.runtime.extras import import_extra
 
-density = FlowDensity(random_state=0).fit(X)
-density.score_samples(X)
-```
-"""
+import_extra("sklearn", "sklearn", "jaxflow.estimator needs scikit-learn")
 
-try:
-    import sklearn as _sklearn  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "jaxflow.estimator needs scikit-learn: pip install 'jaxflow-cnf[sklearn]'"
-    ) from error
-
-from jaxflow.estimator.conditional import ConditionalFlowDensity
-from jaxflow.estimator.density import FlowDensity
+from jaxflow.estimator.conditional import ConditionalFlowDensity  # noqa: E402
+from jaxflow.estimator.density import FlowDensity  # noqa: E402
 
 __all__ = ["ConditionalFlowDensity", "FlowDensity"]

@@ -1,4 +1,4 @@
-"""What users hand to an estimator, as checked arrays."""
+"""Arguments of an estimator's methods, as checked arrays."""
 
 import operator
 import warnings
@@ -8,64 +8,62 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.utils.validation import check_array, validate_data
 
-from jaxflow.data import check_rows, coarse_columns
+from jaxflow.runtime.checks import check_rows, coarse_columns
 
-# Two rows to train on, and one to judge by.
-LEAST_ROWS = 3
+# Two rows to train on and one to validate on.
+MIN_ROWS = 3
 
 
-def features_of(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray, "n d"]:
-    """The rows of `X` in float64, their number and names of columns remembered or compared.
+def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray, "n d"]:
+    """The rows of `X` in float64; columns are recorded while fitting, else compared.
 
     Raises:
-        ValueError: too few rows, other columns than those fitted to, NaN or infinity (rows and
-            columns named).
+        ValueError: too few rows, other columns than in the fit, NaN or infinity (names rows and
+            columns).
         TypeError: a sparse matrix.
     """
-    least = LEAST_ROWS if fitting else 1
     x = validate_data(
         estimator,
         X,
         reset=fitting,
         dtype="float64",
         ensure_all_finite=False,
-        ensure_min_samples=least,
+        ensure_min_samples=MIN_ROWS if fitting else 1,
     )
-    check_rows(x, "X", names_of(estimator))
+    check_rows(x, "X", feature_names(estimator))
     return np.asarray(x)
 
 
-def conditions_of(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
-    """Conditions in float64, a row each; a vector is a column.
+def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
+    """Conditions in float64, one row each; a vector becomes one column.
 
     Args:
         y: the conditions.
-        rows: how many there have to be; None for any number.
+        rows: their required number; None for any.
 
     Raises:
-        ValueError: no conditions, another number of them, text, NaN or infinity (rows named).
+        ValueError: no conditions, another number of rows, text, NaN or infinity (names rows).
     """
     if y is None:
         raise ValueError(
-            "a density given y requires y to be passed, but the target y is None: pass the "
+            "a conditional density requires y to be passed, but the target y is None: pass the "
             "conditions as y"
         )
     cond = check_array(
         y, dtype="float64", ensure_2d=False, ensure_all_finite=False, input_name="y"
     )
-    if cond.ndim == 1:
-        cond = cond[:, None]
+    cond = cond[:, None] if cond.ndim == 1 else cond
     if rows is not None and len(cond) != rows:
-        raise ValueError(f"y has {len(cond)} rows and X has {rows}: give a condition a row")
+        raise ValueError(f"y has {len(cond)} rows and X has {rows}: give one condition per row")
     check_rows(cond, "y")
     return np.asarray(cond)
 
 
-def weights_of(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
-    """Weights of rows in float64; None for none.
+def check_weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
+    """Weights in float64, or None.
 
     Raises:
-        ValueError: not one a row, NaN or infinite, negative, or all of them zero.
+        ValueError: not one per row, NaN or infinite, negative, or all zero.
     """
     if sample_weight is None:
         return None
@@ -83,59 +81,53 @@ def weights_of(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
             f"({negative.size} such rows)"
         )
     if not weights.any():
-        raise ValueError("sample_weight is zero in every row, so that no row would count")
+        raise ValueError("sample_weight is zero in every row; give at least one positive weight")
     return weights
 
 
-def in_precision(
+def to_precision(
     values: Float[np.ndarray, "n d"], name: str, *, float64: bool, warn: bool = False
-) -> np.ndarray:
-    """Finite numbers in the precision of the flow.
+) -> Float[np.ndarray, "n d"]:
+    """Finite numbers in float32, or unchanged with `float64`.
 
-    Args:
-        values: the numbers.
-        name: what an error calls them.
-        float64: whether to keep them as they are.
-        warn: whether to tell where float32 is coarse for a column.
+    With `warn`, warns of columns that vary too little for float32.
 
     Raises:
-        ValueError: a number too large for float32.
+        ValueError: a number is too large for float32.
     """
     if float64:
         return values
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)
-    beyond = np.argwhere(~np.isfinite(single))
-    if beyond.size:
-        row, column = beyond[0].tolist()
+    overflow = np.argwhere(~np.isfinite(single))
+    if overflow.size:
+        row, column = overflow[0].tolist()
         raise ValueError(
             f"{name} holds {values[row, column]:g} in row {row}, column {column}: infinity in "
             "float32; set float64=True"
         )
-    if warn:
-        coarse = coarse_columns(values)
-        if coarse.any():
-            warnings.warn(
-                f"float32 is coarse for columns {np.flatnonzero(coarse).tolist()} of {name}, "
-                "large numbers of small spread: subtract an offset, or set float64=True",
-                stacklevel=4,
-            )
+    if warn and (coarse := coarse_columns(values)).any():
+        warnings.warn(
+            f"float32 is coarse for columns {np.flatnonzero(coarse).tolist()} of {name}: their "
+            "spread is small against their size. Subtract an offset, or set float64=True",
+            stacklevel=4,
+        )
     return single
 
 
-def names_of(estimator: Any) -> list[str] | None:
-    """The names of the columns that an estimator was fitted to; None for none."""
+def feature_names(estimator: Any) -> list[str] | None:
+    """Names of the columns in the fit; None for arrays without names."""
     names = getattr(estimator, "feature_names_in_", None)
     return None if names is None else [str(name) for name in names]
 
 
-def whole(name: str, value: Any) -> int:
-    """A whole number, NumPy's too.
+def as_int(name: str, value: Any) -> int:
+    """An integer of Python or NumPy as int.
 
     Raises:
-        TypeError: something else; names the argument.
+        TypeError: `value` is not an integer; names the argument.
     """
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}={value!r} must be a whole number") from None
+        raise TypeError(f"{name}={value!r} must be an integer") from None

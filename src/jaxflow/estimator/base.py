@@ -1,5 +1,6 @@
-"""What both estimators share: training, scoring, drawing, pickling."""
+"""Training, scoring, sampling and saving, shared by both estimators."""
 
+import os
 from typing import Any
 
 import jax
@@ -9,29 +10,29 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from jaxflow.data import check_columns
-from jaxflow.estimator.arguments import LEAST_ROWS, in_precision, names_of, weights_of
-from jaxflow.estimator.files import (
-    flow_from_bytes,
-    flow_to_bytes,
-    load_estimator,
-    save_estimator,
+from jaxflow.estimator.arguments import (
+    MIN_ROWS,
+    check_weights,
+    feature_names,
+    to_precision,
 )
-from jaxflow.estimator.rows import Rows, arranged, hold_out
-from jaxflow.estimator.settings import config_of, objective_of, scaling_of, untrained
+from jaxflow.estimator.rows import Rows, hold_out, sort_rows
+from jaxflow.estimator.settings import make_config, make_flow, make_objective, make_transform
+from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
+from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training import History, fit
 
 
 class FlowEstimator(BaseEstimator):
-    """A continuous flow behind scikit-learn's parameters."""
+    """A continuous flow with scikit-learn's parameters."""
 
     flow_: Any
     history_: History
     n_features_in_: int
     feature_names_in_: np.ndarray
 
-    # What a fit leaves beside the flow.
+    # Fitted attributes that `save` writes beside the flow.
     _fitted: tuple[str, ...] = ("n_features_in_", "feature_names_in_", "history_")
 
     def __init__(
@@ -61,31 +62,56 @@ class FlowEstimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def save(self, path: Any, *, overwrite: bool = False) -> None:
-        """Write the fitted estimator to one file, which `load` reads without pickle.
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the fitted estimator to one file, without pickle.
 
-        `jaxflow.load(path)` reads the flow alone.
+        `load` reads the estimator, `jaxflow.load` the flow alone.
 
         Args:
-            path: the file; missing folders are made.
-            overwrite: whether an existing file may be replaced.
+            path: the file; missing folders are created.
+            overwrite: replace an existing file.
 
         Raises:
-            NotFittedError: nothing was fitted.
+            NotFittedError: `fit` has not been called.
             FileExistsError: `path` exists and `overwrite` is False.
-            TypeError: a parameter that is no number, text or None, such as a `RandomState`.
+            TypeError: a parameter is not a number, text or None, such as a `RandomState`.
         """
         check_is_fitted(self, "flow_")
-        save_estimator(path, self, self._fitted, overwrite=overwrite)
+        fitted = {name: getattr(self, name) for name in self._fitted if hasattr(self, name)}
+        extra = {
+            "estimator": type(self).__name__,
+            "params": _to_python(self.get_params(deep=False)),
+            "fitted": _to_python(fitted),
+        }
+        save(path, self.flow_, extra=extra, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: Any) -> Any:
-        """Read what `save` wrote; nothing in the file is run.
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """Read a file that `save` wrote; runs no code from it.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The fitted estimator.
 
         Raises:
-            ValueError: a file of another estimator or of none, damaged, or of a newer format.
+            ValueError: the file holds another estimator or none, is damaged or of a newer format.
         """
-        return load_estimator(path, cls, cls._fitted)
+        extra = load_extra(path)
+        if extra.get("estimator") != cls.__name__:
+            content = extra.get("estimator", "a flow alone: read it with jaxflow.load")
+            raise ValueError(f"{path} holds no {cls.__name__} but {content}")
+        estimator = cls(**extra["params"])
+        for name in cls._fitted:
+            if name in extra["fitted"]:
+                setattr(estimator, name, extra["fitted"][name])
+        if hasattr(estimator, "feature_names_in_"):
+            estimator.feature_names_in_ = np.asarray(estimator.feature_names_in_, object)
+        # The flow keeps its own precision.
+        with jax.enable_x64(True):
+            estimator.flow_ = load(path)
+        return estimator
 
     def __getstate__(self) -> Any:
         state: Any = super().__getstate__()
@@ -96,39 +122,42 @@ class FlowEstimator(BaseEstimator):
 
     def __setstate__(self, state: Any) -> None:
         if "flow_" in state:
-            state = state | {"flow_": flow_from_bytes(state["flow_"])}
+            with jax.enable_x64(True):
+                state = state | {"flow_": flow_from_bytes(state["flow_"])}
         super().__setstate__(state)
 
     def _train(
-        self, x: Float[np.ndarray, "n d"], cond: np.ndarray | None, sample_weight: Any
+        self,
+        x: Float[np.ndarray, "n d"],
+        cond: Float[np.ndarray, "n c"] | None,
+        sample_weight: Any,
     ) -> Rows:
-        """Fit `flow_` and `history_`; the rows that count, as training takes them.
+        """Fit `flow_` and `history_`; returns the rows of positive weight.
 
         Raises:
             ValueError, TypeError: bad data or parameters.
             TrainingError: no validation value was finite.
         """
-        weights = weights_of(sample_weight, len(x))
-        wide = bool(self.float64)
-        x = in_precision(x, "X", float64=wide, warn=True)
-        if cond is not None:
-            cond = in_precision(cond, "y", float64=wide)
-        rows = arranged(x, cond, weights)
-        if len(rows.x) < LEAST_ROWS:
+        weights = check_weights(sample_weight, len(x))
+        float64 = bool(self.float64)
+        x = to_precision(x, "X", float64=float64, warn=True)
+        cond = None if cond is None else to_precision(cond, "y", float64=float64)
+        rows = sort_rows(x, cond, weights)
+        if len(rows.x) < MIN_ROWS:
             raise ValueError(
-                f"sample_weight leaves {len(rows.x)} rows of X that count; at least "
-                f"{LEAST_ROWS} are needed"
+                f"sample_weight leaves {len(rows.x)} rows of X with a positive weight; at least "
+                f"{MIN_ROWS} are needed"
             )
-        columns = names_of(self)
+        columns = feature_names(self)
         check_columns(rows.x, columns)
-        objective = objective_of(self.objective)
-        config = config_of(self.steps, self.batch_size, self.learning_rate)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        objective = make_objective(self.objective)
+        config = make_config(self.steps, self.batch_size, self.learning_rate)
+        seed = _seed_of(self.random_state)
         train, held = hold_out(rows, self.validation, seed)
-        with jax.enable_x64(wide):
+        with jax.enable_x64(float64):
             flow_key, fit_key = jax.random.split(jax.random.key(seed))
             cond_dim = 0 if cond is None else cond.shape[1]
-            flow = untrained(self.width, self.depth, x.shape[1], cond_dim, flow_key)
+            flow = make_flow(self.width, self.depth, x.shape[1], cond_dim, flow_key)
             self.flow_, self.history_ = fit(
                 flow,
                 train.x,
@@ -136,30 +165,47 @@ class FlowEstimator(BaseEstimator):
                 key=fit_key,
                 weights=train.weights,
                 validation=tuple(held),
-                transform=scaling_of(self.scaling, train.x, columns),
+                transform=make_transform(self.scaling, train.x, columns),
                 objective=objective,
                 config=config,
                 progress=bool(self.verbose),
             )
         return rows
 
-    def _log_prob(self, x: np.ndarray, cond: np.ndarray | None = None) -> np.ndarray:
+    def _log_prob(
+        self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
+    ) -> Float[np.ndarray, " n"]:
         """Log-densities in nats, (n,), float64 whatever the flow's precision."""
-        wide = widest_dtype(self.flow_) == np.float64
-        x = in_precision(x, "X", float64=wide)
-        cond = None if cond is None else in_precision(cond, "y", float64=wide)
-        with jax.enable_x64(wide):
+        float64 = widest_dtype(self.flow_) == np.float64
+        x = to_precision(x, "X", float64=float64)
+        cond = None if cond is None else to_precision(cond, "y", float64=float64)
+        with jax.enable_x64(float64):
             return np.asarray(self.flow_.log_prob(x, cond), np.float64)
 
-    def _draw(self, count: int, cond: np.ndarray | None, random_state: Any) -> np.ndarray:
-        """Samples in the data's units, (count, d), in the flow's precision."""
-        wide = widest_dtype(self.flow_) == np.float64
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
-        cond = None if cond is None else in_precision(cond, "y", float64=wide)
-        with jax.enable_x64(wide):
-            return np.asarray(self.flow_.sample(jax.random.key(seed), count, cond))
+    def _draw(
+        self, count: int, cond: Float[np.ndarray, "n c"] | None, random_state: Any
+    ) -> Float[np.ndarray, "m d"]:
+        """Samples in the units of the data, (count, d), in the flow's precision."""
+        float64 = widest_dtype(self.flow_) == np.float64
+        key_seed = _seed_of(random_state)
+        cond = None if cond is None else to_precision(cond, "y", float64=float64)
+        with jax.enable_x64(float64):
+            return np.asarray(self.flow_.sample(jax.random.key(key_seed), count, cond))
 
 
-def mean_score(log_p: np.ndarray, sample_weight: Any) -> float:
-    """The mean log-density, each row counted by its weight."""
-    return float(np.average(log_p, weights=weights_of(sample_weight, len(log_p))))
+def mean_score(log_p: Float[np.ndarray, " n"], sample_weight: Any) -> float:
+    """Weighted mean log-density."""
+    return float(np.average(log_p, weights=check_weights(sample_weight, len(log_p))))
+
+
+def _seed_of(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _to_python(values: dict[str, Any]) -> dict[str, Any]:
+    """NumPy numbers and arrays as those of Python."""
+    is_numpy = (np.ndarray, np.generic)
+    return {
+        name: value.tolist() if isinstance(value, is_numpy) else value
+        for name, value in values.items()
+    }

@@ -1,4 +1,4 @@
-"""`FlowDensity`: the density of rows, and which of them are unusual."""
+"""`FlowDensity`: the density of rows, and which rows are outliers."""
 
 from typing import Any
 
@@ -7,56 +7,55 @@ from jaxtyping import Float, Int
 from sklearn.base import DensityMixin, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxflow.estimator.arguments import features_of, whole
+from jaxflow.estimator.arguments import as_int, check_features
 from jaxflow.estimator.base import FlowEstimator, mean_score
 from jaxflow.estimator.rows import Rows
 from jaxflow.runtime.checks import check_count
 
-# Rows that the threshold is found from, at most: its share is then off by some 0.3 %.
+# Most rows whose scores set the threshold: the standard error of its share is then 0.3 %.
 THRESHOLD_ROWS = 10_000
 
 
 class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
-    """Density of rows by a continuous normalizing flow.
+    """Density of rows by a continuous normalizing flow; rows of low density are outliers.
 
-    A density estimator with the methods of an outlier detector: rows of low density are
-    outliers. Log-densities are in nats a row, in the units of `X`.
+    Log-densities are in nats per row, in the units of `X`. The order of the rows does not matter.
+    Weights (2, 1, 0) train the same flow, bit for bit, as rows that occur twice, once and never.
 
     ```python
-    density = FlowDensity(random_state=0).fit(X)
-    density.score_samples(X)                     # (n,)
-    density.sample(100, random_state=1)          # (100, d)
+    import numpy as np
+    from jaxflow.estimator import FlowDensity
+
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    density = FlowDensity(width=8, steps=2, objective="matching", random_state=0).fit(X)
+    log_p, drawn = density.score_samples(X), density.sample(100, random_state=1)
     ```
 
-    The order of the rows does not matter. Weights (2, 1, 0) are rows that occur twice, once and
-    never, and train the same flow to the bit.
-
     Args:
-        width: units of a hidden layer of the field.
+        width: units of each hidden layer of the field.
         depth: number of hidden layers.
-        steps: updates of the weights.
-        batch_size: rows an update looks at.
-        learning_rate: the largest one of the schedule.
-        objective: `"staged"`, flow matching first and likelihood last; `"matching"`;
-            `"likelihood"`; `"auto"`, which is staged.
+        steps: number of parameter updates.
+        batch_size: minibatch size.
+        learning_rate: peak learning rate.
+        objective: `"staged"`, flow matching and then likelihood; `"matching"`; `"likelihood"`;
+            `"auto"`, the same as staged.
         scaling: transform of the columns before the flow, counted in the density:
-            `"standardise"`, `"gaussianise"`, `"whiten"`, None for none. `"auto"` dequantises
-            columns on a grid, takes logits or logarithms of columns with limits, and lets
-            held-out rows choose the rest.
-        validation: part of the rows held out, to choose the best weights by.
-        contamination: share of the training rows that `predict` calls outliers, in (0, 0.5];
-            None for no threshold, which saves `fit` the scoring of the training rows.
-        float64: whether to compute in float64, slower; the rest of the program keeps JAX's
-            precision as it is.
-        random_state: a number, a `RandomState`, or None for another flow at every fit.
-        verbose: whether to show a progress bar.
+            `"standardise"`, `"gaussianise"`, `"whiten"`, or None. `"auto"` dequantises columns on
+            a grid, takes logits or logarithms of bounded columns, and chooses the rest by the
+            held-out density.
+        validation: share of the rows held out to choose the best weights.
+        contamination: share of the training rows that `predict` calls outliers, in (0, 0.5]; None
+            sets no threshold and saves the scoring of the training rows.
+        float64: compute in float64, which is slower; JAX's global precision is not changed.
+        random_state: a seed, a `RandomState`, or None for another flow at every fit.
+        verbose: show a progress bar.
 
     Attributes:
-        flow_: the fitted `jaxflow.CNF`, with `log_prob_with_error` and all else.
-        history_: the course of training, column name -> values (see `jaxflow.fit`).
-        offset_: log-density of the threshold, nats; absent without `contamination`.
+        flow_: the fitted `jaxflow.CNF`, for example for `log_prob_with_error`.
+        history_: training history, column name -> values (see `jaxflow.fit`).
+        offset_: log-density of the threshold in nats; absent without `contamination`.
         n_features_in_: number of columns.
-        feature_names_in_: their names, where `X` was a data frame with names.
+        feature_names_in_: their names, if `X` was a data frame with names.
     """
 
     offset_: float
@@ -99,83 +98,95 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
 
         Args:
             X: rows, (n, d), an array or a data frame, at least 3 of them.
-            y: not used.
-            sample_weight: how often each row counts, (n,), none of them negative.
+            y: ignored.
+            sample_weight: how often each row counts, (n,), not negative.
+
+        Returns:
+            The estimator itself.
 
         Raises:
-            ValueError: too few rows, NaN or infinity (rows and columns named), a constant
-                column, bad weights, or a parameter out of range.
+            ValueError: too few rows, NaN or infinity (names rows and columns), a constant column,
+                bad weights, or a parameter out of range.
             TypeError: sparse `X`, or a parameter of another type.
             TrainingError: no validation value was finite.
         """
-        x = features_of(self, X, fitting=True)
+        x = check_features(self, X, fitting=True)
         share = self.contamination
         if share is not None and not 0 < share <= 0.5:
             raise ValueError(f"contamination={share} must lie in (0, 0.5], or be None")
         rows = self._train(x, None, sample_weight)
-        # Of an earlier fit.
+        # Remove the threshold of an earlier fit.
         self.__dict__.pop("offset_", None)
         if share is not None:
             self.offset_ = self._threshold(rows, share)
         return self
 
     def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
-        """Log-density of each row of `X`, nats, (n,), float64.
-
-        Raises:
-            NotFittedError: nothing was fitted.
-            ValueError: other columns than those fitted to, NaN or infinity.
-            SolveError: the solve of a row failed.
-        """
-        check_is_fitted(self, "flow_")
-        return self._log_prob(features_of(self, X, fitting=False))
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows of `X`, nats a row: the higher, the better.
+        """Log-density of each row in nats.
 
         Args:
             X: rows, (n, d).
-            y: not used.
-            sample_weight: how much each row counts, (n,).
+
+        Returns:
+            Log-densities, (n,), float64.
+
+        Raises:
+            NotFittedError: `fit` has not been called.
+            ValueError: other columns than in the fit, NaN or infinity.
+            SolveError: the solve of a row failed.
+        """
+        check_is_fitted(self, "flow_")
+        return self._log_prob(check_features(self, X, fitting=False))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Weighted mean log-density, nats per row; higher is better.
+
+        Args:
+            X: rows, (n, d).
+            y: ignored.
+            sample_weight: weight of each row, (n,).
         """
         return mean_score(self.score_samples(X), sample_weight)
 
     def decision_function(self, X: Any) -> Float[np.ndarray, " n"]:
-        """`score_samples(X) - offset_`: negative for outliers, (n,).
+        """`score_samples(X) - offset_`, (n,): negative for outliers.
 
         Raises:
-            AttributeError: fitted with `contamination=None`.
+            AttributeError: the fit had `contamination=None`.
         """
         log_p = self.score_samples(X)
         if not hasattr(self, "offset_"):
             raise AttributeError(
-                "there is no threshold after a fit with contamination=None: set the share of "
-                "outliers, such as contamination=0.1, and fit again"
+                "a fit with contamination=None has no threshold: set the share of outliers, such "
+                "as contamination=0.1, and fit again"
             )
         return log_p - self.offset_
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:
-        """-1 for outliers, rows of a log-density below `offset_`, and 1 for others, (n,).
+        """-1 for outliers, rows with a log-density below `offset_`, and 1 for others, (n,).
 
         Raises:
-            AttributeError: fitted with `contamination=None`.
+            AttributeError: the fit had `contamination=None`.
         """
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def sample(self, n_samples: Any = 1, random_state: Any = None) -> Float[np.ndarray, "m d"]:
-        """Draw rows, (n_samples, d), in the flow's precision.
+        """Draw rows.
 
         Args:
             n_samples: number of rows.
-            random_state: a number or a `RandomState`; None for other rows every time.
+            random_state: a seed or a `RandomState`; None draws other rows at every call.
+
+        Returns:
+            Rows, (n_samples, d), in the flow's precision.
         """
         check_is_fitted(self, "flow_")
-        count = whole("n_samples", n_samples)
+        count = as_int("n_samples", n_samples)
         check_count("n_samples", count, least=0)
         return self._draw(count, None, random_state)
 
     def _threshold(self, rows: Rows, share: float) -> float:
-        """The log-density below which this share of the rows lies."""
+        """Log-density that this share of the rows does not reach."""
         if len(rows.x) > THRESHOLD_ROWS:
             order = np.random.default_rng(0).permutation(len(rows.x))
             rows = rows.take(order[:THRESHOLD_ROWS])

@@ -1,8 +1,8 @@
-"""Rows in an order of their own, repeated as whole weights say, and their split in two.
+"""Training rows in a canonical order, integer weights as repetitions, and the held-out split.
 
-A training must not depend on how its data were written down. Rows are sorted, and a row whose
-weight is a whole number is repeated as often, so that weights (2, 1, 0) and rows that occur
-twice, once and never are the same training, to the bit.
+A fit must not depend on how its data were written down. Rows are sorted, and a row with an integer
+weight is repeated that often: weights (2, 1, 0) give the same training, bit for bit, as rows that
+occur twice, once and never.
 """
 
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxflow.transforms.kinds import kind_of
+from jaxflow.transforms.kinds import GridColumn, kind_of
 
-# Entries of a table up to which whole weights become repeated rows: 64 MB in float32.
-MOST_ENTRIES = 2**24
+# Largest table, in entries, that repeats rows for integer weights: 64 MB in float32.
+MAX_ENTRIES = 2**24
 
 
 class Rows(NamedTuple):
-    """Rows, sorted.
+    """Training rows.
 
     Attributes:
         x: samples, (n, d).
-        cond: their conditions, (n, c); None for none.
-        weights: how much each row counts, (n,), positive; None where each counts once.
+        cond: conditions, (n, c), or None.
+        weights: positive weights, (n,); None if each row counts once.
     """
 
     x: Shaped[np.ndarray, "n d"]
@@ -30,60 +30,57 @@ class Rows(NamedTuple):
     weights: Float[np.ndarray, " n"] | None
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Rows":
-        """These of the rows."""
-        cond = None if self.cond is None else self.cond[rows]
-        return Rows(self.x[rows], cond, None if self.weights is None else self.weights[rows])
+        """A selection of the rows."""
+        return Rows(*(None if part is None else part[rows] for part in self))
+
+    def table(self) -> Shaped[np.ndarray, "n k"]:
+        """Samples and conditions side by side."""
+        return self.x if self.cond is None else np.concatenate([self.x, self.cond], axis=1)
 
 
-def arranged(
+def sort_rows(
     x: Shaped[np.ndarray, "n d"],
     cond: Shaped[np.ndarray, "n c"] | None,
     weights: Float[np.ndarray, " n"] | None,
 ) -> Rows:
-    """The rows that count, sorted, whole weights as repetitions.
+    """Rows of positive weight, sorted, with integer weights as repetitions.
 
-    Weights stay weights where one is no whole number, or the repeated table would be large.
+    Weights remain if one is not an integer or the table would exceed `MAX_ENTRIES`.
     """
-    table = x if cond is None else np.concatenate([x, cond], axis=1)
-    rows = Rows(x, cond, weights).take(np.lexsort(table.T[::-1]))
+    rows = Rows(x, cond, weights)
+    rows = rows.take(np.lexsort(rows.table().T[::-1]))
     if rows.weights is None:
         return rows
     rows = rows.take(rows.weights > 0)
     counts = np.asarray(rows.weights)
-    whole = bool((counts == np.round(counts)).all())
-    if whole and counts.sum() * table.shape[1] <= MOST_ENTRIES:
-        again = np.repeat(np.arange(len(counts)), counts.astype(int))
-        return rows.take(again)._replace(weights=None)
+    if (counts == np.round(counts)).all() and counts.sum() * rows.table().shape[1] <= MAX_ENTRIES:
+        repeated = np.repeat(np.arange(len(counts)), counts.astype(int))
+        return rows.take(repeated)._replace(weights=None)
     return rows
 
 
 def hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """The rows to train on, and about this part of them to judge by, at least one; shuffled.
+    """Shuffled rows to train on and to validate on; at least one is held out.
 
-    Copies of a row stay together, or the flow would be judged by rows that it knows. Where every
-    column lies on a grid, equal rows are no copies, and each goes its own way.
+    Copies of a row stay on one side, since a copy of a training row validates nothing. If every
+    column lies on a grid, equal rows are independent draws and are split like any others.
 
     Raises:
         ValueError: `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"validation={fraction} must lie between 0 and 1, such as 0.1")
-    number = np.arange(len(rows.x))
-    if not all(kind_of(column).step for column in rows.x.T):
-        number = _distinct(rows)
-    count = int(number[-1]) + 1
-    part = min(max(1, round(fraction * count)), count - 1)
+    # The number of the distinct row that each of the sorted rows is a copy of.
+    distinct = np.arange(len(rows.x))
+    if not all(isinstance(kind_of(column), GridColumn) for column in rows.x.T):
+        table = rows.table()
+        distinct = np.append(0, np.cumsum((table[1:] != table[:-1]).any(axis=1)))
+    count = int(distinct[-1]) + 1
+    num_held = min(max(1, round(fraction * count)), count - 1)
     rng = np.random.default_rng(seed)
-    chosen = np.zeros(count, bool)
-    chosen[rng.permutation(count)[:part]] = True
-    # Shuffled: of many held-out rows training looks at the first ones alone.
-    order = rng.permutation(len(number))
-    held = chosen[number[order]]
-    return rows.take(order[~held]), rows.take(order[held])
-
-
-def _distinct(rows: Rows) -> Int[np.ndarray, " n"]:
-    """The number of the distinct row that each of the sorted rows is."""
-    table = rows.x if rows.cond is None else np.concatenate([rows.x, rows.cond], axis=1)
-    new = (table[1:] != table[:-1]).any(axis=1)
-    return np.concatenate([[0], np.cumsum(new)])
+    held = np.zeros(count, bool)
+    held[rng.permutation(count)[:num_held]] = True
+    # Shuffled, since training validates on the first of many held-out rows.
+    order = rng.permutation(len(distinct))
+    is_held = held[distinct[order]]
+    return rows.take(order[~is_held]), rows.take(order[is_held])

@@ -1,18 +1,18 @@
-"""What an estimator's parameters stand for: an untrained flow, a transform, a training."""
+"""Parameters of an estimator as a flow, a transform, an objective and a configuration."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
-from jaxflow.estimator.arguments import whole
+from jaxflow.estimator.arguments import as_int
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
 from jaxflow.training import TrainConfig
-from jaxflow.training.usual import SCALINGS, usual_eval_every, usual_frequency
+from jaxflow.training.defaults import SCALINGS, default_eval_every, default_frequency
 from jaxflow.transforms import propose
 
 OBJECTIVES = {
@@ -23,27 +23,27 @@ OBJECTIVES = {
 }
 
 
-def untrained(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray) -> CNF:
-    """A continuous flow of `dim` columns with a field of sines.
+def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray) -> CNF:
+    """An untrained continuous flow whose field is an MLP of sines.
 
     Raises:
-        ValueError: a size out of range.
-        TypeError: a size that is no whole number.
+        ValueError: a size is out of range.
+        TypeError: a size is not an integer.
     """
     field = MLP(
         dim,
-        width=whole("width", width),
-        depth=whole("depth", depth),
+        width=as_int("width", width),
+        depth=as_int("depth", depth),
         cond_dim=cond_dim,
         activation="sin",
-        frequency=usual_frequency(dim),
+        frequency=default_frequency(dim),
         key=key,
     )
     return CNF(field, StandardNormal((dim,)))
 
 
-def scaling_of(name: Any, x: np.ndarray, columns: list[str] | None) -> Any:
-    """What `jaxflow.fit` takes as its `transform`, fitted to training rows where it is named.
+def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | None) -> Any:
+    """The `transform` of `jaxflow.fit` for a `scaling`, fitted to the training rows `x`.
 
     Raises:
         ValueError: an unknown name, or rows that the transform cannot be fitted to.
@@ -51,13 +51,11 @@ def scaling_of(name: Any, x: np.ndarray, columns: list[str] | None) -> Any:
     if name is None:
         return None
     _check_choice("scaling", name, ("auto", *SCALINGS))
-    if name == "auto":
-        return propose(x, columns)
-    return SCALINGS[name].fit(jnp.asarray(x))
+    return propose(x, columns) if name == "auto" else SCALINGS[name].fit(jnp.asarray(x))
 
 
-def objective_of(name: Any) -> Any:
-    """What `jaxflow.fit` takes as its `objective`.
+def make_objective(name: Any) -> Any:
+    """The `objective` of `jaxflow.fit` for a name.
 
     Raises:
         ValueError: an unknown name.
@@ -66,19 +64,19 @@ def objective_of(name: Any) -> Any:
     return OBJECTIVES[name]
 
 
-def config_of(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
-    """The settings of a training; a short one has ten validations.
+def make_config(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
+    """The training configuration; ten validations if there are fewer than 1000 steps.
 
     Raises:
-        ValueError: a setting out of range.
-        TypeError: one that is no number.
+        ValueError: a setting is out of range.
+        TypeError: a setting is not a number.
     """
-    steps = whole("steps", steps)
+    steps = as_int("steps", steps)
     return TrainConfig(
         steps=steps,
-        batch_size=whole("batch_size", batch_size),
+        batch_size=as_int("batch_size", batch_size),
         learning_rate=float(learning_rate),
-        eval_every=usual_eval_every(steps),
+        eval_every=default_eval_every(steps),
     )
 
 
