@@ -20,6 +20,7 @@ from jaxtyping import Array
 from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 
 PREDICTIONS = ("noise", "data", "score", "velocity", "flow")
+"""Quantities that a denoiser may predict: `Denoiser(net, schedule, prediction=...)`."""
 
 
 def shares(prediction: str, schedule: Schedule, s: Scalar) -> tuple[Array, Array]:

@@ -308,3 +308,4 @@ TABLEAUS: dict[str, ButcherTableau] = {
     "tsit5": TSIT5,
     "dopri8": DOPRI8,
 }
+"""Runge-Kutta methods by name, for `ODE(solver=...)`."""
