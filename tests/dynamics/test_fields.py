@@ -65,10 +65,10 @@ def test_weights_follow_the_key(field):
 
 
 SIZES = {
-    "dim": ({"dim": 0}, "dim=0 must be a whole number of at least 1"),
+    "dim": ({"dim": 0}, "dim=0 must be an integer >= 1"),
     "width": ({"dim": 2, "width": -3}, "width=-3 must be"),
     "depth": ({"dim": 2, "depth": 0}, "depth=0 must be"),
-    "cond_dim": ({"dim": 2, "cond_dim": -1}, "cond_dim=-1 must be a whole number of at least 0"),
+    "cond_dim": ({"dim": 2, "cond_dim": -1}, "cond_dim=-1 must be an integer >= 0"),
 }
 
 

@@ -125,7 +125,7 @@ def test_float32_stays_float32():
 
 @pytest.mark.parametrize("name", ["features", "transformer_width"])
 def test_sizes_out_of_range_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be an integer >= 1"):
         Hollow(3, width=4, **{name: 0}, key=KEY)  # pyright: ignore[reportArgumentType]
 
 

@@ -74,7 +74,7 @@ def test_the_rank_is_ten_at_most_by_default():
     for d, rank in [(2, 3), (9, 10), (40, 10)]:
         field = eqx.filter_eval_shape(lambda d=d: Potential(d, width=3, key=KEY))
         assert field.quadratic.weight.shape == (d, rank)
-    with pytest.raises(ValueError, match="rank=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="rank=0 must be an integer >= 1"):
         Potential(2, width=3, rank=0, key=KEY)
 
 

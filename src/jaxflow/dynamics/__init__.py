@@ -1,7 +1,7 @@
-"""Fields `f(t, x, cond=None) -> dx/dt`, one family a file.
+"""Fields `f(t, x, cond=None) -> dx/dt`: the right-hand sides of a flow's ODE.
 
-Any function or Equinox module of that signature is a field. One that also has
-`with_trace(t, x, cond=None) -> (dx/dt, trace)` brings its own exact trace.
+Any function or Equinox module with this signature is a field (`Field`). A field with a method
+`with_trace(t, x, cond=None) -> (dx/dt, trace)` supplies its exact trace in closed form.
 """
 
 from jaxflow.dynamics.activations import ACTIVATIONS

@@ -1,4 +1,4 @@
-"""Activations smooth enough for a flow, by name."""
+"""Smooth activation functions, by name."""
 
 from collections.abc import Callable
 
@@ -18,25 +18,16 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": jax.nn.sigmoid,
     "sin": sine,
 }
-KINKED = (
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "hard_tanh",
-    "hard_sigmoid",
-    "hard_swish",
-    "hard_silu",
-)
+"""Activations by name, for `MLP(activation=...)` and other fields."""
+_KINKED = "relu relu6 leaky_relu elu selu celu hard_tanh hard_sigmoid hard_swish hard_silu"
+KINKED = frozenset(_KINKED.split())
 
 
 def check_activation(activation: str | Activation) -> str | Activation:
-    """The activation itself, if it suits a flow.
+    """Return the activation if a flow can use it.
 
     Raises:
-        ValueError: an unknown name, or one with a kink.
+        ValueError: the name is unknown, or the function has a kink.
     """
     name = getattr(activation, "__name__", "") if callable(activation) else activation
     if name in KINKED:
@@ -50,13 +41,13 @@ def check_activation(activation: str | Activation) -> str | Activation:
     return activation
 
 
+def activation_function(activation: str | Activation) -> Activation:
+    """The function with this name, or the function itself."""
+    return activation if callable(activation) else ACTIVATIONS[activation]
+
+
 def value_and_slope(
     activation: str | Activation, a: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """`s(a)` and `s'(a)`, elementwise, from one pass."""
-    return jax.jvp(function(activation), (a,), (jnp.ones_like(a),))
-
-
-def function(activation: str | Activation) -> Activation:
-    """The function that a name stands for."""
-    return activation if callable(activation) else ACTIVATIONS[activation]
+    """`s(a)` and `s'(a)`, elementwise, in one pass."""
+    return jax.jvp(activation_function(activation), (a,), (jnp.ones_like(a),))

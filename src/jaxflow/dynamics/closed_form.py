@@ -1,17 +1,17 @@
 """The exact trace of networks with one or two hidden layers, for one extra matrix product.
 
-For `f(x) = s(s(x W1 + b1) W2 + b2) W3 + b3` the Jacobian is
-`W1 diag(u) W2 diag(v) W3` with slopes `u = s'(a1)`, `v = s'(a2)`, and
+For `f(x) = s(s(x W1 + b1) W2 + b2) W3 + b3` with slopes `u = s'(a1)`, `v = s'(a2)` the Jacobian
+is `W1 diag(u) W2 diag(v) W3`, and
 
 ```
 tr(df/dx) = u^T M v,    M = W2 * (W3 W1)^T    (* elementwise; h x h)
 ```
 
-`M` holds weights alone. With one hidden layer `tr = u . m`, `m_j = (W2 W1)_jj`. Gates that
-depend on time or conditions scale the slopes (hidden layers) or the rows of `W1` seen from
-the output (output layer).
+`M` depends on the weights only. With one hidden layer `tr = u . m`, `m_j = (W2 W1)_jj`. Gates
+that depend on time or a condition scale the slopes (hidden layers) or the outputs (last layer).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -19,15 +19,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.runtime.precision import accumulation_dtype
+from jaxflow.runtime.shapes import Event, Scalar
+
+
+def has_trace_weights(layers: Sequence[Any]) -> bool:
+    """Whether a network of these layers, the last included, has a closed-form trace."""
+    return len(layers) <= 3
 
 
 def trace_weights(
     weights: tuple[Float[Array, "_ _"], ...], gate: Float[Array, " dim"] | None = None
 ) -> Float[Array, "..."]:
-    """`m` (h,) for weights `(W1, W2)`, `M` (h, h) for `(W1, W2, W3)`.
+    """`m`, (h,), for weights `(W1, W2)`; `M`, (h, h), for `(W1, W2, W3)`.
 
     Args:
-        weights: matrices as they multiply from the right, (inputs, outputs).
+        weights: matrices that multiply from the right, (inputs, outputs).
         gate: factor of each output of the network.
     """
     first, *middle, last = weights
@@ -38,10 +44,8 @@ def trace_weights(
     return middle[0] * (last @ first).T
 
 
-def contract(
-    weights: Float[Array, "..."], slopes: tuple[Float[Array, " width"], ...]
-) -> Float[Array, ""]:
-    """The trace, `u . m` or `u^T M v`."""
+def contract(weights: Float[Array, "..."], slopes: tuple[Float[Array, " width"], ...]) -> Scalar:
+    """The trace: `u . m` or `u^T M v`."""
     u, *rest = slopes
     wide = accumulation_dtype(u.dtype)
     left = jnp.dot(u, weights, preferred_element_type=wide)
@@ -49,23 +53,16 @@ def contract(
 
 
 class Prepared(eqx.Module):
-    """A field together with the products of its weights that its trace needs.
-
-    Made once a solve by the field's `prepare()`.
-    """
+    """A field together with the weights of its trace, computed once before a solve."""
 
     field: Any
     weights: Float[Array, "..."]
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """The field's value."""
         return self.field(t, x, cond)
 
-    def with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Event, Scalar]:
         """The field's value and `tr(df/dx)`."""
         out, slopes = self.field.value_and_slopes(t, x, cond)
         return out, contract(self.weights, slopes)

@@ -1,50 +1,49 @@
-"""Fields made of fields: their sum, and a gate of time. Traces add and scale along."""
+"""The sum of fields, and a field with a time-dependent gate."""
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.dynamics.layers import ContextLinear, context_linear
-from jaxflow.dynamics.protocol import (
-    check_field,
-    evaluate,
-    evaluate_with_trace,
-    has_closed_form,
-    prepare,
-)
+from jaxflow.dynamics.protocol import Field, check_field, evaluate
+from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 from jaxflow.runtime.precision import accumulation_dtype
 
 
-class Sum(eqx.Module):
-    """`f = sum_i f_i` with `tr(df/dx) = sum_i tr(df_i/dx)`.
+class Sum(AbstractWrapper):
+    """`f = sum_i f_i`, with trace `tr(df/dx) = sum_i tr(df_i/dx)`.
 
-    A sum of gated fields with few layers each is as expressive as a deep field, and its exact
-    trace stays as cheap as theirs; a linear field is the skip term:
+    A sum of shallow gated fields is as expressive as a deep field, and its exact trace stays as
+    cheap as theirs. A linear field serves as the skip connection. A condition goes to every part.
 
     ```python
-    Sum((Gated(MLP(8, key=k1), key=k2), Gated(MLP(8, key=k3), key=k4), Linear(8, key=k5)))
+    import jax
+    from jaxflow.dynamics import MLP, Gated, Linear, Sum
+
+    a, b, c, d, e = jax.random.split(jax.random.key(0), 5)
+    field = Sum((Gated(MLP(8, key=a), key=b), Gated(MLP(8, key=c), key=d), Linear(8, key=e)))
     ```
 
-    With a condition, every part takes it.
-
     Attributes:
-        fields: the parts, fields or functions `f(t, x, cond=None)`.
+        fields: the parts.
     """
 
-    fields: tuple[Any, ...]
+    fields: tuple[Field, ...]
 
     def __init__(self, fields: Sequence[Any]) -> None:
-        """Make a sum of one or more fields.
+        """Make the sum.
+
+        Args:
+            fields: one or more fields or functions `f(t, x, cond=None)`.
 
         Raises:
-            TypeError: not a sequence, or a part that is not callable.
-            ValueError: no fields.
+            TypeError: `fields` is not a sequence, or a part is not callable.
+            ValueError: `fields` is empty.
         """
         if not isinstance(fields, Sequence):
             raise TypeError(f"fields={fields!r} must be a sequence: write Sum((first, second))")
@@ -54,81 +53,66 @@ class Sum(eqx.Module):
             check_field(part, f"fields[{i}]")
         self.fields = tuple(fields)
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`dx/dt` at one point."""
-        return add(evaluate(part, t, x, cond) for part in self.fields)
+    def parts(self) -> tuple[Field, ...]:
+        """The summands."""
+        return self.fields
 
-    def prepare(self) -> "Sum":
-        """The sum of the prepared parts; itself where the trace has no closed form."""
-        return self if self.with_trace is None else Sum([prepare(part) for part in self.fields])
-
-    @property
-    def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
-        """`(t, x, cond=None) -> (f, tr(df/dx))`; None if a part has no closed form."""
-        return self._with_trace if all(map(has_closed_form, self.fields)) else None
-
-    def _with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Array, Array]:
-        pairs = [evaluate_with_trace(part, t, x, cond) for part in self.fields]
-        values, traces = zip(*pairs, strict=True)
-        # Some parts sum their traces in more bits than their values have.
-        return add(values), add(trace.astype(accumulation_dtype(trace.dtype)) for trace in traces)
+    def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
+        """`sum_i f_i(t, x, cond)`, and the sum of the traces."""
+        results = [run(part, t, x, cond) for part in self.fields]
+        if run is evaluate:
+            return _add(results)
+        values, traces = zip(*results, strict=True)
+        # Closed forms may return traces of higher precision than their values.
+        return _add(values), _add(
+            trace.astype(accumulation_dtype(trace.dtype)) for trace in traces
+        )
 
 
-class Gated(eqx.Module):
-    """`g(t) f(t, x)` with trace `g(t) tr(df/dx)`, for a gate `g(t) = 2 sigmoid(w t + b)`.
+class Gated(AbstractWrapper):
+    """`g(t) f(t, x)` with trace `g(t) tr(df/dx)`, for a learned gate `g(t) = 2 sigmoid(w t + b)`.
 
-    The gate lies in (0, 2); it is 1 at `t = 0` and near 1 elsewhere before training.
+    The gate lies in (0, 2). Before training it is 1 at `t = 0` and near 1 elsewhere.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import MLP, Gated
+
+    key, gate_key = jax.random.split(jax.random.key(0))
+    field = Gated(MLP(2, key=key), key=gate_key)
+    ```
 
     Attributes:
-        field: a field or a function `f(t, x, cond=None)`.
+        field: the inner field.
         gate: `w` and `b`, a layer without inputs.
     """
 
-    field: Any
+    field: Field
     gate: ContextLinear
 
     def __init__(self, field: Any, *, key: PRNGKeyArray) -> None:
         """Gate a field.
 
+        Args:
+            field: a field or function `f(t, x, cond=None)`.
+            key: for the gate's weights.
+
         Raises:
-            TypeError: a field that is not callable.
+            TypeError: `field` is not callable.
         """
         check_field(field, "field")
         self.field = field
         self.gate = context_linear(0, 1, 0, key, scale=0.1)
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`dx/dt` at one point."""
-        return self._open(t, x) * evaluate(self.field, t, x, cond)
+    def parts(self) -> tuple[Field, ...]:
+        """The inner field."""
+        return (self.field,)
 
-    def prepare(self) -> "Gated":
-        """The gate with its field prepared; itself where the trace has no closed form."""
-        if self.with_trace is None:
-            return self
-        return eqx.tree_at(lambda gated: gated.field, self, prepare(self.field))
-
-    @property
-    def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
-        """`(t, x, cond=None) -> (f, tr(df/dx))`; None if the field has no closed form."""
-        return self._with_trace if has_closed_form(self.field) else None
-
-    def _with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Array, Array]:
-        gate = self._open(t, x)
-        value, trace = evaluate_with_trace(self.field, t, x, cond)
-        return gate * value, gate.astype(trace.dtype) * trace
-
-    def _open(self, t: Array, x: Array) -> Array:
-        return 2 * jax.nn.sigmoid(self.gate.context(jnp.asarray(t, x.dtype), None)[0])
+    def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
+        """`g(t) f(t, x, cond)`, and `g(t)` times the trace."""
+        gate = 2 * jax.nn.sigmoid(self.gate.context(jnp.asarray(t, x.dtype), None)[0])
+        return jax.tree.map(lambda a: gate.astype(a.dtype) * a, run(self.field, t, x, cond))
 
 
-def add(terms: Iterable[Array]) -> Array:
-    """The sum of one or more arrays."""
+def _add(terms: Iterable[Array]) -> Array:
     return functools.reduce(operator.add, terms)

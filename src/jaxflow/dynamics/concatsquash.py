@@ -4,18 +4,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
-from jaxflow.dynamics.closed_form import contract, trace_weights
-from jaxflow.dynamics.layers import (
-    ContextLinear,
-    check_sizes,
-    context_linear,
-    flatten,
-    flatten_cond,
-)
+from jaxflow.dynamics.closed_form import contract, has_trace_weights, trace_weights
+from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class SquashLayer(eqx.Module):
@@ -32,7 +26,7 @@ class SquashLayer(eqx.Module):
     shift: ContextLinear
 
     def __call__(
-        self, h: Float[Array, " inputs"], t: Float[Array, ""], cond: Array | None
+        self, h: Float[Array, " inputs"], t: Scalar, cond: Array | None
     ) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
         """The layer's value and its gate."""
         gate = jax.nn.sigmoid(self.gate.context(t, cond))
@@ -45,17 +39,21 @@ class ConcatSquash(eqx.Module):
     ```
     h_l = s(a_l),    a_l = (h_{l-1} W_l + b_l) * sigmoid(t w_l + v_l) + t u_l
     ```
-    A condition enters the gates and shifts next to time, but for the output's gate, which
-    depends on time alone: so the exact trace needs one h x h product a time, not one a row.
-    With one or two hidden layers `with_trace` is exact; with more it is None.
+    A condition enters gates and shifts in the same way as time, except for the output's gate,
+    which depends on time only: so the exact trace needs one h x h product per time, not per row.
+    With more than two hidden layers `with_trace` is None.
 
     Grathwohl et al. (2019), "FFJORD", arXiv 1810.01367.
 
+    ```python
+    import jax
+    from jaxflow.dynamics import ConcatSquash
+
+    field = ConcatSquash(2, width=64, depth=2, key=jax.random.key(0))
+    ```
+
     Attributes:
-        layers: `depth + 1` gated layers.
-        dim: number of entries of an event; events of any shape are flattened.
-        cond_dim: number of entries of a condition.
-        activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
+        layers: the `depth + 1` gated layers.
     """
 
     layers: tuple[SquashLayer, ...]
@@ -73,10 +71,19 @@ class ConcatSquash(eqx.Module):
         activation: str | Activation = "tanh",
         key: PRNGKeyArray,
     ) -> None:
-        """Make a field with random weights; arguments as for `MLP`.
+        """Make a field with random weights. The last layer is small, so the field starts near 0.
+
+        Args:
+            dim: number of entries of an event; events of any shape are flattened.
+            width: units of a hidden layer.
+            depth: number of hidden layers.
+            cond_dim: number of entries of a condition; 0 for none.
+            activation: a name in `jaxflow.dynamics.ACTIVATIONS`, or an elementwise function with
+                a continuous derivative.
+            key: for the weights.
 
         Raises:
-            ValueError: a size out of range, an unknown or kinked activation.
+            ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
         check_sizes(dim, width, depth, cond_dim)
         sizes = [dim] + [width] * depth + [dim]
@@ -87,7 +94,7 @@ class ConcatSquash(eqx.Module):
             scale = 0.1 if last else 1.0
             layers.append(
                 SquashLayer(
-                    # A gate is about 1/2 at first; the factor 2 keeps the layer's scale.
+                    # A gate starts near 1/2; the factor 2 makes up for it.
                     context_linear(inputs, outputs, 0, ka, time=False, scale=2 * scale),
                     context_linear(0, outputs, 0 if last else cond_dim, kg),
                     context_linear(0, outputs, cond_dim, ks, bias=False, scale=scale),
@@ -97,17 +104,15 @@ class ConcatSquash(eqx.Module):
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """`dx/dt` at one point."""
         return self._evaluate(t, x, cond)[0]
 
     def _evaluate(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None
+        self, t: Scalar, x: Event, cond: Array | None
     ) -> tuple[Array, tuple[Array, ...], Array]:
-        h, c = flatten(x, self.dim, "x"), flatten_cond(cond, self.cond_dim)
-        t = jnp.asarray(t, h.dtype)
+        """Value, slopes of the hidden units with their gates, and the output's gate."""
+        t, h, c = read_inputs(t, x, cond, dim=self.dim, cond_dim=self.cond_dim)
         *hidden, last = self.layers
         slopes = []
         for layer in hidden:
@@ -120,11 +125,9 @@ class ConcatSquash(eqx.Module):
     @property
     def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
         """`(t, x, cond=None) -> (f, tr(df/dx))`; None with more than two hidden layers."""
-        return self._with_trace if len(self.layers) <= 3 else None
+        return self._with_trace if has_trace_weights(self.layers) else None
 
-    def _with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Array, Array]:
+    def _with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Array, Array]:
         out, slopes, gate = self._evaluate(t, x, cond)
         weights = tuple(layer.affine.weight for layer in self.layers)
         return out, contract(trace_weights(weights, gate), slopes)

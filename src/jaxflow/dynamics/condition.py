@@ -1,32 +1,45 @@
-"""Conditions brought to mean 0 and standard deviation 1 before a network sees them."""
+"""Standardise conditions before a network sees them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxflow.dynamics.protocol import check_field, evaluate_with_trace, has_closed_form, prepare
+from jaxflow.dynamics.protocol import Field, check_field
+from jaxflow.dynamics.wrapper import AbstractWrapper, Run
+from jaxflow.runtime.shapes import ArrayInput
 
 
 class ConditionScaling(eqx.Module):
-    """`(cond - mean) / scale`: numbers of order one, in whatever units the conditions come.
+    """`(cond - mean) / scale`: conditions of order one, whatever their units.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.dynamics import ConditionScaling
+
+    scaling = ConditionScaling.fit(jnp.asarray([[1e4, 0.1], [3e4, 0.2], [2e4, 0.3]]))
+    scaled = scaling(jnp.asarray([2e4, 0.2]))  # (0, 0)
+    ```
 
     Attributes:
-        mean: of each entry of a condition, flattened; not trained.
-        scale: its standard deviation; not trained.
+        mean: mean of each entry of a flattened condition; not trained.
+        scale: standard deviation of each entry; not trained.
     """
 
     mean: tuple[float, ...] = eqx.field(static=True)
     scale: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(self, mean: tuple[float, ...], scale: tuple[float, ...]) -> None:
-        """Make a scaling.
+        """Make a scaling from its parameters.
+
+        Args:
+            mean: mean of each entry.
+            scale: standard deviation of each entry.
 
         Raises:
-            ValueError: lengths that differ, or a scale that is not positive.
+            ValueError: the lengths differ, or a scale is not positive.
         """
         if len(mean) != len(scale) or not all(s > 0 for s in scale):
             raise ValueError(
@@ -35,20 +48,33 @@ class ConditionScaling(eqx.Module):
         self.mean, self.scale = tuple(mean), tuple(scale)
 
     @classmethod
-    def fit(cls, cond: Float[Array, "rows *condition"]) -> "ConditionScaling":
-        """Take mean and standard deviation of conditions, in float64; 1 for a constant entry."""
-        values = np.asarray(cond, np.float64).reshape(len(cond), -1)
+    def fit(cls, cond: ArrayInput) -> "ConditionScaling":
+        """Estimate mean and standard deviation, in float64.
+
+        Args:
+            cond: conditions, (rows, *condition).
+
+        Returns:
+            The scaling. An entry that is constant to rounding has scale 1.
+        """
+        values = np.asarray(cond, np.float64)
+        values = values.reshape(len(values), -1)
         mean, scale = values.mean(axis=0), values.std(axis=0)
-        # What rounding leaves of a constant is no scale.
         constant = scale <= 1e-6 * np.abs(mean)
         scale = np.where(constant, 1.0, scale)
         return cls(tuple(mean.tolist()), tuple(scale.tolist()))
 
     def __call__(self, cond: Array | None) -> Array:
-        """The condition in standard units.
+        """Standardise one condition.
+
+        Args:
+            cond: a condition of any shape.
+
+        Returns:
+            `(cond - mean) / scale`, of the same shape.
 
         Raises:
-            ValueError: no condition, or one of another size.
+            ValueError: `cond` is None or has another number of entries.
         """
         if cond is None or cond.size != len(self.mean):
             shape = None if cond is None else cond.shape
@@ -62,42 +88,43 @@ class ConditionScaling(eqx.Module):
         return (cond - mean) / scale
 
 
-class StandardisedCondition(eqx.Module):
-    """`f(t, x, scaling(cond))`, trace as the field's.
+class StandardisedCondition(AbstractWrapper):
+    """`f(t, x, scaling(cond))`: a field that sees standardised conditions.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
+
+    cond = 1e4 + 1e3 * jax.random.normal(jax.random.key(0), (100, 3))
+    network = MLP(2, cond_dim=3, key=jax.random.key(1))
+    field = StandardisedCondition(network, ConditionScaling.fit(cond))
+    ```
 
     Attributes:
-        field: a field or a function `f(t, x, cond)`.
-        scaling: what brings conditions to standard units.
+        field: the inner field.
+        scaling: maps conditions to standard units.
     """
 
-    field: Any
+    field: Field
     scaling: ConditionScaling
 
     def __init__(self, field: Any, scaling: ConditionScaling) -> None:
-        """Make a field for conditions of such a mean and scale.
+        """Put a scaling before a field.
+
+        Args:
+            field: a field or function `f(t, x, cond)`.
+            scaling: maps conditions to standard units.
 
         Raises:
-            TypeError: a field that is not callable.
+            TypeError: `field` is not callable.
         """
         check_field(field, "field")
         self.field, self.scaling = field, scaling
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
-        """`dx/dt` at one point."""
-        return self.field(t, x, self.scaling(cond))
+    def parts(self) -> tuple[Field, ...]:
+        """The inner field."""
+        return (self.field,)
 
-    def prepare(self) -> "StandardisedCondition":
-        """With the field prepared."""
-        return StandardisedCondition(prepare(self.field), self.scaling)
-
-    @property
-    def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
-        """`(t, x, cond) -> (f, tr(df/dx))`; None if the field has no closed form."""
-        return self._with_trace if has_closed_form(self.field) else None
-
-    def _with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Array, Array]:
-        return evaluate_with_trace(self.field, t, x, self.scaling(cond))
+    def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
+        """The field's value (and trace) at the standardised condition."""
+        return run(self.field, t, x, self.scaling(cond))

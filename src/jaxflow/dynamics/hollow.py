@@ -1,4 +1,4 @@
-"""Hollow networks: deep fields whose Jacobian has a diagonal that costs one product."""
+"""Hollow networks: deep fields whose exact trace costs no more than their value."""
 
 import functools
 import itertools
@@ -11,14 +11,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import contract
-from jaxflow.dynamics.layers import (
-    ContextLinear,
-    check_sizes,
-    context_linear,
-    flatten,
-    flatten_cond,
-)
+from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class Transformer(eqx.Module):
@@ -42,27 +37,30 @@ class Transformer(eqx.Module):
 
 
 class Hollow(eqx.Module):
-    """A field whose entries are `f_i = tau_i(x_i, h_i, t)`, with `h_i` a function of the rest.
+    """A field with entries `f_i = tau_i(x_i, h_i, t)`, where `h_i` depends on the other entries.
 
     ```
     h_i = (c_i(x_{<i}, t), c'_i(x_{>i}, t)),    tr(df/dx) = sum_i d tau_i / d x_i
     ```
-    The conditioner `h` is a pair of masked autoregressive networks of any depth, one from below
-    and its mirror image from above: its Jacobian is hollow (the diagonal is 0), so the exact
-    trace is the slope of the small networks `tau_i` at fixed `h`, and costs no more than the
-    field. Time and condition enter every layer unmasked.
+    The conditioner `h` is a pair of masked autoregressive networks of any depth, one over the
+    entries below and its mirror image over those above. Its Jacobian is hollow (zero diagonal),
+    so the exact trace is the slope of the small networks `tau_i` at fixed `h` and costs no more
+    than the field. Time and condition enter every layer unmasked.
 
     Chen and Duvenaud (2019), "Neural Networks with Cheap Differential Operators",
-    arXiv 1912.03579; the masks are those of Germain et al. (2015), "MADE: Masked Autoencoder
-    for Distribution Estimation", arXiv 1502.03509.
+    arXiv 1912.03579; masks as in Germain et al. (2015), "MADE: Masked Autoencoder for
+    Distribution Estimation", arXiv 1502.03509.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import Hollow
+
+    field = Hollow(10, width=32, depth=3, key=jax.random.key(0))
+    ```
 
     Attributes:
         conditioner: `depth + 1` affine layers of both networks, stacked on a leading axis of 2.
         transformer: the networks `tau_i`.
-        dim: number of entries of an event; events of any shape are flattened.
-        features: entries of each half of `h_i`.
-        cond_dim: number of entries of a condition.
-        activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
     """
 
     conditioner: tuple[ContextLinear, ...]
@@ -84,24 +82,25 @@ class Hollow(eqx.Module):
         activation: str | Activation = "tanh",
         key: PRNGKeyArray,
     ) -> None:
-        """Make a field with random weights; the last layer is small, so the flow starts near 0.
+        """Make a field with random weights. The last layer is small, so the field starts near 0.
 
         Args:
-            dim: number of entries of an event.
+            dim: number of entries of an event; events of any shape are flattened.
             width: units of a hidden layer of each conditioner, at least `dim - 1`.
             depth: number of hidden layers of the conditioners.
-            features: numbers that each conditioner passes on for each entry.
+            features: entries of each half of `h_i`.
             transformer_width: hidden units of `tau_i`.
             cond_dim: number of entries of a condition; 0 for none.
-            activation: elementwise nonlinearity, with a continuous derivative.
+            activation: a name in `jaxflow.dynamics.ACTIVATIONS`, or an elementwise function with
+                a continuous derivative.
             key: for the weights.
 
         Raises:
-            ValueError: a size out of range, an unknown or kinked activation.
+            ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
         check_sizes(dim, width, depth, cond_dim)
-        for name, value in [("features", features), ("transformer_width", transformer_width)]:
-            check_count(name, value)
+        check_count("features", features)
+        check_count("transformer_width", transformer_width)
         if width < dim - 1:
             raise ValueError(
                 f"width={width} must be at least dim - 1 = {dim - 1}, or some entries of the "
@@ -115,7 +114,7 @@ class Hollow(eqx.Module):
         for i, mask in enumerate(conditioner_masks(dim, width, depth, features)):
             draw = functools.partial(context_linear, sizes[i], sizes[i + 1], cond_dim)
             both = eqx.filter_vmap(draw)(jax.random.split(keys[i]))
-            # LeCun's variance for the inputs that a unit has left.
+            # LeCun's variance for the unmasked inputs of a unit.
             seen = np.maximum(mask.sum(axis=1, keepdims=True), 1) + 1 + cond_dim
             gain = ((sizes[i] + 1 + cond_dim) / seen) ** 0.5
             weight = both.weight * jnp.asarray(gain, both.weight.dtype)
@@ -124,27 +123,23 @@ class Hollow(eqx.Module):
         units = transformer_width
         self.transformer = Transformer(
             scale=jax.random.normal(ks, (dim, units)),
-            # Random, so that the units of an entry bend at different places of it.
+            # Random, so that the units of an entry bend at different points.
             shift=jax.random.normal(ku, (dim, units)),
             shared=context_linear(2 * features, units, cond_dim, kv, bias=False),
             output=0.1 / units**0.5 * jax.random.normal(ko, (dim, units)),
             bias=jnp.zeros(dim),
         )
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """`dx/dt` at one point."""
         return self.prepare()(t, x, cond)
 
-    def with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Event, Scalar]:
         """The field's value and `tr(df/dx)`."""
         return self.prepare().with_trace(t, x, cond)
 
     def prepare(self) -> "Masked":
-        """The field with its masks applied, once a solve."""
+        """The field with its masks applied to the weights."""
         width = self.conditioner[0].weight.shape[-1]
         masks = conditioner_masks(self.dim, width, len(self.conditioner) - 1, self.features)
         layers = [
@@ -155,23 +150,18 @@ class Hollow(eqx.Module):
 
 
 class Masked(eqx.Module):
-    """A hollow field ready for use: its weights are 0 where its masks are."""
+    """A hollow field whose masked weights have been set to 0."""
 
     field: Hollow
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """The field's value."""
         return self.with_trace(t, x, cond)[0]
 
-    def with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Event, Scalar]:
         """The field's value and `tr(df/dx)`."""
         field, tau = self.field, self.field.transformer
-        flat, c = flatten(x, field.dim, "x"), flatten_cond(cond, field.cond_dim)
-        t = jnp.asarray(t, flat.dtype)
+        t, flat, c = read_inputs(t, x, cond, dim=field.dim, cond_dim=field.cond_dim)
         h = self.conditioner(t, flat, cond)
         context = tau.shift + tau.shared.context(t, c)[None, :]
         a = tau.scale * flat[:, None] + h @ tau.shared.weight + context
@@ -181,12 +171,11 @@ class Masked(eqx.Module):
         return out.reshape(x.shape), trace
 
     def conditioner(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+        self, t: Scalar, x: Event, cond: Array | None = None
     ) -> Float[Array, "dim features"]:
-        """`h`, (dim, 2 * features): what `f_i` sees of the other entries of `x`."""
+        """`h`, (dim, 2 * features): the other entries of `x` as `f_i` sees them."""
         field = self.field
-        flat, c = flatten(x, field.dim, "x"), flatten_cond(cond, field.cond_dim)
-        t = jnp.asarray(t, flat.dtype)
+        t, flat, c = read_inputs(t, x, cond, dim=field.dim, cond_dim=field.cond_dim)
         h = jnp.broadcast_to(flat, (2, field.dim))
         *hidden, last = field.conditioner
         apply = jax.vmap(lambda layer, h: layer(h, t, c))
@@ -199,10 +188,10 @@ class Masked(eqx.Module):
 def conditioner_masks(
     dim: int, width: int, depth: int, features: int
 ) -> list[Bool[np.ndarray, "2 inputs outputs"]]:
-    """Which weights of the two conditioners are free, layer by layer.
+    """Masks of the unmasked weights of the two conditioners, layer by layer.
 
-    A unit of degree m sees `x_1 ... x_m` alone; the features of `x_i` see the degrees below i.
-    Degrees are spread evenly from 1 to `dim - 1`. The second network is the mirror image.
+    A unit of degree m sees `x_1 ... x_m`; the features of `x_i` see the degrees below i. Degrees
+    are spread evenly from 1 to `dim - 1`. The second network is the mirror image of the first.
     """
     entries = np.arange(1, dim + 1)
     units = 1 + np.arange(width) * max(1, dim - 1) // width

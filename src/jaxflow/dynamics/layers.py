@@ -1,4 +1,4 @@
-"""Affine layers that see time and a condition, and the checks that all fields share."""
+"""Affine layers that see time and a condition, and input checks shared by all networks."""
 
 import equinox as eqx
 import jax
@@ -6,19 +6,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Scalar
 
 
 class ContextLinear(eqx.Module):
-    """`h -> h W + b + t w + c V`: an affine layer on the concatenation `(h, t, c)`.
+    """`h W + b + t w + c V`: an affine layer on the concatenation `(h, t, c)`.
 
-    The parts are kept apart so that `b + t w` is formed once for a batch at one time. A layer
-    of no inputs, `W` of shape (0, outputs), is affine in time and condition alone.
+    The terms are kept apart so that `b + t w` is computed once for a batch at one time. A layer
+    without inputs, `W` of shape (0, outputs), is affine in time and condition.
 
     Attributes:
-        weight: (inputs, outputs).
-        bias: (outputs,); None leaves it out.
-        time: (outputs,); None if the layer does not see time.
-        cond: (conditions, outputs); None if the layer does not see the condition.
+        weight: `W`, (inputs, outputs).
+        bias: `b`, (outputs,), or None.
+        time: `w`, (outputs,), or None if the layer does not see time.
+        cond: `V`, (conditions, outputs), or None if the layer does not see the condition.
     """
 
     weight: Float[Array, "inputs outputs"]
@@ -27,13 +28,13 @@ class ContextLinear(eqx.Module):
     cond: Float[Array, "conditions outputs"] | None
 
     def __call__(
-        self, h: Float[Array, " inputs"], t: Float[Array, ""], cond: Array | None
+        self, h: Float[Array, " inputs"], t: Scalar, cond: Array | None
     ) -> Float[Array, " outputs"]:
         """The layer's value."""
         return h @ self.weight + self.context(t, cond)
 
-    def context(self, t: Float[Array, ""], cond: Array | None) -> Float[Array, " outputs"]:
-        """The part that does not depend on `h`."""
+    def context(self, t: Scalar, cond: Array | None) -> Float[Array, " outputs"]:
+        """The terms that do not depend on `h`: `b + t w + c V`."""
         parts = [] if self.bias is None else [self.bias]
         if self.time is not None:
             parts.append(t * self.time)
@@ -52,7 +53,7 @@ def context_linear(
     bias: bool = True,
     scale: float = 1.0,
 ) -> ContextLinear:
-    """A layer with weights of variance `scale^2 / fan-in` (LeCun) and biases 0."""
+    """A random layer: weights of variance `scale^2 / fan-in` (LeCun), biases 0."""
     kw, kt, kc = jax.random.split(key, 3)
     fan = inputs + time + cond_dim
     std = scale / fan**0.5
@@ -67,9 +68,9 @@ def context_linear(
 def network_from_zero(
     inputs: int, outputs: int, *, width: int, depth: int, cond_dim: int = 0, key: PRNGKeyArray
 ) -> tuple[ContextLinear, ...]:
-    """Layers of a tanh network of no time whose last layer is 0, so that its value is 0 at first.
+    """Layers of a time-independent tanh network whose last layer is 0, so its value starts at 0.
 
-    The first layer alone sees the condition.
+    Only the first layer sees the condition.
     """
     sizes = [inputs] + [width] * depth
     keys = jax.random.split(key, depth)
@@ -83,7 +84,7 @@ def network_from_zero(
 def apply_network(
     layers: tuple[ContextLinear, ...], h: Float[Array, " inputs"], cond: Array | None
 ) -> Float[Array, " outputs"]:
-    """The value of a tanh network of no time."""
+    """The value of a time-independent tanh network."""
     no_time = jnp.zeros((), h.dtype)
     *hidden, last = layers
     for layer in hidden:
@@ -92,25 +93,29 @@ def apply_network(
 
 
 def check_sizes(dim: int, width: int, depth: int, cond_dim: int) -> None:
-    """Sizes of a network.
+    """Raise ValueError unless `cond_dim` is at least 0 and the others are at least 1."""
+    for name, value in (("dim", dim), ("width", width), ("depth", depth)):
+        check_count(name, value)
+    check_count("cond_dim", cond_dim, 0)
+
+
+def read_inputs(
+    t: Array, x: Array, cond: Array | None, *, dim: int, cond_dim: int
+) -> tuple[Scalar, Float[Array, " dim"], Array | None]:
+    """Time in the dtype of `x`, the flattened event and the flattened condition.
 
     Raises:
-        ValueError: one of them is out of its range.
+        ValueError: the event or the condition has another number of entries.
     """
-    for name, value, least in [
-        ("dim", dim, 1),
-        ("width", width, 1),
-        ("depth", depth, 1),
-        ("cond_dim", cond_dim, 0),
-    ]:
-        check_count(name, value, least)
+    h = flatten(x, dim, "x")
+    return jnp.asarray(t, h.dtype), h, flatten_cond(cond, cond_dim)
 
 
 def flatten(x: Array, size: int, name: str) -> Array:
-    """One event or condition as a vector.
+    """One event or condition as a vector of `size` entries.
 
     Raises:
-        ValueError: it does not have `size` entries.
+        ValueError: it has another number of entries.
     """
     if x.size != size:
         raise ValueError(
@@ -120,10 +125,10 @@ def flatten(x: Array, size: int, name: str) -> Array:
 
 
 def flatten_cond(cond: Array | None, cond_dim: int) -> Array | None:
-    """The condition as a vector, or None for a field without one.
+    """The condition as a vector, or None for a model without conditions.
 
     Raises:
-        ValueError: a condition is missing, not expected, or of another size.
+        ValueError: the condition is missing, unexpected, or of another size.
     """
     if cond is None:
         if cond_dim:

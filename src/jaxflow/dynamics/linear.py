@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.layers import check_sizes, context_linear, flatten, flatten_cond
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class Linear(eqx.Module):
@@ -13,9 +14,17 @@ class Linear(eqx.Module):
 
     Its flow maps a Gaussian to a Gaussian: with `b = 0`, `x(1) = expm(A) x(0)`.
 
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.dynamics import Linear
+
+    rotation = Linear(matrix=jnp.asarray([[0.0, -1.0], [1.0, 0.0]]))
+    value, trace = rotation.with_trace(jnp.asarray(0.0), jnp.asarray([1.0, 2.0]))  # trace 0
+    ```
+
     Attributes:
         matrix: `A`, (dim, dim).
-        bias: `b`, (dim,).
+        bias: `b`, (dim,), 0 at the start.
         cond: `C^T`, (cond_dim, dim), or None.
     """
 
@@ -31,10 +40,16 @@ class Linear(eqx.Module):
         cond_dim: int = 0,
         key: PRNGKeyArray | None = None,
     ) -> None:
-        """Make a field from its matrix, or with a random one of size `dim`.
+        """Make a field with a given matrix, or with a random one.
+
+        Args:
+            dim: number of entries of an event, for a random matrix.
+            matrix: `A`, (dim, dim), instead of `dim`.
+            cond_dim: number of entries of a condition; 0 for none.
+            key: for the random weights.
 
         Raises:
-            ValueError: neither or both of `matrix` and `dim` with `key` are given.
+            ValueError: both or neither of `matrix` and `dim` are given, or `key` is missing.
         """
         if matrix is not None and dim is None:
             self.matrix = jnp.asarray(matrix)
@@ -49,9 +64,7 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(size, self.matrix.dtype)
         self.cond = context_linear(0, size, cond_dim, key).cond if key is not None else None
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """`dx/dt` at one point."""
         h = flatten(x, self.matrix.shape[0], "x")
         c = flatten_cond(cond, 0 if self.cond is None else self.cond.shape[0])
@@ -60,8 +73,6 @@ class Linear(eqx.Module):
             out = out + c @ self.cond
         return out.reshape(x.shape)
 
-    def with_trace(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """The field's value and `tr(A)`."""
+    def with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Event, Scalar]:
+        """Value and trace, `(f, tr(A))`."""
         return self(t, x, cond), jnp.trace(self.matrix)

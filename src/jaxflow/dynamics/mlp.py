@@ -6,32 +6,30 @@ from typing import Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
-from jaxflow.dynamics.closed_form import Prepared, trace_weights
-from jaxflow.dynamics.layers import (
-    ContextLinear,
-    check_sizes,
-    context_linear,
-    flatten,
-    flatten_cond,
-)
+from jaxflow.dynamics.closed_form import Prepared, has_trace_weights, trace_weights
+from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class MLP(eqx.Module):
-    """`f(t, x) = s(... s([x, t, c] W1 + b1) ...) W + b`, elementwise `s`.
+    """`f(t, x) = s(... s([x, t, c] W1 + b1) ...) W + b`, with elementwise `s`.
 
-    Time and condition are concatenated to the input of every layer, or of the first alone.
-    With one or two hidden layers `with_trace` gives the exact trace for about the price of one
-    more hidden product (see `jaxflow.dynamics.closed_form`); with more it is None.
+    With one or two hidden layers the trace has a closed form that costs about one more hidden
+    product (`jaxflow.dynamics.closed_form`). With more layers `with_trace` is None.
+
+    ```python
+    import jax
+    from jaxflow import CNF, StandardNormal
+    from jaxflow.dynamics import MLP
+
+    flow = CNF(MLP(2, width=64, depth=2, key=jax.random.key(0)), StandardNormal(2))
+    ```
 
     Attributes:
-        layers: `depth + 1` affine layers.
-        dim: number of entries of an event; events of any shape are flattened.
-        cond_dim: number of entries of a condition.
-        activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
+        layers: the `depth + 1` affine layers.
     """
 
     layers: tuple[ContextLinear, ...]
@@ -51,24 +49,25 @@ class MLP(eqx.Module):
         frequency: float = 1.0,
         key: PRNGKeyArray,
     ) -> None:
-        """Make a field with random weights; the last layer is small, so the flow starts near 0.
+        """Make a field with random weights. The last layer is small, so the field starts near 0.
 
         Args:
-            dim: number of entries of an event.
+            dim: number of entries of an event; events of any shape are flattened.
             width: units of a hidden layer.
             depth: number of hidden layers.
             cond_dim: number of entries of a condition; 0 for none.
-            activation: elementwise nonlinearity, with a continuous derivative.
-            time: which layers see time and condition, `"every"` one or the `"first"`.
-            frequency: what the first layer's weights on `x` are multiplied by at the start. With
-                `activation="sin"` some 4 is right for sharp or curled densities of few columns
+            activation: a name in `jaxflow.dynamics.ACTIVATIONS`, or an elementwise function with
+                a continuous derivative.
+            time: layers that see time and condition: `"every"` one or only the `"first"`.
+            frequency: factor on the first layer's initial weights of `x`. With
+                `activation="sin"`, about 4 suits sharp or curled densities of few columns
                 (Sitzmann et al. 2020, "Implicit Neural Representations with Periodic Activation
-                Functions", arXiv 2006.09661); it fits noise where rows are few.
+                Functions", arXiv 2006.09661); with few rows it fits noise.
             key: for the weights.
 
         Raises:
-            ValueError: a size or frequency out of range, an unknown or kinked activation, an
-                unknown `time`.
+            ValueError: a size or the frequency is out of range, the activation is unknown or has
+                a kink, or `time` is unknown.
         """
         if not 0 < frequency < float("inf"):
             raise ValueError(f"frequency={frequency} must be a positive number")
@@ -76,18 +75,14 @@ class MLP(eqx.Module):
         if time not in ("every", "first"):
             raise ValueError(f"time={time!r} is unknown; choose 'every' or 'first'")
         sizes = [dim] + [width] * depth + [dim]
-        keys = jax.random.split(key, depth + 1)
         layers = []
-        for i, layer_key in enumerate(keys):
+        for i, layer_key in enumerate(jax.random.split(key, depth + 1)):
             sees = i == 0 or time == "every"
+            scale = 0.1 if i == depth else 1.0
+            seen_cond = cond_dim if sees else 0
             layers.append(
                 context_linear(
-                    sizes[i],
-                    sizes[i + 1],
-                    cond_dim if sees else 0,
-                    layer_key,
-                    time=sees,
-                    scale=0.1 if i == depth else 1.0,
+                    sizes[i], sizes[i + 1], seen_cond, layer_key, time=sees, scale=scale
                 )
             )
         first = replace(layers[0], weight=frequency * layers[0].weight)
@@ -95,18 +90,15 @@ class MLP(eqx.Module):
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "*event"]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """`dx/dt` at one point."""
         return self.value_and_slopes(t, x, cond)[0]
 
     def value_and_slopes(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> tuple[Float[Array, "*event"], tuple[Float[Array, " width"], ...]]:
-        """The field's value and `s'` at each hidden unit."""
-        h, c = flatten(x, self.dim, "x"), flatten_cond(cond, self.cond_dim)
-        t = jnp.asarray(t, h.dtype)
+        self, t: Scalar, x: Event, cond: Array | None = None
+    ) -> tuple[Event, tuple[Float[Array, " width"], ...]]:
+        """The field's value, and `s'` at the units of each hidden layer."""
+        t, h, c = read_inputs(t, x, cond, dim=self.dim, cond_dim=self.cond_dim)
         *hidden, last = self.layers
         slopes = []
         for layer in hidden:
@@ -115,13 +107,15 @@ class MLP(eqx.Module):
         return last(h, t, c).reshape(x.shape), tuple(slopes)
 
     def prepare(self) -> "Prepared | MLP":
-        """The field with the weights of its trace computed, once a solve."""
-        if len(self.layers) > 3:
+        """The field with the weights of its trace computed; itself if it has no closed form."""
+        if not has_trace_weights(self.layers):
             return self
         return Prepared(self, trace_weights(tuple(layer.weight for layer in self.layers)))
 
     @property
     def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
         """`(t, x, cond=None) -> (f, tr(df/dx))`; None with more than two hidden layers."""
-        prepared = self.prepare()
-        return prepared.with_trace if isinstance(prepared, Prepared) else None
+        return self._with_trace if has_trace_weights(self.layers) else None
+
+    def _with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Array, Array]:
+        return self.prepare().with_trace(t, x, cond)

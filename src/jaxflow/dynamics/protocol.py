@@ -2,7 +2,9 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array
+
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 @runtime_checkable
@@ -37,12 +39,12 @@ class Field(Protocol):
 
     def __call__(
         self,
-        t: Float[Array, ""],
-        x: Float[Array, "*event"],
+        t: Scalar,
+        x: Event,
         /,
         *args: Any,
         **kwargs: Any,
-    ) -> Float[Array, "*event"]:
+    ) -> Event:
         """`dx/dt` at one point.
 
         Args:

@@ -1,4 +1,4 @@
-"""A residual network told the time by Fourier features and FiLM, for denoisers and fields."""
+"""A residual network with Fourier features of time and FiLM, for denoisers and fields."""
 
 import math
 
@@ -7,27 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.dynamics.activations import Activation, check_activation, function
-from jaxflow.dynamics.layers import (
-    ContextLinear,
-    check_sizes,
-    context_linear,
-    flatten,
-    flatten_cond,
-)
+from jaxflow.dynamics.activations import Activation, activation_function, check_activation
+from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Event, Scalar
 
-# Fourier features of time: frequencies from 1/8 to 2 turns, evenly spaced in their logarithm.
+# Frequencies of the Fourier features of time, in turns: 1/8 to 2, equal ratios.
 FREQUENCIES = tuple(2.0 ** (-3 + 4 * i / 7) for i in range(8))
 
 
 class ResidualBlock(eqx.Module):
-    """`h + W2 s((1 + a) * (W1 s(h) + b1) + b)`, where `a, b` are linear in time and condition.
+    """`h + W2 s((1 + a) * (W1 s(h) + b1) + b)`, with `a, b` affine in the embedding.
 
     Attributes:
         first: (width, width).
-        modulate: (embedding, 2 width), FiLM's (Perez et al. 2018, arXiv 1709.07871).
-        second: (width, width), 0 at the start, so that the block is the identity.
+        modulate: (embedding, 2 width): FiLM (Perez et al. 2018, arXiv 1709.07871).
+        second: (width, width), 0 at the start, so the block starts as the identity.
     """
 
     first: ContextLinear
@@ -47,21 +42,23 @@ class ResidualBlock(eqx.Module):
 class Residual(eqx.Module):
     """Residual blocks on `x`, each scaled and shifted by an embedding of time and condition.
 
+    Time enters through sines and cosines, so the field may change fast in it; the condition joins
+    them. The trace has no closed form.
+
     ```python
-    denoiser = Denoiser(Residual(64, width=256, depth=4, key=key), VariancePreserving())
+    import jax
+    from jaxflow.diffusion import Denoiser, VariancePreserving
+    from jaxflow.dynamics import Residual
+
+    network = Residual(64, width=256, depth=4, key=jax.random.key(0))
+    denoiser = Denoiser(network, VariancePreserving())
     ```
-    Time enters by sines and cosines, so that a field may change fast in it, and the condition
-    beside them. The trace has no closed form.
 
     Attributes:
         enter: (dim, width).
-        embed: the embedding's two layers.
+        embed: the two layers of the embedding.
         blocks: `depth` blocks.
-        leave: (width, outputs).
-        dim: entries of an event; events of any shape are flattened.
-        outputs: entries of the value; None for a value of the event's shape.
-        cond_dim: entries of a condition.
-        activation: a name of `jaxflow.dynamics.ACTIVATIONS`, or a smooth elementwise function.
+        leave: (width, outputs), 0 at the start.
     """
 
     enter: ContextLinear
@@ -84,19 +81,21 @@ class Residual(eqx.Module):
         activation: str | Activation = "swish",
         key: PRNGKeyArray,
     ) -> None:
-        """Make a network with random weights; its value is 0 at first.
+        """Make a network with random weights. Its value is 0 at the start.
 
         Args:
-            dim: entries of an event.
-            width: of blocks and embedding.
-            depth: blocks.
-            cond_dim: entries of a condition; 0 for none.
-            outputs: entries of the value, for a classifier say; None for `dim`, as a field has.
-            activation: elementwise nonlinearity, with a continuous derivative.
+            dim: number of entries of an event; events of any shape are flattened.
+            width: units of the blocks and of the embedding.
+            depth: number of blocks.
+            cond_dim: number of entries of a condition; 0 for none.
+            outputs: number of entries of the value, for example of a classifier; None for a field,
+                whose value has the shape of the event.
+            activation: a name in `jaxflow.dynamics.ACTIVATIONS`, or an elementwise function with
+                a continuous derivative.
             key: for the weights.
 
         Raises:
-            ValueError: a size out of range, an unknown or kinked activation.
+            ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
         check_sizes(dim, width, depth, cond_dim)
         enter_key, embed_key, then_key, *keys = jax.random.split(key, 3 + depth)
@@ -125,14 +124,12 @@ class Residual(eqx.Module):
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
-    def __call__(
-        self, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
-    ) -> Float[Array, "..."]:
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Float[Array, "..."]:
         """The network's value at one point."""
-        s = function(self.activation)
-        flat, c = flatten(x, self.dim, "x"), flatten_cond(cond, self.cond_dim)
+        s = activation_function(self.activation)
+        t, flat, c = read_inputs(t, x, cond, dim=self.dim, cond_dim=self.cond_dim)
         zero = jnp.zeros((), flat.dtype)
-        turns = 2 * math.pi * jnp.asarray(FREQUENCIES, flat.dtype) * jnp.asarray(t, flat.dtype)
+        turns = 2 * math.pi * jnp.asarray(FREQUENCIES, flat.dtype) * t
         features = [jnp.sin(turns), jnp.cos(turns), *(() if c is None else (c,))]
         first, then = self.embed
         embedding = s(then(s(first(jnp.concatenate(features), zero, None)), zero, None))

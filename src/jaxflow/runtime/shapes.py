@@ -1,5 +1,9 @@
 """Array types that annotations throughout the library share."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 # A number: a time, a log-density, a trace or a log-determinant.
@@ -8,3 +12,5 @@ Scalar = Float[Array, ""]
 Event = Float[Array, "*event"]
 # A batch of events.
 Rows = Float[Array, "rows *event"]
+# An array, a number, or nested lists of numbers.
+ArrayInput = ArrayLike | Sequence[Any]
