@@ -1,7 +1,7 @@
-"""Base densities: where a flow starts at `t = 0`.
+"""Base densities: the distribution of a flow at `t = 0`.
 
-Any object serves that has `event_shape`, `log_prob(x)` of one event and `sample(key)` of one
-event; NumPyro's distributions do.
+A base (`Base`) has `event_shape`, `log_prob(x)` of one event and `sample(key)` of one event.
+NumPyro's distributions are bases too.
 """
 
 from jaxflow.bases.fitted import FlowBase

@@ -1,4 +1,4 @@
-"""A fitted flow as the base of another."""
+"""A fitted flow as the base of another flow."""
 
 from typing import Any
 
@@ -6,33 +6,47 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.shapes import Event, Rows, Scalar
+
 
 class FlowBase(eqx.Module):
-    """The density of a flow, in its own data units, as a base; its parameters are not trained.
+    """The density of a flow, in its data units, as a base; its parameters are not trained.
+
+    Each evaluation of the new flow also solves the fitted one, with its `ode_eval`.
 
     ```python
-    flow = CNF(field, FlowBase(fitted))
+    import jax
+    from jaxflow import CNF, FlowBase, StandardNormal
+    from jaxflow.dynamics import MLP
+
+    fitted = CNF(MLP(2, key=jax.random.key(0)), StandardNormal(2))
+    flow = CNF(MLP(2, key=jax.random.key(1)), FlowBase(fitted))
     ```
-    Every evaluation of the new flow solves the fitted one as well, by its `ode_eval`.
 
     Attributes:
-        flow: a fitted flow without conditions.
-
-    Raises:
-        TypeError: no flow.
-        ValueError: a flow whose trace is a draw, which a density may not be.
+        flow: the fitted flow.
     """
 
     flow: Any
 
     def __init__(self, flow: Any) -> None:
+        """Make a base of a flow.
+
+        Args:
+            flow: a fitted `CNF` or `CouplingFlow` without conditions.
+
+        Raises:
+            TypeError: `flow` is not a flow.
+            ValueError: the flow's trace is stochastic; a base needs the same density at every
+                call.
+        """
         if not hasattr(flow, "log_prob_rows"):
-            raise TypeError(f"flow={flow!r} is no flow of jaxflow: give a CNF or a CouplingFlow")
+            raise TypeError(f"flow={flow!r} is not a flow: give a CNF or a CouplingFlow")
         trace = flow.trace_for(training=False) if hasattr(flow, "trace_for") else None
         if hasattr(trace, "draw"):
             raise ValueError(
-                f"trace={trace} draws the log-density, and a base needs the same one at every "
-                "call: give the flow trace='exact'"
+                f"trace={trace} gives a random log-density, and a base needs the same one at "
+                "every call: give the flow trace='exact'"
             )
         self.flow = flow
 
@@ -41,24 +55,24 @@ class FlowBase(eqx.Module):
         """Shape of one event."""
         return self.flow.event_shape
 
-    def log_prob(self, x: Float[Array, "*event"]) -> Float[Array, ""]:
-        """Log-density of one event, nats; NaN where the solve failed."""
+    def log_prob(self, x: Event) -> Scalar:
+        """Log-density of one event, in nats; NaN if the solve failed."""
         return self.log_prob_rows(x[None])[0]
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "*event"]:
-        """One event."""
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one event."""
         return self.sample_rows(key[None])[0]
 
-    def log_prob_rows(self, x: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
-        """Log-density of rows, solved together."""
-        return _fixed(self.flow).log_prob_rows(x)[0]
+    def log_prob_rows(self, x: Rows) -> Float[Array, " rows"]:
+        """Log-density of rows, (rows, *event), in one solve."""
+        return _frozen(self.flow).log_prob_rows(x)[0]
 
-    def sample_rows(self, keys: Array) -> Float[Array, "rows *event"]:
-        """An event for each key, solved together."""
-        return _fixed(self.flow).draw_rows(keys)[0][0]
+    def sample_rows(self, keys: Array) -> Rows:
+        """Draw one event for each key, in one solve."""
+        return _frozen(self.flow).draw_rows(keys)[0][0]
 
 
-def _fixed(flow: Any) -> Any:
+def _frozen(flow: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, flow
     )

@@ -1,6 +1,4 @@
-"""A mixture of Gaussians: a base with as many modes as the data."""
-
-from typing import Any
+"""A mixture of Gaussians: a base with several modes."""
 
 import equinox as eqx
 import jax
@@ -10,27 +8,49 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.shapes import ArrayInput, Scalar
 
 
 class GaussianMixture(eqx.Module):
     """`sum_k weight_k N(mean_k, L_k L_k^T)` on vectors; its parameters are not trained.
 
+    ```python
+    import jax
+    from jaxflow import GaussianMixture
+
+    x = jax.random.normal(jax.random.key(0), (200, 2))
+    base = GaussianMixture.fit(x, components=3)
+    log_p = base.log_prob(x[0])
+    ```
+
     Attributes:
-        weights: (components,), positive, of sum 1.
+        weights: (components,), positive, with sum 1.
         means: (components, dim).
         factors: Cholesky factors `L` of the covariances, lower triangular with a positive
             diagonal, (components, dim, dim).
-
-    Raises:
-        ValueError: shapes that do not fit, weights that are not positive or not of sum 1, factors
-            that are not lower triangular with a positive diagonal.
     """
 
     weights: Float[Array, " components"]
     means: Float[Array, "components dim"]
     factors: Float[Array, "components dim dim"]
 
-    def __init__(self, weights: Any, means: Any, factors: Any) -> None:
+    def __init__(
+        self,
+        weights: ArrayInput,
+        means: ArrayInput,
+        factors: ArrayInput,
+    ) -> None:
+        """Make the density from its parameters; `fit` estimates them from data.
+
+        Args:
+            weights: (components,), positive, with sum 1.
+            means: (components, dim).
+            factors: `np.linalg.cholesky(covariances)`, (components, dim, dim).
+
+        Raises:
+            ValueError: the shapes do not fit, the weights are not positive with sum 1, or the
+                factors are not lower triangular with a positive diagonal.
+        """
         self.weights, self.means, self.factors = map(jnp.asarray, (weights, means, factors))
         count, *size = self.means.shape
         if len(size) != 1 or self.weights.shape != (count,):
@@ -47,17 +67,20 @@ class GaussianMixture(eqx.Module):
             _check(np.asarray(self.weights), np.asarray(self.factors))
 
     @classmethod
-    def fit(cls, x: Any, components: int, *, seed: int = 0) -> "GaussianMixture":
+    def fit(cls, x: ArrayInput, components: int, *, seed: int = 0) -> "GaussianMixture":
         """Maximum likelihood by scikit-learn, the best of four starts.
 
         Args:
             x: rows in flow space, (rows, dim).
-            components: how many Gaussians.
+            components: number of Gaussians.
             seed: of the starts.
 
+        Returns:
+            The fitted mixture.
+
         Raises:
-            ImportError: scikit-learn is not there.
-            ValueError: fewer rows than components, or rows that are no finite vectors.
+            ImportError: scikit-learn is not installed.
+            ValueError: there are fewer rows than components, or the rows are not finite vectors.
         """
         need = "GaussianMixture.fit needs scikit-learn"
         mixture = import_extra("sklearn.mixture", "sklearn", need)
@@ -69,11 +92,11 @@ class GaussianMixture(eqx.Module):
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
+        """Shape of one event, `(dim,)`."""
         return self.means.shape[1:]
 
-    def log_prob(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
-        """Log-density of one event, nats."""
+    def log_prob(self, x: Float[Array, " dim"]) -> Scalar:
+        """Log-density of one event, in nats."""
         weights, means, factors = jax.lax.stop_gradient((self.weights, self.means, self.factors))
         z = jax.vmap(lambda factor, gap: _solve(factor, gap))(factors, x[None] - means)
         log_scale = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
@@ -81,11 +104,11 @@ class GaussianMixture(eqx.Module):
         return jax.nn.logsumexp(each + jnp.log(weights))
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
-        """One event."""
+        """Draw one event."""
         weights, means, factors = jax.lax.stop_gradient((self.weights, self.means, self.factors))
-        which, noise = jax.random.split(key)
-        k = jax.random.categorical(which, jnp.log(weights))
-        z = jax.random.normal(noise, means.shape[1:], means.dtype)
+        component_key, noise_key = jax.random.split(key)
+        k = jax.random.categorical(component_key, jnp.log(weights))
+        z = jax.random.normal(noise_key, means.shape[1:], means.dtype)
         return means[k] + jnp.dot(factors[k], z, precision="highest")
 
 
@@ -95,7 +118,7 @@ def _solve(factor: Float[Array, "dim dim"], gap: Float[Array, " dim"]) -> Float[
 
 def _check(weights: np.ndarray, factors: np.ndarray) -> None:
     if not (weights > 0).all() or abs(weights.sum() - 1) > 1e-4:
-        raise ValueError(f"weights={weights} must be positive and of sum 1")
+        raise ValueError(f"weights={weights} must be positive with sum 1")
     diagonal = np.diagonal(factors, axis1=1, axis2=2)
     if not (diagonal > 0).all() or np.triu(factors, 1).any():
         raise ValueError(

@@ -1,50 +1,92 @@
-"""Normal densities with independent entries."""
+"""Normal densities with independent coordinates."""
 
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.scipy.special import ndtr
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
 class StandardNormal(eqx.Module):
     """`N(0, I)` on events of any shape.
 
+    ```python
+    import jax
+    from jaxflow import StandardNormal
+
+    base = StandardNormal((3, 4))
+    x = base.sample(jax.random.key(0))
+    log_p = base.log_prob(x)
+    ```
+
     Attributes:
-        event_shape: shape of one event; `()` for scalars.
+        event_shape: shape of one event.
     """
 
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, event_shape: tuple[int, ...] | int) -> None:
+    def __init__(self, event_shape: Sequence[int] | int) -> None:
+        """Make the density.
+
+        Args:
+            event_shape: shape of one event; an integer `d` for vectors, `()` for scalars.
+
+        Raises:
+            ValueError: a size is less than 1.
+        """
         shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         if any(size < 1 for size in shape):
             raise ValueError(f"event_shape={shape} must hold sizes of at least 1")
         self.event_shape = shape
 
-    def log_prob(self, x: Float[Array, "*event"]) -> Float[Array, ""]:
-        """`-|x|^2 / 2 - (d / 2) log(2 pi)`, nats."""
+    def log_prob(self, x: Event) -> Scalar:
+        """`-|x|^2 / 2 - (d / 2) log(2 pi)`, in nats."""
         return -0.5 * jnp.sum(jnp.square(x)) - 0.5 * x.size * math.log(2 * math.pi)
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "*event"]:
-        """One event."""
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one event."""
         return jax.random.normal(key, self.event_shape)
+
+    def cdf(self, x: Event) -> Event:
+        """Distribution function of each coordinate, `Phi(x_i)`."""
+        return ndtr(x)
 
 
 class DiagonalNormal(eqx.Module):
     """`N(mean, diag(scale^2))` on events of any shape; its parameters are not trained.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow import DiagonalNormal
+
+    base = DiagonalNormal(jnp.zeros(2), jnp.asarray([1.0, 3.0]))
+    log_p = base.log_prob(jnp.asarray([0.5, -2.0]))
+    ```
 
     Attributes:
         mean: (*event).
         scale: standard deviations, (*event).
     """
 
-    mean: Float[Array, "*event"]
-    scale: Float[Array, "*event"]
+    mean: Event
+    scale: Event
 
-    def __init__(self, mean: Float[Array, "*event"], scale: Float[Array, "*event"]) -> None:
+    def __init__(self, mean: ArrayInput, scale: ArrayInput) -> None:
+        """Make the density.
+
+        Args:
+            mean: (*event).
+            scale: standard deviations, (*event), positive.
+
+        Raises:
+            ValueError: the shapes differ, or a scale is not positive.
+        """
         self.mean, self.scale = jnp.asarray(mean), jnp.asarray(scale)
         if self.mean.shape != self.scale.shape:
             raise ValueError(
@@ -58,13 +100,18 @@ class DiagonalNormal(eqx.Module):
         """Shape of one event."""
         return self.mean.shape
 
-    def log_prob(self, x: Float[Array, "*event"]) -> Float[Array, ""]:
-        """Log-density of one event, nats."""
+    def log_prob(self, x: Event) -> Scalar:
+        """`-sum(z^2 / 2 + log(2 pi) / 2 + log scale)` with `z = (x - mean) / scale`, in nats."""
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         z = (x - mean) / scale
         return -0.5 * jnp.sum(jnp.square(z) + math.log(2 * math.pi)) - jnp.sum(jnp.log(scale))
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "*event"]:
-        """One event."""
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one event."""
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         return mean + scale * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def cdf(self, x: Event) -> Event:
+        """Distribution function of each coordinate, `Phi(z_i)`."""
+        mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
+        return ndtr((x - mean) / scale)

@@ -5,6 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.shapes import Event, Rows, Scalar
+
 
 @runtime_checkable
 class Base(Protocol):
@@ -36,11 +38,11 @@ class Base(Protocol):
         """Shape of one event; `()` for scalars."""
         ...
 
-    def log_prob(self, x: Float[Array, "*event"], /) -> Float[Array, ""]:
+    def log_prob(self, x: Event, /) -> Scalar:
         """Log-density of one event, in nats."""
         ...
 
-    def sample(self, key: PRNGKeyArray, /) -> Float[Array, "*event"]:
+    def sample(self, key: PRNGKeyArray, /) -> Event:
         """Draw one event."""
         ...
 
@@ -56,13 +58,13 @@ def check_base(base: Any) -> None:
             raise TypeError(f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))")
 
 
-def log_prob_rows(base: Base, z: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
+def log_prob_rows(base: Base, z: Rows) -> Float[Array, " rows"]:
     """Log-density of each row, in nats: by `base.log_prob_rows` if it exists, else by `vmap`."""
     together = getattr(base, "log_prob_rows", None)
     return jax.vmap(base.log_prob)(z) if together is None else together(z)
 
 
-def sample_rows(base: Base, keys: Array) -> Float[Array, "rows *event"]:
+def sample_rows(base: Base, keys: Array) -> Rows:
     """Draw one event for each key: by `base.sample_rows` if it exists, else by `vmap`."""
     together = getattr(base, "sample_rows", None)
     return jax.vmap(base.sample)(keys) if together is None else together(keys)

@@ -1,0 +1,169 @@
+"""The laws of a base, over a table of all bases: density, distribution function and samples."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxflow import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
+from jaxflow.bases import Base, log_prob_rows, sample_rows
+
+
+class Case(NamedTuple):
+    """A base, its coordinates as frozen scipy distributions, and where its mass lies."""
+
+    base: Any
+    truth: Any
+    centre: Any = 0.0
+    scale: Any = 1.0
+
+    def samples(self, n=20_000):
+        return np.asarray(sample_rows(self.base, jax.random.split(jax.random.key(5), n)))
+
+    def log_prob(self, x):
+        return self.truth.logpdf(x).reshape(len(x), -1).sum(axis=1)
+
+
+class Mixture:
+    """A mixture of Gaussians by scipy: its joint density, and its marginal distributions."""
+
+    weights = np.array([0.25, 0.75])
+    means = np.array([[0.0, 1.0], [3.0, -2.0]])
+    covs = np.array([[[1.0, 0.3], [0.3, 0.5]], [[0.2, 0.0], [0.0, 2.0]]])
+    components = [*zip(weights, means, covs, strict=True)]  # noqa: RUF012
+
+    def logpdf(self, x):
+        return np.log(
+            sum(w * stats.multivariate_normal(m, c).pdf(x) for w, m, c in self.components)
+        )
+
+    def cdf(self, x):
+        return sum(w * stats.norm(m, np.diag(c) ** 0.5).cdf(x) for w, m, c in self.components)
+
+
+MEAN, SCALE = np.array([[1.0, -2.0], [0.5, 30.0]]), np.array([[0.1, 3.0], [1.0, 20.0]])
+DF = np.array([3.0, 30.0])
+BASES = {
+    "normal, scalar": Case(StandardNormal(()), stats.norm()),
+    "normal, vector": Case(StandardNormal(2), stats.norm()),
+    "normal, matrix": Case(StandardNormal((3, 4)), stats.norm()),
+    "diagonal": Case(
+        DiagonalNormal(MEAN[1], SCALE[1]), stats.norm(MEAN[1], SCALE[1]), MEAN[1], SCALE[1]
+    ),
+    "diagonal, matrix": Case(DiagonalNormal(MEAN, SCALE), stats.norm(MEAN, SCALE), MEAN, SCALE),
+    "student": Case(StudentT(DF), stats.t(DF)),
+    "student, scalar": Case(StudentT(1.5, ()), stats.t(1.5)),
+    "mixture": Case(
+        GaussianMixture(Mixture.weights, Mixture.means, np.linalg.cholesky(Mixture.covs)),
+        Mixture(),
+        1.5,
+    ),
+}
+
+
+def log_prob_is_the_formula(case):
+    assert isinstance(case.base, Base)
+    x = case.centre + 2 * (case.samples(50) - case.centre)
+    assert x.shape == (50, *case.base.event_shape)
+    np.testing.assert_allclose(
+        log_prob_rows(case.base, jnp.asarray(x)), case.log_prob(x), rtol=1e-11
+    )
+
+
+def the_density_integrates_to_one(case):
+    size = math.prod(case.base.event_shape)
+    # x = centre + scale sinh(s), which reaches far into heavy tails.
+    s = np.linspace(-18.0, 18.0, 721 if size < 2 else 361)
+    grid = np.stack(np.meshgrid(*[s] * size), axis=-1).reshape(-1, *case.base.event_shape)
+    x = case.centre + case.scale * np.sinh(grid)
+    log_volume = np.log(case.scale * np.cosh(grid)).reshape(len(x), -1).sum(axis=1)
+    mass = jnp.exp(log_prob_rows(case.base, jnp.asarray(x)) + log_volume).sum()
+    assert float(mass) * (s[1] - s[0]) ** size == pytest.approx(1.0, abs=1e-8)
+
+
+def the_cdf_is_the_integral_of_the_density(case):
+    x = case.centre + 2 * (case.samples(50) - case.centre)
+    rows = jnp.asarray(x)
+    values, slopes = jax.vmap(lambda x: jax.jvp(case.base.cdf, (x,), (jnp.ones_like(x),)))(rows)
+    np.testing.assert_allclose(values, case.truth.cdf(x), rtol=1e-9, atol=1e-12)
+    log_p = np.log(slopes).reshape(50, -1).sum(axis=1)
+    np.testing.assert_allclose(log_p, log_prob_rows(case.base, rows), rtol=1e-9, atol=1e-9)
+
+
+def samples_have_the_marginal_distributions(case):
+    x = case.samples()
+    u = np.sort(case.truth.cdf(x).reshape(len(x), -1), axis=0)
+    distance = np.abs(u - (np.arange(len(x)) + 0.5)[:, None] / len(x)).max()
+    # Kolmogorov's statistic exceeds 2.2 / sqrt(n) with probability 1e-4.
+    assert distance < 2.2 / len(x) ** 0.5
+
+
+def samples_have_the_joint_density(case):
+    # Stein's identity: E[score] = 0 and E[x_i score_j] = -delta_ij.
+    x = case.samples()
+    score = case.scale * np.asarray(jax.vmap(jax.grad(case.base.log_prob))(jnp.asarray(x)))
+    z = (x - case.centre) / case.scale
+    z, score = z.reshape(len(x), -1), score.reshape(len(x), -1)
+    products = z[:, :, None] * score[:, None, :] + np.eye(z.shape[1])
+    for terms in (score, products):
+        error = terms.std(axis=0) / len(x) ** 0.5
+        assert np.all(np.abs(terms.mean(axis=0)) < 5 * error + 1e-12)
+
+
+def float32_stays_float32_and_finite(case):
+    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.base)
+    far = jnp.asarray(case.centre + case.scale * 1e3 * jnp.ones(base.event_shape), jnp.float32)
+    for x in (jnp.zeros(base.event_shape, jnp.float32), far, -far):
+        results = [base.log_prob(x), jax.grad(base.log_prob)(x)]
+        if hasattr(base, "cdf"):
+            results.append(base.cdf(x))
+        assert all(a.dtype == jnp.float32 for a in results)
+        assert all(np.isfinite(a).all() for a in results)
+    if jax.tree.leaves(base):
+        assert base.sample(jax.random.key(0)).dtype == jnp.float32
+
+
+def parameters_are_not_trained(case):
+    def total(base):
+        x = base.sample(jax.random.key(1))
+        return base.log_prob(x) + jnp.sum(x)
+
+    for leaf in jax.tree.leaves(jax.grad(total)(case.base)):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+LAWS = (
+    log_prob_is_the_formula,
+    samples_have_the_marginal_distributions,
+    samples_have_the_joint_density,
+    float32_stays_float32_and_finite,
+    parameters_are_not_trained,
+)
+
+
+def laws_of(case):
+    """Quadrature is for two dimensions at most; a mixture's coordinates are not independent."""
+    small = math.prod(case.base.event_shape) <= 2
+    return (
+        *LAWS,
+        *((the_density_integrates_to_one,) if small else ()),
+        *((the_cdf_is_the_integral_of_the_density,) if hasattr(case.base, "cdf") else ()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [(name, law) for name, case in BASES.items() for law in laws_of(case)],
+    ids=lambda part: part if isinstance(part, str) else part.__name__,
+)
+def test_law(name, law):
+    law(BASES[name])
+
+
+def test_normals_and_student_have_a_cdf():
+    names = {name for name, case in BASES.items() if hasattr(case.base, "cdf")}
+    assert names == BASES.keys() - {"mixture"}
