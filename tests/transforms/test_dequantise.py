@@ -1,4 +1,4 @@
-"""Columns on a grid, and what a table's columns call for."""
+"""Columns on a grid: noise, rounding and the probability of a value."""
 
 from dataclasses import replace
 
@@ -17,7 +17,6 @@ from jaxflow.transforms import (
     Chain,
     Dequantise,
     Standardise,
-    propose,
     without_noise,
 )
 
@@ -55,58 +54,6 @@ def test_what_is_refused():
         Dequantise([-1.0])
     with pytest.raises((ValueError, TypeError), match="origin has shape"):
         Dequantise([1.0], [0.0, 1.0])
-    with pytest.raises(ValueError, match="belong here"):
-        propose(np.zeros(5))
-
-
-def kinds(x):
-    return [kind.word for kind in propose(x).kinds]
-
-
-def test_each_kind_of_column_is_told():
-    n = 4000
-    table = np.stack(
-        [
-            RNG.normal(size=n),
-            RNG.poisson(4.0, n),
-            np.round(RNG.normal(size=n), 1),
-            RNG.uniform(size=n),
-            np.exp(2 * RNG.normal(size=n)),
-            RNG.integers(0, 2, n),
-            np.where(RNG.uniform(size=n) < 0.1, 0.0, RNG.normal(size=n)),
-            RNG.normal(size=n) * 1e6,
-            5 * RNG.poisson(4.0, n) + 3,
-        ],
-        axis=1,
-    )
-    found = propose(table, [f"c{i}" for i in range(9)])
-    words = ["continuous", "grid", "grid", "bounded", "positive", "grid", *["continuous"] * 2]
-    assert [kind.word for kind in found.kinds] == [*words, "grid"]
-    assert [kind.step for kind in found.kinds][1:3] == [1.0, 0.1]
-    assert found.kinds[8].step == 5.0
-    assert (found.kinds[3].lower, found.kinds[3].upper) == (0.0, 1.0)
-    text = str(found)
-    assert "c5: steps of 1: dequantised, log P in place of log p; two values, 0 and 1" in text
-    assert "are exactly 0: an atom" in text
-    # Every row lies on its grids and inside its limits.
-    for part in found.parts:
-        part.check(table)
-    # What float32 leaves of decimals is still a grid.
-    assert kinds(table.astype(np.float32)) == kinds(table)
-
-
-def test_one_hot_columns_and_repeated_rows_are_told():
-    classes = np.eye(3)[RNG.integers(0, 3, 300)]
-    table = np.concatenate([classes, RNG.normal(size=(300, 1))], axis=1)
-    table[1] = table[0]
-    notes = propose(table).notes
-    assert any("1 of 300 rows repeat another one" in note for note in notes)
-    assert any("columns 0, 1, 2 are one-hot" in note for note in notes)
-
-
-def test_continuous_columns_need_nothing():
-    assert propose(RNG.normal(size=(500, 2))).parts == ()
-    assert str(propose(RNG.normal(size=(500, 2)))) == ""
 
 
 @pytest.mark.slow

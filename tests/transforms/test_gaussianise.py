@@ -200,11 +200,11 @@ def test_any_short_column_is_fitted_or_refused_never_wrong(values):
 
 def test_arguments_are_refused_by_name():
     x = lognormal(50)
-    with pytest.raises(ValueError, match="num_knots is 1; it must be at least 2"):
+    with pytest.raises(ValueError, match="num_knots=1 must be at least 2"):
         Gaussianise.fit(x, num_knots=1)
     with pytest.raises(TypeError, match="num_knots"):
         Gaussianise.fit(x, num_knots=4.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"x has shape \(50, 1, 1\); allowed is \(n, d\)"):
+    with pytest.raises(ValueError, match=r"x has shape \(50, 1, 1\); give rows \(n, d\)"):
         Gaussianise.fit(x[..., None])
     good = jnp.array([[0.0, 1.0]])
     with pytest.raises(ValueError, match=r"all must have one shape \(d, K\)"):

@@ -1,8 +1,8 @@
-"""Maps from data space to flow space, with the log-determinants that go into the density.
+"""Maps from data space to flow space, with log-determinants that enter the density.
 
-A transform is any Equinox module with `event_shape`, `forward(x) -> (u, log|det du/dx|)` and
-`inverse(u) -> (x, log|det dx/du|)` for one sample; the caller makes the batch with `jax.vmap`.
-Its parameters describe the data and are not trained: their gradient is exactly 0.
+A transform (`Transform`) has `event_shape`, `forward(x) -> (u, log|det du/dx|)` and
+`inverse(u) -> (x, log|det dx/du|)` for one sample; vectorise with `jax.vmap`. Its parameters
+describe the data and are not trained: their gradient is exactly 0.
 """
 
 from jaxflow.transforms.bounded import Bounded

@@ -1,43 +1,57 @@
-"""Columns with limits, taken to the whole line."""
+"""Map columns with limits to the whole real line."""
 
-from typing import Any, final
+from typing import final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxflow.transforms.samples import check_sample, host_samples, is_concrete
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.samples import check_rows, check_sample, column_label, is_concrete
 
 
 @final
 class Bounded(eqx.Module):
-    r"""Elementwise, by the limits that a column has.
+    r"""Logit or logarithm of each entry, according to its limits.
 
     ```
     a < x < b:  u = log((x - a) / (b - x))     log|du/dx| = log(b - a) - log(x - a) - log(b - x)
     a < x:      u = log(x - a)                 log|du/dx| = -log(x - a)
     x < b:      u = -log(b - x)                log|du/dx| = -log(b - x)
-    neither:    u = x                          0
+    no limit:   u = x                          0
     ```
-    So samples keep the limits, and no density is spent beyond them. Fit another transform
-    behind it: `Chain((bounded, Standardise.fit(u)))`.
+    Samples stay within the limits, and no probability mass lies beyond them.
+
+    ```python
+    import jax, jax.numpy as jnp
+    from jaxflow.transforms import Bounded
+
+    limits = Bounded([0.0, 0.0], [1.0, jnp.inf])  # a share, and a positive number
+    u, log_det = limits.forward(jnp.asarray([0.25, 3.0]))
+    ```
 
     Attributes:
-        lower: the lower limit of each entry, -inf for none, shape `event_shape`.
-        upper: the upper limit, inf for none, same shape.
-        event_shape: the shape of one sample.
-
-    Raises:
-        ValueError: limits that differ in shape, or are not in order.
+        lower: lower limit of each entry, shape `event_shape`; -inf for none.
+        upper: upper limit, same shape; inf for none.
+        event_shape: shape of one sample.
     """
 
-    lower: Float[Array, "*event"]
-    upper: Float[Array, "*event"]
+    lower: Event
+    upper: Event
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, lower: Any, upper: Any) -> None:
+    def __init__(self, lower: ArrayInput, upper: ArrayInput) -> None:
+        """Make the transform from the limits.
+
+        Args:
+            lower: lower limits, (*event); -inf for none.
+            upper: upper limits, (*event); inf for none.
+
+        Raises:
+            ValueError: the shapes differ, or a lower limit is not less than the upper one.
+        """
         self.lower, self.upper = jnp.asarray(lower), jnp.asarray(upper)
         if self.lower.shape != self.upper.shape:
             raise ValueError(
@@ -54,14 +68,17 @@ class Bounded(eqx.Module):
                 )
         self.event_shape = self.lower.shape
 
-    def check(self, x: Any) -> None:
-        """Refuse samples (n, *event) that lie outside, or on a limit, where no density is.
+    def check(self, x: ArrayInput) -> None:
+        """Check that all rows lie strictly within the limits.
+
+        Args:
+            x: rows, (rows, *event).
 
         Raises:
-            ValueError: names the columns and rows, and says of many equal values that they are
-                atoms.
+            ValueError: a value lies on a limit or beyond; names the column and the first row.
+                Many values on a limit are an atom, which has no density.
         """
-        values, _ = host_samples(x)
+        values = check_rows(x, self.event_shape)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         for column in np.ndindex(self.event_shape):
             entries = values[(slice(None), *column)]
@@ -75,19 +92,17 @@ class Bounded(eqx.Module):
                 atoms = int(np.sum(entries == limit))
                 hint = (
                     f"; {atoms} lie on it, an atom that has no density: leave these rows out, "
-                    "spread them within their rounding, or model them apart"
+                    "spread them within their rounding, or model them separately"
                     if atoms
                     else ""
                 )
                 raise ValueError(
-                    f"column {column[0] if len(column) == 1 else column} has {rows.size} values "
-                    f"at or beyond {name}={limit:g}, first in row {rows[0]}{hint}"
+                    f"column {column_label(column)} has {rows.size} values at or beyond "
+                    f"{name}={limit:g}, first in row {rows[0]}{hint}"
                 )
 
-    def forward(
-        self, x: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample to the whole line: `(u, log|det du/dx|)`; NaN beyond the limits."""
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
+        """Map one sample to flow space: `(u, log|det du/dx|)`; NaN beyond the limits."""
         check_sample("x", x, self.event_shape)
         lower, upper = jax.lax.stop_gradient((self.lower, self.upper))
         above, below = _gap(lower, x - lower), _gap(upper, upper - x)
@@ -96,17 +111,15 @@ class Bounded(eqx.Module):
         width = jnp.where(both, jnp.log(jnp.where(both, upper - lower, 1.0)), 0.0)
         return u, jnp.sum(width - above - below)
 
-    def inverse(
-        self, u: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one point of the whole line back: `(x, log|det dx/du|)`."""
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         check_sample("u", u, self.event_shape)
         lower, upper = jax.lax.stop_gradient((self.lower, self.upper))
         has_lower, has_upper = jnp.isfinite(lower), jnp.isfinite(upper)
         both = has_lower & has_upper
         a = jnp.where(has_lower, lower, 0.0)
         b = jnp.where(has_upper, upper, 0.0)
-        # From the nearer limit, where the other one would cost all digits.
+        # Computed from the nearer limit: the other one would lose all digits.
         near = jnp.where(u < 0, a + (b - a) * jax.nn.sigmoid(u), b - (b - a) * jax.nn.sigmoid(-u))
         x = jnp.where(has_lower, a + jnp.exp(u), jnp.where(has_upper, b - jnp.exp(-u), u))
         x = jnp.where(both, near, x)
@@ -119,6 +132,6 @@ class Bounded(eqx.Module):
 
 
 def _gap(limit: Array, gap: Array) -> Array:
-    """`log(gap)` where there is a limit, else 0."""
+    """`log(gap)` of entries with a finite limit, 0 of others."""
     has = jnp.isfinite(limit)
     return jnp.where(has, jnp.log(jnp.where(has, gap, 1.0)), 0.0)

@@ -1,44 +1,64 @@
-"""One transform after another."""
+"""The composition of transforms."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import equinox as eqx
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
 @final
 class Chain(eqx.Module):
-    """`u = T_n(... T_1(x))`; log-determinants add up.
+    """`u = T_n(... T_1(x))`; the log-determinants add up.
 
     ```python
-    limits = Bounded(lower, upper)
+    import jax, jax.numpy as jnp
+    from jaxflow.transforms import Bounded, Chain, Standardise
+
+    x = jax.random.uniform(jax.random.key(0), (100, 2))
+    limits = Bounded(jnp.zeros(2), jnp.ones(2))
     u, _ = jax.vmap(limits.forward)(x)
     transform = Chain((limits, Standardise.fit(u)))
     ```
 
     Attributes:
-        parts: the transforms, the first one of data first.
-
-    Raises:
-        ValueError: none, or parts of different event shapes.
+        parts: the transforms, in the order in which they are applied to data.
     """
 
     parts: tuple[Any, ...]
 
-    def __init__(self, parts: tuple[Any, ...]) -> None:
+    def __init__(self, parts: Sequence[Any]) -> None:
+        """Compose transforms.
+
+        Args:
+            parts: one or more transforms of one event shape; the first is applied to data first.
+
+        Raises:
+            ValueError: `parts` is empty, or the event shapes differ.
+        """
         self.parts = tuple(parts)
         shapes = {part.event_shape for part in self.parts}
         if len(shapes) != 1:
-            raise ValueError(f"parts={self.parts} have event shapes {shapes}; they need one")
+            raise ValueError(
+                f"parts={self.parts} have event shapes {shapes}; give one or more transforms of "
+                "one event shape"
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.parts[0].event_shape
 
-    def forward(
-        self, x: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def check(self, x: ArrayInput) -> None:
+        """Raise ValueError unless every part accepts the rows `x`, (rows, *event)."""
+        for part in self.parts:
+            part.check(x)
+            x = jax.vmap(part.forward)(jnp.asarray(x))[0]
+
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         x, total = self.parts[0].forward(x)
         for part in self.parts[1:]:
@@ -46,10 +66,8 @@ class Chain(eqx.Module):
             total = total + log_det
         return x, total
 
-    def inverse(
-        self, u: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample to data space: `(x, log|det dx/du|)`."""
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         u, total = self.parts[-1].inverse(u)
         for part in self.parts[-2::-1]:
             u, log_det = part.inverse(u)

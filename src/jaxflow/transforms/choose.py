@@ -1,6 +1,4 @@
-"""Which transforms are worth a try, by held-out likelihood."""
-
-from typing import Any
+"""Choose candidate transforms by held-out likelihood."""
 
 import equinox as eqx
 import jax
@@ -8,29 +6,40 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.transforms.gaussianise import Gaussianise
+from jaxflow.transforms.protocol import Transform
 from jaxflow.transforms.standardise import Standardise
 
-# Nats by which the splines must beat plain scaling, before their extra freedom is worth a try.
+# Nats by which the splines must beat plain scaling to be worth their extra freedom.
 MARGIN = 0.01
 
 
 def candidate_transforms(
     x: Float[Array, "n *event"], held_out: Float[Array, "m *event"]
 ) -> dict[str, Standardise | Gaussianise]:
-    """`Standardise`, and `Gaussianise` where the columns' shapes speak for it.
+    """`Standardise`, and `Gaussianise` if it raises the held-out likelihood of a Gaussian.
 
-    Each is fitted to `x` and followed by a Gaussian of full covariance, fitted there too; the
-    mean log-density of `held_out` tells whether the splines gain anything. Whether they help
-    the flow, which sees more than a Gaussian does, only training can tell: splines that
-    Gaussianise the columns of separate clusters bend the clusters. Events that are not vectors
-    are standardised.
+    Each transform is fitted to `x` and followed by a Gaussian of full covariance. Only training
+    shows which one helps a flow, which is more flexible than a Gaussian: splines can bend
+    separate clusters. Events that are not vectors are standardised.
+
+    ```python
+    import jax
+    from jaxflow.transforms import candidate_transforms
+
+    x = jax.random.lognormal(jax.random.key(0), shape=(1000, 2))
+    candidates = candidate_transforms(x[:800], x[800:])
+    print([*candidates])  # ['Standardise', 'Gaussianise']
+    ```
 
     Args:
         x: training rows.
-        held_out: other rows of the same kind.
+        held_out: other rows of the same distribution.
+
+    Returns:
+        The transforms by name.
 
     Raises:
-        ValueError: a constant column, named.
+        ValueError: a column is constant.
     """
     candidates: dict[str, Standardise | Gaussianise] = {"Standardise": Standardise.fit(x)}
     if x.ndim == 2:
@@ -43,15 +52,15 @@ def candidate_transforms(
 
 
 @eqx.filter_jit
-def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
+def _forward(transform: Transform, x: Array) -> tuple[Array, Array]:
     return jax.vmap(transform.forward)(x)
 
 
-def _gaussian_score(transform: Any, x: Array, held_out: Array) -> float:
-    """Mean log-density of the held-out rows by a Gaussian behind the transform, nats."""
+def _gaussian_score(transform: Transform, x: Array, held_out: Array) -> float:
+    """Mean log-density of the held-out rows under a Gaussian in flow space, in nats."""
     u = np.asarray(_forward(transform, x)[0], np.float64)
     v, log_det = (np.asarray(part, np.float64) for part in _forward(transform, held_out))
-    # A little of the identity keeps the covariance regular where columns depend on each other.
+    # The ridge keeps the covariance regular if columns are linearly dependent.
     cov = np.cov(u, rowvar=False).reshape(u.shape[1], u.shape[1]) + 1e-6 * np.eye(u.shape[1])
     centred = v - u.mean(axis=0)
     mahalanobis = np.sum(centred * np.linalg.solve(cov, centred.T).T, axis=1)

@@ -1,4 +1,4 @@
-"""Columns of whole numbers, or of rounded ones, made continuous."""
+"""Columns on a grid, such as integers or rounded numbers, made continuous."""
 
 from typing import Any, final
 
@@ -8,47 +8,66 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.noise import CellNoise
-from jaxflow.transforms.samples import check_sample, host_samples, is_concrete
+from jaxflow.transforms.samples import check_rows, check_sample, column_label, is_concrete
 
-# By how much of a step a value may miss the grid: the rounding of decimals in float32.
+# Largest distance from the grid, in steps: the rounding of decimals in float32.
 OFF_GRID = 0.01
 
 
 @final
 class Dequantise(eqx.Module):
-    r"""Values on a grid of spacing `step`, each spread evenly over its cell while training.
+    r"""Values on a grid of spacing `step`, spread over their cells while training.
 
-    With noise `v ~ U(-1/2, 1/2)` a flow is fitted to `x + step v`, which has a density. The
-    probability of a value is the integral of that density over its cell, and
+    Training adds noise `v ~ U(-1/2, 1/2)`: `x + step v` has a density. The probability of a value
+    is the integral of the density over its cell, so training maximises a lower bound of it:
 
     ```
     log P(x) >= E_v[log p(x + step v)] + sum log step
     ```
-    so that training by likelihood raises a bound of it (Theis et al. 2016, "A note on the
-    evaluation of generative models", arXiv 1511.01844). As a transform, `forward` takes a value
-    as it is and counts `sum log step`: `log_prob` is then `log P(x)` by the midpoint rule, and
-    `jaxflow.log_mass` is without that rule's error. `inverse` rounds to the grid, so that
-    samples lie on it. `jaxflow.fit_noise` learns noise that makes the bound tighter.
+    (Theis et al. 2016, "A note on the evaluation of generative models", arXiv 1511.01844).
+    `forward` returns the value unchanged with log-determinant `sum log step`, so `log_prob` is
+    `log P(x)` by the midpoint rule; `jaxflow.log_mass` avoids that rule's error. `inverse` rounds
+    to the grid, so samples lie on it. `jaxflow.fit_noise` learns noise with a tighter bound.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.transforms import Dequantise
+
+    grid = Dequantise([1.0, 0.0])  # integers, and a continuous column
+    x, _ = grid.inverse(jnp.asarray([2.7, 0.3]))  # (3, 0.3)
+    ```
 
     Attributes:
-        step: spacing of each entry's grid, 0 where it is continuous already, shape
-            `event_shape`.
+        step: spacing of the grid of each entry, shape `event_shape`; 0 for a continuous entry.
         origin: a point of each grid, same shape.
-        noise: the law of the noise given the value; None for even noise.
-        event_shape: the shape of one sample.
-
-    Raises:
-        ValueError: shapes that differ, a step that is negative or not finite.
+        noise: the learned distribution of the noise, or None for uniform noise.
+        event_shape: shape of one sample.
     """
 
-    step: Float[Array, "*event"]
-    origin: Float[Array, "*event"]
+    step: Event
+    origin: Event
     noise: CellNoise | None
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, step: Any, origin: Any = None, noise: CellNoise | None = None) -> None:
+    def __init__(
+        self,
+        step: ArrayInput,
+        origin: ArrayInput | None = None,
+        noise: CellNoise | None = None,
+    ) -> None:
+        """Make the transform from the grids.
+
+        Args:
+            step: spacing of each entry's grid, (*event); 0 for a continuous entry.
+            origin: a point of each grid, (*event); None for 0.
+            noise: distribution of the noise; None for uniform noise.
+
+        Raises:
+            ValueError: the shapes differ, or a step is negative or not finite.
+        """
         self.noise = noise
         self.step = jnp.asarray(step, float)
         self.origin = jnp.zeros_like(self.step) if origin is None else jnp.asarray(origin, float)
@@ -64,36 +83,59 @@ class Dequantise(eqx.Module):
         self.event_shape = self.step.shape
 
     def with_noise(self, noise: CellNoise | None) -> "Dequantise":
-        """The same grid with another law of the noise."""
+        """The same grid with another distribution of the noise.
+
+        Args:
+            noise: the distribution; None for uniform noise.
+
+        Returns:
+            The new transform.
+        """
         return Dequantise(self.step, self.origin, noise)
 
-    def check(self, x: Any) -> None:
-        """Refuse samples (n, *event) that lie off the grid.
+    def check(self, x: ArrayInput) -> None:
+        """Check that all rows lie on the grid.
+
+        Args:
+            x: rows, (rows, *event).
 
         Raises:
-            ValueError: names the columns and rows.
+            ValueError: a value is off the grid; names the column and the first row.
         """
-        values, _ = host_samples(x)
+        values = check_rows(x, self.event_shape)
         steps, origin = np.asarray(self.step, float), np.asarray(self.origin, float)
-        for column in np.argwhere(steps > 0):
-            place = tuple(column)
-            cells = (values[(slice(None), *place)] - origin[place]) / steps[place]
+        for column in map(tuple, np.argwhere(steps > 0).tolist()):
+            cells = (values[(slice(None), *column)] - origin[column]) / steps[column]
             rows = np.flatnonzero(np.abs(cells - np.round(cells)) > OFF_GRID)
             if rows.size:
                 raise ValueError(
-                    f"column {place[0] if len(place) == 1 else place} has {rows.size} values off "
-                    f"the grid of step {steps[place]:g}, first in row {rows[0]}: "
-                    f"{values[(rows[0], *place)]}; give step=0 for a continuous column"
+                    f"column {column_label(column)} has {rows.size} values off the grid of step "
+                    f"{steps[column]:g}, first in row {rows[0]}: {values[(rows[0], *column)]}; "
+                    "give step=0 for a continuous column"
                 )
 
-    def spread(self, x: Float[Array, "*event"], key: PRNGKeyArray) -> Float[Array, "*event"]:
-        """`x + step v` with fresh noise; `quantise` takes it back."""
+    def spread(self, x: Event, key: PRNGKeyArray) -> Event:
+        """`x + step v` with random noise `v`; `quantise` inverts it.
+
+        Args:
+            x: one value.
+            key: for the noise.
+
+        Returns:
+            The value with noise, within its cell.
+        """
         return self.spread_with_log_prob(x, key)[0]
 
-    def spread_with_log_prob(
-        self, x: Float[Array, "*event"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """`x + step v` with fresh noise, and `log q(v | x)`: 0 where the noise is even."""
+    def spread_with_log_prob(self, x: Event, key: PRNGKeyArray) -> tuple[Event, Scalar]:
+        """`x + step v` with random noise `v`, and its log-density.
+
+        Args:
+            x: one value.
+            key: for the noise.
+
+        Returns:
+            The value with noise, and `log q(v | x)`, which is 0 for uniform noise.
+        """
         step = jax.lax.stop_gradient(self.step).astype(x.dtype)
         if self.noise is None:
             v = jax.random.uniform(key, x.shape, x.dtype, minval=-0.5, maxval=0.5)
@@ -101,80 +143,121 @@ class Dequantise(eqx.Module):
         v, log_q = self.noise.draw(x, key)
         return x + step * v, jnp.sum(jnp.where(step > 0, log_q, 0.0))
 
-    def quantise(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        """The nearest point of the grid."""
+    def quantise(self, x: Event) -> Event:
+        """The nearest point of the grid.
+
+        Args:
+            x: one value.
+
+        Returns:
+            The rounded value; continuous entries are unchanged.
+        """
         step, origin = jax.lax.stop_gradient((self.step, self.origin))
         wide = jnp.where(step > 0, step, 1.0)
         return jnp.where(step > 0, origin + wide * jnp.round((x - origin) / wide), x)
 
-    def forward(
-        self, x: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
         """`(x, sum log step)`."""
         check_sample("x", x, self.event_shape)
         return x, self._log_volume()
 
-    def inverse(
-        self, u: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """`(quantise(u), -sum log step)`."""
         check_sample("u", u, self.event_shape)
         return self.quantise(u), -self._log_volume()
 
-    def _log_volume(self) -> Float[Array, ""]:
+    def _log_volume(self) -> Scalar:
         step = jax.lax.stop_gradient(self.step)
         return jnp.sum(jnp.where(step > 0, jnp.log(jnp.where(step > 0, step, 1.0)), 0.0))
 
 
 def noise_of(transform: Any) -> Dequantise | None:
-    """What spreads values before a transform: itself, or the first part of a chain."""
+    """The `Dequantise` at the start of a transform, or None.
+
+    Args:
+        transform: a transform, possibly a `Chain`.
+
+    Returns:
+        The transform itself or the first part of the chain, if that is a `Dequantise`.
+    """
     first = transform.parts[0] if isinstance(transform, Chain) else transform
     return first if isinstance(first, Dequantise) else None
 
 
 def without_noise(transform: Any) -> Any:
-    """What follows the noise: the transform of spread values, whose density is no probability."""
+    """The transform without the `Dequantise` at its start.
+
+    Args:
+        transform: a transform, possibly a `Chain`.
+
+    Returns:
+        The rest of the chain, or None if there is none. Its density is that of the values with
+        noise, not a probability.
+    """
     if noise_of(transform) is None:
         return transform
     rest = transform.parts[1:] if isinstance(transform, Chain) else ()
     return Chain(rest) if rest else None
 
 
-def spread_rows(
-    transform: Any, x: Float[Array, "rows *event"], key: PRNGKeyArray
-) -> Float[Array, "rows *event"]:
-    """Rows with fresh noise where the transform begins with a `Dequantise`; else as they are."""
+def spread_rows(transform: Any, x: Rows, key: PRNGKeyArray) -> Rows:
+    """Add noise to rows if the transform starts with a `Dequantise`.
+
+    Args:
+        transform: a transform, or None.
+        x: rows, (rows, *event).
+        key: for the noise.
+
+    Returns:
+        The rows with noise, or unchanged.
+    """
     noise = noise_of(transform)
     return x if noise is None else jax.vmap(noise.spread)(x, jax.random.split(key, len(x)))
 
 
 def log_mass(
-    flow: Any, x: Any, key: PRNGKeyArray, cond: Any = None, *, num_draws: int = 64
+    flow: Any,
+    x: ArrayInput,
+    key: PRNGKeyArray,
+    cond: ArrayInput | None = None,
+    *,
+    num_draws: int = 64,
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-    """`log P(x)` of rows on a grid: the density integrated over each row's cell, in nats.
+    """`log P(x)` of rows on a grid, in nats: the density integrated over each row's cell.
 
-    The integral is the mean over noise `v ~ q(v | x)`, even or learned (`jaxflow.fit_noise`), of
-    `p(x + step v) step / q(v | x)`, where `log_prob` takes the middle of the cell for all of it.
-    Entries that are on no grid stay densities.
+    The integral is the mean of `p(x + step v) step / q(v | x)` over noise `v ~ q(v | x)`, uniform
+    or learned (`jaxflow.fit_noise`). `log_prob` evaluates the density at the centre of the cell
+    only. For continuous entries (step 0) the result remains a density.
+
+    ```python
+    import jax, jax.numpy as jnp, jaxflow
+    from jaxflow.dynamics import MLP
+    from jaxflow.transforms import Dequantise
+
+    field = MLP(1, width=8, key=jax.random.key(0))
+    flow = jaxflow.CNF(field, jaxflow.StandardNormal(1), transform=Dequantise([1.0]))
+    x = jnp.asarray([[0.0], [1.0]])
+    log_p, standard_error = jaxflow.log_mass(flow, x, jax.random.key(1), num_draws=4)
+    ```
 
     Args:
-        flow: a flow whose transform begins with a `Dequantise`.
-        x: rows, (rows, *event).
-        key: for the noise.
-        cond: conditions, (rows, *condition), or one vector for all.
-        num_draws: points of each cell.
+        flow: a flow whose transform starts with a `Dequantise`.
+        x: rows on the grid, (rows, *event).
+        key: for the noise, and for a stochastic trace.
+        cond: conditions, (rows, *condition), or one for all rows.
+        num_draws: points in each cell, at least 2.
 
     Returns:
-        `log P(x)`, and its standard error by the draws.
+        `log P(x)`, (rows,), and its standard error, (rows,).
 
     Raises:
-        ValueError: a flow without grids, values off them, `num_draws` under 2.
+        ValueError: the flow has no grid, a value is off the grid, or `num_draws` is less than 2.
     """
     noise = noise_of(flow.transform)
     if noise is None:
         raise ValueError(
-            f"transform={flow.transform} has no grid to integrate over: log_prob is a density; "
-            "begin the transform with a Dequantise"
+            f"transform={flow.transform} has no grid to integrate over, and log_prob is a "
+            "density: start the transform with a Dequantise"
         )
     if num_draws < 2:
         raise ValueError(f"num_draws={num_draws} must be at least 2")

@@ -1,6 +1,6 @@
 """Map each column to normal scores by a monotone rational-quadratic spline with linear tails."""
 
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import equinox as eqx
 import jax
@@ -8,45 +8,49 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.quantile_knots import (
     column_is_constant,
     default_num_knots,
     fit_column,
     pad_knots,
 )
-from jaxflow.transforms.samples import check_sample, host_samples, is_concrete
+from jaxflow.transforms.samples import check_rows, check_sample, host_samples, is_concrete
 
 
 @final
 class Gaussianise(eqx.Module):
-    r"""Column by column, a smooth increasing map from data values to normal scores.
+    r"""Map each column to normal scores by a smooth increasing curve.
 
-    Between the knots `(x_k, y_k)`, with slopes `m_k`, the curve is a rational quadratic. With
+    Between knots `(x_k, y_k)` with slopes `m_k` the curve is a rational quadratic. With
     `w = x_{k+1} - x_k`, `h = y_{k+1} - y_k`, `t = (x - x_k) / w`, `a = m_k w / h` and
     `b = m_{k+1} w / h`:
 
         u     = y_k + h (t^2 + a t (1 - t)) / D,          D = 1 + (a + b - 2) t (1 - t)
         du/dx = h / w (b t^2 + 2 t (1 - t) + a (1 - t)^2) / D^2
 
-    Beyond the outermost knots it goes on as a straight line: `u` and `du/dx` are continuous
-    everywhere, and normal tails in `u` are normal tails in `x`. The inverse is the root of a
-    quadratic. Columns are mapped one by one, so dependence between them stays for the flow.
+    Beyond the outermost knots the curve is a straight line: `u` and `du/dx` are continuous, and
+    normal tails in `u` are normal tails in `x`. The inverse solves a quadratic. Columns are
+    mapped separately; the flow models their dependence.
 
-    Rational-quadratic interpolation: Gregory and Delbourgo (1982), IMA J. Numer. Anal. 2; as a
-    flow: Durkan et al. (2019), "Neural Spline Flows". Slopes: Steffen (1990), A&A 239.
+    Rational-quadratic interpolation: Gregory and Delbourgo (1982), IMA J. Numer. Anal. 2; in
+    flows: Durkan et al. (2019), "Neural Spline Flows", arXiv 1906.04032, eq. 4. Slopes: Steffen
+    (1990), A&A 239.
 
-    Example:
-        >>> transform = Gaussianise.fit(x)                       # x (n, d)
-        >>> u, log_det = jax.vmap(transform.forward)(x)          # (n, d), (n,)
+    ```python
+    import jax
+    from jaxflow.transforms import Gaussianise
+
+    x = jax.random.lognormal(jax.random.key(0), shape=(1000, 2))
+    transform = Gaussianise.fit(x)
+    u, log_det = jax.vmap(transform.forward)(x)  # (1000, 2), (1000,)
+    ```
 
     Attributes:
         knots: `x_k`, in the data's units, strictly increasing along the last axis, (d, K).
         scores: `y_k`, strictly increasing along the last axis, (d, K).
         slopes: `du/dx` at the knots, positive, (d, K).
         event_shape: `(d,)`.
-
-    Raises:
-        ValueError: the arrays differ in shape, have under two knots, or break an order above.
     """
 
     knots: Float[Array, "d k"]
@@ -60,6 +64,17 @@ class Gaussianise(eqx.Module):
         scores: Float[Array, "..."],
         slopes: Float[Array, "..."],
     ) -> None:
+        """Make the transform from its curves; `fit` estimates them from data.
+
+        Args:
+            knots: `x_k`, (d, K), with K at least 2.
+            scores: `y_k`, (d, K).
+            slopes: `m_k`, (d, K).
+
+        Raises:
+            ValueError: the shapes differ, there are fewer than two knots, or knots, scores or
+                slopes are out of order.
+        """
         if not (knots.shape == scores.shape == slopes.shape) or knots.shape[-1] < 2:
             raise ValueError(
                 f"knots, scores and slopes have shapes {knots.shape}, {scores.shape} and "
@@ -85,31 +100,33 @@ class Gaussianise(eqx.Module):
         self.event_shape = (knots.shape[0],)
 
     @classmethod
-    def fit(cls, x: Any, *, num_knots: int | None = None) -> "Gaussianise":
-        """Fit the curves to the quantiles of the samples `x` (n, d).
+    def fit(cls, x: ArrayInput, *, num_knots: int | None = None) -> "Gaussianise":
+        """Fit the curves to the quantiles of each column.
 
-        Computed in float64 on the host, stored in the dtype of `x`. A column with few distinct
-        values gets fewer knots: at most one a value, none closer than 1e-6 of the span between
-        the column's outermost knots, nor than 16 units in the last place.
+        A column with few distinct values gets fewer knots: at most one per value, none closer
+        than 1e-6 of the span of the outermost knots or than 16 units in the last place.
 
         Args:
-            x: the samples, (n, d).
-            num_knots: knots a column, at least 2; `None` takes n // 100, but 6 to 40.
+            x: samples, (n, d).
+            num_knots: knots of each column, at least 2; None for `n // 100`, within 6 to 40.
+
+        Returns:
+            The transform; computed in float64, stored in the dtype of `x`.
 
         Raises:
-            ValueError: a column is constant to rounding; `num_knots` is under 2; `x` is not
-                (n, d), not finite, or has under 2 rows.
-            TypeError: `x` does not hold real numbers, or `num_knots` is no integer.
+            ValueError: a column is constant to rounding, `num_knots` is less than 2, or `x` is
+                not (n, d), not finite, or has fewer than two rows.
+            TypeError: `x` does not hold real numbers, or `num_knots` is not an integer.
         """
         values, dtype = host_samples(x)
         if values.ndim != 2 or values.shape[1] == 0:
-            raise ValueError(f"x has shape {values.shape}; allowed is (n, d): x.reshape(n, -1)")
+            raise ValueError(f"x has shape {values.shape}; give rows (n, d): x.reshape(n, -1)")
         if num_knots is None:
             num_knots = default_num_knots(len(values))
         if isinstance(num_knots, bool) or not isinstance(num_knots, int | np.integer):
-            raise TypeError(f"num_knots is {num_knots!r}; it must be an integer or None")
+            raise TypeError(f"num_knots={num_knots!r} must be an integer or None")
         if num_knots < 2:
-            raise ValueError(f"num_knots is {num_knots}; it must be at least 2, or None")
+            raise ValueError(f"num_knots={num_knots} must be at least 2, or None")
         eps = float(jnp.finfo(dtype).eps)
         constant = [j for j, column in enumerate(values.T) if column_is_constant(column, eps)]
         if constant:
@@ -122,14 +139,12 @@ class Gaussianise(eqx.Module):
         padded = np.array([pad_knots(*curve, width) for curve in curves], dtype=dtype)
         return cls(*(jnp.asarray(padded[:, i]) for i in range(3)))
 
-    def forward(
-        self, x: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample to normal scores: `(u, log|det du/dx|)`.
+    def check(self, x: ArrayInput) -> None:
+        """Raise ValueError unless `x`, (rows, d), is finite and of this event shape."""
+        check_rows(x, self.event_shape)
 
-        Raises:
-            ValueError: `x` is not one sample.
-        """
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
+        """Map one sample to normal scores: `(u, log|det du/dx|)`."""
         check_sample("x", x, self.event_shape)
         s = self._segments(x, self.knots)
         inside = jnp.clip(x, s.x_min, s.x_max)
@@ -140,19 +155,13 @@ class Gaussianise(eqx.Module):
         )
         return s.y0 + s.height * ratio + beyond, jnp.sum(_log_slope(s, t))
 
-    def inverse(
-        self, u: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample of scores to data space: `(x, log|det dx/du|)`, in closed form.
-
-        Raises:
-            ValueError: `u` is not one sample.
-        """
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """Map normal scores to data space, in closed form: `(x, log|det dx/du|)`."""
         check_sample("u", u, self.event_shape)
         s = self._segments(u, self.scores)
         r = (jnp.clip(u, s.y_min, s.y_max) - s.y0) / s.height
-        # (1 - c) t^2 + c t - r = 0. Written so, the discriminant has no negative term, and
-        # neither form of the root subtracts nearly equal numbers.
+        # (1 - c) t^2 + c t - r = 0. In this form the discriminant has no negative term, and the
+        # root never subtracts nearly equal numbers.
         c = s.a - r * (s.a + s.b - 2)
         root = jnp.sqrt((c - 2 * r) ** 2 + 4 * r * (1 - r))
         t = jnp.where(c >= 0, 2 * r, root - c) / jnp.where(c >= 0, c + root, 2 * (1 - c))
@@ -162,9 +171,9 @@ class Gaussianise(eqx.Module):
         return s.x0 + s.width * t + beyond, -jnp.sum(_log_slope(s, t))
 
     def _segments(self, value: Float[Array, " d"], edges: Float[Array, "d k"]) -> "_Segments":
-        """The segment where each column's value lies; the outermost ones stand for the tails."""
+        """The segment that contains each column's value; the tails use the outermost ones."""
         edges, x, y, m = jax.lax.stop_gradient((edges, self.knots, self.scores, self.slopes))
-        # A count of the inner edges below needs no loop, which suits a batch: the edges are few.
+        # Counting the inner edges below the value needs no loop, unlike a binary search.
         index = jnp.sum(value[:, None] >= edges[:, 1:-1], axis=1, dtype=jnp.int32)
         columns = jnp.arange(len(value))
         x0, y0, m0 = (p[columns, index] for p in (x, y, m))
@@ -187,7 +196,7 @@ class Gaussianise(eqx.Module):
 
 
 class _Segments(NamedTuple):
-    """For each column one segment of the spline, and both tails; every entry has shape (d,)."""
+    """One segment of each column's spline, and both tails; every entry has shape (d,)."""
 
     x0: Array
     y0: Array
@@ -204,7 +213,7 @@ class _Segments(NamedTuple):
 
 
 def _log_slope(s: _Segments, t: Float[Array, " d"]) -> Float[Array, " d"]:
-    """`log du/dx` at the place `t` in [0, 1] of the segment."""
+    """`log du/dx` at `t` in [0, 1] of the segment."""
     q = t * (1 - t)
     top = s.b * t**2 + 2 * q + s.a * (1 - t) ** 2
     return jnp.log(s.height) - jnp.log(s.width) + jnp.log(top) - 2 * jnp.log1p((s.a + s.b - 2) * q)

@@ -1,87 +1,219 @@
-"""What kind of numbers a column holds: continuous, on a grid, positive, bounded, with atoms."""
+"""Kinds of columns: each class detects one kind and makes the transform that it needs.
 
+To add a kind, write a subclass of `ColumnKind` and insert it in `KINDS`, whose order is the order
+of detection and the order in which the transforms are applied to data.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-# Limits that columns have by their nature.
+from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.transforms.bounded import Bounded
+from jaxflow.transforms.dequantise import Dequantise
+from jaxflow.transforms.protocol import Transform
+
+# Intervals that columns often fill: shares, correlations, percentages, angles, pixels.
 INTERVALS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 100.0), (0.0, 2 * np.pi), (-np.pi, np.pi))
 INTERVALS += ((0.0, 360.0), (-180.0, 180.0), (0.0, np.pi), (0.0, 255.0))
-# A grid matters where a standard deviation spans at most so many of its steps.
+# A grid is coarse if a standard deviation spans at most this many steps.
 COARSE = 100.0
-# The share of rows at one value that makes it an atom, and at least so many rows.
+# An atom is a value with at least this share of the rows, and at least this many rows.
 ATOM, ATOM_ROWS = 0.01, 10
-# Decimals to which a column may be rounded.
+# Largest number of decimals of a rounded column.
 DECIMALS = 6
-# How much less skewed the logarithm must be, and how skewed the column.
+# A positive column gets a logarithm if its skewness exceeds SKEW and the logarithm's is less than
+# the part LESS of it.
 SKEW, LESS = 2.0, 0.5
 
 
-class Kind(NamedTuple):
-    """What a column is.
+class Column(NamedTuple):
+    """A column in float64, its distinct values in increasing order, and their counts."""
+
+    x: Float[np.ndarray, " n"]
+    values: Float[np.ndarray, " m"]
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, x: ArrayInput) -> "Column":
+        """Sort the values of a column."""
+        array = np.asarray(x, np.float64)
+        return cls(array, *np.unique(array, return_counts=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnKind(abc.ABC):
+    """One kind of column.
 
     Attributes:
-        word: `"continuous"`, `"grid"`, `"positive"` or `"bounded"`.
-        step: spacing of the grid; 0 for none.
-        lower: the lower limit; -inf for none.
-        upper: the upper limit; inf for none.
-        notes: what a user should know: atoms, few values.
+        notes: remarks for the user, for example about atoms.
     """
 
-    word: str = "continuous"
-    step: float = 0.0
-    lower: float = -np.inf
+    notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+
+    @classmethod
+    @abc.abstractmethod
+    def detect(cls, column: Column) -> "ColumnKind | None":
+        """This kind with its parameters if the column is of this kind, else None."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What is done with the column, in a few words; empty if nothing is."""
+
+    @classmethod
+    @abc.abstractmethod
+    def transform(cls, columns: Sequence[Any], dtype: Any) -> Transform | None:
+        """The transform of all columns of this kind.
+
+        Args:
+            columns: an entry for each column of the table; None for columns of other kinds,
+                which the transform must leave unchanged.
+            dtype: of the transform's parameters.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class GridColumn(ColumnKind):
+    """Integers or rounded numbers on a coarse grid.
+
+    Attributes:
+        step: spacing of the grid.
+        origin: a point of the grid.
+    """
+
+    step: float
+    origin: float
+
+    @classmethod
+    def detect(cls, column: Column) -> "GridColumn | None":
+        """A column with repeated values that lie on a grid."""
+        step = _grid_step(column)
+        if step == 0:
+            return None
+        low, *_, high = column.values
+        two = f"two values, {low:g} and {high:g}: a class rather than a number"
+        notes = (two,) if len(column.values) == 2 else ()
+        return cls(step, float(column.x[0]), notes=notes)
+
+    def describe(self) -> str:
+        """The grid's step."""
+        return f"steps of {self.step:g}: dequantised, log_prob is log P"
+
+    @classmethod
+    def transform(cls, columns: Sequence["GridColumn | None"], dtype: Any) -> Dequantise:
+        """`Dequantise` on the grids; step 0 for other columns."""
+        grids = [(0.0, 0.0) if kind is None else (kind.step, kind.origin) for kind in columns]
+        step, origin = np.array(grids).T
+        return Dequantise(jnp.asarray(step, dtype), jnp.asarray(origin, dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitedColumn(ColumnKind):
+    """Numbers within an interval, or positive and skewed.
+
+    Attributes:
+        lower: lower limit.
+        upper: upper limit; inf for none.
+    """
+
+    lower: float
     upper: float = np.inf
-    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def detect(cls, column: Column) -> "LimitedColumn | None":
+        """A column that fills a usual interval, or that the logarithm makes symmetric."""
+        x, values, _ = column
+        for lower, upper in INTERVALS:
+            if _fills(values, lower, upper):
+                return cls(lower, upper, notes=_atoms(column))
+        if values[0] > 0 and _skew(x) > SKEW and abs(_skew(np.log(x))) < LESS * _skew(x):
+            return cls(0.0, notes=_atoms(column))
+        return None
+
+    def describe(self) -> str:
+        """The limits, and the function that removes them."""
+        if np.isinf(self.upper):
+            return "positive and skewed: logarithm"
+        return f"within ({self.lower:g}, {self.upper:.4g}): logit"
+
+    @classmethod
+    def transform(cls, columns: Sequence["LimitedColumn | None"], dtype: Any) -> Bounded:
+        """`Bounded` with the limits; none for other columns."""
+        none = (-np.inf, np.inf)
+        limits = [none if kind is None else (kind.lower, kind.upper) for kind in columns]
+        lower, upper = np.array(limits).T
+        return Bounded(jnp.asarray(lower, dtype), jnp.asarray(upper, dtype))
 
 
-def kind_of(column: Any) -> Kind:
+@dataclasses.dataclass(frozen=True)
+class ContinuousColumn(ColumnKind):
+    """Any other column; it needs no transform."""
+
+    @classmethod
+    def detect(cls, column: Column) -> "ContinuousColumn":
+        """Every column."""
+        return cls(notes=_atoms(column))
+
+    def describe(self) -> str:
+        """Nothing."""
+        return ""
+
+    @classmethod
+    def transform(cls, columns: Sequence["ContinuousColumn | None"], dtype: Any) -> None:
+        """No transform."""
+
+
+# In the order of detection and of application to data. Grids come first, since only data lie on
+# them; the last kind takes every column.
+KINDS: tuple[type[ColumnKind], ...] = (GridColumn, LimitedColumn, ContinuousColumn)
+
+
+def kind_of(x: ArrayInput) -> ColumnKind:
     """The kind of a column of finite numbers that is not constant."""
-    x = np.asarray(column, np.float64)
-    values, counts = np.unique(x, return_counts=True)
-    if (step := _grid(x, values)) > 0:
-        notes = ()
-        if len(values) == 2:
-            notes = (f"two values, {values[0]:g} and {values[1]:g}: a class more than a number",)
-        return Kind("grid", step, notes=notes)
-    atoms = counts >= max(ATOM_ROWS, ATOM * len(x))
-    notes = tuple(
-        f"{count} rows ({count / len(x):.1%}) are exactly {value:g}: an atom, which has no density"
-        for value, count in zip(values[atoms][:3], counts[atoms][:3], strict=True)
-    )
-    for lower, upper in INTERVALS:
-        if _fills(values, lower, upper):
-            return Kind("bounded", lower=lower, upper=upper, notes=notes)
-    if values[0] > 0 and _skew(x) > SKEW and abs(_skew(np.log(x))) < LESS * _skew(x):
-        return Kind("positive", lower=0.0, notes=notes)
-    return Kind(notes=notes)
+    column = Column.of(x)
+    return next(kind for cls in KINDS if (kind := cls.detect(column)) is not None)
 
 
-def _grid(x: np.ndarray, values: np.ndarray) -> float:
-    """The step of the grid that the values lie on, where it is coarse; else 0."""
-    repeated = len(values) < 0.5 * len(x)
-    if not repeated:
+def _grid_step(column: Column) -> float:
+    """The step of the coarsest decimal grid that holds the values; 0 if there is none."""
+    x, values, _ = column
+    if len(values) >= 0.5 * len(x):
         return 0.0
     largest = np.abs(x).max()
     for decimals in range(DECIMALS + 1):
         cells = values * 10.0**decimals
-        # What float32 leaves of a decimal.
+        # The rounding of a decimal in float32.
         slack = 1e-3 + 2e-7 * largest * 10.0**decimals
         if slack > 0.1 or x.std() * 10.0**decimals > COARSE:
             return 0.0
         if np.all(np.abs(cells - np.round(cells)) <= slack):
-            whole = np.round(cells).astype(np.int64)
-            return float(np.gcd.reduce(np.diff(whole))) / 10.0**decimals
+            integers = np.round(cells).astype(np.int64)
+            return float(np.gcd.reduce(np.diff(integers))) / 10.0**decimals
     return 0.0
 
 
 def _fills(values: np.ndarray, lower: float, upper: float) -> bool:
-    """Whether the values lie strictly between limits and reach close to both."""
+    """Whether the values lie strictly within the limits and reach close to both."""
     if not (lower < values[0] and values[-1] < upper):
         return False
     # A density that is not small at a limit leaves a gap of a few mean spacings.
     gap = min(10 / len(values), 0.02) * (upper - lower)
     return bool(values[0] - lower < gap and upper - values[-1] < gap)
+
+
+def _atoms(column: Column) -> tuple[str, ...]:
+    """A note for each of the first three values that many rows share."""
+    n = len(column.x)
+    atoms = column.counts >= max(ATOM_ROWS, ATOM * n)
+    return tuple(
+        f"{count} rows ({count / n:.1%}) are exactly {value:g}: an atom, which has no density"
+        for value, count in zip(column.values[atoms][:3], column.counts[atoms][:3], strict=True)
+    )
 
 
 def _skew(x: np.ndarray) -> float:

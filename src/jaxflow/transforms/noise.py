@@ -1,51 +1,60 @@
-"""Noise within the cells of a grid whose law is learned."""
+"""Learned noise within the cells of a grid."""
 
 import math
-from typing import Any, final
+from typing import final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.dynamics.layers import ContextLinear, apply_network, check_sizes, network_from_zero
+from jaxflow.runtime.shapes import Event, Rows
 
 
 @final
 class CellNoise(eqx.Module):
-    r"""`v = sigmoid(a + s logit(w)) - 1/2` with `w ~ U(0, 1)`; `a, s = network(x)` an entry each.
+    r"""`v = sigmoid(a + s logit(w)) - 1/2` with `w ~ U(0, 1)` and `a, log s = network(x)`.
 
     ```
     log q(v | x) = sum_i -log s_i - log(y_i (1 - y_i)) + log(w_i (1 - w_i)),    y = v + 1/2
     ```
-    At first `a = 0` and `s = 1`, so that `v ~ U(-1/2, 1/2)`: the uniform noise, from which
-    training departs where a bound of `log P(x)` gains by it (Ho et al. 2019, "Flow++", arXiv
-    1902.00275, section 3.1, whose noise is a flow).
+    At the start `a = 0` and `s = 1`, so `v ~ U(-1/2, 1/2)`. Training tightens the bound of
+    `log P(x)` (Ho et al. 2019, "Flow++", arXiv 1902.00275, section 3.1, with a flow as noise).
+    `jaxflow.fit_noise` trains it.
+
+    ```python
+    import jax, jax.numpy as jnp
+    from jaxflow.transforms import CellNoise, Dequantise
+
+    x = jnp.arange(10.0)[:, None]
+    grid = Dequantise([1.0], noise=CellNoise(x, width=8, key=jax.random.key(0)))
+    spread = grid.spread(x[3], jax.random.key(1))
+    ```
 
     Attributes:
-        network: tanh layers; the last is 0 at first.
-        scaling: what brings a value to standard units for the network.
-        event_shape: the shape of one value.
+        network: tanh layers; the last is 0 at the start.
+        scaling: standardises a value for the network.
+        event_shape: shape of one value.
     """
 
     network: tuple[ContextLinear, ...]
     scaling: ConditionScaling
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(
-        self,
-        x: Float[Array, "rows *event"],
-        *,
-        width: int = 64,
-        depth: int = 2,
-        key: PRNGKeyArray,
-    ) -> None:
-        """Make uniform noise for values like `x`.
+    def __init__(self, x: Rows, *, width: int = 64, depth: int = 2, key: PRNGKeyArray) -> None:
+        """Make uniform noise.
+
+        Args:
+            x: values, (rows, *event), for the scaling.
+            width: units of a hidden layer.
+            depth: number of hidden layers.
+            key: for the weights.
 
         Raises:
-            ValueError: a size out of range.
+            ValueError: a size is out of range.
         """
         self.event_shape = x.shape[1:]
         size = math.prod(self.event_shape)
@@ -53,18 +62,24 @@ class CellNoise(eqx.Module):
         self.scaling = ConditionScaling.fit(x)
         self.network = network_from_zero(size, 2 * size, width=width, depth=depth, key=key)
 
-    def draw(
-        self, x: Float[Array, "*event"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "*event"], Float[Array, "*event"]]:
-        """Noise of one value in (-1/2, 1/2), and each entry's part of `log q(v | x)`."""
-        still = lax.stop_gradient(x)
-        raw = apply_network(self.network, self.scaling(still).ravel(), None)
+    def draw(self, x: Event, key: PRNGKeyArray) -> tuple[Event, Event]:
+        """Draw noise for one value.
+
+        Args:
+            x: the value, (*event).
+            key: for the noise.
+
+        Returns:
+            `v` in (-1/2, 1/2) and each entry's term of `log q(v | x)`, both (*event).
+        """
+        value = lax.stop_gradient(x)
+        raw = apply_network(self.network, self.scaling(value).ravel(), None)
         shift, log_scale = (part.reshape(x.shape) for part in jnp.split(raw, 2))
         logit_w = jax.random.logistic(key, x.shape, x.dtype)
         logit_y = shift + jnp.exp(log_scale) * logit_w
         return jax.nn.sigmoid(logit_y) - 0.5, _log_slope(logit_w) - _log_slope(logit_y) - log_scale
 
 
-def _log_slope(logit: Array) -> Any:
-    """`log(y (1 - y))` of `y = sigmoid(logit)`."""
+def _log_slope(logit: Array) -> Array:
+    """`log(y (1 - y))` for `y = sigmoid(logit)`."""
     return -jax.nn.softplus(logit) - jax.nn.softplus(-logit)

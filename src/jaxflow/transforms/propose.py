@@ -1,30 +1,31 @@
-"""Transforms that a table's columns call for, and why."""
+"""Propose transforms for the columns of a table, with reasons."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.transforms.bounded import Bounded
-from jaxflow.transforms.dequantise import Dequantise
-from jaxflow.transforms.kinds import Kind, kind_of
+from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.transforms.kinds import KINDS, ColumnKind, GridColumn, kind_of
+from jaxflow.transforms.protocol import Transform
 from jaxflow.transforms.samples import host_samples
 
 
 class Proposal(NamedTuple):
-    """What the columns call for before they are scaled; `print` it for a line each.
+    """Transforms to apply before scaling; `print` shows a line for each column that needs one.
+
+    Pass it to `jaxflow.fit` as `transform`.
 
     Attributes:
-        parts: transforms, the first one of data first; none where every column is continuous
-            and without limits.
-        kinds: what each column is.
-        columns: their names.
-        notes: what was noticed of the table: duplicate rows, columns that are classes.
+        parts: transforms in the order in which they are applied to data; empty if every column
+            is continuous and without limits.
+        kinds: the kind of each column.
+        columns: names of the columns.
+        notes: remarks about the table, for example duplicate rows.
     """
 
-    parts: tuple[Any, ...]
-    kinds: tuple[Kind, ...]
+    parts: tuple[Transform, ...]
+    kinds: tuple[ColumnKind, ...]
     columns: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -32,63 +33,73 @@ class Proposal(NamedTuple):
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """A line for each column that is not plainly continuous, and the notes."""
-        said = {
-            "grid": lambda kind: f"steps of {kind.step:g}: dequantised, log P in place of log p",
-            "bounded": lambda kind: f"within ({kind.lower:g}, {kind.upper:.4g}): logit",
-            "positive": lambda kind: "positive and skewed: logarithm",
-        }
+        """The reasons: a line for each column with a transform or a remark, then the notes.
+
+        Returns:
+            Lines of text.
+        """
         lines = []
         for name, kind in zip(self.columns, self.kinds, strict=True):
-            words = [said[kind.word](kind)] if kind.word in said else []
-            if words or kind.notes:
-                lines.append(f"{name}: {'; '.join((*words, *kind.notes))}")
+            remarks = [text for text in (kind.describe(), *kind.notes) if text]
+            if remarks:
+                lines.append(f"{name}: {'; '.join(remarks)}")
         return [*lines, *self.notes]
 
 
-def propose(x: Any, columns: Sequence[str] | None = None) -> Proposal:
-    """Look at each column for a grid, limits and atoms.
+def propose(x: ArrayInput, columns: Sequence[str] | None = None) -> Proposal:
+    """Propose a transform for each column, by its grid, limits and atoms.
 
-    A column on a coarse grid (repeated values, whole or rounded) is dequantised; one that fills
-    a usual interval, such as (0, 1), gets a logit; a positive and skewed one a logarithm. Limits
-    of a column that atoms sit on, duplicate rows and columns that together are one-hot are told,
-    and left as they are.
+    A column on a coarse grid (repeated integers or rounded values) is dequantised. A column that
+    fills a usual interval, such as (0, 1), gets a logit; a positive and skewed one a logarithm.
+    Atoms, duplicate rows and one-hot columns are reported and left unchanged.
+
+    ```python
+    import numpy as np
+    from jaxflow.transforms import propose
+
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.poisson(4.0, 1000), rng.uniform(size=1000)], axis=1)
+    print(propose(x, columns=("count", "share")))
+    ```
 
     Args:
-        x: training rows, (n, dim), finite, no column constant.
-        columns: their names.
+        x: training rows, (n, dim), finite, without constant columns.
+        columns: names of the columns; None for their numbers.
+
+    Returns:
+        The proposal.
 
     Raises:
-        ValueError: rows that are no vectors.
+        ValueError: the rows are not vectors.
     """
     values, dtype = host_samples(x)
     if values.ndim != 2:
-        raise ValueError(f"x has shape {values.shape}; rows (n, dim) belong here")
+        raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
     kinds = tuple(kind_of(column) for column in values.T)
-    parts: list[Any] = []
-    steps = np.array([kind.step for kind in kinds])
-    if steps.any():
-        origin = np.where(steps > 0, values[0], 0.0)
-        parts.append(Dequantise(jnp.asarray(steps, dtype), jnp.asarray(origin, dtype)))
-    lower, upper = np.array([(kind.lower, kind.upper) for kind in kinds]).T
-    if np.isfinite(lower).any() or np.isfinite(upper).any():
-        parts.append(Bounded(jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)))
-    return Proposal(tuple(parts), kinds, names, _notes(values, kinds, names))
+    parts = []
+    for cls in KINDS:
+        if cls in map(type, kinds):
+            same = [kind if type(kind) is cls else None for kind in kinds]
+            parts.append(cls.transform(same, dtype))
+    found = tuple(part for part in parts if part is not None)
+    return Proposal(found, kinds, names, _notes(values, kinds, names))
 
 
-def _notes(values: np.ndarray, kinds: tuple[Kind, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(
+    values: np.ndarray, kinds: Sequence[ColumnKind], names: Sequence[str]
+) -> tuple[str, ...]:
     notes = []
     repeated = len(values) - len(np.unique(values, axis=0))
-    if repeated and not all(kind.step for kind in kinds):
+    if repeated and not all(isinstance(kind, GridColumn) for kind in kinds):
         notes.append(
             f"{repeated} of {len(values)} rows repeat another one: atoms, which a density cannot "
-            "follow; remove them if they are copies"
+            "represent; remove them if they are copies"
         )
-    two = [i for i, column in enumerate(values.T) if set(np.unique(column)) == {0.0, 1.0}]
-    if len(two) > 1 and (values[:, two].sum(axis=1) == 1).all():
+    binary = [i for i, column in enumerate(values.T) if set(np.unique(column)) == {0.0, 1.0}]
+    if len(binary) > 1 and (values[:, binary].sum(axis=1) == 1).all():
         notes.append(
-            f"columns {', '.join(names[i] for i in two)} are one-hot: they are one class; give it "
-            "as a condition, or leave one of them out"
+            f"columns {', '.join(names[i] for i in binary)} are one-hot, so they are one class: "
+            "give it as a condition, or leave one of them out"
         )
     return tuple(notes)

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 @runtime_checkable
@@ -33,14 +33,10 @@ class Transform(Protocol):
         """Shape of one sample."""
         ...
 
-    def forward(
-        self, x: Float[Array, "*event"], /
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def forward(self, x: Event, /) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         ...
 
-    def inverse(
-        self, u: Float[Array, "*event"], /
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+    def inverse(self, u: Event, /) -> tuple[Event, Scalar]:
         """Map one point of flow space back to data space: `(x, log|det dx/du|)`."""
         ...

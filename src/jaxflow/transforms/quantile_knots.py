@@ -1,4 +1,4 @@
-"""Fit one column's monotone curve from data values to normal scores (host numpy, float64)."""
+"""Fit a monotone curve from the values of one column to normal scores (NumPy, float64)."""
 
 from statistics import NormalDist
 
@@ -9,43 +9,43 @@ Column = Float[np.ndarray, " n"]
 Knots = Float[np.ndarray, " k"]
 OtherKnots = Float[np.ndarray, " m"]
 
-# Knots stand at scores that mix equal steps of probability (detail in the bulk) with equal steps
-# of normal score (detail towards the tails). The weight and the outermost probability are a
-# compromise, chosen on held-out rows of six tables: skewed tails ask for a smaller weight, columns
-# of several modes for a greater one.
+# The positions of the knots mix equal steps of probability (detail in the bulk) with equal steps
+# of normal score (detail in the tails). The weight and the outermost probability are a compromise
+# chosen on held-out rows of six tables: skewed tails need a smaller weight, several modes a larger
+# one.
 PROBABILITY_WEIGHT = 0.7
 OUTER_ROWS = 30
 OUTER_PROBABILITY = (0.003, 0.1)
 
-# Closer knots would turn an atom into a cliff: relative to the span between the outermost knots,
-# in units in the last place of the knot itself, and in normal scores.
+# Smallest gap between knots (closer ones would turn an atom into a cliff): relative to the span of
+# the outermost knots, in units in the last place of the knot, and in normal scores.
 MIN_GAP_SPAN = 1e-6
 MIN_GAP_ULPS = 16
 MIN_GAP_SCORE = 1e-3
 
 
 def default_num_knots(n: int) -> int:
-    """One knot for each hundred rows, at least 6 and at most 40."""
+    """One knot per 100 rows, at least 6 and at most 40."""
     return min(max(n // 100, 6), 40)
 
 
 def column_is_constant(column: Column, eps: float) -> bool:
-    """Whether the column's range is within rounding, `eps` being the storage dtype's."""
+    """Whether the column's range is within the rounding of a dtype with spacing `eps` at 1."""
     return bool(np.ptp(column) <= MIN_GAP_ULPS * eps * np.abs(column).max())
 
 
 def fit_column(column: Column, num_knots: int, eps: float) -> tuple[Knots, Knots, Knots]:
-    """Knots `x_k`, their normal scores `y_k` and the slopes `dy/dx` there, at most `num_knots`.
+    """Knots `x_k`, their normal scores `y_k` and slopes `dy/dx`; at most `num_knots` of each.
 
-    `x_k` are data values and `y_k = Phi^-1(F(x_k))`, where `F` counts the values below and half
-    of those equal (the mid-distribution function): tied values share one knot and one score.
-    Inner slopes are Steffen's: those of the parabola through three neighbours, limited to twice
-    the smaller adjacent secant. Outer slopes are those of maximum likelihood for the rows beyond.
+    `x_k` are data values and `y_k = Phi^-1(F(x_k))`, where `F` is the mid-distribution function
+    (values below plus half of those equal), so tied values share one knot. Inner slopes are
+    Steffen's: the slope of the parabola through three neighbours, limited to twice the smaller
+    adjacent secant. Outer slopes maximise the likelihood of the rows beyond.
 
     Args:
         column: finite values, not constant (see `column_is_constant`).
-        num_knots: how many knots to ask for, at least 2.
-        eps: the spacing of 1 in the dtype that will hold the knots.
+        num_knots: number of knots, at least 2.
+        eps: spacing at 1 of the dtype that will hold the knots.
     """
     values, counts = np.unique(column, return_counts=True)
     ranks = (np.cumsum(counts) - 0.5 * counts) / len(column)
@@ -66,9 +66,9 @@ def fit_column(column: Column, num_knots: int, eps: float) -> tuple[Knots, Knots
 def pad_knots(
     x: Knots, y: Knots, slopes: Knots, num_knots: int
 ) -> tuple[OtherKnots, OtherKnots, OtherKnots]:
-    """Add knots on the upper linear tail, which leaves the curve as it is.
+    """Pad to `num_knots` with knots on the upper linear tail; the curve does not change.
 
-    The steps are at least 1 in score and the knots' span in value, so that both stay strictly
+    The steps are at least 1 in score and the knots' span in value, so both stay strictly
     increasing in float32.
     """
     extra = np.arange(1, num_knots - len(x) + 1)
@@ -85,7 +85,7 @@ def _normal_scores(probabilities: Knots) -> Knots:
 
 
 def _knot_probabilities(num_knots: int, n: int) -> Knots:
-    """Where the knots stand, as probabilities from `p` to `1 - p`."""
+    """Positions of the knots, as probabilities from `p` to `1 - p`."""
     low, high = OUTER_PROBABILITY
     outer = min(max(OUTER_ROWS / n, low), high)
     by_probability = _normal_scores(np.linspace(outer, 1 - outer, num_knots))
@@ -95,7 +95,7 @@ def _knot_probabilities(num_knots: int, n: int) -> Knots:
 
 
 def _keep_apart(x: Knots, y: Knots, eps: float) -> tuple[OtherKnots, OtherKnots]:
-    """Drop inner knots that stand too close to a neighbour; the outermost stay if they differ."""
+    """Drop inner knots that are too close to a neighbour; the outermost stay if they differ."""
 
     def apart(i: int, j: int) -> bool:
         rounding = MIN_GAP_ULPS * eps * max(abs(x[i]), abs(x[j]))
@@ -105,21 +105,21 @@ def _keep_apart(x: Knots, y: Knots, eps: float) -> tuple[OtherKnots, OtherKnots]
     last = len(x) - 1
     if not apart(0, last):
         return x[:1], y[:1]
-    kept = [0]
+    picked = [0]
     for j in range(1, last):
-        if apart(kept[-1], j) and apart(j, last):
-            kept.append(j)
-    kept.append(last)
-    return x[kept], y[kept]
+        if apart(picked[-1], j) and apart(j, last):
+            picked.append(j)
+    picked.append(last)
+    return x[picked], y[picked]
 
 
 def _tail_slope(beyond: Column, score: float, secant: float) -> float:
-    """The slope `c` of the linear tail, by maximum likelihood of the rows beyond the last knot.
+    """The slope `c` of the linear tail that maximises the likelihood of the rows beyond the knot.
 
-    With `e_i > 0` the distances beyond a knot of outward score `y`, the log-likelihood
-    `sum_i [log c - (y + c e_i)^2 / 2]` is greatest at the positive root of
-    `c^2 sum e^2 + c y sum e = m`. Far outliers make it small, so that they stay within a few
-    units of score; it is limited to twice the last secant, as the inner slopes are.
+    For distances `e_i > 0` beyond a knot of outward score `y`, the log-likelihood
+    `sum_i [log c - (y + c e_i)^2 / 2]` is largest at the positive root of
+    `c^2 sum e^2 + c y sum e = m`. Far outliers make `c` small, so they stay within a few units of
+    score. Like the inner slopes, `c` is limited to twice the last secant.
     """
     if len(beyond) == 0:
         return secant

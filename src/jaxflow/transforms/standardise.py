@@ -1,6 +1,6 @@
 """Shift and scale each coordinate to mean 0 and standard deviation 1."""
 
-from typing import Any, final
+from typing import final
 
 import equinox as eqx
 import jax
@@ -8,33 +8,43 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.transforms.samples import check_sample, host_samples, is_concrete
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.samples import check_rows, check_sample, host_samples, is_concrete
 
 
 @final
 class Standardise(eqx.Module):
-    r"""Elementwise `u = (x - mean) / scale`.
+    r"""Elementwise `u = (x - mean) / scale`, with `log|det du/dx| = -sum(log scale)`.
 
-    The log-determinants are constants: `log|det du/dx| = -sum(log scale)`.
+    ```python
+    import jax
+    from jaxflow.transforms import Standardise
 
-    Example:
-        >>> transform = Standardise.fit(x)                       # x (n, *event)
-        >>> u, log_det = jax.vmap(transform.forward)(x)          # (n, *event), (n,)
+    x = 5.0 + 3.0 * jax.random.normal(jax.random.key(0), (100, 2))
+    transform = Standardise.fit(x)
+    u, log_det = jax.vmap(transform.forward)(x)  # (100, 2), (100,)
+    ```
 
     Attributes:
-        mean: the data's mean, in its units, shape `event_shape`.
-        scale: the data's standard deviation, in its units, same shape, positive.
-        event_shape: the shape of one sample.
-
-    Raises:
-        ValueError: `mean` and `scale` differ in shape, or `scale` is not positive and finite.
+        mean: mean of the data, in its units, shape `event_shape`.
+        scale: standard deviation of the data, in its units, same shape, positive.
+        event_shape: shape of one sample.
     """
 
-    mean: Float[Array, "*event"]
-    scale: Float[Array, "*event"]
+    mean: Event
+    scale: Event
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, mean: Float[Array, "..."], scale: Float[Array, "..."]) -> None:
+        """Make the transform from its parameters; `fit` estimates them from data.
+
+        Args:
+            mean: subtracted from each sample, (*event).
+            scale: divides each sample, (*event).
+
+        Raises:
+            ValueError: the shapes differ, or `scale` is not positive and finite.
+        """
         if mean.shape != scale.shape:
             raise ValueError(
                 f"mean has shape {mean.shape} and scale has shape {scale.shape}; both must have "
@@ -53,13 +63,18 @@ class Standardise(eqx.Module):
         self.event_shape = mean.shape
 
     @classmethod
-    def fit(cls, x: Any) -> "Standardise":
-        """Take mean and standard deviation (divisor n) of the samples `x` (n, *event).
+    def fit(cls, x: ArrayInput) -> "Standardise":
+        """Estimate mean and standard deviation (divisor n).
 
-        Computed in float64 on the host, stored in the dtype of `x`.
+        Args:
+            x: samples, (n, *event).
+
+        Returns:
+            The transform; computed in float64, stored in the dtype of `x`.
 
         Raises:
-            ValueError: a column is constant to rounding; `x` is not finite or has under 2 rows.
+            ValueError: a column is constant to rounding, a value is not finite, or there are
+                fewer than two samples.
             TypeError: `x` does not hold real numbers.
         """
         values, dtype = host_samples(x)
@@ -74,32 +89,24 @@ class Standardise(eqx.Module):
             )
         return cls(jnp.asarray(mean.astype(dtype)), jnp.asarray(scale.astype(dtype)))
 
-    def forward(
-        self, x: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample to flow space: `(u, log|det du/dx|)`.
+    def check(self, x: ArrayInput) -> None:
+        """Raise ValueError unless `x`, (rows, *event), is finite and of this event shape."""
+        check_rows(x, self.event_shape)
 
-        Raises:
-            ValueError: `x` is not one sample.
-        """
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
+        """Map one sample to flow space: `(u, log|det du/dx|)`."""
         check_sample("x", x, self.event_shape)
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         return (x - mean) / scale, -jnp.sum(jnp.log(scale))
 
-    def inverse(
-        self, u: Float[Array, "*event"]
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Map one sample to data space: `(x, log|det dx/du|)`.
-
-        Raises:
-            ValueError: `u` is not one sample.
-        """
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         check_sample("u", u, self.event_shape)
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         return u * scale + mean, jnp.sum(jnp.log(scale))
 
 
 def _where(mask: np.ndarray) -> list:
-    """The positions of the true entries, as plain numbers where there is one axis."""
+    """The indices of the true entries; plain numbers if there is one axis."""
     places = np.argwhere(mask)
     return places[:, 0].tolist() if mask.ndim == 1 else [tuple(p) for p in places.tolist()]

@@ -1,6 +1,6 @@
-"""Rotate and scale vectors to mean 0 and the identity as covariance."""
+"""Rotate and scale vectors to mean 0 and identity covariance."""
 
-from typing import Any, final
+from typing import final
 
 import equinox as eqx
 import jax
@@ -8,22 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.transforms.samples import check_sample, host_samples
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.samples import check_rows, check_sample, host_samples
 from jaxflow.transforms.standardise import Standardise
 
-# The least share of the largest variance that a direction may have.
+# Smallest eigenvalue of the correlation matrix, relative to the dimension.
 SINGULAR = 1e-10
 
 
 @final
 class Whiten(eqx.Module):
-    r"""`u = W (x - mean)` with `W` lower triangular and `W cov W^T = I`, for vectors.
+    r"""`u = W (x - mean)` for vectors, with `W` lower triangular and `W cov W^T = I`.
 
-    `log|det du/dx| = sum(log diag W)`, a constant. Columns that depend on each other linearly
-    have no density; nearly so, their rounding is blown up.
+    `log|det du/dx| = sum(log diag W)`, a constant.
+
+    ```python
+    import jax, jax.numpy as jnp
+    from jaxflow.transforms import Whiten
+
+    x = jax.random.normal(jax.random.key(0), (100, 2)) @ jnp.asarray([[1.0, 2.0], [0.0, 1.0]])
+    transform = Whiten.fit(x)
+    u, log_det = jax.vmap(transform.forward)(x)
+    ```
 
     Attributes:
-        mean: the data's mean, (dim,).
+        mean: mean of the data, (dim,).
         factor: `W^-1`, the Cholesky factor of the data's covariance, (dim, dim).
         event_shape: `(dim,)`.
     """
@@ -33,6 +42,15 @@ class Whiten(eqx.Module):
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, mean: Float[Array, " dim"], factor: Float[Array, "dim dim"]) -> None:
+        """Make the transform from its parameters; `fit` estimates them from data.
+
+        Args:
+            mean: (dim,).
+            factor: a Cholesky factor of the covariance, (dim, dim).
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
         if factor.shape != (*mean.shape, *mean.shape) or mean.ndim != 1:
             raise ValueError(
                 f"mean has shape {mean.shape} and factor has shape {factor.shape}; give (dim,) "
@@ -41,39 +59,49 @@ class Whiten(eqx.Module):
         self.mean, self.factor, self.event_shape = mean, factor, mean.shape
 
     @classmethod
-    def fit(cls, x: Any) -> "Whiten":
-        """Take mean and covariance (divisor n) of the samples `x` (n, dim), in float64.
+    def fit(cls, x: ArrayInput) -> "Whiten":
+        """Estimate mean and covariance (divisor n).
+
+        Args:
+            x: samples, (n, dim).
+
+        Returns:
+            The transform; computed in float64, stored in the dtype of `x`.
 
         Raises:
-            ValueError: samples that are no vectors, a constant column, or columns that depend
-                on each other linearly.
+            ValueError: the samples are not vectors, a column is constant, or columns are
+                linearly dependent.
         """
         values, dtype = host_samples(x)
         if values.ndim != 2:
-            raise ValueError(f"x has shape {values.shape}; vectors (n, dim) can be whitened")
-        Standardise.fit(x)
+            raise ValueError(f"x has shape {values.shape}; only vectors (n, dim) can be whitened")
+        Standardise.fit(x)  # raises for constant columns
         spread = values.std(axis=0)
         correlation = np.cov(values / spread, rowvar=False, ddof=0).reshape(2 * [len(spread)])
         least = np.linalg.eigvalsh(correlation)[0]
         if least < SINGULAR * len(spread):
             raise ValueError(
-                f"the columns of x depend on each other linearly (least eigenvalue of their "
-                f"correlations {least:.1e}), so that they have no density; drop one of them"
+                "the columns of x are linearly dependent (smallest eigenvalue of the correlation "
+                f"matrix {least:.1e}), so they have no density; drop one of them"
             )
         factor = spread[:, None] * np.linalg.cholesky(correlation)
         return cls(
             jnp.asarray(values.mean(axis=0).astype(dtype)), jnp.asarray(factor.astype(dtype))
         )
 
-    def forward(self, x: Float[Array, " dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
+    def check(self, x: ArrayInput) -> None:
+        """Raise ValueError unless `x`, (rows, dim), is finite and of this event shape."""
+        check_rows(x, self.event_shape)
+
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         check_sample("x", x, self.event_shape)
         mean, factor = jax.lax.stop_gradient((self.mean, self.factor))
         u = jax.scipy.linalg.solve_triangular(factor, x - mean, lower=True)
         return u, -jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-    def inverse(self, u: Float[Array, " dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
-        """Map one sample to data space: `(x, log|det dx/du|)`."""
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         check_sample("u", u, self.event_shape)
         mean, factor = jax.lax.stop_gradient((self.mean, self.factor))
         x = jnp.dot(factor, u, precision="highest") + mean

@@ -1,0 +1,96 @@
+"""Kinds of columns: what is detected, and the transform that is proposed."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.transforms import kinds, propose
+from jaxflow.transforms.kinds import ContinuousColumn, GridColumn, LimitedColumn, kind_of
+
+RNG = np.random.default_rng(4)
+N = 4000
+
+
+class Case(NamedTuple):
+    """A column, its kind, and words of the reason that is given."""
+
+    column: np.ndarray
+    kind: type
+    words: str = ""
+
+
+COLUMNS = {
+    "normal": Case(RNG.normal(size=N), ContinuousColumn),
+    "large": Case(1e6 * RNG.normal(size=N), ContinuousColumn),
+    "with an atom": Case(
+        np.where(RNG.uniform(size=N) < 0.1, 0.0, RNG.normal(size=N)),
+        ContinuousColumn,
+        "are exactly 0: an atom",
+    ),
+    "counts": Case(RNG.poisson(4.0, N), GridColumn, "steps of 1: dequantised, log_prob is log P"),
+    "decimals": Case(np.round(RNG.normal(size=N), 1), GridColumn, "steps of 0.1:"),
+    "steps of five": Case(5 * RNG.poisson(4.0, N) + 3, GridColumn, "steps of 5:"),
+    "classes": Case(RNG.integers(0, 2, N), GridColumn, "; two values, 0 and 1"),
+    "share": Case(RNG.uniform(size=N), LimitedColumn, "within (0, 1): logit"),
+    "income": Case(np.exp(2 * RNG.normal(size=N)), LimitedColumn, "positive and skewed: log"),
+}
+
+
+def check_kind(case, name="column"):
+    """Hold a kind to its column: it is detected, explained, and its transform takes the data."""
+    kind = kind_of(case.column)
+    assert type(kind) is case.kind, name
+    # Values rounded to float32 are of the same kind.
+    assert type(kind_of(case.column.astype(np.float32))) is case.kind, name
+    table = np.stack([RNG.normal(size=N), case.column], axis=1)
+    proposal = propose(table, ["other", name])
+    assert [type(kind) for kind in proposal.kinds] == [ContinuousColumn, case.kind]
+    assert case.words in str(proposal)
+    assert str(proposal).startswith(f"{name}: ") == bool(case.words)
+    assert len(proposal.parts) == (case.kind is not ContinuousColumn)
+    for part in proposal.parts:
+        part.check(table)
+        u, log_det = jax.vmap(part.forward)(jnp.asarray(table))
+        np.testing.assert_array_equal(u[:, 0], table[:, 0])
+        assert np.isfinite(u).all()
+        assert np.isfinite(log_det).all()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_each_kind_of_column_is_detected(name):
+    check_kind(COLUMNS[name], name)
+
+
+def test_parts_are_applied_in_the_order_of_the_kinds():
+    table = np.stack([case.column for case in COLUMNS.values()], axis=1)
+    proposal = propose(table)
+    assert [type(part).__name__ for part in proposal.parts] == ["Dequantise", "Bounded"]
+    assert [type(kind) for kind in proposal.kinds] == [case.kind for case in COLUMNS.values()]
+    np.testing.assert_allclose(proposal.parts[0].step, [0, 0, 0, 1, 0.1, 5, 1, 0, 0])
+    np.testing.assert_array_equal(proposal.parts[1].upper[-3:], [np.inf, 1.0, np.inf])
+    np.testing.assert_array_equal(proposal.parts[1].lower[-3:], [-np.inf, 0.0, 0.0])
+    for part in proposal.parts:
+        part.check(table)
+
+
+def test_the_last_kind_takes_every_column():
+    assert kinds.KINDS[-1] is ContinuousColumn
+    assert propose(RNG.normal(size=(500, 2))).parts == ()
+    assert str(propose(RNG.normal(size=(500, 2)))) == ""
+
+
+def test_one_hot_columns_and_repeated_rows_are_reported():
+    classes = np.eye(3)[RNG.integers(0, 3, 300)]
+    table = np.concatenate([classes, RNG.normal(size=(300, 1))], axis=1)
+    table[1] = table[0]
+    notes = propose(table).notes
+    assert any("1 of 300 rows repeat another one" in note for note in notes)
+    assert any("columns 0, 1, 2 are one-hot" in note for note in notes)
+
+
+def test_rows_that_are_not_vectors_are_refused():
+    with pytest.raises(ValueError, match=r"give rows \(n, dim\)"):
+        propose(np.zeros(5))
