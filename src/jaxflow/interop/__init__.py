@@ -1,1 +1,1 @@
-"""Flows inside other libraries: `jaxflow.interop.numpyro`. Nothing is imported from here."""
+"""Flows inside other libraries; import `jaxflow.interop.numpyro` by its own name."""

@@ -1,20 +1,10 @@
-"""Flows in NumPyro: as prior, as likelihood, and as what a model's posterior is fitted by.
+"""Flows in NumPyro: as a prior, as a likelihood, and as the posterior of a model."""
 
-```python
-def model(x):
-    theta = numpyro.sample("theta", FlowDistribution(prior))
-    numpyro.sample("x", FlowDistribution(flow, cond=theta), obs=x)
-```
-"""
+from jaxflow.runtime.extras import import_extra
 
-try:
-    import numpyro as _numpyro  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ImportError(
-        "jaxflow.interop.numpyro needs NumPyro: pip install 'jaxflow-cnf[numpyro]'"
-    ) from error
+import_extra("numpyro", "numpyro", "jaxflow.interop.numpyro needs NumPyro")
 
-from jaxflow.interop.numpyro.distribution import FlowDistribution
-from jaxflow.interop.numpyro.target import Target, target_of
+from jaxflow.interop.numpyro.distribution import FlowDistribution  # noqa: E402
+from jaxflow.interop.numpyro.target import Target, target_of  # noqa: E402
 
 __all__ = ["FlowDistribution", "Target", "target_of"]

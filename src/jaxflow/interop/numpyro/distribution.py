@@ -23,43 +23,63 @@ from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Estimator
 from jaxflow.transforms import Chain, Dequantise, Gaussianise, Standardise, Whiten
 
-# Up to this part of the lanes, rows are solved on their own: a sampler asks for one at a time,
-# and idle lanes cost as much as busy ones.
-FEW = 1 / 4
-# Transforms whose inverse reaches every point.
-WHOLE_LINE = (Standardise, Whiten, Gaussianise)
+# Below this share of the lanes, each row is solved by itself: samplers evaluate one row at a time,
+# and an idle lane costs as much as a busy one.
+FEW_LANES = 1 / 4
+# Transforms whose inverse reaches every point of the space.
+UNBOUNDED = (Standardise, Whiten, Gaussianise)
 
 
 class FlowDistribution(Distribution):
     """A fitted flow as a NumPyro distribution.
 
+    Log-densities are in nats and in the units of the data, by the evaluation settings `ode_eval`.
+    Samples are reparametrised: gradients reach `cond` and the flow's weights. If the flow's
+    transform has limits (`Bounded`), so has the support: the log-density is -inf beyond them, and
+    samplers move on the unconstrained space.
+
+    A failed solve does not raise, whatever `ode_eval.throw` says, since samplers run in compiled
+    loops. Its log-density, gradient or sample is NaN: HMC and NUTS reject it and count a
+    divergence; in SVI the loss becomes NaN.
+
     ```python
-    theta = numpyro.sample("theta", FlowDistribution(prior))             # prior
-    numpyro.sample("x", FlowDistribution(flow, cond=theta), obs=x)       # likelihood
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    from jaxflow import CNF, StandardNormal
+    from jaxflow.dynamics import MLP
+    from jaxflow.interop.numpyro import FlowDistribution
+
+    key = jax.random.key(0)
+    prior = CNF(MLP(1, width=8, key=key), StandardNormal(1))
+    simulator = CNF(MLP(2, width=8, cond_dim=1, key=key), StandardNormal(2))
+
+
+    def model(x):
+        theta = numpyro.sample("theta", FlowDistribution(prior))
+        numpyro.sample("x", FlowDistribution(simulator, cond=theta), obs=x)
+
+
+    log_p, trace = numpyro.infer.util.log_density(
+        model, (jnp.zeros(2),), {}, {"theta": jnp.zeros(1)}
+    )
     ```
-    Log-densities are the flow's own, in nats and data units, by its evaluation settings
-    `ode_eval`. Samples are reparametrised: gradients pass through them to `cond` and to the
-    flow's weights. Where the flow's transform has limits (`Bounded`), the support has them
-    too: beyond them the log-density is -inf, and samplers move on the whole line.
-
-    A solve that fails does not raise, whatever `ode_eval.throw` says: a sampler runs inside
-    compiled loops. Log-density and gradient are NaN there, which HMC and NUTS reject and count
-    as a divergence; in SVI the loss becomes NaN. A sample whose solve failed is NaN.
-
-    Attributes:
-        cond: conditions, (*batch, c), or None.
-        arrays: the flow's arrays; the rest of the flow is static.
-        static: the flow without its arrays.
 
     Args:
         flow: a `CNF`, a `CouplingFlow`, or any `Flow`.
-        cond: conditions of the distribution, (*batch, c): `batch` is its batch shape.
+        cond: conditions, (*batch, c), which make a distribution of batch shape `batch`; None for
+            a flow without.
         validate_args: as for any NumPyro distribution.
 
+    Attributes:
+        cond: conditions, (*batch, c), or None.
+        arrays: arrays of the flow.
+        static: the flow without its arrays.
+
     Raises:
-        TypeError: no flow.
-        ValueError: a condition without an axis; a flow whose trace is estimated, or whose
-            values lie on a grid.
+        TypeError: `flow` is not a flow, or is a `FlowMap`.
+        ValueError: a condition without an axis, a flow with a stochastic trace, or a flow of
+            values on a grid.
     """
 
     pytree_data_fields = ("arrays", "cond")
@@ -79,38 +99,46 @@ class FlowDistribution(Distribution):
 
     @property
     def flow(self) -> Any:
-        """The flow, with failures that do not raise."""
+        """The flow, whose failed solves do not raise."""
         return eqx.combine(self.arrays, self.static)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The shape of the conditions but for their last axis.
+        """Shape of the conditions without their last axis.
 
-        In front of it are the axes along which vmap or scan have stacked distributions.
+        Axes along which vmap or scan stacked distributions come first.
         """
         return self._stack if self.cond is None else self.cond.shape[:-1]
 
     @property
     def support(self) -> constraints.Constraint:
-        """The whole space, or what the flow's transform leaves of it.
+        """The set of points with a positive density.
 
         Raises:
-            ValueError: distributions with limits that vmap or scan have stacked.
+            ValueError: distributions with limits were stacked by vmap or scan.
         """
         parts = _parts(self.flow.transform)
-        while parts and isinstance(parts[-1], WHOLE_LINE):
+        while parts and isinstance(parts[-1], UNBOUNDED):
             parts.pop()
         if not parts:
             return constraints.independent(constraints.real, len(self.event_shape))
         if self._stack:
             raise ValueError(
                 f"distributions stacked along axes of sizes {self._stack} have limits each, and "
-                "no common support: write FlowDistribution(flow, cond) outside vmap or scan"
+                "no common support: call FlowDistribution(flow, cond) outside vmap or scan"
             )
         return DataSpace(Chain(tuple(parts)))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Draw samples, (*sample_shape, *batch_shape, *event_shape); NaN where a solve failed."""
+        """Draw samples.
+
+        Args:
+            key: random key.
+            sample_shape: leading axes of the result.
+
+        Returns:
+            (*sample_shape, *batch_shape, *event_shape); NaN where a solve failed.
+        """
         if self._stack:
             keys = jax.random.split(key, self._stack[0])
             draw = jax.vmap(
@@ -119,26 +147,26 @@ class FlowDistribution(Distribution):
             return draw(self, keys)
         batch = (*sample_shape, *self.batch_shape)
         flow, cond = promote_dtypes(self.flow, self._cond(batch))
-        if not _few(math.prod(batch), self.event_shape):
+        if not _is_few(math.prod(batch), self.event_shape):
             return flow.sample(key, batch, cond)
-        # The same points of the base as `flow.sample`.
+        # The same samples of the base as in `flow.sample`.
         keys = jax.random.split(jax.random.split(key)[0], math.prod(batch))
-        drawn = _sample_alone(flow, keys, as_cond_rows(cond, batch))
+        drawn = _sample_singly(flow, keys, as_cond_rows(cond, batch))
         return drawn.reshape(*batch, *self.event_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """Log-density in nats.
 
         Args:
-            value: (*sample_shape, *batch_shape, *event_shape), or what broadcasts to it.
-            intermediates: not used.
+            value: samples, (*sample_shape, *batch_shape, *event_shape) up to broadcasting.
+            intermediates: ignored.
 
         Returns:
             (*sample_shape, *batch_shape): -inf outside the support, NaN where the solve failed
             or a value is NaN.
 
         Raises:
-            ValueError: a shape that does not fit, or a condition that the flow lacks.
+            ValueError: a shape that does not fit, or a flow that needs other conditions.
         """
         event = self.event_shape
         rows, batch = as_rows(value, event, "value")
@@ -150,10 +178,10 @@ class FlowDistribution(Distribution):
             return score(self, x)
         flow, x, cond = promote_dtypes(self.flow, x.reshape(-1, *event), self._cond(batch))
         inside = jnp.asarray(self.support(x))
-        # Rows outside are solved at a point inside, so that no NaN comes back by their gradient.
+        # Rows outside are solved at a point inside: their own gradient would be NaN.
         x_inside = jnp.where(_rowwise(inside, x), x, self.support.feasible_like(x))
-        if _few(len(x), event):
-            log_p = _log_prob_alone(flow, x_inside, as_cond_rows(cond, batch))
+        if _is_few(len(x), event):
+            log_p = _log_prob_singly(flow, x_inside, as_cond_rows(cond, batch))
         else:
             log_p = flow.log_prob(x_inside.reshape(*batch, *event), cond).reshape(-1)
         is_nan = jnp.any(jnp.isnan(x.reshape(len(x), -1)), axis=1)
@@ -165,7 +193,7 @@ class FlowDistribution(Distribution):
 
     @property
     def _stack(self) -> tuple[int, ...]:
-        """Sizes of the axes along which vmap or scan have stacked such distributions."""
+        """Sizes of the axes along which vmap or scan stacked distributions."""
         first = self._first_array()
         return first.shape[: first.ndim - self._ndim]
 
@@ -182,17 +210,17 @@ def _check(flow: Any) -> None:
             "FlowDistribution(flow.exact)"
         )
     if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} is no flow of jaxflow: give a CNF or a CouplingFlow")
+        raise TypeError(f"flow={flow!r} is not a flow: give a CNF or a CouplingFlow")
     trace = getattr(flow, "trace", None)
     if isinstance(trace, Estimator):
         raise ValueError(
-            f"trace={trace} draws the log-density, and a sampler needs the same one at every "
-            "call: write FlowDistribution(dataclasses.replace(flow, trace='exact'))"
+            f"trace={trace} makes the log-density random, and samplers need a function: write "
+            "FlowDistribution(dataclasses.replace(flow, trace='exact'))"
         )
     if any(isinstance(part, Dequantise) for part in _parts(flow.transform)):
         raise ValueError(
-            "flow has a Dequantise, so its values lie on a grid and have probabilities, no "
-            "density: for the density of the spread values write FlowDistribution("
+            "flow has a Dequantise: its values lie on a grid and have probabilities, not a "
+            "density. For the density of the dequantised values write FlowDistribution("
             "dataclasses.replace(flow, transform=transforms.without_noise(flow.transform)))"
         )
 
@@ -202,7 +230,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _parts(transform: Any) -> list[Any]:
-    """The transforms one after another, data first."""
+    """The transforms in order, from data to base."""
     if isinstance(transform, Chain):
         return [part for inner in transform.parts for part in _parts(inner)]
     return [] if transform is None else [transform]
@@ -212,12 +240,12 @@ def _rowwise(flags: Array, x: Array) -> Array:
     return flags.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _few(rows: int, event_shape: tuple[int, ...]) -> bool:
-    return 0 < rows <= FEW * lanes_for(math.prod(event_shape))
+def _is_few(rows: int, event_shape: tuple[int, ...]) -> bool:
+    return 0 < rows <= FEW_LANES * lanes_for(math.prod(event_shape))
 
 
-def _alone(flow: Any) -> Any:
-    """The flow whose training settings are those of its evaluation."""
+def _train_as_eval(flow: Any) -> Any:
+    """The flow with its evaluation settings as training settings: these solve row by row."""
     if not isinstance(flow, CNF):
         return flow
     return replace(flow, ode=flow.ode_eval, trace=flow.trace_for(training=False))
@@ -225,29 +253,29 @@ def _alone(flow: Any) -> Any:
 
 @eqx.filter_jit
 @full_precision
-def _log_prob_alone(
+def _log_prob_singly(
     flow: Any, x: Float[Array, "rows *event"], cond: Array | None
 ) -> Float[Array, " rows"]:
-    """Log-density of each row by a solve of its own, as many at once as there are rows."""
-    flow = _alone(flow)
+    """Log-density of each row by a separate solve, all rows at once."""
+    flow = _train_as_eval(flow)
     return _row_by_row(lambda x, cond: flow.log_prob_rows(x, cond, training=True)[0], x, cond)
 
 
 @eqx.filter_jit
 @full_precision
-def _sample_alone(flow: Any, keys: Array, cond: Array | None) -> Float[Array, "rows *event"]:
-    """A sample for each key by a solve of its own."""
-    flow = _alone(flow)
+def _sample_singly(flow: Any, keys: Array, cond: Array | None) -> Float[Array, "rows *event"]:
+    """One sample per key by a separate solve."""
+    flow = _train_as_eval(flow)
 
     def draw(keys: Array, cond: Array | None) -> Array:
-        # With its log-density a row is one solve, without it a solve in all lanes.
+        # With log-densities each row is one solve; without them it would fill all lanes.
         return flow.draw_rows(keys, cond, with_log_prob=True, training=True)[0][0]
 
     return _row_by_row(draw, keys, cond)
 
 
 def _row_by_row(f: Callable[..., Array], *rows: Any) -> Array:
-    """`f` of batches of one row each; a single row needs no vmap, which would copy buffers."""
+    """`f` on batches of one row each, without vmap (which copies buffers) for a single row."""
     if len(rows[0]) == 1:
         return f(*rows)
     return jax.vmap(lambda *row: f(*jax.tree.map(lambda leaf: leaf[None], row))[0])(*rows)

@@ -1,4 +1,4 @@
-"""The part of space that a flow's transform leaves, and the way onto it."""
+"""Support of a flow whose transform has limits, and the bijection onto it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,20 +13,14 @@ from numpyro.distributions.transforms import Transform, biject_to
 from jaxflow.runtime.arguments import as_rows, promote_dtypes
 
 
-def _each(
-    f: Callable[[Array], tuple[Array, Array]], x: Any, event_shape: tuple[int, ...]
-) -> tuple[Array, Array]:
-    """`f` of every event, its values and log-determinants."""
-    rows, batch = as_rows(x, event_shape, "value")
-    y, log_det = jax.vmap(f)(rows)
-    return y.reshape(*batch, *event_shape), log_det.reshape(batch)
-
-
 class DataSpace(constraints.Constraint):
-    """The points that a transform takes to finite ones."""
+    """The points that a transform maps to finite ones."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
+
+    def __repr__(self) -> str:
+        return f"DataSpace({self.transform!r})"
 
     @property
     def event_dim(self) -> int:
@@ -35,11 +29,11 @@ class DataSpace(constraints.Constraint):
     def __call__(self, x: Any) -> Array:
         shape = self.transform.event_shape
         transform, x = promote_dtypes(self.transform, jnp.asarray(x, float))
-        u, _ = _each(transform.forward, x, shape)
+        u, _ = _map_events(transform.forward, x, shape)
         return jnp.all(jnp.isfinite(u), axis=tuple(range(-len(shape), 0)))
 
     def feasible_like(self, prototype: Any) -> Array:
-        return _each(
+        return _map_events(
             self.transform.inverse, jnp.zeros_like(prototype), self.transform.event_shape
         )[0]
 
@@ -51,7 +45,7 @@ class DataSpace(constraints.Constraint):
 
 
 class ToDataSpace(Transform):
-    """The inverse of a flow's transform, from the whole space onto its support."""
+    """The inverse of a flow's transform, from the unconstrained space onto the support."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
@@ -65,13 +59,13 @@ class ToDataSpace(Transform):
         return DataSpace(self.transform)
 
     def __call__(self, x: Any) -> Array:
-        return _each(self.transform.inverse, x, self.transform.event_shape)[0]
+        return _map_events(self.transform.inverse, x, self.transform.event_shape)[0]
 
     def _inverse(self, y: Any) -> Array:
-        return _each(self.transform.forward, y, self.transform.event_shape)[0]
+        return _map_events(self.transform.forward, y, self.transform.event_shape)[0]
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        return _each(self.transform.inverse, x, self.transform.event_shape)[1]
+        return _map_events(self.transform.inverse, x, self.transform.event_shape)[1]
 
     def eq(self, other: object, static: bool = False) -> Any:
         return isinstance(other, ToDataSpace) and eqx.tree_equal(self.transform, other.transform)
@@ -83,3 +77,12 @@ class ToDataSpace(Transform):
 @biject_to.register(DataSpace)
 def _onto_data_space(constraint: DataSpace) -> ToDataSpace:
     return ToDataSpace(constraint.transform)
+
+
+def _map_events(
+    f: Callable[[Array], tuple[Array, Array]], x: Any, event_shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Values and log-determinants of `f` at every event."""
+    rows, batch = as_rows(x, event_shape, "value")
+    y, log_det = jax.vmap(f)(rows)
+    return y.reshape(*batch, *event_shape), log_det.reshape(batch)

@@ -1,4 +1,4 @@
-"""A NumPyro model's posterior as a target for a flow."""
+"""The posterior of a NumPyro model as a target of `ReverseKL`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ from jaxflow.runtime.arguments import as_rows
 
 
 class Target(NamedTuple):
-    """A model's unnormalised posterior, as a density of one unconstrained vector.
+    """Unnormalised posterior of a model, as a density of one unconstrained vector.
 
     Attributes:
-        log_prob: `x -> log p(x, data)` of one vector (dim,), nats: the log-joint of the model at
-            the constrained values, and the log-determinant of the way there. The integral of
-            its exponential is the model's evidence.
-        unflatten: `(*batch, dim) -> {name: (*batch, *site)}`, the constrained value of each
-            latent site, and of each deterministic one.
-        dim: entries of the vector.
+        log_prob: `x -> log p(x, data)` of one vector (dim,), in nats: the model's log-joint at the
+            constrained values plus the log-determinant of the map to them. Its exponential
+            integrates to the evidence.
+        unflatten: `(*batch, dim) -> {name: (*batch, *site)}`, constrained values of all latent and
+            deterministic sites.
+        dim: length of the vector.
     """
 
     log_prob: Callable[[Any], Any]
@@ -28,25 +28,37 @@ class Target(NamedTuple):
 
 
 def target_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target:
-    """A NumPyro model, given its data, as a target for a flow.
+    """Turn a NumPyro model and its data into a target of `ReverseKL` and `importance_sample`.
 
     ```python
-    target = target_of(model, data)
-    flow = CNF(MLP(target.dim, key=key), StandardNormal((target.dim,)))
-    objective = ReverseKL(target=target.log_prob)
-    flow, _ = jaxflow.fit(flow, None, key=key, objective=objective)
-    drawn = jaxflow.importance_sample(flow, target.log_prob, 10_000, key=key)
-    target.unflatten(drawn.x)                  # with drawn.log_weights, drawn.log_z
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+    from jaxflow.interop.numpyro import target_of
+    from jaxflow.objectives import ReverseKL
+
+
+    def model(y):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+    target = target_of(model, jnp.array([0.3, 1.1]))
+    objective = ReverseKL(target=target.log_prob)  # for jaxflow.fit(flow, None, ...)
+    sites = target.unflatten(jnp.zeros((5, target.dim)))
     ```
 
     Args:
         model: a NumPyro model with continuous latent sites.
-        *args: its arguments, data among them.
+        *args: its arguments, data included.
         **kwargs: its keyword arguments.
 
+    Returns:
+        The target, in unconstrained coordinates.
+
     Raises:
-        ValueError: a model without latent sites.
-        RuntimeError: of NumPyro, where the log-density is finite at no initial point.
+        ValueError: the model has no latent site.
+        RuntimeError: NumPyro found no initial point with a finite log-density.
     """
     info = initialize_model(
         jax.random.key(0), model, model_args=args, model_kwargs=kwargs, validate_grad=False
@@ -55,7 +67,7 @@ def target_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target:
     if not flat.size:
         raise ValueError(f"model={model!r} has no continuous latent site to infer")
 
-    # Compiled, since tracing a model costs more than evaluating it.
+    # Compiled: tracing a model costs more than evaluating it.
     @jax.jit
     def log_prob(x: Any) -> Any:
         return -info.potential_fn(unravel(x))
