@@ -109,7 +109,7 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
     rng = np.random.default_rng(5)
     for test in (mmd, c2st):
         assert test(np.zeros((5, 2)), np.ones((5, 2)), rng) == (
-            "5 pairs of row and sample are too few to tell"
+            "5 pairs of row and sample are too few to test; 20 are needed"
         )
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     found = c2st(*draw(rng, 50), rng)

@@ -1,4 +1,4 @@
-"""What can be asked of a field or a flow: is it what it says it is?"""
+"""Checks of fields and flows: traces, gradients, and the trustworthiness of log-densities."""
 
 from jaxflow.diagnostics.check_trace import check_trace
 from jaxflow.diagnostics.diagnose import diagnose

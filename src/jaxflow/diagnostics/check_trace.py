@@ -1,51 +1,57 @@
-"""Whether a field's own trace is the trace of its Jacobian."""
-
-from typing import Any
+"""Check a field's closed-form trace against its dense Jacobian."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxflow.dynamics.protocol import evaluate
+from jaxflow.dynamics.protocol import Field, evaluate
 from jaxflow.trace import exact_trace, has_closed_form, prepare
 
 TIMES = (0.0, 0.37, 1.0)
 
 
 def check_trace(
-    field: Any,
-    x: Any,
-    cond: Any = None,
+    field: Field,
+    x: ArrayLike,
+    cond: ArrayLike | None = None,
     *,
     times: tuple[float, ...] = TIMES,
     tolerance: float | None = None,
 ) -> float:
-    """Compare a field's `with_trace` with its dense Jacobian; for the tests of your own fields.
+    """Check a field's `with_trace` against its dense Jacobian. Use it in tests of your fields.
+
+    At each time and row, `with_trace` of the field and of its `prepare()` must return the field's
+    value and `tr(df/dx)`. The check is sharper in float64,
+    `jax.config.update("jax_enable_x64", True)`.
 
     ```python
-    check_trace(MyField(...), jax.random.normal(key, (20, 5)))
+    import jax
+    from jaxflow.diagnostics import check_trace
+    from jaxflow.dynamics import MLP
+    x = jax.random.normal(jax.random.key(1), (20, 5))
+    print(check_trace(MLP(5, key=jax.random.key(0)), x))
     ```
-    At each time and row, `with_trace` of the field and of its `prepare()` must give the field's
-    value and `tr(df/dx)`. Float64 shows more: `jax.config.update("jax_enable_x64", True)`.
 
     Args:
         field: a field with `with_trace(t, x, cond=None) -> (f, trace)`.
         x: rows, (rows, *event), in the precision of the check.
         cond: conditions of the rows, (rows, *condition).
-        times: where to compare.
-        tolerance: allowed difference, relative to the largest of 1, `|f|` and
-            `sum_i |df_i/dx_i|`; by default 1e-10 in float64, 1e-4 in float32.
+        times: times of the comparison.
+        tolerance: largest allowed difference, relative to `max(1, |f|, sum_i |df_i/dx_i|)`.
+            Default: 1e-10 in float64, 1e-4 in float32.
 
     Returns:
         The largest relative difference.
 
     Raises:
-        ValueError: the field has no `with_trace`, or it disagrees; names the worst row.
+        ValueError: the field has no `with_trace`, or it is wrong; the text names the worst row.
     """
+    name = type(field).__name__
     if not has_closed_form(field):
         raise ValueError(
-            f"field={type(field).__name__} has no with_trace to check: give it a method "
+            f"field={name} has no with_trace to check: give it a method "
             "with_trace(t, x, cond=None) -> (f, trace)"
         )
     x = jnp.asarray(x)
@@ -54,33 +60,34 @@ def check_trace(
     if tolerance is None:
         tolerance = 1e-10 if x.dtype == jnp.float64 else 1e-4
 
-    faces = {"with_trace": field}
+    fields = {"with_trace": field}
     if (prepared := prepare(field)) is not field:
-        faces["prepare().with_trace"] = prepared
-    names = [f"the {part} of {face}" for face in faces for part in ("value", "trace")]
+        fields["prepare().with_trace"] = prepared
+    quantities = [f"{part} of {method}" for method in fields for part in ("value", "trace")]
 
     def compare(t: Array, x: Array, cond: Array | None) -> list[Array]:
         f = evaluate(field, t, x, cond)
         jacobian = jax.jacfwd(lambda x: evaluate(field, t, x, cond))(x)
         diagonal = jnp.diagonal(jacobian.reshape(x.size, x.size))
-        trace = jnp.sum(diagonal)
-        scale = jnp.maximum(1.0, jnp.maximum(jnp.max(jnp.abs(f)), jnp.sum(jnp.abs(diagonal))))
+        trace, size = jnp.sum(diagonal), jnp.sum(jnp.abs(diagonal))
+        scale = jnp.maximum(1.0, jnp.maximum(jnp.max(jnp.abs(f)), size))
         errors = []
-        for each in faces.values():
+        for each in fields.values():
             value, own = exact_trace(each, t, x, cond)
             errors += [jnp.max(jnp.abs(value - f)), jnp.abs(own - trace.astype(own.dtype))]
         return [error / scale.astype(error.dtype) for error in errors]
 
-    rows = jax.jit(jax.vmap(compare, in_axes=(None, 0, 0)))
+    compare_rows = jax.jit(jax.vmap(compare, in_axes=(None, 0, 0)))
     worst = 0.0
     for t in times:
-        for what, error in zip(names, rows(jnp.asarray(t, x.dtype), x, cond), strict=True):
+        errors = compare_rows(jnp.asarray(t, x.dtype), x, cond)
+        for quantity, error in zip(quantities, errors, strict=True):
             error = np.asarray(error, np.float64)
             row = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
             if not error[row] <= tolerance:
                 raise ValueError(
-                    f"{what} of {type(field).__name__} disagrees with the field: worst in row "
-                    f"{row} at t={t:g}, by {error[row]:.3g} (relative, allowed {tolerance:g}); "
+                    f"the {quantity} of {name} disagrees with the field: worst in row {row} at "
+                    f"t={t:g}, by {error[row]:.3g} (relative, allowed {tolerance:g}); "
                     f"x[{row}]={np.asarray(x[row]).tolist()}"
                 )
             worst = max(worst, float(error[row]))

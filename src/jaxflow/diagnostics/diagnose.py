@@ -1,22 +1,22 @@
-"""An honest examination of a trained flow on rows of data."""
+"""`diagnose`: examine a trained flow on rows of data."""
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diagnostics.diagnosis import Diagnosis
-from jaxflow.diagnostics.findings import generator, on_host
+from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten, numpy_rng
 from jaxflow.diagnostics.mass import measure_mass
-from jaxflow.diagnostics.normality import Normality, examine_normality
-from jaxflow.diagnostics.round_trip import examine_round_trip
-from jaxflow.diagnostics.slope import examine_slope
-from jaxflow.diagnostics.solves import Solves, check_atol, examine_solves, without_raising
-from jaxflow.diagnostics.truth import compare_with_truth
+from jaxflow.diagnostics.normality import measure_normality, normal_scores
+from jaxflow.diagnostics.round_trip import measure_round_trip
+from jaxflow.diagnostics.slope import measure_slope
+from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
+from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
@@ -24,16 +24,11 @@ from jaxflow.flows.flow import check_arguments, with_transform
 from jaxflow.runtime.checks import check_count
 from jaxflow.transforms import without_noise
 
-# Where fewer rows succeed, a test of those that did says nothing of all.
-SURVIVORS = 0.99
-
-T = TypeVar("T")
-
 
 def diagnose(
     flow: Any,
-    data: Any,
-    cond: Any = None,
+    data: ArrayLike,
+    cond: ArrayLike | None = None,
     *,
     key: PRNGKeyArray,
     num_rows: int = 1000,
@@ -42,123 +37,128 @@ def diagnose(
     level: float = 1e-3,
     row_numbers: Any = None,
 ) -> Diagnosis:
-    """Examine a flow on rows of data: how far can its log-densities and samples be trusted?
+    """Examine a flow on rows of data: can its log-densities and samples be trusted?
+
+    It measures the solves of the rows (failures, evaluations, estimated errors), the true error
+    of some log-densities in float64, the integral of the density, the round trip to the base and
+    back, the field's Lipschitz constant along trajectories, encoded data against the base, and
+    samples against data by two tests (`jaxflow.diagnostics.two_sample`). Failed rows are counted
+    and named; they do not raise. A part that cannot be measured is reported as unknown.
+
+    Use rows that did not train the flow: training rows fit too well. A test that finds no
+    difference only says that this many rows do not reveal one. For a correct flow, each of the
+    five tests reports a difference with probability `level`.
 
     ```python
-    found = diagnose(flow, held_out, key=jax.random.key(0))
-    print(found)  # a table, then the verdict
+    import jax
+    from jaxflow import CouplingFlow
+    from jaxflow.diagnostics import diagnose
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (100, 2))
+    print(diagnose(CouplingFlow(2, key=key), x, key=key))  # a table, then the verdict
     ```
-    Measured are the solves of the rows (failures, evaluations, stated errors), the true error
-    of some log-densities by float64, the mass of the density, the way to the base and back, the
-    field's Lipschitz constant along trajectories, the encoded data against a standard normal
-    base, and samples against the data by two tests (`jaxflow.diagnostics.two_sample`). A failed
-    row is counted and named; it raises nothing. What cannot be measured is said to be
-    unknown, never right.
-
-    Rows should not have trained the flow: of those that did, tests say too much good. A test
-    that finds no difference says that there is none that so many rows could show. With correct
-    flows each of the five tests speaks up with probability `level`.
 
     Args:
         flow: a `CNF` or a `CouplingFlow`.
         data: rows in data units, (n, *event).
-        cond: conditions, (n, *condition), or one vector for all. The mass is then that of the
-            first row's condition; samples are drawn at the conditions of the rows.
-        key: for the choice of rows, samples, probes and tests.
-        num_rows: rows to examine at most, chosen at random.
-        num_samples: samples to draw, and rows to test them against, at most.
-        atol_nats: error of a log-density that counts as good, nats.
+        cond: conditions, (n, *condition), or one vector for all. The integral is then that of the
+            first row's condition. Samples are drawn at the conditions of the rows.
+        key: random key for the choice of rows, samples, probes and tests.
+        num_rows: most rows to examine, chosen at random.
+        num_samples: most samples to draw, and rows to compare them with.
+        atol_nats: target accuracy of a log-density, in nats.
         level: p-values below this count as a difference.
-        row_numbers: what the rows are called, n whole numbers; 0, 1, 2, ... by default.
+        row_numbers: names of the rows in the result, n integers. Default: 0, 1, 2, ...
 
     Returns:
-        The numbers, and a verdict in plain sentences.
+        The numbers and the verdict; `print` it.
 
     Raises:
         ValueError: no rows, NaN or infinite rows (named), wrong shapes, numbers out of range.
-        TypeError: a flow of another kind.
+        TypeError: another kind of flow.
     """
     if not isinstance(flow, CNF | CouplingFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; give a jaxflow.CNF or CouplingFlow")
     for name, number in (("num_rows", num_rows), ("num_samples", num_samples)):
         check_count(name, number)
     if not 0 < level < 1:
-        raise ValueError(f"level={level} must lie between 0 and 1, such as 0.001")
+        raise ValueError(f"level={level} must lie in (0, 1), such as 0.001")
     flow, rows, cond, _ = check_arguments(without_raising(flow), data, cond, "data")
     if not len(rows):
-        raise ValueError(f"data has shape {rows.shape}: no rows to examine")
-    names = np.arange(len(rows)) if row_numbers is None else np.asarray(row_numbers)
-    if names.shape != (len(rows),) or names.dtype.kind not in "iu":
+        raise ValueError(f"data has shape {rows.shape}; give at least one row")
+    numbers = np.arange(len(rows)) if row_numbers is None else np.asarray(row_numbers)
+    if numbers.shape != (len(rows),) or numbers.dtype.kind not in "iu":
         raise ValueError(
-            f"row_numbers has shape {names.shape} and dtype {names.dtype}; give {len(rows)} whole "
-            "numbers, one a row"
+            f"row_numbers has shape {numbers.shape} and dtype {numbers.dtype}; give {len(rows)} "
+            "integers, one per row"
         )
     check_atol(flow, rows, atol_nats)
     pick_key, solve_key, sample_key, mass_key, slope_key, test_key = jax.random.split(key, 6)
-    rng = generator(pick_key)
-    some = _some(len(rows), num_rows, rng)
-    num_data, rows, cond, numbers = len(rows), rows[some], _take(cond, some), names[some]
-    skipped: dict[str, str] = {}
+    rng = numpy_rng(pick_key)
+    some = _choose(len(rows), num_rows, rng)
+    num_data, rows, cond, numbers = len(rows), rows[some], _take(cond, some), numbers[some]
 
-    def kept(name: str, found: T | str | None) -> T | None:
-        if not isinstance(found, str):
-            return found
-        skipped[name] = found
-        return None
-
-    solves = examine_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
+    solves = measure_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
     z = flow.encode(rows, cond)
-    encoded = on_host(z).reshape(len(rows), -1)
-    pairs = _some(len(rows), num_samples, rng)
-    drawn, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)
+    scores = normal_scores(flow.base, z)
+    pairs = _choose(len(rows), num_samples, rng)
+    paired, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)
 
-    moving = isinstance(flow, CNF)
-    truth = slope = None
-    if moving:
-        stated = _stated(solves)
-        found = compare_with_truth(flow, rows, cond, solves.log_prob, stated, atol_nats=atol_nats)
-        truth = kept("true error", found)
-        slope = examine_slope(flow, rows, cond, numbers, key=slope_key)
-    where = samples if cond is not None else jnp.concatenate([rows, samples])
-    exact = replace(flow, trace="exact") if moving else flow
+    parts: dict[str, Any] = {}
+    exact = flow
+    if isinstance(flow, CNF):
+        # The error is known only if steps are its one source.
+        stated = None if solves.trace_se is not None or solves.one_probe else solves.ode_errors
+        parts["true error"] = measure_truth(
+            flow, rows, cond, solves.log_prob, stated, atol_nats=atol_nats
+        )
+        parts["slope"] = measure_slope(flow, rows, cond, numbers, key=slope_key)
+        exact = replace(flow, trace="exact")
+    # On grids of integers, integrate the dequantised density.
+    exact = with_transform(exact, without_noise(exact.transform))
+    points = samples if cond is not None else jnp.concatenate([rows, samples])
     first = None if cond is None else cond[0]
-    # Of the density behind the grids of whole numbers, which integrates to 1.
-    spread = with_transform(exact, without_noise(exact.transform))
-    mass = measure_mass(spread, where, first, generator(mass_key), allowed=atol_nats)
-    normality = _normality(flow.base, encoded, level)
-    tests = _tests(rows[pairs], drawn, _take(cond, pairs), generator(test_key), level)
+    parts["mass"] = measure_mass(exact, points, first, numpy_rng(mass_key), allowed=atol_nats)
+    parts["round trip"] = measure_round_trip(flow, rows, z, cond)
+    no_cdf = f"a {type(flow.base).__name__} has no method cdf to test the encoded rows with"
+    parts["base"] = no_cdf if scores is None else measure_normality(scores, level)
+    parts["MMD"], parts["classifier"] = _compare_samples(
+        rows[pairs], paired, _take(cond, pairs), numpy_rng(test_key), level
+    )
+    skipped = {name: part for name, part in parts.items() if isinstance(part, str)}
+    measured = {name: part for name, part in parts.items() if name not in skipped}
     return Diagnosis(
         num_rows=num_data,
         rows=numbers,
         num_samples=num_samples,
-        failed_samples=int(np.sum(~_finite(samples))),
+        failed_samples=int(np.sum(~finite(samples))),
         precision=str(rows.dtype),
         solves=solves,
-        truth=truth,
-        mass=kept("mass", mass),
-        round_trip=kept("round trip", examine_round_trip(flow, rows, z, cond)),
-        slope=slope,
-        normality=kept("base", normality),
-        mmd=kept("MMD", tests[0]),
-        c2st=kept("classifier", tests[1]),
+        truth=measured.get("true error"),
+        mass=measured.get("mass"),
+        round_trip=measured.get("round trip"),
+        slope=measured.get("slope"),
+        normality=measured.get("base"),
+        mmd=measured.get("MMD"),
+        c2st=measured.get("classifier"),
         skipped=skipped,
-        encoded=encoded,
+        encoded=flatten(z) if scores is None else scores,
     )
 
 
-def _some(count: int, at_most: int, rng: np.random.Generator) -> Int[np.ndarray, " some"]:
-    """Numbers of rows chosen at random, in order."""
+def _choose(count: int, at_most: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted indices of rows chosen at random."""
     return np.sort(rng.choice(count, min(count, at_most), replace=False))
 
 
-def _take(cond: Array | None, numbers: np.ndarray) -> Array | None:
-    return None if cond is None else cond[numbers]
+def _take(cond: Array | None, indices: np.ndarray) -> Array | None:
+    return None if cond is None else cond[indices]
 
 
 def _draw(
     flow: CNF | CouplingFlow, num: int, cond: Array | None, pairs: int, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    """Samples to pair with rows, and samples of one density: the first condition's, if any."""
+    """Samples to pair with rows, and samples of one density: at the first condition, if any."""
     if cond is None:
         samples = flow.sample(key, num)
         return samples[:pairs], samples
@@ -166,38 +166,16 @@ def _draw(
     return flow.sample(pair_key, pairs, cond), flow.sample(key, num, cond[0])
 
 
-def _stated(solves: Solves) -> Float[np.ndarray, " rows"] | None:
-    """The errors that the flow states, where they are all there is to be wrong."""
-    return None if solves.trace_se is not None or solves.one_probe else solves.ode_errors
-
-
-def _finite(x: Array) -> Bool[np.ndarray, " rows"]:
-    return np.asarray(np.isfinite(on_host(x)).reshape(len(x), -1).all(axis=1))
-
-
-def _normality(base: Any, z: Float[np.ndarray, "rows d"], level: float) -> Normality | str:
-    if isinstance(base, DiagonalNormal):
-        z = (z - on_host(base.mean).ravel()) / on_host(base.scale).ravel()
-    elif not isinstance(base, StandardNormal):
-        return f"a {type(base).__name__} is tested by nothing here; a normal density is"
-    good = np.isfinite(z).all(axis=1)
-    if np.mean(good) < SURVIVORS:
-        return f"{np.sum(~good):,} of {len(z):,} encoded rows failed"
-    return examine_normality(z[good], level)
-
-
-def _tests(
-    rows: Array, drawn: Array, cond: Array | None, rng: np.random.Generator, level: float
+def _compare_samples(
+    rows: Array, samples: Array, cond: Array | None, rng: np.random.Generator, level: float
 ) -> tuple[MMD | str, C2ST | str]:
-    """Both two-sample tests, on pairs whose sample succeeded, columns in units of their spread."""
-    good = _finite(drawn)
-    if np.mean(good) < SURVIVORS:
-        why = f"{np.sum(~good):,} of {len(drawn):,} samples failed"
+    """Both two-sample tests, on the pairs with a finite sample and on scaled columns."""
+    solved = finite(samples)
+    if np.mean(solved) < SURVIVORS:
+        why = f"{np.sum(~solved):,} of {len(samples):,} samples failed"
         return why, why
-    data, samples = (on_host(x).reshape(len(x), -1)[good] for x in (rows, drawn))
-    if cond is not None:
-        given = on_host(cond).reshape(len(cond), -1)[good]
-        data, samples = (np.concatenate([x, given], axis=1) for x in (data, samples))
+    columns = () if cond is None else (flatten(cond),)
+    data, drawn = (np.concatenate([flatten(x), *columns], axis=1)[solved] for x in (rows, samples))
     spread = data.std(axis=0)
-    data, samples = (x / np.where(spread > 0, spread, 1.0) for x in (data, samples))
-    return mmd(data, samples, rng, level), c2st(data, samples, rng, level)
+    data, drawn = (x / np.where(spread > 0, spread, 1.0) for x in (data, drawn))
+    return mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)

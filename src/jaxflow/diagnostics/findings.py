@@ -1,4 +1,4 @@
-"""How an examination speaks: findings with a grade, quantiles, and numbers of rows."""
+"""Findings with a grade, quantiles over rows, and their formatting."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -6,30 +6,37 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxflow.runtime.precision import accumulation_dtype
 
 Grade = Literal["good", "bad", "unknown"]
 
-# Rows that a sentence names at most.
-_NAMED = 5
+# A test needs this share of the rows: a test of the others alone says nothing about all.
+SURVIVORS = 0.99
+# Most row numbers that a finding lists.
+_MAX_LISTED = 5
 
 
 class Finding(NamedTuple):
-    """A sentence of the verdict.
+    """One sentence of a verdict.
 
     Attributes:
-        text: the sentence.
-        grade: `"good"`, `"bad"`, or `"unknown"` where nothing could be measured.
+        text: the measured number, its threshold, and what it means.
+        grade: `"good"`, `"bad"`, or `"unknown"` if it could not be measured.
     """
 
     text: str
     grade: Grade
 
 
+def judge(good: bool, text: str, *, bad: str) -> Finding:
+    """A finding whose text ends in `bad` if it speaks against the flow."""
+    return Finding(text, "good") if good else Finding(f"{text}: {bad}", "bad")
+
+
 class Quantiles(NamedTuple):
-    """Quantiles over rows: the median, 90 %, 99 %, and the largest."""
+    """Quantiles over rows: the median, 90 %, 99 %, and the largest value."""
 
     median: float
     p90: float
@@ -41,38 +48,38 @@ class Quantiles(NamedTuple):
 
 
 HEAD = "".join(f"{name:>10}" for name in ("median", "90 %", "99 %", "largest"))
-# A line of the table: its label, and what stands beside it.
+# A line of the table: its label and its text.
 Line = tuple[str, str | Quantiles]
 
 
 @runtime_checkable
 class Part(Protocol):
-    """What was measured of one thing."""
+    """The result of one measurement."""
 
     def lines(self) -> list[Line]:
-        """Its numbers, labelled, for the table."""
+        """Return the lines of the table."""
         ...
 
     def findings(self) -> list[Finding]:
-        """Its sentences, for the verdict."""
+        """Return the sentences of the verdict."""
         ...
 
 
 def quantiles(values: Array | np.ndarray | None) -> Quantiles | None:
-    """Quantiles of the values that are not NaN; None where there are none."""
+    """Quantiles of the values that are not NaN; None if there are none."""
     if values is None:
         return None
-    known = on_host(values)
+    known = to_host(values)
     known = known[~np.isnan(known)]
     if not known.size:
         return None
-    # An observed value each, so that half of the rows really are at most the median.
-    found = np.quantile(known, [0.5, 0.9, 0.99, 1.0], method="inverted_cdf")
-    return Quantiles(*map(float, found))
+    # Observed values: at least half of the rows really are at most the median.
+    levels = np.quantile(known, [0.5, 0.9, 0.99, 1.0], method="inverted_cdf")
+    return Quantiles(*map(float, levels))
 
 
-def on_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
-    """The values in NumPy's float64, from any precision."""
+def to_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
+    """The values as a NumPy array in float64, from any precision."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.floating):
         # NumPy has no bfloat16.
@@ -80,15 +87,25 @@ def on_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
     return np.asarray(values).astype(np.float64)
 
 
-def counted(number: int, noun: str) -> str:
+def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
+    """Rows of any event shape as a float64 matrix."""
+    return to_host(rows).reshape(len(rows), -1)
+
+
+def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
+    """Mask of the rows without NaN or infinity."""
+    return np.isfinite(flatten(rows)).all(axis=1)
+
+
+def plural(number: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def named(rows: Sequence[int]) -> str:
+def list_rows(rows: Sequence[int]) -> str:
     """`row 3`, `rows 3, 7`, `rows 0, 1, 2, 3, 4 and 7 more`."""
-    first = ", ".join(map(str, rows[:_NAMED]))
-    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+    first = ", ".join(map(str, rows[:_MAX_LISTED]))
+    more = f" and {len(rows) - _MAX_LISTED:,} more" if len(rows) > _MAX_LISTED else ""
     return f"row{'' if len(rows) == 1 else 's'} {first}{more}"
 
 
@@ -97,6 +114,6 @@ def p_value(value: float) -> str:
     return f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
 
 
-def generator(key: PRNGKeyArray) -> np.random.Generator:
-    """NumPy's generator from a random key of jax."""
+def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:
+    """A NumPy generator seeded by a random key of jax."""
     return np.random.default_rng(np.asarray(jax.random.bits(key, (4,), np.uint32)))

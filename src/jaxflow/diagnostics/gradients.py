@@ -129,12 +129,7 @@ def gradients(
 
 
 def _measure(
-    method: GradientName,
-    ode: ODE,
-    flow: CNF,
-    x: ArrayLike,
-    cond: ArrayLike | None,
-    truth: np.ndarray,
+    method: GradientName, ode: ODE, flow: CNF, x: Any, cond: Any, truth: np.ndarray
 ) -> GradientRow:
     """One method's gradient, or why there is none."""
     failed = GradientRow(method, np.nan, np.nan, 0, np.nan, None)
@@ -159,20 +154,12 @@ def _measure(
     elif not np.isfinite(error):
         problem = DRIFTED if method == "adjoint" else NOT_FINITE
     memory = run.memory_analysis()
-    return GradientRow(
-        method,
-        float(value),
-        error,
-        int(num_evals),
-        statistics.median(times),
-        None if memory is None else memory.temp_size_in_bytes,
-        problem,
-    )
+    size = None if memory is None else memory.temp_size_in_bytes
+    seconds = statistics.median(times)
+    return GradientRow(method, float(value), error, int(num_evals), seconds, size, problem)
 
 
-def _compile(
-    ode: ODE, flow: CNF, x: ArrayLike, cond: ArrayLike | None
-) -> tuple[Any, tuple[Any, ...]]:
+def _compile(ode: ODE, flow: CNF, x: Any, cond: Any) -> tuple[Any, tuple[Any, ...]]:
     """The compiled loss and gradient, and the arguments to call it with."""
     flow, rows, cond, _ = check_arguments(flow, x, cond, "x")
     trained, frozen = partition_trainable(replace(flow, ode=replace(ode, throw=False)))
@@ -183,8 +170,7 @@ def _compile(
         return -jnp.mean(log_p), (stats.status, stats.num_evals)
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    inputs = trained, rows, cond
-    return run.lower(*inputs).compile(), inputs
+    return run.lower(trained, rows, cond).compile(), (trained, rows, cond)
 
 
 def _flatten(tree: PyTree) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""The integral of a density over all of its space: 1, if the log-density is right.
+"""The integral of a density, which is 1 if the log-density is right.
 
-The density of *data* is integrated, by points placed in flow space, `u = transform(x)`:
+The integral over data space runs in flow space, `u = transform(x)`:
 `int p(x) dx = int p(x(u)) |det dx/du| du`. The determinant is that of the transform's dense
-Jacobian, not the one the transform states, so that a wrong one shows.
+Jacobian, so that an error in the transform's own determinant shows.
 
-In up to three dimensions the trapezoidal rule on a grid converges faster than any power of its
-spacing for smooth densities that vanish at the edge; beyond them, and where a grid is too
-coarse, importance sampling serves, whose points come from data and samples and not from the
-flow's own density.
+In up to three dimensions a grid is used: for smooth densities that vanish at its edge, the
+trapezoidal rule converges faster than any power of the spacing. In higher dimensions, and if the
+grid is too coarse, importance sampling is used. Its proposal comes from data and samples, not
+from the flow's own density.
 """
 
 import math
@@ -20,25 +20,25 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, on_host
+from jaxflow.diagnostics.findings import Finding, Line, flatten, judge, to_host
 from jaxflow.diagnostics.proposal import Proposal
 from jaxflow.flows.coupling import dense_log_det
 from jaxflow.flows.flow import Flow, score_rows, to_flow_space
 from jaxflow.flows.importance import RELIABLE, log_mean
 
-# Points along a side by dimension, the next where the last was too coarse; odd, so that every
-# second point makes a grid of its own.
+# Points along a side for each dimension; the next number is tried if the error is too large. Odd,
+# so that every second point is a grid too.
 SIDES = {1: (1025, 8193), 2: (129, 257), 3: (41,)}
-# The grid reaches beyond all points by this part of their range, and its outermost part of this
-# size measures what may lie outside.
+# The grid extends beyond the points by this share of their range. The integral over the outermost
+# share EDGE of a side measures the mass outside.
 MARGIN, EDGE = 0.25, 1 / 16
-# Relative errors of a grid: no finer one is tried, no other way is tried, no answer is given.
+# Relative errors of a grid: accept at once, accept, report if importance sampling fails.
 FINE, COARSE, HOPELESS = 1e-3, 2e-2, 0.1
-# Importance sampling: draws, and the least effective number of them that makes a measurement.
+# Draws of importance sampling, and the fewest effective draws of a measurement.
 DRAWS, LEAST = 8192, 100.0
-# Events beyond which the determinants and draws take too long.
+# Largest event: beyond it determinants and draws take too long.
 LARGEST = 64
-# Rows whose Jacobians are held in memory at once.
+# Rows whose Jacobians are in memory at once.
 _CHUNK = 1024
 
 LogDensity = Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, " m"]]
@@ -48,13 +48,13 @@ class Mass(NamedTuple):
     """The integral of a density.
 
     Attributes:
-        value: the integral; NaN where it could not be measured.
-        error: of a grid, its difference to the grid of every second point and what lies at its
-            edge; of importance sampling, one standard error.
+        value: the integral; NaN if it could not be measured.
+        error: for a grid, the difference to the grid of every second point plus the mass at the
+            edge; for importance sampling, one standard error.
         how: the method in words.
         effective: effective number of draws, `(sum w)^2 / sum w^2`; None for a grid.
-        failed: points where the solve failed, which count as none.
-        allowed: what an error of the log-densities may make of it.
+        failed: points where the solve failed, counted as density 0.
+        allowed: relative error that the target accuracy of log-densities allows.
     """
 
     value: float
@@ -65,27 +65,27 @@ class Mass(NamedTuple):
     allowed: float
 
     def lines(self) -> list[Line]:
-        """The integral and how it was found."""
-        if not self.value >= 0:
-            return [("mass", f"not measurable ({self.how})")]
-        return [("mass", f"{self._number()} ({self.how})")]
+        """Return the integral and the method."""
+        value = f"{self._number()}" if self.value >= 0 else "not measurable"
+        return [("mass", f"{value} ({self.how})")]
 
     def findings(self) -> list[Finding]:
-        """Whether it is 1."""
+        """Return whether the integral is 1."""
         if math.isnan(self.value):
             text = f"the mass of the density is not measurable ({self.how}): this is no pass"
             return [Finding(text, "unknown")]
+        # An infinite integral has an infinite error, which is no excuse.
+        allowed = self.allowed + (3 * self.error if math.isfinite(self.error) else 0)
         text = f"the density integrates to {self._number()} ({self.how})"
+        text += f"; 1 within {allowed:.2g} is right"
+        wrong = "log-densities are wrong"
         if self.failed:
-            text += f", counting {self.failed:,} points where the solve failed as none"
-        # An infinite mass has an infinite error, which excuses nothing.
-        if math.isfinite(self.value) and abs(self.value - 1) <= 3 * self.error + self.allowed:
-            return [Finding(text, "good")]
-        why = ", or mass lies where solves fail" if self.failed else ""
-        return [Finding(f"{text}, not to 1: log-densities are wrong{why}", "bad")]
+            text += f", counting {self.failed:,} points where the solve failed as 0"
+            wrong += ", or mass lies where solves fail"
+        return [judge(abs(self.value - 1) <= allowed, text, bad=wrong)]
 
     def _number(self) -> str:
-        """The value with as many digits as its error leaves."""
+        """The value with the digits that its error leaves."""
         if not math.isfinite(self.value):
             return "infinity"
         digits = min(8, max(2, 1 - math.floor(math.log10(self.error)))) if self.error > 0 else 8
@@ -100,83 +100,78 @@ def measure_mass(
     *,
     allowed: float,
 ) -> Mass | str:
-    """The mass of a flow's density, for one condition; says in words why where it has none.
+    """Integrate a flow's density for one condition; returns the reason if that is impossible.
 
-    Args:
-        flow: the flow, with an exact trace; its solves must not raise.
-        points: data and samples, in data units: where the mass lies.
-        cond: the condition.
-        rng: for the draws of importance sampling.
-        allowed: relative error of the density that counts as none.
+    `flow` has an exact trace, and its solves must not raise. `points`, data and samples in data
+    units, show where the mass lies. `allowed` is the acceptable relative error of the density.
     """
     size = math.prod(flow.event_shape)
     if size > LARGEST:
-        return f"more than {LARGEST} dimensions, where no proposal comes near"
-    u = on_host(to_flow_space(flow.transform, points)[0]).reshape(len(points), size)
+        return f"an event has {size} entries; up to {LARGEST} can be integrated"
+    u = flatten(to_flow_space(flow.transform, points)[0])
     u = u[np.isfinite(u).all(axis=1)]
     if len(u) < 10 * (size + 1):
-        return f"{len(u)} points are too few to tell where the mass lies"
+        return f"{len(u)} points are too few to locate the mass; {10 * (size + 1)} are needed"
 
     def log_density(u: np.ndarray) -> np.ndarray:
         rows = jnp.asarray(u, points.dtype).reshape(-1, *flow.event_shape)
         x, log_det = _to_data(flow.transform, rows)
         each = None if cond is None else jnp.broadcast_to(cond, (len(x), *cond.shape))
-        return on_host(score_rows(flow, x, each)[0]) + on_host(log_det)
+        return to_host(score_rows(flow, x, each)[0]) + to_host(log_det)
 
-    found = None
+    on_grid = None
     if size in SIDES:
-        found = grid_mass(log_density, u, allowed)
-        # A grid that meets no mass at all is too coarse, whatever it says of itself.
-        if found.value > 0 and found.error <= COARSE * found.value:
-            return found
-    drawn = sampled_mass(log_density, u, rng, allowed)
-    if found is not None and math.isnan(drawn.value) and 0 < found.value < math.inf:
-        return found._replace(
-            value=found.value if found.error <= HOPELESS * found.value else math.nan
-        )
-    return drawn
+        on_grid = grid_mass(log_density, u, allowed)
+        # A grid without mass is too coarse, whatever its error.
+        if on_grid.value > 0 and on_grid.error <= COARSE * on_grid.value:
+            return on_grid
+    sampled = sampled_mass(log_density, u, rng, allowed)
+    if on_grid is not None and math.isnan(sampled.value) and 0 < on_grid.value < math.inf:
+        hopeless = on_grid.error > HOPELESS * on_grid.value
+        return on_grid._replace(value=math.nan) if hopeless else on_grid
+    return sampled
 
 
 def grid_mass(log_density: LogDensity, u: Float[np.ndarray, "n d"], allowed: float) -> Mass:
-    """The integral by the trapezoidal rule in a box about the points."""
+    """Integrate by the trapezoidal rule in a box around the points."""
     low, high = u.min(axis=0), u.max(axis=0)
     margin = MARGIN * np.where(high > low, high - low, 1.0)
     low, high = low - margin, high + margin
     dim = u.shape[1]
-    value = error = math.nan
-    how, failed = "", 0
+    mass = Mass(math.nan, math.nan, "", None, 0, allowed)
     for side in SIDES[dim]:
         axes = [np.linspace(a, b, side) for a, b in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dim)
         log_p = log_density(grid)
-        failed = int(np.isnan(log_p).sum())
+        failed = np.isnan(log_p)
         with np.errstate(over="ignore"):
-            p = np.exp(np.where(np.isnan(log_p), -np.inf, log_p)).reshape([side] * dim)
+            p = np.exp(np.where(failed, -np.inf, log_p)).reshape([side] * dim)
         spacing = (high - low) / (side - 1)
         value = _trapezoid(p, spacing)
         coarse = _trapezoid(p[(slice(None, None, 2),) * dim], 2 * spacing)
         rim = max(1, round(EDGE * side))
         inner = _trapezoid(p[(slice(rim, side - rim),) * dim], spacing)
         with np.errstate(invalid="ignore"):
-            error = abs(value - coarse) + abs(value - inner)
+            error = float(abs(value - coarse) + abs(value - inner))
         how = f"grid of {' x '.join([str(side)] * dim)} points"
+        mass = Mass(value, error, how, None, int(failed.sum()), allowed)
         if error <= FINE * value:
             break
-    return Mass(value, float(error), how, None, failed, allowed)
+    return mass
 
 
 def sampled_mass(
     log_density: LogDensity, u: Float[np.ndarray, "n d"], rng: np.random.Generator, allowed: float
 ) -> Mass:
-    """The integral as the mean of the weights `p(u) / q(u)` over draws from a proposal `q`.
+    """Integrate by importance sampling: the mean of `p(u) / q(u)` over draws of a proposal `q`.
 
-    A standard error can be believed where the weights' tail is light: its index, by Hill's
-    estimator from the largest `3 sqrt(n)` of them, must not exceed 0.7 (Vehtari et al. 2024,
+    The standard error can be trusted if the weights have a light tail: its index, by Hill's
+    estimator from the largest `3 sqrt(n)` weights, must not exceed 0.7 (Vehtari et al. 2024,
     "Pareto Smoothed Importance Sampling", JMLR 25).
     """
     proposal = Proposal.fit(u, rng)
-    drawn = proposal.sample(DRAWS, rng)
-    log_w = log_density(drawn) - proposal.log_prob(drawn)
+    draws = proposal.sample(DRAWS, rng)
+    log_w = log_density(draws) - proposal.log_prob(draws)
     failed = int(np.isnan(log_w).sum())
     log_w = np.where(np.isnan(log_w), -np.inf, log_w)
     if not np.isfinite(log_w.max()):
@@ -205,11 +200,9 @@ def _trapezoid(p: np.ndarray, spacing: np.ndarray) -> float:
 def _to_data(
     transform: Any, u: Float[Array, "m *event"]
 ) -> tuple[Float[Array, "m *event"], Float[Array, " m"]]:
-    """Points in data units, and `log |det dx/du|` by the dense Jacobian."""
+    """Points in data units, and `log |det dx/du|` of the dense Jacobian."""
     if transform is None:
         return u, jnp.zeros(len(u), u.dtype)
-
-    def one(u: Array) -> tuple[Array, Array]:
-        return dense_log_det(lambda u: transform.inverse(u)[0], u)
-
-    return lax.map(one, u, batch_size=_CHUNK)
+    return lax.map(
+        lambda u: dense_log_det(lambda u: transform.inverse(u)[0], u), u, batch_size=_CHUNK
+    )

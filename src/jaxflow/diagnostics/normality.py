@@ -1,34 +1,37 @@
-"""Whether encoded data look like draws from N(0, I)."""
+"""Tests of encoded rows against N(0, I)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, p_value
+from jaxflow.diagnostics.findings import SURVIVORS, Finding, Line, flatten, p_value, to_host
+from jaxflow.runtime.arguments import promote_dtypes
 
-# Rows below which the tests say too little.
+# Fewest rows for a test.
 LEAST = 20
 
 
 class Normality(NamedTuple):
-    """Tests of z = encode(x) against N(0, I).
+    """Tests of `z = encode(x)` against N(0, I).
 
-    Each p-value is already corrected for the number of coordinates, or pairs, by Bonferroni.
+    P-values are corrected (Bonferroni) for the number of coordinates or pairs.
 
     Attributes:
         num_rows: rows that were tested.
         distance: largest Kolmogorov-Smirnov distance of a coordinate from N(0, 1).
-        coordinate: which one, counted along the flattened event.
+        coordinate: its index in the flattened event.
         distance_p: its p-value.
         radius: Kolmogorov-Smirnov distance of `|z|^2` from chi-square with d degrees of freedom.
         radius_p: its p-value.
         correlation: largest correlation of two coordinates; 0 in one dimension.
-        pair: which two.
+        pair: their indices.
         correlation_p: its p-value, by Fisher's transformation.
         level: p-values below this count as a difference.
-        least: the smallest distance of a coordinate that so many rows show, about
+        least: smallest distance of a coordinate that this many rows reveal, about
             `sqrt(log(2 d / level) / (2 n))`.
     """
 
@@ -45,59 +48,67 @@ class Normality(NamedTuple):
     least: float
 
     def lines(self) -> list[Line]:
-        """The three tests."""
+        """Return the three tests; the correlation needs two coordinates."""
+        i, j = self.pair
+        p, radius_p, correlation_p = map(
+            p_value, (self.distance_p, self.radius_p, self.correlation_p)
+        )
         lines: list[Line] = [
-            (
-                "z, a coordinate",
-                f"KS distance {self.distance:.3f}, {p_value(self.distance_p)} "
-                f"(coordinate {self.coordinate})",
-            ),
-            ("z, |z|^2", f"KS distance {self.radius:.3f}, {p_value(self.radius_p)}"),
-            (
-                "z, correlation",
-                f"{self.correlation:+.3f}, {p_value(self.correlation_p)} "
-                f"(coordinates {self.pair[0]}, {self.pair[1]})",
-            ),
+            ("z, a coordinate", f"KS distance {self.distance:.3f}, {p} (no. {self.coordinate})"),
+            ("z, |z|^2", f"KS distance {self.radius:.3f}, {radius_p}"),
+            ("z, correlation", f"{self.correlation:+.3f}, {correlation_p} (nos. {i}, {j})"),
         ]
-        return lines if self.pair[0] != self.pair[1] else lines[:2]
+        return lines if i != j else lines[:2]
 
     def findings(self) -> list[Finding]:
-        """What differs from N(0, I)."""
+        """Return how the rows differ from N(0, I)."""
         i, j = self.pair
-        tests = [
-            (
-                self.distance_p,
-                f"coordinate {self.coordinate} (Kolmogorov-Smirnov distance {self.distance:.2g}",
-            ),
+        tests = (
+            (self.distance_p, f"coordinate {self.coordinate} (distance {self.distance:.2g}"),
             (self.radius_p, f"|z|^2 (distance {self.radius:.2g} from chi-square"),
-            (
-                self.correlation_p,
-                f"coordinates {i} and {j} together (corr. {self.correlation:+.2g}",
-            ),
-        ]
+            (self.correlation_p, f"coordinates {i} and {j} (corr. {self.correlation:+.2g}"),
+        )
         differ = [f"{text}, {p_value(p)})" for p, text in tests if not p >= self.level]
         if differ:
             text = f"the encoded data are not N(0, I): {', '.join(differ)}"
-            return [Finding(text, "bad")]
+            why = f"threshold {self.level:g}: the flow does not fit the data"
+            return [Finding(f"{text}, {why}", "bad")]
         text = (
-            f"{self.num_rows:,} encoded rows show no difference from N(0, I); they would show a "
-            f"coordinate's distance of {self.least:.2g}"
+            f"{self.num_rows:,} encoded rows show no difference from N(0, I) (all p >= "
+            f"{self.level:g}); a distance of {self.least:.2g} in a coordinate would show"
         )
         return [Finding(text, "good")]
 
 
-def examine_normality(z: Float[np.ndarray, "rows d"], level: float) -> Normality | str:
-    """Test encoded rows; says in words why where there are too few.
+def normal_scores(base: Any, z: Float[Array, "rows *event"]) -> Float[np.ndarray, "rows d"] | None:
+    """Transform `z ~ base` to N(0, I) by `ndtri(cdf(z))`; None for a base without `cdf`."""
+    from scipy.special import ndtri
 
-    Args:
-        z: encoded rows, finite.
-        level: p-values below this count as a difference.
-    """
+    cdf = getattr(base, "cdf", None)
+    if cdf is None:
+        return None
+    rounding = np.finfo(float)
+    with jax.enable_x64(True):
+        base, wide = promote_dtypes(base, jnp.asarray(to_host(z)))
+        try:
+            p = flatten(jax.vmap(base.cdf)(wide))
+        except NotImplementedError:
+            # Some of NumPyro's distributions.
+            return None
+    return np.asarray(ndtri(np.clip(p, rounding.tiny, 1 - rounding.epsneg)))
+
+
+def measure_normality(z: Float[np.ndarray, "rows d"], level: float) -> Normality | str:
+    """Test rows against N(0, I); returns the reason if too many failed or too few are left."""
     from scipy import stats
 
+    solved = np.isfinite(z).all(axis=1)
+    if np.mean(solved) < SURVIVORS:
+        return f"{np.sum(~solved):,} of {len(z):,} encoded rows failed"
+    z = z[solved]
     num, dim = z.shape
     if num < LEAST:
-        return f"{num} encoded rows are too few to tell"
+        return f"{num} encoded rows are too few to test; {LEAST} are needed"
     each = [stats.kstest(column, "norm") for column in z.T]
     worst = int(np.argmax([test.statistic for test in each]))
     radius = stats.kstest(np.sum(z**2, axis=1), "chi2", args=(dim,))
@@ -118,7 +129,7 @@ def examine_normality(z: Float[np.ndarray, "rows d"], level: float) -> Normality
 
 
 def _correlation(z: np.ndarray) -> tuple[float, tuple[int, int], float]:
-    """The largest correlation, of which coordinates, and its p-value."""
+    """The largest correlation, its coordinates, and its p-value."""
     from scipy import stats
 
     num, dim = z.shape
@@ -128,7 +139,7 @@ def _correlation(z: np.ndarray) -> tuple[float, tuple[int, int], float]:
         matrix = np.nan_to_num(np.corrcoef(z, rowvar=False))
     np.fill_diagonal(matrix, 0.0)
     i, j = map(int, np.unravel_index(np.argmax(np.abs(matrix)), matrix.shape))
-    found = float(matrix[i, j])
-    score = math.atanh(min(abs(found), 1 - 1e-15)) * math.sqrt(num - 3)
+    largest = float(matrix[i, j])
+    score = math.atanh(min(abs(largest), 1 - 1e-15)) * math.sqrt(num - 3)
     pairs = dim * (dim - 1) / 2
-    return found, (min(i, j), max(i, j)), min(1.0, pairs * 2 * float(stats.norm.sf(score)))
+    return largest, (min(i, j), max(i, j)), min(1.0, pairs * 2 * float(stats.norm.sf(score)))

@@ -1,14 +1,14 @@
-"""A density fitted to points alone, for importance sampling: kernels about them, and a wide tail.
+"""The proposal of importance sampling: kernels around points, and a wide tail.
 
-With the points whitened, `v = L^{-1} (u - mean)`, and `a = sqrt(1 - h^2)`,
+With whitened points `v_i = L^{-1} (u_i - mean)` and `a = sqrt(1 - h^2)`
 
 ```
 q(v) = (1 - w) mean_i N(v; a v_i, h^2 I) + w t_5(v)
 ```
-Shrinking the centres by `a` keeps the covariance at the points' own, whatever the width h (West
-1993, "Approximating posterior distributions by mixtures", JRSS B 55); so h = 1 is one Gaussian,
-and a small h follows clusters. Student's t with 5 degrees of freedom bounds the weights `p / q`
-(a defensive mixture: Hesterberg 1995, Technometrics 37).
+Shrinking the centres by `a` keeps the covariance of the points for every width `h` (West 1993,
+"Approximating posterior distributions by mixtures", JRSS B 55): `h = 1` is one Gaussian, a small
+`h` follows clusters. Student's t with 5 degrees of freedom bounds the weights `p / q` (a
+defensive mixture: Hesterberg 1995, Technometrics 37).
 """
 
 import math
@@ -17,25 +17,25 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Widths of a kernel to choose from, in standard deviations of the points.
+# Candidate widths `h`.
 WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-# The tail's degrees of freedom and weight.
+# Degrees of freedom and weight of the tail.
 FREEDOM, WEIGHT = 5.0, 0.1
-# What keeps the covariance regular where columns depend on each other.
-_FLOOR = 1e-9
-# Rows of distances that are held in memory at once.
+# Relative ridge of the covariance, for columns that depend on each other.
+_RIDGE = 1e-9
+# Rows of distances in memory at once.
 _CHUNK = 1024
 
 Points = Float[np.ndarray, "m d"]
 
 
 class Proposal(NamedTuple):
-    """Kernels about whitened points, and a tail.
+    """Kernels around whitened points, and a tail.
 
     Attributes:
         centres: the shrunken points `a v_i`, (n, d).
         width: h.
-        mean: of the points, (d,).
+        mean: mean of the points, (d,).
         scale: L, the lower Cholesky factor of their covariance, (d, d).
     """
 
@@ -46,11 +46,11 @@ class Proposal(NamedTuple):
 
     @classmethod
     def fit(cls, u: Points, rng: np.random.Generator) -> "Proposal":
-        """The width under which one half of the points best explains the other."""
+        """Choose the width with which one half of the points best explains the other half."""
         dim = u.shape[1]
         mean = u.mean(axis=0)
         cov = np.cov(u, rowvar=False).reshape(dim, dim)
-        scale = np.linalg.cholesky(cov + _FLOOR * (np.trace(cov) / dim or 1.0) * np.eye(dim))
+        scale = np.linalg.cholesky(cov + _RIDGE * (np.trace(cov) / dim or 1.0) * np.eye(dim))
         v = rng.permutation(np.linalg.solve(scale, (u - mean).T).T)
         half, other = v[::2], v[1::2]
         width = max(
@@ -59,7 +59,7 @@ class Proposal(NamedTuple):
         return cls(math.sqrt(1 - width**2) * v, width, mean, scale)
 
     def sample(self, num: int, rng: np.random.Generator) -> Points:
-        """Draw points."""
+        """Draw `num` points."""
         dim = len(self.mean)
         noise = rng.standard_normal((num, dim))
         v = self.centres[rng.integers(len(self.centres), size=num)] + self.width * noise
@@ -68,7 +68,7 @@ class Proposal(NamedTuple):
         return v @ self.scale.T + self.mean
 
     def log_prob(self, u: Points) -> Float[np.ndarray, " m"]:
-        """Log-density of points, nats."""
+        """Return the log-density of points, in nats."""
         v = np.linalg.solve(self.scale, (u - self.mean).T).T
         mixed = np.logaddexp(
             math.log1p(-WEIGHT) + _kernels(v, self.centres, self.width),
@@ -95,6 +95,7 @@ def _kernels(
 
 def _student(v: Points) -> Float[np.ndarray, " m"]:
     """`log t_5(v)` of unit scale."""
-    dim, half = v.shape[1], (FREEDOM + v.shape[1]) / 2
-    log_norm = math.lgamma(FREEDOM / 2) - math.lgamma(half) + dim / 2 * math.log(FREEDOM * math.pi)
-    return -half * np.log1p(np.sum(v**2, axis=1) / FREEDOM) - log_norm
+    from scipy.stats import multivariate_t
+
+    dim = v.shape[1]
+    return np.asarray(multivariate_t(np.zeros(dim), np.eye(dim), df=FREEDOM).logpdf(v)).reshape(-1)

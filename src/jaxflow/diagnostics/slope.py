@@ -1,4 +1,4 @@
-"""How steep a field is along trajectories, and whether its own trace is that of its Jacobian."""
+"""The Lipschitz constant of a field along trajectories, and the error of its own trace."""
 
 import math
 from dataclasses import replace
@@ -12,15 +12,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.density.continuity import transport
-from jaxflow.diagnostics.findings import Finding, Line, on_host
+from jaxflow.diagnostics.findings import Finding, Line, to_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import to_flow_space
 from jaxflow.trace import exact_trace, prepare
 
-# Rows whose trajectories are followed, and times at which they are looked at.
+# Number of trajectories, and of times along each.
 ROWS, TIMES = 64, 17
-# Events up to this size have their Jacobian written out; larger ones are probed.
+# Largest event with a dense Jacobian; above it, power iteration with this many iterations.
 DENSE, ITERATIONS = 128, 20
 
 
@@ -28,14 +28,14 @@ class Slope(NamedTuple):
     """The field along trajectories, in flow space.
 
     Attributes:
-        lipschitz: largest spectral norm of `df/dx` that was found: the field's Lipschitz
-            constant in x is at least this.
-        row: number of the row on whose trajectory it was found.
-        t: the time there.
-        trace_error: largest difference of the field's own trace (`with_trace`) from the trace
-            of its Jacobian, relative to the larger of 1 and `sum_i |df_i/dx_i|`; None for a
-            field without one, and for large events.
-        tolerance: what rounding leaves of it.
+        lipschitz: largest spectral norm of `df/dx` found, a lower bound of the field's Lipschitz
+            constant in `x`.
+        row: number of the row on whose trajectory it occurs.
+        t: its time.
+        trace_error: largest difference of the field's `with_trace` from the trace of its
+            Jacobian, relative to `max(1, sum_i |df_i/dx_i|)`; None without `with_trace` and for
+            large events.
+        tolerance: largest `trace_error` that rounding explains.
     """
 
     lipschitz: float
@@ -45,7 +45,7 @@ class Slope(NamedTuple):
     tolerance: float
 
     def lines(self) -> list[Line]:
-        """The steepest place, and the trace's error."""
+        """Return the Lipschitz constant and the error of the trace."""
         lines: list[Line] = [
             ("Lipschitz constant", f">= {self.lipschitz:.3g} (row {self.row}, t={self.t:g})")
         ]
@@ -54,43 +54,40 @@ class Slope(NamedTuple):
         return lines
 
     def findings(self) -> list[Finding]:
-        """How steep the field is, and whether its trace is right."""
-        where = f"{self.lipschitz:.3g} (row {self.row} at t = {self.t:g})"
-        text = f"the field's Lipschitz constant along trajectories is at least {where}"
-        found = [Finding(text, "good")]
+        """Return how steep the field is, and whether its trace is right."""
+        text = (
+            f"the field's Lipschitz constant along trajectories is at least {self.lipschitz:.3g} "
+            f"(row {self.row} at t = {self.t:g})"
+        )
+        findings = [Finding(text, "good")]
         if self.trace_error is not None and not self.trace_error <= self.tolerance:
             text = (
                 f"the field's with_trace differs from the trace of its Jacobian by "
-                f"{self.trace_error:.1g} (relative), so log-densities are wrong: see "
-                "jaxflow.diagnostics.check_trace"
+                f"{self.trace_error:.1g} (relative, allowed {self.tolerance:g}), so log-densities "
+                "are wrong: see jaxflow.diagnostics.check_trace"
             )
-            found.append(Finding(text, "bad"))
-        return found
+            findings.append(Finding(text, "bad"))
+        return findings
 
 
-def examine_slope(
+def measure_slope(
     flow: CNF,
     rows: Float[Array, "rows *event"],
     cond: Array | None,
     numbers: Int[np.ndarray, " rows"],
     *,
     key: PRNGKeyArray,
-) -> Slope | None:
-    """The steepest place along the trajectories of some rows; None where all of them failed.
+) -> Slope | str:
+    """Search the trajectories of some rows; returns the reason if all of them fail.
 
-    Args:
-        flow: the flow; its solves must not raise.
-        rows: rows in data units.
-        cond: their conditions.
-        numbers: what the rows are called.
-        key: for the first vectors of the power iteration.
+    `numbers` names the rows in a finding. Solves of `flow` must not raise.
     """
     some = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))
     part = None if cond is None else cond[some]
     times = np.linspace(1.0, 0.0, TIMES)
-    norms, errors = map(on_host, _along(flow, rows[some], part, key))
+    norms, errors = map(to_host, _along(flow, rows[some], part, key))
     if np.isnan(norms).all():
-        return None
+        return "every trajectory failed"
     moment, row = np.unravel_index(np.nanargmax(norms), norms.shape)
     has_trace = has_closed_form(flow.field) and math.prod(flow.event_shape) <= DENSE
     return Slope(
@@ -123,30 +120,30 @@ def _along(
 
 def _dense(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, Array]:
     jacobian = jax.jacfwd(lambda u: evaluate(field, t, u, cond))(u).reshape(u.size, u.size)
-    # An SVD of NaN may not end.
+    # The SVD of a matrix with NaN may not end.
     known = jnp.all(jnp.isfinite(jacobian))
     norm = jnp.linalg.norm(jnp.where(known, jacobian, jnp.zeros_like(jacobian)), ord=2)
     diagonal = jnp.diagonal(jacobian)
-    scale = jnp.maximum(1.0, jnp.sum(jnp.abs(diagonal)))
     error = jnp.zeros_like(norm)
     if has_closed_form(field):
         own = exact_trace(field, t, u, cond)[1].astype(norm.dtype)
+        scale = jnp.maximum(1.0, jnp.sum(jnp.abs(diagonal)))
         error = jnp.abs(own - jnp.sum(diagonal)) / scale
-        # A trace that is NaN where the Jacobian is not is as wrong as can be.
+        # A trace of NaN at a finite Jacobian is wrong.
         error = jnp.where(jnp.isnan(error), jnp.inf, error)
     return jnp.where(known, norm, jnp.nan), jnp.where(known, error, jnp.nan)
 
 
 def _probed(field: Any, t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
-    """The largest singular value by power iteration of `J^T J`; its estimates grow to it."""
+    """The largest singular value by power iteration of `J^T J`, which approaches it from below."""
     _, push = jax.linearize(lambda u: evaluate(field, t, u, cond), u)
     pull = jax.linear_transpose(push, u)
 
-    def turn(v: Array, _: None) -> tuple[Array, Array]:
+    def iterate(v: Array, _: None) -> tuple[Array, Array]:
         image = push(v / jnp.linalg.norm(v.ravel()))
         return pull(image)[0], jnp.linalg.norm(image.ravel())
 
     start = jax.random.normal(key, u.shape, u.dtype)
-    _, norms = lax.scan(turn, start, None, length=ITERATIONS)
+    _, norms = lax.scan(iterate, start, None, length=ITERATIONS)
     # A field that is constant in x ends at 0 / 0.
     return jnp.where(norms[0] == 0, norms[0], norms[-1]), jnp.zeros(())

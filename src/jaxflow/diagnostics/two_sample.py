@@ -1,8 +1,9 @@
-"""Whether data and samples come from one density: two tests that need no log-density.
+"""Two-sample tests of data against samples; they need no log-density.
 
-Rows come in pairs, one of the data and one sample, drawn at the row's own condition where there
-is one. If both come from one density, either may as well be the other, so exchanging them pair
-by pair gives the distribution of a statistic under that hypothesis, conditions or not.
+Rows come in pairs: one of the data and one sample, drawn at the row's condition if there is one.
+If both come from the same density, exchanging the two rows of a pair changes nothing. Random
+exchanges therefore give the distribution of a statistic under this hypothesis, with or without
+conditions.
 """
 
 import math
@@ -14,21 +15,21 @@ from jaxtyping import Float
 from jaxflow.diagnostics.findings import Finding, Line, p_value
 from jaxflow.runtime.extras import install_extra
 
-# Exchanges of the permutation test, and pairs below which the tests say too little.
+# Number of random exchanges, and the fewest pairs for a test.
 EXCHANGES, LEAST = 2000, 20
-# Parts of the cross-validation, trees of the classifier, the fewest rows in a leaf of one.
+# Folds of the cross-validation, trees of the classifier, fewest rows in a leaf.
 FOLDS, TREES, LEAF = 5, 200, 5
 
 Rows = Float[np.ndarray, "rows columns"]
 
 
 class MMD(NamedTuple):
-    """Maximum mean discrepancy by a Gaussian kernel, and its permutation test.
+    """Maximum mean discrepancy with a Gaussian kernel, and its permutation test.
 
     Attributes:
         num_rows: pairs of a row and a sample.
         squared: unbiased estimate of MMD^2; may be negative.
-        p: part of the exchanges under which it is as large.
+        p: share of the exchanges with an estimate at least as large.
         level: p-values below this count as a difference.
     """
 
@@ -38,22 +39,22 @@ class MMD(NamedTuple):
     level: float
 
     def lines(self) -> list[Line]:
-        """The statistic."""
+        """Return the estimate and its p-value."""
         return [("samples, MMD^2", f"{self.squared:.2g}, {p_value(self.p)}")]
 
     def findings(self) -> list[Finding]:
-        """Whether samples differ from data."""
-        return [_finding("MMD", f"{p_value(self.p)}", self.num_rows, self.p < self.level)]
+        """Return whether samples differ from data."""
+        return [_finding("MMD", "", self)]
 
 
 class C2ST(NamedTuple):
-    """A classifier that tells data from samples, on rows it has not seen.
+    """Classifier two-sample test: a classifier separates data from samples, on unseen rows.
 
     Attributes:
         num_rows: pairs of a row and a sample.
-        accuracy: part of the rows it gets right; 1/2 where nothing can be told.
-        se: standard error of the accuracy where nothing can be told: that of 2 n coins,
-            `1 / sqrt(8 n)`, times 1.5, since the folds of a cross-validation share their rows.
+        accuracy: share of rows that it classifies correctly; 1/2 if data and samples agree.
+        se: standard error of the accuracy in that case: that of 2 n coins, `1 / sqrt(8 n)`,
+            times 1.5, because the folds of a cross-validation share rows.
         p: one-sided p-value.
         level: p-values below this count as a difference.
     """
@@ -65,43 +66,42 @@ class C2ST(NamedTuple):
     level: float
 
     def lines(self) -> list[Line]:
-        """The accuracy."""
-        text = f"accuracy {self.accuracy:.3f} +- {self.se:.3f}, {p_value(self.p)}"
-        return [("samples, classifier", text)]
+        """Return the accuracy and its p-value."""
+        return [("samples, classifier", f"{self._accuracy()}, {p_value(self.p)}")]
 
     def findings(self) -> list[Finding]:
-        """Whether samples differ from data."""
-        text = f"accuracy {self.accuracy:.3f} +- {self.se:.3f}, {p_value(self.p)}"
-        return [_finding("a classifier", text, self.num_rows, self.p < self.level)]
+        """Return whether samples differ from data."""
+        return [_finding("a classifier", f"{self._accuracy()}, ", self)]
+
+    def _accuracy(self) -> str:
+        return f"accuracy {self.accuracy:.3f} +- {self.se:.3f}"
 
 
-def _finding(who: str, numbers: str, num: int, differ: bool) -> Finding:
-    if differ:
-        return Finding(f"{who} tells samples from data ({numbers})", "bad")
-    return Finding(f"{who} cannot tell {num:,} samples from as many rows ({numbers})", "good")
+def _finding(who: str, statistic: str, test: MMD | C2ST) -> Finding:
+    numbers = f"({statistic}{p_value(test.p)}, threshold {test.level:g})"
+    if test.p < test.level:
+        text = f"{who} tells samples from data {numbers}: the flow does not fit the data"
+        return Finding(text, "bad")
+    text = f"{who} cannot tell {test.num_rows:,} samples from as many rows {numbers}"
+    return Finding(text, "good")
 
 
 def mmd(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> MMD | str:
-    """Compare rows with samples by a Gaussian kernel as wide as the median distance.
+    """Compare rows and paired samples by a Gaussian kernel as wide as the median distance.
 
-    Gretton et al. (2012), "A Kernel Two-Sample Test", JMLR 13.
-
-    Args:
-        data: rows, conditions among their columns, each column in units of its spread.
-        samples: as many samples, a pair each with the row of the same number.
-        rng: for the exchanges.
-        level: p-values below this count as a difference.
+    Gretton et al. (2012), "A Kernel Two-Sample Test", JMLR 13. Conditions are columns too, and
+    each column is divided by its spread. Returns the reason if there are too few pairs.
     """
     num = len(data)
     if num < LEAST:
-        return f"{num} pairs of row and sample are too few to tell"
+        return _too_few(num)
     both = np.concatenate([data, samples])
     squares = np.sum(both**2, axis=1)
     distance = np.maximum(squares[:, None] + squares - 2 * both @ both.T, 0.0)
     median = np.median(distance[np.triu_indices(2 * num, 1)])
     kernel = np.exp(-distance / (median if median > 0 else 1.0))
     np.fill_diagonal(kernel, 0.0)
-    # With signs s, +1 for data and -1 for samples, s^T K s is the sum within less that between.
+    # With signs s, +1 for data and -1 for samples, s^T K s = sum within - sum between.
     flips = rng.choice([-1.0, 1.0], size=(num, EXCHANGES))
     flips = np.concatenate([np.ones((num, 1)), flips], axis=1)
     signs = np.concatenate([flips, -flips])
@@ -114,18 +114,12 @@ def mmd(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> MM
 
 
 def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C2ST | str:
-    """Let a forest of random trees tell rows from samples, by cross-validation.
+    """Classify rows and paired samples by a forest of random trees, with cross-validation.
 
     Lopez-Paz and Oquab (2017), "Revisiting Classifier Two-Sample Tests", ICLR, arXiv 1610.06545.
     The variance of the accuracy is that of independent guesses times
     `1 + folds test rows / training rows` (Nadeau and Bengio 2003, "Inference for the
-    Generalization Error", Machine Learning 52).
-
-    Args:
-        data: rows, conditions among their columns.
-        samples: as many samples, a pair each with the row of the same number.
-        rng: for the classifier.
-        level: p-values below this count as a difference.
+    Generalization Error", Machine Learning 52). Returns the reason if no test is possible.
     """
     try:
         from sklearn.ensemble import ExtraTreesClassifier
@@ -136,10 +130,10 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
 
     num = len(data)
     if num < LEAST:
-        return f"{num} pairs of row and sample are too few to tell"
+        return _too_few(num)
     seed = int(rng.integers(2**31))
     classifier = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=seed)
-    # A pair stays together, lest a row's condition tell what became of the other.
+    # The two rows of a pair stay in one fold: they share a condition.
     order = rng.permutation(num)
     rows = np.concatenate([data[order], samples[order]])
     labels, pairs = np.repeat([0, 1], num), np.tile(np.arange(num), 2)
@@ -147,3 +141,7 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
     accuracy = float(np.mean(guess == labels))
     se = math.sqrt((1 + FOLDS / (FOLDS - 1)) / (8 * num))
     return C2ST(num, accuracy, se, float(stats.norm.sf((accuracy - 0.5) / se)), level)
+
+
+def _too_few(num: int) -> str:
+    return f"{num} pairs of row and sample are too few to test; {LEAST} are needed"

@@ -11,9 +11,9 @@ from jaxflow.objectives import Denoising
 
 key = jax.random.key(0)
 x = jax.random.normal(key, (200, 2))
-flow = as_flow(Denoiser(MLP(2, key=key), VariancePreserving()), (2,))
+denoiser = Denoiser(MLP(2, width=16, depth=1, key=key), VariancePreserving())
 config = jaxflow.TrainConfig(steps=20)
-flow, history = jaxflow.fit(flow, x, key=key, objective=Denoising(), config=config)
+flow, _ = jaxflow.fit(as_flow(denoiser, 2), x, key=key, objective=Denoising(), config=config)
 print(flow.log_prob(x[:5]))
 samples = draw(flow, key, 10, sampler=Ancestral(), num_steps=200)
 ```

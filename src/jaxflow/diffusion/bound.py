@@ -86,7 +86,7 @@ def elbo(
     from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow, elbo
     from jaxflow.dynamics import MLP
     key = jax.random.key(0)
-    flow = as_flow(Denoiser(MLP(2, key=key), VariancePreserving()), 2)
+    flow = as_flow(Denoiser(MLP(2, width=8, depth=1, key=key), VariancePreserving()), 2)
     bound = elbo(flow, jax.random.normal(key, (8, 2)), key=key, num_steps=50)
     print(bound.value.mean(), bound.se)
     ```

@@ -159,7 +159,7 @@ class KnownDenoiser(AbstractDenoiser):
     import jax.numpy as jnp
     from jaxflow.bases import GaussianMixture
     from jaxflow.diffusion import KnownDenoiser, VariancePreserving
-    modes = GaussianMixture(jnp.ones(2), 2 * jnp.eye(2), jnp.stack([0.3 * jnp.eye(2)] * 2))
+    modes = GaussianMixture(jnp.ones(2) / 2, 2 * jnp.eye(2), jnp.stack([0.3 * jnp.eye(2)] * 2))
     denoiser = KnownDenoiser(modes, VariancePreserving())
     ```
 
