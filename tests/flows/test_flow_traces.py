@@ -189,7 +189,7 @@ def test_a_wanted_standard_error_needs_values():
     x = jnp.ones((3, 40))
     with pytest.raises(ValueError, match=r"target_se=2\.0 .*unknown under jit.*choose_probes"):
         jax.jit(lambda x: flow.log_prob(x, key=KEY))(x)
-    with pytest.raises(ValueError, match=r"target_se=2\.0 .*settled\(x, key=key\) first"):
+    with pytest.raises(ValueError, match=r"target_se=2\.0 .*choose_probes\(x, key=key\) before"):
         flow.sample_and_log_prob(KEY, 3)
     with pytest.raises(ValueError, match="needs random probes: pass key"):
         flow.log_prob(x)
@@ -210,7 +210,7 @@ def test_what_auto_stands_for():
 
 def test_closed_insists():
     assert linear_flow(3, "closed").trace == Exact()
-    words = r"(?s)trace='closed'.*MLP brings no closed form.*Potential.*check_trace"
+    words = r"(?s)trace='closed'.*MLP has no closed form.*Potential.*check_trace"
     with pytest.raises(ValueError, match=words):
         CNF(MLP(3, width=4, depth=3, key=KEY), StandardNormal(3), trace="closed")
 
@@ -245,8 +245,8 @@ def test_what_is_refused():
         CNF(swirl, StandardNormal(3), trace="nope")  # pyright: ignore[reportArgumentType]
     for trace, words in {
         Hutchinson: r"trace=Hutchinson is a class: write trace=Hutchinson\(\.\.\.\)",
-        jnp.mean: r"no stochastic trace, for it has no draw\(.*\) -> .* and no estimate\(",
-        Half(): r"no stochastic trace, for it has no estimate\(divergences, probes, span\)",
+        jnp.mean: r"not a stochastic trace: it lacks draw\(.*\) -> .* and estimate\(",
+        Half(): r"not a stochastic trace: it lacks estimate\(divergences, probes, span\)",
     }.items():
         with pytest.raises(TypeError, match=words):
             as_trace(trace, swirl)

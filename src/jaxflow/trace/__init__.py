@@ -1,4 +1,4 @@
-"""Traces of a field's Jacobian: exact, and by random probes."""
+"""Traces of a field's Jacobian: exact, or estimated from random probes."""
 
 from jaxflow.dynamics.protocol import has_closed_form, prepare
 from jaxflow.trace.choice import Auto, Exact, Trace, as_trace, resolve

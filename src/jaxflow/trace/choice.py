@@ -1,4 +1,4 @@
-"""How a flow computes its trace: the words a user may write, and what `"auto"` stands for."""
+"""The values that `CNF(trace=...)` takes, and what `"auto"` means."""
 
 from typing import Any, Literal
 
@@ -9,60 +9,111 @@ from jaxflow.trace.hutchinson import Hutchinson
 from jaxflow.trace.protocol import Estimator, check_estimator
 from jaxflow.trace.sketched import XTrace
 
-# Up to this size the exact trace's few products are worth the noise that they spare a training
-# step; `benchmarks/traces.py` measures 2 and 8 entries.
+# Up to this size an exact trace costs a training step little and spares it the probe's noise;
+# `benchmarks/traces.py` measures 2 and 8 entries.
 EXACT_TRAINING_SIZE = 4
 
 
 class Exact(eqx.Module):
-    """The exact trace: the field's closed form where it has one, else d products in chunks."""
+    """The exact trace: the field's closed form if it has one, else d Jacobian-vector products.
+
+    Example:
+        ```python
+        import jax
+        from jaxflow import CNF, StandardNormal
+        from jaxflow.dynamics import MLP
+        from jaxflow.trace import Exact
+
+        flow = CNF(MLP(3, width=8, key=jax.random.key(0)), StandardNormal(3), trace=Exact())
+        ```
+    """
 
 
 class Auto(eqx.Module):
-    """The exact trace, but Hutchinson's probe while training where exact is dear."""
+    """The exact trace, except in training steps for which it is expensive: one probe there.
+
+    The trace is expensive for a field without a closed form on events of more than 4 entries.
+
+    Example:
+        ```python
+        from jaxflow.trace import Auto, Hutchinson, resolve
+
+        field = lambda t, x: -x
+        assert resolve(Auto(), field, size=100, training=True) == Hutchinson()
+        ```
+    """
 
 
-# XTrace is by itself: its vectors depend on a first solve.
+# XTrace is not an Estimator: its second set of vectors depends on a first solve.
 Trace = Literal["auto", "closed", "exact", "hutchinson"] | Auto | Exact | Estimator | XTrace
+"""How a flow computes the trace: a name, or an object with its settings."""
 
-_WORDS = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutchinson}
+TRACE_NAMES = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutchinson}
 
 
 def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator | XTrace:
-    """The trace that a word stands for; a trace is itself, jaxflow's or any `Estimator`.
+    """The trace object for a name; a trace object is returned unchanged.
+
+    Args:
+        trace: `"auto"`, `"closed"` (exact, and the field must have a closed form), `"exact"`,
+            `"hutchinson"`, or a trace object, jaxflow's or any `Estimator`.
+        field: the field, for `"closed"`.
+
+    Returns:
+        The trace object.
 
     Raises:
-        ValueError: an unknown word, or `"closed"` for a field without a closed form.
-        TypeError: neither a word nor a trace; the text names what is missing.
+        ValueError: an unknown name, or `"closed"` for a field without a closed form.
+        TypeError: neither a name nor a trace; the text names what is missing.
+
+    Example:
+        ```python
+        from jaxflow.trace import Exact, as_trace
+
+        assert as_trace("exact", lambda t, x: -x) == Exact()
+        ```
     """
     if isinstance(trace, Auto | Exact | XTrace):
         return trace
     if not isinstance(trace, str):
         check_estimator(trace)
         return trace
-    if trace not in _WORDS:
+    if trace not in TRACE_NAMES:
         raise ValueError(
-            f"trace={trace!r} is unknown; choose one of {list(_WORDS)}, or "
+            f"trace={trace!r} is unknown; choose one of {list(TRACE_NAMES)}, or "
             "jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), "
             "jaxflow.XTrace(...), or a jaxflow.trace.Estimator of your own"
         )
     if trace == "closed" and not has_closed_form(field):
         raise ValueError(
-            f"trace='closed', but {type(field).__name__} brings no closed form here. MLP and "
+            f"trace='closed', but {type(field).__name__} has no closed form here. MLP and "
             "ConcatSquash of one or two hidden layers, Potential, Hollow, Linear and sums of them "
-            "do; your own field joins by a method with_trace(t, x, cond=None) -> (f, trace), "
-            "tested by jaxflow.diagnostics.check_trace(field, x). Else write trace='exact'"
+            "have one; give your own field a method with_trace(t, x, cond=None) -> (f, trace), "
+            "tested by jaxflow.diagnostics.check_trace(field, x), or write trace='exact'"
         )
-    return _WORDS[trace]()
+    return TRACE_NAMES[trace]()
 
 
 def resolve(
     trace: Auto | Exact | Estimator | XTrace, field: Any, size: int, *, training: bool
 ) -> Exact | Estimator | XTrace:
-    """What a trace is for this field and events of this size.
+    """The trace that `Auto` means for this field; any other trace is returned unchanged.
 
-    `Auto` is exact, but for a training step whose field has no closed form and whose events
-    have more than a few entries: there one probe.
+    Args:
+        trace: a trace object.
+        field: the field.
+        size: number of entries of an event.
+        training: whether the trace is for a training step.
+
+    Returns:
+        A trace object other than `Auto`.
+
+    Example:
+        ```python
+        from jaxflow.trace import Auto, Exact, resolve
+
+        assert resolve(Auto(), lambda t, x: -x, size=100, training=False) == Exact()
+        ```
     """
     if not isinstance(trace, Auto):
         return trace

@@ -1,25 +1,41 @@
 """The exact trace of a field's Jacobian."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.protocol import evaluate, evaluate_with_trace, has_closed_form
+from jaxflow.dynamics.protocol import Field, evaluate, evaluate_with_trace, has_closed_form
 from jaxflow.trace.products import inner
 
-# Jacobian-vector products held in memory at once; more gain no speed on the processors tried.
+# Jacobian-vector products in memory at once; more gave no speed on the processors measured.
 CHUNK = 32
 
 
 def exact_trace(
-    field: Any, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
+    field: Field, t: Float[Array, ""], x: Float[Array, "*event"], cond: Array | None = None
 ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-    """`f(t, x)` and `tr(df/dx)` at one point, from one pass.
+    """`f(t, x)` and `tr(df/dx)` at one point.
 
-    The field's closed form where it has one (`with_trace`), else `jacobian_trace`.
+    It uses the field's closed form (`with_trace`) if there is one, else `jacobian_trace`.
+
+    Args:
+        field: the field.
+        t: time.
+        x: one event of any shape.
+        cond: condition of the event.
+
+    Returns:
+        The field's value, (*event), and the trace.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from jaxflow import exact_trace
+
+        f, trace = exact_trace(lambda t, x: x**2, jnp.asarray(0.5), jnp.asarray([1.0, 2.0]))
+        assert float(trace) == 6.0
+        ```
     """
     if has_closed_form(field):
         return evaluate_with_trace(field, t, x, cond)
@@ -27,7 +43,7 @@ def exact_trace(
 
 
 def jacobian_trace(
-    field: Any,
+    field: Field,
     t: Float[Array, ""],
     x: Float[Array, "*event"],
     cond: Array | None = None,
@@ -36,7 +52,7 @@ def jacobian_trace(
 ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
     """`f(t, x)` and `tr(df/dx) = sum_i e_i^T (df/dx) e_i` by d Jacobian-vector products.
 
-    The field is evaluated once; the products run `chunk` at a time, so memory does not grow
+    It evaluates the field once and computes `chunk` products at a time, so memory does not grow
     with the dimension d.
 
     Args:
@@ -44,14 +60,25 @@ def jacobian_trace(
         t: time.
         x: one event of any shape.
         cond: condition of the event.
-        chunk: products held in memory at once.
+        chunk: number of products in memory at once.
+
+    Returns:
+        The field's value, (*event), and the trace.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from jaxflow.trace import jacobian_trace
+
+        f, trace = jacobian_trace(lambda t, x: t * x, jnp.asarray(0.5), jnp.ones(4), chunk=2)
+        ```
     """
     f, jvp = jax.linearize(lambda x: evaluate(field, t, x, cond), x)
     size = x.size
     chunk = min(chunk, size)
 
     def partial_sum(start: Array) -> Array:
-        # Beyond the last entry one_hot gives the zero vector, which adds nothing.
+        # Past the last entry one_hot is the zero vector, which adds nothing.
         basis = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=x.dtype)
         basis = basis.reshape(chunk, *x.shape)
         return jnp.sum(inner(basis, jax.vmap(jvp)(basis)))

@@ -1,24 +1,27 @@
 """Hutchinson's stochastic estimate of the trace."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.dynamics.protocol import Field
+from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.products import inner, products
 
 Law = Literal["rademacher", "gaussian", "orthogonal"]
 
-# Probes that measure the variance of one.
+# Probes of the pilot solve, from whose spread the variance of one probe is estimated.
 PILOT_PROBES = 8
 
 
 class Hutchinson(eqx.Module):
-    """Use Hutchinson's estimate, with probes drawn once a solve and held fixed through it.
+    """Hutchinson's estimate `mean_i v_i^T J v_i`, with probes drawn once a solve.
 
     With `S = J + J^T` and `A = S / 2`, k probes of an integrated Jacobian J of size d have the
     variance
@@ -28,17 +31,29 @@ class Hutchinson(eqx.Module):
     gaussian      ||S||_F^2 / 2k
     orthogonal    2d/(d+2) (||A||_F^2 - tr(A)^2/d) / k  (d-k)/(d-1)       0 at k = d
     ```
-    See `docs/traces.md`.
+    derived in `docs/traces.md`.
 
     Attributes:
-        num_probes: probes, averaged; with two or more a log-density has a standard error.
-        law: of the probes. `"orthogonal"`: a random orthonormal block times `sqrt(d)`.
-        target_se: standard error wanted for a log-density, in nats. Evaluation chooses the
-            number of probes for it, in the root mean square over rows, from a pilot solve with
-            a few of them; training takes `num_probes`.
+        num_probes: number of probes; with two or more a log-density has a standard error.
+        law: distribution of the probes. `"orthogonal"` is a random orthonormal block times
+            `sqrt(d)`.
+        target_se: target for the standard error of a log-density in nats, in the root mean square
+            over rows. Evaluation then chooses the number of probes by a pilot solve. Training
+            ignores it and uses `num_probes`.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting is out of range.
+
+    Example:
+        ```python
+        import jax
+        import jax.numpy as jnp
+        from jaxflow import CNF, Hutchinson, StandardNormal
+        from jaxflow.dynamics import MLP
+
+        flow = CNF(MLP(3, width=8, key=jax.random.key(0)), StandardNormal(3), trace=Hutchinson(8))
+        log_p = flow.log_prob(jnp.ones((5, 3)), key=jax.random.key(1))
+        ```
     """
 
     num_probes: int = eqx.field(static=True, default=1)
@@ -52,8 +67,11 @@ class Hutchinson(eqx.Module):
         if self.target_se is not None and not 0 < self.target_se < float("inf"):
             raise ValueError(f"target_se={self.target_se} must be a positive number of nats")
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Probes for one event of this shape, (num_probes, *event).
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Draw the probes of one event; see `Estimator.draw`.
+
+        Returns:
+            Probes, (num_probes, *shape).
 
         Raises:
             ValueError: more orthogonal probes than the event has entries.
@@ -61,12 +79,13 @@ class Hutchinson(eqx.Module):
         return draw_probes(key, self.num_probes, shape, dtype, self.law)
 
     def estimate(
-        self, divergences: Float[Array, " k"], probes: Float[Array, "k ..."], span: Any
+        self, divergences: Float[Array, " k"], probes: Float[Array, "k ..."], span: ArrayLike
     ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
-        """The integral of the trace and its standard error, from one integral a probe.
+        """The mean over probes and its standard error; see `Estimator.estimate`.
 
-        One probe has no standard error: None. Orthogonal probes are draws without replacement,
-        whence the factor `1 - k/d`.
+        Returns:
+            The estimate, and its standard error or None for a single probe. Orthogonal probes
+            are draws without replacement: their squared error has the factor `1 - k/d`.
         """
         return jnp.mean(divergences), standard_error(divergences, self._population(probes[0].size))
 
@@ -75,11 +94,19 @@ class Hutchinson(eqx.Module):
         return Hutchinson(PILOT_PROBES, self.law)
 
     def number_for(self, squared_error: float, size: int) -> int:
-        """Probes for `target_se`, a power of two, from a pilot's mean squared standard error."""
+        """Number of probes for `target_se`, rounded up to a power of two.
+
+        Args:
+            squared_error: mean squared standard error of the pilot.
+            size: number of entries of an event.
+
+        Returns:
+            The number of probes.
+        """
         assert self.target_se is not None
         population = self._population(size)
         left = 0.0 if population is None else 1.0 / population
-        # Of k probes the squared error is v (1/k - left).
+        # k probes have the squared error v (1/k - left).
         variance = squared_error / (1.0 / PILOT_PROBES - left)
         wanted = 1.0 / (self.target_se**2 / variance + left) if variance > 0 else 1.0
         return 2 ** max(0, math.ceil(math.log2(wanted) - 1e-9))
@@ -89,39 +116,51 @@ class Hutchinson(eqx.Module):
 
 
 def hutchinson_trace(
-    field: Any,
+    field: Field,
     t: Float[Array, ""],
     x: Float[Array, "*event"],
     probes: Float[Array, "..."],
     cond: Array | None = None,
 ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-    """`f(t, x)` and an unbiased estimate of `tr(df/dx)` at one point, from one pass.
+    """`f(t, x)` and an unbiased estimate of `tr(df/dx)` at one point.
 
     ```
     tr(A) = E[v^T A v]    for any v with E[v v^T] = I
     ```
-    A probe costs one Jacobian-vector product by `jax.jvp`, so O(d) work where the exact trace
-    takes d of them.
+    A probe costs one Jacobian-vector product (`jax.jvp`); the exact trace takes d of them.
+    Hutchinson (1989), "A stochastic estimator of the trace of the influence matrix"; Grathwohl
+    et al. (2019), "FFJORD", arXiv 1810.01367.
 
     Args:
         field: the field.
         t: time.
         x: one event of any shape.
-        probes: one probe (*event), or k of them (k, *event), which are averaged.
+        probes: one probe (*event), or k of them (k, *event), whose estimates are averaged.
         cond: condition of the event.
+
+    Returns:
+        The field's value, (*event), and the estimate.
 
     Raises:
         ValueError: the probes do not have the event's shape.
 
-    Hutchinson (1989), "A stochastic estimator of the trace of the influence matrix";
-    Grathwohl et al. (2019), "FFJORD", arXiv 1810.01367.
+    Example:
+        ```python
+        import jax
+        import jax.numpy as jnp
+        from jaxflow import Hutchinson, hutchinson_trace
+
+        x = jnp.ones(5)
+        probes = Hutchinson(3).draw(jax.random.key(0), x.shape, x.dtype)
+        f, trace = hutchinson_trace(lambda t, x: jnp.sin(x), jnp.asarray(0.0), x, probes)
+        ```
     """
     f, each = probe_traces(field, t, x, probes, cond)
     return f, jnp.mean(each)
 
 
 def probe_traces(
-    field: Any,
+    field: Field,
     t: Float[Array, ""],
     x: Float[Array, "*event"],
     probes: Float[Array, "..."],
@@ -140,7 +179,7 @@ def probe_traces(
 
 
 def draw_probes(
-    key: PRNGKeyArray, count: int, shape: tuple[int, ...], dtype: Any, law: Law
+    key: PRNGKeyArray, count: int, shape: tuple[int, ...], dtype: DTypeLike, law: Law
 ) -> Array:
     """`count` probes (count, *shape) with `E[v v^T] = I`."""
     if law == "rademacher":
@@ -150,8 +189,8 @@ def draw_probes(
     size = math.prod(shape)
     if count > size:
         raise ValueError(
-            f"num_probes={count} orthogonal probes do not fit into events of shape {shape}, so "
-            f"{size} entries: at num_probes={size} they are exact already; write trace='exact'"
+            f"num_probes={count} orthogonal probes do not fit into events of shape {shape}, which "
+            f"have {size} entries; num_probes={size} is already exact: write trace='exact'"
         )
     normal = jax.random.normal(key, (size, count), accumulation_dtype(dtype))
     block = size**0.5 * jnp.linalg.qr(normal)[0].T
@@ -163,23 +202,11 @@ def standard_error(
 ) -> Float[Array, ""] | None:
     """Standard error of the mean of exchangeable values; None for a single one.
 
-    Args:
-        values: k estimates.
-        population: number of values there are to draw from, without replacement.
+    `population` is the number of values to draw from if they are drawn without replacement.
     """
     (count,) = values.shape
     if count == 1:
-        # The one orthogonal direction of one entry is the whole population.
+        # The one orthogonal direction of one entry is the entire population.
         return jnp.zeros((), values.dtype) if population == 1 else None
     rest = 1.0 if population is None else 1.0 - count / population
     return (rest / count) ** 0.5 * jnp.std(values, ddof=1)
-
-
-def check_count(name: str, value: Any) -> None:
-    """A number of probes.
-
-    Raises:
-        ValueError: it is not a whole number of at least 1.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be at least 1, a whole number")

@@ -1,23 +1,21 @@
-"""Jacobian-vector products of a field at one point, and sums of them in a safe precision."""
-
-from typing import Any
+"""Jacobian-vector products of a field at one point."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.protocol import evaluate
+from jaxflow.dynamics.protocol import Field, evaluate
 from jaxflow.runtime.precision import accumulation_dtype
 
 
 def products(
-    field: Any,
+    field: Field,
     t: Float[Array, ""],
     x: Float[Array, "*event"],
     vectors: Float[Array, "..."],
     cond: Array | None = None,
 ) -> tuple[Float[Array, "*event"], Float[Array, "..."]]:
-    """`f(t, x)` and `(df/dx) v` for each of the vectors, (k, *event), from one pass."""
+    """`f(t, x)`, and `(df/dx) v` for each vector of (k, *event), from one evaluation."""
 
     def jvp(v: Array) -> tuple[Array, Array]:
         return jax.jvp(lambda x: evaluate(field, t, x, cond), (x,), (v,))
@@ -29,6 +27,6 @@ def products(
 
 
 def inner(u: Float[Array, "k ..."], v: Float[Array, "k ..."]) -> Float[Array, " k"]:
-    """`u_i . v_i` over events of any shape, summed in float32 at least."""
+    """`u_i . v_i` over events of any shape, summed in float32 or wider."""
     dtype = accumulation_dtype(u.dtype)
     return jnp.sum(u.astype(dtype) * v.astype(dtype), axis=tuple(range(1, u.ndim)))

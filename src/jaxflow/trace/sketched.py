@@ -1,48 +1,56 @@
-"""Traces that are exact on what was learned of the Jacobian, and stochastic on the rest."""
+"""Trace estimates that are exact on a subspace and stochastic on its complement."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
-from jaxflow.trace.hutchinson import check_count, draw_probes, standard_error
+from jaxflow.trace.fit import fit_sketch
+from jaxflow.trace.hutchinson import draw_probes, standard_error
 from jaxflow.trace.products import inner
 
 
 class HutchPlusPlus(eqx.Module):
-    """Hutch++ for flows: what all rows have in common is exact, probes are for the rest.
+    """Hutch++ for flows: exact on a subspace that all rows share, probes on its complement.
 
     With an orthonormal subspace Q and a reference Jacobian M, both shared by all rows,
 
     ```
     tr(J) = tr(M) + tr(Q^T (J - M) Q) + E[v^T (J - M) v],    v = (I - Q Q^T) g
     ```
-    whatever Q and M are: they decide the variance, not the mean. An estimate takes
-    `rank + num_probes` Jacobian-vector products; M costs none.
-
-    ```python
-    jacobians = flow.integrated_jacobian(x[:64])
-    trace = jaxflow.HutchPlusPlus.from_jacobians(jacobians, num_products=16)
-    flow = dataclasses.replace(flow, trace=trace)
-    ```
-
-    Meyer et al. (2021), "Hutch++: Optimal stochastic trace estimation", arXiv 2010.09649, for
-    one matrix; the reference is a control variate.
+    for any Q and M: they change the variance, not the mean. An estimate takes
+    `rank + num_probes` Jacobian-vector products; M, a control variate, costs none. Meyer et al.
+    (2021), "Hutch++: Optimal stochastic trace estimation", arXiv 2010.09649, for one matrix.
 
     Attributes:
-        subspace: Q, orthonormal, (rank, *event); rank 0 for none.
-        reference: M, the mean over pilot rows of the Jacobian integrated over [0, 1],
-            (*event, *event); None for none.
-        num_probes: k.
-        law: of the probes g.
+        subspace: Q, orthonormal, (rank, *event); rank 0 for no subspace.
+        reference: M, (*event, *event), such as the mean over pilot rows of the Jacobian
+            integrated over [0, 1]; None for no control variate.
+        num_probes: number of probes.
+        law: distribution of the probes g.
 
     Raises:
-        ValueError: a subspace that is not orthonormal, a reference of another shape.
+        ValueError: the subspace is not orthonormal, or the reference has another shape.
+
+    Example:
+        ```python
+        import dataclasses
+        import jax
+        from jaxflow import CNF, HutchPlusPlus, StandardNormal
+        from jaxflow.dynamics import MLP
+
+        flow = CNF(MLP(6, width=8, key=jax.random.key(0)), StandardNormal(6))
+        x = jax.random.normal(jax.random.key(1), (32, 6))
+        trace = HutchPlusPlus.from_jacobians(flow.integrated_jacobian(x), num_products=4)
+        flow = dataclasses.replace(flow, trace=trace)
+        ```
     """
 
     subspace: Float[Array, "rank *event"]
@@ -53,7 +61,7 @@ class HutchPlusPlus(eqx.Module):
     def __check_init__(self) -> None:
         check_count("num_probes", self.num_probes)
         if not isinstance(self.subspace, np.ndarray | Array):
-            return  # A placeholder of a transformation of trees.
+            return  # A placeholder, inside a transformation of trees.
         rank, shape = self.subspace.shape[0], self.subspace.shape[1:]
         if self.reference is not None and self.reference.shape != shape + shape:
             raise ValueError(
@@ -80,59 +88,37 @@ class HutchPlusPlus(eqx.Module):
         rank: int | None = None,
         reference: bool = True,
     ) -> "HutchPlusPlus":
-        """Subspace and reference from integrated Jacobians of a few rows.
+        """Fit the subspace and the reference to integrated Jacobians of a few rows.
 
-        The reference is their mean. The subspace holds the leading eigenvectors of the mean of
-        `S^2`, `S = J + J^T` of what the reference leaves: the part of the variance that a
-        shared subspace can remove. Probes are Rademacher's.
+        The reference is their mean M. The subspace holds the leading eigenvectors of the mean of
+        `S^2`, where `S = J + J^T` of `J - M`: the part of the variance that a shared subspace can
+        remove. Probes are Rademacher's.
 
         Args:
-            jacobians: (rows, *event, *event), as `flow.integrated_jacobian(x)` gives them; 32 to
-                64 rows, known values.
-            num_products: Jacobian-vector products an evaluation may take, `rank + num_probes`.
-            rank: how many of them are exact directions; None chooses by the variance that is
-                left for every second row, with a subspace of the others.
+            jacobians: (rows, *event, *event) from `flow.integrated_jacobian(x)`, with known
+                values; 32 to 64 rows are enough.
+            num_products: Jacobian-vector products an evaluation takes, `rank + num_probes`.
+            rank: number of exact directions. None chooses the rank whose subspace, fitted to
+                every other row, leaves the least variance on the remaining rows.
             reference: whether to use the mean as a control variate.
 
+        Returns:
+            The trace.
+
         Raises:
-            ValueError: numbers out of range, an odd number of event axes, too few rows.
+            ValueError: a number out of range, an odd number of event axes, or fewer than two rows.
         """
-        rows, shape = jacobians.shape[0], jacobians.shape[1:]
-        event = shape[: len(shape) // 2]
-        size = math.prod(event)
-        if shape != event + event or rows < 2:
-            raise ValueError(
-                f"jacobians has shape {jacobians.shape}; give (rows, *event, *event) of two rows "
-                "or more, as flow.integrated_jacobian(x) does"
-            )
-        check_count("num_products", num_products)
-        most = min(size, num_products - 1)
-        if rank is not None and (not isinstance(rank, int) or not 0 <= rank <= most):
-            raise ValueError(
-                f"rank={rank!r} must be a whole number from 0 to {most}: at least one of "
-                f"num_products={num_products} is a probe"
-            )
-        s = jacobians.reshape(rows, size, size)
-        s = s + jnp.swapaxes(s, 1, 2)
-        if rank is None:
-            fitted, held = s[::2], s[1::2]
-            centre = jnp.mean(fitted, axis=0) if reference else jnp.zeros_like(s[0])
-            q = _leading(fitted - centre[None])
-            left = [
-                _variance(q[:, :r], held - centre[None]) / (num_products - r)
-                for r in range(most + 1)
-            ]
-            rank = int(np.argmin([float(v) for v in left]))
-        mean = jnp.mean(s, axis=0) if reference else jnp.zeros_like(s[0])
-        subspace = _leading(s - mean[None])[:, :rank].T.reshape(rank, *event)
-        known = jnp.mean(jacobians, axis=0) if reference else None
-        return cls(subspace, known, num_products - rank)
+        return cls(*fit_sketch(jacobians, num_products, rank, reference=reference))
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Vectors (rank + num_probes, *event) whose mean of `v^T J v` is the estimate.
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Draw the vectors of one event; see `Estimator.draw`.
+
+        Returns:
+            Scaled directions of Q and projected probes, (rank + num_probes, *shape); the mean of
+            their `v^T (J - M) v` estimates `tr(J - M)`.
 
         Raises:
-            ValueError: the subspace is not one of such events.
+            ValueError: the subspace is of events of another shape.
         """
         if shape != self.subspace.shape[1:]:
             raise ValueError(
@@ -150,14 +136,12 @@ class HutchPlusPlus(eqx.Module):
         return jnp.concatenate([count**0.5 * q, (count / self.num_probes) ** 0.5 * g])
 
     def estimate(
-        self, divergences: Float[Array, " k"], probes: Float[Array, "k ..."], span: Any
+        self, divergences: Float[Array, " k"], probes: Float[Array, "k ..."], span: ArrayLike
     ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
-        """The integral of the trace and its standard error, from one integral a vector.
+        """Estimate the trace from one integral a vector; see `Estimator.estimate`.
 
-        Args:
-            divergences: integral of `v^T J v` for each vector of `draw`.
-            probes: the vectors.
-            span: length of the interval of time, negative backwards.
+        Returns:
+            The estimate, and its standard error or None for a single probe.
         """
         rank, size = self.subspace.shape[0], probes[0].size
         known = jnp.zeros((), divergences.dtype)
@@ -178,45 +162,48 @@ class HutchPlusPlus(eqx.Module):
         return value, standard_error(share * divergences[rank:])
 
 
-def _leading(s: Float[Array, "rows size size"]) -> Float[Array, "size size"]:
-    """Eigenvectors of the mean of `S^2`, as columns, the leading one first."""
-    return jnp.linalg.eigh(jnp.einsum("nij,njk->ik", s, s) / len(s))[1][:, ::-1]
-
-
-def _variance(q: Float[Array, "size rank"], s: Float[Array, "rows size size"]) -> Array:
-    """Mean variance of one Rademacher probe on the complement of Q."""
-    away = jnp.eye(len(q), dtype=q.dtype) - q @ q.T
-    rest = jnp.einsum("ij,njk,kl->nil", away, s, away)
-    return jnp.mean(jnp.sum(jnp.triu(rest, 1) ** 2, axis=(1, 2)))
-
-
 class XTrace(eqx.Module):
-    """XTrace on the integrated Jacobian `A` of each row: exchangeable, no pilot.
+    """XTrace on the integrated Jacobian `A` of each row, without a pilot solve.
 
-    Each probe is tested against the subspace that the other probes' images span: with
-    `Y = A Omega`, `Y_i` without column i, and `P_i` the projection on the range of `Y_i`,
+    Each probe is projected off the subspace that the images of the other probes span. With
+    `Y = A Omega`, `Y_i` being Y without column i, and `P_i` the projection on the range of `Y_i`,
 
     ```
     t_i = tr(P_i A P_i) + c_i w_i^T (I - P_i) A (I - P_i) w_i,    estimate mean(t_i)
     ```
-    with `c_i` so that the projected probe has the length it should have. Two solves, one for
-    `Y` and one for `A Q`, so `2 num_probes` Jacobian-vector products; exact with
-    `num_probes = d`. It pays where each row's Jacobian is of low rank.
-
-    Epperly, Tropp and Webber (2024), "XTrace", arXiv 2301.07825.
+    where `c_i` restores the expected length of the projected probe. Two solves, for `Y` and for
+    `A Q`, take `2 num_probes` Jacobian-vector products. The estimate is exact with
+    `num_probes = d`, and good if each row's Jacobian is of low rank. Epperly, Tropp and Webber
+    (2024), "XTrace", arXiv 2301.07825.
 
     Attributes:
-        num_probes: k, at least 2, at most d.
+        num_probes: k, at least 2 and at most d.
+
+    Raises:
+        ValueError: `num_probes` is below 2.
+
+    Example:
+        ```python
+        import jax
+        import jax.numpy as jnp
+        from jaxflow import CNF, StandardNormal, XTrace
+        from jaxflow.dynamics import MLP
+
+        flow = CNF(MLP(5, width=8, key=jax.random.key(0)), StandardNormal(5), trace=XTrace(3))
+        log_p = flow.log_prob(jnp.ones((4, 5)), key=jax.random.key(1))
+        ```
     """
 
     num_probes: int = eqx.field(static=True, default=4)
 
     def __check_init__(self) -> None:
-        if not isinstance(self.num_probes, int) or self.num_probes < 2:
-            raise ValueError(f"num_probes={self.num_probes!r} must be at least 2, a whole number")
+        check_count("num_probes", self.num_probes, 2)
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Gaussian probes Omega, (num_probes, *event).
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Draw the Gaussian probes Omega of one event; arguments as `Estimator.draw`.
+
+        Returns:
+            Probes, (num_probes, *shape).
 
         Raises:
             ValueError: more probes than the event has entries.
@@ -229,7 +216,7 @@ class XTrace(eqx.Module):
         return draw_probes(key, self.num_probes, shape, dtype, "gaussian")
 
     def basis(self, images: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
-        """Orthonormal Q that spans the images Y of the probes, (k, *event)."""
+        """Orthonormal basis Q of the span of the probes' images Y; both (k, *event)."""
         wide = images.reshape(len(images), -1).astype(accumulation_dtype(images.dtype))
         return jnp.linalg.qr(wide.T)[0].T.reshape(images.shape).astype(images.dtype)
 
@@ -240,17 +227,25 @@ class XTrace(eqx.Module):
         basis: Float[Array, "k ..."],
         basis_images: Float[Array, "k ..."],
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The trace of A and its standard error, from Omega, `Y = A Omega`, Q and `Z = A Q`.
+        """Estimate the trace of A.
 
-        The probes' estimates share subspaces, so the standard error is itself an estimate.
+        Args:
+            probes: Omega, (k, *event).
+            images: `Y = A Omega`.
+            basis: Q, from `basis(images)`.
+            basis_images: `Z = A Q`.
+
+        Returns:
+            The estimate and its standard error, which is approximate since the probes' estimates
+            share subspaces.
         """
         dtype = accumulation_dtype(probes.dtype)
         omega, y, q, z = (
             v.reshape(len(v), -1).astype(dtype).T for v in (probes, images, basis, basis_images)
         )
         size, count = omega.shape
-        # s_i, of length 1: the direction of range(Q) that the other probes' images leave out,
-        # so R^T s_i is along e_i, Y = Q R. The diagonal is held off zero for images of low rank.
+        # s_i is the unit vector in range(Q) orthogonal to the other probes' images: R^T s_i is
+        # along e_i, where Y = Q R. The diagonal is kept off zero for images of low rank.
         r = q.T @ y
         floor = jnp.maximum(jnp.finfo(dtype).eps * jnp.linalg.norm(r), 1e-30)
         diagonal = jnp.diagonal(r)
