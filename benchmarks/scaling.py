@@ -123,7 +123,7 @@ def run_of(
 
 def stretch(run: training_run.Run, count: int) -> float:
     """Train for `count` steps, as between two validations; their mean loss."""
-    return run._train(run._span(run.step), count)[0]
+    return run._train(run._phase(run.step), count)[0]
 
 
 def turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

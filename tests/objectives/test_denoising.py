@@ -19,7 +19,7 @@ from jaxflow.diffusion import (
 from jaxflow.dynamics import MLP, OptionalCondition, Residual
 from jaxflow.objectives import Denoising, balanced, likelihood_weight, simple
 from jaxflow.objectives.denoising import noise_errors
-from jaxflow.training.fit import _usual_objective
+from jaxflow.training.defaults import default_objective
 
 SCHEDULE = VariancePreserving()
 
@@ -127,12 +127,12 @@ def test_it_is_what_a_diffusion_model_is_trained_by(key):
         (small(), None, 0.0),
         (as_flow(Denoiser(network, SCHEDULE), 2), 1, 0.1),
     ):
-        assert _usual_objective(flow, cond).at(0, 9)[0].objective == Denoising(drop=drop)
+        assert default_objective(flow, cond).at(0, 9)[0].objective == Denoising(drop=drop)
 
 
 def test_bad_settings_are_named(key):
     for settings, says in (
-        ({"num_steps": 1}, "num_steps=1 must be a whole number of at least 2"),
+        ({"num_steps": 1}, "num_steps=1 must be an integer >= 2"),
         ({"drop": 1.0}, r"drop=1.0 must lie in \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=says):
@@ -143,5 +143,5 @@ def test_bad_settings_are_named(key):
     with pytest.raises(ValueError, match=r"drop=0.1 leaves conditions out, and there are none"):
         Denoising(drop=0.1)(as_flow(Denoiser(network, SCHEDULE), 2), jnp.zeros((3, 2)), None, key)
     flow = jaxflow.CNF(MLP(2, width=8, depth=1, key=key), jaxflow.StandardNormal(2))
-    with pytest.raises(TypeError, match="the field of this flow is MLP, no diffusion model"):
+    with pytest.raises(TypeError, match="the field of this flow is MLP, not a diffusion model"):
         Denoising()(flow, jnp.zeros((3, 2)), None, key)

@@ -297,8 +297,8 @@ class TestRefused:
         [
             ({"path": lambda t: (1 - t, t)}, ValueError, r"alpha\(0\)=1"),
             ({"path": Linear}, TypeError, "must be a function of time"),
-            ({"coupling": Swaps}, TypeError, r"Swaps.* is no function: write coupling="),
-            ({"time": Power}, TypeError, r"Power.* is no function: write time="),
+            ({"coupling": Swaps}, TypeError, r"Swaps.* is not a function: write coupling="),
+            ({"time": Power}, TypeError, r"Power.* is not a function: write time="),
         ],
     )
     def test_settings(self, settings, error, match):

@@ -17,7 +17,7 @@ from jaxflow.objectives import (
     maximum_likelihood,
 )
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.training.stages import Span
+from jaxflow.training.phases import Phase
 from jaxflow.transforms import Standardise
 
 KEY = jax.random.key(6)
@@ -118,6 +118,6 @@ def test_a_user_s_own_function_is_an_objective():
 def test_who_needs_the_training_solve():
     pairs = Reflow(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
     for objective in (FlowMatching(), Denoising(), pairs):
-        assert not Span(objective, TrainConfig(), 0).solves
+        assert not Phase(objective, TrainConfig(), 0).solves
     for objective in (MaximumLikelihood(), ReverseKL(target=jnp.sum)):
-        assert Span(objective, TrainConfig(), 0).solves
+        assert Phase(objective, TrainConfig(), 0).solves

@@ -47,7 +47,7 @@ def test_bad_labels_are_named(key):
     for bad, error, says in (
         (labels + 1, ValueError, r"labels run from 1 to 2, .* must lie in \[0, 1\]"),
         (labels[:5], ValueError, r"labels have shape \(5,\) for 2000 rows"),
-        (labels.astype(float), TypeError, "labels have dtype float64; give whole numbers"),
+        (labels.astype(float), TypeError, "labels have dtype float64; give integers from 0"),
     ):
         with pytest.raises(error, match=says):
             jaxflow.fit_classifier(classifier, flow, x, bad, key=key)

@@ -76,7 +76,7 @@ def test_conditions_reach_the_map():
 
 
 def test_what_is_refused(flow):
-    with pytest.raises(ValueError, match="num_steps=0 must be a whole number"):
+    with pytest.raises(ValueError, match="num_steps=0 must be an integer"):
         distil(flow, jnp.zeros((2, 2)), key=KEY, num_steps=0)
     with pytest.raises(ValueError, match=r"x has shape \(2, 3\)"):
         distil(flow, jnp.zeros((2, 3)), key=KEY)

@@ -107,12 +107,12 @@ def test_few_rows_work(key, rows):
 
 
 def test_every_row_is_seen_once_an_epoch():
-    from jaxflow.training.step import minibatches
+    from jaxflow.training.minibatches import minibatch_indices
 
     config = TrainConfig(batch_size=5, eval_every=6)
-    batches = np.asarray(minibatches(15, config, (1, 2), 0, 6))
+    batches = np.asarray(minibatch_indices(15, config, (1, 2), 0, 6))
     assert sorted(batches[:3].ravel()) == sorted(batches[3:].ravel()) == list(range(15))
-    np.testing.assert_array_equal(minibatches(15, config, (1, 2), 4, 2)[:2], batches[4:])
+    np.testing.assert_array_equal(minibatch_indices(15, config, (1, 2), 4, 2)[:2], batches[4:])
 
 
 def test_nan_is_never_best_and_stops_training(key, caplog):

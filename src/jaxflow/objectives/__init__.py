@@ -1,4 +1,7 @@
-"""What training minimises: pure `(flow, x, cond, key) -> (loss, metrics)`, one a file."""
+"""Objectives: what `fit` minimises, as pure functions `(flow, x, cond, key) -> (loss, metrics)`.
+
+`jaxflow.objectives.protocol` describes the call, for objectives and training loops of your own.
+"""
 
 from jaxflow.objectives.couplings import OptimalTransport, Sinkhorn, Swaps, independent
 from jaxflow.objectives.denoising import Denoising, balanced, likelihood_weight, simple

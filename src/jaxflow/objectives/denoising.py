@@ -1,4 +1,4 @@
-"""Denoising: a diffusion model is regressed on the noise in its points, and nothing is solved."""
+"""Denoising: train a diffusion model by regression on the noise; solves no ODE."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,31 +11,32 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.diffusion import AbstractDenoiser, Schedule, denoiser_of
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives.matching import squared_norms
+from jaxflow.objectives.protocol import Loss, Rows, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.checks import check_count
 
-Weight = Callable[[Schedule, Float[Array, ""]], Float[Array, ""]]
+Weighting = Callable[[Schedule, Float[Array, ""]], Float[Array, ""]]
 
 
 def simple(schedule: Schedule, s: Float[Array, ""]) -> Float[Array, ""]:
-    """1: DDPM's `L_simple`, and NCSN's loss with its weight `sigma^2`."""
+    """Weight 1: `L_simple` of DDPM, and the loss of NCSN with its weight `sigma^2`."""
     return jnp.ones_like(s)
 
 
 def balanced(schedule: Schedule, s: Float[Array, ""]) -> Float[Array, ""]:
-    """`(alpha^2 + sigma^2) / alpha^2`: the error of the velocity, of scale 1 at every noise.
+    """Weight `(alpha^2 + sigma^2) / alpha^2`: the loss is the error of the velocity.
 
-    What the ODE makes of an error at much noise weighs as much as of one at little, which
-    `simple` neglects (Salimans and Ho 2022, arXiv 2202.00512; Karras et al. 2022, eq. 8).
+    Errors at high noise then count as much in the ODE as errors at low noise, which `simple`
+    neglects (Salimans and Ho 2022, arXiv 2202.00512; Karras et al. 2022, arXiv 2206.00364, eq. 8).
     """
     return 1 + jnp.exp(-schedule.log_snr(s))
 
 
 def likelihood_weight(schedule: Schedule, s: Float[Array, ""]) -> Float[Array, ""]:
-    """`-(d log SNR / ds) / 2`: the bound on the likelihood in continuous time.
+    """Weight `-(d log SNR / ds) / 2`: the loss is the bound on the likelihood.
 
-    (Kingma et al. 2021, arXiv 2107.00630, eq. 17.)
+    Kingma et al. 2021, arXiv 2107.00630, eq. 17.
     """
     return -0.5 * jax.jvp(schedule.log_snr, (s,), (jnp.ones_like(s),))[1]
 
@@ -43,58 +44,63 @@ def likelihood_weight(schedule: Schedule, s: Float[Array, ""]) -> Float[Array, "
 @final
 @dataclass(frozen=True, kw_only=True)
 class Denoising:
-    """`mean_i weight(s_i) |e_i - denoiser.noise(s_i, alpha x_i + sigma e_i)|^2` over rows.
+    """Minimise `mean_i weight(s_i) |e_i - denoiser.noise(s_i, alpha x_i + sigma e_i)|^2`.
 
-    One loss for DDPM (variance preserving, Ho et al. 2020, eq. 14) and NCSN (variance exploding,
-    Song and Ermon 2019, eq. 5 by `sigma^2`): the schedule makes the difference. Whatever the
-    network predicts, the loss is in units of the noise. See `jaxflow.diffusion.score_matching`
-    for why it is the score that is learned.
+    This is the loss of DDPM on a variance-preserving schedule (Ho et al. 2020, arXiv 2006.11239,
+    eq. 14), and of NCSN on a variance-exploding one (Song and Ermon 2019, arXiv 1907.05600, eq. 5
+    with the weight `sigma^2`). The loss is in units of the noise for all predictions of the
+    network. `jaxflow.diffusion.score_matching` shows that the minimiser is the score.
 
     ```python
-    flow = as_flow(Denoiser(MLP(2, key=key), VariancePreserving()), (2,))
-    flow, history = jaxflow.fit(flow, x, key=key, objective=Denoising())
+    import jax
+    from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow
+    from jaxflow.dynamics import MLP
+    from jaxflow.objectives import Denoising
+
+    key = jax.random.key(0)
+    flow = as_flow(Denoiser(MLP(2, key=key), VariancePreserving()), 2)
+    x = jax.random.normal(key, (256, 2))
+    loss, metrics = Denoising()(flow, x, None, key)  # or jaxflow.fit(..., objective=Denoising())
     ```
-    Conditions reach the network as they are given: scale them first.
+    Conditions are passed to the network unchanged: scale them first.
 
     Attributes:
-        weight: `balanced`, `simple`, `likelihood_weight`, or another function `(schedule, s)`.
-        time: quantile function of jaxflow's time, from uniform numbers: 0 is the schedule's end,
-            1 its start, near the data. `jaxflow.objectives.uniform`, `LogitNormal()`, `Power()`,
-            or another function.
-        num_steps: train at T times alone, evenly spaced, as on DDPM's and NCSN's ladders; None
-            for all times.
-        drop: part of the rows whose condition is left out, for classifier-free guidance.
+        weight: `balanced`, `simple`, `likelihood_weight`, or a function `(schedule, s) -> weight`.
+        time: quantile function of jaxflow's time, where 0 is most noise and 1 is the data:
+            `uniform`, `LogitNormal()`, `Power()`, or a function of uniform numbers.
+        num_steps: train at this many evenly spaced times only, as DDPM and NCSN do; None for all
+            times.
+        drop: share of the rows that are trained without their condition, for classifier-free
+            guidance.
 
     Raises:
-        TypeError: a setting that is no function.
-        ValueError: a number out of range.
+        TypeError: `weight` or `time` is not a function.
+        ValueError: a number is out of range.
     """
 
-    weight: Weight = balanced
+    weight: Weighting = balanced
     time: Callable[[Array], Array] = uniform
     num_steps: int | None = None
     drop: float = 0.0
     # Training needs no solve of the ODE.
     simulation_free: ClassVar[bool] = True
-    # Samplers look for the denoiser right under the flow, and classes need no scaling.
+    # Samplers expect the denoiser directly under the flow, without a layer that scales conditions.
     raw_conditions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, advice in (("weight", "balanced or simple"), ("time", "uniform")):
-            value = getattr(self, name)
-            if not callable(value) or isinstance(value, type):
-                raise TypeError(f"{name}={value!r} is no function: write {name}={advice}")
+        check_function("weight", self.weight, "balanced or simple")
+        check_function("time", self.time, "uniform")
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps, 2)
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop={self.drop} must lie in [0, 1)")
 
     def check(self, flow: Any) -> None:
-        """Refuse a flow that cannot be trained so.
+        """Check that this objective can train the flow.
 
         Raises:
-            TypeError: a flow whose field is no diffusion model.
-            ValueError: conditions are to be left out of a network that needs them.
+            TypeError: the flow is not a diffusion model.
+            ValueError: `drop` is positive, but the network needs a condition.
         """
         network = getattr(denoiser_of(flow), "network", None)
         if self.drop and not isinstance(network, OptionalCondition):
@@ -104,24 +110,12 @@ class Denoising:
             )
 
     def __call__(
-        self,
-        flow: Any,
-        x: Float[Array, "rows *event"],
-        cond: Array | None,
-        key: PRNGKeyArray,
-        weights: Float[Array, " rows"] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss of a batch in flow space.
-
-        Args:
-            flow: a flow by `as_flow`.
-            x: data rows.
-            cond: their conditions.
-            key: for times, noise, and the conditions that are left out.
-            weights: weights of the rows.
+        self, flow: Any, x: Rows, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+    ) -> Loss:
+        """Compute the loss of a batch; arguments as in `jaxflow.objectives.protocol`.
 
         Returns:
-            The loss, and `noise`, the mean squared error of the noise, without the weight.
+            The loss, and the metric `noise`: the mean squared error without the weighting.
         """
         self.check(flow)
         if self.drop and cond is None:
@@ -130,13 +124,13 @@ class Denoising:
         schedule = denoiser.schedule
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         if cond is not None and self.drop > 0:
-            gone = jax.random.bernoulli(drop_key, self.drop, (len(x),))
-            cond = jnp.where(gone.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
-        share = self.time(stratified(time_key, len(x), x.dtype))
+            dropped = jax.random.bernoulli(drop_key, self.drop, (len(x),))
+            cond = jnp.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
+        t = self.time(stratified(time_key, len(x), x.dtype))
         if self.num_steps is not None:
-            rungs = self.num_steps - 1
-            share = jnp.minimum(jnp.floor(share * self.num_steps), rungs) / rungs
-        s = schedule.diffusion_time(share)
+            last = self.num_steps - 1
+            t = jnp.minimum(jnp.floor(t * self.num_steps), last) / last
+        s = schedule.diffusion_time(t)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         errors = noise_errors(denoiser, s, x, noise, cond)
         weighted = jax.vmap(self.weight, (None, 0))(schedule, s) * errors
@@ -146,19 +140,11 @@ class Denoising:
 def noise_errors(
     denoiser: AbstractDenoiser,
     s: Float[Array, " rows"],
-    x: Float[Array, "rows *event"],
-    noise: Float[Array, "rows *event"],
+    x: Rows,
+    noise: Rows,
     cond: Array | None = None,
 ) -> Float[Array, " rows"]:
-    """`|e - denoiser.noise(s, alpha x + sigma e)|^2` of every row.
-
-    Args:
-        denoiser: a denoiser.
-        s: times.
-        x: clean rows.
-        noise: the noise `e`.
-        cond: conditions, (rows, *condition).
-    """
+    """`|e_i - denoiser.noise(s_i, alpha x_i + sigma e_i, c_i)|^2` of each row."""
     noisy = jax.vmap(denoiser.schedule.noised)(s, x, noise)
     axes = (0, 0, None if cond is None else 0)
     return squared_norms(noise - jax.vmap(denoiser.noise, axes)(s, noisy, cond))

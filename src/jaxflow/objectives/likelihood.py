@@ -1,40 +1,52 @@
-"""Maximum likelihood: the mean negative log-density of the data, and what may be added to it."""
+"""Maximum likelihood: the mean negative log-density of the data, with optional penalties."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.density.accuracy import base_density
+from jaxflow.density.error import base_density
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow, to_flow_space
 from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
+from jaxflow.objectives.protocol import Loss, Rows, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.ode import Stats
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaximumLikelihood:
-    """`-mean(log p(x))` in nats, by the flow's training settings.
+    """Minimise `-mean(log p(x))` in nats, plus weighted penalties on the field.
+
+    Uses the flow's training solver. Penalties (`jaxflow.objectives.penalties`) change the flow
+    that is learned, never the log-density it reports. A failed solve gives a loss and gradient
+    of NaN. `maximum_likelihood` is this objective without penalties.
 
     ```python
-    jaxflow.fit(flow, x, key=key, objective=MaximumLikelihood(kinetic=0.02, jacobian=0.02))
+    import jax
+    from jaxflow import CNF, StandardNormal
+    from jaxflow.dynamics import MLP
+    from jaxflow.objectives import MaximumLikelihood
+
+    key = jax.random.key(0)
+    flow = CNF(MLP(2, key=key), StandardNormal(2))
+    x = jax.random.normal(key, (256, 2))
+    objective = MaximumLikelihood(kinetic=0.02, jacobian=0.02)
+    loss, metrics = objective(flow, x, None, key)  # or jaxflow.fit(..., objective=objective)
     ```
-    Weights of penalties (`jaxflow.objectives.penalties`) change what is learned, never what
-    `log_prob` reports of it. A failed solve gives NaN, in the loss and in its gradient.
 
     Attributes:
         kinetic: weight of `int |f|^2 dt`.
         jacobian: weight of `int |df/dx|_F^2 dt`.
         taylor2: weight of `int |d^2 x / dt^2|^2 dt`.
         taylor3: weight of `int |d^3 x / dt^3|^2 dt`.
-        hjb: weight of the Hamilton-Jacobi-Bellman residual, for potential fields.
-        steer: training trajectories end at a random time within this of the base's, so that
-            none can be steep there (Ghosh et al. 2020, "STEER", arXiv 2006.10711).
+        hjb: weight of the residual of the Hamilton-Jacobi-Bellman equation, for potential fields.
+        steer: training trajectories end at a random time within `steer` of the base's, which
+            keeps them from being steep there (Ghosh et al. 2020, "STEER", arXiv 2006.10711).
 
     Raises:
-        ValueError: a weight that is negative or not finite, or `steer` of 1 and more.
+        ValueError: a weight is negative or not finite, or `steer` is 1 or more.
     """
 
     kinetic: float = 0.0
@@ -52,18 +64,21 @@ class MaximumLikelihood:
             raise ValueError(f"steer={self.steer} must be less than 1, the length of the flow")
 
     def __call__(
-        self,
-        flow: Flow,
-        x: Float[Array, "rows *event"],
-        cond: Array | None,
-        key: PRNGKeyArray,
-        weights: Float[Array, " rows"] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The loss, and as metrics what it is made of and the evaluations of the field."""
+        self, flow: Flow, x: Rows, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+    ) -> Loss:
+        """Compute the loss of a batch; arguments as in `jaxflow.objectives.protocol`.
+
+        Returns:
+            The loss in nats. Metrics: each penalty without its weight, and `num_evals`, the
+            evaluations of the field.
+
+        Raises:
+            TypeError: penalties or `steer` with a flow that is not a CNF.
+        """
         metrics: dict[str, Array] = {}
         if self.penalties or self.steer:
-            log_p, spent, stats = self._penalised(flow, x, cond, key)
-            metrics = {name: weighted_mean(each, weights) for name, each in spent.items()}
+            log_p, integrals, stats = self._penalised(flow, x, cond, key)
+            metrics = {name: weighted_mean(each, weights) for name, each in integrals.items()}
         else:
             log_p, stats = flow.log_prob_rows(x, cond, key, training=True)
         loss = -weighted_mean(log_p, weights)
@@ -73,7 +88,7 @@ class MaximumLikelihood:
 
     @property
     def penalties(self) -> tuple[Penalty, ...]:
-        """The penalties that have a weight."""
+        """Names of the penalties with a positive weight."""
         return tuple(name for name in PENALTIES if getattr(self, name) > 0)
 
     def _penalised(
@@ -87,13 +102,14 @@ class MaximumLikelihood:
         u, log_det = to_flow_space(flow.transform, x)
         ode = replace(flow.ode, throw=False)
         trace = flow.trace_for(training=True)
-        end_key, noise_key = jax.random.split(key)
+        end_key, probe_key = jax.random.split(key)
         end = self.steer * jax.random.uniform(end_key, (), u.dtype, -1.0, 1.0)
-        (z, change, _, stats), spent = penalised_change(
-            trace, flow.field, u, 1.0, end, cond, noise_key, ode=ode, penalties=self.penalties
+        (z, change, _, stats), integrals = penalised_change(
+            trace, flow.field, u, 1.0, end, cond, probe_key, ode=ode, penalties=self.penalties
         )
         log_p = base_density(flow.base, z) - change
-        return log_p + log_det.astype(log_p.dtype), spent, stats
+        return log_p + log_det.astype(log_p.dtype), integrals, stats
 
 
 maximum_likelihood = MaximumLikelihood()
+"""`MaximumLikelihood()`, without penalties."""

@@ -1,40 +1,51 @@
-"""Reflow: a flow is straightened by training on its own pairs."""
+"""Reflow: straighten a flow by training on the ends of its own trajectories."""
 
 from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
-from jaxflow.objectives.matching import FlowMatching, squared_errors
+from jaxflow.objectives.matching import FlowMatching, velocity_loss
+from jaxflow.objectives.protocol import Loss, Rows, Weights
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.mesh import shard_rows
 
-# Checks of the flow, and the law of the times.
+# Reflow shares its check of the flow and its distribution of times.
 MATCHING = FlowMatching()
 
 
 @final
 class Reflow(eqx.Module):
-    """Flow matching between the ends of a fitted flow's trajectories.
+    """Minimise the flow-matching loss between the ends of a fitted flow's trajectories.
+
+    Trajectories do not cross, so straight lines between their ends cross less often than lines
+    between independent pairs. The trained field is closer to constant along its own trajectories
+    and needs fewer steps (Liu et al. 2022, "Flow Straight and Fast", arXiv 2209.03003). The pairs
+    come from the fitted flow and keep its errors; `fit` validates on the data.
 
     ```python
-    pairs = Reflow.of(flow, jax.random.key(1))
-    straight, _ = jaxflow.fit(flow, x, key=key, objective=pairs)
+    import jax
+    from jaxflow import CNF, StandardNormal
+    from jaxflow.dynamics import MLP
+    from jaxflow.objectives import Reflow
+
+    key = jax.random.key(0)
+    flow = CNF(MLP(2, key=key), StandardNormal(2))  # in practice, a fitted one
+    x = jax.random.normal(key, (256, 2))
+    pairs = Reflow.of(flow, key, num=512)
+    loss, metrics = pairs(flow, x, None, key)  # or jaxflow.fit(flow, x, key=key, objective=pairs)
     ```
-    Trajectories do not cross, so the lines between their ends cross less than those of chance
-    pairs do; the field that is trained on them is closer to constant along its own trajectories
-    and takes fewer steps (Liu et al. 2022, "Flow Straight and Fast", arXiv 2209.03003). Samples
-    come from the fitted flow, so that its errors stay; validation is by the data.
 
     Attributes:
-        z: points of the base, (pairs, *event).
+        z: base samples, (pairs, *event).
         x: where the fitted flow takes them, in flow space, (pairs, *event).
-        cond: their conditions, (pairs, *condition), or None.
-        transform: the fitted flow's, which made its flow space.
+        cond: conditions, (pairs, *condition), or None.
+        transform: the transform of the fitted flow.
     """
 
     z: Float[Array, "pairs *event"]
@@ -43,21 +54,26 @@ class Reflow(eqx.Module):
     transform: Any = None
     # Training needs no solve of the ODE.
     simulation_free: ClassVar[bool] = True
-    # The pairs' conditions are as they were given, and the rows' must be too.
+    # The pairs' conditions are not standardised, so those of the rows must not be either.
     raw_conditions: ClassVar[bool] = True
 
     @classmethod
-    def of(cls, flow: Any, key: PRNGKeyArray, num: int = 32_768, cond: Any = None) -> "Reflow":
-        """Pairs of a fitted flow, by its evaluation solve.
+    def of(
+        cls, flow: Any, key: PRNGKeyArray, num: int = 32_768, cond: ArrayLike | None = None
+    ) -> "Reflow":
+        """Solve a fitted flow from base samples, by its evaluation solver.
 
         Args:
             flow: a CNF.
-            key: for the points of the base.
-            num: how many pairs; with conditions, one for each of them.
+            key: for the base samples.
+            num: number of pairs; with conditions, one pair for each of them.
             cond: conditions, (pairs, *condition).
 
+        Returns:
+            The objective that trains on these pairs.
+
         Raises:
-            TypeError: a flow without a field.
+            TypeError: the flow has no field.
             SolveError: a solve failed.
         """
         MATCHING.check(flow)
@@ -70,42 +86,35 @@ class Reflow(eqx.Module):
         return cls(z, x, cond, flow.transform)
 
     def check_transform(self, transform: Any) -> None:
-        """Refuse another flow space than that of the pairs.
+        """Check that a flow to be trained has the transform of the pairs.
 
         Raises:
-            ValueError: another transform than the fitted flow's.
+            ValueError: it has another one.
         """
         if not eqx.tree_equal(self.transform, transform):
             raise ValueError(
-                f"transform={transform} is not that of the flow which gave the pairs, "
+                f"transform={transform} differs from that of the flow which gave the pairs, "
                 f"{self.transform}: fit that flow, or give it another field by "
                 "dataclasses.replace(flow, field=...)"
             )
 
     def __call__(
-        self,
-        flow: Any,
-        x: Float[Array, "rows *event"],
-        cond: Array | None,
-        key: PRNGKeyArray,
-        weights: Float[Array, " rows"] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss of as many pairs as there are rows; of the rows nothing else is used.
+        self, flow: Any, x: Rows, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+    ) -> Loss:
+        """Compute the loss of as many random pairs as `x` has rows.
 
-        Args:
-            flow: a CNF.
-            x: data rows.
-            cond: their conditions; a pair has its own.
-            key: for the choice of pairs and times.
-            weights: none: pairs are of the fitted flow, which knows them already.
+        Arguments as in `jaxflow.objectives.protocol`; the values of `x` and `cond` are not used.
+
+        Returns:
+            The loss, and the metric `velocity`: the mean squared velocity.
 
         Raises:
-            ValueError: weights.
+            ValueError: there are weights.
         """
         if weights is not None:
             raise ValueError(
-                "Reflow trains on pairs of the fitted flow, which rows' weights do not reach: fit "
-                "that flow with them, and leave weights out here"
+                "Reflow trains on pairs of the fitted flow, to which weights of rows do not "
+                "apply: fit that flow with weights, and leave weights out here"
             )
         pair_key, time_key = jax.random.split(key)
         rows = shard_rows(jax.random.randint(pair_key, (len(x),), 0, len(self.z)))
@@ -113,9 +122,7 @@ class Reflow(eqx.Module):
         t = MATCHING.times(time_key, len(rows), z.dtype)
         x_t = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end)
         pair_cond = None if self.cond is None else self.cond[rows]
-        errors = squared_errors(flow.field, t, x_t, end - z, pair_cond)
-        speed = jnp.mean(jnp.sum((end - z).reshape(len(rows), -1) ** 2, axis=1))
-        return jnp.mean(errors), {"velocity": speed}
+        return velocity_loss(flow.field, t, x_t, end - z, pair_cond)
 
 
 @eqx.filter_jit

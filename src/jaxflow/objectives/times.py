@@ -1,4 +1,4 @@
-"""Laws of the times that training looks at, as quantile functions."""
+"""Distributions of the training times, as quantile functions."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -10,17 +10,25 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def uniform(u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-    """Every time as often as any other."""
+    """Draw all times equally often: `t = u`."""
     return u
 
 
 @final
 @dataclass(frozen=True)
 class LogitNormal:
-    """`logit(t) ~ N(mean, std^2)`: more times in the middle (Esser et al. 2024, arXiv 2403.03206).
+    """Draw `logit(t) ~ N(mean, std^2)`: more times in the middle.
+
+    Esser et al. 2024, arXiv 2403.03206, eq. 19.
+
+    ```python
+    from jaxflow.objectives import FlowMatching, LogitNormal
+
+    objective = FlowMatching(time=LogitNormal(mean=0.5))
+    ```
 
     Attributes:
-        mean: above 0 for more times near the data.
+        mean: mean of the logit; above 0 for more times near the data.
         std: standard deviation of the logit.
 
     Raises:
@@ -35,17 +43,23 @@ class LogitNormal:
             raise ValueError(f"std={self.std} must be positive")
 
     def __call__(self, u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-        """The quantile function."""
+        """Map uniform numbers in (0, 1) to times in (0, 1)."""
         return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
 
 
 @final
 @dataclass(frozen=True)
 class Power:
-    """`p(t) = (1 + exponent) t^exponent`: more times near the data for positive exponents.
+    """Draw times from `p(t) = (1 + exponent) t^exponent`.
+
+    ```python
+    from jaxflow.objectives import FlowMatching, Power
+
+    objective = FlowMatching(time=Power(2.0))
+    ```
 
     Attributes:
-        exponent: above -1.
+        exponent: above -1; positive for more times near the data.
 
     Raises:
         ValueError: `exponent` is not above -1.
@@ -58,14 +72,14 @@ class Power:
             raise ValueError(f"exponent={self.exponent} must be above -1")
 
     def __call__(self, u: Float[Array, " rows"]) -> Float[Array, " rows"]:
-        """The quantile function."""
+        """Map uniform numbers in (0, 1) to times in (0, 1)."""
         return u ** (1 / (1 + self.exponent))
 
 
 def stratified(key: PRNGKeyArray, rows: int, dtype: Any) -> Float[Array, " rows"]:
-    """Uniform numbers in [0, 1), spread evenly over the rows at a random offset.
+    """Evenly spaced numbers in [0, 1) with one random offset.
 
-    Modulo 1, so that every row's own number is uniform whatever the rows' order.
+    Modulo 1, so that the number of each row is uniform whatever the order of the rows.
     """
     offset = jax.random.uniform(key, (), dtype)
     return (offset + jnp.arange(rows, dtype=dtype) / rows) % 1

@@ -1,5 +1,6 @@
-"""Training of any flow, with validation by its evaluation solver."""
+"""Training of flows, with validation by the evaluation solver."""
 
+from jaxflow.training.checkpoints import Checkpoints
 from jaxflow.training.classifier import fit_classifier
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
@@ -7,7 +8,6 @@ from jaxflow.training.fit import fit
 from jaxflow.training.noise import fit_noise
 from jaxflow.training.run import History
 from jaxflow.training.step import TrainingError
-from jaxflow.training.store import Checkpoints
 
 __all__ = [
     "Checkpoints",

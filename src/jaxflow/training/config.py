@@ -1,4 +1,4 @@
-"""The settings of a training."""
+"""`TrainConfig`: the settings of a training."""
 
 import math
 from dataclasses import dataclass
@@ -6,28 +6,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train.
+    """Settings of the optimiser, the validation and the stopping rules.
+
+    The optimiser is AdamW with gradient clipping and a learning rate that rises linearly, then
+    falls as a cosine to 1 % of its peak.
+
+    ```python
+    from jaxflow import TrainConfig
+
+    config = TrainConfig(steps=1000, batch_size=256, learning_rate=1e-3)
+    ```
 
     Attributes:
-        steps: parameter updates.
-        batch_size: rows of a minibatch; all rows where there are fewer.
-        learning_rate: peak of a schedule that rises linearly and falls as a cosine.
-        warmup: part of the steps in which the learning rate rises.
-        weight_decay: AdamW's.
-        clip_norm: largest norm of a gradient; a longer one is scaled down.
-        ema: decay of the exponential moving average of the weights, which is what is
-            validated and returned; 0 for the weights themselves.
-        eval_every: steps between two validations; they run in one compiled call.
-        patience: validations without a better value after which training stops, in the last
-            stage of a `Staged` objective; None for never.
-        validation_rows: validation rows scored at each validation, at most.
+        steps: number of parameter updates.
+        batch_size: minibatch size, in rows; all rows if there are fewer.
+        learning_rate: peak learning rate.
+        warmup: share of the steps in which the learning rate rises, in [0, 1).
+        weight_decay: decay rate of AdamW.
+        clip_norm: largest norm of a gradient; longer ones are scaled down.
+        ema: decay of the exponential moving average of the weights, in [0, 1). The average is
+            validated and returned; 0 turns averaging off.
+        eval_every: steps between two validations, which run as one compiled call.
+        patience: stop after this many validations without improvement, in the last stage of a
+            `Staged` objective; None to never stop early.
+        validation_rows: largest number of rows in a validation.
         pilot: steps for which each candidate transform is trained before one is chosen.
-        max_seconds: stop at the first validation after this time; None for no limit.
-        solver_error: nats by which the validation value may depend on the training solver's
-            steps; where it depends more, training goes on with finer ones.
+        max_seconds: stop at the first validation after this many seconds; None for no limit.
+        solver_error: largest allowed difference, in nats, between the validation values of the
+            training and the evaluation solver. Above it, training continues with finer steps.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting is out of range.
     """
 
     steps: int = 4000
@@ -61,6 +70,6 @@ class TrainConfig:
 
     @property
     def pilot_steps(self) -> int:
-        """Whole stretches between validations, at most about a fifth of the training."""
-        stretches = math.ceil(min(self.pilot, self.steps / 5) / self.eval_every)
-        return min(stretches * self.eval_every, self.steps)
+        """`pilot`, at most a fifth of `steps`, rounded up to a multiple of `eval_every`."""
+        intervals = math.ceil(min(self.pilot, self.steps / 5) / self.eval_every)
+        return min(intervals * self.eval_every, self.steps)

@@ -1,4 +1,4 @@
-"""`fit`: train a flow, validate it by the evaluation solver, keep the best weights."""
+"""`fit`: train a flow, validate it with the evaluation solver, keep the best weights."""
 
 import math
 from pathlib import Path
@@ -8,20 +8,19 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.diffusion import ProbabilityFlow
-from jaxflow.dynamics import OptionalCondition
-from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
+from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
+from jaxflow.training.checkpoints import Checkpoints, fingerprint, open_store
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import finished, prepare
+from jaxflow.training.defaults import default_objective
+from jaxflow.training.prepare import in_data_units, prepare
 from jaxflow.training.run import Callback, History, Run
-from jaxflow.training.step import Objective, TrainingError
-from jaxflow.training.store import Checkpoints, fingerprint, store_of
+from jaxflow.training.step import TrainingError
 from jaxflow.training.trainable import combine_trainable
 
-# A flow comes back as one of its kind.
+# The type of the flow, which is also the type of the result.
 F = TypeVar("F")
 
 
@@ -43,104 +42,108 @@ def fit(
     mesh: Mesh | int | None = None,
     shard_weights: bool = False,
 ) -> tuple[F, History]:
-    """Train a flow and return its best version, by held-out log-density.
+    """Train a flow and return it with the weights of the best held-out log-density.
 
     ```python
-    flow, history = jaxflow.fit(flow, x_train, validation=x_val, key=jax.random.key(0))
+    import jax
+    import jaxflow
+
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (500, 2)) * 3 + 1
+    flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, key=key), jaxflow.StandardNormal(2))
+    config = jaxflow.TrainConfig(steps=40, eval_every=20)  # 4000 steps by default
+    flow, history = jaxflow.fit(flow, x, key=key, config=config)
+    print(history["validation"][-1])  # nats
+    samples = flow.sample(key, 5)
     ```
 
-    The history's values are mean negative log-densities in nats, in the data's own units:
-    `loss` by the objective on the last minibatches (for another objective than likelihood, its
-    own value plus the transform's constant), `validation` by the evaluation solver, `coarse`
-    by the training solver on the same rows.
+    The base and the transform of the flow are not trained.
 
     Args:
-        flow: a `CNF`, a `CouplingFlow`, or any `Flow`. Base and transform are not trained.
-        x: data, (n, *event); `jaxflow.data.Shards` for more than fits in memory; None for an
-            objective that needs none, such as `ReverseKL`.
-        cond: conditions, (n, *condition); standardised on their way into the network.
-        key: for the split, the minibatches and the probes; the same key gives the same flow.
-        weights: how often each row counts, (n,), none of them negative: weights (2, 1, 0) are
-            rows that occur twice, once and never.
-        validation: held-out rows, or `(x, cond, weights)`, or the part of `x` to hold out.
-        transform: `"auto"`: where the flow has none, each of
-            `jaxflow.transforms.candidate_transforms` is trained for `config.pilot` steps, and
-            the one with the better validation value goes on; so too behind what
-            `jaxflow.transforms.propose(x)` found in the columns, if that is given. `None` leaves
-            the flow as it is; else the transform to use.
-        config: settings.
-        objective: `(flow, x, cond, key) -> (loss, metrics)`, with `weights` as a fifth argument
-            where there are any; it sees the flow without its transform, and rows in flow space.
-            None is `Staged()`, flow matching and then likelihood, for a `CNF`, `Denoising()` for
-            a diffusion model, and likelihood for other flows.
-            One with a method `held_out(flow, cond, key) -> (value, share of samples left out)`
-            is validated by that.
-        progress: whether to show a progress bar; None shows it on a terminal only.
-        callback: called with the newest row of the history; returning True ends training.
-        checkpoint: file that keeps the state of training, written at every validation; or
-            `jaxflow.training.Checkpoints(folder)`, several of them, each device writing its part.
-        resume: go on from `checkpoint` where it exists, on whatever devices.
-        mesh: devices among which the rows of each minibatch are split, a number or
-            `jaxflow.rows_mesh(...)`; None for one device. Random numbers and minibatches do not
-            depend on it, sums are rounded in another order. With several processes all of them
-            make the same call with the same rows.
-        shard_weights: whether weights and optimizer state are split among the devices as well,
-            rather than whole on each.
+        flow: a `CNF`, a `CouplingFlow` or another `Flow`.
+        x: data, (n, *event), in any units; `jaxflow.data.Shards` for more rows than fit in
+            memory; None for an objective that needs no data, such as `ReverseKL`.
+        cond: conditions, (n, *condition); standardised for the network. None for no conditions.
+        key: for the split, the minibatches and the objective; the same key gives the same flow.
+        weights: how often each row counts, (n,), not negative: (2, 1, 0) means a row that occurs
+            twice, one that occurs once and one that does not occur. None for once each.
+        validation: share of `x` to hold out; or the validation rows, (m, *event); or a tuple
+            `(x, cond)` or `(x, cond, weights)` of them.
+        transform: `"auto"` trains the flow for `config.pilot` steps with each of
+            `jaxflow.transforms.candidate_transforms` and continues with the best one; a flow that
+            has a transform keeps it. A `jaxflow.transforms.propose(x)` is applied before each
+            candidate. None keeps the flow's transform or absence of one. Anything else is the
+            transform to use.
+        config: settings of the optimiser, the validation and the stopping rules.
+        objective: what to minimise, `(flow, x, cond, key) -> (loss, metrics)`, see
+            `jaxflow.objectives`. By default `Staged()` (flow matching, then likelihood) for a
+            `CNF`, `Denoising()` for a diffusion model, and `maximum_likelihood` otherwise.
+        progress: show a progress bar; None for only on a terminal.
+        callback: called after each validation with a dict of the newest value of each column of
+            the history; return True to stop.
+        checkpoint: file to save the state of training in at each validation, or
+            `Checkpoints(folder)` for several of them, where each device writes its part.
+        resume: continue from `checkpoint` if it exists, on any number of devices.
+        mesh: devices that share the rows of each minibatch: their number, or a
+            `jaxflow.rows_mesh(...)`; None for one device. Minibatches and random numbers do not
+            depend on it, but sums are rounded in another order. With several processes, all of
+            them make the same call with the same data.
+        shard_weights: split weights and optimiser state among the devices too.
 
     Returns:
-        The flow with the best weights, and the history: a table, column name -> values.
+        The flow with the best weights, and the history: a list for each of the columns
+        `step` (updates so far); `loss` (mean since the last validation; nats and data units for
+        likelihood); `validation` (mean negative log-density of the validation rows by the
+        evaluation solver, nats and data units); `coarse` (the same by the training solver);
+        `num_evals` (field evaluations of a validation row); `learning_rate`; `seconds` (since
+        the start).
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or settings, before training.
-        FileExistsError: a folder of `Checkpoints` that holds another fit's, without `resume`.
-        TrainingError: no validation value was ever finite.
-        ProcessLostError: another process of the job has ended.
+        FileExistsError: `Checkpoints` of an earlier fit, without `resume`.
+        TrainingError: no validation value was finite.
+        ProcessLostError: another process of the job ended.
     """
     if objective is None:
-        objective = _usual_objective(flow, cond)
+        objective = default_objective(flow, cond)
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
     standardise = not getattr(objective, "raw_conditions", False)
     problems = prepare(
         flow, x, cond, key, validation, transform, config, weights, standardise=standardise
     )
-    check = getattr(objective, "check_transform", None)
-    if check is not None:
+    check_transform = getattr(objective, "check_transform", None)
+    if check_transform is not None:
         for problem in problems.values():
-            check(problem.transform)
-    given = key, config, objective, _mesh_for(mesh, config), shard_weights
-    held = validation if isinstance(validation, tuple) else (validation,)
+            check_transform(problem.transform)
+    settings = key, config, objective, _mesh_for(mesh, config), shard_weights
     data = ""
     if checkpoint or jax.process_count() > 1:
-        data = fingerprint(x, cond, weights, *held, key)
-    store = store_of(checkpoint, data, resume=resume)
+        held_out = validation if isinstance(validation, tuple) else (validation,)
+        data = fingerprint(x, cond, weights, *held_out, key)
+    store = open_store(checkpoint, data, resume=resume)
     check_processes_agree(f"{data} {store is not None and store.exists()}")
-    with Progress(config.steps, show=progress) as shown, name_lost_processes():
+    with Progress(config.steps, show=progress) as bar, name_lost_processes():
         if resume and store is not None and store.exists():
-            run = Run.load(store, problems, shown, *given)
+            run = Run.load(store, problems, bar, *settings)
         else:
-            runs = [Run(name, problem, *given) for name, problem in problems.items()]
-            run = _choose(runs, config.pilot_steps, shown) if len(runs) > 1 else runs[0]
+            runs = [Run(name, problem, *settings) for name, problem in problems.items()]
+            run = _best_run(runs, config.pilot_steps, bar) if len(runs) > 1 else runs[0]
             run.report(callback, store)
-        run.advance(config.steps, shown, callback, store)
+        run.advance(config.steps, bar, callback, store)
         if store is not None:
             store.wait()
-    if run.trouble and not run.step:
-        raise TrainingError(f"{run.trouble}; lower learning_rate={config.learning_rate}")
+    if run.failure and not run.step:
+        raise TrainingError(f"{run.failure}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):
         raise TrainingError(
             f"no validation value was finite in {run.step} steps; lower learning_rate="
             f"{config.learning_rate}, or give the training solve more steps"
         )
-    return finished(combine_trainable(run.best, run.frozen), run.problem), run.history
+    return in_data_units(combine_trainable(run.best, run.frozen), run.problem), run.history
 
 
 def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
-    """The mesh of a training; None for one device.
-
-    Raises:
-        ValueError: more devices than there are, or than a minibatch has rows.
-    """
     if mesh is None:
         return None
     mesh = rows_mesh(mesh)
@@ -153,24 +156,11 @@ def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:
     return mesh
 
 
-def _usual_objective(flow: Any, cond: Any) -> Objective:
-    """What a flow is trained by unless told otherwise."""
-    field = getattr(flow, "field", None)
-    if field is None:
-        return maximum_likelihood
-    if not isinstance(field, ProbabilityFlow):
-        return Staged()
-    network = getattr(field.denoiser, "network", None)
-    optional = cond is not None and isinstance(network, OptionalCondition)
-    denoising = Denoising(drop=0.1 if optional else 0.0)
-    # As for flow matching, a long memory of the weights: the loss never settles.
-    return Staged((Stage(denoising, 1.0, ema=0.999),))
-
-
-def _choose(runs: list[Run], steps: int, shown: Progress) -> Run:
+def _best_run(runs: list[Run], steps: int, progress: Progress) -> Run:
+    """Advance all runs by `steps` and return the one with the best validation value."""
     for run in runs:
-        run.advance(steps, shown)
+        run.advance(steps, progress)
     runs.sort(key=lambda run: run.best_value)
     values = ", ".join(f"{run.name} {run.best_value:.3f}" for run in runs)
-    shown.say(f"transform: {runs[0].name} (held-out nats after {runs[0].step} steps: {values})")
+    progress.say(f"transform: {runs[0].name} (held-out nats after {runs[0].step} steps: {values})")
     return runs[0]

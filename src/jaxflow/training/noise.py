@@ -1,12 +1,14 @@
-"""`fit_noise`: the noise of whole-number columns, learned where it makes the bound tighter."""
+"""`fit_noise`: learn the dequantisation noise of integer columns."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.flows.flow import Flow, with_transform
+from jaxflow.objectives.protocol import Loss, Weights
+from jaxflow.objectives.protocol import Rows as Samples
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.training.config import TrainConfig
@@ -17,9 +19,7 @@ from jaxflow.transforms import CellNoise, Chain, noise_of
 CONFIG = TrainConfig(steps=1000, batch_size=256, eval_every=100)
 
 
-class _Noisy(eqx.Module):
-    """A flow and the noise that is learned for it."""
-
+class _NoisyFlow(eqx.Module):
     noise: CellNoise
     flow: Any
 
@@ -36,29 +36,40 @@ def fit_noise(
     config: TrainConfig = CONFIG,
     progress: bool | None = None,
 ) -> Any:
-    """Learn the noise `q(v | x)` of a fitted flow of whole numbers: variational dequantisation.
+    """Learn the noise `q(v | x)` of a fitted flow of integers: variational dequantisation.
+
+    Minimises the mean of `log q(v | x) - log p(x + step v)` over `v ~ q` for a fixed flow; its
+    negative is a lower bound of `log P(x)` (Ho et al. 2019, "Flow++", arXiv 1902.00275, eq. 12).
+    `log_prob` of the flow does not change, and `log_mass` places its points by the noise. A
+    further `fit` spreads its rows by the learned noise, so the two raise one bound in turn.
 
     ```python
-    flow, _ = jaxflow.fit(flow, x, key=key, transform=jaxflow.transforms.propose(x))
-    flow = jaxflow.fit_noise(flow, x, key=key)
-    flow, _ = jaxflow.fit(flow, x, key=key)        # goes on with that noise
+    import jax, jax.numpy as jnp
+    from jaxflow import CouplingFlow, TrainConfig, fit_noise
+    from jaxflow.transforms import Dequantise
+
+    key = jax.random.key(0)
+    x = jax.random.poisson(key, 4.0, (300, 2)).astype(float)
+    grid = Dequantise(step=jnp.ones(2), origin=jnp.zeros(2))
+    # In practice, fit(flow, x, key=key, transform=jaxflow.transforms.propose(x)) comes first.
+    flow = CouplingFlow(2, num_layers=2, width=8, key=key, transform=grid)
+    config = TrainConfig(steps=20, eval_every=20)  # 1000 steps by default
+    flow = fit_noise(flow, x, key=key, config=config)
     ```
-    For a flow as it is, minimises the mean of `log q(v | x) - log p(x + step v)` over `v ~ q`,
-    whose negative is a bound of `log P(x)` (Ho et al. 2019, "Flow++", arXiv 1902.00275, equation
-    12). The flow's density stays as it is: `log_prob` does not change, and `log_mass` takes its
-    points where they count. `fit` afterwards spreads its rows by the learned noise, so that the
-    two take turns in raising one bound.
 
     Args:
-        flow: a fitted flow whose transform begins with a `Dequantise`.
-        x: rows on the grid, (n, *event).
-        cond: their conditions, (n, *condition).
-        key: for the weights, minibatches and noise.
-        weights: how often each row counts, (n,).
+        flow: a fitted flow whose transform starts with a `Dequantise`.
+        x: data on the grid, (n, *event).
+        cond: conditions, (n, *condition), or None.
+        key: for the initial weights, minibatches and noise.
+        weights: how often each row counts, (n,); None for once.
         width: hidden units of the noise's network.
-        depth: its hidden layers.
-        config: settings of the training; those of validation have no use here.
-        progress: whether to show a progress bar; None shows it on a terminal only.
+        depth: hidden layers of the noise's network.
+        config: settings; those of validation are not used.
+        progress: show a progress bar; None for only on a terminal.
+
+    Returns:
+        The flow with the learned noise in its transform.
 
     Raises:
         ValueError, TypeError: bad rows, rows off the grid, or a flow without one.
@@ -69,32 +80,29 @@ def fit_noise(
     grid = noise_of(flow.transform)
     if grid is None:
         raise ValueError(
-            f"transform={flow.transform} begins with no Dequantise, so there is no noise to "
-            "learn: fit the flow with transform=jaxflow.transforms.propose(x) first"
+            f"transform={flow.transform} does not start with a Dequantise, so there is no noise "
+            "to learn: fit the flow with transform=jaxflow.transforms.propose(x) first"
         )
     flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x", weights))
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
     noise = CellNoise(rows.x, width=width, depth=depth, key=net_key)
     noise = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), noise)
-    fitted = minimise(_Noisy(noise, flow), rows, _gap, fit_key, config, progress, fixed=("flow",))
-    grid = grid.with_noise(fitted.noise)
+    noisy = _NoisyFlow(noise, flow)
+    noise = minimise(noisy, rows, _bound, fit_key, config, progress, fixed=("flow",)).noise
+    grid = grid.with_noise(noise)
     rest = flow.transform.parts[1:] if isinstance(flow.transform, Chain) else None
     return with_transform(flow, grid if rest is None else Chain((grid, *rest)))
 
 
-def _gap(
-    noisy: _Noisy,
-    x: Float[Array, "rows *event"],
-    cond: Array | None,
-    key: PRNGKeyArray,
-    weights: Array | None = None,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def _bound(
+    noisy: _NoisyFlow, x: Samples, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+) -> Loss:
     """Mean of `log q(v | x) - log p(x + step v)`."""
-    draw_key, trace_key = jax.random.split(key)
+    noise_key, trace_key = jax.random.split(key)
     grid = noise_of(noisy.flow.transform)
     assert grid is not None
     spread = grid.with_noise(noisy.noise).spread_with_log_prob
-    inside, log_q = jax.vmap(spread)(x, jax.random.split(draw_key, len(x)))
+    inside, log_q = jax.vmap(spread)(x, jax.random.split(noise_key, len(x)))
     log_p, _ = noisy.flow.log_prob_rows(inside, cond, trace_key, training=True)
     return weighted_mean(log_q.astype(log_p.dtype) - log_p, weights), {}

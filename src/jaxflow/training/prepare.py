@@ -1,4 +1,4 @@
-"""From a user's arrays to checked rows in flow space."""
+"""Turn a user's arrays into checked rows in flow space."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from jaxflow.runtime.arguments import as_cond_rows, as_rows, promote_dtypes
 from jaxflow.runtime.checks import check_columns, check_rows, split
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.stream import Stream, sampled
+from jaxflow.training.stream import Stream, split_shards
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
 
@@ -27,8 +27,8 @@ class Rows(eqx.Module):
 
     Attributes:
         x: samples, (rows, *event).
-        cond: their conditions, (rows, *condition).
-        weights: how often each row counts, (rows,); None where each counts once.
+        cond: conditions, (rows, *condition), or None.
+        weights: how often each row counts, (rows,); None for once.
     """
 
     x: Array
@@ -42,23 +42,25 @@ class Problem(eqx.Module):
     Attributes:
         flow: the flow without its transform.
         train: training rows.
-        held: validation rows.
-        offsets: what takes a mean negative log-density of each from flow space to data units.
+        validation: validation rows.
+        offsets: mean of `-log_det` of the transform over training and over validation rows. Added
+            to a mean negative log-density in flow space, they give data units.
         transform: the transform.
-        enter: the transform again where training rows stay in data units, because each step
-            spreads them with fresh noise first; None where they are in flow space already.
-        scaling: what standardises conditions, which the rows' are already; None for nothing.
-        stream: where training rows are read from, of which `train` is then a sample; None where
-            `train` has them all.
+        batch_transform: the transform again if it is applied to each minibatch instead, because
+            each step spreads the rows with fresh noise first; None otherwise.
+        cond_scaling: standardises conditions; already applied to those of the rows. None if the
+            conditions are used as they are.
+        stream: source of the training rows, of which `train` is then a sample; None if `train`
+            has all of them.
     """
 
     flow: Any
     train: Rows
-    held: Rows
+    validation: Rows
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
-    enter: Any = None
-    scaling: ConditionScaling | None = None
+    batch_transform: Any = None
+    cond_scaling: ConditionScaling | None = None
     stream: Stream | None = eqx.field(static=True, default=None)
 
 
@@ -74,10 +76,13 @@ def prepare(
     *,
     standardise: bool = True,
 ) -> dict[str, Problem]:
-    """One problem for each transform that is worth a try, by name.
+    """Make a training problem for each candidate transform; arguments as for `fit`.
 
     Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
-    `standardise`, conditions are brought to mean 0 and deviation 1.
+    `standardise`, conditions are scaled to mean 0 and standard deviation 1.
+
+    Returns:
+        Problems, by the name of the transform.
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or arguments.
@@ -90,69 +95,74 @@ def prepare(
         return {"as given": _without_data(flow, cond, transform, weights)}
     stream = None
     if isinstance(x, Shards):
-        stream, x, cond, validation = sampled(x, cond, weights, validation, seed_of(key), config)
+        seed = seed_of(key)
+        stream, x, cond, validation = split_shards(x, cond, weights, validation, seed, config)
     train = data_rows(flow, x, cond, "x", weights)
     if isinstance(validation, float | int):
-        train, held = _hold_out(train, float(validation), key)
+        indices = split(len(train.x), float(validation), sum(seed_of(key)) % 2**32)
+        train, held_out = (jax.tree.map(lambda a, i=i: a[i], train) for i in indices)
     else:
-        given = validation if isinstance(validation, tuple) else (validation,)
-        if len(given) > 3:
-            raise ValueError(f"validation has {len(given)} parts; give (x, cond, weights)")
-        held_x, held_cond, held_weights = (*given, None, None)[:3]
-        held = data_rows(flow, held_x, held_cond, "validation", held_weights)
-        if (held.cond is None) != (train.cond is None):
-            raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
+        held_out = _validation_rows(flow, validation, has_cond=train.cond is not None)
     check_columns(np.asarray(train.x))
-    transforms = _transforms(flow, transform, train, held, key)
-    scaling = None
-    if standardise and train.cond is not None:
-        scaling = _condition_scaling(flow, train.cond)
-        train, held = (_with_condition(rows, scaling) for rows in (train, held))
-    held = jax.tree.map(lambda rows: rows[: config.validation_rows], held)
+    transforms = _transforms(flow, transform, train, held_out, key)
+    scaling = _cond_scaling(flow, train.cond) if standardise else None
+    if scaling is not None:
+        train, held_out = (
+            replace(rows, cond=jax.vmap(scaling)(rows.cond)) for rows in (train, held_out)
+        )
+    held_out = jax.tree.map(lambda rows: rows[: config.validation_rows], held_out)
     return {
-        name: _problem(flow, t, train, held, scaling, stream) for name, t in transforms.items()
+        name: _problem(flow, each, train, held_out, scaling, stream)
+        for name, each in transforms.items()
     }
 
 
+def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Rows:
+    parts = validation if isinstance(validation, tuple) else (validation,)
+    if len(parts) > 3:
+        raise ValueError(f"validation has {len(parts)} parts; give (x, cond, weights)")
+    x, cond, weights = (*parts, None, None)[:3]
+    rows = data_rows(flow, x, cond, "validation", weights)
+    if (rows.cond is not None) != has_cond:
+        raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
+    return rows
+
+
 def _transforms(
-    flow: Flow, transform: Any, train: Rows, held: Rows, key: PRNGKeyArray
+    flow: Flow, transform: Any, train: Rows, held_out: Rows, key: PRNGKeyArray
 ) -> dict[str, Any]:
-    """The transforms that are worth a try, by name."""
+    """The candidate transforms, by name."""
     if isinstance(transform, Proposal) and transform.parts:
         first = Chain(transform.parts)
-        parts = (_into_flow_space(first, spread_rows(first, r.x, key))[0] for r in (train, held))
-        then = candidate_transforms(*parts)
-        return {name: Chain((*transform.parts, each)) for name, each in then.items()}
+        rows = (
+            _into_flow_space(first, spread_rows(first, r.x, key))[0] for r in (train, held_out)
+        )
+        candidates = candidate_transforms(*rows)
+        return {name: Chain((*transform.parts, each)) for name, each in candidates.items()}
     if isinstance(transform, str | Proposal):
         if flow.transform is None:
-            return dict(candidate_transforms(train.x, held.x))
+            return dict(candidate_transforms(train.x, held_out.x))
         return {"the flow's own": flow.transform}
     return {"as given": flow.transform if transform is None else transform}
 
 
-def _condition_scaling(flow: Any, cond: Array) -> ConditionScaling | None:
-    """What standardises conditions; None where the flow does so, or has no place for it."""
+def _cond_scaling(flow: Any, cond: Array | None) -> ConditionScaling | None:
+    """Standardises conditions; None if the flow does so already or has no place for it."""
     if isinstance(flow, CouplingFlow):
         has_place = flow.cond_scaling is None
     else:
         has_place = hasattr(flow, "field") and not isinstance(flow.field, StandardisedCondition)
-    return ConditionScaling.fit(cond) if has_place else None
+    return ConditionScaling.fit(cond) if has_place and cond is not None else None
 
 
-def _with_condition(rows: Rows, scaling: ConditionScaling | None) -> Rows:
-    if scaling is None or rows.cond is None:
-        return rows
-    return replace(rows, cond=jax.vmap(scaling)(rows.cond))
-
-
-def finished(flow: Any, problem: Problem) -> Any:
-    """A trained flow for data and conditions as they come."""
-    if problem.scaling is not None and isinstance(flow, CouplingFlow):
+def in_data_units(flow: Any, problem: Problem) -> Any:
+    """Give a trained flow the transform and the scaling of conditions of its problem."""
+    if problem.cond_scaling is not None and isinstance(flow, CouplingFlow):
         flow = eqx.tree_at(
-            lambda f: f.cond_scaling, flow, problem.scaling, is_leaf=lambda leaf: leaf is None
+            lambda f: f.cond_scaling, flow, problem.cond_scaling, is_leaf=lambda leaf: leaf is None
         )
-    elif problem.scaling is not None:
-        flow = replace(flow, field=StandardisedCondition(flow.field, problem.scaling))
+    elif problem.cond_scaling is not None:
+        flow = replace(flow, field=StandardisedCondition(flow.field, problem.cond_scaling))
     return with_transform(flow, problem.transform)
 
 
@@ -166,23 +176,29 @@ def _problem(
     flow: Any,
     transform: Any,
     train: Rows,
-    held: Rows,
+    held_out: Rows,
     scaling: ConditionScaling | None,
-    stream: Stream | None = None,
+    stream: Stream | None,
 ) -> Problem:
-    flow, transform, train, held = promote_dtypes(
-        with_transform(flow, None), transform, train, held
+    flow, transform, train, held_out = promote_dtypes(
+        with_transform(flow, None), transform, train, held_out
     )
-    enter = transform if stream is not None or noise_of(transform) is not None else None
-    parts, offsets = [], []
-    for rows in (train, held):
+    each_batch = stream is not None or noise_of(transform) is not None
+    mapped, offsets = [], []
+    for rows in (train, held_out):
         u, log_det = _into_flow_space(transform, rows.x)
-        parts.append(Rows(u, rows.cond, rows.weights))
+        mapped.append(replace(rows, x=u))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
-    if enter is not None:
-        parts[0] = train
-    means = offsets[0], offsets[1]
-    return Problem(flow, parts[0], parts[1], means, transform, enter, scaling, stream)
+    return Problem(
+        flow,
+        train if each_batch else mapped[0],
+        mapped[1],
+        (offsets[0], offsets[1]),
+        transform,
+        transform if each_batch else None,
+        scaling,
+        stream,
+    )
 
 
 @eqx.filter_jit
@@ -193,19 +209,33 @@ def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Ar
 def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Problem:
     if weights is not None or not isinstance(transform, str | None):
         raise ValueError("x=None has no rows to weight or transform: leave weights, transform out")
-    given = None if cond is None else jnp.asarray(cond)
-    count = 1 if given is None else len(given)
-    flow, given = promote_dtypes(flow, given)
-    rows = Rows(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), given)
+    cond = None if cond is None else jnp.asarray(cond)
+    count = 1 if cond is None else len(cond)
+    flow, cond = promote_dtypes(flow, cond)
+    rows = Rows(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), cond)
     return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
 
 
-def _weights(weights: Any, count: int, name: str) -> Array | None:
-    """Weights of rows, checked.
+def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
+    """Check a user's rows and put them on the device.
 
     Raises:
-        ValueError: not one a row, negative, not finite, or all 0.
+        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
     """
+    rows, batch = as_rows(x, flow.event_shape, name)
+    if len(batch) != 1 or batch[0] == 0:
+        raise ValueError(
+            f"{name} has shape {np.shape(x)}; give rows of shape (n, "
+            f"{', '.join(map(str, flow.event_shape))}) with n at least 1"
+        )
+    check_rows(np.asarray(rows), name)
+    conditions = as_cond_rows(cond, batch)
+    if conditions is not None:
+        check_rows(np.asarray(conditions), f"the condition of {name}")
+    return Rows(rows, conditions, _checked_weights(weights, len(rows), name))
+
+
+def _checked_weights(weights: Any, count: int, name: str) -> Array | None:
     if weights is None:
         return None
     weights = jnp.asarray(weights, float)
@@ -221,29 +251,5 @@ def _weights(weights: Any, count: int, name: str) -> Array | None:
             f"{host[bad[0]]} ({bad.size} such rows)"
         )
     if not host.any():
-        raise ValueError(f"the weights of {name} are all 0: no row would count")
+        raise ValueError(f"the weights of {name} are all 0: give at least one positive weight")
     return weights
-
-
-def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
-    """A user's rows, checked and on the device.
-
-    Raises:
-        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
-    """
-    rows, batch = as_rows(x, flow.event_shape, name)
-    if len(batch) != 1 or batch[0] == 0:
-        raise ValueError(
-            f"{name} has shape {np.shape(x)}; rows of shape (n, "
-            f"{', '.join(map(str, flow.event_shape))}) with n at least 1 belong here"
-        )
-    check_rows(np.asarray(rows), name)
-    conditions = as_cond_rows(cond, batch)
-    if conditions is not None:
-        check_rows(np.asarray(conditions), f"the condition of {name}")
-    return Rows(rows, conditions, _weights(weights, len(rows), name))
-
-
-def _hold_out(rows: Rows, part: float, key: PRNGKeyArray) -> tuple[Rows, Rows]:
-    train, held = split(len(rows.x), part, sum(seed_of(key)) % 2**32)
-    return jax.tree.map(lambda a: a[train], rows), jax.tree.map(lambda a: a[held], rows)

@@ -1,4 +1,4 @@
-"""One training: what it changes on the devices, and on the host what was best so far."""
+"""`Run`: one training of one problem, its state on the devices and its record on the host."""
 
 import math
 import time
@@ -12,43 +12,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from jaxflow.flows.flow import score_rows
+from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
 from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
 from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
+from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.minibatches import minibatches_of
+from jaxflow.training.phases import Phase, phase_at
 from jaxflow.training.prepare import Problem, seed_of
-from jaxflow.training.source import source_of
-from jaxflow.training.stages import Span, span_at
-from jaxflow.training.step import Objective, TrainState, first_bad, optimizer_of, train_steps
-from jaxflow.training.store import Store
+from jaxflow.training.step import (
+    Steps,
+    copy_arrays,
+    first_non_finite,
+    initial_state,
+    num_finite,
+    train_steps,
+)
 from jaxflow.training.trainable import combine_trainable, partition_trainable
+from jaxflow.training.validation import accurate_ode, refine, validation_value
 
-Row = dict[str, int | float]
+Record = dict[str, int | float]
 History = dict[str, list[int | float]]
-Callback = Callable[[Row], bool | None]
+"""Columns of a training by name, one entry for each validation."""
+Callback = Callable[[Record], bool | None]
 
-# Doublings of the training solve's steps before the first step that uses it.
-MOST_REFINEMENTS = 5
-# What a state is kept with.
-KEPT = ("transform", "step", "best_value", "since_best", "history", "config", "ode")
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
+# Entries that a checkpoint must have besides its arrays.
+SAVED = ("transform", "step", "best_value", "since_best", "history", "config", "ode")
 
 
 class Run:
     """One training of one problem.
 
     Args:
-        name: the transform's.
+        name: name of the transform.
         problem: what is trained.
         key: random key.
         config: settings.
         objective: what is minimised.
         mesh: devices among which minibatches are split; None for one.
-        shard_weights: whether the state is split among them too.
+        shard_weights: split weights and optimiser state among them too.
     """
 
     def __init__(
@@ -64,170 +71,145 @@ class Run:
         self.name, self.problem, self.key = name, problem, key
         self.config, self.objective, self.mesh = config, objective, mesh
         self.place = shard_largest_axis if shard_weights else replicate
-        self.source = source_of(problem, seed_of(key), mesh)
+        self.minibatches = minibatches_of(problem, seed_of(key), mesh)
         params, self.frozen = partition_trainable(problem.flow)
-        self.state = self._fresh(params, config)
+        self.state = self.to_mesh(initial_state(params, config))
         self.best, self.best_value, self.since_best = params, math.inf, 0
-        self.step, self.finished, self.trouble = 0, False, ""
+        self.step, self.finished, self.failure = 0, False, ""
         self.history: History = {name: [] for name in COLUMNS}
 
     def advance(
         self,
         until: int,
-        shown: Progress,
+        progress: Progress,
         callback: Callback | None = None,
         store: Store | None = None,
     ) -> None:
-        """Train to a step, or until nothing is left to gain."""
+        """Train up to the step `until`, or until a stopping rule applies."""
         config = self.config
         start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
         while self.step < until and not self.finished:
-            span = self._span(self.step)
-            if self.step and self.step == span.first:
-                self._begin(span, shown)
-            ahead = min(until, span.end) - self.step
-            loss, rate = self._train(span, min(span.config.eval_every, ahead))
-            row = self._validate() | {"loss": loss, "learning_rate": rate}
-            row["seconds"] = broadcast_from_first(time.monotonic() - start)
-            self._record(row)
-            shown.update(self.step, _numbers(row))
-            error = abs(row["validation"] - row["coarse"])
-            if self.trouble:
-                shown.warn(f"{self.trouble}: training stops, and the best weights so far are kept")
+            phase = self._phase(self.step)
+            if self.step and self.step == phase.first:
+                self._begin(phase, progress)
+            remaining = min(until, phase.end) - self.step
+            loss, rate = self._train(phase, min(phase.config.eval_every, remaining))
+            record = self._validate() | {"loss": loss, "learning_rate": rate}
+            record["seconds"] = broadcast_from_first(time.monotonic() - start)
+            self._record(record)
+            progress.update(self.step, _progress_text(record))
+            error = abs(record["validation"] - record["coarse"])
+            if self.failure:
+                progress.warn(f"{self.failure}: training stops and keeps the best weights so far")
                 self.finished = True
             elif error > config.solver_error:
-                self.frozen, settings = _refine(self.frozen)
-                shown.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
-            self._ask(callback, row)
-            if config.max_seconds is not None and row["seconds"] > config.max_seconds:
+                ode, settings = refine(self.frozen.ode)
+                self.frozen = replace(self.frozen, ode=ode)
+                progress.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
+            self._call(callback, record)
+            if config.max_seconds is not None and record["seconds"] > config.max_seconds:
                 self.finished = True
             if store is not None:
                 self.save(store)
 
     def report(self, callback: Callback | None, store: Store | None) -> None:
-        """Catch up on what `advance` left out while it was not known which run would go on."""
+        """Pass on the records so far, after an `advance` without callback and checkpoints."""
         for i in range(len(self.history["step"])):
-            row = {name: values[i] for name, values in self.history.items()}
-            self._ask(callback, row)
+            self._call(callback, {name: values[i] for name, values in self.history.items()})
         if store is not None and self.step:
             self.save(store)
 
-    def _ask(self, callback: Callback | None, row: Row) -> None:
-        stop = callback is not None and bool(callback(row))
+    def _call(self, callback: Callback | None, record: Record) -> None:
+        stop = callback is not None and bool(callback(record))
         self.finished = bool(broadcast_from_first(float(stop))) or self.finished
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
-    def _fresh(self, params: dict[str, Array], config: TrainConfig) -> TrainState:
-        """The state in which training starts from such weights."""
-        # Copies: the compiled call gives its input's memory to its output.
-        state = TrainState(_copy(params), _copy(params), optimizer_of(config).init(params))
-        return self.placed(state)
-
-    def placed(self, state: Any) -> Any:
-        """Arrays that are the same in every process, where training has them."""
+    def to_mesh(self, state: Any) -> Any:
+        """Put arrays, the same in every process, where training keeps them."""
         if self.mesh is None:
             return state
         with self._on_mesh():
             return eqx.filter_jit(self.place)(put_on_mesh(state, self.mesh))
 
-    def home(self, tree: Any) -> Any:
-        """Arrays of the training as ordinary ones of this process."""
+    def to_host(self, tree: Any) -> Any:
+        """Copy arrays of the training to this process."""
         return tree if self.mesh is None else to_host(tree, self.mesh)
 
-    def _span(self, step: int) -> Span:
-        return span_at(self.objective, self.config, step)
+    def _phase(self, step: int) -> Phase:
+        return phase_at(self.objective, self.config, step)
 
-    def _begin(self, span: Span, shown: Progress) -> None:
-        """Go on from the best weights with another objective, its schedule starting anew."""
-        params = self.best if math.isfinite(self.best_value) else self.home(self.state.ema)
-        self.state, self.since_best = self._fresh(params, span.config), 0
-        if span.solves and not self._span(self.step - 1).solves:
-            self._settle_solver(shown)
+    def _flow(self) -> Any:
+        """The flow with the averaged weights."""
+        return combine_trainable(self.to_host(self.state.ema), self.frozen)
 
-    def _train(self, span: Span, count: int) -> tuple[float, float]:
-        """Take `count` steps; their mean loss and the last learning rate."""
-        rows, indices = self.source.stretch(span.config, self.step, count)
-        numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(span.first)
-        given = self.frozen, rows, self.problem.enter, span.objective
-        inputs = (given, indices, *numbers, self.key, span.config, self.place)
+    def _begin(self, phase: Phase, progress: Progress) -> None:
+        """Start a phase from the best weights, with a new optimiser."""
+        params = self.best if math.isfinite(self.best_value) else self.to_host(self.state.ema)
+        self.state, self.since_best = self.to_mesh(initial_state(params, phase.config)), 0
+        if phase.solves and not self._phase(self.step - 1).solves:
+            ode = accurate_ode(self.frozen.ode, self._value_by, self.config.solver_error)
+            self.frozen = replace(self.frozen, ode=ode)
+            progress.say(f"step {self.step}: likelihood from here on, with {ode}")
+
+    def _train(self, phase: Phase, count: int) -> tuple[float, float]:
+        """Take `count` steps; return their mean loss and the last learning rate."""
+        rows, indices = self.minibatches.load(phase.config, self.step, count)
+        numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(phase.first)
+        loss_args = self.frozen, rows, self.problem.batch_transform, phase.objective
+        inputs = Steps(loss_args, indices, *numbers, self.key, phase.config, self.place)
         with self._on_mesh():
             self.state, losses, rate = train_steps(inputs, self.state)
         values = np.asarray(losses)[:count].astype(float)
-        good = np.isfinite(values)
-        if not good.all():
-            count = int(np.argmin(good))
-            step = self.step + count
-            step_key = jax.random.fold_in(self.key, step)
+        taken = num_finite(losses, count)
+        if taken < count:
+            step_key = jax.random.fold_in(self.key, self.step + taken)
             with self._on_mesh():
-                name = first_bad(given, self.state.params, indices[count], step_key)
-            self.trouble = (
-                f"the loss or its gradient is not finite at step {step + 1}, first {name}"
+                name = first_non_finite(loss_args, self.state.params, indices[taken], step_key)
+            self.failure = (
+                f"the loss or its gradient is not finite at step {self.step + taken + 1}, "
+                f"first {name}"
             )
-        self.step += count
+        self.step += taken
         return float(np.mean(values)) + self.problem.offsets[0], float(rate)
 
-    def _settle_solver(self, shown: Progress) -> None:
-        """Refine the training solve until its value is the evaluation's, before it trains."""
-        flow = combine_trainable(self.home(self.state.ema), self.frozen)
-        value, _ = self._score(flow)
-        for _ in range(MOST_REFINEMENTS):
-            coarse, _ = self._score(replace(flow, ode_eval=self.frozen.ode))
-            if abs(coarse - value) <= self.config.solver_error:
-                break
-            self.frozen, _ = _refine(self.frozen)
-        shown.say(f"step {self.step}: likelihood from here on, with {self.frozen.ode}")
+    def _value(self, flow: Any) -> tuple[float, float]:
+        return validation_value(flow, self.problem, self.objective, self.key)
 
-    def _validate(self) -> Row:
-        flow = combine_trainable(self.home(self.state.ema), self.frozen)
-        value, num_evals = self._score(flow)
-        coarse = value
-        if hasattr(flow, "ode") and hasattr(flow, "ode_eval") and self._span(self.step - 1).solves:
-            coarse, _ = self._score(replace(flow, ode_eval=flow.ode))
-        row: Row = dict.fromkeys(COLUMNS, 0)
-        return row | {
-            "step": self.step,
-            "validation": value,
-            "coarse": coarse,
-            "num_evals": num_evals,
-        }
+    def _value_by(self, ode: ODE | None) -> float:
+        """The validation value by this solver; None is the evaluation solver."""
+        flow = self._flow()
+        return self._value(flow if ode is None else replace(flow, ode_eval=ode))[0]
 
-    def _score(self, flow: Any) -> tuple[float, float]:
-        """Mean negative log-density of the held-out rows, and the evaluations of its solve."""
-        held = self.problem.held
-        # The same probes at every validation, so that values can be compared.
-        key = jax.random.fold_in(self.key, 1 << 31)
-        if hasattr(self.objective, "held_out"):
-            return broadcast_from_first(self.objective.held_out(flow, held.cond, key)[0]), 0.0
-        flow = flow.choose_probes(held.x, held.cond, key)
-        log_p, stats = score_rows(flow, held.x, held.cond, key)
-        weights = None if held.weights is None else np.asarray(held.weights)
-        value = -float(np.average(np.asarray(log_p, float), weights=weights))
-        value += self.problem.offsets[1]
-        return broadcast_from_first(value), 0.0 if stats is None else float(
-            np.mean(np.asarray(stats.num_evals))
-        )
+    def _validate(self) -> Record:
+        flow = self._flow()
+        value, num_evals = self._value(flow)
+        record: Record = dict.fromkeys(COLUMNS, 0)
+        record |= {"step": self.step, "validation": value, "num_evals": num_evals}
+        has_solvers = hasattr(flow, "ode") and hasattr(flow, "ode_eval")
+        if has_solvers and self._phase(self.step - 1).solves:
+            value = self._value(replace(flow, ode_eval=flow.ode))[0]
+        return record | {"coarse": value}
 
-    def _record(self, row: Row) -> None:
-        for name, value in row.items():
+    def _record(self, record: Record) -> None:
+        for name, value in record.items():
             self.history[name].append(value)
         # NaN compares false, so it is never best.
-        if row["validation"] < self.best_value:
-            self.best_value, self.since_best = row["validation"], 0
-            self.best = _copy(self.home(self.state.ema))
+        if record["validation"] < self.best_value:
+            self.best_value, self.since_best = record["validation"], 0
+            self.best = copy_arrays(self.to_host(self.state.ema))
         else:
             self.since_best += 1
-        self._stop_if_stuck()
+        self._check_patience()
 
-    def _stop_if_stuck(self) -> None:
+    def _check_patience(self) -> None:
         patience = self.config.patience
-        if self._span(self.step - 1).end < self.config.steps:
-            return
-        self.finished = patience is not None and self.since_best >= patience
+        if self._phase(self.step - 1).end >= self.config.steps:
+            self.finished = patience is not None and self.since_best >= patience
 
     def save(self, store: Store) -> None:
-        """Keep all that is needed to go on bit for bit."""
+        """Save everything that is needed to resume bit for bit."""
         extra = {
             "transform": self.name,
             "step": self.step,
@@ -235,29 +217,29 @@ class Run:
             "since_best": self.since_best,
             "history": self.history,
             "config": asdict(self.config),
-            "ode": _steps_of(self.frozen),
+            "ode": _step_settings(self.frozen),
             "devices": 1 if self.mesh is None else self.mesh.size,
         }
-        store.save((self.state, self.best), extra, self.home)
+        store.save(self.state, self.best, extra, self.to_host)
 
     @classmethod
     def load(
-        cls, store: Store, problems: dict[str, Problem], shown: Progress, *given: Any
+        cls, store: Store, problems: dict[str, Problem], progress: Progress, *settings: Any
     ) -> "Run":
-        """The run that a checkpoint holds, as it was; `given` as for a new one, from the key on.
+        """Restore the run of a checkpoint; `settings` are the arguments of `Run` from the key on.
 
         Raises:
-            ValueError: other settings or data than the checkpoint's.
+            ValueError: the checkpoint is damaged, or has other settings or data.
         """
-        extra = store.read_extra()
-        lacking = [name for name in KEPT if name not in extra]
-        if lacking:
+        extra = store.extra()
+        missing = [name for name in SAVED if name not in extra]
+        if missing:
             raise ValueError(
-                f"checkpoint={store.name!r} is damaged or no state of a training: it lacks "
-                f"{', '.join(lacking)}; start in another file"
+                f"checkpoint={store.name!r} is damaged or not of a training: it lacks "
+                f"{', '.join(missing)}; start in another file"
             )
-        ours, theirs = asdict(given[1]), extra["config"]
-        # A run that went out of time may go on with more of it.
+        ours, theirs = asdict(settings[1]), extra["config"]
+        # A run that ran out of time may be resumed with more of it.
         changed = [n for n in ours if ours[n] != theirs.get(n) and n != "max_seconds"]
         if changed or extra["transform"] not in problems:
             was = {name: theirs.get(name) for name in changed} or extra["transform"]
@@ -265,46 +247,28 @@ class Run:
                 f"checkpoint={store.name!r} was made with {was}; resume with the same settings "
                 "and data, or start in another file"
             )
-        run = cls(extra["transform"], problems[extra["transform"]], *given)
-        run.state, run.best = store.load((run.state, run.best), run.home, run.placed)
+        run = cls(extra["transform"], problems[extra["transform"]], *settings)
+        run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
         run.step, run.best_value = extra["step"], extra["best_value"]
         run.since_best, run.history = extra["since_best"], extra["history"]
-        run._stop_if_stuck()
+        run._check_patience()
         if extra["ode"]:
             run.frozen = replace(run.frozen, ode=replace(run.frozen.ode, **extra["ode"]))
         before, now = extra.get("devices", 1), 1 if run.mesh is None else run.mesh.size
         if before != now:
-            shown.say(
+            progress.say(
                 f"step {run.step}: devices were {before} and are {now}; minibatches and random "
-                "numbers go on as they would have, sums are rounded in another order"
+                "numbers stay the same, sums are rounded in another order"
             )
         return run
 
 
-def _refine(frozen: Any) -> tuple[Any, str]:
-    """The flow with a finer training solve, and its settings in words."""
-    ode: ODE = frozen.ode
-    if ode.num_steps is not None:
-        changes: dict[str, Any] = {"num_steps": 2 * ode.num_steps}
-    elif ode.dt is not None:
-        changes = {"dt": ode.dt / 2}
-    else:
-        changes = {"rtol": ode.rtol / 10, "atol": ode.atol / 10}
-    words = ", ".join(f"{name}={value}" for name, value in changes.items())
-    return replace(frozen, ode=replace(ode, **changes)), words
-
-
-def _steps_of(flow: Any) -> dict[str, Any]:
-    """The settings that training may have refined."""
+def _step_settings(flow: Any) -> dict[str, Any]:
+    """The settings of the training solver that `refine` changes."""
     ode = getattr(flow, "ode", None)
     return {n: getattr(ode, n) for n in ("num_steps", "dt", "rtol", "atol")} if ode else {}
 
 
-def _copy(tree: dict[str, Array]) -> dict[str, Array]:
-    return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}
-
-
-def _numbers(row: dict[str, Any]) -> str:
-    """A row of the history in words, for the progress bar."""
-    numbers = f"loss {row['loss']:.3f}  validation {row['validation']:.3f} nats"
-    return numbers + (f"  {row['num_evals']:.0f} evaluations" if row["num_evals"] else "")
+def _progress_text(record: dict[str, Any]) -> str:
+    text = f"loss {record['loss']:.3f}  validation {record['validation']:.3f} nats"
+    return text + (f"  {record['num_evals']:.0f} evaluations" if record["num_evals"] else "")

@@ -1,9 +1,9 @@
-"""Many training steps in one compiled call, on minibatches that the step's number decides."""
+"""One compiled call for many training steps."""
 
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,50 +14,62 @@ from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.flows.flow import to_flow_space
+from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.trainable import combine_trainable
 from jaxflow.transforms import spread_rows
 
-Objective = Callable[..., tuple[Array, dict[str, Array]]]
-
 
 class TrainingError(RuntimeError):
-    """Training could not go on; the message says at which step and what to try."""
+    """Training failed; the message names the step and the setting to change."""
 
 
 class TrainState(eqx.Module):
-    """All that training changes: saved and loaded, it goes on bit for bit."""
+    """Everything that a step changes; a checkpoint restores it bit for bit."""
 
     params: Any
     ema: Any
     opt_state: Any
 
 
-def minibatches(
-    rows: int, config: TrainConfig, seed: tuple[int, ...], start: int, count: int
-) -> Array:
-    """Row numbers of each minibatch, (eval_every, batch); those beyond `count` are not used.
+class Steps(NamedTuple):
+    """The inputs of `train_steps`.
 
-    They depend on the seed and the number of the step alone. Every epoch is a new permutation,
-    whose remainder is left out.
+    Attributes:
+        loss_args: `(frozen, data, batch_transform, objective)`, see `batch_loss`.
+        indices: rows of each minibatch, (steps, batch).
+        count: number of steps to take, at most `len(indices)`.
+        start: number of the first of them, from 0 over the entire training.
+        first: step from which the learning rate and the average of the weights count.
+        key: each step folds in its number.
+        config: settings of the optimiser.
+        place: distributes the state over a mesh between steps.
     """
-    size = min(config.batch_size, rows)
-    per_epoch = rows // size
-    indices = np.zeros((config.eval_every, size), np.int32)
-    epoch, order = -1, np.empty(0, np.int64)
-    for i in range(count):
-        if (start + i) // per_epoch != epoch:
-            epoch = (start + i) // per_epoch
-            order = np.random.default_rng([*seed, epoch]).permutation(rows)
-        first = ((start + i) % per_epoch) * size
-        indices[i] = order[first : first + size]
-    return jnp.asarray(indices)
+
+    loss_args: tuple[Any, Any, Any, Objective]
+    indices: Array
+    count: Array
+    start: Array
+    first: Array
+    key: PRNGKeyArray
+    config: TrainConfig
+    place: Callable[[Any], Any]
+
+
+def initial_state(params: dict[str, Array], config: TrainConfig) -> TrainState:
+    """The state before the first step, in copies: `train_steps` reuses the memory of its input."""
+    return TrainState(copy_arrays(params), copy_arrays(params), optimizer_of(config).init(params))
+
+
+def copy_arrays(tree: dict[str, Array]) -> dict[str, Array]:
+    """A copy of each array."""
+    return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}
 
 
 @functools.cache
 def optimizer_of(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping and a schedule; one object a config, so that compilations are shared."""
+    """AdamW with clipping and a schedule; one object per config, to share compilations."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(_schedule(config), weight_decay=config.weight_decay),
@@ -78,44 +90,67 @@ def _schedule(config: TrainConfig) -> optax.Schedule:
 def batch_loss(
     frozen: Any,
     data: Any,
-    enter: Any,
+    batch_transform: Any,
     objective: Objective,
-    params: Any,
-    rows: Array,
+    params: dict[str, Array],
+    indices: Array,
     step_key: PRNGKeyArray,
 ) -> tuple[Array, dict[str, Array]]:
-    """The objective's loss and metrics on the rows of a minibatch."""
-    batch = shard_rows(jax.tree.map(lambda leaf: leaf[rows], data))
+    """The objective's loss and metrics on a minibatch.
+
+    Args:
+        frozen: the flow without its trained arrays.
+        data: all rows, or those of several steps.
+        batch_transform: see `Problem.batch_transform`.
+        objective: the objective.
+        params: the trained arrays.
+        indices: which entries of `data` to use.
+        step_key: key of the step.
+    """
+    batch = shard_rows(jax.tree.map(lambda leaf: leaf[indices], data))
     x = batch.x
-    if enter is not None:
+    if batch_transform is not None:
         noise_key, step_key = jax.random.split(step_key)
-        x, _ = to_flow_space(enter, spread_rows(enter, x, noise_key))
+        x, _ = to_flow_space(batch_transform, spread_rows(batch_transform, x, noise_key))
     weights = () if batch.weights is None else (batch.weights,)
     return objective(combine_trainable(params, frozen), x, batch.cond, step_key, *weights)
 
 
-def first_bad(given: Any, params: Any, rows: Array, step_key: PRNGKeyArray) -> str:
-    """The first number of a step that is not finite: a metric, the loss, or a gradient."""
-    loss_of = eqx.filter_value_and_grad(partial(batch_loss, *given), has_aux=True)
-    (loss, metrics), gradient = eqx.filter_jit(loss_of)(params, rows, step_key)
-    numbers = {f"the metric {name!r}": value for name, value in metrics.items()}
-    numbers |= {"the loss": loss}
-    numbers |= {f"the gradient in {name}": value for name, value in gradient.items()}
-    bad = (name for name, value in numbers.items() if not jnp.all(jnp.isfinite(value)))
+def num_finite(losses: Array, count: int) -> int:
+    """The number of losses, of the first `count`, before one is not finite."""
+    finite = np.isfinite(np.asarray(losses)[:count])
+    return count if finite.all() else int(np.argmin(finite))
+
+
+def first_non_finite(
+    loss_args: tuple[Any, Any, Any, Objective],
+    params: dict[str, Array],
+    indices: Array,
+    step_key: PRNGKeyArray,
+) -> str:
+    """Name the first value of a step that is not finite: a metric, the loss, or a gradient."""
+    loss_of = eqx.filter_value_and_grad(partial(batch_loss, *loss_args), has_aux=True)
+    (loss, metrics), gradient = eqx.filter_jit(loss_of)(params, indices, step_key)
+    values = {f"the metric {name!r}": value for name, value in metrics.items()}
+    values |= {"the loss": loss}
+    values |= {f"the gradient in {name}": value for name, value in gradient.items()}
+    bad = (name for name, value in values.items() if not jnp.all(jnp.isfinite(value)))
     return next(bad, "none when it is computed again")
 
 
 @eqx.filter_jit(donate="all-except-first")
-def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Array]:
-    """`count` updates from step `start` on, the loss of each, and the last learning rate.
+def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Array]:
+    """Take `inputs.count` steps.
 
-    Learning rate and average of weights count from the step `first`.
-    The first loss or gradient that is not finite ends them: it changes no weight, and later
-    losses are NaN. `place` says where the state is between updates, on a mesh.
+    The first loss or gradient that is not finite ends them: it changes no weight, and the
+    remaining losses are NaN.
+
+    Returns:
+        The new state, the loss of each step, and the last learning rate.
     """
-    given, indices, count, start, first, key, config, place = inputs
+    loss_args, indices, count, start, first, key, config, place = inputs
     optimizer = optimizer_of(config)
-    loss_of = partial(batch_loss, *given)
+    loss_of = partial(batch_loss, *loss_args)
 
     def update(carry: Any) -> Any:
         i, _, state, losses = carry
@@ -123,7 +158,7 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
         (loss, _), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(
             state.params, indices[i], jax.random.fold_in(key, step)
         )
-        # optax counts steps in int32 and multiplies by floats, which strict promotion refuses.
+        # optax counts steps in int32 and multiplies by floats, which strict promotion rejects.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves(gradient))]
@@ -140,7 +175,7 @@ def train_steps(inputs: Any, state: TrainState) -> tuple[TrainState, Array, Arra
         state = place(TrainState(params, ema, opt_state))
         return i + 1, good, state, losses.at[i].set(loss)
 
-    start_of = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
-    *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, start_of)
+    carry = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
+    *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, carry)
     with jax.numpy_dtype_promotion("standard"):
         return state, replicate(losses), jnp.asarray(_schedule(config)(start + count - 1 - first))

@@ -1,4 +1,4 @@
-"""Which rows of shards are trained on, which are held out, and which stand for all."""
+"""Split the rows of shards into training and validation, in a random order."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,44 +9,44 @@ from jaxflow.data.permutation import shuffled
 from jaxflow.data.shards import Shards
 from jaxflow.training.config import TrainConfig
 
-# Rows by which transforms are fitted and chosen.
-SAMPLE = 65_536
+# Transforms are fitted to, and chosen by, this many rows at most.
+SAMPLE_ROWS = 65_536
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The training rows of shards: all but those that are held out, in a random order.
+    """The training and validation rows of shards, in a random order.
 
     Attributes:
         shards: the files.
-        held: how many rows are held out.
-        seed: of the order.
+        num_validation: number of rows held out for validation, the first of the order.
+        seed: seed of the order.
     """
 
     shards: Shards
-    held: int
+    num_validation: int
     seed: tuple[int, ...]
 
     @property
-    def count(self) -> int:
-        """How many rows are trained on."""
-        return len(self.shards) - self.held
+    def num_training(self) -> int:
+        """Number of training rows."""
+        return len(self.shards) - self.num_validation
 
-    def training_rows(self, places: np.ndarray) -> np.ndarray:
-        """Numbers of rows at places among those that are trained on."""
-        return shuffled(places + self.held, len(self.shards), self.seed)
+    def training_rows(self, positions: np.ndarray) -> np.ndarray:
+        """Row numbers of the training rows at these positions of the order."""
+        return shuffled(positions + self.num_validation, len(self.shards), self.seed)
 
-    def held_rows(self) -> np.ndarray:
-        """Numbers of the rows that are held out."""
-        return shuffled(np.arange(self.held), len(self.shards), self.seed)
-
-
-def held_count(count: int, part: float, config: TrainConfig) -> int:
-    """How many rows of so many are held out: no more than are looked at."""
-    return max(1, min(round(part * count), config.validation_rows))
+    def validation_rows(self) -> np.ndarray:
+        """Row numbers of the validation rows."""
+        return shuffled(np.arange(self.num_validation), len(self.shards), self.seed)
 
 
-def sampled(
+def num_validation_rows(num_rows: int, share: float, config: TrainConfig) -> int:
+    """Rows to hold out of `num_rows`: the share, but no more than a validation uses."""
+    return max(1, min(round(share * num_rows), config.validation_rows))
+
+
+def split_shards(
     shards: Shards,
     cond: Any,
     weights: Any,
@@ -54,23 +54,31 @@ def sampled(
     seed: tuple[int, ...],
     config: TrainConfig,
 ) -> tuple[Stream, Any, Any, Any]:
-    """The stream of shards, a sample of its rows and their conditions, and what is held out.
+    """Split shards into training and validation rows.
+
+    Returns:
+        The stream, a sample of its training rows, their conditions, and the validation data.
 
     Raises:
-        ValueError: conditions or weights beside the shards; nothing left to train on.
+        ValueError: conditions or weights beside the shards, or no rows left to train on.
     """
     if cond is not None or weights is not None:
         raise ValueError(
-            "x=Shards(...) brings its conditions itself, Shards.open(folder, cond=[...]), and "
+            "x=Shards(...) already contains its conditions, Shards.open(folder, cond=[...]), and "
             "takes no weights: leave cond and weights out"
         )
-    held = 0
+    count = 0
     if isinstance(validation, float | int):
         if not 0 < validation < 1:
             raise ValueError(f"validation={validation} must lie between 0 and 1")
-        held = held_count(len(shards), validation, config)
-    if held >= len(shards):
-        raise ValueError(f"x has {len(shards)} rows, which leaves none beside {held} held out")
-    stream = Stream(shards, held, seed)
-    sample = stream.training_rows(np.arange(min(SAMPLE, stream.count)))
-    return stream, *shards.rows(sample), shards.rows(stream.held_rows()) if held else validation
+        count = num_validation_rows(len(shards), validation, config)
+    if count >= len(shards):
+        raise ValueError(
+            f"x has {len(shards)} rows, and {count} are held out for validation: give more rows "
+            "to train on"
+        )
+    stream = Stream(shards, count, seed)
+    sample = stream.training_rows(np.arange(min(SAMPLE_ROWS, stream.num_training)))
+    if count:
+        validation = shards.rows(stream.validation_rows())
+    return stream, *shards.rows(sample), validation

@@ -1,4 +1,4 @@
-"""The arrays of a flow that training changes, apart from the rest of it."""
+"""Split a flow into the arrays that are trained and the rest."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of a trained array in a flow."""
+    """Marks the position of a trained array in a flow."""
 
     name: str
 
@@ -18,9 +18,14 @@ class Slot:
 def partition_trainable(
     flow: Any, fixed: tuple[str, ...] = ("base", "transform", "trace")
 ) -> tuple[dict[str, Array], Any]:
-    """What training changes, by name, and the flow with slots in its place.
+    """Take the trained arrays out of a flow.
 
-    Every floating-point array is trained but those of the `fixed` parts.
+    Args:
+        flow: any module.
+        fixed: attributes of the flow that are not trained.
+
+    Returns:
+        The floating-point arrays outside `fixed`, by name, and the flow with a `Slot` for each.
     """
     trained: dict[str, Array] = {}
 
@@ -36,7 +41,7 @@ def partition_trainable(
 
 
 def combine_trainable(trained: dict[str, Array], frozen: Any) -> Any:
-    """The flow from its trained arrays and the rest."""
+    """Put the trained arrays back: the inverse of `partition_trainable`."""
     return jax.tree.map(
         lambda leaf: trained[leaf.name] if isinstance(leaf, Slot) else leaf, frozen
     )

@@ -1,0 +1,30 @@
+"""The call that all objectives share: `loss, metrics = objective(flow, x, cond, key, weights)`.
+
+`flow` is the flow without its transform, `x` (rows, *event) are data in flow space, `cond`
+(rows, *condition) their conditions or None, `key` is for random numbers, and `weights` (rows,)
+say how often each row counts. `fit` passes `weights` only if its caller gave weights. `loss` is a
+scalar to minimise; `metrics` are scalars by name, which are reported if one is not finite.
+
+Optional attributes of an objective:
+    `simulation_free`: True if training solves no ODE.
+    `raw_conditions`: True if `fit` must not standardise conditions.
+    `check_transform(transform)`: raise ValueError for a transform that it cannot train with.
+    `held_out(flow, cond, key) -> (value, share of samples left out)`: replaces the held-out
+        negative log-density as the validation value.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+Rows = Float[Array, "rows *event"]
+Weights = Float[Array, " rows"] | None
+Loss = tuple[Float[Array, ""], dict[str, Array]]
+Objective = Callable[..., Loss]
+
+
+def check_function(name: str, value: Any, advice: str) -> None:
+    """Raise TypeError unless `value` is a function; a class without its `()` is not one."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name}={value!r} is not a function: write {name}={advice}")

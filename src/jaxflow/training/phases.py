@@ -1,0 +1,55 @@
+"""Phases of a training: consecutive steps with the same objective and settings."""
+
+import math
+from dataclasses import dataclass, replace
+
+from jaxflow.objectives import Staged
+from jaxflow.objectives.protocol import Objective
+from jaxflow.training.config import TrainConfig
+
+# A phase whose steps solve no ODE has this many validations at most: each takes as long as many
+# of its steps.
+MAX_VALIDATIONS = 8
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive steps with the same objective and settings.
+
+    Attributes:
+        objective: what they minimise.
+        config: their settings; `config.steps` is the length of the phase.
+        first: its first step, counted from 0 over the entire training.
+    """
+
+    objective: Objective
+    config: TrainConfig
+    first: int
+
+    @property
+    def end(self) -> int:
+        """The step after its last one."""
+        return self.first + self.config.steps
+
+    @property
+    def solves(self) -> bool:
+        """Whether its steps use the training solver."""
+        return not getattr(self.objective, "simulation_free", False)
+
+
+def phase_at(objective: Objective, config: TrainConfig, step: int) -> Phase:
+    """The phase that contains a step: a stage of a `Staged` objective, or the entire training."""
+    if not isinstance(objective, Staged):
+        return Phase(objective, config, 0)
+    stage, first, count = objective.at(step, config.steps)
+    settings = replace(
+        config,
+        steps=count,
+        learning_rate=stage.rate * config.learning_rate,
+        ema=config.ema if stage.ema is None else stage.ema,
+    )
+    phase = Phase(stage.objective, settings, first)
+    if phase.solves:
+        return phase
+    every = max(config.eval_every, math.ceil(count / MAX_VALIDATIONS))
+    return replace(phase, config=replace(settings, eval_every=every))
