@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md adds, a file each, obeys the laws of what is there already."""
+"""The recipes of CONTRIBUTING.md obey the laws of the parts that exist already."""
 
 import dataclasses
 import importlib.util
@@ -13,14 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+from tests.bases import test_laws as bases
 from tests.flows.test_flow_traces import check_unbiased, estimators
 from tests.laws.fields import KEY, Case, grown
 from tests.laws.test_traces import check_traces
+from tests.transforms import test_columns as columns
+from tests.transforms import test_laws as transforms
 
 import jaxflow
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.trace import Estimator
+from jaxflow.transforms import kinds
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -43,7 +48,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def added(files):
-    """The names of all blocks, each loaded as a module of a user's would be."""
+    """The names that all blocks define, each block loaded as a module of its own."""
     names = {}
     for path in files.rglob("*.py"):
         spec = importlib.util.spec_from_file_location(f"contributed_{path.stem}", path)
@@ -59,7 +64,7 @@ def added(files):
 
 
 def line_for(name, names):
-    """The line that the text has for a table of the tests, evaluated."""
+    """The line of the text for a table of the tests, evaluated."""
     (code,) = re.findall(rf'`"{name}": ([^`]*)`', TEXT)
     return eval(code, dict(names))
 
@@ -80,6 +85,34 @@ def test_the_field_obeys_the_law_of_fields(added):
     CNF(case.field, StandardNormal(5), trace="closed")
     with pytest.raises(ValueError, match="given to a model without conditions"):
         case.field(jnp.asarray(0.0), case.x(), jnp.ones(2))
+
+
+def test_the_base_obeys_the_laws_of_bases(added):
+    case = line_for("logistic", {"Case": bases.Case, "Logistic": added.Logistic, "stats": stats})
+    laws = bases.laws_of(case)
+    assert len(laws) == len(bases.LAWS) + 2
+    for law in laws:
+        law(case)
+    flow = CNF(Linear(2, key=KEY), case.base)
+    assert jnp.isfinite(flow.log_prob(flow.sample(KEY, 3))).all()
+
+
+def test_the_transform_obeys_the_laws_of_transforms(added):
+    names = {"Case": transforms.Case, "ArcSinh": added.ArcSinh, "X": transforms.X}
+    case = line_for("arcsinh", names)
+    for law in transforms.laws_of(case._replace(more=transforms.HARD)):
+        law(case)
+
+
+def test_the_column_kind_obeys_the_laws_of_kinds(added, monkeypatch):
+    names = {**vars(columns), **vars(kinds), "NegativeColumn": added.NegativeColumn}
+    case = line_for("losses", names)
+    (text,) = re.findall(r"`KINDS = (\(.*?\))`", TEXT)
+    assert kinds.kind_of(case.column) == kinds.ContinuousColumn()
+    monkeypatch.setattr(kinds, "KINDS", eval(text, names))
+    columns.check_kind(case)
+    for name, other in columns.COLUMNS.items():
+        columns.check_kind(other, name)
 
 
 def test_the_trace_is_unbiased_for_every_matrix(added):

@@ -130,9 +130,9 @@ class LimitedColumn(ColumnKind):
         x, values, _ = column
         for lower, upper in INTERVALS:
             if _fills(values, lower, upper):
-                return cls(lower, upper, notes=_atoms(column))
+                return cls(lower, upper, notes=atom_notes(column))
         if values[0] > 0 and _skew(x) > SKEW and abs(_skew(np.log(x))) < LESS * _skew(x):
-            return cls(0.0, notes=_atoms(column))
+            return cls(0.0, notes=atom_notes(column))
         return None
 
     def describe(self) -> str:
@@ -157,7 +157,7 @@ class ContinuousColumn(ColumnKind):
     @classmethod
     def detect(cls, column: Column) -> "ContinuousColumn":
         """Every column."""
-        return cls(notes=_atoms(column))
+        return cls(notes=atom_notes(column))
 
     def describe(self) -> str:
         """Nothing."""
@@ -177,6 +177,26 @@ def kind_of(x: ArrayInput) -> ColumnKind:
     """The kind of a column of finite numbers that is not constant."""
     column = Column.of(x)
     return next(kind for cls in KINDS if (kind := cls.detect(column)) is not None)
+
+
+def transforms_of(kinds: Sequence[ColumnKind], dtype: Any) -> tuple[Transform, ...]:
+    """The transforms of a table with columns of these kinds, in the order of `KINDS`."""
+    parts = [
+        cls.transform([kind if type(kind) is cls else None for kind in kinds], dtype)
+        for cls in KINDS
+        if cls in map(type, kinds)
+    ]
+    return tuple(part for part in parts if part is not None)
+
+
+def atom_notes(column: Column) -> tuple[str, ...]:
+    """A note for each of the first three values that many rows share."""
+    n = len(column.x)
+    atoms = column.counts >= max(ATOM_ROWS, ATOM * n)
+    return tuple(
+        f"{count} rows ({count / n:.1%}) are exactly {value:g}: an atom, which has no density"
+        for value, count in zip(column.values[atoms][:3], column.counts[atoms][:3], strict=True)
+    )
 
 
 def _grid_step(column: Column) -> float:
@@ -204,16 +224,6 @@ def _fills(values: np.ndarray, lower: float, upper: float) -> bool:
     # A density that is not small at a limit leaves a gap of a few mean spacings.
     gap = min(10 / len(values), 0.02) * (upper - lower)
     return bool(values[0] - lower < gap and upper - values[-1] < gap)
-
-
-def _atoms(column: Column) -> tuple[str, ...]:
-    """A note for each of the first three values that many rows share."""
-    n = len(column.x)
-    atoms = column.counts >= max(ATOM_ROWS, ATOM * n)
-    return tuple(
-        f"{count} rows ({count / n:.1%}) are exactly {value:g}: an atom, which has no density"
-        for value, count in zip(column.values[atoms][:3], column.counts[atoms][:3], strict=True)
-    )
 
 
 def _skew(x: np.ndarray) -> float:

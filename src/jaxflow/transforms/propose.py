@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.transforms.kinds import KINDS, ColumnKind, GridColumn, kind_of
+from jaxflow.transforms.kinds import ColumnKind, GridColumn, kind_of, transforms_of
 from jaxflow.transforms.protocol import Transform
 from jaxflow.transforms.samples import host_samples
 
@@ -77,13 +77,7 @@ def propose(x: ArrayInput, columns: Sequence[str] | None = None) -> Proposal:
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
     kinds = tuple(kind_of(column) for column in values.T)
-    parts = []
-    for cls in KINDS:
-        if cls in map(type, kinds):
-            same = [kind if type(kind) is cls else None for kind in kinds]
-            parts.append(cls.transform(same, dtype))
-    found = tuple(part for part in parts if part is not None)
-    return Proposal(found, kinds, names, _notes(values, kinds, names))
+    return Proposal(transforms_of(kinds, dtype), kinds, names, _notes(values, kinds, names))
 
 
 def _notes(
