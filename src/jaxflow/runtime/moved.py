@@ -20,6 +20,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.data.checks": ("jaxflow.runtime.checks",),
     "jaxflow.devices": ("jaxflow.runtime.devices",),
     "jaxflow.diagnostics.picture": ("jaxflow.plotting.diagnosis",),
+    "jaxflow.diffusion.times": ("jaxflow.diffusion.schedule",),
     "jaxflow.discrete": ("jaxflow.flows.coupling",),
     "jaxflow.divergence": ("jaxflow.density.continuity", "jaxflow.density.probes"),
     "jaxflow.flow": ("jaxflow.flows.cnf",),
