@@ -1,12 +1,13 @@
-"""Pictures of a flow: its density at any moment, its paths, its training, its checks.
+"""Plots of a flow: density and paths in the plane, samples, training, errors, diagnosis.
 
-Each function draws into the `ax` it is given, or into a new one, and returns what it drew into.
-The maps of colours are even in lightness, so they survive colour blindness and grey print.
+Each function draws into the axes passed as `ax`, or into new ones, and returns what it drew into.
+The colour maps are perceptually uniform: they work with any colour vision and in grey print.
 """
 
 from jaxflow.plotting.animation import animation
 from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
+from jaxflow.plotting.diagnosis import draw
 from jaxflow.plotting.errors import calibration, coverage
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 
@@ -17,6 +18,7 @@ __all__ = [
     "coverage",
     "density",
     "density_over_time",
+    "draw",
     "history",
     "trajectories",
 ]

@@ -1,4 +1,4 @@
-"""A flow that moves: its samples on their way from the base to the data."""
+"""An animation of samples on their way from the base to the data."""
 
 import os
 from pathlib import Path
@@ -6,15 +6,9 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.plotting.plane import (
-    Limits,
-    check_moving,
-    check_plane,
-    checked_limits,
-    frame_of,
-    paths_of,
-)
+from jaxflow.plotting.plane import Limits, check_limits, check_plane, frame_of, paths_of
 from jaxflow.plotting.style import DARK, DENSITY_MAP, Number, pyplot
+from jaxflow.runtime.checks import check_count
 
 
 def animation(
@@ -31,62 +25,70 @@ def animation(
 ) -> Path:
     """Write a GIF of n samples moving from the base at `t = 0` to the data at `t = 1`.
 
+    ```python
+    import tempfile
+
+    import jax
+    from jaxflow import CNF, StandardNormal, plotting
+    from jaxflow.dynamics import Linear
+
+    key = jax.random.key(0)
+    flow = CNF(Linear(2, key=key), StandardNormal(2))
+    with tempfile.TemporaryDirectory() as folder:
+        plotting.animation(flow, key, f"{folder}/flow.gif", n=10, frames=2)
+    ```
+
     Args:
         flow: a `CNF` of events (2,).
-        key: for the samples of the base.
+        key: random key for the samples of the base.
         path: the file, *.gif.
         n: number of samples.
-        frames: pictures, at evenly spaced moments.
-        seconds: how long it lasts; the last picture stays for a second more.
-        limits: (left, right, bottom, top) in data units; None frames base and data.
+        frames: number of frames, at evenly spaced times.
+        seconds: duration; the last frame stays for one more second.
+        limits: (left, right, bottom, top) in data units; None fits base and data.
         cond: condition, one vector; None for a flow without.
-        overwrite: whether an existing file may be replaced.
+        overwrite: replace an existing file.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: the flow is not of the plane, a number out of range, another suffix.
-        TypeError: the flow has no paths in time.
+        ValueError: events are not (2,), a number is out of range, or another suffix.
+        TypeError: the flow is not a CNF.
         FileExistsError: `path` exists and `overwrite` is False.
         ImportError: matplotlib is not installed.
     """
     plt = pyplot()
-    check_plane(flow, "animation")
-    check_moving(flow, "animation")
+    check_plane(flow, "animation", moving=True)
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; an animation is a .gif")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-    for name, value, least in (("n", n, 1), ("frames", frames, 2)):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+    check_count("n", n)
+    check_count("frames", frames, least=2)
     if not seconds > 0:
         raise ValueError(f"seconds={seconds} must be positive")
-    left, right, bottom, top = (
-        frame_of(flow, (0, 1), cond) if limits is None else checked_limits(limits)
-    )
+    limits = frame_of(flow, (0, 1), cond) if limits is None else check_limits(limits)
     times, points = paths_of(flow, key, n, cond, frames)
 
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     figure = plt.figure(figsize=(4, 4), facecolor=DARK)
-    ax = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    ax = figure.add_axes((0, 0, 1, 1), xlim=limits[:2], ylim=limits[2:], aspect="equal")
     ax.set_axis_off()
     light = plt.get_cmap(DENSITY_MAP)(0.75)
     dots = ax.scatter(*points[0].T, s=4, color=light, linewidths=0, alpha=0.8)
     clock = ax.text(0.03, 0.03, "", color=light, transform=ax.transAxes)
     rate = max(1, round(frames / seconds))
 
-    def draw(i: int) -> tuple[Any, ...]:
-        # Beyond the last moment the picture stays.
+    def draw_frame(i: int) -> tuple[Any, ...]:
         i = min(i, frames - 1)
         dots.set_offsets(points[i])
         clock.set_text(f"t = {times[i]:.2f}")
         return dots, clock
 
-    moving = FuncAnimation(figure, draw, frames=frames + rate, blit=False)
+    moving = FuncAnimation(figure, draw_frame, frames=frames + rate, blit=False)
     moving.save(path, writer=PillowWriter(fps=rate), savefig_kwargs={"facecolor": DARK})
     plt.close(figure)
     return path

@@ -1,4 +1,4 @@
-"""A flow of the plane: its density at any moment, and its paths."""
+"""A flow in the plane: its density at any time, and its paths."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
-from jaxflow.plotting.style import DARK, DENSITY_MAP, GAMMA, LIGHT, Number, pyplot
+from jaxflow.plotting.style import DARK, DENSITY_MAP, GAMMA, LIGHT, VERMILION, Number, pyplot
+from jaxflow.runtime.checks import check_count
 
 Limits = tuple[Number, Number, Number, Number]
 
-# The map of a path's times, the colours of its start and end: on a light ground, on a dark one.
-_PATH_COLOURS = (("viridis", "#444444", "#D55E00"), ("plasma", "#8f8ca8", "#f0f921"))
-# Points of a path, and points that say where a density lies.
+# Colour map of the times, colours of start and end: on a light background, on a dark one.
+_PATH_COLOURS = (("viridis", "#444444", VERMILION), ("plasma", "#8f8ca8", "#f0f921"))
+# Points of a path, and samples that set the limits of a plot.
 _PATH_POINTS, _FRAME_POINTS = 65, 512
 
 
@@ -30,32 +31,36 @@ def density(
     resolution: int = 128,
     cond: Any = None,
 ) -> Any:
-    """Fill a picture with the density `exp(log p_t(x))` of a flow in the plane.
+    """Draw the density `exp(log p_t(x))` of a flow in the plane as an image.
 
     ```python
-    plotting.density(flow, t=0.5)
+    import jax
+    from jaxflow import CNF, StandardNormal, plotting
+    from jaxflow.dynamics import Linear
+
+    flow = CNF(Linear(2, key=jax.random.key(0)), StandardNormal(2))
+    plotting.density(flow, t=0.5, resolution=8)
     ```
 
     Args:
-        flow: a flow with an exact trace, of events (2,); for `t` other than 1, a `CNF`.
+        flow: a flow of events (2,) with an exact trace; a `CNF` if `t` is not 1.
         ax: matplotlib axes; None for new ones.
-        t: moment, base at 0 and data at 1; points are in data units at every moment.
-        limits: (left, right, bottom, top) in data units; None frames the flow's own points.
-        resolution: points along either side.
+        t: time, base at 0 and data at 1; points are in data units at every time.
+        limits: (left, right, bottom, top) in data units; None fits samples of the flow.
+        resolution: pixels per side.
         cond: condition, one vector; None for a flow without.
 
     Returns:
         The axes; their image holds the density at the centres of its pixels.
 
     Raises:
-        ValueError: the flow is not of the plane, `t`, `limits` or `resolution` out of range.
+        ValueError: events are not (2,), or `t`, `limits` or `resolution` is out of range.
         ImportError: matplotlib is not installed.
     """
     plt = pyplot()
     check_plane(flow, "density")
-    if resolution < 2:
-        raise ValueError(f"resolution={resolution} must be at least 2")
-    limits = frame_of(flow, (t,), cond) if limits is None else checked_limits(limits)
+    check_count("resolution", resolution, least=2)
+    limits = frame_of(flow, (t,), cond) if limits is None else check_limits(limits)
     values = _density_values(flow, t, limits, resolution, cond)
     ax = plt.subplots()[1] if ax is None else ax
     from matplotlib.colors import PowerNorm
@@ -79,36 +84,43 @@ def trajectories(
 
     A path is dark at its start and light at its end; a ring marks the start, a dot the end.
 
+    ```python
+    import jax
+    from jaxflow import CNF, StandardNormal, plotting
+    from jaxflow.dynamics import Linear
+
+    key = jax.random.key(0)
+    flow = CNF(Linear(2, key=key), StandardNormal(2))
+    plotting.trajectories(flow, key, n=5)
+    ```
+
     Args:
         flow: a `CNF` of events (2,).
-        key: for the samples of the base.
+        key: random key for the samples of the base.
         n: number of paths.
         ax: matplotlib axes; None for new ones.
-        limits: (left, right, bottom, top) in data units; None frames the paths.
+        limits: (left, right, bottom, top) in data units; None fits the paths.
         cond: condition, one vector; None for a flow without.
-        dark: whether the ground is dark.
+        dark: choose colours for a dark background.
 
     Returns:
-        The axes; their first collection holds the paths, the next two the ends.
+        The axes; their first collection holds the paths, the next two the starts and ends.
 
     Raises:
-        ValueError: the flow is not of the plane, `n` or `limits` out of range.
-        TypeError: the flow has no paths in time.
+        ValueError: events are not (2,), or `n` or `limits` is out of range.
+        TypeError: the flow is not a CNF.
         ImportError: matplotlib is not installed.
     """
     plt = pyplot()
-    check_plane(flow, "trajectories")
-    check_moving(flow, "trajectories")
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
-    if limits is not None:
-        limits = checked_limits(limits)
+    check_plane(flow, "trajectories", moving=True)
+    check_count("n", n)
+    limits = None if limits is None else check_limits(limits)
     times, paths = paths_of(flow, key, n, cond)
     ax = plt.subplots()[1] if ax is None else ax
     from matplotlib.collections import LineCollection
 
     time_map, ring, dot = _PATH_COLOURS[dark]
-    # One segment between two moments, (n, times - 1, 2 ends, 2), each in the colour of its time.
+    # Segments between consecutive times, (n, times - 1, 2 ends, 2), coloured by time.
     points = paths.transpose(1, 0, 2)
     segments = np.stack([points[:, :-1], points[:, 1:]], axis=2)
     lines = LineCollection(
@@ -141,51 +153,55 @@ def density_over_time(
     resolution: int = 128,
     cond: Any = None,
 ) -> Any:
-    """Draw the density at each moment in a row, and beside it the paths that carry it there.
+    """Draw the density at several times in a row, and the paths beside it.
 
-    Every picture has the same frame, and its own scale of colours, from 0 to its peak.
+    All panels have the same limits; the colours of each run from 0 to its own peak.
+
+    ```python
+    import jax
+    from jaxflow import CNF, StandardNormal, plotting
+    from jaxflow.dynamics import Linear
+
+    key = jax.random.key(0)
+    flow = CNF(Linear(2, key=key), StandardNormal(2))
+    figure = plotting.density_over_time(flow, key, (0.0, 1.0), n=5, resolution=8)
+    ```
 
     Args:
-        flow: a `CNF` of events (2,), with an exact trace.
-        key: for the paths.
-        times: moments, base at 0 and data at 1.
+        flow: a `CNF` of events (2,) with an exact trace.
+        key: random key for the paths.
+        times: times of the panels, base at 0 and data at 1.
         n: number of paths.
-        limits: (left, right, bottom, top) in data units; None frames the flow's own points.
-        resolution: points along either side of a picture.
+        limits: (left, right, bottom, top) in data units; None fits samples of the flow.
+        resolution: pixels per side of a panel.
         cond: condition, one vector; None for a flow without.
 
     Returns:
-        The matplotlib figure: an axes a moment, and one for the paths.
+        The matplotlib figure: one axes per time, and one for the paths.
 
     Raises:
-        ValueError: the flow is not of the plane, or an argument is out of range.
-        TypeError: the flow has no density between its ends.
+        ValueError: events are not (2,), or an argument is out of range.
+        TypeError: the flow is not a CNF.
         ImportError: matplotlib is not installed.
     """
     plt = pyplot()
-    check_plane(flow, "density_over_time")
-    check_moving(flow, "density_over_time")
+    check_plane(flow, "density_over_time", moving=True)
     if len(times) == 0:
-        raise ValueError("times=() is empty; give moments such as (0.0, 0.5, 1.0)")
+        raise ValueError("times=() is empty; pass times such as (0.0, 0.5, 1.0)")
     limits = frame_of(flow, (0.0, *times, 1.0), cond) if limits is None else limits
-    left, right, bottom, top = checked_limits(limits)
+    left, right, bottom, top = check_limits(limits)
     height = 2.2 * (top - bottom) / (right - left) + 0.35
+    margins = {"left": 0.004, "right": 0.996, "bottom": 0.02, "top": 1 - 0.33 / height}
     figure, axes = plt.subplots(
         1,
         len(times) + 1,
         figsize=(2.2 * (len(times) + 1), height),
         facecolor=DARK,
-        gridspec_kw={
-            "left": 0.004,
-            "right": 0.996,
-            "bottom": 0.02,
-            "top": 1 - 0.33 / height,
-            "wspace": 0.03,
-        },
+        gridspec_kw={**margins, "wspace": 0.03},
     )
     for ax, t in zip(axes, times, strict=False):
         density(flow, ax, t=t, limits=limits, resolution=resolution, cond=cond)
-        ax.set_title(f"t = {_moment(t)}", color=LIGHT, fontsize=11, pad=6)
+        ax.set_title(f"t = {_time_text(t)}", color=LIGHT, fontsize=11, pad=6)
     trajectories(flow, key, n, axes[-1], limits=limits, cond=cond, dark=True)
     axes[-1].set_title("paths x(t)", color=LIGHT, fontsize=11, pad=6)
     for ax in axes:
@@ -197,7 +213,7 @@ def density_over_time(
 def _density_values(
     flow: Any, t: Number, limits: Limits, resolution: int, cond: Any
 ) -> Float[np.ndarray, "rows columns"]:
-    """`exp(log p_t)` at the centres of the pixels; row 0 lies at the bottom."""
+    """`exp(log p_t)` at the pixel centres; row 0 is at the bottom."""
     left, right, bottom, top = limits
     centres = (np.arange(resolution) + 0.5) / resolution
     grid = np.stack(
@@ -209,38 +225,38 @@ def _density_values(
         log_p = flow.log_prob(grid, cond)
     else:
         raise ValueError(
-            f"t={t}: a {type(flow).__name__} has a density at t=1 alone; draw a CNF, or write t=1"
+            f"t={t}: a {type(flow).__name__} has a density at t=1 only; draw a CNF, or write t=1"
         )
     return np.exp(np.asarray(log_p, np.float64))
 
 
 def paths_of(
-    flow: Any, key: PRNGKeyArray, n: int, cond: Any, moments: int = _PATH_POINTS
+    flow: Any, key: PRNGKeyArray, n: int, cond: Any, num_times: int = _PATH_POINTS
 ) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, "times n 2"]]:
-    """Evenly spaced moments, and n points at each of them, in data units."""
-    times = np.linspace(0.0, 1.0, moments)
+    """Evenly spaced times, and n points in data units at each of them."""
+    times = np.linspace(0.0, 1.0, num_times)
     start = _base_points(flow, key, n)
     return times, np.asarray(flow.transport(start, 0.0, 1.0, cond, save_at=times), np.float64)
 
 
 def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
-    """Samples at `t = 0` in data units: the base's, through the transform."""
+    """Samples of the base in data units, `transform.inverse(z)`."""
     z = sample_rows(flow.base, jax.random.split(key, n))
     return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
 
 
 def frame_of(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
-    """A frame with a margin about the points of a flow at all of the given moments."""
-    # A picture's frame may depend on chance less than its content does: always the same points.
+    """Limits, with a margin, that hold 99 % of the flow's samples at all of the times."""
+    # A fixed key: two plots of a flow have the same limits.
     key = jax.random.key(0)
     if hasattr(flow, "transport"):
         start = _base_points(flow, key, _FRAME_POINTS)
-        moments = sorted({0.0, *(float(t) for t in times)})
+        save_times = sorted({0.0, *(float(t) for t in times)})
         points = [np.asarray(start)]
-        if moments[-1] > 0:
-            save_at = jnp.asarray(moments, start.dtype)
-            moved = np.asarray(flow.transport(start, 0.0, moments[-1], cond, save_at=save_at))
-            points = [moved[i] for i, t in enumerate(moments) if t in times]
+        if save_times[-1] > 0:
+            save_at = jnp.asarray(save_times, start.dtype)
+            path = np.asarray(flow.transport(start, 0.0, save_times[-1], cond, save_at=save_at))
+            points = [path[i] for i, t in enumerate(save_times) if t in times]
     else:
         points = [np.asarray(flow.sample(key, _FRAME_POINTS, cond))]
     low = np.min([np.quantile(p, 0.005, axis=0) for p in points], axis=0)
@@ -250,12 +266,8 @@ def frame_of(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
     return left, right, bottom, top
 
 
-def checked_limits(limits: Limits) -> Limits:
-    """The limits of a picture.
-
-    Raises:
-        ValueError: they are not finite, or in another order.
-    """
+def check_limits(limits: Limits) -> Limits:
+    """The limits, or a ValueError unless they are finite and in order."""
     left, right, bottom, top = limits
     if not (all(map(math.isfinite, limits)) and left < right and bottom < top):
         raise ValueError(
@@ -265,25 +277,21 @@ def checked_limits(limits: Limits) -> Limits:
     return left, right, bottom, top
 
 
-def check_plane(flow: Any, what: str) -> None:
-    """Refuse a flow whose events are not points of the plane."""
+def check_plane(flow: Any, function: str, *, moving: bool = False) -> None:
+    """Raise unless the flow has events (2,) and, if `moving`, paths in time."""
     if tuple(flow.event_shape) != (2,):
         raise ValueError(
-            f"the flow has events of shape {tuple(flow.event_shape)}; {what} draws the plane, "
+            f"the flow has events of shape {tuple(flow.event_shape)}; {function} draws the plane, "
             "events (2,)"
         )
-
-
-def check_moving(flow: Any, what: str) -> None:
-    """Refuse a flow that has no paths in time."""
-    if not hasattr(flow, "transport"):
+    if moving and not hasattr(flow, "transport"):
         raise TypeError(
-            f"flow is a {type(flow).__name__}, which has no moments between base and data; "
-            f"{what} needs a CNF"
+            f"flow is a {type(flow).__name__}, which has no times between base and data; "
+            f"{function} needs a CNF"
         )
 
 
-def _moment(t: Number) -> str:
-    """`0`, `1/4`, or decimals where no small fraction is meant."""
+def _time_text(t: Number) -> str:
+    """`0` or `1/4`; decimals if `t` is not a fraction with a small denominator."""
     fraction = Fraction(t).limit_denominator(16)
     return str(fraction) if math.isclose(fraction, t, abs_tol=1e-9) else f"{t:.3g}"

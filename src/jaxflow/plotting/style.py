@@ -1,27 +1,29 @@
-"""Colours that all pictures share, and matplotlib where it is installed."""
+"""Colours of all plots, and matplotlib, imported on first use."""
 
 from types import ModuleType
+from typing import Any
+
+from jaxflow.runtime.extras import import_extra
 
 Number = float | int
 
 DENSITY_MAP = "magma"
-# The darkest colour of the density's map, and a light one for letters on it.
+# Darkest colour of the density map, and a light one for text on it.
 DARK, LIGHT = "#000004", "#e8e6f0"
-# Below 1, so that thin parts of a density can be seen beside its peaks.
+# Exponent of the density map; below 1 it shows low densities beside the peaks.
 GAMMA = 0.6
-# Okabe and Ito's blue and vermilion, which everyone can tell apart.
+# Blue and vermilion of Okabe and Ito, distinguishable with any colour vision.
 BLUE, VERMILION = "#0072B2", "#D55E00"
 GREY = "#888888"
 
 
 def pyplot() -> ModuleType:
-    """`matplotlib.pyplot`.
+    """Import `matplotlib.pyplot`, or raise an ImportError that says how to install it."""
+    return import_extra("matplotlib.pyplot", "plot", "plotting needs matplotlib")
 
-    Raises:
-        ImportError: matplotlib is not installed; says how to install it.
-    """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'jaxflow-cnf[plot]'") from error
-    return pyplot
+
+def open_axes(ax: Any = None) -> Any:
+    """`ax`, or new axes, without a frame at the top and the right."""
+    ax = pyplot().subplots()[1] if ax is None else ax
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

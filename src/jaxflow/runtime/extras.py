@@ -1,4 +1,4 @@
-"""Imports of optional packages, and the text that says how to install them."""
+"""Imports of optional packages, with errors that say how to install them."""
 
 import importlib
 from types import ModuleType
@@ -17,10 +17,14 @@ def import_extra(module: str, extra: str, need: str) -> ModuleType:
         extra: extra of jaxflow that installs it, such as `"plot"`.
         need: start of the error text, such as `"plotting needs matplotlib"`.
 
+    Returns:
+        The module.
+
     Raises:
         ImportError: the package is not installed; the text ends in the command that installs it.
     """
     try:
+        importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{need}: {install_extra(extra)}") from error
