@@ -216,7 +216,7 @@ def examples():
             yield pytest.param(textwrap.dedent(code), id=name, marks=marks)
 
 
-@pytest.mark.parametrize("code", examples())
+@pytest.mark.parametrize("code", list(examples()))
 def test_the_example_of_a_docstring_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # With the settings of a user, not those of the other tests (conftest.py).
@@ -266,7 +266,8 @@ def is_in_source(dotted):
     while names and ((place / names[0]).is_dir() or (place / f"{names[0]}.py").exists()):
         place /= names.pop(0)
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    words = set(re.findall(r"\w+", file.read_text()))
+    stub = file.with_suffix(".pyi")
+    words = set(re.findall(r"\w+", (stub if stub.exists() else file).read_text()))
     return not names or names[0] in words
 
 
