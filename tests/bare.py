@@ -1,8 +1,8 @@
-"""jaxflow with none of its extras: `make bare`.
+"""jaxflow without its extras: `make bare`.
 
-Makes a fresh environment with the package's base dependencies alone, runs the README's ten lines
-of Python in it (with fewer steps of training), and looks whether each thing that needs an extra
-says so in one line that names the extra.
+Makes a fresh environment with only the package's own dependencies, runs the README's ten lines of
+Python in it (with fewer steps of training), and checks that everything that needs an extra raises
+an error of one line that names the extra.
 
     python tests/bare.py
 """
@@ -20,38 +20,35 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 STEPS = 200
 FLOW = "jaxflow.CNF(lambda t, x: -x, jaxflow.StandardNormal(2))"
-# What needs each extra; a flow's own functions are called, for that is where a user meets it.
+# Statements that need each extra, as a user would write them.
 NEEDS = {
     "cli": ["import jaxflow.data; jaxflow.data.read_table('table.csv')"],
     "plot": [
         f"import jaxflow.plotting; jaxflow.plotting.density({FLOW})",
         "import jaxflow.plotting; jaxflow.plotting.history({'step': [1], 'loss': [1.0]})",
     ],
-    "diffrax": [
-        "jaxflow.odeint(lambda t, y, _: y, 1.0, 0, 1, ode=jaxflow.ODE(gradient='diffrax'))"
-    ],
     "sklearn": ["import jaxflow.estimator", "jaxflow.GaussianMixture.fit(jax.numpy.eye(2), 1)"],
     "numpyro": ["import jaxflow.interop.numpyro"],
     "demo": ["import jaxflow.data; jaxflow.data.breast_cancer()"],
 }
-# Runs in the bare environment: a line of JSON with what each statement raised.
+# Runs in the bare environment and prints, as JSON, the error of each statement.
 PROBE = """
 import json, sys
 import jax, jaxflow
-said = {}
+errors = {}
 for code in json.load(sys.stdin):
     try:
         exec(code, {"jax": jax, "jaxflow": jaxflow})
     except ImportError as error:
-        said[code] = str(error)
+        errors[code] = str(error)
     except Exception as error:
-        said[code] = repr(error)
-print(json.dumps(said))
+        errors[code] = repr(error)
+print(json.dumps(errors))
 """
 
 
 def install(folder: Path) -> Path:
-    """A fresh environment with the package and what it depends on; its interpreter."""
+    """Make a fresh environment with the package and its dependencies; return its interpreter."""
     venv.create(folder, with_pip=shutil.which("uv") is None, clear=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -70,7 +67,7 @@ def ten_lines() -> str:
 
 
 def main() -> None:
-    """Install, run, ask; the first thing that is wrong ends it."""
+    """Install, run the ten lines, check the errors; stop at the first failure."""
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.monotonic()
         python = install(folder / "venv")
@@ -90,18 +87,20 @@ def main() -> None:
         codes = [code for each in NEEDS.values() for code in each]
         probe = run(str(python), "-c", PROBE, given=json.dumps(codes))
         assert probe.returncode == 0, probe.stderr
-        said = json.loads(probe.stdout)
+        errors = json.loads(probe.stdout)
         for extra, statements in NEEDS.items():
             for code in statements:
-                text = said.get(code)
-                assert text is not None, f"{code} needs no extra, and was thought to need {extra}"
+                text = errors.get(code)
+                assert text is not None, f"{code} ran without the extra {extra}"
                 assert "\n" not in text, text
                 assert f"'.[{extra}]'" in text, f"{code} says {text!r}"
         command = run(str(python.parent / "jaxflow"), "--help")
         assert command.returncode == 1, command.stdout
         assert command.stderr.count("\n") == 1, command.stderr
         assert "'.[cli]'" in command.stderr, command.stderr
-        print(f"each of {', '.join(NEEDS)} is asked for by name; {time.monotonic() - start:.0f} s")
+        print(
+            f"each of {', '.join(NEEDS)} is named by its error; {time.monotonic() - start:.0f} s"
+        )
 
 
 if __name__ == "__main__":
