@@ -30,9 +30,9 @@ from typer.testing import CliRunner
 
 import jaxflow
 from jaxflow.cli.app import app
-from jaxflow.cli.inputs import check_same, record_of
-from jaxflow.cli.models import Settings
+from jaxflow.cli.record import check_resumable, new_record
 from jaxflow.cli.run_directory import read_record, write_record
+from jaxflow.cli.settings import Settings
 from jaxflow.data import Shards, read_blocks, read_table
 from jaxflow.io.checkpoint import load_extra
 
@@ -56,7 +56,7 @@ SETTINGS = Settings(
     objective="auto",
     float64=False,
 )
-FINISHED = record_of("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS) | {
+FINISHED = new_record("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS) | {
     "transform": "none",
     "seconds": 1.0,
     "steps": 20,
@@ -146,7 +146,7 @@ def good_files(folder: Path) -> dict[str, bytes]:
     flow = jaxflow.CNF(field, jaxflow.StandardNormal((3,)))
     jaxflow.save(folder / "flow.safetensors", flow, extra={"note": "good"})
     _train(folder / "state.safetensors", resume=False)
-    write_record(folder, record_of("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS))
+    write_record(folder, new_record("table.csv", "0" * 16, ["a", "b"], 20, SETTINGS))
     pl.DataFrame({"a": x[:, 0], "b": x[:, 1]}).write_parquet(folder / "part.parquet")
     Shards.convert([folder / "part.parquet"], folder / "shards")
     buffers = {name: io.BytesIO() for name in ("table.npy", "table.npz", "table.parquet")}
@@ -216,7 +216,7 @@ def read(path: Path, finished: Path) -> None:
         _command("info", str(path.parent))
         # As a fit does that goes on with the run.
         record = json.loads((finished / "run.json").read_text())
-        _allow_refusal(lambda path: check_same(path, read_record(path.parent), record), path)
+        _allow_refusal(lambda path: check_resumable(path, read_record(path.parent), record), path)
     elif path.name in ("shards.json", "part-000000.npy"):
         for name in {"shards.json", "part-000000.npy"} - {path.name}:
             (path.parent / name).write_bytes((finished / "shards" / name).read_bytes())

@@ -49,7 +49,7 @@ def test_rows_keep_their_numbers(jaxflow, fitted, fresh, asked):
     table, values = fresh
     result = jaxflow("check", run, table)
     assert result.exit_code == 2
-    assert "rows 4 (from 0), columns 'b'. Leave these rows out with --drop-nan" in result.stderr
+    assert "rows 4 (from 0), columns 'b'. Drop them with" in result.stderr
     result = jaxflow(
         *("check", run, table, "--drop-nan", "--rows", 30, "--seed", 5, "--atol-nats", 0.5)
     )
@@ -69,7 +69,7 @@ def test_of_its_own_table_the_held_out_rows_are_taken(jaxflow, fitted, table, va
     held = np.sort(split(200, 0.1, 0)[1])
     np.testing.assert_array_equal(asked[0]["row_numbers"], held)
     np.testing.assert_array_equal(asked[0]["data"], values[held].astype(np.float32))
-    assert f"the run was fitted to {table}; its 20 held-out rows" in result.stderr
+    assert f"the run was fitted to {table}, so only its 20 held-out rows" in result.stderr
 
 
 def test_refusals_before_any_work(jaxflow, fitted, table, asked, tmp_path):
@@ -79,11 +79,12 @@ def test_refusals_before_any_work(jaxflow, fitted, table, asked, tmp_path):
     (tmp_path / "folder.png").mkdir()
     for options, said in (
         (("--picture", exists), "exists.png exists; add --overwrite to replace it"),
-        (("--picture", tmp_path / "a.csv"), "unknown suffix '.csv'; draw .png, .pdf, .svg"),
-        (("--picture", tmp_path / "folder.png"), "a folder; --picture names a file"),
+        (
+            ("--picture", tmp_path / "a.csv"),
+            "unknown suffix '.csv'; --picture writes .png, .pdf, .svg",
+        ),
+        (("--picture", tmp_path / "folder.png"), "is a folder; --picture must name a file"),
         (("--picture", tmp_path / "no" / "a.png"), "no such folder"),
-        (("--rows", 0), "--rows 0 must be at least 1"),
-        (("--seed", -1), "--seed -1 must lie between"),
     ):
         result = jaxflow("check", run, table, *options)
         assert result.exit_code == 2, said
@@ -93,9 +94,13 @@ def test_refusals_before_any_work(jaxflow, fitted, table, asked, tmp_path):
         assert result.stdout == ""
     result = jaxflow("check", tmp_path, table)
     assert result.exit_code == 2
-    assert "is no run directory" in result.stderr
+    assert "is not a run directory" in result.stderr
     assert asked == []
     assert exists.read_bytes() == b"mine"
+    for option, value in (("--rows", 0), ("--seed", -1)):
+        result = jaxflow("check", run, table, option, value)
+        assert result.exit_code == 2
+        assert f"Invalid value for '{option}'" in result.stderr
     help_text = jaxflow("check", "--help").stdout
     for option in ("--picture", "--rows", "--seed", "--drop-nan", "--overwrite", "--atol-nats"):
         assert option in help_text

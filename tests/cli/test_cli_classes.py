@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxflow.cli.classes import classes_of, of_rows, one_hot, read_labels
+from jaxflow.cli.classes import find_classes, one_hot, read_labels, select_labels
 from jaxflow.data import read_table
 
 
@@ -39,7 +39,7 @@ def test_a_run_keeps_its_classes(jaxflow, diffusion):
     shown = jaxflow("info", run).stdout
     assert "down, up" in shown
     assert "diffusion, ddpm (residual)" in shown
-    assert f"misses the noised data by {record['prior_gap']:.2g} nats a row" in shown
+    assert f"misses the noised data by {record['prior_gap']:.2g} nats per row" in shown
 
 
 def test_samples_by_class_sampler_and_guidance(jaxflow, diffusion, tmp_path):
@@ -72,7 +72,7 @@ def test_noise_that_explodes(jaxflow, fit, table, tmp_path, sampler):
     assert np.isfinite(read_table(out).values).all()
     far = fit(tmp_path / "far", "--objective", "ncsn", "--transform", "none", "--depth", 1)
     assert far.exit_code == 0, far.output
-    assert ("scale them (--transform standardise)" in far.stderr) == (
+    assert ("Add --transform standardise to scale the data" in far.stderr) == (
         json.loads((tmp_path / "far" / "run.json").read_text())["prior_gap"] > 0.1
     )
 
@@ -98,12 +98,12 @@ def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--class", "left"), "--class left is none of the run's classes: down, up"),
-        (("--guidance", 2.0), "guidance needs a class: add --class, one of down, up"),
+        (("--class", "left"), "--class left is unknown; the run has the classes down, up"),
+        (("--guidance", 2.0), "--guidance needs a class: add --class, one of down, up"),
         (("--class", "up", "--guidance", "nan"), "--guidance nan must be a finite number"),
         (("--fast",), "--fast needs a class: add --class, one of down, up"),
-        (("--class", "up", "--steps", 3), "--steps 3 belongs to a --sampler with steps"),
-        (("--sampler", "dpm", "--steps", 0), "--steps 0 must be at least 1"),
+        (("--class", "up", "--steps", 3), "--steps 3 needs a diffusion --sampler"),
+        (("--sampler", "dpm", "--steps", 0), "Invalid value for '--steps'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(jaxflow, diffusion, tmp_path, options, says):
@@ -116,7 +116,7 @@ def test_options_that_do_not_fit_are_refused(jaxflow, diffusion, tmp_path, optio
 def test_the_class_is_no_column_of_the_density(fit, labelled, tmp_path):
     result = fit(tmp_path / "r", "--class-column", "kind", "--columns", "a,kind", table=labelled)
     assert result.exit_code == 2
-    assert "--columns names kind, which --class-column takes" in result.stderr
+    assert "kind is in both --columns and --class-column" in result.stderr
 
 
 def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
@@ -124,7 +124,7 @@ def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
     for options, says in (
         (("--class", "up"), "the run has no classes; fit it with --class-column"),
         (("--guidance", 2.0), "--guidance 2.0 needs a diffusion model with classes"),
-        (("--sampler", "dpm"), "--sampler dpm is for diffusion models, and"),
+        (("--sampler", "dpm"), "--sampler dpm needs a diffusion model, and"),
     ):
         result = jaxflow("sample", run, "--out", tmp_path / "x.csv", *options)
         assert result.exit_code == 2
@@ -140,7 +140,7 @@ def test_labels_are_read_from_any_table(tmp_path):
     for name, column in (("t.csv", "y"), ("t.parquet", "y"), ("t.npy", "x1")):
         found = read_labels(tmp_path / name, column)
         assert found.tolist() == ["1", "10", "2", "1"]
-        assert classes_of(found, column) == ["1", "2", "10"]
+        assert find_classes(found, column) == ["1", "2", "10"]
     cells = ["1000000000001", "1_0", "0.5", "True", "2e0"]
     (tmp_path / "u.csv").write_text("\n".join(["x,y", *(f"1,{cell}" for cell in cells)]) + "\n")
     found = read_labels(tmp_path / "u.csv", "y")
@@ -153,11 +153,14 @@ def test_bad_labels_are_named(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("x,y\n1,a\n2,\n3,b\n")
     with pytest.raises(ValueError, match="1 row without a label in 'y', first row 1"):
-        of_rows(read_labels(path, "y"), np.arange(3), path, "y")
-    assert of_rows(read_labels(path, "y"), np.asarray([0, 2]), path, "y").tolist() == ["a", "b"]
+        select_labels(read_labels(path, "y"), np.arange(3), path, "y")
+    assert select_labels(read_labels(path, "y"), np.asarray([0, 2]), path, "y").tolist() == [
+        "a",
+        "b",
+    ]
     with pytest.raises(ValueError, match="no column 'z'; it has x, y"):
         read_labels(path, "z")
-    with pytest.raises(ValueError, match=r"has 1 label; from 2 to 1000 are classes"):
-        classes_of(np.asarray(["a", "a"]), "y")
+    with pytest.raises(ValueError, match=r"has 1 distinct label; it must have 2 to 1000"):
+        find_classes(np.asarray(["a", "a"]), "y")
     with pytest.raises(ValueError, match=r"row 1 has the class 'c' \(1 such row\)"):
         one_hot(np.asarray(["a", "c"]), ["a", "b"], path)

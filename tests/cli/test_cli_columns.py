@@ -93,7 +93,7 @@ def test_incomplete_rows_are_refused_or_dropped(
         assert result.exit_code == 2
         assert result.stderr == (
             f"error: {new}: x has NaN or infinity in 2 of 202 rows: rows 3, 17 (from 0), columns "
-            "'a', 'b'. Leave these rows out with --drop-nan\n"
+            "'a', 'b'. Drop them with x[finite_rows(x)], or --drop-nan on the command line\n"
         )
     assert not (tmp_path / "run").exists()
 
@@ -126,12 +126,12 @@ def test_numbers_that_float32_cannot_tell_apart(fit, values, write, tmp_path):
     result = fit(tmp_path / "run", table=table)
     assert result.exit_code == 2
     assert "column 'a' holds" in result.stderr
-    assert "beyond float32; fit with --float64" in result.stderr
+    assert "too large for float32; fit with --float64" in result.stderr
 
     table = write(tmp_path / "table.csv", values + np.array([1e4, 0.0]), "a,b")
     result = fit(tmp_path / "run", table=table)
     assert result.exit_code == 0, result.output
-    assert "warning: float32 is coarse for a, large numbers of small spread" in result.stderr
+    assert "warning: float32 rounds a coarsely: large values, small differences" in result.stderr
 
     table = write(tmp_path / "table.csv", np.c_[values, np.full(200, 1.5)], "a,b,c")
     result = fit(tmp_path / "other", table=table)

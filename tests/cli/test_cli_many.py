@@ -45,8 +45,8 @@ def test_shards_are_fitted_and_scored(jaxflow, fit, values, tmp_path):
     [
         (("--columns", "x0"), "--columns x0: "),
         (("--drop-nan",), "--drop-nan: "),
-        (("--devices", 1000), "devices=1000 is more than there are, 8 (cpu)"),
-        (("--process-index", 1), "--processes and --process-index need --coordinator"),
+        (("--devices", 1000), "devices=1000 exceeds the 8 available (cpu)"),
+        (("--process-index", 1), "--processes and --process-index require --coordinator"),
         (("--coordinator", "here", "--processes", 2), "process_index=None belong together"),
     ],
 )

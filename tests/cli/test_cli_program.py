@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import jaxflow as library
+from jaxflow.cli.app import COMMANDS, load_command
 from jaxflow.cli.fit import fit as fit_command
 from jaxflow.runtime.extras import install_extra
 
@@ -65,21 +66,23 @@ def test_refusals_before_any_work(jaxflow, fit, fitted, table, write, values, tm
         (jaxflow("sample", run, "--out", exists), "exists; add --overwrite to replace it"),
         (jaxflow("sample", run, "--out", tmp_path / "s.txt"), "unknown suffix '.txt'"),
         (jaxflow("sample", run, "--out", tmp_path / "no" / "s.csv"), "no such folder"),
-        (jaxflow("sample", run, *out, "-n", 0), "--num 0 must be at least 1"),
-        (jaxflow("sample", run, *out, "--seed", -1), "--seed -1 must lie between"),
+        (jaxflow("sample", run, *out, "--sampler", "best"), "--sampler best is unknown; choose"),
         (jaxflow("score", run, header, *out), "a header and no rows"),
         (jaxflow("score", run, tmp_path / "none.csv", *out), "none.csv: no such file"),
         (jaxflow("info", tmp_path / "none"), "none: no such run directory"),
-        (jaxflow("info", table), "is a file; give the run directory"),
-        (jaxflow("score", tmp_path, table, *out), "is no run directory: it has no"),
+        (jaxflow("info", table), "is a file; name a run directory"),
+        (jaxflow("score", tmp_path, table, *out), "is not a run directory: it has no"),
         (fit(new, table=words), "column 'b' has 'red' in row 0"),
-        (fit(new, table=words), "Choose the columns of numbers with --columns a,b,"),
+        (fit(new, table=words), "(command line: --columns a,b)"),
         (fit(new, table=tmp_path / "none.csv"), "none.csv: no such file"),
         (fit(new, "--columns", "a,c"), "no columns ['c']; the file has ['a', 'b']"),
-        (fit(new, "--validation", 1.5), "--validation 1.5 must lie between 0 and 1"),
-        (fit(new, "--steps", 0), "steps=0 must be positive"),
-        (fit(new, "--width", 0), "width=0"),
-        (fit(new, "--model", "coupling", "--trace", "exact"), "--trace exact belongs to"),
+        (fit(new, "--validation", 0), "--validation 0.0: fraction=0.0 must lie between 0 and 1"),
+        (fit(new, "--learning-rate", 0), "learning_rate=0.0 must be positive"),
+        (fit(new, "--field", "best"), "--field best is unknown; choose one of auto, mlp,"),
+        (
+            fit(new, "--model", "coupling", "--trace", "exact"),
+            "--trace exact requires --model cnf",
+        ),
         (fit(new, "--model", "coupling", table=single), "needs at least 2 columns, got 1"),
     ):
         assert result.exit_code == 2, said
@@ -87,6 +90,15 @@ def test_refusals_before_any_work(jaxflow, fit, fitted, table, write, values, tm
         assert said in result.stderr
         assert result.stderr.count("\n") == 1
         assert result.stdout == ""
+    for result, option in (
+        (jaxflow("sample", run, *out, "-n", 0), "--num"),
+        (jaxflow("sample", run, *out, "--seed", -1), "--seed"),
+        (fit(new, "--validation", 1.5), "--validation"),
+        (fit(new, "--steps", 0), "--steps"),
+        (fit(new, "--width", 0), "--width"),
+    ):
+        assert result.exit_code == 2
+        assert f"Invalid value for '{option}'" in result.stderr.replace("'-n' / ", "")
     assert not new.exists()
     assert not (tmp_path / "out.csv").exists()
     assert exists.read_bytes().startswith(b"a,b\n")
@@ -112,15 +124,28 @@ def test_one_line_without_typer():
     assert result.stderr == f"the command line needs typer: {install_extra('cli')}\n"
 
 
-def test_commands_are_defined_without_jax():
-    """A stand-in for the package's own module, which loads jax, shows what the commands load."""
+def test_help_of_the_program_loads_no_jax():
     code = (
-        "import sys, types; package = types.ModuleType('jaxflow'); "
-        f"package.__path__ = {list(library.__path__)!r}; sys.modules['jaxflow'] = package; "
-        "from jaxflow.cli.app import app; sys.exit('jax' in sys.modules)"
+        "import sys; from typer.testing import CliRunner; from jaxflow.cli.app import app; "
+        "print(CliRunner().invoke(app, ['--help']).stdout); sys.exit('jax' in sys.modules)"
     )
     result = python("-c", code)
     assert (result.returncode, result.stderr) == (0, "")
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_listed_help_is_the_first_line_of_the_command(name):
+    assert load_command(name).help.splitlines()[0] == COMMANDS[name][1]
+
+
+def test_commands_start_no_jax_backend():
+    """`jaxflow.join_processes` must come before it."""
+    code = (
+        "from jaxflow.cli.app import COMMANDS, load_command; from jax._src import xla_bridge; "
+        "[load_command(name) for name in COMMANDS]; print(xla_bridge._backends)"
+    )
+    assert python("-c", code).stdout == "{}\n"
 
 
 def test_program_on_its_own(fitted, table, tmp_path):
@@ -140,4 +165,4 @@ def test_program_on_its_own(fitted, table, tmp_path):
 
     result = python("-c", PROGRAM, "info", "runs/c", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: runs/c: no such run directory; jaxflow fit makes one\n"
+    assert result.stderr == "error: runs/c: no such run directory; create one with jaxflow fit\n"

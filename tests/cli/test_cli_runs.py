@@ -67,7 +67,7 @@ def test_interrupted_run_goes_on_as_if_never_interrupted(
     interrupt(4)
     result = fit(run)
     assert result.exit_code == 130
-    assert result.stderr.endswith("interrupted; go on with the same command and --resume\n")
+    assert result.stderr.endswith("interrupted; repeat the command with --resume to continue\n")
     assert {path.name for path in run.iterdir()} == {
         "run.json",
         "run.toml",
@@ -77,10 +77,10 @@ def test_interrupted_run_goes_on_as_if_never_interrupted(
     assert "interrupted at step 4 of 20" in jaxflow("info", run).stdout
     result = jaxflow("sample", run, "--out", tmp_path / "samples.csv")
     assert result.exit_code == 2
-    assert "holds an interrupted run and no flow yet" in result.stderr
+    assert "holds an interrupted run without a flow" in result.stderr
     result = fit(run)
     assert result.exit_code == 2
-    assert "add --resume to go on with it, or --overwrite to start again" in result.stderr
+    assert "add --resume to continue it, or --overwrite to start again" in result.stderr
 
     result = fit(run, "--resume")
     assert result.exit_code == 0, result.output
@@ -152,14 +152,14 @@ def test_only_runs_are_replaced(fit, tmp_path):
     for option in ((), ("--overwrite",), ("--resume",)):
         result = fit(folder, *option)
         assert result.exit_code == 2
-        assert "is not empty and no run directory" in result.stderr
+        assert "is not empty and not a run directory" in result.stderr
     (folder / "run.json").write_text("{}")
     result = fit(folder, "--overwrite")
     assert result.exit_code == 2
-    assert "also holds thesis.tex, not files of the run" in result.stderr
+    assert "also holds thesis.tex, which --overwrite would delete" in result.stderr
     result = fit(folder / "thesis.tex")
     assert result.exit_code == 2
-    assert "is a file; --out names a folder" in result.stderr
+    assert "is a file; --out must name a folder" in result.stderr
     assert (folder / "thesis.tex").read_text() == "words"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
@@ -173,7 +173,7 @@ def test_failed_training_leaves_nothing_and_exits_with_1(fit, interrupt, tmp_pat
 
 
 def test_damaged_record_is_refused(jaxflow, fit, tmp_path):
-    for text, said in (("{", "it is not JSON"), ("{}", "it lacks columns,")):
+    for text, said in (("{", "it is not JSON"), ("{}", "it has no entry columns,")):
         (tmp_path / "run.json").write_text(text)
         for result in (fit(tmp_path, "--resume"), jaxflow("info", tmp_path)):
             assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""The command line, a command a file."""
+"""The command line: one command per file, listed in `jaxflow.cli.app`."""
 
 import importlib.util
 import sys
@@ -7,10 +7,11 @@ from jaxflow.runtime.extras import install_extra
 
 
 def main() -> None:
-    """Run the command line, or say in one line what it needs."""
-    if importlib.util.find_spec("typer") is None:
-        print(f"the command line needs typer: {install_extra('cli')}", file=sys.stderr)
-        raise SystemExit(1)
+    """Run the program; without its packages, print how to install them and exit with code 1."""
+    for package in ("typer", "polars"):
+        if importlib.util.find_spec(package) is None:
+            print(f"the command line needs {package}: {install_extra('cli')}", file=sys.stderr)
+            raise SystemExit(1)
     from jaxflow.cli.app import app
 
     app()

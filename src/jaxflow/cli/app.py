@@ -1,38 +1,68 @@
-"""The `jaxflow` program: its commands and its version. Importing it loads no jax."""
+"""The `jaxflow` program. A command's module, and with it jax, loads when that command runs."""
 
-import importlib
-import importlib.util
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from jaxflow.cli.check import check
-from jaxflow.cli.distil import distil
-from jaxflow.cli.fit import fit
-from jaxflow.cli.info import info
-from jaxflow.cli.reports import reported, use_json
-from jaxflow.cli.sample import sample
-from jaxflow.cli.score import score
-from jaxflow.cli.shards import shards
+from jaxflow import __version__
+from jaxflow.cli.terminal import use_json
+
+# The module of each command, which holds a function of that name, and the first line of its
+# docstring.
+COMMANDS = {
+    "fit": ("jaxflow.cli.fit", "Fit a probability density to a table of numbers."),
+    "score": ("jaxflow.cli.score", "Write the log-density of each row of a table."),
+    "sample": ("jaxflow.cli.sample", "Draw new rows from a fitted density."),
+    "check": ("jaxflow.cli.check", "Test how far the results of a run can be trusted."),
+    "distil": ("jaxflow.cli.distil", "Train a fast approximation of a run's flow."),
+    "shards": ("jaxflow.cli.shards", "Convert tables that do not fit in memory for jaxflow fit."),
+    "info": ("jaxflow.cli.info", "Show the data, model and quality of a run."),
+    "demo": ("jaxflow.cli.demo", "Train flows on two example data sets and draw them."),
+}
+
+
+def load_command(name: str) -> Any:
+    """Import a command and wrap it so that its errors are one line."""
+    from jaxflow.cli.errors import report_errors  # imports jax
+
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name)(report_errors(getattr(import_module(COMMANDS[name][0]), name)))
+    return get_command(single)
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are listed from `COMMANDS` and imported when they run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command to run; raises a usage error for an unknown name."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and load_command(str(name)), rest
+
 
 app = typer.Typer(
     name="jaxflow",
-    help="Fit the probability density of a table of numbers; score rows by it and draw new ones.",
-    epilog="Errors are one line; with JAXFLOW_TRACEBACK=1 in the environment, a full traceback. "
-    "Exit codes: 0 done, 1 a computation failed, 2 the input was refused, 130 interrupted.",
+    cls=LazyGroup,
+    help="Fit the probability density of a table of numbers, score rows and draw new ones.",
+    epilog="Exit codes: 0 success, 1 computation failed, 2 invalid input, 130 interrupted. Errors "
+    "are one line; set JAXFLOW_TRACEBACK=1 for the traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (fit, score, sample, check, distil, shards, info):
-    app.command()(reported(command))
-if importlib.util.find_spec("jaxflow.cli.demo") is not None:
-    app.command()(reported(importlib.import_module("jaxflow.cli.demo").demo))
+
+
+def _listed() -> None:
+    """Stand for a command in the help."""
+
+
+for _name, (_, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(_listed)
 
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        from jaxflow import __version__
-
         typer.echo(f"jaxflow {__version__}")
         raise typer.Exit
     return wanted
@@ -45,11 +75,8 @@ def program(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
     as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Write results as one JSON object, numbers in place of words."
-        ),
+        bool, typer.Option("--json", help="Print results as one JSON object, for programs.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Handle the options that come before the command."""
     use_json(as_json)

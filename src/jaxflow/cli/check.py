@@ -1,136 +1,127 @@
-"""`jaxflow check`: how far a run's log-densities and samples can be trusted."""
+"""`jaxflow check`: test how far the log-densities and samples of a run can be trusted."""
 
-import importlib.util
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 
-from jaxflow.cli import run_directory
-from jaxflow.cli.classes import conditions
-from jaxflow.cli.info import facts_of
-from jaxflow.cli.job import Devices, spread_over
-from jaxflow.cli.models import check_seed
-from jaxflow.cli.outputs import PICTURES, check_output, write_whole
-from jaxflow.cli.report import write_report
-from jaxflow.cli.reports import counted, result, tell
-from jaxflow.cli.tables import DropNan, digest, rows_of_run
-from jaxflow.runtime.extras import install_extra
+from jaxflow import diagnostics
+from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.html_report import write_report
+from jaxflow.cli.info import run_facts
+from jaxflow.cli.options import Devices, DropNan, Run, Seed
+from jaxflow.cli.outputs import check_output, render, write_bytes
+from jaxflow.cli.processes import on_devices
+from jaxflow.cli.run_directory import read_finished
+from jaxflow.cli.run_flow import load_flow
+from jaxflow.cli.tables import hash_rows, read_rows
+from jaxflow.cli.terminal import note, plural, print_result
+from jaxflow.data import finite_rows, split
+from jaxflow.diagnostics.solves import without_raising
+from jaxflow.runtime.extras import import_extra
 
 
 def check(
-    run: run_directory.Run,
+    run: Run,
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table with the columns the run was fitted to, best rows that it has not seen; "
-            "of the table it was fitted to, the held-out rows are taken."
+            help="Table with the columns of the run, best with rows that it was not fitted to. Of "
+            "the table that it was fitted to, only the held-out rows are used."
         ),
     ],
     picture: Annotated[
         Path | None,
-        typer.Option(help="Picture to draw of encoded rows and errors: .png, .pdf or .svg."),
+        typer.Option(
+            help="Picture to write, of the encoded rows and the errors: .png, .pdf or .svg."
+        ),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Report to write, with data, likelihood and pictures: one .html file."),
+        typer.Option(
+            help="Report to write, with data, log-densities, tests and pictures: one .html file."
+        ),
     ] = None,
     rows: Annotated[
-        int, typer.Option(help="Rows to examine at most, and samples to compare them with.")
+        int, typer.Option(min=1, help="Largest number of rows to test, and of samples to draw.")
     ] = 1000,
     atol_nats: Annotated[
-        float, typer.Option(help="Error of a log-density that counts as good, in nats.")
+        float, typer.Option(help="Acceptable error of a log-density, in nats.")
     ] = 0.01,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the random numbers; the same seed, the same answer.")
-    ] = 0,
+    seed: Seed = 0,
     drop_nan: DropNan = False,
     devices: Devices = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace picture and report where they exist.")
+        bool,
+        typer.Option("--overwrite", help="Replace the picture and the report if they exist."),
     ] = False,
 ) -> None:
-    """Examine a run on the rows of a table, and say how far it can be trusted.
+    """Test how far the results of a run can be trusted.
 
-    A table of numbers, then a verdict; lines with !! are problems, with ?? what could not be
-    measured. Row numbers count from 0 as in the table.
+    Prints measurements on the rows of a table, then a verdict. Lines with !! are problems, lines
+    with ?? could not be measured. Rows are numbered from 0.
     """
-    if rows < 1:
-        raise ValueError(f"--rows {rows} must be at least 1")
-    check_seed(seed)
-    for option, path, suffixes in (
-        ("--picture", picture, PICTURES),
-        ("--report", report, (".html",)),
-    ):
+    outputs = {
+        "picture": (picture, (".png", ".pdf", ".svg")),
+        "report": (report, (".html",)),
+    }
+    for name, (path, suffixes) in outputs.items():
         if path is not None:
-            check_output(path, overwrite=overwrite, suffixes=suffixes, option=option)
-            if importlib.util.find_spec("matplotlib") is None:
-                raise ImportError(f"{option} needs matplotlib: {install_extra('plot')}")
-    record = run_directory.read_run(run)
-    x, kept = rows_of_run(record, table, drop_nan=drop_nan)
-    x, kept = _unseen(x, kept, record, table)
-    cond = conditions(record, table, kept, None)
-
-    import jax
-
-    from jaxflow.data import finite_rows
-    from jaxflow.diagnostics import diagnose
-    from jaxflow.diagnostics.solves import without_raising
-    from jaxflow.io.checkpoint import load
-
-    with spread_over(devices), jax.enable_x64(record["settings"]["float64"]):
-        flow: Any = load(run / run_directory.FLOW)
-        found = diagnose(
+            check_output(path, overwrite=overwrite, suffixes=suffixes, option=f"--{name}")
+            import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
+    record = read_finished(run)
+    x, kept, _ = read_rows(record, table, drop_nan=drop_nan)
+    x, kept = _select_unseen(x, kept, record, table)
+    cond = RowConditions(record, table)(kept)
+    key = jax.random.key(seed)
+    with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
+        flow: Any = load_flow(run)
+        diagnosis = diagnostics.diagnose(
             flow,
             x,
             cond=cond,
-            key=jax.random.key(seed),
+            key=key,
             num_rows=rows,
             num_samples=rows,
             atol_nats=atol_nats,
             row_numbers=kept,
         )
         if report is not None:
-            examined = np.isin(kept, found.rows)
-            given = None if cond is None else cond[examined]
-            quiet = without_raising(flow)
-            drawn = np.asarray(quiet.sample(jax.random.key(seed), len(found.rows), given))
-            samples, facts = drawn[finite_rows(drawn)], facts_of(run, record)
-            write_report(report, run, facts, record["columns"], x[examined], samples, found)
+            used = np.isin(kept, diagnosis.rows)
+            used_cond = None if cond is None else cond[used]
+            samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
+            samples = np.asarray(samples)
+            write_report(
+                report,
+                run,
+                run_facts(run, record),
+                record["columns"],
+                x[used],
+                samples[finite_rows(samples)],
+                diagnosis,
+            )
     if picture is not None:
-        _draw(found, picture)
-    files = {"picture": picture, "report": report}
-    written = {name: str(path) for name, path in files.items() if path is not None}
-    result(
-        "\n\n".join([str(found), *(f"{name}: {path}" for name, path in written.items())]),
-        {"problems": found.problems, "verdict": found.verdict, **written},
+        kind = picture.suffix[1:].lower()
+        write_bytes(picture, render(diagnostics.draw(diagnosis), kind, dpi=160))
+    written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
+    print_result(
+        "\n\n".join([str(diagnosis), *(f"{name}: {path}" for name, path in written.items())]),
+        {"problems": diagnosis.problems, "verdict": diagnosis.verdict, **written},
     )
 
 
-def _unseen(
+def _select_unseen(
     x: np.ndarray, kept: np.ndarray, record: dict[str, Any], table: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the rows that a run was fitted to, those that were held out; of others, all."""
-    from jaxflow.data import split
-
-    if digest(x) != record["table_sha256"]:
+    """Of the table that the run was fitted to, the held-out rows; of another table, all rows."""
+    if hash_rows(x) != record["table_sha256"]:
         return x, kept
-    held = np.sort(split(len(x), record["settings"]["validation"], record["settings"]["seed"])[1])
-    tell(
-        f"the run was fitted to {table}; its {counted(len(held), 'held-out row')}, which chose "
-        "the best weights, are examined: fresh rows would be better"
+    settings = record["settings"]
+    held = np.sort(split(len(x), settings["validation"], settings["seed"])[1])
+    note(
+        f"the run was fitted to {table}, so only its {plural(len(held), 'held-out row')} are "
+        "tested. They chose the best weights: new rows would be a fairer test"
     )
     return x[held], kept[held]
-
-
-def _draw(found: Any, path: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    from jaxflow.diagnostics import draw
-
-    figure, buffer = draw(found), io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=160)
-    plt.close(figure)
-    write_whole(path, buffer.getvalue())

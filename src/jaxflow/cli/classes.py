@@ -1,117 +1,59 @@
-"""Classes of rows: a column of labels, and the conditions that they stand for."""
+"""Classes of rows: labels read from a column, and one-hot conditions for the flow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
+import polars as pl
+from jaxtyping import Float, Int
 
-from jaxflow.cli.reports import counted
+from jaxflow.cli.terminal import plural
+from jaxflow.data import read_table, table_names
+from jaxflow.data.delimited import text_column
 
-ClassName = Annotated[
-    str | None,
-    typer.Option("--class", help="Class, one of those that the run was fitted to."),
-]
+# A column with more labels is taken for numbers.
+MAX_CLASSES = 1000
 
-# More labels than this are taken for a column of numbers.
-_MOST = 1000
-
-
-def read_labels(path: Path, column: str) -> np.ndarray:
-    """The labels of a table's rows as text, (n,), "" for none; 1, 1.0 and 1e0 are one label.
-
-    Raises:
-        ValueError: no such column.
-    """
-    from jaxflow.data import table_names
-
-    names = table_names(path)
-    if column not in names:
-        raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
-    return np.asarray([_label(cell) for cell in _cells(path, names, column)])
+Labels = np.ndarray
+OneHot = Float[np.ndarray, "rows classes"]
 
 
-def of_rows(labels: np.ndarray, kept: np.ndarray, path: Path, column: str) -> np.ndarray:
-    """The labels of the rows that are used.
-
-    Raises:
-        ValueError: one of them has none.
-    """
-    labels = labels[kept]
-    empty = kept[labels == ""]
-    if empty.size:
-        raise ValueError(
-            f"{path}: {counted(empty.size, 'row')} without a label in {column!r}, first row "
-            f"{empty[0]}"
-        )
-    return labels
-
-
-def classes_of(labels: np.ndarray, column: str) -> list[str]:
-    """The distinct labels, numbers by their value.
-
-    Raises:
-        ValueError: one label alone, or too many.
-    """
-    found = sorted(set(labels.tolist()), key=_by_value)
-    if not 2 <= len(found) <= _MOST:
-        raise ValueError(
-            f"--class-column {column} has {counted(len(found), 'label')}; from 2 to {_MOST} are "
-            "classes"
-        )
-    return found
-
-
-def one_hot(labels: np.ndarray, classes: Sequence[str], path: Path) -> np.ndarray:
-    """Conditions of rows, (n, classes), float32.
-
-    Raises:
-        ValueError: a label that is none of the classes, by its row.
-    """
-    number = {name: i for i, name in enumerate(classes)}
-    unknown = [i for i, label in enumerate(labels) if label not in number]
-    if unknown:
-        raise ValueError(
-            f"{path}: row {unknown[0]} has the class {str(labels[unknown[0]])!r} "
-            f"({counted(len(unknown), 'such row')}); the run was fitted to {', '.join(classes)}"
-        )
-    return np.eye(len(classes), dtype=np.float32)[[number[label] for label in labels]]
-
-
-def conditions(
-    record: dict[str, Any], path: Path, kept: np.ndarray, name: str | None
-) -> np.ndarray | None:
-    """Conditions of a table's rows for a run, (n, classes); None for a run without classes.
+class RowConditions:
+    """Conditions of the rows of a table for a run: call it with row numbers.
 
     Args:
-        record: the run's.
+        record: record of the run.
         path: the table.
-        kept: numbers of the rows that are used.
-        name: `--class`, for all rows; None to read the run's column of labels.
+        class_name: `--class`, for all rows; None to read the run's column of labels.
 
     Raises:
-        ValueError: a class for a run without any, a missing column, unknown labels.
+        ValueError: a class for a run without classes, an unknown class, or a missing column.
     """
-    return conditions_of(record, path, name)(kept)
+
+    def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:
+        self.path, self.column, self.classes = path, record.get("class_column"), None
+        self.fixed = None if class_name is None else class_condition(record, class_name)
+        if self.fixed is None and record.get("classes") is not None:
+            self.classes = record["classes"]
+            self.labels = read_labels(path, str(self.column))
+
+    def __call__(self, kept: Int[np.ndarray, " rows"]) -> OneHot | None:
+        """One-hot classes of the rows with these numbers; None for a run without classes.
+
+        Raises:
+            ValueError: a row without a label, or with an unknown one.
+        """
+        if self.fixed is not None:
+            return np.broadcast_to(self.fixed, (len(kept), len(self.fixed)))
+        if self.classes is None:
+            return None
+        labels = select_labels(self.labels, kept, self.path, str(self.column))
+        return one_hot(labels, self.classes, self.path)
 
 
-def conditions_of(
-    record: dict[str, Any], path: Path, name: str | None
-) -> Callable[[np.ndarray], np.ndarray | None]:
-    """`conditions` of rows by their numbers; the labels are read once."""
-    if name is not None:
-        given = condition(record, name)
-        return lambda kept: np.broadcast_to(given, (len(kept), len(given)))
-    if record.get("classes") is None:
-        return lambda _: None
-    column, classes = record["class_column"], record["classes"]
-    labels = read_labels(path, column)
-    return lambda kept: one_hot(of_rows(labels, kept, path, column), classes, path)
-
-
-def condition(record: dict[str, Any], name: str) -> np.ndarray:
-    """The condition of a class, (classes,).
+def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " classes"]:
+    """One-hot vector of a class of the run.
 
     Raises:
         ValueError: a run without classes, or without this one.
@@ -121,25 +63,76 @@ def condition(record: dict[str, Any], name: str) -> np.ndarray:
         raise ValueError(
             f"--class {name}: the run has no classes; fit it with --class-column COLUMN"
         )
-    if _label(name) not in classes:
-        raise ValueError(f"--class {name} is none of the run's classes: {', '.join(classes)}")
-    return np.eye(len(classes), dtype=np.float32)[classes.index(_label(name))]
+    if _normalise(name) not in classes:
+        raise ValueError(
+            f"--class {name} is unknown; the run has the classes {', '.join(classes)}"
+        )
+    return np.eye(len(classes), dtype=np.float32)[classes.index(_normalise(name))]
 
 
-def _cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
-    from jaxflow.data import read_table
-    from jaxflow.data.delimited import read_delimited
-    from jaxflow.data.frames import import_polars
+def read_labels(path: Path, column: str) -> Labels:
+    """Read the label of each row as text, "" for a missing one; 1, 1.0 and 1e0 are the same.
 
+    Raises:
+        ValueError: no such column.
+    """
+    names = table_names(path)
+    if column not in names:
+        raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
+    return np.asarray([_normalise(cell) for cell in _read_cells(path, names, column)])
+
+
+def select_labels(
+    labels: Labels, kept: Int[np.ndarray, " rows"], path: Path, column: str
+) -> Labels:
+    """Return the labels of the rows with these numbers; raise ValueError if one is missing."""
+    labels = labels[kept]
+    empty = kept[labels == ""]
+    if empty.size:
+        raise ValueError(
+            f"{path}: {plural(empty.size, 'row')} without a label in {column!r}, first row "
+            f"{empty[0]}"
+        )
+    return labels
+
+
+def find_classes(labels: Labels, column: str) -> list[str]:
+    """Return the distinct labels, sorted, numbers by value.
+
+    Raises:
+        ValueError: fewer than 2, or more than `MAX_CLASSES`.
+    """
+    classes = sorted(set(labels.tolist()), key=_sort_key)
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise ValueError(
+            f"--class-column {column} has {plural(len(classes), 'distinct label')}; it must have "
+            f"2 to {MAX_CLASSES}"
+        )
+    return classes
+
+
+def one_hot(labels: Labels, classes: Sequence[str], path: Path) -> OneHot:
+    """Return one-hot classes in float32; raise ValueError for an unknown label."""
+    index = {name: i for i, name in enumerate(classes)}
+    unknown = [i for i, label in enumerate(labels) if label not in index]
+    if unknown:
+        raise ValueError(
+            f"{path}: row {unknown[0]} has the class {str(labels[unknown[0]])!r} "
+            f"({plural(len(unknown), 'such row')}); the run was fitted to {', '.join(classes)}"
+        )
+    return np.eye(len(classes), dtype=np.float32)[[index[label] for label in labels]]
+
+
+def _read_cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".txt"):
-        return read_delimited(path)[0].to_series(list(names).index(column)).to_list()
+        return text_column(path, list(names).index(column))
     if suffix == ".parquet":
-        return import_polars().read_parquet(path, columns=[column]).to_series().to_list()
+        return pl.read_parquet(path, columns=[column]).to_series().to_list()
     return read_table(path, [column]).values[:, 0].tolist()
 
 
-def _label(cell: Any) -> str:
+def _normalise(cell: Any) -> str:
     text = "" if cell is None else str(cell).strip()
     if text.lower() in ("true", "false"):
         return text.lower()
@@ -157,7 +150,7 @@ def _label(cell: Any) -> str:
     return text
 
 
-def _by_value(label: str) -> tuple[bool, float, str]:
+def _sort_key(label: str) -> tuple[bool, float, str]:
     try:
         return False, float(label), ""
     except ValueError:

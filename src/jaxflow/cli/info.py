@@ -1,65 +1,96 @@
-"""`jaxflow info`: what a run directory holds."""
+"""`jaxflow info`, and the facts about a run that other commands print too."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxflow.cli import run_directory
-from jaxflow.cli.guidance import diffuses
-from jaxflow.cli.models import Field, Objective, Settings
-from jaxflow.cli.outcome import held_out_text, prior_row
-from jaxflow.cli.reports import counted, show
+from jaxflow.cli.options import Run
+from jaxflow.cli.record import is_diffusion, settings_of
+from jaxflow.cli.run_directory import FLOW, STATE, check_run, read_finished, read_record
+from jaxflow.cli.target_fit import target_text
+from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.io.checkpoint import load_extra
 
 
-def info(
-    run: run_directory.Run,
-) -> None:
-    """Show what a run was fitted to, how, and how well."""
-    run_directory.check_run(run)
-    finished = (run / run_directory.FLOW).exists()
-    record = run_directory.read_run(run) if finished else run_directory.read_record(run)
-    show(facts_of(run, record), record)
+def info(run: Run) -> None:
+    """Show the data, model and quality of a run."""
+    check_run(run)
+    record = read_finished(run) if (run / FLOW).exists() else read_record(run)
+    print_facts(run_facts(run, record), record)
 
 
-def facts_of(run: Path, record: dict[str, Any]) -> dict[str, str]:
-    """What a run was fitted to, how, and how well, label -> words."""
-    finished = (run / run_directory.FLOW).exists()
-    settings = record["settings"]
-    network = settings["field"]
-    if network == Field.auto:
-        network = Settings(**settings).network
-    field = f" ({network})" if settings["model"] == "cnf" else ""
-    kind = f"diffusion, {settings['objective']}" if diffuses(record) else settings["model"]
-    rows = {
-        "run": str(run),
-        **_data(record),
-        "columns": ", ".join(record["columns"]),
-        **({"classes": ", ".join(record["classes"])} if record.get("classes") else {}),
-        "model": f"{kind}{field}, width {settings['width']}, "
-        f"depth {settings['depth']}, {'float64' if settings['float64'] else 'float32'}",
-    }
-    if finished:
-        rows |= {
-            "transform": record["transform"],
-            **prior_row(record),
-            "quality" if "log_z" in record else "held-out": held_out_text(record),
-            "time": f"{record['seconds']:.1f} s, {counted(record['steps'], 'step')}",
-        }
+def run_facts(run: Path, record: dict[str, Any]) -> dict[str, str]:
+    """Describe a run, finished or not: label -> text."""
+    settings = settings_of(record)
+    kind = f"diffusion, {settings.objective}" if is_diffusion(record) else settings.model
+    network = f" ({settings.network})" if settings.model == "cnf" else ""
+    if settings.objective == "reverse-kl":
+        data = {"target": record["table"]}
     else:
-        rows["state"] = _state(run, settings["steps"])
-    rows["seed"] = str(settings["seed"])
-    rows["made by"] = f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}"
-    return rows
+        data = {"table": f"{record['table']}, {plural(record['rows'], 'row')}"}
+    if (run / FLOW).exists():
+        results = _result_facts(record)
+    else:
+        state = run / STATE
+        done = load_extra(state)["step"] if state.exists() else 0
+        results = {
+            "state": f"interrupted at step {done} of {settings.steps}; continue with jaxflow fit "
+            "... --resume"
+        }
+    return {
+        "run": str(run),
+        **data,
+        **_column_facts(record),
+        "model": f"{kind}{network}, width {settings.width}, depth {settings.depth}, "
+        f"{'float64' if settings.float64 else 'float32'}",
+        **results,
+        "seed": str(settings.seed),
+        "made by": f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}",
+    }
 
 
-def _data(record: dict[str, Any]) -> dict[str, str]:
-    if record["settings"]["objective"] == Objective.reverse_kl:
-        return {"target": record["table"]}
-    return {"table": f"{record['table']}, {counted(record['rows'], 'row')}"}
+def print_outcome(record: dict[str, Any], out: Path, table: Path) -> None:
+    """Print the results of a fit, and the command to run next."""
+    next_command = ["jaxflow", "sample", str(out), "--out", "samples.csv"]
+    if "log_z" in record:
+        data = {"target": record["table"]}
+    else:
+        held = record["rows_held_out"]
+        dropped = f", {record['rows_dropped']} dropped" if record["rows_dropped"] else ""
+        data = {"rows": f"{record['rows'] - held} for training, {held} held out{dropped}"}
+        if not table.is_dir():
+            next_command = ["jaxflow", "score", str(out), str(table), "--out", "scores.csv"]
+            next_command += ["--drop-nan"] * bool(record["rows_dropped"])
+    print_facts(
+        {
+            **data,
+            **_column_facts(record),
+            **_result_facts(record),
+            "run": str(out),
+            "next": shlex.join(next_command),
+        },
+        record | {"run": str(out)},
+    )
 
 
-def _state(run: Path, steps: int) -> str:
-    from jaxflow.io.checkpoint import load_extra
+def _column_facts(record: dict[str, Any]) -> dict[str, str]:
+    facts = {"columns": ", ".join(record["columns"])}
+    if record.get("classes"):
+        facts["classes"] = ", ".join(record["classes"])
+    return facts
 
-    path = run / run_directory.STATE
-    done = load_extra(path)["step"] if path.exists() else 0
-    return f"interrupted at step {done} of {steps}; go on with jaxflow fit ... --resume"
+
+def _result_facts(record: dict[str, Any]) -> dict[str, str]:
+    facts = {"transform": record["transform"]}
+    if record.get("prior_gap") is not None:
+        facts["prior"] = f"misses the noised data by {record['prior_gap']:.2g} nats per row"
+    if "log_z" in record:
+        facts["quality"] = target_text(record)
+    else:
+        error = record["validation_se"]
+        facts["held-out"] = (
+            f"{record['validation']:.4f}{'' if error is None else f' +- {error:.4f}'} nats per "
+            f"row: negative log-likelihood of {plural(record['rows_held_out'], 'held-out row')} "
+            "(they also chose the best weights)"
+        )
+    return facts | {"time": f"{record['seconds']:.1f} s, {plural(record['steps'], 'step')}"}

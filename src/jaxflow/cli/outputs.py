@@ -1,82 +1,82 @@
-"""Files that the commands write: refused before work starts, whole or absent after it."""
+"""Output files: checked before the work starts, complete or absent after it."""
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from jaxflow.io.atomic import atomic_write
+from jaxflow.runtime.extras import import_extra
 
 TABLES = (".csv", ".npy", ".parquet")
-PICTURES = (".png", ".pdf", ".svg")
+
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
 
 def check_output(
     path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = TABLES, option: str = "--out"
 ) -> None:
-    """Refuse a file that could not be written, before anything is computed for it.
+    """Raise if the file cannot be written.
 
     Raises:
         ValueError: a folder, or an unknown suffix.
-        FileExistsError: the file exists and may not be replaced.
+        FileExistsError: the file exists and `overwrite` is False.
         FileNotFoundError: its folder does not exist.
     """
     if path.suffix.lower() not in suffixes:
-        verb = "draw" if suffixes == PICTURES else "write"
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; {verb} {', '.join(suffixes)}")
+        raise ValueError(
+            f"{path}: unknown suffix {path.suffix!r}; {option} writes {', '.join(suffixes)}"
+        )
     if path.is_dir():
-        raise ValueError(f"{path}: a folder; {option} names a file")
+        raise ValueError(f"{path} is a folder; {option} must name a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; add --overwrite to replace it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
 
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray]
-
-
-def write_columns(path: Path, columns: Columns) -> None:
-    """Write columns, each in its own type, so that row numbers stay whole numbers.
-
-    CSV has as many digits as it takes to read the same numbers back. An .npy file holds one
-    array, (n, d), in float64.
-    """
-    with column_file(path) as add:
-        add(columns)
-
-
 @contextlib.contextmanager
-def column_file(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """What `write_columns` writes, block by block: whole at the end, or absent.
+def open_table(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """Open a table to write; yields a function that appends a block of columns.
 
-    Blocks of a CSV file are on the disk at once; those of other kinds wait in memory.
+    Each column keeps its type. A .csv file has enough digits to read the same numbers back; a
+    .npy file holds one float64 array. Blocks of other files than .csv are kept in memory until
+    the end.
     """
-    from jaxflow.data.frames import import_polars
-
     suffix, blocks = path.suffix.lower(), []
     with atomic_write(path) as file:
 
-        def add(columns: Columns) -> None:
+        def append(columns: Columns) -> None:
             if suffix == ".npy":
                 numbers = [np.asarray(column, np.float64) for column in columns.values()]
                 blocks.append(np.column_stack(numbers))
                 return
-            frame = import_polars().DataFrame(dict(columns))
+            frame = pl.DataFrame(dict(columns))
             if suffix == ".csv":
                 frame.write_csv(file, include_header=not blocks)
                 frame = frame.clear()
             blocks.append(frame)
 
-        yield add
+        yield append
         if suffix == ".npy":
             np.save(file, np.concatenate(blocks))
         elif suffix == ".parquet":
-            import_polars().concat(blocks).write_parquet(file)
+            pl.concat(blocks).write_parquet(file)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and move it there, so that it is never half written."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one step, so that it is never half written."""
     with atomic_write(path) as file:
         file.write(data)
+
+
+def render(figure: Any, kind: str, **options: Any) -> bytes:
+    """Return a matplotlib figure as the bytes of a png, pdf or svg file, and close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, **options)
+    import_extra("matplotlib.pyplot", "plot", "pictures need matplotlib").close(figure)
+    return buffer.getvalue()

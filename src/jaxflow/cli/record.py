@@ -1,12 +1,18 @@
-"""The record of a run as it is read again: is all there, and of its kind?"""
+"""The record of a run, kept as run.json: its data, settings, versions and results."""
 
+import sys
 import types
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from jaxflow.cli.models import Settings
+from jaxflow import __version__
+from jaxflow.cli.settings import Settings, option_name
 
-KINDS: dict[str, Any] = {
+# Types of the entries that later commands read.
+STARTED: dict[str, Any] = {
     "jaxflow": str,
     "versions": dict,
     "table": str,
@@ -16,24 +22,96 @@ KINDS: dict[str, Any] = {
     "rows": int,
     "settings": dict,
 }
-# What a fit adds when it is done; of a target there are other figures.
-FINISHED = KINDS | {"transform": str, "seconds": float, "steps": int}
+FINISHED = STARTED | {"transform": str, "seconds": float, "steps": int}
 HELD_OUT = {"validation": float, "validation_se": float | None, "rows_held_out": int}
 
 
+def new_record(
+    source: str, digest: str, columns: list[str], rows: int, settings: Settings, **more: Any
+) -> dict[str, Any]:
+    """Return the record of a fit that begins.
+
+    Args:
+        source: the table, the folder of shards or the target, as given.
+        digest: hash of the data.
+        columns: names of the columns.
+        rows: number of rows.
+        settings: the settings.
+        more: entries that differ from those of a fit without classes or dropped rows.
+    """
+    return (
+        versions()
+        | {
+            "finished": False,
+            "class_column": None,
+            "classes": None,
+            "columns": columns,
+            "columns_chosen": True,
+            "rows_dropped": 0,
+            "table": source,
+            "table_sha256": digest,
+            "labels_sha256": None,
+            "rows": rows,
+            "drop_nan": False,
+            "settings": asdict(settings),
+        }
+        | more
+    )
+
+
+def versions() -> dict[str, Any]:
+    """Versions of the software, and the time."""
+    return {
+        "jaxflow": __version__,
+        "versions": {name: version(name) for name in ("jax", "equinox", "optax", "numpy")},
+        "python": sys.version.split()[0],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def is_diffusion(record: dict[str, Any]) -> bool:
+    """Whether the run's flow is a diffusion model."""
+    return settings_of(record).schedule is not None
+
+
+def settings_of(record: dict[str, Any]) -> Settings:
+    """Return the settings of a run."""
+    return Settings(**record["settings"])
+
+
+def check_resumable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise ValueError if a run was started with other data or options than it is resumed with."""
+    advice = "resume it with the same, or start again with --overwrite alone"
+    if old["columns"] != new["columns"]:
+        raise ValueError(
+            f"{out} was started with the columns {', '.join(old['columns'])}, not "
+            f"{', '.join(new['columns'])}; {advice}"
+        )
+    for name, value in new["settings"].items():
+        before = old["settings"].get(name)
+        # A longer time limit does not change the result.
+        if name != "max_seconds" and before != value:
+            option = option_name(name).replace("_", "-")
+            raise ValueError(f"{out} was started with --{option} {before}, not {value}; {advice}")
+    for name in ("table_sha256", "labels_sha256"):
+        if old.get(name) != new[name]:
+            raise ValueError(f"{out} was started with other rows, of {old['table']}; {advice}")
+
+
 def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
-    """The record itself.
+    """Return the record if each entry that commands read is present and of the right type.
 
     Raises:
-        ValueError: an entry that is not there or is of another kind, by its name.
+        ValueError: names the entry that is missing or wrong.
     """
-    kinds = FINISHED if finished else KINDS
+    entries = FINISHED if finished else STARTED
+    # A fit to a target has no held-out rows.
     if finished and isinstance(record, dict) and "log_z" not in record:
-        kinds = kinds | HELD_OUT
-    _check(file, record, kinds, "")
-    _check(file, record["versions"], {"jax": str}, "versions.")
+        entries = entries | HELD_OUT
+    _check_entries(file, record, entries)
+    _check_entries(file, record["versions"], {"jax": str}, "versions.")
     settings = {"start": None} | record["settings"]
-    _check(file, settings, get_type_hints(Settings), "settings.")
+    _check_entries(file, settings, get_type_hints(Settings), "settings.")
     try:
         Settings(**settings)
     except (TypeError, ValueError) as error:
@@ -41,24 +119,23 @@ def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
     return record
 
 
-def _check(file: Path, found: Any, kinds: dict[str, Any], where: str) -> None:
-    missing = sorted(kinds.keys() - (found.keys() if isinstance(found, dict) else set()))
+def _check_entries(file: Path, values: Any, entries: dict[str, Any], prefix: str = "") -> None:
+    missing = sorted(entries.keys() - (values.keys() if isinstance(values, dict) else set()))
     if missing:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(where + n for n in missing)}")
-    for name, kind in kinds.items():
-        if not _is(found[name], kind):
-            raise ValueError(f"{file} is damaged: {where}{name} is {found[name]!r:.80}")
+        names = ", ".join(prefix + name for name in missing)
+        raise ValueError(f"{file} is damaged: it has no entry {names}")
+    for name, kind in entries.items():
+        if not _is_instance(values[name], kind):
+            raise ValueError(f"{file} is damaged: {prefix}{name} is {values[name]!r:.80}")
 
 
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a kind."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return any(_is(value, each) for each in get_args(kind))
-    if origin is list:
-        return isinstance(value, list) and all(_is(each, get_args(kind)[0]) for each in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+def _is_instance(value: Any, kind: Any) -> bool:
+    """`isinstance` that knows `list[str]` and `float | None`; a bool is not a number."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_is_instance(value, each) for each in get_args(kind))
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return isinstance(value, list) and all(_is_instance(each, item) for each in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if kind is float else kind)

@@ -1,87 +1,79 @@
-"""A run directory: the fitted flow, its history and its settings, and how it comes about.
+"""The run directory: its files, and how a new run replaces an old one.
 
-- flow.safetensors: the flow, with the content of run.json beside it; present once a fit is done
-- history.csv: the history of the training
-- run.json: the table, the settings, the versions and the results
-- run.toml: the options of the fit, for `jaxflow fit --config`
-- map.safetensors: the flow in a few evaluations, where `jaxflow distil` was called
-- state.safetensors: the state of a training that goes on or was interrupted
+- flow.safetensors: the fitted flow and the content of run.json; exists once the fit is finished
+- history.csv: training history
+- run.json: data, settings, versions and results, see `jaxflow.cli.record`
+- run.toml: options of the fit, for `jaxflow fit --config`
+- map.safetensors: the fast approximation by `jaxflow distil`
+- state.safetensors: training state of an unfinished fit, for `--resume`
 
-A new run is trained in its own place. One that replaces another is trained beside it, as
-`.NAME.new`, and takes its place when it is done.
+A new run is written in place. One that replaces another is written beside it, as `.NAME.new`,
+and renamed when it is finished.
 """
 
 import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from jaxflow.cli.config import toml
-from jaxflow.cli.job import is_first
-from jaxflow.cli.models import DECIDED, option_name
-from jaxflow.cli.outputs import write_whole
+from jaxflow.cli.config import to_toml
+from jaxflow.cli.outputs import write_bytes
+from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import check_record
+from jaxflow.cli.settings import INHERITED, option_name
 from jaxflow.cli.tables import join_names
+from jaxflow.io.checkpoint import load_extra
 
 FLOW, HISTORY, STATE = "flow.safetensors", "history.csv", "state.safetensors"
 RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
-Run = Annotated[Path, typer.Argument(help="Run directory that jaxflow fit made.")]
 
 
 def choose_folder(out: Path, *, overwrite: bool, resume: bool) -> Path:
-    """Where a fit writes: `out`, or a folder beside it where `out` holds a run to replace.
+    """Return the folder to fit in: `out`, or `.NAME.new` if `out` holds a run to replace.
 
     Raises:
         ValueError: `out` is a file.
-        FileExistsError: `out` holds something that the options do not allow to replace.
+        FileExistsError: `out` holds files that the options do not allow to replace.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
-    # Where a link leads, so that a replacement leaves the link alone.
+        raise ValueError(f"{out} is a file; --out must name a folder")
+    # Replace the folder that a link points to, not the link.
     target = out.resolve()
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if not names:
         return target
     if RECORD not in names and FLOW not in names:
-        raise FileExistsError(f"{out} is not empty and no run directory; choose another --out")
-    finished = FLOW in names
-    beside = _beside(target, "new")
-    if resume and overwrite and (beside / RECORD).exists():
-        return beside
+        raise FileExistsError(f"{out} is not empty and not a run directory; choose another --out")
+    finished, new = FLOW in names, _sibling(target, "new")
+    if resume and overwrite and (new / RECORD).exists():
+        return new
     if resume and not finished:
         return target
-    if not overwrite and resume:
-        raise FileExistsError(
-            f"{out} holds a finished run, so there is nothing to resume; add --overwrite to fit "
-            "it again, or choose another --out"
-        )
-    if not overwrite and finished:
-        raise FileExistsError(
-            f"{out} holds a finished run; add --overwrite to replace it, or choose another --out"
-        )
     if not overwrite:
-        raise FileExistsError(
-            f"{out} holds an interrupted run; add --resume to go on with it, or --overwrite to "
-            "start again"
-        )
-    foreign = [name for name in names if not _is_ours(name)]
+        if resume:
+            state, advice = "a finished run, nothing to resume", "--overwrite to fit it again"
+        elif finished:
+            state, advice = "a finished run", "--overwrite to replace it"
+        else:
+            state = "an interrupted run"
+            advice = "--resume to continue it, or --overwrite to start again"
+        raise FileExistsError(f"{out} holds {state}; add {advice}, or choose another --out")
+    foreign = [name for name in names if not _is_run_file(name)]
     if foreign:
         raise FileExistsError(
-            f"{out} also holds {', '.join(foreign)}, not files of the run; move them away, or "
-            "choose another --out"
+            f"{out} also holds {', '.join(foreign)}, which --overwrite would delete; move them "
+            "away, or choose another --out"
         )
-    return beside
+    return new
 
 
 def put_in_place(folder: Path, out: Path) -> None:
-    """Let a finished run in `folder` take the place of the one in `out`, which is deleted."""
+    """Replace the run in `out` by the finished run in `folder`."""
     target = out.resolve()
     if folder == target:
         return
-    old = _beside(target, "old")
+    old = _sibling(target, "old")
     discard(old)
     os.rename(target, old)
     try:
@@ -93,31 +85,27 @@ def put_in_place(folder: Path, out: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a run: its own files, and the folder where that leaves it empty."""
+    """Delete the files of a run, and the folder if it is then empty."""
     if not folder.is_dir() or not is_first():
         return
     for path in folder.iterdir():
-        if _is_ours(path.name):
+        if _is_run_file(path.name):
             path.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write run.json and run.toml, in a folder that is made if need be."""
+    """Write run.json and run.toml, creating the folder."""
     if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / OPTIONS, toml(_options(record)).encode())
-    write_whole(folder / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(folder / OPTIONS, to_toml(_fit_options(record)).encode())
+    write_bytes(folder / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read run.json.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Read run.json; raises ValueError if it is damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -125,22 +113,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     return check_record(folder / RECORD, record, finished=False)
 
 
-def read_run(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself, from the file of its flow.
+def read_finished(run: Path) -> dict[str, Any]:
+    """Read the record of a finished run from the file of its flow.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no run directory, an interrupted one, or a flow from elsewhere.
+        ValueError: not a run directory, an interrupted run, or a flow saved by Python code.
     """
-    from jaxflow.io import checkpoint
-
     check_run(run)
     if not (run / FLOW).exists():
         raise ValueError(
-            f"{run} holds an interrupted run and no flow yet; finish it by the same jaxflow fit "
+            f"{run} holds an interrupted run without a flow; finish it by the same jaxflow fit "
             "command with --resume"
         )
-    record = checkpoint.load_extra(run / FLOW)
+    record = load_extra(run / FLOW)
     if not record.keys() >= {"table", "settings"}:
         raise ValueError(
             f"{run / FLOW} was not written by jaxflow fit; read it in Python: jaxflow.load(path)"
@@ -149,32 +135,32 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def check_run(run: Path) -> None:
-    """Refuse what is no run directory, finished or interrupted."""
+    """Raise unless `run` is a run directory, finished or interrupted."""
     if not run.exists():
-        raise FileNotFoundError(f"{run}: no such run directory; jaxflow fit makes one")
+        raise FileNotFoundError(f"{run}: no such run directory; create one with jaxflow fit")
     if not run.is_dir():
-        raise ValueError(f"{run} is a file; give the run directory that jaxflow fit made")
+        raise ValueError(f"{run} is a file; name a run directory that jaxflow fit made")
     if not (run / FLOW).exists() and not (run / RECORD).exists():
-        raise ValueError(f"{run} is no run directory: it has no {FLOW}; jaxflow fit makes one")
+        raise ValueError(f"{run} is not a run directory: it has no {FLOW}")
 
 
-def _options(record: dict[str, Any]) -> dict[str, Any]:
-    """The options of `jaxflow fit` that a run was started with."""
+def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
+    """Options of `jaxflow fit` that repeat the run."""
     settings = {option_name(name): value for name, value in record["settings"].items()}
     options: dict[str, Any] = {"table": record["table"]}
     if settings["from"] is not None:
-        settings = {name: settings[name] for name in settings if name not in DECIDED}
+        settings = {name: settings[name] for name in settings if name not in INHERITED}
     else:
         names = record["columns"] if record["columns_chosen"] else None
         options |= {"columns": join_names(names), "class_column": record["class_column"]}
     return options | settings | {"drop_nan": record["drop_nan"]}
 
 
-def _beside(out: Path, what: str) -> Path:
-    return out.with_name(f".{out.name}.{what}")
+def _sibling(out: Path, suffix: str) -> Path:
+    return out.with_name(f".{out.name}.{suffix}")
 
 
-def _is_ours(name: str) -> bool:
-    # A killed program may leave a file that it was writing.
-    is_part = name.startswith(".") and name.endswith(".part")
-    return is_part or name in (FLOW, HISTORY, RECORD, STATE, OPTIONS, MAP)
+def _is_run_file(name: str) -> bool:
+    # Temporary files remain if the program is killed while it writes.
+    is_temporary = name.startswith(".") and name.endswith(".part")
+    return is_temporary or name in (FLOW, HISTORY, RECORD, STATE, OPTIONS, MAP)

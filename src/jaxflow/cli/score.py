@@ -5,29 +5,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 
-from jaxflow.cli import run_directory
-from jaxflow.cli.classes import ClassName, conditions_of
-from jaxflow.cli.distil import Fast, error_text, load_map
-from jaxflow.cli.guidance import Guidance, check_guidance, guided
-from jaxflow.cli.job import Devices, spread_over
-from jaxflow.cli.outputs import check_output, column_file
-from jaxflow.cli.reports import counted, show
-from jaxflow.cli.tables import DropNan, blocks_of_run
+from jaxflow import CNF, Status
+from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
+from jaxflow.cli.outputs import check_output, open_table
+from jaxflow.cli.processes import on_devices
+from jaxflow.cli.run_directory import read_finished
+from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
+from jaxflow.cli.tables import read_row_blocks
+from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.diagnostics.solves import without_raising
 
-# Rows that are read and scored at a time.
+# Rows read and scored at a time.
 BLOCK = 65_536
 
 
 def score(
-    run: run_directory.Run,
+    run: Run,
     table: Annotated[
-        Path, typer.Argument(help="Table with the columns the run was fitted to, in any order.")
+        Path, typer.Argument(help="Table with the columns of the run, in any order.")
     ],
     out: Annotated[
-        Path, typer.Option(help="Table to write, columns row and log_prob: .csv, .npy, .parquet.")
+        Path,
+        typer.Option(help="Table to write, with columns row and log_prob: .csv, .npy, .parquet."),
     ],
     class_name: ClassName = None,
     drop_nan: DropNan = False,
@@ -35,57 +39,47 @@ def score(
         bool,
         typer.Option(
             "--with-error",
-            help="Add columns ode_error and trace_se, how far off in nats, and status; a row "
-            "whose solve failed has no number and does not stop the others. In .npy status is a "
-            "number, 0 for success.",
+            help="Add columns ode_error and trace_se, the errors in nats, and status. A row whose "
+            "solve fails has no log_prob, and the other rows are scored. In .npy files status is "
+            "a number, 0 for success.",
         ),
     ] = False,
     guidance: Guidance = None,
     fast: Fast = False,
     devices: Devices = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write the log-density of each row of a table, in nats: the lower, the more unusual the row.
+    """Write the log-density of each row of a table.
 
-    For a run with classes it is that of the row given its class, read from the run's column of
-    labels or named by --class. With --guidance it is the density of what jaxflow sample draws
-    with it, which for other scales than 1 is no conditional density.
+    Log-densities are in nats: the lower, the more unusual the row. Rows are numbered from 0.
 
-    Row numbers count from 0 as in the table.
+    For a run with classes it is the density given the class, from the run's class column or from
+    --class. With --guidance it is the density of the samples that jaxflow sample draws with the
+    same guidance; for scales other than 1 it is not the density given the class.
     """
     check_output(out, overwrite=overwrite)
     if fast and with_error:
-        raise ValueError("--with-error tells the error of a solve, which --fast does without")
-    record = run_directory.read_run(run)
-    check_guidance(record, guidance)
-    if fast and guidance is not None:
-        raise ValueError("--fast follows the flow itself: leave --guidance out")
-    condition_of = conditions_of(record, table, class_name)
-
-    import jax
-
-    from jaxflow import Status
-    from jaxflow.io.checkpoint import load
-
+        raise ValueError("--with-error needs an ODE solve, and --fast has none: leave one out")
+    record = read_finished(run)
+    check_flow_options(record, guidance, fast=fast)
+    conditions = RowConditions(record, table, class_name)
     moments = Moments()
-    wide = jax.enable_x64(record["settings"]["float64"])
-    with spread_over(devices), wide, column_file(out) as add:
-        flow = load_map(run) if fast else guided(load(run / run_directory.FLOW), guidance)
-        for x, kept in blocks_of_run(record, table, BLOCK, drop_nan=drop_nan):
-            columns = _scores(flow, x, condition_of(kept), fast=fast, with_error=with_error)
+    precision = jax.enable_x64(record["settings"]["float64"])
+    with on_devices(devices), precision, open_table(out) as append:
+        flow = load_flow(run, guidance, fast=fast)
+        for x, kept in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
+            columns = _score(flow, x, conditions(kept), fast=fast, with_error=with_error)
             if with_error and out.suffix.lower() != ".npy":
                 columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
-            add({"row": kept, **columns})
+            append({"row": kept, **columns})
             moments.add(columns["log_prob"])
     failed = f", {moments.failed} failed" if moments.failed else ""
     error = "" if moments.error is None else f" +- {moments.error:.4f}"
-    show(
+    print_facts(
         {
-            "scored": f"{counted(moments.count, 'row')}{failed}",
-            "mean": f"{moments.mean:.4f}{error} nats a row, log-density",
-            **({"off by": error_text(flow.error)} if fast else {}),
+            "scored": f"{plural(moments.count, 'row')}{failed}",
+            "mean": f"{moments.mean:.4f}{error} nats per row, log-density",
+            **({"error": map_error_text(flow.error)} if fast else {}),
             "scores": str(out),
         },
         {
@@ -100,55 +94,50 @@ def score(
 
 
 class Moments:
-    """Mean and standard error of numbers that come block by block; NaN is a row that failed."""
+    """Mean and standard error of numbers that come in blocks; NaN counts as a failed row."""
 
     def __init__(self) -> None:
         self.count, self.failed, self.mean, self._squares = 0, 0, math.nan, 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count in a block (Chan, Golub and LeVeque 1979, "Updating formulae")."""
+        """Add a block (Chan, Golub and LeVeque 1979, "Updating formulae", eq. 2.1)."""
         good = values[~np.isnan(values)]
         before, n = self.count - self.failed, len(good)
         self.count, self.failed = self.count + len(values), self.failed + len(values) - n
         if not n:
             return
         mean = float(good.mean())
-        off = mean - self.mean if before else 0.0
-        self._squares += float(np.square(good - mean).sum()) + off**2 * before * n / (before + n)
-        self.mean = self.mean + off * n / (before + n) if before else mean
+        shift = mean - self.mean if before else 0.0
+        self._squares += float(np.square(good - mean).sum()) + shift**2 * before * n / (before + n)
+        self.mean = self.mean + shift * n / (before + n) if before else mean
 
     @property
     def error(self) -> float | None:
-        """The standard error of the mean; None where it has none."""
+        """Standard error of the mean; None for fewer than 2 finite values."""
         n = self.count - self.failed
         if n < 2 or not math.isfinite(self._squares):
             return None
         return math.sqrt(self._squares / (n - 1) / n)
 
 
-def _scores(
+def _score(
     flow: Any, x: np.ndarray, cond: np.ndarray | None, *, fast: bool, with_error: bool
 ) -> dict[str, Any]:
-    """The columns of some rows, but for their numbers."""
-    import jax
-
-    from jaxflow import CNF
-    from jaxflow.diagnostics.solves import without_raising
-
-    # The key serves flows whose trace is estimated; the same for all, so scores repeat.
+    """Columns of the output for these rows, except their numbers."""
+    # The same probes for all rows, so that scores by an estimated trace repeat.
     key = jax.random.key(0)
-    if with_error and not isinstance(flow, CNF):
-        raise ValueError("--with-error is for continuous flows; this one has no solve")
-    if with_error:
-        answer = without_raising(flow).log_prob_with_error(x, cond, key=key, progress=None)
-        columns = {
-            "log_prob": answer.value,
-            "ode_error": answer.ode_error,
-            "trace_se": answer.trace_se,
-        }
-        if any(values is None for values in columns.values()):
-            raise ValueError("--with-error: the solver or the trace of this run tells none")
-        numbers = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-        return numbers | {"status": np.asarray(answer.status)}
-    log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)
-    return {"log_prob": np.asarray(log_p, np.float64)}
+    if not with_error:
+        log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)
+        return {"log_prob": np.asarray(log_p, np.float64)}
+    if not isinstance(flow, CNF):
+        raise ValueError("--with-error needs a continuous flow; this run has no ODE to solve")
+    answer = without_raising(flow).log_prob_with_error(x, cond, key=key, progress=None)
+    if answer.ode_error is None or answer.trace_se is None:
+        raise ValueError("--with-error: the solver or the trace of this run has no error estimate")
+    columns = {
+        "log_prob": answer.value,
+        "ode_error": answer.ode_error,
+        "trace_se": answer.trace_se,
+    }
+    numbers = {name: np.asarray(values, np.float64) for name, values in columns.items()}
+    return numbers | {"status": np.asarray(answer.status)}

@@ -3,41 +3,53 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 
-from jaxflow.cli.inputs import record_of
-from jaxflow.cli.models import Settings, build_flow, fit_transform, objective_of, transform_text
-from jaxflow.cli.reports import counted, show
-from jaxflow.cli.tables import DropNan, split_names
-from jaxflow.cli.training import keep, tell_proposal, train
+from jaxflow import TrainConfig
+from jaxflow.cli.models import build_flow, build_objective, fit_transform, transform_text
+from jaxflow.cli.options import DropNan
+from jaxflow.cli.record import new_record
+from jaxflow.cli.settings import Settings
+from jaxflow.cli.tables import split_names
+from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.training import finish, note_proposal, train
+from jaxflow.data import Shards
+from jaxflow.data.permutation import shuffled
+from jaxflow.training.stream import SAMPLE_ROWS, num_validation_rows
 
 
 def shards(
     tables: Annotated[
         list[Path], typer.Argument(help="Tables with the same columns: .parquet, .csv, .npy, ...")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to make, for jaxflow fit FOLDER.")],
+    out: Annotated[Path, typer.Option(help="Folder to create, for jaxflow fit FOLDER.")],
     columns: Annotated[
-        str | None, typer.Option(help="Columns to keep, such as a,b; all of them by default.")
+        str | None, typer.Option(help="Columns to keep, such as a,b. Default: all.")
     ] = None,
     drop_nan: DropNan = False,
 ) -> None:
-    """Write tables as shards, from which jaxflow fit reads rows at random in bounded memory."""
-    from jaxflow.data import Shards
+    """Convert tables that do not fit in memory for jaxflow fit.
 
+    Writes float32 files from which jaxflow fit reads random rows in bounded memory.
+    """
     written = Shards.convert(tables, out, split_names(columns), drop_nan=drop_nan)
-    numbers = {"rows": len(written), "files": len(written.files), "shards": str(out)}
-    numbers["rows_dropped"] = written.dropped
-    dropped = f", {written.dropped} with NaN or infinity left out" if written.dropped else ""
-    show(
+    dropped = f", {written.dropped} with NaN or infinity dropped" if written.dropped else ""
+    print_facts(
         {
-            "rows": counted(len(written), "row") + dropped,
+            "rows": plural(len(written), "row") + dropped,
             "columns": ", ".join(written.columns),
-            "shards": f"{out}, {counted(len(written.files), 'file')}",
+            "shards": f"{out}, {plural(len(written.files), 'file')}",
             "next": f"jaxflow fit {out} --out RUN",
         },
-        numbers | {"columns": list(written.columns)},
+        {
+            "rows": len(written),
+            "files": len(written.files),
+            "shards": str(out),
+            "rows_dropped": written.dropped,
+            "columns": list(written.columns),
+        },
     )
 
 
@@ -49,66 +61,56 @@ def shards_record(
     *,
     drop_nan: bool,
 ) -> dict[str, Any]:
-    """The record that a fit of shards begins with.
+    """Return the record of a fit to shards that begins.
 
     Raises:
-        ValueError: options that choose columns, which `jaxflow shards` chose; `--from`.
+        ValueError: an option that shards do not support.
     """
-    from jaxflow.data import Shards
-
-    found = Shards.open(folder)
-    names = list(found.columns)
-    if split_names(columns) == names:
-        columns = None
-    for name, value in (("columns", columns), ("class-column", class_column)):
+    data = Shards.open(folder)
+    names = list(data.columns)
+    unsupported = {
+        "columns": None if split_names(columns) == names else columns,
+        "class-column": class_column,
+        "drop-nan": drop_nan or None,
+        "from": settings.start,
+    }
+    for option, value in unsupported.items():
         if value is not None:
+            given = "" if value is True else f" {value}"
             raise ValueError(
-                f"--{name} {value}: {folder} holds shards, which are fitted whole; choose columns "
-                "by jaxflow shards --columns"
+                f"--{option}{given}: not possible for shards such as {folder}. Leave it out; "
+                "jaxflow shards has --columns and --drop-nan"
             )
-    if drop_nan:
-        raise ValueError(f"--drop-nan: {folder} holds shards; drop rows by jaxflow shards")
-    if settings.start is not None:
-        raise ValueError(
-            f"--from {settings.start} goes on with a table, and {folder} holds shards"
-        )
-    return record_of(str(folder), found.fingerprint(), names, len(found), settings)
+    return new_record(str(folder), data.fingerprint(), names, len(data), settings)
 
 
 def fit_shards(
-    folder: Path, record: dict[str, Any], settings: Settings, run: Path, **how: Any
+    folder: Path, record: dict[str, Any], settings: Settings, run: Path, **options: Any
 ) -> dict[str, Any]:
-    """Train on shards and fill the run directory; the record with the results."""
-    import jax
-
-    from jaxflow import TrainConfig
-    from jaxflow.data import Shards
-    from jaxflow.data.permutation import shuffled
-    from jaxflow.training.stream import SAMPLE, held_count
-
-    found = Shards.open(folder)
+    """Train on shards and fill the run directory; returns the record with the results."""
+    data = Shards.open(folder)
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
-    flow = build_flow(settings, len(found.columns), init_key)
-    sample = shuffled(np.arange(min(SAMPLE, len(found))), len(found), [settings.seed])
-    transform = fit_transform(settings.transform, found.rows(sample)[0], record["columns"])
-    tell_proposal(transform)
+    flow = build_flow(settings, len(data.columns), init_key)
+    sample = shuffled(np.arange(min(SAMPLE_ROWS, len(data))), len(data), [settings.seed])
+    transform = fit_transform(settings.transform, data.rows(sample)[0], record["columns"])
+    note_proposal(transform)
     flow, history = train(
         flow,
-        found,
+        data,
         None,
         record,
         settings,
         run,
-        **how,
+        **options,
         key=fit_key,
         validation=settings.validation,
         transform=transform,
-        objective=objective_of(settings.objective, flow, init_key, None),
+        objective=build_objective(settings, flow, init_key, None),
     )
     results = {
-        "rows_held_out": held_count(len(found), settings.validation, TrainConfig()),
+        "rows_held_out": num_validation_rows(len(data), settings.validation, TrainConfig()),
         "transform": transform_text(flow.transform),
         "validation": float(np.nanmin(history["validation"])),
         "validation_se": None,
     }
-    return keep(flow, history, record | results, run)
+    return finish(flow, history, record | results, run)

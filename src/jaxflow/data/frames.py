@@ -55,8 +55,8 @@ def frame_to_array(frame: "polars.DataFrame", source: str, first_row: int = 0) -
         more = f"; and {len(faults) - _MAX_QUOTED} more" if len(faults) > _MAX_QUOTED else ""
         raise ValueError(
             f"{source}: not numbers: {'; '.join(faults[:_MAX_QUOTED])}{more} (rows count from 0). "
-            "Choose the columns of numbers with columns=[...], or encode these as numbers; "
-            "leave a missing cell empty"
+            "Choose the columns of numbers with columns=[...] (command line: --columns a,b), or "
+            "encode these as numbers; leave a missing cell empty"
         )
     return np.ascontiguousarray(values)
 

@@ -95,7 +95,7 @@ class Shards:
                     raise ValueError(
                         f"{table} has columns {list(block.columns)}, and {tables[0]} has "
                         f"{list(names)}; choose the same columns in the same order with "
-                        "columns=[...]"
+                        "columns=[...] (command line: --columns a,b)"
                     )
                 with np.errstate(over="ignore"):
                     values = block.values.astype(np.float32)

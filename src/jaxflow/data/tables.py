@@ -264,5 +264,6 @@ def _check_names(names: Sequence[str], num_columns: int, source: str) -> None:
     if "" in names:
         raise ValueError(
             f"{source}: column {names.index('')} has no name. If pandas wrote an index, write the "
-            "file with index=False, or choose the columns with columns=[...]"
+            "file with index=False, or choose the columns with columns=[...] (command line: "
+            "--columns a,b)"
         )

@@ -1,0 +1,54 @@
+"""The flow of a run as `score` and `sample` use it: exact, guided, or the fast approximation."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxflow.cli.record import is_diffusion
+from jaxflow.cli.run_directory import FLOW, MAP
+from jaxflow.cli.terminal import plural
+from jaxflow.diffusion import ClassifierFree, ProbabilityFlow, denoiser_of
+from jaxflow.io.checkpoint import load
+
+
+def check_flow_options(record: dict[str, Any], guidance: float | None, *, fast: bool) -> None:
+    """Raise ValueError if the run does not support `--guidance` or `--fast`."""
+    if guidance is None:
+        return
+    if fast:
+        raise ValueError("--fast cannot be combined with --guidance: leave one out")
+    if not math.isfinite(guidance):
+        raise ValueError(f"--guidance {guidance} must be a finite number")
+    if not is_diffusion(record) or record.get("classes") is None:
+        raise ValueError(
+            f"--guidance {guidance} needs a diffusion model with classes; fit one by "
+            "jaxflow fit --objective ddpm --class-column COLUMN"
+        )
+
+
+def load_flow(run: Path, guidance: float | None = None, *, fast: bool = False) -> Any:
+    """Load the flow, with guidance if a scale is given, or the approximation by `distil`.
+
+    Raises:
+        FileNotFoundError: no approximation yet.
+    """
+    if fast:
+        path = run / MAP
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: not found; create it with jaxflow distil {run} TABLE"
+            )
+        return load(path)
+    flow = load(run / FLOW)
+    if guidance is None:
+        return flow
+    return replace(flow, field=ProbabilityFlow(ClassifierFree(denoiser_of(flow), guidance)))
+
+
+def map_error_text(error: Any) -> str:
+    """Describe the error of the log-densities of a fast approximation, a `MapError`."""
+    return (
+        f"median {error.median:.4f} nats, 90 % of {plural(error.num_rows, 'row')} within "
+        f"{error.q90:.4f}, 99 % within {error.q99:.4f}; mean {error.bias:+.4f}"
+    )

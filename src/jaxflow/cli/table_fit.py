@@ -1,0 +1,164 @@
+"""`jaxflow fit TABLE`: read the rows, train, and judge the flow by held-out rows."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
+from jaxflow.cli.models import build_flow, build_objective, fit_transform, transform_text
+from jaxflow.cli.record import is_diffusion, new_record, settings_of
+from jaxflow.cli.run_directory import FLOW, read_finished
+from jaxflow.cli.settings import INHERITED, Settings
+from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
+from jaxflow.cli.terminal import note
+from jaxflow.cli.training import finish, note_proposal, train
+from jaxflow.data import check_columns, read_table, split, table_names
+from jaxflow.diffusion import prior_gap
+from jaxflow.io.checkpoint import load
+
+# Largest error, in nats per row, of a diffusion model's prior before the user is told.
+MAX_PRIOR_GAP = 0.1
+
+
+def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Settings:
+    """Replace the settings that belong to the flow of another run, for `--from`.
+
+    Args:
+        start: the other run.
+        settings: the options.
+        changed: names of the options that do not have their default.
+
+    Raises:
+        ValueError: an option that the other run has fixed.
+    """
+    inherited = settings_of(read_finished(start))
+    for name in (*INHERITED, "columns", "class_column"):
+        if name in changed:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is fixed by the run of --from {start}: leave it out"
+            )
+    objective = settings.objective
+    if inherited.schedule is not None:
+        if objective not in ("auto", inherited.objective):
+            raise ValueError(
+                f"--objective {objective}: {start} is a diffusion model and stays one; leave "
+                "--objective out"
+            )
+        objective = inherited.objective
+    elif settings.schedule is not None:
+        raise ValueError(
+            f"--objective {objective}: {start} is not a diffusion model; fit one without --from"
+        )
+    fixed = {name: getattr(inherited, name) for name in INHERITED}
+    return replace(settings, **fixed, objective=objective)
+
+
+def read_table_rows(
+    table: Path,
+    columns: str | None,
+    class_column: str | None,
+    settings: Settings,
+    *,
+    drop_nan: bool,
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Read the rows to fit, (n, d), their conditions, (n, classes), and the record of the run.
+
+    Raises:
+        ValueError, TypeError: the table cannot be fitted; names file, rows and columns.
+    """
+    if settings.start is not None:
+        of_run = read_finished(Path(settings.start))
+        x, kept, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
+        cond = RowConditions(of_run, table)(kept)
+        names, chosen = of_run["columns"], of_run["columns_chosen"]
+        class_column, classes = of_run.get("class_column"), of_run.get("classes")
+    else:
+        names = split_names(columns)
+        if class_column is not None and names is None:
+            names = [name for name in table_names(table) if name != class_column]
+        if class_column is not None and class_column in (names or ()):
+            raise ValueError(f"{class_column} is in both --columns and --class-column: drop one")
+        chosen = names is not None
+        read = read_table(table, names)
+        names, num_rows = list(read.columns), len(read.values)
+        x, kept = clean_rows(
+            read.values, names, table, drop_nan=drop_nan, float64=settings.float64
+        )
+        classes = cond = None
+        if class_column is not None:
+            labels = select_labels(read_labels(table, class_column), kept, table, class_column)
+            classes = find_classes(labels, class_column)
+            cond = one_hot(labels, classes, table)
+    record = new_record(
+        str(table),
+        hash_rows(x),
+        names,
+        len(x),
+        settings,
+        class_column=class_column,
+        classes=classes,
+        columns_chosen=chosen,
+        rows_dropped=num_rows - len(kept),
+        labels_sha256=None if cond is None else hash_rows(cond),
+        drop_nan=drop_nan,
+    )
+    return x, cond, record
+
+
+def fit_table(
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    record: dict[str, Any],
+    settings: Settings,
+    folder: Path,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train on rows and fill the run directory; returns the record with the results."""
+    try:
+        training, held = split(len(x), settings.validation, settings.seed)
+    except ValueError as error:
+        raise ValueError(f"--validation {settings.validation}: {error}") from None
+    check_columns(x[training], record["columns"])
+    init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
+    if settings.start is None:
+        flow = build_flow(settings, x.shape[1], init_key, len(record["classes"] or ()))
+        transform = fit_transform(settings.transform, x[training], record["columns"])
+    else:
+        # Keep its transform.
+        flow, transform = load(Path(settings.start) / FLOW), None
+    train_cond, held_cond = (None, None) if cond is None else (cond[training], cond[held])
+    note_proposal(transform)
+    flow, history = train(
+        flow,
+        x[training],
+        train_cond,
+        record,
+        settings,
+        folder,
+        **options,
+        key=fit_key,
+        validation=(x[held], held_cond),
+        transform=transform,
+        objective=build_objective(settings, flow, init_key, train_cond),
+    )
+    log_p = np.asarray(flow.log_prob(x[held], held_cond, key=fit_key), np.float64)
+    results = {
+        "rows_held_out": len(held),
+        "transform": transform_text(flow.transform),
+        "validation": -float(log_p.mean()),
+        "validation_se": float(log_p.std(ddof=1)) / math.sqrt(len(held))
+        if len(held) > 1
+        else None,
+    }
+    if is_diffusion(record):
+        results["prior_gap"] = gap = prior_gap(flow, x[training])
+        if gap > MAX_PRIOR_GAP:
+            note(
+                f"the base density misses the fully noised data by {gap:.2g} nats per row: the "
+                "noise is too small for these units. Add --transform standardise to scale the data"
+            )
+    return finish(flow, history, record | results, folder)

@@ -1,0 +1,120 @@
+"""`jaxflow fit FILE.py:NAME --objective reverse-kl`: fit a density known up to a constant."""
+
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow import importance_sample
+from jaxflow.cli.models import build_flow
+from jaxflow.cli.record import new_record
+from jaxflow.cli.settings import Settings
+from jaxflow.cli.tables import hash_rows
+from jaxflow.cli.training import finish, train
+from jaxflow.objectives import ReverseKL
+
+# Samples that judge the fitted flow.
+NUM_DRAWS = 10_000
+# Largest Pareto shape at which importance weights are reliable (Vehtari et al. 2024).
+MAX_PARETO_K = 0.7
+
+
+def target_record(target: str, settings: Settings, columns: list[str] | None) -> dict[str, Any]:
+    """Return the record of a fit to a target that begins.
+
+    Raises:
+        ValueError: no column names, or a target not written FILE.py:NAME.
+        FileNotFoundError: no such file.
+    """
+    if not columns:
+        raise ValueError(
+            "--objective reverse-kl needs names for the columns, one for each entry of the "
+            "function's argument: add --columns a,b"
+        )
+    path, _ = _parse(target)
+    digest = hash_rows(np.frombuffer(path.read_bytes(), np.uint8))
+    return new_record(target, digest, columns, 0, settings)
+
+
+def fit_target(
+    target: str, record: dict[str, Any], settings: Settings, folder: Path, **options: Any
+) -> dict[str, Any]:
+    """Train by reverse KL and fill the run directory; returns the record with the results."""
+    dim = len(record["columns"])
+    log_p = _load_function(target, dim)
+    init_key, fit_key, draw_key = jax.random.split(jax.random.key(settings.seed), 3)
+    flow, history = train(
+        build_flow(settings, dim, init_key),
+        None,
+        None,
+        record,
+        settings,
+        folder,
+        **options,
+        key=fit_key,
+        objective=ReverseKL(target=log_p, num_samples=settings.batch_size),
+        transform=None,
+    )
+    weighted = importance_sample(flow, log_p, NUM_DRAWS, key=draw_key)
+    results = {
+        "transform": "none",
+        "draws": NUM_DRAWS,
+        "effective": weighted.effective,
+        "log_z": weighted.log_z,
+        "log_z_se": weighted.log_z_se,
+        "pareto_k": weighted.pareto_k,
+        "undefined": weighted.undefined,
+    }
+    return finish(flow, history, record | results, folder)
+
+
+def target_text(record: dict[str, Any]) -> str:
+    """Describe how well the flow matches its target, by importance sampling."""
+    k = record["pareto_k"]
+    warning = "" if k <= MAX_PARETO_K else f" above {MAX_PARETO_K}: unreliable, tails are missing"
+    return (
+        f"{record['effective'] / record['draws']:.1%} of {record['draws']} samples effective, "
+        f"log Z {record['log_z']:.4f} +- {record['log_z_se']:.4f}, Pareto k {k:.2f}{warning}"
+    )
+
+
+def _parse(target: str) -> tuple[Path, str]:
+    """Split FILE.py:NAME."""
+    file, colon, name = target.rpartition(":")
+    if not colon or not file.endswith(".py") or not name.isidentifier():
+        raise ValueError(
+            f"{target}: --objective reverse-kl fits a Python function; write FILE.py:NAME, where "
+            "NAME(x) returns the log-density of one row x, up to a constant"
+        )
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path, name
+
+
+def _load_function(target: str, dim: int) -> Callable[[Any], Any]:
+    """Import the target's function and check the shape of its result.
+
+    Raises:
+        ValueError: no such function, or it does not return a number.
+    """
+    path, name = _parse(target)
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    log_p = getattr(module, name, None)
+    if not callable(log_p):
+        names = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
+        raise ValueError(f"{path} has no function {name!r}; it has {', '.join(names) or 'none'}")
+    shape = jax.eval_shape(log_p, jnp.zeros(dim)).shape
+    if shape != ():
+        raise ValueError(
+            f"{target} returns shape {shape} for a row of {dim} columns; return one number"
+        )
+    return log_p
