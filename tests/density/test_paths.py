@@ -1,4 +1,4 @@
-"""Paths between base and data: their ends, their velocity, what they demand."""
+"""Paths between base and data: ends, velocities and requirements."""
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,12 @@ def test_velocity_is_the_time_derivative_of_the_point(path, key):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_it_leads_from_the_base_to_the_data(name, key):
+def test_a_path_leads_from_the_base_to_the_data(name, key):
     path = PATHS[name]
     check_path(path)
     x0, x1, noise = jax.random.normal(key, (3, 4))
     blur = 0.01 if name == "linear, blurred" else 0.0
-    # What is left of the data where variance preserving diffusion stops.
+    # Share of the data that remains at the end of variance-preserving diffusion.
     left = np.exp(-(0.1 + 20.0) / 4) if name == "variance preserving" else 0.0
     start = interpolate(path, jnp.asarray(0.0), x0, x1, noise)[0]
     np.testing.assert_allclose(start, (1 - left**2) ** 0.5 * x0 + left * x1, atol=1e-15)
@@ -79,7 +79,7 @@ def test_variance_is_preserved(path):
     np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-14)
 
 
-def test_variance_preserving_is_the_solution_of_its_diffusion():
+def test_variance_preserving_solves_its_diffusion():
     path, t = VariancePreserving(beta_min=0.2, beta_max=15.0), jnp.asarray(0.3)
     (alpha, _), (slope, _) = jax.jvp(path, (t,), (jnp.ones_like(t),))
     beta = 0.2 + 0.7 * (15.0 - 0.2)
@@ -94,7 +94,7 @@ def test_float32_stays_float32():
         assert point.dtype == velocity.dtype == jnp.float32
 
 
-def test_variance_preserving_demands_a_standard_normal():
+def test_variance_preserving_requires_a_standard_normal():
     check_path_base(VariancePreserving(), StandardNormal(2))
     base = DiagonalNormal(jnp.zeros(2), jnp.full(2, 3.0))
     check_path_base(Linear(), base)
@@ -107,14 +107,14 @@ def test_variance_preserving_demands_a_standard_normal():
     [
         (Linear, TypeError, "must be a function of time: write e.g. Path"),
         ("linear", TypeError, "path='linear' must be a function of time"),
-        (lambda t: t, TypeError, "for alpha and sigma: write e.g. Path"),
+        (lambda t: t, TypeError, r"must return \(alpha, sigma\) or .*: write e.g. Path"),
         (Path(lambda t: 1 - t, lambda t: t), ValueError, r"alpha\(0\)=1, sigma\(0\)=0"),
         (Path(lambda t: t, lambda t: 1 - t / 2), ValueError, r"alpha\(1\)=1, sigma\(1\)=0.5"),
         (lambda t: (t, 1 - t, 0.3), ValueError, r"gamma\(0\)=0.3"),
         (lambda t: (t, jnp.log(t)), ValueError, r"sigma\(0\)=-inf"),
     ],
 )
-def test_a_path_that_does_not_lead_there_is_refused(path, error, match):
+def test_a_path_with_other_ends_is_refused(path, error, match):
     with pytest.raises(error, match=match):
         check_path(path)
 

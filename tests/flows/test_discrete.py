@@ -1,4 +1,4 @@
-"""The change of variables by a dense Jacobian, and coupling layers held against it."""
+"""Coupling layers compared with the change of variables by a dense Jacobian."""
 
 import math
 
@@ -19,10 +19,10 @@ SIZES = {"num_layers": 4, "width": 8, "depth": 2}
 
 
 def make(dim, key, *, scale=0.2, **settings):
-    """A flow away from its start: random numbers on every weight and bias, the zeros too."""
+    """A flow whose weights and biases, zeros included, have random numbers added."""
     flow = CouplingFlow(dim, key=key, **(SIZES | settings))
     weights, rest = partition_trainable(flow)
-    # NumPy's numbers: JAX would compile its generator once for each shape.
+    # By NumPy: JAX would compile its generator once for each shape.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return combine_trainable(
         jax.tree.map(lambda leaf: leaf + scale * rng.standard_normal(leaf.shape), weights), rest
@@ -148,7 +148,7 @@ def test_the_density_follows_the_condition(key):
 
 def test_the_density_integrates_to_one(key):
     flow = make(2, key)
-    # Of a smooth density that is nearly 0 at the edges a plain sum converges exponentially.
+    # A plain sum converges exponentially for a smooth density that vanishes at the edges.
     axis, step = jnp.linspace(-20.0, 20.0, 801, retstep=True)
     x = jnp.stack(jnp.meshgrid(axis, axis), axis=-1)
     total = jnp.sum(jnp.exp(flow.log_prob(x))) * step**2
@@ -193,7 +193,7 @@ def test_orders_of_the_coordinates_come_from_the_key(key):
     assert not np.array_equal(orders[0][0], orders[0][2])
 
 
-def test_a_layer_stretches_by_its_bound_at_most(key):
+def test_a_layer_scales_by_at_most_its_bound(key):
     flow = make(5, key, scale=100.0)
     layer = jax.tree.map(lambda array: array[0], flow.layers)
     x = jax.random.normal(key, (32, 5))
@@ -263,12 +263,12 @@ def test_a_saved_flow_comes_back(key, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"dim": 1}, r"dim=1: a coupling layer moves .* write CNF\(MLP\(1, key=key\)"),
-        ({"dim": 0}, "dim=0 must be a whole number of at least 1"),
-        ({"num_layers": 0}, "num_layers=0 must be a whole number of at least 1"),
-        ({"width": 0}, "width=0 must be a whole number of at least 1"),
-        ({"depth": 0}, "depth=0 must be a whole number of at least 1"),
-        ({"cond_dim": -1}, "cond_dim=-1 must be a whole number of at least 0"),
+        ({"dim": 1}, r"dim=1 must be at least 2: .* write CNF\(MLP\(1, key=key\)"),
+        ({"dim": 0}, "dim=0 must be an integer >= 1"),
+        ({"num_layers": 0}, "num_layers=0 must be an integer >= 1"),
+        ({"width": 0}, "width=0 must be an integer >= 1"),
+        ({"depth": 0}, "depth=0 must be an integer >= 1"),
+        ({"cond_dim": -1}, "cond_dim=-1 must be an integer >= 0"),
         (
             {"base": StandardNormal((3,))},
             r"base has events of shape \(3,\), but dim=2; give e\.g\. jaxflow\.StandardNormal",
@@ -280,7 +280,7 @@ def test_bad_settings_are_refused(settings, text, key):
         CouplingFlow(**({"dim": 2, "key": key} | settings))
 
 
-def test_a_base_that_is_no_density_is_refused(key):
+def test_a_base_that_is_not_a_density_is_refused(key):
     with pytest.raises(TypeError, match=r"base='normal' has no event_shape; give e\.g\."):
         CouplingFlow(2, base="normal", key=key)
 

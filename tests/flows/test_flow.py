@@ -303,9 +303,9 @@ def test_data_of_another_shape_or_kind_are_refused():
         FLOW.log_prob(X[:, :2])
     with pytest.raises(ValueError, match=r"x has shape \(\); this flow needs \(\*batch, 3\)"):
         FLOW.log_prob(1.0)
-    with pytest.raises(TypeError, match="x is a random key; an array of shape"):
+    with pytest.raises(TypeError, match="x is a random key; it must be an array of shape"):
         FLOW.log_prob(jax.random.key(0))
-    with pytest.raises(TypeError, match="x has dtype complex128; real numbers belong here"):
+    with pytest.raises(TypeError, match="x has dtype complex128; it must hold real numbers"):
         FLOW.log_prob(X.astype(complex))
     with pytest.raises(TypeError, match="x has dtype bool"):
         FLOW.log_prob(X > 0)

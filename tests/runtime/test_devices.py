@@ -1,4 +1,4 @@
-"""Evaluation on many devices gives the bits of one."""
+"""Evaluation on many devices gives the same bits as on one."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_every_row_has_the_bits_of_one_device(flow):
 
 
 @pytest.mark.slow
-def test_so_have_samples_errors_and_probes(flow, key, monkeypatch):
+def test_samples_errors_and_probes_have_the_bits_of_one_device(flow, key, monkeypatch):
     # Chunks with a key have the same size on any number of devices.
     monkeypatch.setattr(chunking, "CHUNK_ROWS", 256)
     noisy = CNF(flow.field, flow.base, trace=Hutchinson(2))
@@ -59,7 +59,7 @@ def test_devices_take_chunks_in_turn(flow, monkeypatch):
 
 
 @pytest.mark.slow
-def test_derivatives_and_programs_are_left_alone(flow):
+def test_derivatives_and_jit_stay_on_one_device(flow):
     slope = jax.jit(jax.grad(lambda x: flow.log_prob(x).sum()))
     x = jnp.asarray(ROWS[:300])
     with use_devices(2):
@@ -67,6 +67,6 @@ def test_derivatives_and_programs_are_left_alone(flow):
     np.testing.assert_array_equal(slope(x), many)
 
 
-def test_more_devices_than_there_are():
-    with pytest.raises(ValueError, match="devices=100 is more than there are"), use_devices(100):
+def test_too_many_devices_are_refused():
+    with pytest.raises(ValueError, match="devices=100 exceeds the 8 available"), use_devices(100):
         pass

@@ -1,4 +1,4 @@
-"""Products of matrices have full precision where a density is stated, and lanes fit a platform."""
+"""Densities use matrix products of full precision; the number of lanes fits the platform."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ FLOW = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))
 
 
 def precisions(f, *args):
-    """Of all products of matrices in what jax makes of f."""
-    found = set()
+    """Precisions of the matrix products in the jaxpr of `f`."""
+    names = set()
 
     def visit(jaxpr):
         for equation in jaxpr.eqns:
             if equation.primitive.name == "dot_general":
-                found.add(str(equation.params["precision"]))
+                names.add(str(equation.params["precision"]))
             for each in jax.tree.leaves(
                 equation.params,
                 is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"),
@@ -30,7 +30,7 @@ def precisions(f, *args):
                     visit(inner)
 
     visit(jax.make_jaxpr(f)(*args).jaxpr)
-    return found
+    return names
 
 
 FULL = {"(Precision.HIGHEST, Precision.HIGHEST)"}
@@ -48,15 +48,15 @@ FULL = {"(Precision.HIGHEST, Precision.HIGHEST)"}
     ],
     ids=["log_prob", "encode", "with error", "to a tolerance", "sample", "gradient"],
 )
-def test_an_evaluation_rounds_no_product(evaluate):
+def test_evaluation_uses_full_precision(evaluate):
     assert precisions(evaluate, X) == FULL
 
 
-def test_training_by_fixed_steps_rounds_as_jax_is_set():
+def test_training_with_fixed_steps_keeps_the_precision_of_jax():
     assert precisions(lambda x: FLOW.log_prob_rows(x, training=True)[0], X) == {"None"}
 
 
-def test_steps_that_choose_themselves_round_no_product():
+def test_adaptive_steps_use_full_precision():
     weight = jnp.eye(2)
 
     def solve(y, ode):
@@ -68,12 +68,12 @@ def test_steps_that_choose_themselves_round_no_product():
     assert precisions(back, X) == FULL
 
 
-def test_what_the_user_set_holds():
+def test_the_precision_set_by_the_user_has_priority():
     with jax.default_matmul_precision("tensorfloat32"):
         assert not precisions(FLOW.log_prob, X) & FULL
 
 
-def test_lanes_depend_on_the_platform_and_the_row_alone(monkeypatch):
+def test_lanes_depend_only_on_the_platform_and_the_size_of_a_row(monkeypatch):
     assert {lanes_for(size) for size in (1, 3, 44, 10_000)} == {LANES}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert lanes_for(3) == MOST_LANES

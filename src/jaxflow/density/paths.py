@@ -1,6 +1,6 @@
-"""Probability paths: how a point of the base becomes a point of the data, and how fast.
+"""Probability paths from base to data: the points in between, and their velocities.
 
-A path is a function of time that gives two or three coefficients, `(alpha, sigma)` or
+A path is a function of time that returns two or three coefficients, `(alpha, sigma)` or
 `(alpha, sigma, gamma)`. With base `x_0` at `t = 0`, data `x_1` at `t = 1` and `e ~ N(0, I)`
 
     x_t = alpha(t) x_1 + sigma(t) x_0 + gamma(t) e
@@ -18,14 +18,15 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxflow.bases import StandardNormal
+from jaxflow.runtime.shapes import Event, Scalar
 
 Coefficients = tuple[Any, ...]
-Schedule = Callable[[Float[Array, ""]], Any]
+Schedule = Callable[[Scalar], Any]
 
-# By how much a path's ends may miss base and data, as a share of their scale.
+# Largest deviation of a path's ends from base and data, relative to their scale.
 END_TOLERANCE = 0.1
 
 
@@ -34,13 +35,21 @@ END_TOLERANCE = 0.1
 class Linear:
     """`x_t = t x_1 + (1 - (1 - sigma_min) t) x_0`: straight lines at constant speed.
 
-    Rectified flow, and the conditional optimal transport of Lipman et al. 2023.
+    Rectified flow (Liu et al. 2022), and the optimal transport path of Lipman et al. 2023, eq. 20.
+
+    ```python
+    from jaxflow.density.paths import Linear
+    from jaxflow.objectives import FlowMatching
+
+    objective = FlowMatching(path=Linear(sigma_min=1e-3))
+    ```
 
     Attributes:
-        sigma_min: what is left of the base at `t = 1`, a blur of the data; 0 for none.
+        sigma_min: share of the base that remains at `t = 1` and blurs the data, from 0 (no
+            blur) to 0.1.
 
     Raises:
-        ValueError: `sigma_min` out of range.
+        ValueError: `sigma_min` is out of range.
     """
 
     sigma_min: float = 0.0
@@ -51,7 +60,7 @@ class Linear:
                 f"sigma_min={self.sigma_min} must lie in [0, {END_TOLERANCE}]: it blurs the data"
             )
 
-    def __call__(self, t: Float[Array, ""]) -> Coefficients:
+    def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
         return t, 1 - (1 - self.sigma_min) * t
 
@@ -61,10 +70,17 @@ class Linear:
 class Trigonometric:
     """`x_t = sin(pi t / 2) x_1 + cos(pi t / 2) x_0` (Albergo and Vanden-Eijnden 2022).
 
-    It keeps the variance where base and data have the same.
+    The variance is constant in time if base and data have the same variance.
+
+    ```python
+    from jaxflow.density.paths import Trigonometric
+    from jaxflow.objectives import FlowMatching
+
+    objective = FlowMatching(path=Trigonometric())
+    ```
     """
 
-    def __call__(self, t: Float[Array, ""]) -> Coefficients:
+    def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
 
@@ -72,18 +88,26 @@ class Trigonometric:
 @final
 @dataclass(frozen=True)
 class VariancePreserving:
-    """The path of variance-preserving diffusion, counted from noise to data.
+    """The path of variance-preserving diffusion, in the direction from noise to data.
 
     With `s = 1 - t`, `alpha = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2)` and
     `sigma = sqrt(1 - alpha^2)` (Song et al. 2021, "Score-Based Generative Modeling through
-    Stochastic Differential Equations", arXiv 2011.13456). The base is a standard normal.
+    Stochastic Differential Equations", arXiv 2011.13456, eq. 33). The base must be a standard
+    normal.
+
+    ```python
+    from jaxflow.density.paths import VariancePreserving
+    from jaxflow.objectives import FlowMatching
+
+    objective = FlowMatching(path=VariancePreserving(beta_max=15.0))
+    ```
 
     Attributes:
-        beta_min: rate of noise at the data.
-        beta_max: rate of noise at the base.
+        beta_min: noise rate at the data, `t = 1`.
+        beta_max: noise rate at the base, `t = 0`.
 
     Raises:
-        ValueError: rates that are not `0 < beta_min <= beta_max`.
+        ValueError: not `0 < beta_min <= beta_max`.
     """
 
     beta_min: float = 0.1
@@ -92,25 +116,25 @@ class VariancePreserving:
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(
-                f"beta_min={self.beta_min}, beta_max={self.beta_max} must be positive and in order"
+                f"beta_min={self.beta_min}, beta_max={self.beta_max} must satisfy "
+                "0 < beta_min <= beta_max"
             )
 
-    def __call__(self, t: Float[Array, ""]) -> Coefficients:
+    def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
         log_alpha = log_alpha_of_betas(1 - t, self.beta_min, self.beta_max)
         return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
 
     def check_base(self, base: Any) -> None:
-        """Refuse a base that is not a standard normal.
+        """Raise unless `base` is a standard normal.
 
         Raises:
-            ValueError: another base.
+            ValueError: names the base to use instead.
         """
         if not isinstance(base, StandardNormal):
             raise ValueError(
-                f"a variance preserving path ends in N(0, I), and base={base!r} is another "
-                f"density: write base=jaxflow.StandardNormal({tuple(base.event_shape)}), or "
-                "path=Linear()"
+                f"base={base!r} must be a standard normal for a variance-preserving path: write "
+                f"base=jaxflow.StandardNormal({tuple(base.event_shape)}), or path=Linear()"
             )
 
 
@@ -119,12 +143,21 @@ class VariancePreserving:
 class SchroedingerBridge:
     """`x_t = t x_1 + (1 - t) x_0 + noise sqrt(t (1 - t)) e`: a Brownian bridge for each pair.
 
-    Coupled by `Sinkhorn(2 * noise**2, relative=False)` its marginals are those of the
+    With the coupling `Sinkhorn(2 * noise**2, relative=False)` its marginals are those of the
     Schroedinger bridge (Tong et al. 2023, "Improving and Generalizing Flow-Based Generative
     Models with Minibatch Optimal Transport", arXiv 2302.00482).
 
+    ```python
+    from jaxflow.density.paths import SchroedingerBridge
+    from jaxflow.objectives import FlowMatching, Sinkhorn
+
+    path = SchroedingerBridge(noise=0.5)
+    coupling = Sinkhorn(2 * path.noise**2, relative=False)
+    objective = FlowMatching(path=path, coupling=coupling)
+    ```
+
     Attributes:
-        noise: standard deviation of the bridge at `t = 1/2`, times two.
+        noise: twice the standard deviation of the bridge at `t = 1/2`, positive.
 
     Raises:
         ValueError: `noise` is not positive.
@@ -136,7 +169,7 @@ class SchroedingerBridge:
         if not self.noise > 0:
             raise ValueError(f"noise={self.noise} must be positive; without noise write Linear()")
 
-    def __call__(self, t: Float[Array, ""]) -> Coefficients:
+    def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma, gamma)` at `t`."""
         return t, 1 - t, self.noise * jnp.sqrt(t * (1 - t))
 
@@ -144,46 +177,57 @@ class SchroedingerBridge:
 @final
 @dataclass(frozen=True)
 class Path:
-    """`x_t = alpha(t) x_1 + sigma(t) x_0`, by functions of your own.
+    """`x_t = alpha(t) x_1 + sigma(t) x_0`, from two functions of time.
 
     ```python
-    Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
+    from jaxflow.density.paths import Path
+    from jaxflow.objectives import FlowMatching
+
+    path = Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
+    objective = FlowMatching(path=path)
     ```
 
     Attributes:
-        alpha: the data's share, from 0 at `t = 0` to 1 at `t = 1`; a function jax can
-            differentiate.
-        sigma: the base's share, from 1 to 0.
+        alpha: share of the data, from 0 at `t = 0` to 1 at `t = 1`; differentiable by jax.
+        sigma: share of the base, from 1 to 0; differentiable by jax.
     """
 
     alpha: Schedule
     sigma: Schedule
 
-    def __call__(self, t: Float[Array, ""]) -> Coefficients:
+    def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
         return self.alpha(t), self.sigma(t)
 
 
-def log_alpha_of_betas(s: Float[Array, ""], beta_min: float, beta_max: float) -> Array:
-    """`log alpha` at the diffusion's time `s`, for a rate of noise that is linear in `s`."""
+def log_alpha_of_betas(s: Scalar, beta_min: float, beta_max: float) -> Array:
+    """`log alpha` at the diffusion time `s`, for a noise rate that is linear in `s`."""
     return -0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min
 
 
 def interpolate(
-    path: Callable[..., Coefficients],
-    t: Float[Array, ""],
-    x0: Float[Array, "*event"],
-    x1: Float[Array, "*event"],
-    noise: Float[Array, "*event"],
-) -> tuple[Float[Array, "*event"], Float[Array, "*event"]]:
-    """The point `x_t` between a base and a data point, and its velocity `dx_t/dt`.
+    path: Callable[..., Coefficients], t: Scalar, x0: Event, x1: Event, noise: Event
+) -> tuple[Event, Event]:
+    """The point `x_t` between a base point and a data point, and its velocity `u_t = dx_t/dt`.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.density.paths import Linear, interpolate
+
+    x0, x1 = jnp.zeros(2), jnp.ones(2)
+    x, u = interpolate(Linear(), jnp.asarray(0.25), x0, x1, noise=jnp.zeros(2))
+    print(x, u)  # [0.25 0.25] [1. 1.]
+    ```
 
     Args:
-        path: `t -> (alpha, sigma)` or `(alpha, sigma, gamma)`.
-        t: moment.
-        x0: base point.
-        x1: data point.
-        noise: `e` above; of no effect where the path has no `gamma`.
+        path: `t -> (alpha, sigma)` or `t -> (alpha, sigma, gamma)`, differentiable by jax.
+        t: time, in [0, 1].
+        x0: base point, (*event).
+        x1: data point, (*event).
+        noise: `e ~ N(0, I)`, (*event); unused by a path without `gamma`.
+
+    Returns:
+        `x_t` and `u_t`, (*event).
     """
 
     def coefficients(t: Array) -> Coefficients:
@@ -199,42 +243,45 @@ def interpolate(
 
 
 def check_path(path: Any) -> None:
-    """Refuse a path that does not lead from the base to the data.
+    """Raise unless `path` leads from the base to the data.
 
     Raises:
-        TypeError: not a function of time that gives two or three coefficients.
+        TypeError: `path` is not a function of time that returns two or three coefficients.
         ValueError: its ends are not the base and the data.
     """
     advice = "write e.g. Path(alpha=lambda t: t, sigma=lambda t: 1 - t)"
     if not callable(path) or isinstance(path, type):
         raise TypeError(f"path={path!r} must be a function of time: {advice}")
     if isinstance(path, Linear):
-        # Its ends are right. Importing the library makes one, and must not start jax's devices,
-        # which a program may still choose.
+        # Correct by construction. `import jaxflow` makes one, and evaluating it would initialise
+        # jax's devices before the program can choose them.
         return
-    for t, wanted in ((0.0, (0.0, 1.0, 0.0)), (1.0, (1.0, 0.0, 0.0))):
+    for t, ends in ((0.0, (0.0, 1.0, 0.0)), (1.0, (1.0, 0.0, 0.0))):
         with jax.ensure_compile_time_eval():
             values = path(jnp.asarray(t))
         if not isinstance(values, tuple) or len(values) not in (2, 3):
-            raise TypeError(f"path={path!r} gives {values!r} for alpha and sigma: {advice}")
-        found = np.asarray([float(value) for value in values])
-        # NaN compares false.
-        if not np.all(np.abs(found - wanted[: len(found)]) <= END_TOLERANCE):
+            raise TypeError(
+                f"path={path!r} returns {values!r}; it must return (alpha, sigma) or "
+                f"(alpha, sigma, gamma): {advice}"
+            )
+        actual, expected = np.asarray([float(value) for value in values]), ends[: len(values)]
+        # `not <=`, since NaN compares false.
+        if not np.all(np.abs(actual - expected) <= END_TOLERANCE):
             names = ", ".join(
                 f"{name}({t:g})={value:.3g}"
-                for name, value in zip(("alpha", "sigma", "gamma"), found, strict=False)
+                for name, value in zip(("alpha", "sigma", "gamma"), actual, strict=False)
             )
             raise ValueError(
-                f"path={path!r} has {names}, where {wanted[: len(found)]} belong: "
-                f"the base is at t = 0 and the data at t = 1; {advice}"
+                f"path={path!r} has {names}; expected {expected}, since the base is at t = 0 and "
+                f"the data at t = 1: {advice}"
             )
 
 
 def check_path_base(path: Any, base: Any) -> None:
-    """Refuse a base that the path cannot start from, by the path's own `check_base`.
+    """Raise if the path has a method `check_base` that rejects `base`.
 
     Raises:
-        ValueError: the path demands another base.
+        ValueError: the path requires another base.
     """
     check = getattr(path, "check_base", None)
     if callable(check):

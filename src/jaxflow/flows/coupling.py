@@ -1,9 +1,9 @@
-"""Flows of finitely many layers: what the continuous flow is the limit of.
+"""Flows of finitely many layers; a continuous flow is their limit.
 
 With `z = g(x)` invertible and `z ~ p_z`, the change of variables is
-`log p_x(x) = log p_z(g(x)) + log |det dg/dx|`. A dense Jacobian makes the determinant cost
-O(d^3); a coupling layer has a triangular one, so that it costs O(d), and pays for it with its
-form. A continuous flow needs only a trace, and no special form: `CNF`.
+`log p_x(x) = log p_z(g(x)) + log |det dg/dx|`. The determinant of a dense Jacobian costs O(d^3).
+A coupling layer has a triangular Jacobian, whose determinant costs O(d), at the price of a
+restricted form. A continuous flow (`CNF`) needs only a trace, and has no restriction.
 """
 
 import math
@@ -29,42 +29,50 @@ from jaxflow.dynamics.layers import (
 from jaxflow.flows.flow import Flow, check_arguments, to_data_space, to_flow_space
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Event, Rows, Scalar
 
-# A layer stretches a coordinate by a factor between exp(-2) and exp(2): layers can still
-# compose to any scale, and no single one overflows or loses its inverse to rounding.
+# A layer scales a coordinate by a factor between exp(-2) and exp(2). Layers still compose to any
+# scale, and no layer overflows or loses its inverse to rounding.
 LOG_SCALE_BOUND = 2.0
 
 
 def dense_log_det(
-    g: Callable[[Float[Array, "*event"]], Float[Array, "*image"]], x: Float[Array, "*event"]
-) -> tuple[Float[Array, "*image"], Float[Array, ""]]:
-    """`g(x)` and `log |det dg/dx|` by the dense Jacobian, at one point.
+    g: Callable[[Event], Float[Array, "*image"]], x: Event
+) -> tuple[Float[Array, "*image"], Scalar]:
+    """Evaluate `g(x)` and `log |det dg/dx|` by the dense Jacobian, at one point.
 
-    For any invertible `g` the change of variables holds,
+    For any invertible `g` with `z = g(x)`, the change of variables
 
     ```
     log p_x(x) = log p_z(g(x)) + log |det dg/dx|
     ```
-    at the price of d Jacobian-vector products, a d x d matrix and its LU decomposition, O(d^3).
-    Along a continuous flow `d log p / dt = -tr(df/dx)` stands in its place: O(d^2) for the trace
-    by the same products without matrix or decomposition, O(d) for its estimate by probes.
+    costs d Jacobian-vector products and an LU decomposition, O(d^3). A continuous flow has
+    `d log p / dt = -tr(df/dx)` instead: O(d^2) for the trace by the same products, without a
+    matrix or a decomposition, or O(d) for an estimate by probes.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.flows.coupling import dense_log_det
+
+    z, log_det = dense_log_det(jnp.sinh, jnp.asarray([0.5, -1.0]))
+    ```
 
     Args:
         g: a smooth map of one event to an image with as many entries.
-        x: one event of any shape, d entries.
+        x: one event, (*event), of d entries.
 
     Returns:
-        `g(x)`, and the log-determinant in nats; -inf where the Jacobian is singular.
+        `g(x)`, and the log-determinant in nats; -inf if the Jacobian is singular.
 
     Raises:
-        ValueError: the image has not as many entries as `x`.
+        ValueError: `g(x)` has more or fewer entries than `x`.
     """
 
-    def value_twice(x: Array) -> tuple[Array, Array]:
+    def value_and_copy(x: Array) -> tuple[Array, Array]:
         y = g(x)
         return y, y
 
-    jacobian, y = jax.jacfwd(value_twice, has_aux=True)(x)
+    jacobian, y = jax.jacfwd(value_and_copy, has_aux=True)(x)
     if y.size != x.size:
         raise ValueError(
             f"g maps x of shape {x.shape} to shape {y.shape}: {x.size} entries to {y.size}, so "
@@ -74,7 +82,7 @@ def dense_log_det(
 
 
 class AffineCoupling(eqx.Module):
-    """One coupling layer: it moves some coordinates, by a function of the others.
+    """A coupling layer: it moves half of the coordinates, by a function of the others.
 
     With `a = x[permutation[:k]]`, `b = x[permutation[k:]]`, `k = d // 2`, and a tanh network
     `(r, shift) = network(a, cond)`,
@@ -82,12 +90,14 @@ class AffineCoupling(eqx.Module):
     ```
     a -> a,    b -> b * exp(s) + shift,    s = B tanh(r / B),    log |det| = sum(s)
     ```
-    `s` is a smooth clamp of `r` to (-B, B), B = 2, of slope 1 at 0.
+    (Dinh et al. 2017, arXiv 1605.08803, eq. 4 and 5.) `s` is `r` clamped smoothly to (-B, B),
+    with B = 2 and slope 1 at 0.
 
     Attributes:
-        network: `depth + 1` affine layers; the first also sees the condition. The last is 0 at
-            first, so the layer starts as the identity.
-        permutation: which coordinates stay, then which move, (dim,); not trained.
+        network: `depth + 1` affine layers; the first also sees the condition. The last starts
+            at 0, so the coupling layer starts as the identity.
+        permutation: indices of the coordinates that stay, then of those that move, (dim,); not
+            trained.
     """
 
     network: tuple[ContextLinear, ...]
@@ -111,54 +121,59 @@ class AffineCoupling(eqx.Module):
 
     def forward(
         self, x: Float[Array, " dim"], cond: Array | None
-    ) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
-        """The layer's value and log-determinant."""
-        kept, moved = self._halves(x)
-        s, shift = self._scale_and_shift(kept, cond)
-        return self._join(kept, moved * jnp.exp(s) + shift), jnp.sum(s)
+    ) -> tuple[Float[Array, " dim"], Scalar]:
+        """The layer's value, and its log-determinant."""
+        fixed, moved = self._split(x)
+        s, shift = self._scale_and_shift(fixed, cond)
+        return self._join(fixed, moved * jnp.exp(s) + shift), jnp.sum(s)
 
     def inverse(
         self, y: Float[Array, " dim"], cond: Array | None
-    ) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
-        """The inverse of `forward`, and the inverse's log-determinant."""
-        kept, moved = self._halves(y)
-        s, shift = self._scale_and_shift(kept, cond)
-        return self._join(kept, (moved - shift) * jnp.exp(-s)), -jnp.sum(s)
+    ) -> tuple[Float[Array, " dim"], Scalar]:
+        """The inverse of `forward`, and the log-determinant of the inverse."""
+        fixed, moved = self._split(y)
+        s, shift = self._scale_and_shift(fixed, cond)
+        return self._join(fixed, (moved - shift) * jnp.exp(-s)), -jnp.sum(s)
 
-    def _halves(self, x: Array) -> tuple[Array, Array]:
-        x, k = x[self.permutation], x.size // 2
-        return x[:k], x[k:]
+    def _split(self, x: Array) -> tuple[Array, Array]:
+        ordered, k = x[self.permutation], x.size // 2
+        return ordered[:k], ordered[k:]
 
-    def _join(self, kept: Array, moved: Array) -> Array:
-        return jnp.concatenate([kept, moved])[jnp.argsort(self.permutation)]
+    def _join(self, fixed: Array, moved: Array) -> Array:
+        return jnp.concatenate([fixed, moved])[jnp.argsort(self.permutation)]
 
-    def _scale_and_shift(self, kept: Array, cond: Array | None) -> tuple[Array, Array]:
-        raw, shift = jnp.split(apply_network(self.network, kept, cond), 2)
+    def _scale_and_shift(self, fixed: Array, cond: Array | None) -> tuple[Array, Array]:
+        raw, shift = jnp.split(apply_network(self.network, fixed, cond), 2)
         return LOG_SCALE_BOUND * jnp.tanh(raw / LOG_SCALE_BOUND), shift
 
 
 class CouplingFlow(Flow):
-    """A flow of affine coupling layers (RealNVP), exact in both directions without a solve.
+    """A flow of affine coupling layers (RealNVP), exact in both directions without an ODE solve.
 
     `u = layer_L(... layer_1(z))` carries `z ~ base` to flow space, and
-    `log p_u(u) = log p_z(z) - sum_l log |det d layer_l|`, each log-determinant a sum. Layers
-    come in pairs: the second keeps coordinates that the first moved, so that a pair moves all.
-    For `dim > 2` each pair has a random order of the coordinates, drawn once from the key.
+    `log p_u(u) = log p_z(z) - sum_l log |det d layer_l|`, where each log-determinant is a sum
+    (Dinh et al. 2017, "Density estimation using Real NVP", arXiv 1605.08803). Layers come in
+    pairs: the second moves the coordinates that the first one keeps. For `dim > 2` each pair has
+    a random order of the coordinates, drawn once from the key.
 
     ```python
-    flow = CouplingFlow(2, key=key)
-    flow.log_prob(x)
+    import jax
+    from jaxflow import CouplingFlow
+
+    key = jax.random.key(0)
+    flow = CouplingFlow(2, num_layers=4, width=16, key=key)
+    x = flow.sample(key, 5)
+    print(flow.log_prob(x))  # nats
     ```
-    Dinh et al. (2017), "Density estimation using Real NVP", arXiv 1605.08803.
 
     Attributes:
-        layers: all layers as one, their arrays stacked along a leading axis (num_layers, ...),
-            from base to data.
+        layers: all layers, from base to data, their arrays stacked along a leading axis
+            (num_layers, ...).
         base: density of `z`: an object with `event_shape`, `log_prob` and `sample`.
-        transform: fixed map from data to flow space, counted in the log-density; None for none.
+        transform: fixed map from data to flow space, part of the log-density; None for none.
+        cond_scaling: map of conditions to standard units, set by `fit`; None for none.
         dim: number of entries of an event; events of any shape are flattened.
-        cond_scaling: what brings conditions to standard units; `fit` sets it. None for nothing.
-        cond_dim: number of entries of a condition.
+        cond_dim: number of entries of a condition; 0 for none.
     """
 
     layers: AffineCoupling
@@ -184,24 +199,26 @@ class CouplingFlow(Flow):
 
         Args:
             dim: number of entries of an event, at least 2.
-            num_layers: coupling layers; fewer than 2 leave half of the coordinates alone.
-            width: units of a hidden layer of each layer's network.
-            depth: number of its hidden layers.
-            cond_dim: number of entries of a condition, concatenated to the networks' inputs;
-                0 for none.
+            num_layers: number of coupling layers; a single one leaves half of the coordinates
+                unchanged.
+            width: hidden units in each hidden layer of a coupling layer's network.
+            depth: number of hidden layers of that network.
+            cond_dim: number of entries of a condition, an input of the networks; 0 for none.
             base: density of `z`; `StandardNormal((dim,))` by default.
-            transform: fixed map from data to flow space.
-            key: for the weights and the orders of the coordinates.
+            transform: fixed map from data to flow space; none by default.
+            key: random key for the weights and the orders of the coordinates.
 
         Raises:
-            ValueError: a size out of range, one dimension, a base of another size.
-            TypeError: a base without the functions of one.
+            ValueError: a size is out of range, or the base's events do not have `dim` entries.
+            TypeError: `base` lacks a method of a base.
         """
         check_sizes(dim, width, depth, cond_dim)
+        # NumPy integers would be arrays in static fields.
+        dim, cond_dim = int(dim), int(cond_dim)
         if dim == 1:
             raise ValueError(
-                "dim=1: a coupling layer moves some coordinates by a function of the others, so "
-                "dim must be at least 2; write CNF(MLP(1, key=key), base=StandardNormal((1,)))"
+                "dim=1 must be at least 2: a coupling layer moves some coordinates by a function "
+                "of the others; write CNF(MLP(1, key=key), base=StandardNormal((1,)))"
             )
         check_count("num_layers", num_layers)
         base = StandardNormal((dim,)) if base is None else base
@@ -221,18 +238,34 @@ class CouplingFlow(Flow):
         self.dim, self.cond_dim = dim, cond_dim
 
     def from_base(
-        self, z: Float[Array, "*event"], cond: Float[Array, "*condition"] | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """The point `u` of flow space of one `z` of the base, and `log |det du/dz|`."""
-        return self._through(z, cond, inverse=False)
+        self, z: Event, cond: Float[Array, "*condition"] | None = None
+    ) -> tuple[Event, Scalar]:
+        """Map one base point to flow space.
+
+        Args:
+            z: base point, (*event).
+            cond: condition, (*condition), or None.
+
+        Returns:
+            `u`, (*event), and `log |det du/dz|` in nats.
+        """
+        return self._apply(z, cond, inverse=False)
 
     def to_base(
-        self, u: Float[Array, "*event"], cond: Float[Array, "*condition"] | None = None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """The point `z` of the base of one `u` of flow space, and `log |det dz/du|`."""
-        return self._through(u, cond, inverse=True)
+        self, u: Event, cond: Float[Array, "*condition"] | None = None
+    ) -> tuple[Event, Scalar]:
+        """Map one point of flow space to the base.
 
-    def _through(self, x: Array, cond: Array | None, *, inverse: bool) -> tuple[Array, Array]:
+        Args:
+            u: point of flow space, (*event).
+            cond: condition, (*condition), or None.
+
+        Returns:
+            `z`, (*event), and `log |det dz/du|` in nats.
+        """
+        return self._apply(u, cond, inverse=True)
+
+    def _apply(self, x: Array, cond: Array | None, *, inverse: bool) -> tuple[Array, Array]:
         cond = cond if self.cond_scaling is None else self.cond_scaling(cond)
         c = flatten_cond(cond, self.cond_dim)
 
@@ -241,43 +274,43 @@ class CouplingFlow(Flow):
             y, change = layer.inverse(x, c) if inverse else layer.forward(x, c)
             return (y, log_det + change), None
 
-        # A scan, so that compile time does not grow with the number of layers.
+        # A scan: compile time does not grow with the number of layers.
         start = flatten(x, self.dim, "x"), jnp.zeros((), x.dtype)
         (y, log_det), _ = lax.scan(step, start, self.layers, reverse=inverse)
         return y.reshape(x.shape), log_det
 
     def density_rows(
         self,
-        u: Float[Array, "rows *event"],
+        u: Rows,
         cond: Array | None,
         key: PRNGKeyArray | None,
         *,
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Log-density of rows in flow space; there is no solve, so no counts."""
+        """Log-density of rows in flow space, without counts; as `Flow.density_rows`."""
         z, log_det = jax.vmap(self.to_base)(u, cond)
         return log_prob_rows(self.base, z) + log_det, None
 
     def sample_rows(
         self,
-        z: Float[Array, "rows *event"],
+        z: Rows,
         log_p: Float[Array, " rows"] | None,
         cond: Array | None,
         key: PRNGKeyArray | None,
         *,
         training: bool = False,
-    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
-        """Rows of the base carried to flow space."""
+    ) -> tuple[Rows, Float[Array, " rows"] | None, Stats | None]:
+        """Carry rows of the base to flow space; as `Flow.sample_rows`."""
         u, log_det = jax.vmap(self.from_base)(z, cond)
         return u, None if log_p is None else log_p - log_det, None
 
     def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
-        """The base's point of data; (*batch, dim)."""
+        """Map data `x` to points `z` of the base; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         return _to_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
     def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
-        """The data of the base's point; (*batch, dim)."""
+        """Map points `z` of the base to data `x`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
@@ -293,10 +326,9 @@ def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:
-    """Orders of the coordinates: each layer of even number has a new one, the next its reverse.
+    """Orders of the coordinates, one a layer: each pair of layers has one order and its reverse.
 
-    A layer keeps the first `dim // 2` of its order, so of two layers that share an order, one
-    reversed, each coordinate is moved by one at least.
+    A layer keeps the first `dim // 2` coordinates of its order, so each pair moves all of them.
     """
     pairs = (num_layers + 1) // 2
     if dim == 2:

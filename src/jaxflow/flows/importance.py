@@ -1,31 +1,48 @@
-"""Importance sampling with a flow as proposal: log Z, effective samples, and how far to trust."""
+"""Importance sampling with a flow as proposal: normalising constant, weights and reliability."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.flows.flow import Flow
+from jaxflow.runtime.checks import check_count
 
-# Beyond this shape the tail of the weights is too heavy (Vehtari et al. 2024, 3.2.4).
+# Largest tail shape of reliable weights (Vehtari et al. 2024, section 3.2.4).
 RELIABLE = 0.7
+# The tail is a fifth of the samples; its fit needs 5.
+LEAST_NUM = 25
 
 
 class ImportanceSample(NamedTuple):
-    """Samples of a flow `q`, weighted as samples of a target `p`.
+    """Samples of a flow `q`, weighted to represent a target `p`.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    from jaxflow import CouplingFlow, importance_sample
+
+    key = jax.random.key(0)
+    flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
+    result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
+    if result.reliable:
+        mean = jnp.exp(result.log_weights) @ result.x  # E_p[x]
+    ```
 
     Attributes:
         x: samples, (n, *event).
-        log_weights: smoothed, normalised to sum to 1, (n,); -inf where the target is 0 or
-            undefined.
-        effective: effective sample size `(sum w)^2 / sum w^2` of the raw weights.
-        log_z: `log mean(p / q)` of the raw weights, the log of the target's constant, nats.
-        log_z_se: its standard error.
-        pareto_k: shape of the weights' tail; at most 0.7 where the estimates can be trusted,
-            below 0.5 where the weights have a variance.
-        undefined: share of samples at which the target is NaN or +inf; counted as weight 0.
+        log_weights: log of the smoothed weights, which sum to 1, (n,); -inf where the target is
+            0 or undefined.
+        effective: effective sample size `(sum w)^2 / sum w^2` of the raw weights, from 1 to n.
+        log_z: `log mean(p / q)` of the raw weights, the log of the target's normalising constant,
+            in nats.
+        log_z_se: standard error of `log_z`.
+        pareto_k: shape of the weights' tail. The estimates are reliable up to 0.7; the weights
+            have a finite variance below 0.5.
+        undefined: share of samples whose target is NaN or +inf; their weight is 0.
     """
 
     x: Float[Array, "n *event"]
@@ -38,7 +55,7 @@ class ImportanceSample(NamedTuple):
 
     @property
     def reliable(self) -> bool:
-        """Whether the tail of the weights allows to trust the estimates."""
+        """Whether the tail is light enough for reliable estimates: `pareto_k <= 0.7`."""
         return self.pareto_k <= RELIABLE
 
 
@@ -50,36 +67,49 @@ def importance_sample(
     key: PRNGKeyArray,
     cond: Any = None,
 ) -> ImportanceSample:
-    """Draw from the flow and weight by `p / q`.
+    """Draw samples of the flow `q` and weight them by the target, `p / q`.
 
     ```
     w_i = p(x_i) / q(x_i),    Z = mean(w),    E_p[h] = sum(w h) / sum(w)
     ```
     The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to
-    them (Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling",
-    JMLR 25), which also tells whether there are enough of them.
+    them, whose shape shows whether the estimates are reliable (Vehtari, Simpson, Gelman, Yao and
+    Gabry 2024, "Pareto smoothed importance sampling", JMLR 25).
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    from jaxflow import CouplingFlow, importance_sample
+
+    key = jax.random.key(0)
+    flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
+    result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
+    print(result.log_z, result.log_z_se)  # log(pi) = 1.14
+    ```
 
     Args:
         flow: the proposal.
-        target: `log p(x)` of one sample in data units, up to a constant; with a condition
+        target: log-density `log p(x)` of one sample in data units, up to a constant; with `cond`,
             `log p(x, cond)`.
-        num: samples to draw, at least 25.
+        num: number of samples, at least 25.
         key: random key.
         cond: one condition, for all samples.
 
+    Returns:
+        An `ImportanceSample` of `num` samples.
+
     Raises:
-        ValueError: too few samples, or a target that is finite at none of them.
+        ValueError: `num` is below 25, or `target` is finite at no sample.
     """
-    if num < 25:
-        raise ValueError(f"num={num} must be at least 25, to tell the tail of the weights")
+    check_count("num", num, LEAST_NUM)
     x, log_q = flow.sample_and_log_prob(key, num, cond)
-    given = () if cond is None else (jax.numpy.asarray(cond),)
-    log_p = np.asarray(jax.jit(jax.vmap(lambda x: target(x, *given)))(x), np.float64)
+    args = () if cond is None else (jnp.asarray(cond),)
+    log_p = np.asarray(jax.jit(jax.vmap(lambda x: target(x, *args)))(x), np.float64)
     undefined = np.isnan(log_p) | np.isposinf(log_p)
     raw = np.where(undefined, -np.inf, log_p - np.asarray(log_q, np.float64))
     if not np.isfinite(raw).any():
         raise ValueError(
-            f"target is finite at none of {num} samples: check it, or train the flow on it first"
+            f"target is finite at none of {num} samples: check target, or train the flow first"
         )
     log_z, log_z_se, effective = log_mean(raw)
     smoothed, k = pareto_smoothed(raw)
@@ -95,9 +125,9 @@ def importance_sample(
 
 
 def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """`log mean(w)`, its standard error, and the effective number `(sum w)^2 / sum w^2`.
+    """`log mean(w)`, its standard error, and the effective sample size `(sum w)^2 / sum w^2`.
 
-    At least one weight must not be 0.
+    At least one weight must be positive.
     """
     top = log_weights.max()
     w = np.exp(log_weights - top)
@@ -106,9 +136,11 @@ def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
-    """Log-weights with a smoothed tail, normalised, and the shape of the tail.
+    """Smooth the tail of the weights, the largest `min(n / 5, 3 sqrt(n))` of them.
 
-    The tail is the largest `min(n / 5, 3 sqrt(n))` weights.
+    Returns:
+        Normalised log-weights, (n,), and the tail's shape k: -inf if all weights are equal, inf
+        if fewer than 5 weights of the tail exceed the others.
     """
     n = len(log_weights)
     out = log_weights - log_weights.max()
@@ -118,7 +150,6 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndar
     cut = max(out[order[-size - 1]], np.log(np.finfo(float).tiny))
     excess = np.exp(out[tail]) - np.exp(cut)
     if excess[-1] <= 0 or not (excess > 0).sum() > 4:
-        # All weights are equal, or there is no tail to speak of.
         return out - np.log(np.exp(out).sum()), -np.inf if np.ptp(out) == 0 else np.inf
     k, sigma = generalised_pareto(excess)
     p = (np.arange(size) + 0.5) / size
@@ -128,11 +159,11 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndar
 
 
 def generalised_pareto(excess: Float[np.ndarray, " m"]) -> tuple[float, float]:
-    """Shape and scale of a generalised Pareto distribution for sorted positive numbers.
+    """Fit the shape k and scale of a generalised Pareto distribution to sorted positive numbers.
 
     The quasi-Bayesian estimate of Zhang and Stephens 2009, "A new and efficient estimation
     method for the generalized Pareto distribution", Technometrics 51, with the weakly
-    informative prior of Vehtari et al. on the shape.
+    informative prior on k of Vehtari et al. 2024.
     """
     m = len(excess)
     count = 30 + int(np.sqrt(m))

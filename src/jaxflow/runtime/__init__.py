@@ -1,1 +1,1 @@
-"""Where and how arrays are computed: checks, precision, chunks of rows, devices, processes."""
+"""What all packages share: argument checks, precision, chunks of rows, devices and processes."""

@@ -1,7 +1,9 @@
-"""Arguments as rows: shapes, conditions and dtypes, checked before anything is computed."""
+"""Arguments of flows as rows: checks of shapes, conditions and dtypes before any computation."""
 
 import math
-from typing import Any
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -15,47 +17,68 @@ from jaxflow.runtime.precision import accumulation_dtype, widest_dtype
 
 
 def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
-    """`x` as a batch `(rows, *event)`, and the batch shape it came in.
+    """Flatten the batch axes of `x`.
+
+    Args:
+        x: samples, (*batch, *event); integers become floats.
+        event_shape: shape of one sample.
+        name: name of `x` in errors.
+
+    Returns:
+        The rows, (rows, *event), and the batch shape.
 
     Raises:
-        ValueError: `x` does not end in the event's shape.
-        TypeError: `x` is a random key or not numeric.
+        ValueError: `x` does not end in `event_shape`.
+        TypeError: `x` is a random key or does not hold real numbers.
     """
-    _refuse_key(x, name, _shape(event_shape))
+    _refuse_key(x, name, _batch_of(event_shape))
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name} has dtype {x.dtype}; real numbers belong here")
+        raise TypeError(f"{name} has dtype {x.dtype}; it must hold real numbers")
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = x.astype(float)
-    split = x.ndim - len(event_shape)
-    if split < 0 or x.shape[split:] != event_shape:
+    batch_ndim = x.ndim - len(event_shape)
+    if batch_ndim < 0 or x.shape[batch_ndim:] != event_shape:
         hint = f": write {name}[:, None]" if x.ndim == 1 and event_shape == (1,) else ""
         if len(event_shape) == 1 and x.ndim >= 2:
             hint = f": expected {event_shape[0]} columns, got {x.shape[-1]}"
         raise ValueError(
-            f"{name} has shape {x.shape}; this flow needs {_shape(event_shape)}{hint}"
+            f"{name} has shape {x.shape}; this flow needs {_batch_of(event_shape)}{hint}"
         )
-    batch = x.shape[:split]
+    batch = x.shape[:batch_ndim]
     return x.reshape(math.prod(batch), *event_shape), batch
 
 
-def batch_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
-    """The shape of a batch of samples, given so or as their number.
+def batch_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
+    """Shape of a batch of samples, from its shape or the number of samples.
 
     Raises:
-        ValueError: a negative size.
+        ValueError: a size is negative.
+        TypeError: a size is not an integer.
     """
-    batch = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes: Any = shape
+    try:
+        batch = tuple(map(operator.index, sizes if np.ndim(sizes) else (sizes,)))
+    except TypeError:
+        raise TypeError(f"shape={shape!r} must be an integer or a tuple of integers") from None
     if any(size < 0 for size in batch):
         raise ValueError(f"shape={shape} must not be negative")
     return batch
 
 
 def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
-    """Conditions as `(rows, *condition)`: one a row, or one vector for all rows.
+    """Conditions of the rows of a batch, in floating point.
+
+    Args:
+        cond: conditions, (*batch, *condition), or one vector or number for all rows; or None.
+        batch: shape of the batch.
+
+    Returns:
+        One condition a row, (rows, *condition), or None.
 
     Raises:
-        ValueError: the leading shape is not the batch's, or a condition is NaN in part.
+        ValueError: `cond` does not fit `batch`, or a row is neither finite nor NaN throughout.
+        TypeError: `cond` is a random key.
     """
     if cond is None:
         return None
@@ -66,10 +89,10 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     rows = math.prod(batch)
     if cond.shape[: len(batch)] == batch and (cond.ndim > len(batch) or not batch):
         cond = cond.reshape(rows, *cond.shape[len(batch) :])
-        _refuse_gaps(cond)
+        _check_cond_values(cond)
         return cond
     if cond.ndim <= 1:
-        _refuse_gaps(cond[None])
+        _check_cond_values(cond[None])
         return jnp.broadcast_to(cond, (rows, *cond.shape))
     raise ValueError(
         f"cond has shape {cond.shape} for a batch of shape {batch}: give {(*batch, 'c')}, or one "
@@ -78,18 +101,18 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
 
 
 def check_finite(rows: Array, name: str) -> None:
-    """Refuse NaN and infinity by their row numbers, where the values are known.
+    """Raise if `rows` has NaN or infinity; no check under jit.
 
     Raises:
-        ValueError: see `jaxflow.data.check_rows`.
+        ValueError: as `jaxflow.data.check_rows`.
     """
     if not isinstance(rows, Tracer):
-        # NumPy counts bfloat16 among no numbers.
+        # At least float32: NumPy does not count bfloat16 as floating point.
         check_rows(np.asarray(rows.astype(accumulation_dtype(rows.dtype))), name)
 
 
 def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
-    """The trees with every floating-point array in the widest of their dtypes."""
+    """Cast every floating-point array of the trees to the widest of their dtypes."""
     dtype = widest_dtype(trees)
 
     def cast(leaf: Any) -> Any:
@@ -100,11 +123,11 @@ def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
 
 def _refuse_key(x: Any, name: str, shape: str) -> None:
     if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"{name} is a random key; an array of shape {shape} belongs here")
+        raise TypeError(f"{name} is a random key; it must be an array of shape {shape}")
 
 
-def _refuse_gaps(cond: Array) -> None:
-    """Refuse conditions with a number that is not finite, unless all of a row's are NaN."""
+def _check_cond_values(cond: Array) -> None:
+    """Raise unless each row is finite, or NaN throughout (the empty condition)."""
     if isinstance(cond, Tracer) or not cond.size:
         return
     flat = cond.reshape(len(cond), -1)
@@ -113,9 +136,10 @@ def _refuse_gaps(cond: Array) -> None:
         row = int(np.argmax(bad))
         raise ValueError(
             f"cond is not finite in {bad.sum()} of {len(bad)} rows, first row {row}: {cond[row]}; "
-            "give numbers (a row of NaN alone is no condition, for models that know it)"
+            "give finite numbers, or NaN in all entries of a row for the empty condition of a "
+            "model that accepts one"
         )
 
 
-def _shape(event_shape: tuple[int, ...]) -> str:
+def _batch_of(event_shape: tuple[int, ...]) -> str:
     return f"(*batch, {', '.join(map(str, event_shape))})" if event_shape else "(*batch,)"

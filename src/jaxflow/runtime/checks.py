@@ -1,36 +1,50 @@
-"""What a table must satisfy before a density is fitted to it, and its split into two parts."""
+"""Checks of counts and of tables before a fit, and the split into training and validation."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-# An error message lists at most this many rows or columns.
+# Most rows or columns that an error message lists.
 _MAX_LISTED = 10
-# What rounding to float32 may move values by, as a part of their spread.
+# A column is coarse if rounding to float32 moves values by more than this share of their spread.
 _COARSE = 1e-3
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no whole number, or a smaller one than `least`.
+    """Raise unless `value` is an integer >= `least`; NumPy integers count, bools do not.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    # Not operator.index: it accepts arrays, which no static field can hold.
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer >= {least}")
 
 
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
     """Mask of the rows without NaN or infinity: `all(isfinite(x[i]))`.
+
+    ```python
+    import numpy as np
+    from jaxflow.data import finite_rows
+
+    x = np.array([[1.0, 2.0], [np.nan, 3.0]])
+    print(finite_rows(x))  # [ True False]
+    x = x[finite_rows(x)]
+    ```
 
     Args:
         x: rows of any event shape, (n, *event).
 
     Returns:
         Booleans, (n,).
+
+    Raises:
+        ValueError: `x` does not hold rows of real numbers.
     """
     return np.asarray(np.isfinite(_flat(x, "x")).all(axis=1))
 
@@ -38,44 +52,59 @@ def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
 def check_rows(
     x: ArrayLike, name: str = "x", columns: Sequence[str] | None = None, *, first: int = 0
 ) -> None:
-    """Check that every number is finite.
+    """Raise if `x` has NaN or infinity.
+
+    ```python
+    import numpy as np
+    from jaxflow.data import check_rows
+
+    check_rows(np.ones((3, 2)), columns=["a", "b"])
+    ```
 
     Args:
         x: rows of any event shape, (n, *event); columns count along the flattened event.
-        name: what an error calls `x`.
-        columns: names of the columns, for the error.
-        first: number of the first row, for the error.
+        name: name of `x` in the error.
+        columns: names of the columns for the error; numbers by default.
+        first: number of the first row in the error, if `x` is a part of a table.
 
     Raises:
-        ValueError: there is a NaN or an infinity; says in how many rows, which rows (counted
-            from 0) and columns, and how to drop them.
+        ValueError: a value is NaN or infinite; the message lists rows (counted from 0) and
+            columns, and says how to drop the rows. Or `x` does not hold rows of real numbers.
     """
     flat = _flat(x, name)
     finite = np.isfinite(flat)
     rows = np.flatnonzero(~finite.all(axis=1))
     if rows.size == 0:
         return
-    where = [_label(j, columns) for j in np.flatnonzero(~finite.all(axis=0)).tolist()]
+    bad_columns = [_column(j, columns) for j in np.flatnonzero(~finite.all(axis=0)).tolist()]
     raise ValueError(
         f"{name} has NaN or infinity in {rows.size} of {len(flat)} rows: "
-        f"rows {_listed([str(i) for i in first + rows])} (from 0), columns {_listed(where)}. "
+        f"rows {_join([str(i) for i in first + rows])} (from 0), columns {_join(bad_columns)}. "
         f"Drop them with {name}[finite_rows({name})], or --drop-nan on the command line"
     )
 
 
 def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
-    """Check that every column varies by more than the rounding of its values.
+    """Raise if a column is constant, to the rounding of its values.
 
-    A column is constant where max == min, or where its standard deviation is at most
-    `2 eps max|x|`, eps being the spacing of floats at 1 in the precision of `x`.
+    A column is constant if max == min, or if its standard deviation is at most
+    `2 eps max|x|`, with eps the spacing of floats at 1 in the precision of `x`.
+
+    ```python
+    import numpy as np
+    from jaxflow.data import check_columns
+
+    check_columns(np.random.default_rng(0).normal(size=(100, 2)), columns=["a", "b"])
+    ```
 
     Args:
         x: rows of any event shape, (n, *event).
-        columns: names of the columns, for the error.
+        columns: names of the columns for the error; numbers by default.
 
     Raises:
-        ValueError: a number is not finite (as `check_rows`), or a column is constant, so that
-            the data have no density; names each such column and its value.
+        ValueError: a column is constant, so the data have no density (the message names each
+            constant column and its value); a value is not finite (as `check_rows`); or `x` has
+            no rows.
     """
     flat = _flat(x, "x")
     if len(flat) == 0:
@@ -83,29 +112,44 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
     check_rows(flat, columns=columns)
     eps = np.finfo(flat.dtype).eps
     # Moments in units of the largest value: no overflow, and no square that underflows.
-    size = np.abs(flat).max(axis=0).astype(np.float64)
-    shifted = flat.astype(np.float64) / np.where(size > 0, size, 1.0)
-    std = (shifted - shifted[:1]).std(axis=0)
-    constant = (flat.max(axis=0) == flat.min(axis=0)) | (std <= 2 * eps)
-    if not constant.any():
+    largest = np.abs(flat).max(axis=0).astype(np.float64)
+    scaled = flat.astype(np.float64) / np.where(largest > 0, largest, 1.0)
+    std = (scaled - scaled[:1]).std(axis=0)
+    constant = np.flatnonzero((flat.max(axis=0) == flat.min(axis=0)) | (std <= 2 * eps))
+    if constant.size == 0:
         return
-    found = [f"{_label(j, columns)} = {flat[0, j]}" for j in np.flatnonzero(constant).tolist()]
-    is_one = len(found) == 1
+    values = [f"{_column(j, columns)} = {flat[0, j]}" for j in constant.tolist()]
+    is_one = len(values) == 1
     raise ValueError(
-        f"x is constant (to rounding) in {len(found)} column{'' if is_one else 's'}: "
-        f"{_listed(found)}. Remove {'it' if is_one else 'them'}: "
+        f"x is constant (to rounding) in {len(values)} column{'' if is_one else 's'}: "
+        f"{_join(values)}. Remove {'it' if is_one else 'them'}: "
         "a constant column has no density"
     )
 
 
 def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
-    """The columns whose values float32 moves by more than a thousandth of their spread.
+    """Mask of the columns that lose precision in float32.
 
-    A constant column loses nothing.
+    A column does if rounding to float32 moves its largest value by more than a thousandth of the
+    column's standard deviation. A constant column has nothing to lose.
+
+    ```python
+    import numpy as np
+    from jaxflow.data import coarse_columns
+
+    seconds = 1.7e9 + np.arange(10.0)  # Unix time: float32 resolves about 100 s
+    print(coarse_columns(np.stack([seconds, seconds - seconds[0]], axis=1)))  # [ True False]
+    ```
+
+    Args:
+        x: rows, (n, d), in float64.
+
+    Returns:
+        Booleans, (d,).
     """
-    spread, size = x.std(axis=0), np.abs(x).max(axis=0)
-    lost = np.finfo(np.float32).eps * size > _COARSE * spread
-    return np.asarray(lost & (spread > 0))
+    spread, largest = x.std(axis=0), np.abs(x).max(axis=0)
+    coarse = np.finfo(np.float32).eps * largest > _COARSE * spread
+    return np.asarray(coarse & (spread > 0))
 
 
 def split(
@@ -113,16 +157,23 @@ def split(
 ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " v"]]:
     """Split n rows at random: `round(fraction n)` for validation, the others for training.
 
+    ```python
+    from jaxflow.data import split
+
+    train, validation = split(100, 0.1, seed=0)
+    print(len(train), len(validation))  # 90 10
+    ```
+
     Args:
-        n: number of rows.
-        fraction: the part kept for validation, between 0 and 1.
-        seed: of NumPy's default generator; the same seed gives the same split.
+        n: number of rows, at least 2.
+        fraction: share of the validation rows, between 0 and 1.
+        seed: seed of NumPy's default generator; the same seed gives the same split.
 
     Returns:
-        Row numbers `(train_idx, validation_idx)`, disjoint, in random order.
+        Row numbers `(train, validation)`, disjoint, in random order.
 
     Raises:
-        ValueError: `fraction` is not between 0 and 1, or leaves either part without a row.
+        ValueError: `n` is below 2, or `fraction` is out of range or leaves a part without rows.
     """
     if n < 2:
         raise ValueError(f"n={n}: a split needs at least 2 rows")
@@ -145,18 +196,18 @@ def _flat(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; "
-            "rows of real numbers are needed, (n, *event)"
+            "it must hold rows of real numbers, (n, *event)"
         )
     if array.dtype.kind != "f":
         array = array.astype(np.float64)
-    width = int(np.prod(array.shape[1:]))  # stated, since -1 is ambiguous without rows
+    width = int(np.prod(array.shape[1:]))  # not -1, which is ambiguous without rows
     return array.reshape(array.shape[0], width)
 
 
-def _label(column: int, columns: Sequence[str] | None) -> str:
-    return str(column) if columns is None else f"{columns[column]!r}"
+def _column(number: int, columns: Sequence[str] | None) -> str:
+    return str(number) if columns is None else f"{columns[number]!r}"
 
 
-def _listed(items: list[str]) -> str:
+def _join(items: list[str]) -> str:
     more = len(items) - _MAX_LISTED
     return ", ".join(items[:_MAX_LISTED]) + (f", ... ({more} more)" if more > 0 else "")

@@ -1,8 +1,8 @@
-"""Evaluation on many devices, to the same bits as on one.
+"""Evaluation on many devices, with the same bits as on one.
 
-A program that the compiler splits among devices is optimised in another way than that of one
-device, and its last bits differ. So here each device runs the program of one device, on chunks of
-rows that it takes in turn; nothing is exchanged but the answers.
+XLA optimises a program that is sharded over devices differently from the program of one device,
+so the last bits differ. Here each device runs the program of one device instead, on chunks of
+rows in turn; only the results are exchanged.
 """
 
 from collections.abc import Iterator
@@ -17,29 +17,36 @@ from jax.sharding import Mesh
 
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 
-# jax gives its class of devices no public name.
+# jax has no public name for the class of its devices.
 Device = Any
 _devices: ContextVar[tuple[Device, ...]] = ContextVar("devices", default=())
 
 
 @contextmanager
 def use_devices(devices: int | Mesh | None = None) -> Iterator[None]:
-    """Score and sample many rows on many devices, while the context lasts.
+    """Evaluate flows on many devices, inside this context.
+
+    `log_prob`, `sample` and the other methods of a flow deal chunks of rows out to the devices.
+    Every row has the same bits as on one device. The program is compiled once for each device.
+    With several processes, all of them make the same calls, each computes its share, and all
+    receive every result. Code under `jit` stays on one device.
 
     ```python
-    with jaxflow.use_devices(8):
+    import jax
+    import jaxflow
+
+    key = jax.random.key(0)
+    flow = jaxflow.CouplingFlow(2, width=8, key=key)
+    with jaxflow.use_devices():  # all devices
+        x = flow.sample(key, 100)
         log_p = flow.log_prob(x)
-        samples = flow.sample(key, 1_000_000)
     ```
-    A row's answer has the same bits as on one device. With several processes all of them make
-    the same calls, each computes its share, and all have the answers. The program is compiled
-    once for each device. Under `jit` nothing changes.
 
     Args:
-        devices: how many, of all processes together, or a mesh; None for all there are.
+        devices: number of devices, of all processes together, or a mesh; None for all devices.
 
     Raises:
-        ValueError: more devices than there are, or none of one of the processes.
+        ValueError: `devices` exceeds the number of devices, or leaves a process without one.
     """
     mesh = rows_mesh(devices)
     if mesh.size > 1:
@@ -52,31 +59,35 @@ def use_devices(devices: int | Mesh | None = None) -> Iterator[None]:
 
 
 def active_devices() -> list[Device]:
-    """The devices among which chunks of rows are dealt out; none where it is one."""
+    """The devices that share the chunks of rows; empty unless there are at least two."""
     devices = _devices.get()
     return list(devices) if len(devices) > 1 else []
 
 
 def is_local(device: Device) -> bool:
-    """Whether it is a device of this process."""
+    """Whether the device belongs to this process."""
     return device.process_index == jax.process_index()
 
 
 def running_on(device: Device | None) -> AbstractContextManager[Any]:
-    """The context in which arrays that were put nowhere are computed with on this device."""
+    """Context in which uncommitted arrays run on `device`; None leaves jax's default."""
     return nullcontext() if device is None else jax.default_device(device)
 
 
-def gather_rows(mine: Any, owners: np.ndarray) -> Any:
-    """Rows that each process knows in part, known to all.
+def gather_rows(local: Any, owners: np.ndarray) -> Any:
+    """Merge rows that several processes have computed.
 
     Args:
-        mine: arrays with rows along the leading axis, anything in the rows of other processes.
-        owners: the process of each row.
+        local: tree of arrays with all rows along the leading axis; rows that other processes own
+            may hold anything.
+        owners: process index of the owner of each row.
+
+    Returns:
+        The tree with each row from its owner, the same in all processes.
     """
     if np.all(owners == jax.process_index()):
-        return jax.tree.map(jnp.asarray, mine)
+        return jax.tree.map(jnp.asarray, local)
     from jax.experimental.multihost_utils import process_allgather
 
-    every = process_allgather(mine)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf[owners, np.arange(len(owners))]), every)
+    gathered = process_allgather(local)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[owners, np.arange(len(owners))]), gathered)

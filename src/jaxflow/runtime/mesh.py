@@ -1,8 +1,8 @@
-"""Rows over many devices: what is split among them, and what each of them has whole.
+"""Rows sharded over the devices of a mesh.
 
-The mesh is jax's own, ambient one, of `jax.set_mesh`. Programs stay those of one device; the
-compiler splits the rows and sums what they share. Only where rows are solved in lanes does each
-device run a loop of its own, which waits for no other.
+The mesh is jax's ambient one (`jax.set_mesh`). Programs are written for one device; the compiler
+shards the rows and inserts the reductions. The exception is `shard_map_rows`, for loops over rows
+such as solves: each device runs a loop of its own rows and waits for no other device.
 """
 
 from collections.abc import Callable
@@ -18,40 +18,49 @@ from jax.sharding import PartitionSpec as Spec
 from jaxflow.runtime.checks import check_count
 
 ROWS = "rows"
-# Arrays of fewer entries are not worth splitting: each device has them whole.
+# Arrays with fewer entries are replicated: sharding them does not pay.
 LEAST_SPLIT = 1024
 
 
 def rows_mesh(devices: int | Mesh | None = None) -> Mesh:
-    """A mesh over whose devices rows are split.
+    """Make a mesh that shards rows over devices, for `jaxflow.fit(..., mesh=...)`.
+
+    To evaluate a flow on many devices, see `jaxflow.use_devices`.
 
     ```python
-    flow, history = jaxflow.fit(flow, x, key=key, mesh=jaxflow.rows_mesh(8))
+    import jaxflow
+
+    mesh = jaxflow.rows_mesh()  # all devices
+    print(mesh.size)
     ```
-    To evaluate on many devices, see `jaxflow.use_devices`.
 
     Args:
-        devices: how many, of all processes together; None for all there are. A mesh of your own
-            is taken as it is, rows along all of its axes.
+        devices: number of devices, of all processes together; None for all devices. An existing
+            mesh keeps its devices and axes, and shards rows along all of them.
+
+    Returns:
+        A mesh with one axis, "rows"; or one like the mesh `devices`, with automatic axes.
 
     Raises:
-        ValueError: more devices than there are.
+        ValueError: `devices` is not a positive integer, or exceeds the number of devices.
     """
     if isinstance(devices, Mesh):
         return Mesh(devices.devices, devices.axis_names, axis_types=_auto(devices.axis_names))
-    found = jax.devices()
-    count = len(found) if devices is None else devices
+    available = jax.devices()
+    count = len(available) if devices is None else devices
     check_count("devices", count)
-    if count > len(found):
+    if count > len(available):
         hint = (
             f"; to try on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={count} "
             "before the program starts"
-            if found[0].platform == "cpu"
+            if available[0].platform == "cpu"
             else ""
         )
-        kind = f"{len(found)} ({found[0].device_kind})"
-        raise ValueError(f"devices={count} is more than there are, {kind}{hint}")
-    return Mesh(np.asarray(found[:count]), (ROWS,), axis_types=_auto((ROWS,)))
+        raise ValueError(
+            f"devices={count} exceeds the {len(available)} available "
+            f"({available[0].device_kind}){hint}"
+        )
+    return Mesh(np.asarray(available[:count]), (ROWS,), axis_types=_auto((ROWS,)))
 
 
 def _auto(names: tuple[Any, ...]) -> tuple[AxisType, ...]:
@@ -59,43 +68,44 @@ def _auto(names: tuple[Any, ...]) -> tuple[AxisType, ...]:
 
 
 def check_covers_processes(mesh: Mesh) -> None:
-    """Refuse a mesh that leaves a process of the job without a device.
+    """Raise if a process of the job has no device in the mesh.
 
     Raises:
-        ValueError: it does.
+        ValueError: says how many devices to take.
     """
-    taking = {device.process_index for device in mesh.devices.flat}
-    if len(taking) < jax.process_count():
+    covered = {device.process_index for device in mesh.devices.flat}
+    if len(covered) < jax.process_count():
         raise ValueError(
-            f"a mesh of {mesh.size} devices leaves some of {jax.process_count()} processes "
-            f"without any: take all {jax.device_count()}"
+            f"the mesh of {mesh.size} devices has none of {jax.process_count() - len(covered)} of "
+            f"the {jax.process_count()} processes: take all {jax.device_count()} devices"
         )
 
 
 def num_mesh_devices() -> int:
-    """Over how many devices rows are split here."""
+    """Number of devices over which the ambient mesh shards rows; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    # Inside a loop of one device, and in programs that say themselves where arrays are: one.
+    # Explicit and manual axes belong to programs that place their arrays themselves, such as the
+    # body of `shard_map_rows`.
     if mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return 1
     return mesh.size
 
 
 def shard_rows(tree: Any) -> Any:
-    """The arrays with their leading axis split among the devices, evenly or not."""
-    return _placed(tree, lambda leaf: _along(0) if leaf.ndim else Spec())
+    """Shard the leading axis of each array over the devices; any number of rows works."""
+    return _constrain(tree, lambda leaf: _spec_along(0) if leaf.ndim else Spec())
 
 
 def replicate(tree: Any) -> Any:
-    """The arrays whole on every device."""
-    return _placed(tree, lambda leaf: Spec())
+    """Copy each array in full to every device."""
+    return _constrain(tree, lambda leaf: Spec())
 
 
 def shard_largest_axis(tree: Any) -> Any:
-    """The arrays split along their longest axis that allows it, as fully sharded weights are.
+    """Shard each array along its longest axis that the number of devices divides.
 
-    So that no device holds a model and its optimizer whole (Rajbhandari et al. 2020, "ZeRO",
-    arXiv 1910.02054, stage 3).
+    So no device holds all weights and optimizer state (Rajbhandari et al. 2020, "ZeRO",
+    arXiv 1910.02054, stage 3). Small arrays, and arrays without such an axis, are replicated.
     """
 
     def spec(leaf: Any) -> Spec:
@@ -103,81 +113,84 @@ def shard_largest_axis(tree: Any) -> Any:
         axes = [i for i, size in enumerate(leaf.shape) if size % count == 0]
         if leaf.size < LEAST_SPLIT or not axes:
             return Spec()
-        return _along(max(axes, key=lambda i: leaf.shape[i]))
+        return _spec_along(max(axes, key=lambda i: leaf.shape[i]))
 
-    return _placed(tree, spec)
+    return _constrain(tree, spec)
 
 
-def _along(axis: int) -> Spec:
+def _spec_along(axis: int) -> Spec:
     return Spec(*[None] * axis, tuple(jax.sharding.get_abstract_mesh().axis_names))
 
 
-def _placed(tree: Any, spec: Callable[[Any], Spec]) -> Any:
+def _constrain(tree: Any, spec: Callable[[Any], Spec]) -> Any:
     if num_mesh_devices() == 1:
         return tree
 
-    def place(leaf: Any) -> Any:
+    def constrain(leaf: Any) -> Any:
         return jax.lax.with_sharding_constraint(leaf, spec(leaf)) if eqx.is_array(leaf) else leaf
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(constrain, tree)
 
 
 def put_on_mesh(tree: Any, mesh: Mesh) -> Any:
-    """Arrays of this process, the same in all of them, whole on every device of the mesh."""
-    whole = NamedSharding(mesh, Spec())
+    """Replicate arrays, equal in all processes, on every device of the mesh."""
+    replicated = NamedSharding(mesh, Spec())
 
     def put(leaf: Any) -> Any:
-        return jax.device_put(leaf, whole) if eqx.is_array(leaf) else leaf
+        return jax.device_put(leaf, replicated) if eqx.is_array(leaf) else leaf
 
     return jax.tree.map(put, tree)
 
 
 def to_host(tree: Any, mesh: Mesh) -> Any:
-    """Arrays of a mesh, whole, as ordinary ones of this process's first device."""
+    """Gather the arrays of a mesh in full, as ordinary arrays of this process."""
     with jax.set_mesh(mesh):
-        tree = _whole(tree)
+        tree = _replicate(tree)
 
-    def home(leaf: Any) -> Any:
-        # By way of the host: an array that was put on a device can join no other one.
+    def fetch(leaf: Any) -> Any:
+        # By way of NumPy: an array committed to a device mixes with no array of another device.
         return jnp.asarray(np.asarray(leaf.addressable_data(0))) if eqx.is_array(leaf) else leaf
 
-    return jax.tree.map(home, tree)
+    return jax.tree.map(fetch, tree)
 
 
-@eqx.filter_jit
-def _whole(tree: Any) -> Any:
-    return replicate(tree)
+_replicate = eqx.filter_jit(replicate)
 
 
 def shard_map_rows(
     f: Callable[[Any, Any], Any], rows: Any, shared: Any, *, gather: bool = True
 ) -> Any:
-    """`f(rows, shared)`, in which each device has its part of the rows and all that is shared.
+    """Compute `f(rows, shared)` with the rows sharded over the devices of the ambient mesh.
 
-    Devices do not wait for each other, and what `f` makes of a row must not depend on the others.
+    Each device runs `f` on its part of the rows and waits for no other device.
 
     Args:
-        f: gives arrays with rows along the leading axis.
-        rows: arrays, likewise; the last row fills up the last device's part.
-        shared: a tree in which arrays are on every device.
-        gather: whether every device has all rows before and after. What comes first and what
-            follows are then the program of one device, to the bit; else less is sent.
+        f: returns arrays with rows along the leading axis; a row's result must not depend on
+            other rows.
+        rows: tree of arrays with rows along the leading axis; the last row is repeated to fill
+            the last device's part.
+        shared: tree whose arrays every device has in full.
+        gather: whether to replicate the rows before and after `f`. The surrounding program then
+            has the bits of one device; False sends less between devices.
+
+    Returns:
+        The arrays of `f`, one entry a row.
     """
-    count = num_mesh_devices()
-    if count == 1:
+    num_devices = num_mesh_devices()
+    if num_devices == 1:
         return f(rows, shared)
-    num = len(jax.tree.leaves(rows)[0])
-    filled = -(-num // count) * count
-    if filled != num:
-        at = jnp.minimum(jnp.arange(filled), num - 1)
-        rows = jax.tree.map(lambda leaf: leaf[at], rows)
+    count = len(jax.tree.leaves(rows)[0])
+    padded = -(-count // num_devices) * num_devices
+    if padded != count:
+        indices = jnp.minimum(jnp.arange(padded), count - 1)
+        rows = jax.tree.map(lambda leaf: leaf[indices], rows)
     arrays, static = eqx.partition(shared, eqx.is_array)
 
     def part(rows: Any, arrays: Any) -> Any:
         return f(rows, eqx.combine(arrays, static))
 
-    split, place = _along(0), replicate if gather else shard_rows
-    out = jax.shard_map(part, in_specs=(split, Spec()), out_specs=split, check_vma=False)(
+    spec, place = _spec_along(0), replicate if gather else shard_rows
+    out = jax.shard_map(part, in_specs=(spec, Spec()), out_specs=spec, check_vma=False)(
         place(rows), arrays
     )
-    return jax.tree.map(lambda leaf: leaf[:num], place(out))
+    return jax.tree.map(lambda leaf: leaf[:count], place(out))

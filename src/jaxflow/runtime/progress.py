@@ -1,4 +1,4 @@
-"""What a person sees while a long task runs: a bar on a terminal, only what matters elsewhere."""
+"""Progress of long tasks: a bar on a terminal, log messages elsewhere."""
 
 import logging
 import sys
@@ -9,12 +9,13 @@ logger = logging.getLogger("jaxflow")
 
 
 class Progress:
-    """A progress bar on standard error; without one, messages go to the `jaxflow` logger.
+    """A progress bar on standard error, as a context.
 
     Args:
-        total: steps of the task.
-        task: its name.
-        show: True or False; None shows it on a terminal only.
+        total: number of steps of the task.
+        task: name of the task.
+        show: whether to show the bar; None shows it on a terminal only. Without a bar, messages
+            go to the `jaxflow` logger.
     """
 
     def __init__(self, total: int, *, task: str = "training", show: bool | None = None) -> None:
@@ -52,23 +53,23 @@ class Progress:
 
     @property
     def visible(self) -> bool:
-        """Whether there is a bar."""
+        """Whether the bar is shown."""
         return self._bar is not None
 
     def update(self, completed: int, numbers: str = "") -> None:
-        """Show how many steps are done, and what to say beside the bar."""
+        """Show the number of completed steps, and `numbers` beside the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, numbers=numbers)
 
     def say(self, message: str) -> None:
-        """Tell the person something: above the bar, or in the log where there is none."""
-        self._tell(message, logging.INFO)
+        """Print a message above the bar, or log it at level INFO without a bar."""
+        self._emit(message, logging.INFO)
 
     def warn(self, message: str) -> None:
-        """Tell the person something that they should not miss."""
-        self._tell(message, logging.WARNING)
+        """Print a warning above the bar, or log it at level WARNING without a bar."""
+        self._emit(message, logging.WARNING)
 
-    def _tell(self, message: str, level: int) -> None:
+    def _emit(self, message: str, level: int) -> None:
         if self._bar is None:
             logger.log(level, message)
         else:
