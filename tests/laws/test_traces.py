@@ -1,11 +1,13 @@
 """Every way to an exact trace gives the trace of the dense Jacobian, for every field."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.laws.fields import FIELDS
 
+from jaxflow.dynamics import Linear
 from jaxflow.trace import (
     exact_trace,
     has_closed_form,
@@ -26,8 +28,12 @@ def name(request):
     return request.param
 
 
+def as_float32(tree):
+    return jax.tree.map(lambda w: w.astype(jnp.float32) if eqx.is_array(w) else w, tree)
+
+
 def all_ways(case):
-    """`f` and the trace by every way, of one compiled function."""
+    """`f` and the trace by every way, as one compiled function of time."""
 
     @jax.jit
     def compute(t, x, cond):
@@ -47,22 +53,30 @@ def all_ways(case):
         }
         for chunk in (2, size):
             ways[f"chunks of {chunk}"] = jacobian_trace(case.field, t, x, cond, chunk=chunk)
-        return value(x), jnp.trace(jacobian), ways
+        single = exact_trace(*map(as_float32, (case.field, t, x, cond)))
+        return value(x), jnp.trace(jacobian), ways, single
 
-    return compute(T, case.x(), case.cond)
+    return lambda t: compute(t, case.x(), case.cond)
 
 
 def check_traces(case):
-    """Hold a field to the trace of its dense Jacobian."""
-    f, trace, ways = all_ways(case)
+    """Hold a field to the trace of its dense Jacobian, to its time and to its precision."""
+    compute = all_ways(case)
+    (f, trace, ways, single), (later, later_trace, *_) = compute(T), compute(T + 1.0)
     assert abs(float(trace)) > 1e-3
+    if not isinstance(case.field, Linear):
+        assert float(jnp.max(jnp.abs(later - f))) > 1e-3
+        assert abs(float(later_trace - trace)) > 1e-3
+    for value, exact in zip(single, (f, trace), strict=True):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, exact, rtol=1e-4, atol=1e-4, err_msg="float32")
     for way, answer in ways.items():
         np.testing.assert_allclose(answer[0], f, rtol=1e-12, atol=1e-13, err_msg=way)
         if len(answer) == 2:
             np.testing.assert_allclose(answer[1], trace, rtol=1e-10, atol=1e-10, err_msg=way)
 
 
-def test_traces_are_those_of_the_dense_jacobian(name):
+def test_fields_and_traces_obey_the_law(name):
     check_traces(FIELDS[name])
 
 
@@ -74,7 +88,13 @@ def test_which_fields_bring_a_closed_form(name):
         assert prepare(field) is field
 
 
-@pytest.mark.parametrize("name", ["mlp, condition", "concatsquash, condition"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mlp, condition", "concatsquash, condition"),
+        *("potential, depth 3", "potential, matrix events"),
+    ],
+)
 def test_gradients_of_the_trace_in_weights_and_time(name):
     case = FIELDS[name]
 
@@ -86,26 +106,3 @@ def test_gradients_of_the_trace_in_weights_and_time(name):
 
     one, other = (jax.jit(jax.grad(f, argnums=(0, 1)))(case.field, T) for f in (closed, brute))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), one, other)
-
-
-@pytest.mark.parametrize(
-    "name", ["mlp, depth 1", "mlp, time in the first", "concatsquash, depth 1"]
-)
-def test_field_and_trace_see_time(name):
-    case = FIELDS[name]
-    (f, trace), (later, later_trace) = (
-        exact_trace(case.field, t, case.x(), case.cond) for t in (T, T + 1.0)
-    )
-    assert float(jnp.max(jnp.abs(later - f))) > 1e-3
-    assert abs(float(later_trace - trace)) > 1e-3
-
-
-@pytest.mark.parametrize("name", ["mlp, tanh", "concatsquash, condition", "linear"])
-def test_float32_stays_float32(name):
-    case = FIELDS[name]
-    cast = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)  # noqa: E731
-    x, cond = cast(case.x()), cast(case.cond)
-    f, trace = exact_trace(cast(case.field), cast(T), x, cond)
-    assert f.dtype == trace.dtype == jnp.float32
-    exact = exact_trace(case.field, T, case.x(), case.cond)[1]
-    assert float(trace) == pytest.approx(float(exact), rel=1e-4)

@@ -71,7 +71,7 @@ def begin_rows(field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, la
 
 def solve_in_lanes(
     field: VectorField, queue: Work, args: Any, ode: ODE, lanes: int, *, num_nodes: int = 0
-) -> tuple[State, Stats, Array | None]:
+) -> tuple[State, Stats, Any]:
     """Adaptive solves of all rows of the queue, `lanes` at once; counts in normalised time.
 
     With `num_nodes` also the start times of each row's first `num_nodes` accepted steps,
