@@ -247,7 +247,7 @@ class TestRefused:
         self.refuse(key, x, r"constant .* 1 = 2.5")
 
     def test_no_rows(self, key):
-        self.refuse(key, np.zeros((0, 2)), r"shape \(0, 2\); rows of shape \(n, 2\)")
+        self.refuse(key, np.zeros((0, 2)), r"shape \(0, 2\); give rows of shape \(n, 2\)")
 
     def test_one_dimensional(self, key):
         self.refuse(key, np.zeros(10), r"shape \(10,\)")

@@ -26,7 +26,8 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.objectives.protocol import Rows, Weights
+from jaxflow.objectives.protocol import Weights
+from jaxflow.runtime.shapes import Rows
 
 Pairs = tuple[Int[Array, " rows"], Weights]
 Vectors = Float[Array, "rows features"]

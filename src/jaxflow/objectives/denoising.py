@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.diffusion import AbstractDenoiser, Schedule, denoiser_of
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives.matching import squared_norms
-from jaxflow.objectives.protocol import Loss, Rows, Weights, check_function
+from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Rows
 
 Weighting = Callable[[Schedule, Float[Array, ""]], Float[Array, ""]]
 

@@ -10,9 +10,10 @@ from jaxflow.density.error import base_density
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow, to_flow_space
 from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
-from jaxflow.objectives.protocol import Loss, Rows, Weights
+from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.ode import Stats
+from jaxflow.runtime.shapes import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

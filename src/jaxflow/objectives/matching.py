@@ -13,10 +13,11 @@ from jaxflow.density.paths import Linear, check_path, check_path_base, interpola
 from jaxflow.dynamics import Field
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
-from jaxflow.objectives.protocol import Loss, Rows, Weights, check_function
+from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.weights import resample, weighted_mean
 from jaxflow.runtime.mesh import replicate, shard_rows
+from jaxflow.runtime.shapes import Rows
 
 # The velocities of some paths are infinite at the ends.
 TIME_MARGIN = 1e-3

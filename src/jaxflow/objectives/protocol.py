@@ -18,9 +18,10 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-Rows = Float[Array, "rows *event"]
+from jaxflow.runtime.shapes import Scalar
+
 Weights = Float[Array, " rows"] | None
-Loss = tuple[Float[Array, ""], dict[str, Array]]
+Loss = tuple[Scalar, dict[str, Array]]
 Objective = Callable[..., Loss]
 
 

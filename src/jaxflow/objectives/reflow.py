@@ -5,15 +5,15 @@ from typing import Any, ClassVar, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
 from jaxflow.objectives.matching import FlowMatching, velocity_loss
-from jaxflow.objectives.protocol import Loss, Rows, Weights
+from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.mesh import shard_rows
+from jaxflow.runtime.shapes import ArrayInput, Rows
 
 # Reflow shares its check of the flow and its distribution of times.
 MATCHING = FlowMatching()
@@ -59,7 +59,7 @@ class Reflow(eqx.Module):
 
     @classmethod
     def of(
-        cls, flow: Any, key: PRNGKeyArray, num: int = 32_768, cond: ArrayLike | None = None
+        cls, flow: Any, key: PRNGKeyArray, num: int = 32_768, cond: ArrayInput | None = None
     ) -> "Reflow":
         """Solve a fitted flow from base samples, by its evaluation solver.
 
@@ -77,13 +77,12 @@ class Reflow(eqx.Module):
             SolveError: a solve failed.
         """
         MATCHING.check(flow)
-        if cond is not None:
-            cond = jnp.asarray(cond)
-            num = len(cond)
-        flow, cond = promote_dtypes(flow, cond)
-        z, x, stats = _pairs(flow, jax.random.split(key, num), cond)
+        conditions = None if cond is None else jnp.asarray(cond)
+        keys = jax.random.split(key, num if conditions is None else len(conditions))
+        flow, conditions = promote_dtypes(flow, conditions)
+        z, x, stats = _pairs(flow, keys, conditions)
         z, x = raise_if_failed((z, x), stats, "Reflow.of")
-        return cls(z, x, cond, flow.transform)
+        return cls(z, x, conditions, flow.transform)
 
     def check_transform(self, transform: Any) -> None:
         """Check that a flow to be trained has the transform of the pairs.

@@ -47,12 +47,7 @@ class Checkpoints:
 
 
 class FileStore:
-    """A checkpoint in one safetensors file, which each save replaces in one step.
-
-    Args:
-        path: the file.
-        data: fingerprint of the training's data.
-    """
+    """A checkpoint in one safetensors file; `data` is the fingerprint of the training's data."""
 
     def __init__(self, path: Path, data: str) -> None:
         self.name, self.data, self.path = str(path), data, path

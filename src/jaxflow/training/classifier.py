@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.diffusion import Schedule, denoiser_of, network_inputs
 from jaxflow.flows.flow import check_arguments
 from jaxflow.objectives.protocol import Loss
-from jaxflow.objectives.protocol import Rows as Samples
 from jaxflow.objectives.times import stratified
+from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import Rows
+from jaxflow.training.prepare import Dataset
 
 CONFIG = TrainConfig(steps=2000, batch_size=512, learning_rate=1e-3, ema=0.99, eval_every=500)
 
@@ -23,8 +23,8 @@ CONFIG = TrainConfig(steps=2000, batch_size=512, learning_rate=1e-3, ema=0.99, e
 def fit_classifier(
     classifier: Any,
     flow: Any,
-    x: Any,
-    labels: Any,
+    x: ArrayInput,
+    labels: ArrayInput,
     *,
     key: PRNGKeyArray,
     config: TrainConfig = CONFIG,
@@ -89,7 +89,7 @@ def fit_classifier(
             f"{logits.shape[0]} classes: labels must lie in [0, {logits.shape[0] - 1}]"
         )
     classes = jax.nn.one_hot(jnp.asarray(labels), logits.shape[0], dtype=rows.dtype)
-    data, loss = Rows(rows, classes), CrossEntropy(schedule)
+    data, loss = Dataset(rows, classes), CrossEntropy(schedule)
     return minimise(classifier, data, loss, key, config, progress, batch_transform=flow.transform)
 
 
@@ -100,7 +100,7 @@ class CrossEntropy:
     schedule: Schedule
 
     def __call__(
-        self, classifier: Any, x: Samples, cond: Float[Array, "rows classes"], key: PRNGKeyArray
+        self, classifier: Any, x: Rows, cond: Float[Array, "rows classes"], key: PRNGKeyArray
     ) -> Loss:
         """Compute the loss of a batch, and the metric `accuracy`; `cond` are one-hot labels."""
         schedule = self.schedule

@@ -20,10 +20,11 @@ from jaxflow.objectives.protocol import Loss
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Exact
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import Rows
+from jaxflow.training.prepare import Dataset
 
 CONFIG = TrainConfig(steps=3000, batch_size=512, learning_rate=3e-3, ema=0.999, eval_every=500)
 # Error of the log-density, in nats, above which the loss is linear in it.
@@ -32,8 +33,8 @@ HUBER = 1.0
 
 def distil(
     flow: CNF,
-    x: Any,
-    cond: Any = None,
+    x: ArrayInput,
+    cond: ArrayInput | None = None,
     *,
     key: PRNGKeyArray,
     num_steps: int = 4,
@@ -92,7 +93,7 @@ def distil(
         cond_dim += math.prod(conditions.shape[1:])
         conditions = jnp.resize(conditions, (num_samples, *conditions.shape[1:]))
     keys = jax.random.split(sample_key, num_samples)
-    data = Rows(_trajectories(flow, keys, num_steps, conditions), conditions)
+    data = Dataset(_trajectories(flow, keys, num_steps, conditions), conditions)
     sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
     net = MLP(math.prod(flow.event_shape) + 1, **sizes, activation="sin", key=net_key)
     fast = FlowMap(net, flow, num_steps)
@@ -106,7 +107,7 @@ def _trajectories(
     flow: CNF, keys: Array, num_steps: int, cond: Array | None
 ) -> Float[Array, "rows times size"]:
     """Samples at all times, flattened, each with its log p less that at the start."""
-    x = _start(flow, keys)
+    x = eqx.filter_jit(sample_rows)(flow.base, keys)
     states = [_flat(x, jnp.zeros(len(x), x.dtype))]
     for k in range(num_steps):
         times = jnp.asarray([k / num_steps, (k + 1) / num_steps], x.dtype)
@@ -114,11 +115,6 @@ def _trajectories(
         x = raise_if_failed(x, stats, "distil")
         states.append(_flat(x, states[-1][:, -1] + change.astype(x.dtype)))
     return jnp.stack(states, axis=1)
-
-
-@eqx.filter_jit
-def _start(flow: CNF, keys: Array) -> Array:
-    return sample_rows(flow.base, keys)
 
 
 @eqx.filter_jit

@@ -8,10 +8,12 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from jaxflow.data.shards import Shards
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
+from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.checkpoints import Checkpoints, fingerprint, open_store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import default_objective
@@ -19,6 +21,7 @@ from jaxflow.training.prepare import in_data_units, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import TrainingError
 from jaxflow.training.trainable import combine_trainable
+from jaxflow.transforms import Proposal, Transform
 
 # The type of the flow, which is also the type of the result.
 F = TypeVar("F")
@@ -26,13 +29,13 @@ F = TypeVar("F")
 
 def fit(
     flow: F,
-    x: Any,
-    cond: Any = None,
+    x: ArrayInput | Shards | None,
+    cond: ArrayInput | None = None,
     *,
     key: PRNGKeyArray,
-    weights: Any = None,
-    validation: Any = 0.1,
-    transform: Any = "auto",
+    weights: ArrayInput | None = None,
+    validation: float | ArrayInput | tuple[Any, ...] = 0.1,
+    transform: Transform | Proposal | str | None = "auto",
     config: TrainConfig = TrainConfig(),
     objective: Objective | None = None,
     progress: bool | None = None,

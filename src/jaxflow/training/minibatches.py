@@ -17,7 +17,7 @@ from jaxtyping import Array
 from jaxflow.data.permutation import shuffled
 from jaxflow.runtime.mesh import put_on_mesh
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import Problem, Rows
+from jaxflow.training.prepare import Dataset, Problem
 from jaxflow.training.stream import Stream
 
 # Rows of several steps, by the range (start, stop) of the minibatch that a device holds.
@@ -47,11 +47,11 @@ def minibatch_indices(
 class MemoryBatches:
     """Minibatches of rows that every device holds."""
 
-    def __init__(self, rows: Rows, seed: tuple[int, ...], mesh: Mesh | None) -> None:
+    def __init__(self, rows: Dataset, seed: tuple[int, ...], mesh: Mesh | None) -> None:
         self.rows = rows if mesh is None else put_on_mesh(rows, mesh)
         self.seed = seed
 
-    def load(self, config: TrainConfig, step: int, count: int) -> tuple[Rows, Array]:
+    def load(self, config: TrainConfig, step: int, count: int) -> tuple[Dataset, Array]:
         """All rows, and the indices of each of `count` minibatches among them."""
         return self.rows, minibatch_indices(len(self.rows.x), config, self.seed, step, count)
 
@@ -69,7 +69,7 @@ class ShardBatches:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self.ahead: dict[tuple[TrainConfig, int], Future[list[Blocks]]] = {}
 
-    def load(self, config: TrainConfig, step: int, count: int) -> tuple[Rows, Array]:
+    def load(self, config: TrainConfig, step: int, count: int) -> tuple[Dataset, Array]:
         """The rows of each minibatch, (eval_every, batch, ...), and the minibatches' indices."""
         future = self.ahead.pop((config, step), None)
         blocks = self._read(config, step) if future is None else future.result()
@@ -80,7 +80,7 @@ class ShardBatches:
         if sample.cond is not None:
             cond = self._array(config, blocks[1], sample.cond)
             cond = cond if scaling is None else jax.vmap(jax.vmap(scaling))(cond)
-        return Rows(x, cond), jnp.arange(config.eval_every)
+        return Dataset(x, cond), jnp.arange(config.eval_every)
 
     def row_numbers(self, config: TrainConfig, step: int) -> np.ndarray:
         """Row numbers of the minibatches from `step` on, (eval_every, batch)."""

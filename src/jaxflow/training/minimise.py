@@ -10,14 +10,14 @@ from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import minibatch_indices
-from jaxflow.training.prepare import Rows, seed_of
+from jaxflow.training.prepare import Dataset, seed_of
 from jaxflow.training.step import Steps, TrainingError, initial_state, num_finite, train_steps
 from jaxflow.training.trainable import combine_trainable, partition_trainable
 
 
 def minimise(
     module: Any,
-    data: Rows,
+    data: Dataset,
     loss: Objective,
     key: PRNGKeyArray,
     config: TrainConfig,
@@ -30,7 +30,7 @@ def minimise(
 
     Args:
         module: what to train.
-        data: rows on the device.
+        data: rows on the device, in the units that `batch_transform` takes.
         loss: `(module, x, cond, key) -> (loss, metrics)`.
         key: for minibatches and the loss.
         config: settings; those of validation are not used.

@@ -8,9 +8,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.flows.flow import Flow, with_transform
 from jaxflow.objectives.protocol import Loss, Weights
-from jaxflow.objectives.protocol import Rows as Samples
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
+from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
 from jaxflow.training.prepare import data_rows
@@ -26,11 +26,11 @@ class _NoisyFlow(eqx.Module):
 
 def fit_noise(
     flow: Any,
-    x: Any,
-    cond: Any = None,
+    x: ArrayInput,
+    cond: ArrayInput | None = None,
     *,
     key: PRNGKeyArray,
-    weights: Any = None,
+    weights: ArrayInput | None = None,
     width: int = 64,
     depth: int = 2,
     config: TrainConfig = CONFIG,
@@ -96,7 +96,7 @@ def fit_noise(
 
 
 def _bound(
-    noisy: _NoisyFlow, x: Samples, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+    noisy: _NoisyFlow, x: Rows, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
 ) -> Loss:
     """Mean of `log q(v | x) - log p(x + step v)`."""
     noise_key, trace_key = jax.random.split(key)

@@ -22,7 +22,7 @@ from jaxflow.training.stream import Stream, split_shards
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
 
-class Rows(eqx.Module):
+class Dataset(eqx.Module):
     """Data on the device.
 
     Attributes:
@@ -55,8 +55,8 @@ class Problem(eqx.Module):
     """
 
     flow: Any
-    train: Rows
-    validation: Rows
+    train: Dataset
+    validation: Dataset
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
     batch_transform: Any = None
@@ -117,7 +117,7 @@ def prepare(
     }
 
 
-def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Rows:
+def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Dataset:
     parts = validation if isinstance(validation, tuple) else (validation,)
     if len(parts) > 3:
         raise ValueError(f"validation has {len(parts)} parts; give (x, cond, weights)")
@@ -129,7 +129,7 @@ def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Rows:
 
 
 def _transforms(
-    flow: Flow, transform: Any, train: Rows, held_out: Rows, key: PRNGKeyArray
+    flow: Flow, transform: Any, train: Dataset, held_out: Dataset, key: PRNGKeyArray
 ) -> dict[str, Any]:
     """The candidate transforms, by name."""
     if isinstance(transform, Proposal) and transform.parts:
@@ -175,8 +175,8 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
 def _problem(
     flow: Any,
     transform: Any,
-    train: Rows,
-    held_out: Rows,
+    train: Dataset,
+    held_out: Dataset,
     scaling: ConditionScaling | None,
     stream: Stream | None,
 ) -> Problem:
@@ -212,11 +212,11 @@ def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Proble
     cond = None if cond is None else jnp.asarray(cond)
     count = 1 if cond is None else len(cond)
     flow, cond = promote_dtypes(flow, cond)
-    rows = Rows(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), cond)
+    rows = Dataset(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), cond)
     return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
 
 
-def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Rows:
+def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Dataset:
     """Check a user's rows and put them on the device.
 
     Raises:
@@ -232,7 +232,7 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
     conditions = as_cond_rows(cond, batch)
     if conditions is not None:
         check_rows(np.asarray(conditions), f"the condition of {name}")
-    return Rows(rows, conditions, _checked_weights(weights, len(rows), name))
+    return Dataset(rows, conditions, _checked_weights(weights, len(rows), name))
 
 
 def _checked_weights(weights: Any, count: int, name: str) -> Array | None:

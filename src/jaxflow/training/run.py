@@ -41,22 +41,13 @@ History = dict[str, list[int | float]]
 Callback = Callable[[Record], bool | None]
 
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
-# Entries that a checkpoint must have besides its arrays.
-SAVED = ("transform", "step", "best_value", "since_best", "history", "config", "ode")
+# Attributes of a run that a checkpoint restores, and its other entries.
+RESTORED = ("step", "best_value", "since_best", "history")
+SAVED = ("transform", *RESTORED, "config", "ode")
 
 
 class Run:
-    """One training of one problem.
-
-    Args:
-        name: name of the transform.
-        problem: what is trained.
-        key: random key.
-        config: settings.
-        objective: what is minimised.
-        mesh: devices among which minibatches are split; None for one.
-        shard_weights: split weights and optimiser state among them too.
-    """
+    """One training of one problem; `name` is that of its transform, the rest as for `fit`."""
 
     def __init__(
         self,
@@ -211,11 +202,8 @@ class Run:
     def save(self, store: Store) -> None:
         """Save everything that is needed to resume bit for bit."""
         extra = {
+            **{name: getattr(self, name) for name in RESTORED},
             "transform": self.name,
-            "step": self.step,
-            "best_value": self.best_value,
-            "since_best": self.since_best,
-            "history": self.history,
             "config": asdict(self.config),
             "ode": _step_settings(self.frozen),
             "devices": 1 if self.mesh is None else self.mesh.size,
@@ -249,8 +237,8 @@ class Run:
             )
         run = cls(extra["transform"], problems[extra["transform"]], *settings)
         run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
-        run.step, run.best_value = extra["step"], extra["best_value"]
-        run.since_best, run.history = extra["since_best"], extra["history"]
+        for name in RESTORED:
+            setattr(run, name, extra[name])
         run._check_patience()
         if extra["ode"]:
             run.frozen = replace(run.frozen, ode=replace(run.frozen.ode, **extra["ode"]))

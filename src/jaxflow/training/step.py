@@ -34,27 +34,16 @@ class TrainState(eqx.Module):
 
 
 class Steps(NamedTuple):
-    """The inputs of `train_steps`.
+    """The inputs of `train_steps`."""
 
-    Attributes:
-        loss_args: `(frozen, data, batch_transform, objective)`, see `batch_loss`.
-        indices: rows of each minibatch, (steps, batch).
-        count: number of steps to take, at most `len(indices)`.
-        start: number of the first of them, from 0 over the entire training.
-        first: step from which the learning rate and the average of the weights count.
-        key: each step folds in its number.
-        config: settings of the optimiser.
-        place: distributes the state over a mesh between steps.
-    """
-
-    loss_args: tuple[Any, Any, Any, Objective]
-    indices: Array
-    count: Array
-    start: Array
-    first: Array
+    loss_args: tuple[Any, Any, Any, Objective]  # the first four arguments of `batch_loss`
+    indices: Array  # rows of each minibatch, (steps, batch)
+    count: Array  # number of steps to take, at most len(indices)
+    start: Array  # number of the first of them, from 0 over the entire training
+    first: Array  # step from which the learning rate and the average of the weights count
     key: PRNGKeyArray
     config: TrainConfig
-    place: Callable[[Any], Any]
+    place: Callable[[Any], Any]  # distributes the state over a mesh between steps
 
 
 def initial_state(params: dict[str, Array], config: TrainConfig) -> TrainState:
@@ -96,17 +85,7 @@ def batch_loss(
     indices: Array,
     step_key: PRNGKeyArray,
 ) -> tuple[Array, dict[str, Array]]:
-    """The objective's loss and metrics on a minibatch.
-
-    Args:
-        frozen: the flow without its trained arrays.
-        data: all rows, or those of several steps.
-        batch_transform: see `Problem.batch_transform`.
-        objective: the objective.
-        params: the trained arrays.
-        indices: which entries of `data` to use.
-        step_key: key of the step.
-    """
+    """The objective's loss and metrics on the minibatch `data[indices]`."""
     batch = shard_rows(jax.tree.map(lambda leaf: leaf[indices], data))
     x = batch.x
     if batch_transform is not None:

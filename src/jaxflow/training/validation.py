@@ -54,10 +54,7 @@ def refine(ode: ODE) -> tuple[ODE, str]:
 def accurate_ode(ode: ODE, value_by: Callable[[ODE | None], float], tolerance: float) -> ODE:
     """Refine a training solver until its value is within `tolerance` of the evaluation solver's.
 
-    Args:
-        ode: the training solver.
-        value_by: validation value by a solver; None is the evaluation solver.
-        tolerance: in nats.
+    `value_by(ode)` is the validation value by a solver, None being the evaluation solver.
     """
     target = value_by(None)
     for _ in range(MAX_REFINEMENTS):
