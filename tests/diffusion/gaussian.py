@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import pytest
 
 from jaxflow.diffusion import (
     AbstractDenoiser,
@@ -26,6 +27,14 @@ SCHEDULES = {
     "straight": Straight(),
     "custom": Custom(lambda s: 1 - s**2, lambda s: s, start=0.02, end=0.99),
 }
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+
+
+def slow_but(*names):
+    """Parametrise by all schedules; those that are not named are slow."""
+    marks = {name: () if name in names else pytest.mark.slow for name in SCHEDULES}
+    params = [pytest.param(SCHEDULES[name], marks=marks[name], id=name) for name in SCHEDULES]
+    return pytest.mark.parametrize("schedule", params)
 
 
 class Known(AbstractDenoiser):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
+from tests.diffusion.gaussian import MEAN, STD, Known, each_schedule, moments, slow_but
 
 from jaxflow.diffusion import (
     Betas,
@@ -19,7 +19,6 @@ from jaxflow.diffusion import (
 )
 from jaxflow.transforms import Standardise
 
-each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 EARLY, LATE = jnp.asarray(0.41), jnp.asarray(0.43)
 
 
@@ -40,7 +39,7 @@ def test_betas_give_ddpms_transition_and_posterior():
     np.testing.assert_allclose(mean, wanted, rtol=1e-9)
 
 
-@each
+@each_schedule
 def test_posterior_is_bayes(schedule):
     # log q(x_u | x_s) + log q(x_s | x_0) as a quadratic in x_s.
     a, b = transition(schedule, EARLY, LATE)
@@ -54,7 +53,7 @@ def test_posterior_is_bayes(schedule):
     np.testing.assert_allclose(a**2 * sigma**2 + b, schedule.sigma(LATE) ** 2, rtol=1e-10)
 
 
-@each
+@each_schedule
 def test_three_ways_to_write_one_loss(schedule):
     x0, noise = jnp.asarray([1.0, -0.2, 0.3]), jnp.asarray([0.5, -0.7, 1.9])
     x = schedule.alpha(LATE) * x0 + schedule.sigma(LATE) * noise
@@ -67,16 +66,7 @@ def test_three_ways_to_write_one_loss(schedule):
         step_loss(schedule, EARLY, LATE, x, noise, noise, "eps")
 
 
-DAILY = ("variance preserving", "variance exploding")
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        pytest.param(schedule, id=name, marks=[pytest.mark.slow] * (name not in DAILY))
-        for name, schedule in SCHEDULES.items()
-    ],
-)
+@slow_but("variance preserving", "variance exploding")
 def test_bound_of_gaussian_data_term_by_term(schedule, key):
     # With the exact denoiser every expectation over x_0 and e is known.
     T = 40 if not isinstance(schedule, Betas) else schedule.num_steps

@@ -161,5 +161,5 @@ def test_no_condition_is_a_condition_of_its_own():
     assert bool(jnp.any(jnp.abs(zero - absent) > 1e-6))
     with pytest.raises(ValueError, match=r"cond has shape \(2,\), but this model was made for"):
         network(S, X, SECOND[:2])
-    with pytest.raises(ValueError, match="make it with cond_dim=6"):
+    with pytest.raises(ValueError, match="make the network with cond_dim=6"):
         OptionalCondition(network.network, 5)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, each_schedule, moments
 
 from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal
 from jaxflow.density.paths import Linear, interpolate
@@ -23,12 +23,11 @@ from jaxflow.diffusion import (
 from jaxflow.dynamics import MLP
 from jaxflow.flows.cnf import CNF
 
-each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 S = jnp.asarray(0.37)
 X = jnp.asarray([0.3, -1.1])
 
 
-@each
+@each_schedule
 def test_every_conversion_is_the_true_combination(schedule):
     data, noise = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2])
     x = schedule.alpha(S) * data + schedule.sigma(S) * noise
@@ -41,7 +40,7 @@ def test_every_conversion_is_the_true_combination(schedule):
         np.testing.assert_allclose(found, values[to], rtol=1e-9, atol=1e-12)
 
 
-@each
+@each_schedule
 def test_gaussian_data_in_closed_form(schedule):
     alpha, sigma, std = moments(schedule, S)
     denoiser = Known(schedule)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
-from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known, moments, slow_but
 
 import jaxflow
 from jaxflow.bases import DiagonalNormal, StandardNormal
@@ -23,13 +23,7 @@ from jaxflow.diffusion import (
 from jaxflow.dynamics import MLP, OptionalCondition
 
 
-def marked(name):
-    """Some schedules are left to the longer checks."""
-    fast = name in ("variance preserving", "variance exploding", "straight")
-    return pytest.param(SCHEDULES[name], marks=() if fast else pytest.mark.slow, id=name)
-
-
-@pytest.mark.parametrize("schedule", [marked(name) for name in SCHEDULES])
+@slow_but("variance preserving", "variance exploding", "straight")
 def test_density_of_gaussian_data_at_every_moment(schedule):
     # The base is N(0, .) and misses the data's mean, alpha_1 MEAN, which the flow hands on: so a
     # base of that mean, which makes everything exact.

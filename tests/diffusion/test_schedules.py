@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
-from tests.diffusion.gaussian import MEAN, SCHEDULES, STD
+from tests.diffusion.gaussian import MEAN, STD, each_schedule
 
 from jaxflow.diffusion import (
     Betas,
@@ -20,10 +20,8 @@ from jaxflow.diffusion import (
 )
 from jaxflow.dynamics import Linear
 
-each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 
-
-@each
+@each_schedule
 def test_rates_carry_the_moments(schedule):
     # d alpha = f alpha and d sigma^2 = 2 f sigma^2 + g^2, against central differences.
     # Away from the ends, and from the kinks of a table of betas.
@@ -42,7 +40,7 @@ def test_rates_carry_the_moments(schedule):
     assert bool(jnp.all(jax.vmap(schedule.diffusion_squared)(s) > 0))
 
 
-@each
+@each_schedule
 def test_finite_at_both_ends_in_either_precision(schedule):
     for dtype in (jnp.float32, jnp.float64):
         for s in (schedule.start, schedule.end):
@@ -52,7 +50,7 @@ def test_finite_at_both_ends_in_either_precision(schedule):
             assert all(v.dtype == dtype and bool(jnp.isfinite(v)) for v in values)
 
 
-@each
+@each_schedule
 def test_time_of_inverts_log_snr(schedule):
     for s in (0.1, 0.5, 0.9):
         np.testing.assert_allclose(schedule.time_of(schedule.log_snr(s)), s, atol=1e-12)
@@ -91,7 +89,7 @@ def test_a_prior_of_noise_alone_costs_what_it_should():
     assert VariancePreserving().prior_mismatch(1.0) == pytest.approx(0, abs=1e-12)
 
 
-@each
+@each_schedule
 def test_what_a_rest_of_noise_costs(schedule):
     alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
     x = np.linspace(MEAN - 9 * STD, MEAN + 9 * STD, 20_001)

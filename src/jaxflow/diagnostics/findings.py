@@ -94,7 +94,7 @@ def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
 
 def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
     """Mask of the rows without NaN or infinity."""
-    return np.isfinite(flatten(rows)).all(axis=1)
+    return np.asarray(np.isfinite(flatten(rows)).all(axis=1))
 
 
 def plural(number: int, noun: str) -> str:
