@@ -85,13 +85,13 @@ def test_both_see_wrong_samples():
             assert found.p < LEVEL
             (finding,) = found.findings()
             assert finding.grade == "bad"
-            assert "tells samples from data" in finding.text
+            assert "distinguishes samples from data" in finding.text
     for test in (mmd, c2st):
         found = test(x, y, rng)
         assert found.p > 0.01
         (finding,) = found.findings()
         assert finding.grade == "good"
-        assert "cannot tell 300 samples from as many rows" in finding.text
+        assert "cannot distinguish 300 samples from as many rows" in finding.text
 
 
 def test_a_classifier_reaches_the_best_accuracy_and_no_more():

@@ -41,7 +41,7 @@ class Diagnosis:
         truth: log-densities compared with a tight solve in float64.
         mass: the integral of the density.
         round_trip: whether points return from data to base to data.
-        slope: the field's Lipschitz constant along trajectories, and the error of its own trace.
+        slope: the field's Lipschitz constant along trajectories, and its trace's error.
         normality: the encoded data compared with N(0, I).
         mmd: samples compared with data, by a kernel.
         c2st: samples compared with data, by a classifier.

@@ -2,7 +2,7 @@
 
 The integral over data space runs in flow space, `u = transform(x)`:
 `int p(x) dx = int p(x(u)) |det dx/du| du`. The determinant is that of the transform's dense
-Jacobian, so that an error in the transform's own determinant shows.
+Jacobian: an error in the transform's own determinant shows.
 
 In up to three dimensions a grid is used: for smooth densities that vanish at its edge, the
 trapezoidal rule converges faster than any power of the spacing. In higher dimensions, and if the
@@ -26,8 +26,8 @@ from jaxflow.flows.coupling import dense_log_det
 from jaxflow.flows.flow import Flow, score_rows, to_flow_space
 from jaxflow.flows.importance import RELIABLE, log_mean
 
-# Points along a side for each dimension; the next number is tried if the error is too large. Odd,
-# so that every second point is a grid too.
+# Points along a side for each dimension; the next number is tried if the error is too large. Odd:
+# every second point is a grid too.
 SIDES = {1: (1025, 8193), 2: (129, 257), 3: (41,)}
 # The grid extends beyond the points by this share of their range. The integral over the outermost
 # share EDGE of a side measures the mass outside.
@@ -72,9 +72,9 @@ class Mass(NamedTuple):
     def findings(self) -> list[Finding]:
         """Return whether the integral is 1."""
         if math.isnan(self.value):
-            text = f"the mass of the density is not measurable ({self.how}): this is no pass"
+            text = f"the mass of the density is not measurable ({self.how}): it may be wrong"
             return [Finding(text, "unknown")]
-        # An infinite integral has an infinite error, which is no excuse.
+        # An infinite integral has an infinite error, which must not pass.
         allowed = self.allowed + (3 * self.error if math.isfinite(self.error) else 0)
         text = f"the density integrates to {self._number()} ({self.how})"
         text += f"; 1 within {allowed:.2g} is right"

@@ -50,13 +50,12 @@ class Normality(NamedTuple):
     def lines(self) -> list[Line]:
         """Return the three tests; the correlation needs two coordinates."""
         i, j = self.pair
-        p, radius_p, correlation_p = map(
-            p_value, (self.distance_p, self.radius_p, self.correlation_p)
-        )
+        one, radius, two = map(p_value, (self.distance_p, self.radius_p, self.correlation_p))
+        which = f"coordinate {self.coordinate}"
         lines: list[Line] = [
-            ("z, a coordinate", f"KS distance {self.distance:.3f}, {p} (no. {self.coordinate})"),
-            ("z, |z|^2", f"KS distance {self.radius:.3f}, {radius_p}"),
-            ("z, correlation", f"{self.correlation:+.3f}, {correlation_p} (nos. {i}, {j})"),
+            ("z, a coordinate", f"KS distance {self.distance:.3f}, {one} ({which})"),
+            ("z, |z|^2", f"KS distance {self.radius:.3f}, {radius}"),
+            ("z, correlation", f"{self.correlation:+.3f}, {two} (coordinates {i}, {j})"),
         ]
         return lines if i != j else lines[:2]
 

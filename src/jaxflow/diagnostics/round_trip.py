@@ -50,7 +50,7 @@ def measure_round_trip(
     Solves of `flow` must not raise.
     """
     solved = np.isfinite(flatten(z)).all(axis=1)
-    # Failed rows are decoded from 0, so that all batches share the compiled code.
+    # Failed rows are decoded from 0: all batches share the compiled code.
     mask = solved.reshape(-1, *[1] * (z.ndim - 1))
     x, back = flatten(rows), flatten(flow.decode(jnp.where(mask, z, jnp.zeros_like(z)), cond))
     spread = x.std(axis=0)

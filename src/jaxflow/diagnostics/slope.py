@@ -1,4 +1,4 @@
-"""The Lipschitz constant of a field along trajectories, and the error of its own trace."""
+"""The Lipschitz constant of a field along trajectories, and the error of its closed-form trace."""
 
 import math
 from dataclasses import replace

@@ -80,9 +80,9 @@ class C2ST(NamedTuple):
 def _finding(who: str, statistic: str, test: MMD | C2ST) -> Finding:
     numbers = f"({statistic}{p_value(test.p)}, threshold {test.level:g})"
     if test.p < test.level:
-        text = f"{who} tells samples from data {numbers}: the flow does not fit the data"
+        text = f"{who} distinguishes samples from data {numbers}: the flow does not fit the data"
         return Finding(text, "bad")
-    text = f"{who} cannot tell {test.num_rows:,} samples from as many rows {numbers}"
+    text = f"{who} cannot distinguish {test.num_rows:,} samples from as many rows {numbers}"
     return Finding(text, "good")
 
 

@@ -78,7 +78,7 @@ def elbo(
 
         L_0 = -E log p(x_0 | x_1)      L_t = step_loss      L_T = KL(q(x_T | x_0) || base)
 
-    (Ho et al. 2020, arXiv 2006.11239, eq. 5.) Every `L_t` is evaluated, with noise of its own. A
+    (Ho et al. 2020, arXiv 2006.11239, eq. 5.) Every `L_t` is evaluated, with its own noise. A
     transform that dequantises also draws fresh noise.
 
     ```python
@@ -117,7 +117,7 @@ def elbo(
     if not len(rows):
         raise ValueError(f"x has shape {rows.shape}; give at least one row")
     times = jnp.asarray(times_of(schedule, num_steps - 1, spacing)[::-1], rows.dtype)
-    # One key per row, so that its bound does not depend on the other rows.
+    # One key per row: its bound does not depend on the other rows.
     keys = jax.vmap(lambda key: jax.random.split(key, num_draws))(jax.random.split(key, len(rows)))
 
     def mean_terms(x: Array, cond: Array | None, keys: Array, _: None) -> Any:

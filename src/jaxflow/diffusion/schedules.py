@@ -237,7 +237,7 @@ class Straight(Schedule):
 @final
 @dataclass(frozen=True)
 class Custom(Schedule):
-    """A schedule from your own functions. A flow with such a schedule cannot be saved.
+    """A schedule from your own functions. A flow with this schedule cannot be saved.
 
     ```python
     from jaxflow.diffusion import Custom
@@ -266,7 +266,7 @@ class Custom(Schedule):
         self._require(in_order, ("start", "end"), "lie in [0, 1] and be in order")
         check_schedule(self)
 
-    # Not by way of log_alpha and variance, so that check_schedule sees a negative sign.
+    # Direct, since log_alpha and variance would hide a negative sign from check_schedule.
     def alpha(self, s: ArrayLike) -> Scalar:
         """Return `alpha_of(s)`."""
         s = as_array(s)

@@ -6,7 +6,7 @@ term
 
     E_p [s . grad log p] = int s . grad p dx = -int p div(s) dx = -E_p [tr(ds/dx)]
 
-so that up to a constant in `s`
+Up to a constant in `s`
 
     J = E_p [|s(x)|^2 / 2 + tr(ds/dx)]                                  implicit
 

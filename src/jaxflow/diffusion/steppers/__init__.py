@@ -1,6 +1,6 @@
 """Samplers of diffusion models: each is a rule for one step from a noisier to a cleaner time.
 
-To add a sampler, write a `Rule` in a file of its own and name it in `SAMPLERS`: `draw` takes it,
+To add a sampler, write a `Rule` in its own file and name it in `SAMPLERS`: `draw` takes it,
 and `jaxflow sample --sampler NAME` offers it, with the first line of its docstring as its help.
 """
 
