@@ -1,4 +1,4 @@
-"""Every field of the library, small, with what it is to be evaluated at."""
+"""Every field of the library, in small, with its event shape and condition."""
 
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
 
 def grown(field):
-    """The field with weights of ordinary size in every layer, biases among them.
+    """The field with random weights and biases of ordinary size in every layer.
 
     A field may be given by the shapes of its weights alone, which takes no time to make.
     """
@@ -84,7 +84,7 @@ def table():
         "concatsquash, matrix events": Case(
             ConcatSquash(12, width=7, depth=1, activation="swish", key=KEY), (3, 4)
         ),
-        # Below: J_i by itself. Of the wide events, by its left factor and the Gram matrix.
+        # J_i is dense here; with matrix events, its left factor and a Gram matrix.
         **{
             f"potential, depth {n}": Case(Potential(5, width=7, depth=n, key=KEY))
             for n in (1, 2, 3)

@@ -1,4 +1,4 @@
-"""What holds of a flow with any field: inverse, Jacobian, agreement of its functions."""
+"""Laws of a flow with any field: inverse, Jacobian, agreement of its functions."""
 
 import jax
 import jax.numpy as jnp

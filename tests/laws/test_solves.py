@@ -11,7 +11,7 @@ from jaxflow.ode import ODE, TABLEAUS, odeint
 # One entry of a nonlinear, time-dependent problem: small, as every case compiles for itself.
 PROBLEM = PROBLEMS["riccati"]
 Y0, T0, T1, ARGS = PROBLEM.y0[:1, :1], PROBLEM.t0, PROBLEM.t1, PROBLEM.args[:1]
-# By order: a number of fixed steps, and the error that they may leave.
+# By order: number of fixed steps and largest error.
 FIXED = {
     1: (20_000, 1e-3),
     2: (2000, 1e-5),
@@ -20,10 +20,10 @@ FIXED = {
     5: (80, 1e-8),
     8: (20, 1e-8),
 }
-# By order: a tolerance, as tight as a few thousand steps reach, and the error.
+# By order: tolerance, as tight as a few thousand steps reach, and largest error.
 ADAPTIVE = {2: (1e-7, 1e-5), 3: (1e-9, 1e-6), 5: (1e-11, 1e-9), 8: (1e-11, 1e-9)}
-# No gradient looks at the coefficients, so all are tried daily with two methods, one of them
-# first-same-as-last, and one gradient with all; the rest is slow, for its many compilations.
+# Gradients do not depend on the coefficients. So the daily run takes all gradients with two
+# methods (one first-same-as-last) and all methods with one gradient; every case compiles anew.
 DAILY = ("heun", "tsit5")
 
 

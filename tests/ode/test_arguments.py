@@ -1,4 +1,4 @@
-"""Arguments: states of any structure and precision, what args may hold, what is refused."""
+"""Arguments: states of any structure and precision, contents of args, and errors."""
 
 import equinox as eqx
 import jax
@@ -192,7 +192,7 @@ def test_settings_that_are_refused(settings, words):
 
 def test_a_fraction_of_a_step_is_refused_without_type_checks_too():
     ode = ODE(num_steps=2)
-    # Past the run-time type check of the tests, which a user does not have.
+    # Bypasses the type checks of the tests, which users do not have.
     object.__setattr__(ode, "num_steps", 2.5)
     with pytest.raises((ValueError, TypeError), match=r"num_steps=2.5"):
         ode.__post_init__()

@@ -1,4 +1,4 @@
-"""The checkpointed gradient is that of the very steps that the solver took."""
+"""The checkpointed gradient is that of the steps that the solver took."""
 
 import math
 
@@ -29,7 +29,7 @@ def random_inputs(seed):
 
 
 INPUTS = random_inputs(0)
-# What the solve of `test_over_several_stretches` takes, to the step.
+# Exactly the number of steps that `test_over_several_stretches` takes.
 MAX_STEPS = 78
 
 
@@ -64,7 +64,7 @@ def test_reverse_mode_transposes_forward_mode():
 
 @pytest.mark.slow
 def test_over_several_stretches_with_max_steps_exactly_reached():
-    # A method whose last stage is the next first one, where Heun's is not.
+    # bosh3 is first-same-as-last, and Heun's method is not.
     settings = {"solver": "bosh3", "rtol": 1e-4, "atol": 1e-4, "max_steps": MAX_STEPS}
     accepted, rejected = assert_transposed(settings)
     assert accepted + rejected == MAX_STEPS

@@ -1,4 +1,4 @@
-"""The way back of the adjoint: where it drifts it says so, and kept states put it right."""
+"""The backward solve of the adjoint: a drift is an error, and checkpoints prevent it."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ Y0 = jnp.asarray([1.0, 2.0])
 
 
 def contracting(t, y, rate):
-    """Neighbours come together like exp(-rate t), so the way back parts them as fast."""
+    """Neighbours approach each other like exp(-rate t), so the backward solve separates them."""
     return -rate * y + jnp.sin(3 * t) * jnp.cos(y)
 
 
@@ -30,7 +30,7 @@ def test_a_drift_is_an_error_with_its_reason():
         gradient(50.0, ODE(gradient="adjoint", rtol=1e-7, atol=1e-7))
 
 
-def test_a_drift_is_nan_where_nothing_is_to_be_raised():
+def test_a_drift_is_nan_without_throw():
     assert np.isnan(gradient(50.0, ODE(gradient="adjoint", rtol=1e-7, atol=1e-7, throw=False)))
 
 
@@ -43,22 +43,22 @@ def test_a_drift_is_nan_where_nothing_is_to_be_raised():
     ],
     ids=["fixed", "tight", "loose"],
 )
-def test_how_far_off_the_way_back_may_end(ode, most):
-    # Of the rows' Euclidean norms the largest counts: 2 here, and 1 of what is off.
+def test_the_limit_of_a_drift(ode, most):
+    # The largest Euclidean norm of a row counts: 2 for the state, 1 for the drift.
     y0 = jnp.asarray([[1.0, 0.0], [1.2, -1.6]])
     off = jnp.asarray([[0.0, 0.0], [0.6, 0.8]])
     assert not drifted(y0 + 0.999 * most * off, y0, ode)
     assert drifted(y0 + 1.001 * most * off, y0, ode)
 
 
-def test_kept_states_put_the_way_back_right():
+def test_checkpoints_prevent_the_drift():
     exact = gradient(50.0, ODE(rtol=1e-11, atol=1e-11))
     kept = gradient(50.0, ODE(gradient=Adjoint(checkpoints=15), rtol=1e-8, atol=1e-8))
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("piece", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
+def test_a_drift_in_any_piece_is_reported(piece):
     def dip(t, y, rate):
         return contracting(t, y, rate * jnp.exp(-(((t - (piece + 0.5) / 4) / 0.03) ** 2)))
 
@@ -70,7 +70,7 @@ def test_a_piece_of_the_way_back_that_drifts_is_not_forgotten(piece):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [{"num_steps": 40}, {"rtol": 1e-9, "atol": 1e-9}])
-def test_kept_states_change_no_gradient_that_was_right(steps):
+def test_checkpoints_keep_a_right_gradient(steps):
     plain = gradient(1.0, ODE(gradient="adjoint", **steps))
     kept = gradient(1.0, ODE(gradient=Adjoint(checkpoints=3), **steps))
     np.testing.assert_allclose(kept, plain, rtol=1e-6)
@@ -86,11 +86,11 @@ def test_a_partial_result_is_the_solution_where_it_stopped():
     assert stats.status == Status.MAX_STEPS
     assert 0 < stats.t < 2
     np.testing.assert_allclose(y, np.exp(-50 * stats.t), rtol=1e-6)
-    # The steps that were taken are linear in their start, and no other has a gradient.
+    # The steps taken are linear in y0, and no later step adds to the gradient.
     np.testing.assert_allclose(pull(jnp.ones(2))[0], y, rtol=1e-12)
 
 
-def test_without_partial_no_result_comes_of_half_a_solve():
+def test_without_partial_an_unfinished_solve_is_nan():
     ode = ODE(max_steps=5, throw=False)
     y, stats = odeint(lambda t, y, _: -50 * y, jnp.ones(2), 0.0, 2.0, ode=ode)
     assert stats.status == Status.MAX_STEPS

@@ -1,4 +1,4 @@
-"""A solve that fails says so: it raises, or gives a status and NaN, never a plausible number."""
+"""A solve that fails raises, or returns a status and NaN; never a plausible number."""
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def test_one_failure_among_many_under_vmap():
 
 
 def test_a_failed_backward_solve_raises():
-    # Forwards 200 fixed steps do; the backward solve is allowed one attempt.
+    # The forward solve needs 200 fixed steps; the backward one may take a single step.
     ode = ODE(
         solver="rk4",
         num_steps=200,

@@ -1,4 +1,4 @@
-"""Many solves at once: each row's answer is its own, bit for bit, whatever its neighbours."""
+"""Many solves at once: a row's result does not depend on the other rows, bit for bit."""
 
 import dataclasses
 

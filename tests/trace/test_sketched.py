@@ -106,7 +106,7 @@ def test_a_sketch_of_jacobians_takes_their_mean_and_leading_directions(key):
         np.testing.assert_allclose(errors, 0, atol=1e-9)
     alone = HutchPlusPlus.from_jacobians(jacobians, rank=2, num_products=3, reference=False)
     assert alone.reference is None
-    # Left to choose, it finds that fewer than three would leave something to probes.
+    # The automatic rank is at least three: a lower one leaves variance to the probes.
     chosen = HutchPlusPlus.from_jacobians(jacobians, num_products=6)
     assert len(chosen.subspace) >= 3
     assert len(chosen.subspace) + chosen.num_probes == 6
@@ -169,7 +169,7 @@ def test_settings_that_are_refused():
         HutchPlusPlus.from_jacobians(jnp.ones((3, 4, 4)), rank=2, num_products=2)
     with pytest.raises(ValueError, match=r"jacobians has shape \(4, 4\); give \(rows"):
         HutchPlusPlus.from_jacobians(jnp.ones((4, 4)), rank=1, num_products=2)
-    with pytest.raises(ValueError, match="num_probes=1 must be .*at least 2|num_probes=1 must be .*>= 2"):
+    with pytest.raises(ValueError, match=r"num_probes=1 must be .*2"):
         XTrace(1)
     with pytest.raises(ValueError, match=r"num_probes=5 is more than events of shape \(2, 2\)"):
         XTrace(5).draw(jax.random.key(0), (2, 2), float)

@@ -40,7 +40,7 @@ LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
 
 
 def lanes_for(size: int) -> int:
-    """Lanes for rows of `size` entries; for any number of rows, so that bits are the same."""
+    """Lanes for rows of `size` entries, independent of the number of rows as bits must be."""
     if jax.default_backend() == "cpu":
         return LANES
     most = LANE_ENTRIES // max(1, size)

@@ -210,6 +210,6 @@ def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any = None) -> ODE:
             "ODE(num_steps=...) instead"
         )
     span = float(np.max(np.abs(np.diff(np.concatenate([np.atleast_1d(t) for t in nodes])))))
-    # A hair less, so that 0.3 / 0.1 counts as 3 in any precision.
+    # The factor makes 0.3 / 0.1 count as 3 in any precision.
     num_steps = max(1, math.ceil(span / ode.dt * (1 - 1e-6)))
     return replace(ode, dt=None, num_steps=-(-num_steps // pieces) * pieces)

@@ -12,7 +12,7 @@ Only `(y, a)` are integrated, from `t1` back to `t0`, so memory does not grow wi
 of steps. The error norm ignores the quadrature for `theta` (Kidger, Chen and Lyons 2021, "Hey,
 that's not an ODE", arXiv 2009.09457).
 
-Where `f` contracts, the backward solve expands: its `y` drifts away from the forward solution, and
+If `f` contracts, the backward solve expands: its `y` drifts away from the forward solution, and
 the gradient is then that of another trajectory. So the two are compared at `t0`, and a drift is a
 failure. `Adjoint(checkpoints=...)` splits the interval into pieces and stores the state at the
 start of each; the backward solve of a piece starts from the stored state.

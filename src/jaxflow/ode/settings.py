@@ -33,9 +33,9 @@ class Checkpointed:
 class Adjoint:
     """Pontryagin's adjoint equations, solved backwards in time in O(1) memory.
 
-    The backward solve recomputes the state. Where the field contracts, the recomputed state
-    drifts away from the true one: the solve then fails with `Status.DRIFTED`, and `checkpoints`
-    is the remedy. `jaxflow.ode.pontryagin` has the equations.
+    The backward solve recomputes the state. If the field contracts, the recomputed state drifts
+    away from the true one, and the solve fails with `Status.DRIFTED`; raise `checkpoints` then.
+    `jaxflow.ode.pontryagin` has the equations.
 
     Attributes:
         checkpoints: how many states the forward solve stores, evenly spaced in time, for the
@@ -199,7 +199,7 @@ class ODE:
             )
         if self.partial:
             raise ValueError(
-                "partial=True may stop before t1, where the adjoint starts: write "
+                "partial=True may stop before t1, but the adjoint starts at t1: write "
                 "ODE(gradient='checkpointed', partial=True)"
             )
 

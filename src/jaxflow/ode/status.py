@@ -67,8 +67,8 @@ MESSAGES = {
         'float64, jax.config.update("jax_enable_x64", True), or loosen the target'
     ),
     Status.NO_DENSITY: (
-        "the base's log_prob is NaN where the trajectory ends: evaluate base.log_prob there; a "
-        "fitted flow as base fails where its own log_prob does"
+        "the base's log_prob is NaN at the end of the trajectory: evaluate base.log_prob there; a "
+        "fitted flow as base fails wherever its own log_prob does"
     ),
 }
 
@@ -150,7 +150,7 @@ def poison(tree: PyTree[Array], status: Int[Array, ""], *, partial: bool = False
 
 
 def raise_if_failed(
-    tree: Any, stats: Stats, what: str = "odeint", *, partial: bool = False
+    tree: Any, stats: Stats, name: str = "odeint", *, partial: bool = False
 ) -> Any:
     """The tree itself, or `SolveError` if a solve failed.
 
@@ -164,8 +164,8 @@ def raise_if_failed(
             status, time = Status(int(stats.status[first])), float(stats.t[first])
             where = f" in row {first[-1]}" if wrong.ndim else ""
             where += f" (and {wrong.sum() - 1} more)" if wrong.sum() > 1 else ""
-            raise SolveError(f"{what} failed{where} at t = {time:.6g}: {MESSAGES[status]}")
+            raise SolveError(f"{name} failed{where} at t = {time:.6g}: {MESSAGES[status]}")
         return tree
-    messages = [f"{what} failed: {MESSAGES[status]}" for status in Status]
+    messages = [f"{name} failed: {MESSAGES[status]}" for status in Status]
     worst = jnp.max(jnp.where(wrong, stats.status, int(Status.SUCCESS)))
     return eqx.branched_error_if(tree, worst != Status.SUCCESS, worst, messages)

@@ -1,4 +1,4 @@
-"""The values that `CNF(trace=...)` takes, and what `"auto"` means."""
+"""The values of `CNF(trace=...)` and the meaning of `"auto"`."""
 
 from typing import Any, Literal
 
@@ -9,8 +9,8 @@ from jaxflow.trace.hutchinson import Hutchinson
 from jaxflow.trace.protocol import Estimator, check_estimator
 from jaxflow.trace.sketched import XTrace
 
-# Up to this size an exact trace costs a training step little and spares it the probe's noise;
-# `benchmarks/traces.py` measures 2 and 8 entries.
+# Up to this size training uses the exact trace: it costs little and has no probe noise
+# (`benchmarks/traces.py` measures 2 and 8 entries).
 EXACT_TRAINING_SIZE = 4
 
 
