@@ -19,6 +19,12 @@ class Moons(Toy):
 
     A point is `2 c + (-1, -0.2) + std e`: `c` uniform on the half circle `(cos a, sin a)` or on
     `(1 - cos a, 1/2 - sin a)`, `a` in [0, pi], `e` standard normal, std 0.2.
+
+    ```python
+    from jaxflow.data import Moons
+
+    x = Moons().sample(100, seed=0)
+    ```
     """
 
     std: ClassVar[float] = 0.2
@@ -48,6 +54,12 @@ class Swissroll(Toy):
 
     A point is `t (cos t, sin t) / 5 + std e` with `t` uniform in [1.5 pi, 4.5 pi], `e` standard
     normal and std 0.2.
+
+    ```python
+    from jaxflow.data import Swissroll
+
+    x = Swissroll().sample(100, seed=0)
+    ```
     """
 
     std: ClassVar[float] = 0.2
@@ -74,6 +86,12 @@ class TwoSpirals(Toy):
 
     A point is `+-s (-cos s, sin s) / 3 + std e` with `s = 3 pi sqrt(u)`, `u` uniform in [0, 1],
     `e` standard normal, std 0.1, both signs equally likely.
+
+    ```python
+    from jaxflow.data import TwoSpirals
+
+    x = TwoSpirals().sample(100, seed=0)
+    ```
     """
 
     std: ClassVar[float] = 0.1

@@ -19,6 +19,12 @@ class Pinwheel(Toy):
     rotation by an angle and `k` uniform on 0 to 4. Since `|(a, b)| = |x| / 2`, the preimages of
     `x` are the roots `a` of one equation. The density of each is divided by
     `|det dx/d(a, b)| = 4 |1 - b exp(a) / 4|`.
+
+    ```python
+    from jaxflow.data import Pinwheel
+
+    x = Pinwheel().sample(100, seed=0)
+    ```
     """
 
     arms: ClassVar[int] = 5

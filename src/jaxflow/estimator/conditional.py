@@ -24,7 +24,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
 
     y = np.random.default_rng(0).normal(size=50)
     X = np.stack([y, -y], axis=1) + np.random.default_rng(1).normal(size=(50, 2))
-    density = ConditionalFlowDensity(width=8, steps=2, objective="matching", random_state=0)
+    density = ConditionalFlowDensity(width=8, steps=2, scaling=None, objective="matching")
     log_p = density.fit(X, y).score_samples(X, y)
     ```
 

@@ -27,7 +27,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
     from jaxflow.estimator import FlowDensity
 
     X = np.random.default_rng(0).normal(size=(50, 2))
-    density = FlowDensity(width=8, steps=2, objective="matching", random_state=0).fit(X)
+    density = FlowDensity(width=8, steps=2, scaling="standardise", objective="matching").fit(X)
     log_p, drawn = density.score_samples(X), density.sample(100, random_state=1)
     ```
 

@@ -24,12 +24,11 @@ def draw(diagnosis: Any) -> Any:
 
     ```python
     import jax
-    from jaxflow import CNF, StandardNormal, diagnose
-    from jaxflow.diagnostics import draw
-    from jaxflow.dynamics import Linear
+    from jaxflow import CouplingFlow
+    from jaxflow.diagnostics import diagnose, draw
 
     key = jax.random.key(0)
-    flow = CNF(Linear(2, key=key), StandardNormal(2))
+    flow = CouplingFlow(2, num_layers=2, width=4, key=key)
     figure = draw(diagnose(flow, flow.sample(key, 100), key=key))
     ```
 
@@ -106,7 +105,7 @@ def _draw_errors(ax: Any, diagnosis: Any) -> None:
     errors = solves.ode_errors
     known = None if errors is None else np.sort(errors[np.isfinite(errors)])
     if known is None or not known.size:
-        _write_text(ax, "these solves have no error estimate")
+        _write_text(ax, "these solves estimate no error")
         return
     above = 100 * (1 - np.arange(len(known)) / len(known))
     ax.step(np.maximum(known, 1e-17), above, where="pre", color=BLUE, label="estimated ODE error")
