@@ -64,7 +64,7 @@ def test_a_wrong_value_or_preparation_is_found():
         check_trace(Broken(), X)
 
 
-def test_what_cannot_be_checked():
+def test_fields_without_trace_and_bad_rows_are_refused():
     with pytest.raises(ValueError, match=r"field=function has no with_trace to check"):
         check_trace(lambda t, x: x, X)
     with pytest.raises(ValueError, match=r"x has shape \(0, 2\).*floating-point rows"):

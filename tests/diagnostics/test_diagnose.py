@@ -89,7 +89,7 @@ def test_its_numbers_are_those_of_the_closed_form(right):
     assert right.solves.num_evals.median == 80
 
 
-def test_it_is_told_in_a_table_and_a_verdict(right):
+def test_str_is_a_table_and_a_verdict(right):
     text = str(right)
     assert "rows                 250 of 300, 2 columns, float64; 250 samples" in text
     assert "\nverdict: no problem found, 1 not measured\n?? these solves estimate no error" in text
@@ -164,7 +164,7 @@ def test_failed_rows_are_counted_and_named():
     assert named.solves.failed == {"NON_FINITE": (1007, 1100, 1204)}
 
 
-def test_coarse_fixed_steps_are_found_out_by_truth_mass_and_round_trip():
+def test_coarse_fixed_steps_fail_truth_mass_and_round_trip():
     flow = dataclasses.replace(sheet(), ode_eval=ODE(solver="euler", num_steps=3))
     x = gaussian(300)
     found = examine(flow, x)
@@ -257,7 +257,7 @@ def test_a_right_flow_with_adaptive_steps_passes_in_every_respect():
 
 
 @pytest.mark.slow
-def test_conditions_are_kept_with_their_rows():
+def test_conditions_stay_with_their_rows():
     field = Linear(matrix=MATRIX, cond_dim=1, key=KEY)
     steps = ODE(solver="rk4", num_steps=20)
     flow = CNF(eqx.tree_at(lambda f: f.cond, field, 3 * jnp.ones((1, 2))), StandardNormal(2))

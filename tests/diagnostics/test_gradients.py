@@ -44,7 +44,7 @@ def test_the_truth_is_the_gradient_in_closed_form():
 
 
 @pytest.mark.slow
-def test_a_field_too_steep_to_be_followed_back_is_told():
+def test_a_backward_solve_that_drifts_is_reported():
     # Samples spread like exp(50 t), so going to the base and back is going back and forth.
     flow = CNF(Linear(matrix=50.0 * jnp.eye(2)), StandardNormal(2))
     report = gradients(flow, X, methods=("checkpointed", "adjoint"), ode=ODE())

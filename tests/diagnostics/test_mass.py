@@ -63,7 +63,7 @@ def test_importance_sampling_integrates_within_its_standard_error(dim, factor):
     assert mass.findings()[0].grade == ("good" if factor == 1 else "bad")
 
 
-def test_importance_sampling_finds_clusters_until_there_is_no_measuring_them():
+def test_importance_sampling_measures_clusters_in_few_dimensions():
     log_density, draws = clusters(3)
     mass = sampled_mass(log_density, draws, rng(5), 0.01)
     assert abs(mass.value - 1) < 3.5 * mass.error < 0.05
@@ -79,7 +79,7 @@ def test_importance_sampling_finds_clusters_until_there_is_no_measuring_them():
     assert "it may be wrong" in finding.text
 
 
-def test_a_mass_beyond_all_numbers_is_no_pass():
+def test_an_infinite_mass_does_not_pass():
     log_density, draws = gaussian(2)
     for integrate in (
         lambda f: grid_mass(f, draws, 0.01),
@@ -106,7 +106,7 @@ def test_weights_with_a_heavy_tail_make_no_measurement():
     assert float(mass.how.split()[-1]) > 0.7
 
 
-def test_failed_points_count_as_none_and_are_told():
+def test_failed_points_count_as_zero():
     log_density, draws = gaussian(2)
     half = lambda u: np.where(u[:, 0] > 0, np.nan, log_density(u))  # noqa: E731
     for mass in (grid_mass(half, draws, 0.01), sampled_mass(half, draws, rng(5), 0.01)):
@@ -160,7 +160,7 @@ def test_a_transform_that_states_a_wrong_determinant_shows(off, key):
     assert mass.value == pytest.approx(math.exp(off), abs=1e-3)
 
 
-def test_where_there_is_no_measuring():
+def test_reasons_for_no_measurement():
     for dim, num, said in (
         (70, 1000, "an event has 70 entries; up to 64 can be integrated"),
         (2, 7, "7 points are too few to locate the mass; 30 are needed"),

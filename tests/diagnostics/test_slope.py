@@ -53,7 +53,7 @@ def test_products_find_the_largest_singular_value_from_below(monkeypatch):
     assert probed.trace_error is None
 
 
-def test_a_trace_that_is_nan_is_as_wrong_as_can_be():
+def test_a_trace_of_nan_is_infinitely_wrong():
     class Broken(eqx.Module):
         def __call__(self, t, x):
             return x

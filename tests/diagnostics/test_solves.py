@@ -44,7 +44,7 @@ def test_rows_that_miss_need_a_tighter_tolerance_or_float64():
     assert "at any tolerance" in found._replace(single=False).findings()[1].text
 
 
-def test_a_stochastic_trace_is_told():
+def test_a_stochastic_trace_is_reported():
     ode = ODE(solver="euler", num_steps=2)
     stochastic = flow(ode, trace=Hutchinson(4))
     x = jnp.ones((50, 2))

@@ -105,7 +105,7 @@ def test_a_classifier_reaches_the_best_accuracy_and_no_more():
     assert c2st(x, x.copy(), rng).accuracy == pytest.approx(0.5, abs=3 * found.se)
 
 
-def test_what_cannot_be_tested_is_said(monkeypatch):
+def test_reasons_for_no_test(monkeypatch):
     rng = np.random.default_rng(5)
     for test in (mmd, c2st):
         assert test(np.zeros((5, 2)), np.ones((5, 2)), rng) == (

@@ -92,7 +92,7 @@ def _guide():
     return classifier_guide(lambda t, x: jnp.stack([x[0], x[1], x[0] * t]), SCHEDULE)
 
 
-def test_a_classifier_is_asked_as_it_was_trained():
+def test_a_classifier_gets_the_inputs_of_its_training():
     scale, time = network_inputs(SCHEDULE, S)
     logits = jnp.stack([scale * X[0], scale * X[1], scale * X[0] * time])
     np.testing.assert_allclose(_guide()(S, X, SECOND), jax.nn.log_softmax(logits)[1], rtol=1e-12)
@@ -152,7 +152,7 @@ def test_inpainting_meets_the_measurement(key):
         measurement_guide(Classes(), 2, jnp.asarray([1.0]), 0.1)
 
 
-def test_no_condition_is_a_condition_of_its_own():
+def test_an_empty_condition_differs_from_zero():
     network = OptionalCondition(MLP(2, width=8, depth=1, cond_dim=4, key=jax.random.key(0)), 3)
     denoiser = Denoiser(network, SCHEDULE)
     absent = denoiser.noise(S, X, jnp.full(3, jnp.nan))

@@ -57,7 +57,7 @@ def test_gaussian_data_in_closed_form(schedule):
     np.testing.assert_allclose(denoiser.predict("velocity", S, X), velocity, rtol=1e-9)
 
 
-def test_flow_is_what_flow_matching_trains_on():
+def test_the_flow_prediction_is_the_target_of_flow_matching():
     # Its path counted backwards: dx/dt of t x_1 + (1 - t) x_0 is x_1 - x_0.
     data, noise, t = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2]), jnp.asarray(0.6)
     x, slope = interpolate(Linear(), t, noise, data, noise)
@@ -68,7 +68,7 @@ def test_flow_is_what_flow_matching_trains_on():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_network_is_read_as_what_it_predicts(prediction):
+def test_a_network_outputs_its_prediction(prediction):
     schedule = SCHEDULES["variance preserving"]
     network = MLP(2, width=8, depth=1, key=jax.random.key(0))
     denoiser = Denoiser(network, schedule, prediction=prediction)

@@ -58,7 +58,7 @@ def test_the_base_is_where_the_noised_data_end(name):
     np.testing.assert_allclose(base.scale, moments(schedule, schedule.end)[2], rtol=1e-12)
 
 
-def test_what_the_prior_misses_is_told():
+def test_prior_gap_of_gaussian_data():
     for schedule in (VarianceExploding(0.01, 2.0), VariancePreserving()):
         x = MEAN + STD * np.asarray([[1.0, -1.0], [-1.0, 1.0]])
         for data_std in (1.0, STD):
@@ -78,7 +78,7 @@ def test_no_nan_at_either_end_or_beyond():
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_the_closed_trace_is_the_trace(guided):
+def test_the_closed_trace_is_exact(guided):
     network = OptionalCondition(MLP(2, width=8, depth=2, cond_dim=4, key=jax.random.key(1)), 3)
     denoiser = Denoiser(network, VariancePreserving())
     field = ProbabilityFlow(ClassifierFree(denoiser, 2.0) if guided else denoiser)
@@ -90,7 +90,7 @@ def test_the_closed_trace_is_the_trace(guided):
     np.testing.assert_allclose(trace, exact, rtol=1e-9)
 
 
-def test_no_closed_trace_where_there_is_none():
+def test_without_a_closed_form_the_trace_is_computed():
     field = ProbabilityFlow(Known(VariancePreserving()))
     assert field.with_trace is None
     flow = as_flow(Known(VariancePreserving()), 2)
@@ -106,7 +106,7 @@ def test_saved_and_loaded(tmp_path):
     assert eqx.tree_equal(again, flow)
 
 
-def test_what_is_no_diffusion_model_is_refused():
+def test_other_flows_are_refused():
     with pytest.raises(TypeError, match="must be a Denoiser: write Denoiser"):
         as_flow(lambda s, x: x, 2)  # pyright: ignore[reportArgumentType]
     flow = jaxflow.CNF(MLP(2, width=8, depth=1, key=jax.random.key(0)), StandardNormal(2))

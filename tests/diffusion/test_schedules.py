@@ -76,7 +76,7 @@ def test_betas_are_their_own_product():
     np.testing.assert_allclose(schedule.alpha(0.5), VariancePreserving().alpha(0.5), rtol=5e-3)
 
 
-def test_a_prior_of_noise_alone_costs_what_it_should():
+def test_prior_mismatch_is_the_divergence_of_the_prior():
     # KL(N(m, s^2 + S^2) || N(0, S^2)) in nats an entry, for alpha = 1.
     schedule = VarianceExploding(0.01, 2.0)
     ratio = (STD**2 + 4) / 4
@@ -90,7 +90,7 @@ def test_a_prior_of_noise_alone_costs_what_it_should():
 
 
 @each_schedule
-def test_what_a_rest_of_noise_costs(schedule):
+def test_start_mismatch_is_the_divergence_of_remaining_noise(schedule):
     alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
     x = np.linspace(MEAN - 9 * STD, MEAN + 9 * STD, 20_001)
     there = norm.logpdf(x, MEAN, STD)
@@ -115,7 +115,7 @@ def test_times_fall_from_the_end_to_the_start(spacing):
         times_of(schedule, 0, spacing)
 
 
-def test_what_is_no_number_is_refused():
+def test_settings_must_be_numbers():
     for make in (VariancePreserving, lambda value: VarianceExploding(sigma_max=value)):
         for value in ("a", True, None):
             # The run-time check of annotations, in tests alone, is first for some.
@@ -148,7 +148,7 @@ def test_bad_schedules_are_refused(make, says):
         make()
 
 
-def test_what_is_no_schedule_is_refused():
+def test_a_denoiser_needs_a_schedule():
     with pytest.raises(TypeError, match="alpha_of=1 must be a function of s"):
         Custom(1, lambda s: s)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="must be a Schedule: write VariancePreserving"):

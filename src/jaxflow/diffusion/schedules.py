@@ -68,10 +68,9 @@ class SubVariancePreserving(_LinearBeta):
     ```
 
     Attributes:
-        beta_min: rate of the noise at `s = 0`.
-        beta_max: rate of the noise at `s = 1`.
-        start: first time that is evaluated, in (0, 1). At 0.01, noise of standard deviation 0.002
-            remains in the data.
+        beta_min: as for `VariancePreserving`.
+        beta_max: likewise.
+        start: likewise. At 0.01, noise of standard deviation 0.002 remains in the data.
     """
 
     start: float = 1e-2
