@@ -1,4 +1,4 @@
-"""Plots of a flow: density and paths in the plane, samples, training, errors, diagnosis.
+"""Plots of a flow: density and paths in the plane, samples, training, errors.
 
 Each function draws into the axes passed as `ax`, or into new ones, and returns what it drew into.
 The colour maps are perceptually uniform: they work with any colour vision and in grey print.
@@ -7,7 +7,6 @@ The colour maps are perceptually uniform: they work with any colour vision and i
 from jaxflow.plotting.animation import animation
 from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
-from jaxflow.plotting.diagnosis import draw
 from jaxflow.plotting.errors import calibration, coverage
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 
@@ -18,7 +17,6 @@ __all__ = [
     "coverage",
     "density",
     "density_over_time",
-    "draw",
     "history",
     "trajectories",
 ]
