@@ -2,7 +2,7 @@
 
 The mesh is jax's ambient one (`jax.set_mesh`). Programs are written for one device; the compiler
 shards the rows and inserts the reductions. The exception is `shard_map_rows`, for loops over rows
-such as solves: each device runs a loop of its own rows and waits for no other device.
+such as solves: each device loops over its own rows and waits for no other device.
 """
 
 from collections.abc import Callable
