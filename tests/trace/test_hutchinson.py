@@ -82,15 +82,6 @@ def test_many_probes_are_averaged(key):
     np.testing.assert_allclose(alone, [v @ matrix @ v for v in probes], rtol=1e-13)
 
 
-def test_the_condition_reaches_the_field(key):
-    def field(t, x, cond):
-        return cond * x + t
-
-    f, trace = hutchinson_trace(field, T, X, jnp.asarray([1.0, -1.0]), jnp.asarray([2.0, 3.0]))
-    np.testing.assert_allclose(f, [2 * 0.4 + 0.2, -3 + 0.2])
-    assert float(trace) == 5.0
-
-
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("num_probes", [2, 5])
 def test_the_variance_and_standard_error_of_several_probes(law, num_probes, key):
