@@ -31,7 +31,8 @@ class Rows(NamedTuple):
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Rows":
         """A selection of the rows."""
-        return Rows(*(None if part is None else part[rows] for part in self))
+        cond = None if self.cond is None else self.cond[rows]
+        return Rows(self.x[rows], cond, None if self.weights is None else self.weights[rows])
 
     def table(self) -> Shaped[np.ndarray, "n k"]:
         """Samples and conditions side by side."""
