@@ -47,8 +47,19 @@ flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, width=16, key=key), jaxflow.StandardN
 """
 }
 
-# Objects whose examples take more than some 5 seconds.
-SLOW_EXAMPLES: set[str] = set()
+# Objects whose examples take more than some 5 seconds of one core.
+SLOW_EXAMPLES = {
+    "jaxflow.diffusion",
+    "jaxflow.diagnostics.gradients.gradients",
+    "jaxflow.estimator.conditional.ConditionalFlowDensity",
+    "jaxflow.estimator.density.FlowDensity",
+    "jaxflow.interop.numpyro.distribution.FlowDistribution",
+    "jaxflow.trace.protocol.Estimator",
+    "jaxflow.trace.sketched.HutchPlusPlus",
+    "jaxflow.trace.sketched.XTrace",
+    "jaxflow.training.distil.distil",
+    "jaxflow.training.fit.fit",
+}
 
 # Runs blocks of code in one namespace, each with its place in the page; trainings are short.
 RUNNER = """
