@@ -50,7 +50,7 @@ def linear(scale, base, **settings):
 
 @pytest.mark.slow
 def test_a_fitted_flow_is_a_base(key):
-    # N(0, e^2) under a flow that doubles its scale again: N(0, e^4).
+    # N(0, e^2) under a flow that multiplies its scale by e again: N(0, e^4).
     first = linear(1.0, StandardNormal(2), transform=Standardise(jnp.ones(2), jnp.ones(2)))
     flow = linear(1.0, FlowBase(first))
     x = jax.random.normal(key, (5, 2))
@@ -62,7 +62,7 @@ def test_a_fitted_flow_is_a_base(key):
     assert partition_trainable(flow)[0].keys() == {".field.matrix", ".field.bias"}
 
 
-def test_a_base_without_a_density_is_told(key):
+def test_a_row_without_a_density_is_reported(key):
     class Broken(StandardNormal):
         def log_prob(self, x):
             return jnp.where(x[0] > 0, jnp.nan, 0.0)

@@ -70,13 +70,15 @@ def test_each_part_is_prepared():
 
     field = eqx.filter_eval_shape(make)
     assert isinstance(field, Sum)
+    assert isinstance(field.fields[1], Gated)
     names = [type(part).__name__ for part in (*field.fields, field.fields[1].field)]
     assert names == ["Prepared", "Gated", "Linear", "Masked"]
 
 
 def test_a_function_without_a_condition_is_a_part():
-    field = Sum((lambda t, x: -x, Gated(lambda t, x: x * t, key=KEY)))
-    gate = 2 * jax.nn.sigmoid(field.fields[1].gate.context(T, None)[0])
+    gated = Gated(lambda t, x: x * t, key=KEY)
+    field = Sum((lambda t, x: -x, gated))
+    gate = 2 * jax.nn.sigmoid(gated.gate.context(T, None)[0])
     np.testing.assert_allclose(field(T, jnp.ones(3)), (-1 + gate * T) * jnp.ones(3), rtol=1e-14)
 
 
@@ -110,7 +112,7 @@ def test_no_fields_are_refused():
         Sum(())
 
 
-def test_what_is_no_field_is_refused_by_its_place():
+def test_a_part_that_is_not_callable_is_refused_by_its_place():
     words = r"fields\[1\]=3.0 must be a field or a function f\(t, x, cond=None\)"
     with pytest.raises(TypeError, match=words):
         Sum((swirl, 3.0))

@@ -55,7 +55,7 @@ def test_a_coupling_flow_s_conditions_may_be_in_any_units_too():
     assert again.cond_scaling == other.cond_scaling
 
 
-def test_what_is_refused():
+def test_wrong_sizes_and_scales_are_refused():
     field = MLP(2, width=8, cond_dim=3, key=KEY)
     with pytest.raises(ValueError, match="of one length, and every scale positive"):
         ConditionScaling((0.0,), (0.0,))

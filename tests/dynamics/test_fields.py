@@ -7,6 +7,7 @@ import pytest
 from tests.laws.fields import FIELDS
 
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
+from jaxflow.trace import has_closed_form
 
 T = jnp.asarray(0.3)
 KEY = jax.random.key(0)
@@ -123,3 +124,9 @@ def test_a_frequency_multiplies_the_first_layer_alone():
         np.testing.assert_array_equal(one.weight, other.weight)
     with pytest.raises(ValueError, match=r"frequency=0\.0 must be a positive number"):
         MLP(3, frequency=0.0, key=jax.random.key(0))
+
+
+def test_to_ask_for_a_closed_form_computes_nothing(monkeypatch):
+    monkeypatch.setattr("jaxflow.dynamics.mlp.trace_weights", None)
+    assert has_closed_form(MLP(3, width=5, key=KEY))
+    assert not has_closed_form(MLP(3, width=5, depth=3, key=KEY))

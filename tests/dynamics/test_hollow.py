@@ -113,16 +113,6 @@ def test_at_first_units_are_of_ordinary_size_whatever_their_number_of_inputs():
     assert 0.01 < float(jnp.std(value)) < 0.3
 
 
-def test_float32_stays_float32():
-    case = FIELDS["hollow, condition"]
-    cast = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)  # noqa: E731
-    inputs = (cast(case.field), cast(T), cast(case.x()), cast(case.cond))
-    value, trace = jax.jit(exact_trace)(*inputs)
-    assert value.dtype == trace.dtype == jnp.float32
-    exact = jax.jit(exact_trace)(case.field, T, case.x(), case.cond)[1]
-    assert float(trace) == pytest.approx(float(exact), rel=1e-4)
-
-
 @pytest.mark.parametrize("name", ["features", "transformer_width"])
 def test_sizes_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0 must be an integer >= 1"):

@@ -9,7 +9,7 @@ from tests.laws.fields import FIELDS
 
 from jaxflow.dynamics import Potential
 from jaxflow.dynamics.potential import log_cosh
-from jaxflow.trace import exact_trace, jacobian_trace, prepare
+from jaxflow.trace import prepare
 
 T = jnp.asarray(0.3)
 KEY = jax.random.key(0)
@@ -87,20 +87,6 @@ def test_weights_of_time_alone_shift_the_potential_and_not_the_field():
     np.testing.assert_allclose(slope, T[None])
 
 
-@pytest.mark.parametrize("name", ["potential, depth 3", "potential, matrix events"])
-def test_gradients_of_the_trace_in_the_weights(name):
-    case = FIELDS[name]
-
-    def closed(field):
-        return exact_trace(prepare(field), T, case.x())[1]
-
-    def brute(field):
-        return jacobian_trace(field, T, case.x())[1]
-
-    one, other = (jax.jit(jax.grad(trace))(case.field) for trace in (closed, brute))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), one, other)
-
-
 def test_the_gram_matrix_is_used_where_it_is_cheaper():
     # Two products of width^2 dim, against one of width^3 and two with the Gram matrix.
     narrow, wide = (
@@ -110,15 +96,6 @@ def test_the_gram_matrix_is_used_where_it_is_cheaper():
     assert narrow.gram is None
     assert wide.gram.shape == (4, 4)
     assert wide.first is None
-
-
-def test_float32_stays_float32():
-    field = FIELDS["potential, depth 2"].field
-    cast = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)  # noqa: E731
-    x = FIELDS["potential, depth 2"].x()
-    value, trace = jax.jit(exact_trace)(cast(field), cast(T), cast(x))
-    assert value.dtype == trace.dtype == jnp.float32
-    assert float(trace) == pytest.approx(float(jax.jit(exact_trace)(field, T, x)[1]), rel=1e-4)
 
 
 def test_at_first_the_field_is_small():

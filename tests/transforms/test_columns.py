@@ -82,6 +82,15 @@ def test_the_last_kind_takes_every_column():
     assert str(propose(RNG.normal(size=(500, 2)))) == ""
 
 
+@pytest.mark.filterwarnings("ignore:.* goes in jaxflow 0.3:DeprecationWarning")
+def test_kinds_have_the_attributes_of_version_0_1():
+    found = [kind_of(COLUMNS[name].column) for name in ("normal", "counts", "share", "income")]
+    assert [kind.word for kind in found] == ["continuous", "grid", "bounded", "positive"]
+    assert [kind.step for kind in found] == [0.0, 1.0, 0.0, 0.0]
+    with pytest.raises(AttributeError, match="ContinuousColumn has no attribute 'scale'"):
+        _ = found[0].scale
+
+
 def test_one_hot_columns_and_repeated_rows_are_reported():
     classes = np.eye(3)[RNG.integers(0, 3, 300)]
     table = np.concatenate([classes, RNG.normal(size=(300, 1))], axis=1)

@@ -49,7 +49,7 @@ def test_forward_counts_the_cell_and_inverse_rounds():
     assert float(back) == pytest.approx(-np.log(2))
 
 
-def test_what_is_refused():
+def test_bad_grids_are_refused():
     with pytest.raises(ValueError, match="must be positive, or 0"):
         Dequantise([-1.0])
     with pytest.raises((ValueError, TypeError), match="origin has shape"):
@@ -76,14 +76,14 @@ def test_a_fit_to_whole_numbers_gives_probabilities(key):
     np.testing.assert_array_equal(drawn, jnp.round(drawn))
 
 
-def test_what_follows_the_noise():
+def test_without_noise_leaves_the_rest_of_the_chain():
     grid, scale = Dequantise([1.0]), Standardise(jnp.zeros(1), jnp.ones(1))
     assert without_noise(Chain((grid, scale))).parts == (scale,)
     assert without_noise(grid) is None
     assert without_noise(scale) is scale
 
 
-def test_noise_starts_even_and_its_density_is_that_of_its_draws(key):
+def test_noise_starts_uniform_and_its_density_is_that_of_its_draws(key):
     x = jnp.asarray(RNG.integers(0, 4, (30, 2)), float)
     noise = CellNoise(x, width=8, depth=1, key=key)
     keys = jax.random.split(key, 20_000)
@@ -101,7 +101,7 @@ def test_noise_starts_even_and_its_density_is_that_of_its_draws(key):
 
 @pytest.mark.slow
 def test_learned_noise_tightens_the_bound_and_leaves_the_density(key, tmp_path):
-    # A Gaussian twice as narrow as its cells: even noise wastes most of its points.
+    # A Gaussian half as wide as its cells: uniform noise wastes most of its points.
     field = Linear(matrix=jnp.asarray([[float(np.log(0.25))]]))
     flow = CNF(field, StandardNormal((1,)), transform=Dequantise([1.0]))
     x = jnp.asarray(RNG.integers(-1, 2, (400, 1)), float)
@@ -124,7 +124,7 @@ def test_learned_noise_tightens_the_bound_and_leaves_the_density(key, tmp_path):
     save(tmp_path / "flow.safetensors", learned)
     again = load(tmp_path / "flow.safetensors")
     np.testing.assert_array_equal(log_mass(again, rows, key)[0], better)
-    with pytest.raises(ValueError, match="begins with no Dequantise"):
+    with pytest.raises(ValueError, match="does not start with a Dequantise"):
         fit_noise(replace(flow, transform=None), x, key=key)
     with pytest.raises(ValueError, match="off the grid"):
         fit_noise(flow, x + 0.3, key=key)

@@ -1,8 +1,6 @@
 """The sum of fields, and a field with a time-dependent gate."""
 
-import functools
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,10 +61,8 @@ class Sum(AbstractWrapper):
         if run is evaluate:
             return _add(results)
         values, traces = zip(*results, strict=True)
-        # Closed forms may return traces of higher precision than their values.
-        return _add(values), _add(
-            trace.astype(accumulation_dtype(trace.dtype)) for trace in traces
-        )
+        # Some closed forms return a trace of higher precision than the value.
+        return _add(values), _add([tr.astype(accumulation_dtype(tr.dtype)) for tr in traces])
 
 
 class Gated(AbstractWrapper):
@@ -114,5 +110,5 @@ class Gated(AbstractWrapper):
         return jax.tree.map(lambda a: gate.astype(a.dtype) * a, run(self.field, t, x, cond))
 
 
-def _add(terms: Iterable[Array]) -> Array:
-    return functools.reduce(operator.add, terms)
+def _add(terms: Sequence[Array]) -> Array:
+    return sum(terms[1:], start=terms[0])

@@ -108,9 +108,7 @@ class MLP(eqx.Module):
 
     def prepare(self) -> "Prepared | MLP":
         """The field with the weights of its trace computed; itself if it has no closed form."""
-        if not has_trace_weights(self.layers):
-            return self
-        return Prepared(self, trace_weights(tuple(layer.weight for layer in self.layers)))
+        return self._prepared() if has_trace_weights(self.layers) else self
 
     @property
     def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
@@ -118,4 +116,7 @@ class MLP(eqx.Module):
         return self._with_trace if has_trace_weights(self.layers) else None
 
     def _with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Array, Array]:
-        return self.prepare().with_trace(t, x, cond)
+        return self._prepared().with_trace(t, x, cond)
+
+    def _prepared(self) -> Prepared:
+        return Prepared(self, trace_weights(tuple(layer.weight for layer in self.layers)))

@@ -1,7 +1,5 @@
 """Gradient fields of a scalar potential, with the exact trace of their Hessian."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,6 @@ from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Event, Scalar
-
-
-class Parts(NamedTuple):
-    """Intermediate results that the trace needs: `tanh(a_i)` and `z_{i+1}` of each layer."""
-
-    slopes: list[Array]
-    adjoints: list[Array]
 
 
 class Potential(eqx.Module):
@@ -122,8 +113,8 @@ class Potential(eqx.Module):
 
     def value_and_parts(
         self, t: Scalar, x: Event, cond: Array | None = None
-    ) -> tuple[Event, Parts]:
-        """The field's value, and the intermediate results for its trace."""
+    ) -> tuple[Event, list[Array], list[Array]]:
+        """The field's value, and `tanh(a_i)` and `z_{i+1}` of each layer."""
         t, h, c = read_inputs(t, x, cond, dim=self.dim, cond_dim=self.cond_dim)
         _, slopes = self._forward(t, h, c)
         z, adjoints = self.output, [self.output]
@@ -135,7 +126,7 @@ class Potential(eqx.Module):
             + self.quadratic(h, t, c) @ self.quadratic.weight.T
             + self.linear.weight[:, 0]
         )
-        return -gradient.reshape(x.shape), Parts(slopes, adjoints[::-1])
+        return -gradient.reshape(x.shape), slopes, adjoints[::-1]
 
     @property
     def step(self) -> float:
@@ -201,7 +192,7 @@ class PreparedPotential(eqx.Module):
 
     def with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Event, Scalar]:
         """The field's value and `tr(df/dx)`."""
-        value, (slopes, adjoints) = self.field.value_and_parts(t, x, cond)
+        value, slopes, adjoints = self.field.value_and_parts(t, x, cond)
         curvatures = [(1 - s**2) * z for s, z in zip(slopes, adjoints, strict=True)]
         squares = [self.norms, *self._squares(slopes)]
         first, *rest = (contract(s, (c,)) for s, c in zip(squares, curvatures, strict=True))

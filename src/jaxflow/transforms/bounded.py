@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import check_rows, check_sample, column_label, is_concrete
+from jaxflow.transforms.samples import check_sample, checked_rows, column_label, is_concrete
 
 
 @final
@@ -78,7 +78,7 @@ class Bounded(eqx.Module):
             ValueError: a value lies on a limit or beyond; names the column and the first row.
                 Many values on a limit are an atom, which has no density.
         """
-        values = check_rows(x, self.event_shape)
+        values = checked_rows(x, self.event_shape)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         for column in np.ndindex(self.event_shape):
             entries = values[(slice(None), *column)]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.noise import CellNoise
-from jaxflow.transforms.samples import check_rows, check_sample, column_label, is_concrete
+from jaxflow.transforms.samples import check_sample, checked_rows, column_label, is_concrete
 
 # Largest distance from the grid, in steps: the rounding of decimals in float32.
 OFF_GRID = 0.01
@@ -102,7 +102,7 @@ class Dequantise(eqx.Module):
         Raises:
             ValueError: a value is off the grid; names the column and the first row.
         """
-        values = check_rows(x, self.event_shape)
+        values = checked_rows(x, self.event_shape)
         steps, origin = np.asarray(self.step, float), np.asarray(self.origin, float)
         for column in map(tuple, np.argwhere(steps > 0).tolist()):
             cells = (values[(slice(None), *column)] - origin[column]) / steps[column]

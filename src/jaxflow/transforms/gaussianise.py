@@ -15,7 +15,7 @@ from jaxflow.transforms.quantile_knots import (
     fit_column,
     pad_knots,
 )
-from jaxflow.transforms.samples import check_rows, check_sample, host_samples, is_concrete
+from jaxflow.transforms.samples import check_sample, checked_rows, host_samples, is_concrete
 
 
 @final
@@ -141,7 +141,7 @@ class Gaussianise(eqx.Module):
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless `x`, (rows, d), is finite and of this event shape."""
-        check_rows(x, self.event_shape)
+        checked_rows(x, self.event_shape)
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to normal scores: `(u, log|det du/dx|)`."""

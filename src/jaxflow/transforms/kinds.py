@@ -6,6 +6,7 @@ of detection and the order in which the transforms are applied to data.
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,22 @@ class ColumnKind(abc.ABC):
     """
 
     notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes that all kinds had in 0.1; deprecated."""
+        words = {GridColumn: "grid", ContinuousColumn: "continuous"}
+        limited = "positive" if vars(self).get("upper") == np.inf else "bounded"
+        old = {"word": words.get(type(self), limited)}
+        old |= {"step": 0.0, "lower": -np.inf, "upper": np.inf}
+        if name not in old:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        warnings.warn(
+            f"{name} of a {type(self).__name__} goes in jaxflow 0.3: use isinstance with the "
+            "classes of jaxflow.transforms.kinds",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return old[name]
 
     @classmethod
     @abc.abstractmethod

@@ -1,13 +1,12 @@
 """Propose transforms for the columns of a table, with reasons."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.kinds import ColumnKind, GridColumn, kind_of, transforms_of
-from jaxflow.transforms.protocol import Transform
 from jaxflow.transforms.samples import host_samples
 
 
@@ -24,7 +23,7 @@ class Proposal(NamedTuple):
         notes: remarks about the table, for example duplicate rows.
     """
 
-    parts: tuple[Transform, ...]
+    parts: tuple[Any, ...]
     kinds: tuple[ColumnKind, ...]
     columns: tuple[str, ...]
     notes: tuple[str, ...]

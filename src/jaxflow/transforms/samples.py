@@ -8,6 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from jaxflow.runtime.checks import check_rows as check_finite
+
 
 def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"], np.dtype]:
     """The samples in float64 on the host, and the dtype in which a fit stores its parameters.
@@ -29,17 +31,12 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
             f"x has shape {raw.shape}; at least {number} are needed, shape (n, *event)"
         )
     values = raw.astype(np.float64)
-    bad = values.shape[0] - int(np.isfinite(values.reshape(len(values), -1)).all(axis=1).sum())
-    if bad:
-        raise ValueError(
-            f"x has {bad} rows with NaN or infinite values; drop them: "
-            "x[np.isfinite(x).all(axis=1)]"
-        )
+    check_finite(values)
     dtype = raw.dtype if floating else np.dtype(np.float64)
     return values, np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def check_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *event"]:
+def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *event"]:
     """The rows in float64 on the host, for a transform's `check`.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import check_rows, check_sample, host_samples, is_concrete
+from jaxflow.transforms.samples import check_sample, checked_rows, host_samples, is_concrete
 
 
 @final
@@ -91,7 +91,7 @@ class Standardise(eqx.Module):
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless `x`, (rows, *event), is finite and of this event shape."""
-        check_rows(x, self.event_shape)
+        checked_rows(x, self.event_shape)
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
