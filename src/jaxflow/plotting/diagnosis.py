@@ -33,7 +33,7 @@ def draw(diagnosis: Any) -> Any:
     ```
 
     Args:
-        diagnosis: the result of `jaxflow.diagnose`.
+        diagnosis: the result of `jaxflow.diagnostics.diagnose`.
 
     Returns:
         The matplotlib figure, with three axes.
