@@ -16,11 +16,7 @@ _DAMAGE = (
 
 
 def read_array(path: Path, *, mapped: bool) -> np.ndarray:
-    """The (n, d) array of a .npy or .npz file, as floats; a mapped .npy keeps its dtype.
-
-    Raises:
-        ValueError: the file is damaged, or does not hold exactly one (n, d) array of numbers.
-    """
+    """The (n, d) array of a .npy or .npz file, as floats; a mapped .npy keeps its dtype."""
     try:
         with path.open("rb") as file:  # np.load(path) would leave a damaged .npz open
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -45,11 +41,7 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
 
 
 def to_floats(array: np.ndarray, source: str) -> np.ndarray:
-    """Copy of an (n, d) array: float32 if it is float32, else float64.
-
-    Raises:
-        ValueError: another shape, or not real numbers; names `source`.
-    """
+    """Copy of an (n, d) array: float32 if it is float32, else float64."""
     _check_numbers(array, source)
     # astype also converts a foreign byte order.
     single = array.dtype.kind == "f" and array.dtype.itemsize == 4

@@ -35,9 +35,6 @@ def sniff(path: Path) -> Layout:
     The separator is the first of tab, semicolon, comma and space that the first two lines contain
     equally often. A first line of numbers is a row, and the columns are called x0, x1, ...; any
     other first line is the header.
-
-    Raises:
-        ValueError: the file is empty or not UTF-8 text.
     """
     with _named_errors(path), path.open(encoding="utf-8-sig") as file:
         lines = (file.read(_HEAD) + file.readline()).split("\n")
@@ -60,9 +57,6 @@ def delimited_frames(
     """Chosen columns of a text table, from about `size` characters at a time.
 
     With `numbers`, a column is parsed as float64 where all its cells are numbers, else as text.
-
-    Raises:
-        ValueError: a row has more or fewer cells than the first line, or there is no row.
     """
     empty = True
     with _named_errors(path):

@@ -24,10 +24,6 @@ def frame_to_array(frame: "polars.DataFrame", source: str, first_row: int = 0) -
     """Numbers of a data frame, (n, d): float32 if all columns are, else float64.
 
     Missing cells become NaN. A column of text is read as numbers if every cell is one.
-
-    Raises:
-        ValueError: columns hold something else than numbers; quotes the first such cell of each,
-            with its row, counted from `first_row`.
     """
     pl = import_polars()
     single = all(dtype == pl.Float32 for dtype in frame.dtypes)

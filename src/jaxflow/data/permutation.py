@@ -16,11 +16,6 @@ def shuffled(
     A Feistel network permutes the numbers with an even number of bits; results of `count` or more
     are permuted again until they are smaller (Black and Rogaway 2002, "Ciphers with Arbitrary
     Finite Domains", method 2). The permutation takes no memory and is the same in every process.
-
-    Args:
-        positions: integers from 0 to `count - 1`.
-        count: length of the permutation.
-        seed: integers that choose the permutation.
     """
     half = max(1, -(-max(1, count - 1).bit_length() // 2))
     mask = np.uint64((1 << half) - 1)

@@ -15,13 +15,7 @@ MIN_ROWS = 3
 
 
 def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray, "n d"]:
-    """The rows of `X` in float64; columns are recorded while fitting, else compared.
-
-    Raises:
-        ValueError: too few rows, other columns than in the fit, NaN or infinity (names rows and
-            columns).
-        TypeError: a sparse matrix.
-    """
+    """The rows of `X` in float64; columns are recorded while fitting, else compared."""
     x = validate_data(
         estimator,
         X,
@@ -35,15 +29,7 @@ def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray
 
 
 def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
-    """Conditions in float64, one row each; a vector becomes one column.
-
-    Args:
-        y: the conditions.
-        rows: their required number; None for any.
-
-    Raises:
-        ValueError: no conditions, another number of rows, text, NaN or infinity (names rows).
-    """
+    """Conditions in float64, (n, c), with n = `rows` unless that is None; a vector is a column."""
     if y is None:
         raise ValueError(
             "a conditional density requires y to be passed, but the target y is None: pass the "
@@ -60,11 +46,7 @@ def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
 
 
 def check_weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
-    """Weights in float64, or None.
-
-    Raises:
-        ValueError: not one per row, NaN or infinite, negative, or all zero.
-    """
+    """Weights in float64, or None."""
     if sample_weight is None:
         return None
     weights = check_array(
@@ -91,9 +73,6 @@ def to_precision(
     """Finite numbers in float32, or unchanged with `float64`.
 
     With `warn`, warns of columns that vary too little for float32.
-
-    Raises:
-        ValueError: a number is too large for float32.
     """
     if float64:
         return values
@@ -122,11 +101,7 @@ def feature_names(estimator: Any) -> list[str] | None:
 
 
 def as_int(name: str, value: Any) -> int:
-    """An integer of Python or NumPy as int.
-
-    Raises:
-        TypeError: `value` is not an integer; names the argument.
-    """
+    """An integer of Python or NumPy as int."""
     try:
         return operator.index(value)
     except TypeError:

@@ -132,12 +132,7 @@ class FlowEstimator(BaseEstimator):
         cond: Float[np.ndarray, "n c"] | None,
         sample_weight: Any,
     ) -> Rows:
-        """Fit `flow_` and `history_`; returns the rows of positive weight.
-
-        Raises:
-            ValueError, TypeError: bad data or parameters.
-            TrainingError: no validation value was finite.
-        """
+        """Fit `flow_` and `history_`; returns the rows of positive weight."""
         weights = check_weights(sample_weight, len(x))
         float64 = bool(self.float64)
         x = to_precision(x, "X", float64=float64, warn=True)

@@ -65,9 +65,6 @@ def hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
 
     Copies of a row stay on one side, since a copy of a training row validates nothing. If every
     column lies on a grid, equal rows are independent draws and are split like any others.
-
-    Raises:
-        ValueError: `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"validation={fraction} must lie between 0 and 1, such as 0.1")

@@ -24,12 +24,7 @@ OBJECTIVES = {
 
 
 def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray) -> CNF:
-    """An untrained continuous flow whose field is an MLP of sines.
-
-    Raises:
-        ValueError: a size is out of range.
-        TypeError: a size is not an integer.
-    """
+    """An untrained continuous flow whose field is an MLP of sines."""
     field = MLP(
         dim,
         width=as_int("width", width),
@@ -43,11 +38,7 @@ def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray
 
 
 def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | None) -> Any:
-    """The `transform` of `jaxflow.fit` for a `scaling`, fitted to the training rows `x`.
-
-    Raises:
-        ValueError: an unknown name, or rows that the transform cannot be fitted to.
-    """
+    """The `transform` of `jaxflow.fit` for a `scaling`, fitted to the training rows `x`."""
     if name is None:
         return None
     _check_choice("scaling", name, ("auto", *SCALINGS))
@@ -55,22 +46,13 @@ def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | 
 
 
 def make_objective(name: Any) -> Any:
-    """The `objective` of `jaxflow.fit` for a name.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The `objective` of `jaxflow.fit` for a name."""
     _check_choice("objective", name, tuple(OBJECTIVES))
     return OBJECTIVES[name]
 
 
 def make_config(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
-    """The training configuration; ten validations if there are fewer than 1000 steps.
-
-    Raises:
-        ValueError: a setting is out of range.
-        TypeError: a setting is not a number.
-    """
+    """The training configuration; ten validations if there are fewer than 1000 steps."""
     steps = as_int("steps", steps)
     return TrainConfig(
         steps=steps,

@@ -35,11 +35,7 @@ def as_dtype(name: str) -> np.dtype:
 
 
 def describe(x: Any, name: str) -> dict[str, Any]:
-    """The JSON entry of the array `x`.
-
-    Raises:
-        TypeError: `x` has a dtype that cannot be stored, such as `object`.
-    """
+    """The JSON entry of the array `x`."""
     kinds = {np.ndarray: "numpy", np.generic: "scalar"}
     kind = next((kinds[cls] for cls in kinds if isinstance(x, cls)), "jax")
     is_key = _is_key(x)
@@ -57,11 +53,7 @@ def describe(x: Any, name: str) -> dict[str, Any]:
 
 
 def pack(x: Any, name: str) -> np.ndarray:
-    """The array that stores `x`.
-
-    Raises:
-        TypeError: `x` is a `jax.ShapeDtypeStruct`, which has no values.
-    """
+    """The array that stores `x`."""
     if isinstance(x, jax.ShapeDtypeStruct):
         raise TypeError(f"'{name}' is a jax.ShapeDtypeStruct, a shape without values to write")
     array = np.asarray(jax.random.key_data(x) if _is_key(x) else x)
@@ -76,11 +68,7 @@ def pack(x: Any, name: str) -> np.ndarray:
 def unpack(
     stored: np.ndarray, entry: Mapping[str, Any], name: str, *, kind: str, weak: bool
 ) -> Any:
-    """The array that `pack` stored, as one of JAX or NumPy.
-
-    Raises:
-        ValueError: stored values and entry disagree, or JAX would round 64 bits to 32.
-    """
+    """The array that `pack` stored, as one of JAX or NumPy."""
     shape, dtype = tuple(entry["shape"]), entry["dtype"]
     mismatch = ValueError(
         f"'{name}' is stored as {stored.dtype} of shape {stored.shape}, but its description says "

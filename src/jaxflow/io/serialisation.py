@@ -47,11 +47,7 @@ def dotted(path: tuple) -> str:
 
 
 def encode_plain(x: Any, name: str) -> Any:
-    """JSON of a value without arrays and objects.
-
-    Raises:
-        TypeError: a part is not None, bool, int, float, str, list, tuple or dict.
-    """
+    """JSON of a value without arrays and objects."""
 
     def refuse(part: Any, path: tuple) -> Any:
         raise TypeError(
@@ -68,9 +64,6 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
 
     Inside objects of classes from outside jaxflow, a value that cannot be written becomes
     `{"opaque": ...}`: only a template can read such a file.
-
-    Raises:
-        TypeError: a value cannot be written; names it and its place.
     """
     table: dict[str, dict[str, Any]] = {}
     stored: dict[str, np.ndarray] = {}
@@ -117,9 +110,6 @@ def decode(node: Any, table: Entries, stored: Arrays) -> Any:
     Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`. A
     class whose fields have changed since converts older ones in its class method
     `upgrade_fields`.
-
-    Raises:
-        ValueError: a place cannot be rebuilt; names the first one and the reason.
     """
 
     def value(node: Any, path: tuple) -> Any:
@@ -165,11 +155,7 @@ def named_arrays(tree: Any, name: Callable[[tuple], str]) -> dict[str, Any]:
 
 
 def fill(like: Any, table: Entries, stored: Arrays, name: Callable[[tuple], str]) -> Any:
-    """A copy of the template `like` with the arrays of a file; all else stays the template's.
-
-    Raises:
-        ValueError: an array's name, shape or dtype is not the template's; names the first one.
-    """
+    """A copy of the template `like` with the arrays of a file; all else stays the template's."""
     wanted = named_arrays(like, name)
     for key, entry in table.items():
         if key not in wanted and not entry.get("static", False):
@@ -237,11 +223,7 @@ def _is_ours(cls: type) -> bool:
 
 
 def _find_class(module: str, name: str, place: str) -> type:
-    """The class of jaxflow that a file names.
-
-    Raises:
-        ValueError: jaxflow defines no module or dataclass under that name.
-    """
+    """The class of jaxflow that a file names."""
     if not (module == "jaxflow" or module.startswith("jaxflow.")):
         raise ValueError(
             f"'{place}' is a {module}.{name}, a class outside jaxflow, and a file may not choose "
