@@ -18,7 +18,7 @@ help:  ## list the targets
 	fi
 	touch $@
 
-demo: .venv/.ready  ## train on 8 gaussians and two real tables; pictures and a table in demo/
+demo: .venv/.ready  ## train on 8 gaussians and images of digits; pictures and a table in demo/
 	$(BIN)/jaxflow demo --out demo --overwrite
 
 test: lint  ## lint, then the test suite

@@ -7,8 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from scipy import integrate
-from scipy.stats import multivariate_normal
+from scipy import integrate, stats
 from sklearn.covariance import shrunk_covariance
 
 from jaxflow.transforms import Gaussianise, Standardise
@@ -68,7 +67,7 @@ def test_kernels_are_the_mean_of_gaussians():
     train, x = np.split(np.random.default_rng(1).normal(size=(560, 30)), [40])
     kernels = tables.Kernels(0.7)
     kernels.fit(train)
-    logs = [multivariate_normal(row, 0.49).logpdf(x) for row in train]
+    logs = [stats.norm.logpdf(x, row, 0.7).sum(axis=1) for row in train]
     expected = np.logaddexp.reduce(logs, axis=0) - np.log(len(train))
     np.testing.assert_allclose(kernels.score_samples(x), expected, rtol=1e-9)
 

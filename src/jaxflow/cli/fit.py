@@ -135,7 +135,7 @@ def fit(
     rows in nats per row: lower is better.
     """
     # The options by name: each setting is one.
-    options = locals() | {"start": None if start is None else str(start)}
+    options: dict[str, Any] = locals() | {"start": None if start is None else str(start)}
     settings = Settings(**{each.name: options[each.name] for each in fields(Settings)})
     if start is not None:
         parameters = inspect.signature(fit).parameters

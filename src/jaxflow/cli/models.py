@@ -30,13 +30,14 @@ def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int
         return CouplingFlow(
             dim, width=settings.width, depth=settings.depth, cond_dim=num_classes, key=key
         )
+    trace: Any = settings.trace
     if settings.schedule is None:
         field = _build_network(settings, dim, num_classes, key)
-        return CNF(field, base=StandardNormal((dim,)), trace=settings.trace)
+        return CNF(field, base=StandardNormal((dim,)), trace=trace)
     network = _build_network(settings, dim, num_classes + 1 if num_classes else 0, key)
     if num_classes:
         network = OptionalCondition(network, num_classes)
-    return as_flow(Denoiser(network, settings.schedule), (dim,), trace=settings.trace)
+    return as_flow(Denoiser(network, settings.schedule), (dim,), trace=trace)
 
 
 def _build_network(settings: Settings, dim: int, cond_dim: int, key: PRNGKeyArray) -> Any:
