@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each is refused in one line, or read as what it still says.
+"""Damaged and hostile files: each raises a one-line error or is read correctly.
 
     python tests/chaos/hostile_files.py --files 1000
 
@@ -36,7 +36,7 @@ from jaxflow.cli.settings import Settings
 from jaxflow.data import Shards, read_blocks, read_table
 from jaxflow.io.checkpoint import load_extra
 
-# What a reader may need beyond what the process holds already.
+# Memory that a reader may use, in bytes.
 ROOM = 2 << 30
 REFUSALS = (ValueError, TypeError, FileNotFoundError)
 SETTINGS = Settings(
@@ -240,7 +240,7 @@ def read(path: Path, finished: Path) -> None:
 
 
 def _keep(record: Path, finished: Path) -> None:
-    """A run directory whose flow says of itself what a file says."""
+    """A run directory whose flow has the content of a file as its `extra`."""
     run = record.parent / "run"
     run.mkdir(exist_ok=True)
     flow = jaxflow.load(finished / "flow.safetensors")

@@ -27,7 +27,7 @@ MOST_KILLS = 3
 
 
 def start(table: Path, out: Path, cache: Path, *options: str) -> subprocess.Popen[bytes]:
-    """A fit in a process of its own."""
+    """Start a fit in another process."""
     sizes = ["--steps", str(STEPS), "--width", "8", "--batch-size", "64"]
     command = [*PROGRAM, "fit", str(table), "--out", str(out), *sizes, *options]
     # Compiled functions are shared by all processes: most of a short fit's time.
@@ -46,7 +46,7 @@ def outcome(out: Path) -> tuple[dict[str, bytes], np.ndarray]:
 
 
 def state(out: Path) -> str:
-    """What a kill left."""
+    """State of the run directory after a kill."""
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if "flow.safetensors" in names:
         return "finished"
@@ -54,7 +54,7 @@ def state(out: Path) -> str:
 
 
 def attempt(table: Path, out: Path, cache: Path, seconds: float, rng: random.Random) -> list[str]:
-    """One fit that is killed and resumed until it ends; what each kill left."""
+    """Kill and resume one fit until it ends; returns the state after each kill."""
     left: list[str] = []
     while True:
         process = start(table, out, cache, "--resume")

@@ -1,4 +1,4 @@
-"""A table block by block is the table read whole."""
+"""A table read in blocks equals the table read at once."""
 
 from dataclasses import replace
 
@@ -71,7 +71,7 @@ def test_a_quote_left_open_ends_the_reading(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("array", [np.ones(3), np.array(1.0)])
-def test_an_array_that_is_no_table_is_refused_alike(tmp_path, array):
+def test_blocks_refuse_an_array_with_the_same_text(tmp_path, array):
     path = tmp_path / "table.npy"
     np.save(path, array)
     with pytest.raises(ValueError, match="shape") as whole:

@@ -36,7 +36,7 @@ def test_check_rows_accepts_finite_integers_lists_and_no_rows():
 
 
 @pytest.mark.parametrize("x", [np.array([["a"]]), np.array(1.0), np.array([None])])
-def test_check_rows_refuses_what_are_not_rows_of_numbers(x):
+def test_check_rows_refuses_text_scalars_and_objects(x):
     with pytest.raises(ValueError, match=r"it must hold rows of real numbers, \(n, \*event\)"):
         check_rows(x)
 

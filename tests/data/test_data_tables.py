@@ -1,4 +1,4 @@
-"""A table in a file keeps its numbers; whatever is not a table of numbers is refused."""
+"""Tables survive a round trip through a file; anything else than numbers raises."""
 
 import datetime
 import os
@@ -16,7 +16,7 @@ NAMES = ("a", "b")
 
 @pytest.fixture
 def hard_values():
-    """Doubles over the whole range of exponents, and those that text most easily loses."""
+    """Doubles with all exponents, and those that text loses most easily."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2000, 2)) * 10.0 ** rng.integers(-300, 300, (2000, 2))
     values[:5] = [

@@ -1,4 +1,4 @@
-"""Rows in many files: read by number, in a random order that every process knows."""
+"""Rows in many files: reads by number, in a random order that is the same in all processes."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""Densities of rows given conditions, behind scikit-learn's face."""
+"""Conditional densities with scikit-learn's interface."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Densities of rows behind scikit-learn's face: weights, pipelines, pickles, refusals."""
+"""Densities with scikit-learn's interface: weights, pipelines, pickles, errors."""
 
 import io
 import pickle
@@ -78,7 +78,7 @@ def test_in_float64_a_scaler_before_the_flow_is_a_scaling_inside():
         inside = tiny(float64=True).fit(X).score_samples(X)
         scaler = StandardScaler()
         outside = make_pipeline(scaler, plain).fit(X).score_samples(X)
-    # By the scaler's log-scale, to far less than float32 could tell.
+    # They differ by the scaler's log-scale, far more accurately than in float32.
     log_scale = np.log(np.asarray(scaler.scale_)).sum()
     np.testing.assert_allclose(outside - log_scale, inside, atol=1e-9)
     np.testing.assert_allclose(outside, plain.flow_.log_prob(scaler.transform(X)), atol=1e-12)
@@ -103,7 +103,7 @@ def test_weights_are_repetitions_to_the_bit(fitted):
     assert (one.score_samples(X) != fitted.score_samples(X)).any()
 
 
-def test_broken_weights_count_in_the_threshold_too():
+def test_fractional_weights_count_in_the_threshold():
     weights = np.linspace(0.1, 2.0, 60)
     density = tiny(contamination=0.3).fit(X, sample_weight=weights)
     unusual = density.predict(X) == -1
@@ -226,7 +226,7 @@ def test_rows_that_have_no_density_are_refused(x, match):
         (np.full(60, np.nan), "sample_weight contains NaN"),
     ],
 )
-def test_weights_that_count_nothing_are_refused(weights, match):
+def test_bad_weights_are_refused(weights, match):
     with pytest.raises(ValueError, match=match):
         tiny().fit(X, sample_weight=weights)
 

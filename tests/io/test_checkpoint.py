@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit; what cannot come back is refused by name."""
+"""Saved trees load bit for bit; values that cannot be saved or loaded raise by name."""
 
 import abc
 import ast
@@ -93,7 +93,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def ours(monkeypatch):
-    """Put the sample classes where a class of the library would be found."""
+    """Register the sample classes as classes of the library."""
     module = types.ModuleType(OURS)
     for cls in (Layer, Settings, Flow, Abstract):
         setattr(module, cls.__name__, cls)
@@ -178,7 +178,7 @@ class TestRoundTrip:
         save(path, [array.T, array[:, ::2], array.astype(">f8")])
         for found, want in zip(load(path), [array.T, array[:, ::2], array], strict=True):
             np.testing.assert_array_equal(found, want)
-            found += 1  # what was writable stays writable
+            found += 1  # a writable array stays writable
 
     @pytest.mark.parametrize("x64", [True, False])
     @pytest.mark.parametrize("shape", [(), (3,)])
@@ -281,7 +281,7 @@ class TestExtra:
         save(path, jnp.ones(3), extra=extra)
         assert_same(load_extra(path), extra)
 
-    def test_refuses_what_is_no_plain_value(self, path):
+    def test_refuses_arrays_and_objects(self, path):
         with pytest.raises(
             TypeError, match=r"extra holds a numpy.float64 at 'loss.0'.*float\(x\)"
         ):
@@ -459,7 +459,7 @@ class TestWhatIsNotLoaded:
                 load(path)
             assert "\n" not in str(e.value)
 
-    def test_what_is_no_file_of_ours(self, path, tmp_path):
+    def test_other_files(self, path, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"flow.safetensors does not exist"):
             load(path)
         with pytest.raises(ValueError, match=r"is a folder"):

@@ -1,4 +1,4 @@
-"""A disk that is full, or a file that may grow no further, costs the newest state alone."""
+"""A full disk, or a file at its size limit, loses only the newest state."""
 
 import contextlib
 import sys

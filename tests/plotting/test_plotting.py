@@ -1,4 +1,4 @@
-"""What the pictures hold: the numbers of the flow, in the axes that were given."""
+"""Plots show the numbers of the flow, in the axes that were passed."""
 
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_an_animation_has_its_frames_and_moves(flow, key, tmp_path):
     path = plotting.animation(flow, key, tmp_path / "flow.gif", 20, frames=3, seconds=0.5)
     with Image.open(path) as picture:
         pictures = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(picture)]
-    # The last one stays, which a GIF may tell by its time alone.
+    # The last frame stays, which a GIF may store as its duration.
     assert len(pictures) >= 3
     assert (pictures[0] != pictures[1]).any()
     with pytest.raises(FileExistsError):
