@@ -1,4 +1,4 @@
-"""Couplings: permutations, marginals, known optima, and conditions that stay with their rows."""
+"""Couplings: permutations, marginals, known optima, and conditions."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Denoising: what it regresses on, its weights, its ladder, and what it refuses."""
+"""Denoising: its loss in closed form, its weights and times, and its errors."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Maximum likelihood, its penalties and its weights, against integrals that are known."""
+"""Maximum likelihood, its penalties and weights, against known integrals."""
 
 import dataclasses
 
@@ -84,7 +84,7 @@ def test_a_random_end_averages_the_densities_about_the_base():
     np.testing.assert_allclose(losses[1], -exact, rtol=1e-9)
 
 
-def test_a_solve_that_fails_is_a_loss_that_is_no_number():
+def test_a_failed_solve_gives_a_loss_of_nan():
     flow = CNF(lambda t, x: jnp.log(x - 9), StandardNormal(1), trace="exact")
     for objective in (maximum_likelihood, MaximumLikelihood(kinetic=0.1)):
         loss, _ = objective(flow, jnp.zeros((3, 1)), None, jax.random.key(0))
@@ -101,7 +101,7 @@ def test_weights_are_rows_that_occur_that_often():
     np.testing.assert_allclose(metrics["kinetic"], same["kinetic"], rtol=1e-12)
 
 
-def test_what_an_objective_cannot_have_is_refused():
+def test_bad_penalties_raise():
     flow = CNF(MLP(2, width=4, key=KEY), StandardNormal(2))
     with pytest.raises(ValueError, match=r"hjb needs a field with a potential and field=MLP"):
         MaximumLikelihood(hjb=1.0)(flow, X, None, KEY)

@@ -1,4 +1,4 @@
-"""Flow matching: its minimiser in closed form, its laws of time, and what it refuses."""
+"""Flow matching: its minimiser in closed form, its times, and its errors."""
 
 import itertools
 from types import SimpleNamespace

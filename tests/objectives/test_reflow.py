@@ -1,4 +1,4 @@
-"""Reflow's pairs and what they teach."""
+"""Reflow: its pairs, and training on them."""
 
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ def test_each_pair_keeps_its_condition():
     assert metrics["velocity"] > 0
 
 
-def test_what_is_refused():
+def test_bad_arguments_raise():
     x = np.random.default_rng(0).normal(size=(50, 2))
     pairs = Reflow.of(turning(transform=Standardise(jnp.ones(2), jnp.ones(2))), KEY, 20)
     with pytest.raises(ValueError, match="differs from that of the flow which gave the pairs"):

@@ -100,7 +100,7 @@ def test_log_z_of_an_unnormalised_target():
     np.testing.assert_allclose(found.effective / 20_000, 1.36 * 0.64, atol=0.02)
 
 
-def test_weights_with_a_heavy_tail_are_told():
+def test_weights_with_a_heavy_tail_are_reported():
     # Proposal 0.5 wide, target 1 wide: E w^2 is infinite, the shape is 1 - 0.25.
     found = importance_sample(stretched(np.log(0.5), 1), normal(1.0), 20_000, key=KEY)
     assert found.pareto_k > 0.5
@@ -134,7 +134,7 @@ def test_fit_learns_a_target_without_data():
     assert importance_sample(flow, normal(0.5), 500, key=KEY).effective > 250
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_raise():
     flow = stretched(0.0)
     with pytest.raises(ValueError, match=r"x=None, and objective=.* needs data"):
         fit(flow, None, key=KEY, objective=maximum_likelihood)

@@ -104,7 +104,7 @@ def test_only_the_ratios_of_weights_count():
     assert float(weighted_mean(values, 0 * weights)) == 0
 
 
-def test_a_user_s_own_function_is_an_objective():
+def test_any_function_is_an_objective():
     def moments(flow, x, cond, key):
         drawn = jax.vmap(flow.base.sample)(jax.random.split(key, len(x)))
         moved = jax.vmap(lambda z: flow.field(jnp.asarray(0.5), z))(drawn)
@@ -115,7 +115,7 @@ def test_a_user_s_own_function_is_an_objective():
     assert len(history["step"]) == 1
 
 
-def test_who_needs_the_training_solve():
+def test_which_objectives_need_the_training_solver():
     pairs = Reflow(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
     for objective in (FlowMatching(), Denoising(), pairs):
         assert not Phase(objective, TrainConfig(), 0).solves

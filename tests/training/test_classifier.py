@@ -1,4 +1,4 @@
-"""A classifier of noisy points."""
+"""A classifier of noisy samples."""
 
 import equinox as eqx
 import jax

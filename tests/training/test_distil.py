@@ -1,4 +1,4 @@
-"""A flow in a few evaluations: what it is off by is what it says."""
+"""Distilled flows: the stated error is the true one."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_exact_falls_back_to_the_solve(flow, fast):
     np.testing.assert_array_equal(fast.sample(KEY, 5, exact=True), flow.sample(KEY, 5))
 
 
-def test_it_is_kept_in_a_file_with_its_error(fast, tmp_path):
+def test_the_map_is_saved_with_its_error(fast, tmp_path):
     jaxflow.save(tmp_path / "fast.safetensors", fast)
     again = jaxflow.load(tmp_path / "fast.safetensors")
     assert again.error == fast.error
@@ -75,7 +75,7 @@ def test_conditions_reach_the_map():
     assert fast.error.median < 0.3
 
 
-def test_what_is_refused(flow):
+def test_bad_arguments_raise(flow):
     with pytest.raises(ValueError, match="num_steps=0 must be an integer"):
         distil(flow, jnp.zeros((2, 2)), key=KEY, num_steps=0)
     with pytest.raises(ValueError, match=r"x has shape \(2, 3\)"):

@@ -1,4 +1,4 @@
-"""Training on many devices is the training of one, but for the order of sums."""
+"""Training on many devices equals that on one, up to the order of sums."""
 
 import itertools
 from dataclasses import replace

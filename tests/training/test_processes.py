@@ -1,4 +1,4 @@
-"""Two processes train the flow of one, and none waits for one that is gone."""
+"""Training by two processes gives the flow of one, and ends if a process is lost."""
 
 import os
 import signal
