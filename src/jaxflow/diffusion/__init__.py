@@ -40,18 +40,11 @@ from jaxflow.diffusion.schedules import (
     VariancePreserving,
 )
 from jaxflow.diffusion.sde import draw_sde
-from jaxflow.diffusion.steppers import (
-    DDIM,
-    SAMPLERS,
-    Ancestral,
-    DPMSolver,
-    EulerMaruyama,
-    Heun,
-    Langevin,
-    Move,
-    PredictorCorrector,
-    Rule,
-)
+from jaxflow.diffusion.steppers import SAMPLERS
+from jaxflow.diffusion.steppers.ancestral import Ancestral, EulerMaruyama
+from jaxflow.diffusion.steppers.deterministic import DDIM, DPMSolver, Heun
+from jaxflow.diffusion.steppers.langevin import Langevin, PredictorCorrector
+from jaxflow.diffusion.steppers.rule import Move, Rule
 
 __all__ = [
     "DDIM",

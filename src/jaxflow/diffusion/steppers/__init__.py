@@ -7,10 +7,12 @@ and `jaxflow sample --sampler NAME` offers it, with the first line of its docstr
 from collections.abc import Callable
 from functools import partial
 
-from jaxflow.diffusion.steppers.ancestral import Ancestral, EulerMaruyama
+from jaxflow.diffusion.steppers.ancestral import Ancestral
+from jaxflow.diffusion.steppers.ancestral import EulerMaruyama as EulerMaruyama
 from jaxflow.diffusion.steppers.deterministic import DDIM, DPMSolver, Heun
 from jaxflow.diffusion.steppers.langevin import Langevin, PredictorCorrector
-from jaxflow.diffusion.steppers.rule import Move, Rule
+from jaxflow.diffusion.steppers.rule import Move as Move
+from jaxflow.diffusion.steppers.rule import Rule
 
 SAMPLERS: dict[str, Callable[[], Rule]] = {
     "ancestral": Ancestral,
@@ -22,16 +24,3 @@ SAMPLERS: dict[str, Callable[[], Rule]] = {
 }
 """Constructors of the samplers by name: `SAMPLERS[name]()` is a rule with good settings, and its
 `default_steps` a good number of steps."""
-
-__all__ = [
-    "DDIM",
-    "SAMPLERS",
-    "Ancestral",
-    "DPMSolver",
-    "EulerMaruyama",
-    "Heun",
-    "Langevin",
-    "Move",
-    "PredictorCorrector",
-    "Rule",
-]
