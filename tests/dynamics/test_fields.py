@@ -13,7 +13,7 @@ T = jnp.asarray(0.3)
 KEY = jax.random.key(0)
 
 
-def test_an_mlp_is_what_its_equation_says():
+def test_an_mlp_follows_its_equation():
     field = MLP(2, width=3, depth=2, cond_dim=1, key=KEY)
     x, c = jnp.asarray([0.5, -1.0]), jnp.asarray([2.0])
     h = x
@@ -27,7 +27,7 @@ def test_an_mlp_is_what_its_equation_says():
     np.testing.assert_allclose(field(T, x, c), h, rtol=1e-14)
 
 
-def test_a_concatsquash_layer_is_what_its_equation_says():
+def test_a_concatsquash_layer_follows_its_equation():
     field = FIELDS["concatsquash, depth 1"].field
     x = FIELDS["concatsquash, depth 1"].x()
     h = x

@@ -99,7 +99,7 @@ def test_masks_are_autoregressive_and_mirrored(dim, width):
 
 
 @pytest.mark.slow
-def test_at_first_units_are_of_ordinary_size_whatever_their_number_of_inputs():
+def test_at_first_units_are_of_ordinary_size_for_any_number_of_inputs():
     @jax.jit
     def compute(key):
         field = prepare(Hollow(100, width=128, depth=1, key=key))

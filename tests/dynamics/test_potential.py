@@ -32,7 +32,7 @@ def test_the_jacobian_is_symmetric(name):
     np.testing.assert_allclose(jacobian, jacobian.T, rtol=1e-12, atol=1e-13)
 
 
-def test_a_potential_is_what_its_equation_says():
+def test_a_potential_follows_its_equation():
     field = FIELDS["potential, condition"].field
     x, c = FIELDS["potential, condition"].x(), FIELDS["potential, condition"].cond
     y = jnp.concatenate([x, T[None], c])

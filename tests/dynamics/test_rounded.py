@@ -52,7 +52,7 @@ def test_log_densities_keep_their_precision(tmp_path):
     assert load(tmp_path / "flow").field.dtype == "bfloat16"
 
 
-def test_no_closed_form_where_the_field_has_none():
+def test_a_rounded_field_has_a_closed_form_only_if_the_field_has():
     assert Rounded(lambda t, x: x).with_trace is None
 
 

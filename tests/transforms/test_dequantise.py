@@ -57,7 +57,7 @@ def test_bad_grids_are_refused():
 
 
 @pytest.mark.slow
-def test_a_fit_to_whole_numbers_gives_probabilities(key):
+def test_a_fit_to_integers_gives_probabilities(key):
     # Binomial(4, 1/2), five values: log P by the flow against the counts.
     x = np.random.default_rng(3).binomial(4, 0.5, (6000, 1)).astype(np.float32)
     flow = CNF(MLP(1, width=32, key=key), StandardNormal(1))
