@@ -44,7 +44,7 @@ def fit_classifier(
     schedule = VariancePreserving()
     flow = as_flow(Denoiser(MLP(2, key=key), schedule), 2)  # in practice, a fitted one
     labels = jnp.arange(200) % 2
-    x = jax.random.normal(key, (200, 2)) + 2.0 * (labels == 1)[:, None]
+    x = jax.random.normal(key, (200, 2)) + 2 * labels.astype(float)[:, None]
     classifier = Residual(2, outputs=2, width=16, depth=1, key=key)
     config = TrainConfig(steps=20, eval_every=20)  # 2000 steps by default
     classifier = fit_classifier(classifier, flow, x, labels, key=key, config=config)
