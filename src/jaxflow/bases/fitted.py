@@ -22,9 +22,6 @@ class FlowBase(eqx.Module):
     fitted = CNF(MLP(2, key=jax.random.key(0)), StandardNormal(2))
     flow = CNF(MLP(2, key=jax.random.key(1)), FlowBase(fitted))
     ```
-
-    Attributes:
-        flow: the fitted flow.
     """
 
     flow: Any

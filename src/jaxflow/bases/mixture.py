@@ -22,12 +22,6 @@ class GaussianMixture(eqx.Module):
     base = GaussianMixture.fit(x, components=3)
     log_p = base.log_prob(x[0])
     ```
-
-    Attributes:
-        weights: (components,), positive, with sum 1.
-        means: (components, dim).
-        factors: Cholesky factors `L` of the covariances, lower triangular with a positive
-            diagonal, (components, dim, dim).
     """
 
     weights: Float[Array, " components"]
@@ -45,7 +39,7 @@ class GaussianMixture(eqx.Module):
         Args:
             weights: (components,), positive, with sum 1.
             means: (components, dim).
-            factors: `np.linalg.cholesky(covariances)`, (components, dim, dim).
+            factors: Cholesky factors `L` of the covariances, (components, dim, dim).
 
         Raises:
             ValueError: the shapes do not fit, the weights are not positive with sum 1, or the

@@ -24,9 +24,6 @@ class StandardNormal(eqx.Module):
     x = base.sample(jax.random.key(0))
     log_p = base.log_prob(x)
     ```
-
-    Attributes:
-        event_shape: shape of one event.
     """
 
     event_shape: tuple[int, ...] = eqx.field(static=True)
@@ -68,10 +65,6 @@ class DiagonalNormal(eqx.Module):
     base = DiagonalNormal(jnp.zeros(2), jnp.asarray([1.0, 3.0]))
     log_p = base.log_prob(jnp.asarray([0.5, -2.0]))
     ```
-
-    Attributes:
-        mean: (*event).
-        scale: standard deviations, (*event).
     """
 
     mean: Event

@@ -26,10 +26,6 @@ class StudentT(eqx.Module):
     base = StudentT(4.0, event_shape=2)
     log_p = base.log_prob(jnp.asarray([0.5, -20.0]))
     ```
-
-    Attributes:
-        df: degrees of freedom of each coordinate, (*event). The tail of `x_i` decays as
-            `|x_i|^-(df_i + 1)`.
     """
 
     df: Event
@@ -38,7 +34,8 @@ class StudentT(eqx.Module):
         """Make the density.
 
         Args:
-            df: degrees of freedom of each coordinate, (*event), positive.
+            df: degrees of freedom of each coordinate, (*event), positive. The tail of `x_i`
+                decays as `|x_i|^-(df_i + 1)`.
             event_shape: shape to which `df` is broadcast; None for the shape of `df`.
 
         Raises:

@@ -26,9 +26,6 @@ class Sum(AbstractWrapper):
     a, b, c, d, e = jax.random.split(jax.random.key(0), 5)
     field = Sum((Gated(MLP(8, key=a), key=b), Gated(MLP(8, key=c), key=d), Linear(8, key=e)))
     ```
-
-    Attributes:
-        fields: the parts.
     """
 
     fields: tuple[Field, ...]
@@ -77,10 +74,6 @@ class Gated(AbstractWrapper):
     key, gate_key = jax.random.split(jax.random.key(0))
     field = Gated(MLP(2, key=key), key=gate_key)
     ```
-
-    Attributes:
-        field: the inner field.
-        gate: `w` and `b`, a layer without inputs.
     """
 
     field: Field

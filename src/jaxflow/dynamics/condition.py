@@ -22,10 +22,6 @@ class ConditionScaling(eqx.Module):
     scaling = ConditionScaling.fit(jnp.asarray([[1e4, 0.1], [3e4, 0.2], [2e4, 0.3]]))
     scaled = scaling(jnp.asarray([2e4, 0.2]))  # (0, 0)
     ```
-
-    Attributes:
-        mean: mean of each entry of a flattened condition; not trained.
-        scale: standard deviation of each entry; not trained.
     """
 
     mean: tuple[float, ...] = eqx.field(static=True)
@@ -99,10 +95,6 @@ class StandardisedCondition(AbstractWrapper):
     network = MLP(2, cond_dim=3, key=jax.random.key(1))
     field = StandardisedCondition(network, ConditionScaling.fit(cond))
     ```
-
-    Attributes:
-        field: the inner field.
-        scaling: maps conditions to standard units.
     """
 
     field: Field

@@ -24,10 +24,6 @@ class OptionalCondition(AbstractWrapper):
     t, x = jnp.asarray(0.5), jnp.zeros(2)
     conditional, unconditional = network(t, x, jnp.eye(10)[3]), network(t, x)
     ```
-
-    Attributes:
-        network: the inner field, for conditions of `cond_dim + 1` entries.
-        cond_dim: number of entries of a condition.
     """
 
     network: Field

@@ -30,10 +30,6 @@ class Rounded(AbstractWrapper):
     # ... train, then evaluate in full precision:
     flow = unrounded(flow)
     ```
-
-    Attributes:
-        field: the inner field.
-        dtype: the precision it is computed in.
     """
 
     field: Field

@@ -31,11 +31,6 @@ class Bounded(eqx.Module):
     limits = Bounded([0.0, 0.0], [1.0, jnp.inf])  # a share, and a positive number
     u, log_det = limits.forward(jnp.asarray([0.25, 3.0]))
     ```
-
-    Attributes:
-        lower: lower limit of each entry, shape `event_shape`; -inf for none.
-        upper: upper limit, same shape; inf for none.
-        event_shape: shape of one sample.
     """
 
     lower: Event

@@ -23,9 +23,6 @@ class Chain(eqx.Module):
     u, _ = jax.vmap(limits.forward)(x)
     transform = Chain((limits, Standardise.fit(u)))
     ```
-
-    Attributes:
-        parts: the transforms, in the order in which they are applied to data.
     """
 
     parts: tuple[Any, ...]

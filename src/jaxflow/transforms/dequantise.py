@@ -39,12 +39,6 @@ class Dequantise(eqx.Module):
     grid = Dequantise([1.0, 0.0])  # integers, and a continuous column
     x, _ = grid.inverse(jnp.asarray([2.7, 0.3]))  # (3, 0.3)
     ```
-
-    Attributes:
-        step: spacing of the grid of each entry, shape `event_shape`; 0 for a continuous entry.
-        origin: a point of each grid, same shape.
-        noise: the learned distribution of the noise, or None for uniform noise.
-        event_shape: shape of one sample.
     """
 
     step: Event

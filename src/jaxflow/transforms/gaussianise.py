@@ -45,12 +45,6 @@ class Gaussianise(eqx.Module):
     transform = Gaussianise.fit(x)
     u, log_det = jax.vmap(transform.forward)(x)  # (1000, 2), (1000,)
     ```
-
-    Attributes:
-        knots: `x_k`, in the data's units, strictly increasing along the last axis, (d, K).
-        scores: `y_k`, strictly increasing along the last axis, (d, K).
-        slopes: `du/dx` at the knots, positive, (d, K).
-        event_shape: `(d,)`.
     """
 
     knots: Float[Array, "d k"]
@@ -67,9 +61,9 @@ class Gaussianise(eqx.Module):
         """Make the transform from its curves; `fit` estimates them from data.
 
         Args:
-            knots: `x_k`, (d, K), with K at least 2.
-            scores: `y_k`, (d, K).
-            slopes: `m_k`, (d, K).
+            knots: `x_k`, in the data's units, strictly increasing along the last axis, (d, K).
+            scores: `y_k`, strictly increasing along the last axis, (d, K).
+            slopes: `m_k = du/dx` at the knots, positive, (d, K).
 
         Raises:
             ValueError: the shapes differ, there are fewer than two knots, or knots, scores or

@@ -24,11 +24,6 @@ class Standardise(eqx.Module):
     transform = Standardise.fit(x)
     u, log_det = jax.vmap(transform.forward)(x)  # (100, 2), (100,)
     ```
-
-    Attributes:
-        mean: mean of the data, in its units, shape `event_shape`.
-        scale: standard deviation of the data, in its units, same shape, positive.
-        event_shape: shape of one sample.
     """
 
     mean: Event
@@ -39,8 +34,8 @@ class Standardise(eqx.Module):
         """Make the transform from its parameters; `fit` estimates them from data.
 
         Args:
-            mean: subtracted from each sample, (*event).
-            scale: divides each sample, (*event).
+            mean: mean of the data, in its units, (*event).
+            scale: standard deviation of the data, in its units, (*event).
 
         Raises:
             ValueError: the shapes differ, or `scale` is not positive and finite.

@@ -30,11 +30,6 @@ class Whiten(eqx.Module):
     transform = Whiten.fit(x)
     u, log_det = jax.vmap(transform.forward)(x)
     ```
-
-    Attributes:
-        mean: mean of the data, (dim,).
-        factor: `W^-1`, the Cholesky factor of the data's covariance, (dim, dim).
-        event_shape: `(dim,)`.
     """
 
     mean: Float[Array, " dim"]
@@ -45,8 +40,8 @@ class Whiten(eqx.Module):
         """Make the transform from its parameters; `fit` estimates them from data.
 
         Args:
-            mean: (dim,).
-            factor: a Cholesky factor of the covariance, (dim, dim).
+            mean: mean of the data, (dim,).
+            factor: `W^-1`, the Cholesky factor of the data's covariance, (dim, dim).
 
         Raises:
             ValueError: the shapes do not fit.
