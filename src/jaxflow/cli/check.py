@@ -72,9 +72,9 @@ def check(
             check_output(path, overwrite=overwrite, suffixes=suffixes, option=f"--{name}")
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
-    x, kept, _ = read_rows(record, table, drop_nan=drop_nan)
-    x, kept = _select_unseen(x, kept, record, table)
-    cond = RowConditions(record, table)(kept)
+    x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
+    x, row_numbers = _select_unseen(x, row_numbers, record, table)
+    cond = RowConditions(record, table)(row_numbers)
     key = jax.random.key(seed)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow: Any = load_flow(run)
@@ -86,10 +86,10 @@ def check(
             num_rows=rows,
             num_samples=rows,
             atol_nats=atol_nats,
-            row_numbers=kept,
+            row_numbers=row_numbers,
         )
         if report is not None:
-            used = np.isin(kept, diagnosis.rows)
+            used = np.isin(row_numbers, diagnosis.rows)
             used_cond = None if cond is None else cond[used]
             samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
             samples = np.asarray(samples)
@@ -113,15 +113,15 @@ def check(
 
 
 def _select_unseen(
-    x: np.ndarray, kept: np.ndarray, record: dict[str, Any], table: Path
+    x: np.ndarray, row_numbers: np.ndarray, record: dict[str, Any], table: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the table that the run was fitted to, the held-out rows; of another table, all rows."""
     if hash_rows(x) != record["table_sha256"]:
-        return x, kept
+        return x, row_numbers
     settings = record["settings"]
     held = np.sort(split(len(x), settings["validation"], settings["seed"])[1])
     note(
         f"the run was fitted to {table}, so only its {plural(len(held), 'held-out row')} are "
         "tested. They chose the best weights: new rows would be a fairer test"
     )
-    return x[held], kept[held]
+    return x[held], row_numbers[held]

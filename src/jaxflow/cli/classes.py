@@ -22,13 +22,7 @@ OneHot = Float[np.ndarray, "rows classes"]
 class RowConditions:
     """Conditions of the rows of a table for a run: call it with row numbers.
 
-    Args:
-        record: record of the run.
-        path: the table.
-        class_name: `--class`, for all rows; None to read the run's column of labels.
-
-    Raises:
-        ValueError: a class for a run without classes, an unknown class, or a missing column.
+    They come from the run's class column, or are those of one class for all rows.
     """
 
     def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:
@@ -38,26 +32,18 @@ class RowConditions:
             self.classes = record["classes"]
             self.labels = read_labels(path, str(self.column))
 
-    def __call__(self, kept: Int[np.ndarray, " rows"]) -> OneHot | None:
-        """One-hot classes of the rows with these numbers; None for a run without classes.
-
-        Raises:
-            ValueError: a row without a label, or with an unknown one.
-        """
+    def __call__(self, row_numbers: Int[np.ndarray, " rows"]) -> OneHot | None:
+        """One-hot classes of the rows with these numbers; None for a run without classes."""
         if self.fixed is not None:
-            return np.broadcast_to(self.fixed, (len(kept), len(self.fixed)))
+            return np.broadcast_to(self.fixed, (len(row_numbers), len(self.fixed)))
         if self.classes is None:
             return None
-        labels = select_labels(self.labels, kept, self.path, str(self.column))
+        labels = select_labels(self.labels, row_numbers, self.path, str(self.column))
         return one_hot(labels, self.classes, self.path)
 
 
 def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " classes"]:
-    """One-hot vector of a class of the run.
-
-    Raises:
-        ValueError: a run without classes, or without this one.
-    """
+    """One-hot vector of a class of the run; raise ValueError if the run does not have it."""
     classes = record.get("classes")
     if classes is None:
         raise ValueError(
@@ -71,11 +57,7 @@ def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " cl
 
 
 def read_labels(path: Path, column: str) -> Labels:
-    """Read the label of each row as text, "" for a missing one; 1, 1.0 and 1e0 are the same.
-
-    Raises:
-        ValueError: no such column.
-    """
+    """Read the label of each row as text, "" for a missing one; 1, 1.0 and 1e0 are the same."""
     names = table_names(path)
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
@@ -83,11 +65,11 @@ def read_labels(path: Path, column: str) -> Labels:
 
 
 def select_labels(
-    labels: Labels, kept: Int[np.ndarray, " rows"], path: Path, column: str
+    labels: Labels, row_numbers: Int[np.ndarray, " rows"], path: Path, column: str
 ) -> Labels:
     """Return the labels of the rows with these numbers; raise ValueError if one is missing."""
-    labels = labels[kept]
-    empty = kept[labels == ""]
+    labels = labels[row_numbers]
+    empty = row_numbers[labels == ""]
     if empty.size:
         raise ValueError(
             f"{path}: {plural(empty.size, 'row')} without a label in {column!r}, first row "
@@ -97,11 +79,7 @@ def select_labels(
 
 
 def find_classes(labels: Labels, column: str) -> list[str]:
-    """Return the distinct labels, sorted, numbers by value.
-
-    Raises:
-        ValueError: fewer than 2, or more than `MAX_CLASSES`.
-    """
+    """Return the 2 to `MAX_CLASSES` distinct labels, sorted, numbers by value."""
     classes = sorted(set(labels.tolist()), key=_sort_key)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(

@@ -84,9 +84,8 @@ def _fit_eight_gaussians(out: Path, seed: int, *, quick: bool) -> dict[str, Any]
     config = TrainConfig(
         steps=30 if quick else 1200, learning_rate=5e-3, eval_every=30 if quick else 200
     )
-    flow, fitted = _fit(
-        train, validation[:4000], seed, 64, config=config, objective=maximum_likelihood
-    )
+    options = {"config": config, "objective": maximum_likelihood, "transform": None}
+    flow, fitted = _fit(train, validation[:4000], seed, 64, **options)
     edge = truth.radius + 4.5 * truth.std
     figure = plotting.density_over_time(
         flow,

@@ -38,15 +38,15 @@ def distil(
 ) -> None:
     """Train a fast approximation of a run's flow.
 
-    It is kept in the run directory, for jaxflow score --fast and jaxflow sample --fast, together
-    with its error, which is printed here and there.
+    Writes it to the run directory, for jaxflow score --fast and jaxflow sample --fast, and prints
+    the error of its log-densities.
     """
     record = read_finished(run)
     path = run / MAP
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; add --overwrite to replace it")
-    x, kept, _ = read_rows(record, table, drop_nan=drop_nan)
-    cond = RowConditions(record, table)(kept)
+    x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
+    cond = RowConditions(record, table)(row_numbers)
     with jax.enable_x64(record["settings"]["float64"]):
         flow = load_flow(run)
         if not isinstance(flow, jaxflow.CNF):

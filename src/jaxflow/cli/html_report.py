@@ -43,16 +43,9 @@ def write_report(
     samples: Float[np.ndarray, "samples columns"],
     diagnosis: Diagnosis,
 ) -> None:
-    """Write the report; the file is complete and loads nothing else.
+    """Write the report on a run, described by `facts`, and on its tests with the rows `x`.
 
-    Args:
-        path: the file.
-        run: the run directory.
-        facts: description of the run, label -> text.
-        columns: names of the columns.
-        x: the rows that were tested.
-        samples: samples of the flow.
-        diagnosis: the results of the tests.
+    The file is complete and loads nothing else.
     """
     title = html.escape(f"{run.name}: a density by jaxflow")
     parts = [

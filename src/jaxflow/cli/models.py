@@ -19,11 +19,7 @@ REFLOW_PAIRS = 32_768
 
 
 def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int = 0) -> Any:
-    """Build an untrained flow of `dim` columns, conditioned on the class if there are classes.
-
-    Raises:
-        ValueError: a size out of range, or a coupling flow of one column.
-    """
+    """Build an untrained flow of `dim` columns, conditioned on the class if there are classes."""
     if settings.model == "coupling":
         if dim == 1:
             raise ValueError("--model coupling needs at least 2 columns, got 1; use --model cnf")
@@ -70,11 +66,7 @@ def build_objective(
 ) -> Any:
     """Return the `objective` argument of `jaxflow.fit`; None is the default for the model.
 
-    Args:
-        settings: the settings.
-        flow: the flow to train; `reflow` draws its trajectories.
-        key: for the trajectories.
-        cond: conditions of the training rows, reused for the trajectories.
+    `reflow` draws trajectories of the flow, given the conditions of the training rows in turn.
     """
     if settings.objective == "reflow":
         rows = None if cond is None else np.resize(cond, (REFLOW_PAIRS, *cond.shape[1:]))

@@ -20,13 +20,7 @@ Columns = Mapping[str, Sequence[Any] | np.ndarray]
 def check_output(
     path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = TABLES, option: str = "--out"
 ) -> None:
-    """Raise if the file cannot be written.
-
-    Raises:
-        ValueError: a folder, or an unknown suffix.
-        FileExistsError: the file exists and `overwrite` is False.
-        FileNotFoundError: its folder does not exist.
-    """
+    """Raise if the file cannot be written, before the work starts."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(
             f"{path}: unknown suffix {path.suffix!r}; {option} writes {', '.join(suffixes)}"
@@ -69,7 +63,7 @@ def open_table(path: Path) -> Iterator[Callable[[Columns], None]]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file in one step, so that it is never half written."""
+    """Write a file in one step: it is complete or absent."""
     with atomic_write(path) as file:
         file.write(data)
 

@@ -23,11 +23,7 @@ def is_first() -> bool:
 
 @contextmanager
 def join_job(coordinator: str | None, processes: int | None, index: int | None) -> Iterator[None]:
-    """Join a job of several processes, if `--coordinator` names one.
-
-    Raises:
-        ValueError, ConnectionError: see `jaxflow.join_processes`.
-    """
+    """Join a job of several processes, if `--coordinator` names one."""
     global _joined, _first
     if coordinator is None:
         if processes is not None or index is not None:

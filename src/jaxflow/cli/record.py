@@ -1,4 +1,4 @@
-"""The record of a run, kept as run.json: its data, settings, versions and results."""
+"""The record of a run, written to run.json: its data, settings, versions and results."""
 
 import sys
 import types
@@ -31,13 +31,8 @@ def new_record(
 ) -> dict[str, Any]:
     """Return the record of a fit that begins.
 
-    Args:
-        source: the table, the folder of shards or the target, as given.
-        digest: hash of the data.
-        columns: names of the columns.
-        rows: number of rows.
-        settings: the settings.
-        more: entries that differ from those of a fit without classes or dropped rows.
+    `source` is the table, the folder of shards or the target, `digest` a hash of its content;
+    `more` has the entries that differ from those of a fit without classes or dropped rows.
     """
     return (
         versions()
@@ -99,11 +94,7 @@ def check_resumable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
-    """Return the record if each entry that commands read is present and of the right type.
-
-    Raises:
-        ValueError: names the entry that is missing or wrong.
-    """
+    """Return the record if each entry that commands read is present and of the right type."""
     entries = FINISHED if finished else STARTED
     # A fit to a target has no held-out rows.
     if finished and isinstance(record, dict) and "log_z" not in record:

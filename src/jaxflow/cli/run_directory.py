@@ -32,9 +32,7 @@ RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
 def choose_folder(out: Path, *, overwrite: bool, resume: bool) -> Path:
     """Return the folder to fit in: `out`, or `.NAME.new` if `out` holds a run to replace.
 
-    Raises:
-        ValueError: `out` is a file.
-        FileExistsError: `out` holds files that the options do not allow to replace.
+    Raises FileExistsError if `out` holds files that the options do not allow to replace.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out must name a folder")
@@ -114,12 +112,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_finished(run: Path) -> dict[str, Any]:
-    """Read the record of a finished run from the file of its flow.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: not a run directory, an interrupted run, or a flow saved by Python code.
-    """
+    """Read the record of a finished run from the file of its flow."""
     check_run(run)
     if not (run / FLOW).exists():
         raise ValueError(

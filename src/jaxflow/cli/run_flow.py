@@ -28,11 +28,7 @@ def check_flow_options(record: dict[str, Any], guidance: float | None, *, fast: 
 
 
 def load_flow(run: Path, guidance: float | None = None, *, fast: bool = False) -> Any:
-    """Load the flow, with guidance if a scale is given, or the approximation by `distil`.
-
-    Raises:
-        FileNotFoundError: no approximation yet.
-    """
+    """Load the flow, optionally with guidance, or the fast approximation by `jaxflow distil`."""
     if fast:
         path = run / MAP
         if not path.exists():

@@ -67,11 +67,11 @@ def score(
     precision = jax.enable_x64(record["settings"]["float64"])
     with on_devices(devices), precision, open_table(out) as append:
         flow = load_flow(run, guidance, fast=fast)
-        for x, kept in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
-            columns = _score(flow, x, conditions(kept), fast=fast, with_error=with_error)
+        for x, row_numbers in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
+            columns = _score(flow, x, conditions(row_numbers), fast=fast, with_error=with_error)
             if with_error and out.suffix.lower() != ".npy":
                 columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
-            append({"row": kept, **columns})
+            append({"row": row_numbers, **columns})
             moments.add(columns["log_prob"])
     failed = f", {moments.failed} failed" if moments.failed else ""
     error = "" if moments.error is None else f" +- {moments.error:.4f}"
@@ -124,7 +124,7 @@ def _score(
     flow: Any, x: np.ndarray, cond: np.ndarray | None, *, fast: bool, with_error: bool
 ) -> dict[str, Any]:
     """Columns of the output for these rows, except their numbers."""
-    # The same probes for all rows, so that scores by an estimated trace repeat.
+    # A fixed key: scores by an estimated trace repeat.
     key = jax.random.key(0)
     if not with_error:
         log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)

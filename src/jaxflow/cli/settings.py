@@ -58,11 +58,7 @@ INHERITED = ("model", "field", "activation", "width", "depth", "transform", "tra
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All options of `jaxflow fit` that determine the result, except the data.
-
-    Raises:
-        ValueError: an unknown value, or options that exclude each other.
-    """
+    """All options of `jaxflow fit` that determine the result, except the data."""
 
     model: str
     field: str

@@ -61,11 +61,7 @@ def shards_record(
     *,
     drop_nan: bool,
 ) -> dict[str, Any]:
-    """Return the record of a fit to shards that begins.
-
-    Raises:
-        ValueError: an option that shards do not support.
-    """
+    """Return the record of a fit to shards that begins; refuse options they do not support."""
     data = Shards.open(folder)
     names = list(data.columns)
     unsupported = {

@@ -25,15 +25,9 @@ MAX_PRIOR_GAP = 0.1
 
 
 def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Settings:
-    """Replace the settings that belong to the flow of another run, for `--from`.
+    """Take the settings of the flow from another run, for `--from`.
 
-    Args:
-        start: the other run.
-        settings: the options.
-        changed: names of the options that do not have their default.
-
-    Raises:
-        ValueError: an option that the other run has fixed.
+    `changed` names the options that do not have their default; the other run may have fixed one.
     """
     inherited = settings_of(read_finished(start))
     for name in (*INHERITED, "columns", "class_column"):
@@ -65,15 +59,11 @@ def read_table_rows(
     *,
     drop_nan: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Read the rows to fit, (n, d), their conditions, (n, classes), and the record of the run.
-
-    Raises:
-        ValueError, TypeError: the table cannot be fitted; names file, rows and columns.
-    """
+    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record."""
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
-        x, kept, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
-        cond = RowConditions(of_run, table)(kept)
+        x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
+        cond = RowConditions(of_run, table)(row_numbers)
         names, chosen = of_run["columns"], of_run["columns_chosen"]
         class_column, classes = of_run.get("class_column"), of_run.get("classes")
     else:
@@ -85,12 +75,14 @@ def read_table_rows(
         chosen = names is not None
         read = read_table(table, names)
         names, num_rows = list(read.columns), len(read.values)
-        x, kept = clean_rows(
+        x, row_numbers = clean_rows(
             read.values, names, table, drop_nan=drop_nan, float64=settings.float64
         )
         classes = cond = None
         if class_column is not None:
-            labels = select_labels(read_labels(table, class_column), kept, table, class_column)
+            labels = select_labels(
+                read_labels(table, class_column), row_numbers, table, class_column
+            )
             classes = find_classes(labels, class_column)
             cond = one_hot(labels, classes, table)
     record = new_record(
@@ -102,7 +94,7 @@ def read_table_rows(
         class_column=class_column,
         classes=classes,
         columns_chosen=chosen,
-        rows_dropped=num_rows - len(kept),
+        rows_dropped=num_rows - len(row_numbers),
         labels_sha256=None if cond is None else hash_rows(cond),
         drop_nan=drop_nan,
     )

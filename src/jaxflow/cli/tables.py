@@ -45,38 +45,30 @@ def read_rows(
 ) -> tuple[Values, RowNumbers, int]:
     """Read the columns of a run from a table, in the run's order and precision.
 
-    Returns:
-        The rows, their numbers in the file, and how many rows the file has.
-
-    Raises:
-        ValueError: missing columns, rows with NaN or infinity, numbers too large for the run.
+    Returns the rows, their numbers in the file, and how many rows the file has.
     """
     names = record["columns"]
     columns = columns_to_read(path, names, chosen=record["columns_chosen"])
     values = read_table(path, columns).values
     float64 = record["settings"]["float64"]
-    x, kept = clean_rows(values, names, path, drop_nan=drop_nan, float64=float64)
-    return x, kept, len(values)
+    x, row_numbers = clean_rows(values, names, path, drop_nan=drop_nan, float64=float64)
+    return x, row_numbers, len(values)
 
 
 def read_row_blocks(
     record: dict[str, Any], path: Path, rows: int, *, drop_nan: bool
 ) -> Iterator[tuple[Values, RowNumbers]]:
-    """Read as `read_rows` does, `rows` rows at a time; only the last block is shorter.
-
-    Raises:
-        ValueError: as `read_rows`, when the block of the row is reached.
-    """
+    """Read as `read_rows` does, `rows` rows at a time; only the last block is shorter."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for block in _clean_blocks(record, path, drop_nan=drop_nan):
         waiting.append(block)
-        while sum(len(kept) for _, kept in waiting) >= rows:
-            x, kept = (np.concatenate(each) for each in zip(*waiting, strict=True))
-            yield x[:rows], kept[:rows]
-            waiting = [(x[rows:], kept[rows:])]
-    x, kept = (np.concatenate(each) for each in zip(*waiting, strict=True))
-    if len(kept):
-        yield x, kept
+        while sum(len(row_numbers) for _, row_numbers in waiting) >= rows:
+            x, row_numbers = (np.concatenate(each) for each in zip(*waiting, strict=True))
+            yield x[:rows], row_numbers[:rows]
+            waiting = [(x[rows:], row_numbers[rows:])]
+    x, row_numbers = (np.concatenate(each) for each in zip(*waiting, strict=True))
+    if len(row_numbers):
+        yield x, row_numbers
 
 
 def _clean_blocks(
@@ -89,28 +81,27 @@ def _clean_blocks(
         if not drop_nan:
             _check_finite(block.values, names, path, first=num_read)
         finite = finite_rows(block.values)
-        kept = num_read + np.flatnonzero(finite)
+        row_numbers = num_read + np.flatnonzero(finite)
         is_first = num_kept == 0
-        num_read, num_kept = num_read + len(finite), num_kept + len(kept)
-        if len(kept):
+        num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
+        if len(row_numbers):
             x = to_precision(block.values[finite], names, path, float64=float64, warn=is_first)
-            yield x, kept
+            yield x, row_numbers
     _note_dropped(num_read, num_kept, path)
 
 
 def clean_rows(
     values: Values, columns: Sequence[str], path: Path, *, drop_nan: bool, float64: bool
-) -> tuple[Float[np.ndarray, "kept columns"], Int[np.ndarray, " kept"]]:
+) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
     """Return the finite rows in float32 or float64, and their numbers in the file.
 
-    Raises:
-        ValueError: other rows unless `drop_nan`, no finite row, numbers too large for float32.
+    Raises ValueError for other rows, unless `drop_nan`.
     """
     if not drop_nan:
         _check_finite(values, columns, path)
-    kept = np.flatnonzero(finite_rows(values))
-    _note_dropped(len(values), len(kept), path)
-    return to_precision(values[kept], columns, path, float64=float64), kept
+    row_numbers = np.flatnonzero(finite_rows(values))
+    _note_dropped(len(values), len(row_numbers), path)
+    return to_precision(values[row_numbers], columns, path, float64=float64), row_numbers
 
 
 def _check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
@@ -133,8 +124,7 @@ def to_precision(
 ) -> Values:
     """Convert finite numbers to float32 or float64; warn of columns that float32 rounds coarsely.
 
-    Raises:
-        ValueError: a number is too large for float32.
+    Raises ValueError if a number is too large for float32.
     """
     if float64 or values.dtype == np.float32:
         return values.astype(np.float64 if float64 else np.float32)
@@ -158,16 +148,10 @@ def to_precision(
 def columns_to_read(path: Path, expected: Sequence[str], *, chosen: bool) -> Sequence[str] | None:
     """Choose the columns of a table that a run needs; None for all columns, by position.
 
-    Columns are matched by name. If the file or the run has no names, so that the columns are
-    called x0, x1, ..., they are matched by position, and their number must agree.
+    Columns are matched by name. If the file or the run has no names, its columns are called x0,
+    x1, ..., and columns are matched by position: their number must agree.
 
-    Args:
-        path: the table.
-        expected: column names of the run.
-        chosen: whether the run was fitted with --columns, so that x0, x1, ... are names.
-
-    Raises:
-        ValueError: columns are missing; names them.
+    `chosen` tells whether the run was fitted with --columns: then x0, x1, ... are names too.
     """
     names = table_names(path)
     run_is_unnamed = _are_automatic(expected) and not chosen

@@ -24,12 +24,7 @@ MAX_PARETO_K = 0.7
 
 
 def target_record(target: str, settings: Settings, columns: list[str] | None) -> dict[str, Any]:
-    """Return the record of a fit to a target that begins.
-
-    Raises:
-        ValueError: no column names, or a target not written FILE.py:NAME.
-        FileNotFoundError: no such file.
-    """
+    """Return the record of a fit to a target that begins."""
     if not columns:
         raise ValueError(
             "--objective reverse-kl needs names for the columns, one for each entry of the "
@@ -97,11 +92,7 @@ def _parse(target: str) -> tuple[Path, str]:
 
 
 def _load_function(target: str, dim: int) -> Callable[[Any], Any]:
-    """Import the target's function and check the shape of its result.
-
-    Raises:
-        ValueError: no such function, or it does not return a number.
-    """
+    """Import the target's function and check the shape of its result."""
     path, name = _parse(target)
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None

@@ -37,7 +37,7 @@ def train(
 ) -> tuple[Any, dict[str, Any]]:
     """Call `jaxflow.fit` with the settings of the run; returns the flow and its history.
 
-    The training state is kept in the folder. An interruption leaves it there for --resume; a
+    The folder holds the training state. An interruption leaves it there for --resume; a
     failed training deletes the folder.
     """
     config = jaxflow.TrainConfig(
@@ -103,12 +103,7 @@ def note_proposal(transform: Any) -> None:
 
 
 class Monitor:
-    """Callback at each validation: prints progress without a terminal, and takes the profile.
-
-    Args:
-        steps: number of training steps.
-        profile: folder for a profile of the steps between two validations.
-    """
+    """Callback at each validation: prints progress without a terminal, and takes the profile."""
 
     def __init__(self, steps: int, profile: Path | None) -> None:
         self.steps, self.profile = steps, profile
