@@ -5,7 +5,7 @@ Each penalty is a rate `r(t, x)`, integrated over time together with `(x, log p)
 ```
 kinetic    |f|^2                         straight, slow trajectories need few steps
 jacobian   |df/dx|_F^2                   estimated as E |J v|^2, by the probes of the trace if any
-taylor     |d^K x / dt^K|^2              K = 2, 3: the error term of a solver of that order
+taylor     |d^K x / dt^K|^2              K = 2, 3: smooth trajectories allow long steps
 hjb        |dPhi/dt - |grad Phi|^2 / 2|  0 along an optimal transport; for potential fields
 ```
 Finlay et al. 2020, "How to train your neural ODE: the world of Jacobian and kinetic

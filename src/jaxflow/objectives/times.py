@@ -19,7 +19,7 @@ def uniform(u: Float[Array, " rows"]) -> Float[Array, " rows"]:
 class LogitNormal:
     """Draw `logit(t) ~ N(mean, std^2)`: more times in the middle.
 
-    Esser et al. 2024, arXiv 2403.03206, eq. 19.
+    Esser et al. 2024, arXiv 2403.03206.
 
     ```python
     from jaxflow.objectives import FlowMatching, LogitNormal
