@@ -216,10 +216,12 @@ def test_a_base_with_a_cdf_is_tested_by_normal_scores(name):
     normal = np.random.default_rng(0).normal(size=(500, 2))
     for factor, grade in ((1.0, "good"), (1.5, "bad")):
         z = factor * normal
-        scores = normal_scores(base, jnp.asarray(law.ppf(stats.norm.cdf(z))))
+        scores: Any = normal_scores(base, jnp.asarray(law.ppf(stats.norm.cdf(z))))
         np.testing.assert_allclose(scores, z, atol=1e-6)
-        assert [each.grade for each in measure_normality(scores, 0.01).findings()] == [grade]
-    assert np.isfinite(normal_scores(base, jnp.full((1, 2), 1e30))).all()
+        found: Any = measure_normality(scores, 0.01)
+        assert [each.grade for each in found.findings()] == [grade]
+    far: Any = normal_scores(base, jnp.full((1, 2), 1e30))
+    assert np.isfinite(far).all()
     no_cdf = GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None])
     assert normal_scores(no_cdf, jnp.zeros((3, 2))) is None
 
