@@ -259,8 +259,8 @@ def frame_of(flow: Any, times: Sequence[Number], cond: Any) -> Limits:
             points = [path[i] for i, t in enumerate(save_times) if t in times]
     else:
         points = [np.asarray(flow.sample(key, _FRAME_POINTS, cond))]
-    low = np.min([np.quantile(p, 0.005, axis=0) for p in points], axis=0)
-    high = np.max([np.quantile(p, 0.995, axis=0) for p in points], axis=0)
+    quantiles = np.quantile(points, (0.005, 0.995), axis=1)
+    low, high = quantiles[0].min(axis=0), quantiles[1].max(axis=0)
     margin = 0.12 * (high - low)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
     return left, right, bottom, top
