@@ -131,16 +131,12 @@ class Run:
     def _phase(self, step: int) -> Phase:
         return phase_at(self.objective, self.config, step)
 
-    def _flow(self) -> Any:
-        """The flow with the averaged weights."""
-        return combine_trainable(self.to_host(self.state.ema), self.frozen)
-
     def _begin(self, phase: Phase, progress: Progress) -> None:
         """Start a phase from the best weights, with a new optimiser."""
         params = self.best if math.isfinite(self.best_value) else self.to_host(self.state.ema)
         self.state, self.since_best = self.to_mesh(initial_state(params, phase.config)), 0
         if phase.solves and not self._phase(self.step - 1).solves:
-            ode = accurate_ode(self.frozen.ode, self._value_by, self.config.solver_error)
+            ode = accurate_ode(self.frozen.ode, self._value, self.config.solver_error)
             self.frozen = replace(self.frozen, ode=ode)
             progress.say(f"step {self.step}: likelihood from here on, with {ode}")
 
@@ -165,22 +161,19 @@ class Run:
         self.step += taken
         return float(np.mean(values)) + self.problem.offsets[0], float(rate)
 
-    def _value(self, flow: Any) -> tuple[float, float]:
+    def _value(self, ode: ODE | None = None) -> tuple[float, float]:
+        """Validation value and evaluations by this solver; None is the evaluation solver."""
+        flow = combine_trainable(self.to_host(self.state.ema), self.frozen)
+        flow = flow if ode is None else replace(flow, ode_eval=ode)
         return validation_value(flow, self.problem, self.objective, self.key)
 
-    def _value_by(self, ode: ODE | None) -> float:
-        """The validation value by this solver; None is the evaluation solver."""
-        flow = self._flow()
-        return self._value(flow if ode is None else replace(flow, ode_eval=ode))[0]
-
     def _validate(self) -> Record:
-        flow = self._flow()
-        value, num_evals = self._value(flow)
+        value, num_evals = self._value()
         record: Record = dict.fromkeys(COLUMNS, 0)
         record |= {"step": self.step, "validation": value, "num_evals": num_evals}
-        has_solvers = hasattr(flow, "ode") and hasattr(flow, "ode_eval")
+        has_solvers = hasattr(self.frozen, "ode") and hasattr(self.frozen, "ode_eval")
         if has_solvers and self._phase(self.step - 1).solves:
-            value = self._value(replace(flow, ode_eval=flow.ode))[0]
+            value, _ = self._value(self.frozen.ode)
         return record | {"coarse": value}
 
     def _record(self, record: Record) -> None:

@@ -51,14 +51,16 @@ def refine(ode: ODE) -> tuple[ODE, str]:
     return replace(ode, **changes), ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
-def accurate_ode(ode: ODE, value_by: Callable[[ODE | None], float], tolerance: float) -> ODE:
+def accurate_ode(
+    ode: ODE, value_by: Callable[[ODE | None], tuple[float, float]], tolerance: float
+) -> ODE:
     """Refine a training solver until its value is within `tolerance` of the evaluation solver's.
 
-    `value_by(ode)` is the validation value by a solver, None being the evaluation solver.
+    `value_by(ode)` is `validation_value` by a solver, None being the evaluation solver.
     """
-    target = value_by(None)
+    target, _ = value_by(None)
     for _ in range(MAX_REFINEMENTS):
-        if abs(value_by(ode) - target) <= tolerance:
+        if abs(value_by(ode)[0] - target) <= tolerance:
             break
         ode, _ = refine(ode)
     return ode
