@@ -29,15 +29,11 @@ class Shards:
     random access: keep the files on a local disk.
 
     ```python
-    import tempfile
-
     import numpy as np
     from jaxflow.data import Shards, write_table
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_table(f"{folder}/raw.npy", np.zeros((100, 2)), ["x0", "x1"])
-        rows = Shards.convert([f"{folder}/raw.npy"], f"{folder}/shards")
-        # jaxflow.fit(flow, rows, key=key) trains on them.
+    write_table("raw.npy", np.zeros((100, 2)), ["x0", "x1"])
+    rows = Shards.convert(["raw.npy"], "shards")  # for jaxflow.fit(flow, rows, key=key)
     ```
 
     Attributes:

@@ -69,14 +69,11 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     Empty cells and nulls become NaN, which `check_rows` finds. Nothing is unpickled.
 
     ```python
-    import tempfile
-
     import numpy as np
     from jaxflow.data import read_table, write_table
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_table(f"{folder}/table.npy", np.zeros((3, 2)), ["x0", "x1"])
-        table = read_table(f"{folder}/table.npy")
+    write_table("table.npy", np.zeros((3, 2)), ["x0", "x1"])
+    table = read_table("table.npy")
     ```
 
     Args:

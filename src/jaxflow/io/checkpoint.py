@@ -45,16 +45,13 @@ def save(
     your own is written as well; read it with `load(path, like=template)`.
 
     ```python
-    import tempfile
-
     import jax
     from jaxflow import CNF, StandardNormal, load, save
     from jaxflow.dynamics import MLP
 
     flow = CNF(MLP(2, key=jax.random.key(0)), StandardNormal(2))
-    with tempfile.TemporaryDirectory() as folder:
-        save(f"{folder}/moons.safetensors", flow, extra={"seed": 0})
-        flow = load(f"{folder}/moons.safetensors")
+    save("moons.safetensors", flow, extra={"seed": 0})
+    flow = load("moons.safetensors")
     ```
 
     Args:

@@ -26,16 +26,13 @@ def animation(
     """Write a GIF of n samples moving from the base at `t = 0` to the data at `t = 1`.
 
     ```python
-    import tempfile
-
     import jax
     from jaxflow import CNF, StandardNormal, plotting
     from jaxflow.dynamics import Linear
 
     key = jax.random.key(0)
     flow = CNF(Linear(2, key=key), StandardNormal(2))
-    with tempfile.TemporaryDirectory() as folder:
-        plotting.animation(flow, key, f"{folder}/flow.gif", n=10, frames=2)
+    plotting.animation(flow, key, "flow.gif", n=10, frames=2)
     ```
 
     Args:
