@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
+from jaxflow.runtime.extras import import_extra
 
 
 def check_method(solver: Any) -> None:
@@ -48,12 +49,7 @@ def as_diffrax(solver: Any) -> Any:
         ImportError: diffrax is not installed.
         ValueError: diffrax has no method of that name.
     """
-    try:
-        import diffrax
-    except ImportError as error:
-        raise ImportError(
-            "gradient='diffrax' needs diffrax: pip install 'jaxflow-cnf[diffrax]'"
-        ) from error
+    diffrax = import_extra("diffrax", "diffrax", "gradient='diffrax' needs diffrax")
     if is_diffrax(solver):
         return solver
     # Diffrax's Tsit5 is "tsit5" here, and so on.

@@ -88,7 +88,7 @@ class Direct:
 class Diffrax:
     """Solve and differentiate by diffrax, with its `RecursiveCheckpointAdjoint`.
 
-    Needs `pip install 'jaxflow-cnf[diffrax]'` and a method that diffrax has.
+    Needs the extra `diffrax` and a method that diffrax has.
 
     Example:
         ```python
