@@ -60,7 +60,12 @@ class FlowMap(Flow):
     net: Any
     exact: CNF
     num_steps: int = eqx.field(static=True)
-    error: MapError | None = eqx.field(static=True, default=None)
+    error: MapError | None = eqx.field(static=True)
+
+    def __init__(
+        self, net: Any, exact: CNF, num_steps: int, error: MapError | None = None
+    ) -> None:
+        self.net, self.exact, self.num_steps, self.error = net, exact, num_steps, error
 
     @property
     def base(self) -> Any:

@@ -35,6 +35,10 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.progress": ("jaxflow.runtime.progress",),
     "jaxflow.rows": ("jaxflow.runtime.arguments",),
     "jaxflow.serialisation": ("jaxflow.io.serialisation",),
+    "jaxflow.training.source": ("jaxflow.training.minibatches",),
+    "jaxflow.training.stages": ("jaxflow.training.phases",),
+    "jaxflow.training.store": ("jaxflow.training.checkpoints",),
+    "jaxflow.training.usual": ("jaxflow.training.defaults",),
 }
 
 
