@@ -25,12 +25,10 @@ class ButcherTableau:
 
     Example:
         ```python
-        from jaxflow import ODE, odeint
-        from jaxflow.ode import ButcherTableau
+        from jaxflow.ode import ODE, ButcherTableau
 
         ralston = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), c=(0.0, 2 / 3), order=2)
         ode = ODE(solver=ralston, num_steps=20)
-        y1, stats = odeint(lambda t, y, args: -y, 1.0, 0.0, 2.0, ode=ode)
         ```
     """
 
@@ -265,19 +263,8 @@ DOPRI8 = ButcherTableau(
         1 / 4,
     ),
     c=(
-        0.0,
-        1 / 18,
-        1 / 12,
-        1 / 8,
-        5 / 16,
-        3 / 8,
-        59 / 400,
-        93 / 200,
-        5490023248 / 9719169821,
-        13 / 20,
-        1201146811 / 1299019798,
-        1.0,
-        1.0,
+        *(0.0, 1 / 18, 1 / 12, 1 / 8, 5 / 16, 3 / 8, 59 / 400, 93 / 200),
+        *(5490023248 / 9719169821, 13 / 20, 1201146811 / 1299019798, 1.0, 1.0),
     ),
     order=8,
     error=(
