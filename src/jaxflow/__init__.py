@@ -8,7 +8,7 @@ import lazy_loader
 
 from jaxflow.runtime import moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # `import *` must work without scikit-learn.
