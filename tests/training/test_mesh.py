@@ -150,9 +150,7 @@ def test_a_state_of_other_data_is_refused(key, tmp_path):
 
 
 def test_too_many_devices_are_refused(key):
-    with pytest.raises(
-        ValueError, match=r"devices=1000 exceeds the 8 available \(cpu\); to try"
-    ):
+    with pytest.raises(ValueError, match=r"devices=1000 exceeds the 8 available \(cpu\); to try"):
         rows_mesh(1000)
     with pytest.raises(ValueError, match=r"batch_size=4 has less than a row for each of mesh=8"):
         trained(key, 8, TrainConfig(steps=2, batch_size=4))

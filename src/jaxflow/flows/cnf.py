@@ -434,13 +434,13 @@ def _log_prob_with_error(
 ) -> tuple[LogDensity, Stats]:
     u, log_det = to_flow_space(flow.transform, x)
     trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
-    if flow.states_error():
-        answer, stats = solve_with_error(trace, flow.field, flow.base, u, cond, key, ode=ode)
-    else:
+    if isinstance(trace, XTrace) or not flow.states_error():
         z, change, trace_se, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
         value = base_density(flow.base, z) - change
         stats = mark_no_density(stats, value)
         answer = LogDensity(value, trace_se, None, None, stats.status, stats.num_evals)
+    else:
+        answer, stats = solve_with_error(trace, flow.field, flow.base, u, cond, key, ode=ode)
     log_det = log_det.astype(answer.value.dtype)
     refined = None if answer.refined is None else answer.refined + log_det
     return answer._replace(value=answer.value + log_det, refined=refined), stats
