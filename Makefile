@@ -49,7 +49,7 @@ chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
 	$(BIN)/python tests/chaos/kill_resume.py --times 50
 	$(BIN)/python tests/chaos/hostile_files.py --files 1000
 
-bench: .venv/.ready  ## the measured figures of the README; DATA=DIR adds a larger table
+bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/adjoint_memory.py
 	$(BIN)/python benchmarks/toys.py

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
-from jaxflow.flows.coupling import LOG_SCALE_BOUND, CouplingFlow, dense_log_det
+from jaxflow.density import dense_log_det
+from jaxflow.flows.coupling import LOG_SCALE_BOUND, CouplingFlow
 from jaxflow.flows.flow import Flow
 from jaxflow.io.checkpoint import load, save
 from jaxflow.training.trainable import combine_trainable, partition_trainable

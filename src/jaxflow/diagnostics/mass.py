@@ -20,9 +20,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxflow.density import dense_log_det
 from jaxflow.diagnostics.findings import Finding, Line, flatten, judge, to_host
 from jaxflow.diagnostics.proposal import Proposal
-from jaxflow.flows.coupling import dense_log_det
 from jaxflow.flows.flow import Flow, score_rows, to_flow_space
 from jaxflow.flows.importance import RELIABLE, log_mean
 

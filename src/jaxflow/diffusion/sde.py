@@ -12,7 +12,6 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.samplers import draw_batch, draw_rows
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.precision import full_precision
 
 
@@ -55,11 +54,11 @@ def draw_sde(
         Samples, (*shape, *event).
 
     Raises:
-        ImportError: diffrax is not installed.
         TypeError: `flow` is not a diffusion model.
         ValueError: `num_steps`, `shape` or `cond` is not valid.
     """
-    diffrax = import_extra("diffrax", "diffrax", "draw_sde needs diffrax (draw does not)")
+    import diffrax
+
     denoiser_of(flow)
     check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver

@@ -356,7 +356,7 @@ class CNF(Flow):
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         # Count fixed steps here, where the time is still known.
-        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0, None))
+        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0))
         flow = flow.choose_probes(rows, cond, key)
         log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
         return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)

@@ -1,13 +1,12 @@
 """The values that `ODE(solver=...)` takes: a tableau's name, a tableau, or a solver of diffrax.
 
-Diffrax is optional: it is imported only for one of its solvers or for `gradient="diffrax"`.
+diffrax is imported only for one of its solvers or for `gradient="diffrax"`.
 """
 
 import sys
 from typing import Any
 
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
-from jaxflow.runtime.extras import import_extra
 
 
 def check_method(solver: Any) -> None:
@@ -46,10 +45,10 @@ def as_diffrax(solver: Any) -> Any:
     """A solver of diffrax: `solver` itself, or diffrax's method of that name.
 
     Raises:
-        ImportError: diffrax is not installed.
         ValueError: diffrax has no method of that name.
     """
-    diffrax = import_extra("diffrax", "diffrax", "gradient='diffrax' needs diffrax")
+    import diffrax
+
     if is_diffrax(solver):
         return solver
     # Diffrax's Tsit5 is "tsit5" here, and so on.

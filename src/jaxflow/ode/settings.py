@@ -88,7 +88,7 @@ class Direct:
 class Diffrax:
     """Solve and differentiate by diffrax, with its `RecursiveCheckpointAdjoint`.
 
-    Needs the extra `diffrax` and a method that diffrax has.
+    The method must be one that diffrax has.
 
     Example:
         ```python

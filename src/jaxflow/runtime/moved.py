@@ -21,7 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.devices": ("jaxflow.runtime.devices",),
     "jaxflow.diagnostics.picture": ("jaxflow.plotting.diagnosis",),
     "jaxflow.diffusion.times": ("jaxflow.diffusion.schedule",),
-    "jaxflow.discrete": ("jaxflow.flows.coupling",),
+    "jaxflow.discrete": ("jaxflow.flows.coupling", "jaxflow.density.change_of_variables"),
     "jaxflow.divergence": ("jaxflow.density.continuity", "jaxflow.density.probes"),
     "jaxflow.flow": ("jaxflow.flows.cnf",),
     "jaxflow.flow_map": ("jaxflow.flows.flow_map",),
