@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import check_base
@@ -35,6 +36,7 @@ from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
 from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 
 
@@ -160,8 +162,8 @@ class CNF(Flow):
 
     def log_prob(
         self,
-        x: Any,
-        cond: Any = None,
+        x: ArrayInput,
+        cond: ArrayInput | None = None,
         key: PRNGKeyArray | None = None,
         *,
         atol_nats: float | None = None,
@@ -206,8 +208,8 @@ class CNF(Flow):
 
     def log_prob_with_error(
         self,
-        x: Any,
-        cond: Any = None,
+        x: ArrayInput,
+        cond: ArrayInput | None = None,
         key: PRNGKeyArray | None = None,
         *,
         atol_nats: float | None = None,
@@ -257,7 +259,7 @@ class CNF(Flow):
 
     def _with_error(
         self,
-        x: Any,
+        x: ArrayInput,
         cond: Any,
         key: PRNGKeyArray | None,
         atol_nats: float | None,
@@ -286,7 +288,9 @@ class CNF(Flow):
         xtrace = isinstance(self.trace_for(training=False), XTrace)
         return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
-    def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "CNF":
+    def choose_probes(
+        self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
+    ) -> "CNF":
         """Fix the number of probes of `Hutchinson(target_se=...)` for rows like these.
 
         A pilot solve with 8 probes on at most 64 rows measures the variance of one probe. The
@@ -316,7 +320,9 @@ class CNF(Flow):
         pilot = partial(_trace_se, flow.field, replace(self.ode_eval, throw=False))
         return replace(self, trace=choose_num_probes(trace, rows, cond, key, pilot))
 
-    def integrated_jacobian(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
+    def integrated_jacobian(
+        self, x: ArrayInput, cond: ArrayInput | None = None
+    ) -> Float[Array, "..."]:
         """Integrate the field's Jacobian over [0, 1] along each row's trajectory.
 
         In flow space, `J[..., i, j] = int df_i/dx_j dt`. Its trace is the change of the
@@ -338,7 +344,11 @@ class CNF(Flow):
         return out.reshape(*batch, *out.shape[1:])
 
     def log_prob_at(
-        self, t: Any, x: Any, cond: Any = None, key: PRNGKeyArray | None = None
+        self,
+        t: ArrayInput,
+        x: ArrayInput,
+        cond: ArrayInput | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*batch"]:
         """Log-density `log p_t(x)` at time `t`, base at `t = 0` and data at `t = 1`.
 
@@ -362,7 +372,13 @@ class CNF(Flow):
         return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)
 
     def transport(
-        self, x: Any, t0: Any, t1: Any, cond: Any = None, *, save_at: Any = None
+        self,
+        x: ArrayInput,
+        t0: ArrayLike,
+        t1: ArrayLike,
+        cond: ArrayInput | None = None,
+        *,
+        save_at: ArrayInput | None = None,
     ) -> Float[Array, "..."]:
         """Move points from time `t0` to `t1`, in data units at every time.
 
@@ -382,13 +398,13 @@ class CNF(Flow):
         flat, _ = to_data_space(flow.transform, out.reshape(-1, *self.event_shape))
         return flat.reshape(*out.shape[: out.ndim - rows.ndim], *batch, *self.event_shape)
 
-    def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
+    def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map data `x = x(1)` to the base, `z = x(0)`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         rows, _ = to_flow_space(flow.transform, rows)
         return flow._move(rows, 1.0, 0.0, cond, None).reshape(*batch, *self.event_shape)
 
-    def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
+    def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map a point `z = x(0)` of the base to data, `x = x(1)`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         x, _ = to_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))

@@ -28,7 +28,7 @@ from jaxflow.dynamics.layers import (
 from jaxflow.flows.flow import Flow, check_arguments, to_data_space, to_flow_space
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.shapes import Event, Rows, Scalar
+from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 
 # A layer scales a coordinate by a factor between exp(-2) and exp(2). Layers still compose to any
 # scale, and no layer overflows or loses its inverse to rounding.
@@ -258,12 +258,12 @@ class CouplingFlow(Flow):
         u, log_det = jax.vmap(self.from_base)(z, cond)
         return u, None if log_p is None else log_p - log_det, None
 
-    def encode(self, x: Any, cond: Any = None) -> Float[Array, "..."]:
+    def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map data `x` to points `z` of the base; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         return _to_base(flow, rows, cond).reshape(*batch, *self.event_shape)
 
-    def decode(self, z: Any, cond: Any = None) -> Float[Array, "..."]:
+    def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map points `z` of the base to data `x`; both (*batch, *event)."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z")
         return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)

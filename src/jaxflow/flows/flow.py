@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -25,6 +25,7 @@ from jaxflow.runtime.arguments import (
 )
 from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.precision import accumulation_dtype, full_products
+from jaxflow.runtime.shapes import ArrayInput
 
 
 class Flow(eqx.Module):
@@ -89,14 +90,18 @@ class Flow(eqx.Module):
             the solve (None without one).
         """
 
-    def choose_probes(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
+    def choose_probes(
+        self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
+    ) -> "Flow":
         """The flow with the number of probes that its evaluation needs on rows like these.
 
         Only a `CNF` with `Hutchinson(target_se=...)` chooses; other flows return themselves.
         """
         return self
 
-    def settled(self, x: Any, cond: Any = None, key: PRNGKeyArray | None = None) -> "Flow":
+    def settled(
+        self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
+    ) -> "Flow":
         """Deprecated name of `choose_probes`."""
         warnings.warn(
             "settled is now choose_probes; the old name goes in jaxflow 0.3",
@@ -107,8 +112,8 @@ class Flow(eqx.Module):
 
     def log_prob(
         self,
-        x: Any,
-        cond: Any = None,
+        x: ArrayInput,
+        cond: ArrayInput | None = None,
         key: PRNGKeyArray | None = None,
         *,
         progress: bool | None = False,
@@ -139,8 +144,8 @@ class Flow(eqx.Module):
     def sample(
         self,
         key: PRNGKeyArray,
-        shape: tuple[int, ...] | int = (),
-        cond: Any = None,
+        shape: tuple[int, ...] | SupportsIndex = (),
+        cond: ArrayInput | None = None,
         *,
         progress: bool | None = False,
     ) -> Float[Array, "..."]:
@@ -164,8 +169,8 @@ class Flow(eqx.Module):
     def sample_and_log_prob(
         self,
         key: PRNGKeyArray,
-        shape: tuple[int, ...] | int = (),
-        cond: Any = None,
+        shape: tuple[int, ...] | SupportsIndex = (),
+        cond: ArrayInput | None = None,
         *,
         progress: bool | None = False,
     ) -> tuple[Float[Array, "..."], Float[Array, "*shape"]]:
@@ -181,7 +186,7 @@ class Flow(eqx.Module):
     def _draw(
         self,
         key: PRNGKeyArray,
-        shape: tuple[int, ...] | int,
+        shape: tuple[int, ...] | SupportsIndex,
         cond: Any,
         progress: bool | None,
         *,

@@ -1,7 +1,7 @@
 """`FlowMap`: a flow in a few evaluations, by networks for the flow map and its divergence."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow
 from jaxflow.ode import Stats
+from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import exact_trace
 
 
@@ -79,8 +80,8 @@ class FlowMap(Flow):
 
     def log_prob(
         self,
-        x: Any,
-        cond: Any = None,
+        x: ArrayInput,
+        cond: ArrayInput | None = None,
         key: PRNGKeyArray | None = None,
         *,
         exact: bool = False,
@@ -105,8 +106,8 @@ class FlowMap(Flow):
     def sample(
         self,
         key: PRNGKeyArray,
-        shape: tuple[int, ...] | int = (),
-        cond: Any = None,
+        shape: tuple[int, ...] | SupportsIndex = (),
+        cond: ArrayInput | None = None,
         *,
         exact: bool = False,
         progress: bool | None = False,
