@@ -1,7 +1,10 @@
 """Strict numerics for every test: float64 by default, no silent broadcasting or promotion."""
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +19,15 @@ if "XLA_FLAGS" not in os.environ:
     if version("jaxlib").startswith("0.10."):
         QUICK = " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
         os.environ["XLA_FLAGS"] += QUICK
+
+# Tests, and the programs that they start, share compiled programs for the length of a run. xdist's
+# workers inherit the folder of the process that starts them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.mkdtemp(prefix="jaxflow-tests-")
+    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import pytest

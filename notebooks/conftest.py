@@ -1,0 +1,14 @@
+"""The longest notebooks are among the longer tests."""
+
+from typing import Any
+
+import pytest
+
+SLOW = {"01_diffusion_ddpm.ipynb", "08_flow_matching_to_likelihood.ipynb"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
