@@ -12,8 +12,8 @@ from tests.laws.fields import grown
 
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
 from jaxflow.dynamics import MLP
-from jaxflow.ode.many import LANES
 from jaxflow.runtime.chunking import CHUNK_ROWS
+from jaxflow.runtime.lanes import LANES
 from jaxflow.training.trainable import combine_trainable, partition_trainable
 from jaxflow.transforms import Gaussianise, Standardise
 

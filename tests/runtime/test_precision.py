@@ -7,7 +7,7 @@ import pytest
 from jaxflow import CNF, ODE, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.ode import odeint
-from jaxflow.ode.many import LANES, MOST_LANES, lanes_for
+from jaxflow.runtime.lanes import LANES, MOST_LANES, lanes_for
 
 X = jnp.ones((3, 2))
 FLOW = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))

@@ -2,9 +2,9 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import Event, Rows, Scalar
 
 
@@ -58,13 +58,13 @@ def check_base(base: Any) -> None:
             raise TypeError(f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))")
 
 
-def log_prob_rows(base: Base, z: Rows) -> Float[Array, " rows"]:
-    """Log-density of each row, in nats: by `base.log_prob_rows` if it exists, else by `vmap`."""
+def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:
+    """Log-density of each row, in nats: by `base.log_prob_rows` if it exists, else row by row."""
     together = getattr(base, "log_prob_rows", None)
-    return jax.vmap(base.log_prob)(z) if together is None else together(z)
+    return per_row(base.log_prob, z, grouped=grouped) if together is None else together(z)
 
 
-def sample_rows(base: Base, keys: Array) -> Rows:
-    """Draw one event for each key: by `base.sample_rows` if it exists, else by `vmap`."""
+def sample_rows(base: Base, keys: Array, *, grouped: bool = True) -> Rows:
+    """Draw one event for each key: by `base.sample_rows` if it exists, else row by row."""
     together = getattr(base, "sample_rows", None)
-    return jax.vmap(base.sample)(keys) if together is None else together(keys)
+    return per_row(base.sample, keys, grouped=grouped) if together is None else together(keys)

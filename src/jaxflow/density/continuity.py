@@ -27,6 +27,7 @@ from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, Stats, odeint_many
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Estimator, Exact, XTrace, exact_trace, prepare
 from jaxflow.trace.hutchinson import probe_traces
@@ -139,7 +140,8 @@ def density_change(
     """
     if isinstance(trace, XTrace):
         return _xtrace_change(trace, field, x, t0, t1, cond, key, ode=ode, solver=solver)
-    start, probes, read = as_integrals(trace, key, x, t0, t1)
+    grouped = solver is odeint_many
+    start, probes, read = as_integrals(trace, key, x, t0, t1, grouped=grouped)
     (x, integrals), stats = solve_density(solver, field, x, start, t0, t1, cond, probes, ode=ode)
     return x, *read(integrals), stats
 
@@ -174,12 +176,13 @@ def _xtrace_change(
     solver: Solver,
 ) -> Change:
     """XTrace needs the integrated Jacobian times the probes, then times their images' basis."""
-    probes = draw_probes(trace, key, x)
+    grouped = solver is odeint_many
+    probes = draw_probes(trace, key, x, grouped=grouped)
     multiply = partial(_times_jacobian, solver, field, x, t0, t1, cond, ode=ode)
     (end, images), first = multiply(probes)
-    basis = jax.vmap(trace.basis)(images)
+    basis = per_row(trace.basis, images, grouped=grouped)
     (_, basis_images), second = multiply(basis)
-    value, error = jax.vmap(trace.estimate)(probes, images, basis, basis_images)
+    value, error = per_row(trace.estimate, probes, images, basis, basis_images, grouped=grouped)
     return end, -value, error, first.then(second)
 
 

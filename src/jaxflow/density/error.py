@@ -30,6 +30,7 @@ from jaxflow.density.continuity import solve_density
 from jaxflow.density.probes import as_integrals
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.ode.twice import Twice, solve_twice
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace import Estimator, Exact
 
@@ -67,9 +68,11 @@ class LogDensity(NamedTuple):
     num_evals: Int[Array, "*batch"]
 
 
-def base_density(base: Any, z: Float[Array, "rows *event"]) -> Float[Array, " rows"]:
+def base_density(
+    base: Any, z: Float[Array, "rows *event"], *, grouped: bool = True
+) -> Float[Array, " rows"]:
     """The base's log-density of rows, in float32 at least."""
-    return log_prob_rows(base, z.astype(accumulation_dtype(z.dtype)))
+    return log_prob_rows(base, z.astype(accumulation_dtype(z.dtype)), grouped=grouped)
 
 
 def solve_with_error(
@@ -83,7 +86,7 @@ def solve_with_error(
     ode: ODE,
 ) -> tuple[LogDensity, Stats]:
     """Log-density at `t = 1` of rows in flow space, by two solves that tell its error."""
-    start, probes, read = as_integrals(trace, key, u, 1.0, 0.0)
+    start, probes, read = as_integrals(trace, key, u, 1.0, 0.0, grouped=True)
     t0, t1 = jnp.ones(len(u), u.dtype), jnp.zeros(len(u), u.dtype)
     twice, stats = solve_density(solve_twice, field, u, start, t0, t1, cond, probes, ode=ode)
     change, trace_se = read(twice.y[1])
@@ -108,33 +111,29 @@ def stated_error(
     """
     (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
     z, local_x = (leaf.astype(value.dtype) for leaf in (z, local_x))
-    slope = jnp.abs(jax.vmap(jax.grad(base.log_prob))(z))
-    rows = len(value)
-    carried = jnp.linalg.norm((slope * local_x).reshape(rows, -1), axis=1)
-    embedded = _mean_over_probes(local_p) + carried
-    rounding = rounding_error(z, _mean_over_probes(path_p))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
-    difference = jnp.abs(refined - value)
-    return DIFFERENCE * difference + kappa * embedded + rounding
+
+    def one(
+        z: Array, local_x: Array, local_p: Array, path_p: Array, value: Array, refined: Array
+    ) -> Array:
+        slope = jnp.abs(jax.grad(base.log_prob)(z))
+        embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
+        rounding = rounding_error(z, jnp.mean(path_p))
+        return DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
+
+    return per_row(one, z, local_x, local_p, path_p, value, refined)
 
 
-def rounding_error(
-    z: Float[Array, "rows *event"], path: Float[Array, " rows"]
-) -> Float[Array, " rows"]:
-    """Rounding error of a log-density in nats, the term F above.
+def rounding_error(z: Float[Array, "*event"], path: Float[Array, ""]) -> Float[Array, ""]:
+    """Rounding error of one log-density in nats, the term F above.
 
     Args:
-        z: end of the trajectories.
-        path: sum of the absolute changes of log p along them.
+        z: end of the trajectory.
+        path: sum of the absolute changes of log p along it.
     """
-    z = z.astype(path.dtype)
-    squares = jnp.sum(jnp.square(z).reshape(len(path), -1), axis=1)
+    squares = jnp.sum(jnp.square(z.astype(path.dtype)))
     return ROUNDING * jnp.finfo(path.dtype).eps * (path + squares / 2)
-
-
-def _mean_over_probes(each: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
-    return each if each.ndim == 1 else jnp.mean(each, axis=1)
 
 
 def mark_no_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
@@ -151,7 +150,9 @@ def mark_inaccurate(
     stats: Stats, z: Float[Array, "rows *event"], change: Array, atol_nats: Any
 ) -> Stats:
     """Set the status `INACCURATE` where rounding alone exceeds `atol_nats`, after one solve."""
-    return _downgrade(stats, rounding_error(z, jnp.abs(change)) > atol_nats, Status.INACCURATE)
+    return _downgrade(
+        stats, per_row(rounding_error, z, jnp.abs(change)) > atol_nats, Status.INACCURATE
+    )
 
 
 def _downgrade(stats: Stats, bad: Array, status: Status) -> Stats:

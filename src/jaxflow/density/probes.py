@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.ode import Stats
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace import Estimator, Exact, Hutchinson, XTrace
 from jaxflow.trace.hutchinson import PILOT_PROBES
@@ -23,24 +24,35 @@ Reader = Callable[[Array], tuple[Array, Array | None]]
 
 
 def as_integrals(
-    trace: Exact | Estimator, key: PRNGKeyArray | None, x: Array, t0: Any, t1: Any
+    trace: Exact | Estimator,
+    key: PRNGKeyArray | None,
+    x: Array,
+    t0: Any,
+    t1: Any,
+    *,
+    grouped: bool,
 ) -> tuple[Array, Array | None, Reader]:
     """The integrals of a trace: their start (zeros), the probes, and how to read the results."""
     dtype = accumulation_dtype(x.dtype)
     if isinstance(trace, Exact):
         return jnp.zeros(len(x), dtype), None, lambda change: (change, jnp.zeros_like(change))
-    probes = draw_probes(trace, key, x)
+    probes = draw_probes(trace, key, x, grouped=grouped)
     span = jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype)
 
     def read(integrals: Array) -> tuple[Array, Array | None]:
-        value, error = jax.vmap(trace.estimate, in_axes=(0, 0, None))(-integrals, probes, span)
+        estimate = lambda integrals, probes: trace.estimate(integrals, probes, span)  # noqa: E731
+        value, error = per_row(estimate, -integrals, probes, grouped=grouped)
         return -value, error
 
     return jnp.zeros(probes.shape[:2], dtype), probes, read
 
 
 def draw_probes(
-    trace: Estimator | XTrace, key: PRNGKeyArray | None, x: Float[Array, "batch *event"]
+    trace: Estimator | XTrace,
+    key: PRNGKeyArray | None,
+    x: Float[Array, "batch *event"],
+    *,
+    grouped: bool,
 ) -> Float[Array, "batch k *event"]:
     """Draw the probes of each row, once for the entire solve.
 
@@ -53,7 +65,7 @@ def draw_probes(
             "exactly with dataclasses.replace(flow, trace='exact')"
         )
     keys = jax.random.split(key, len(x))
-    probes = jax.vmap(lambda key: trace.draw(key, x.shape[1:], x.dtype))(keys)
+    probes = per_row(lambda key: trace.draw(key, x.shape[1:], x.dtype), keys, grouped=grouped)
     if probes.ndim < 2 or probes.shape[2:] != x.shape[1:] or not probes.shape[1]:
         raise ValueError(
             f"trace={trace} draws vectors of shape {probes.shape[1:]} for an event of shape "

@@ -143,9 +143,8 @@ def _terms(
 
     def terms(x: Array, cond: Array | None, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         spread_key, key = jax.random.split(key)
-        (u,), (log_det,) = to_flow_space(
-            flow.transform, spread_rows(flow.transform, x[None], spread_key)
-        )
+        spread = spread_rows(flow.transform, x[None], spread_key)
+        (u,), (log_det,) = to_flow_space(flow.transform, spread, grouped=False)
 
         def noised(s: Array, i: Array | int) -> tuple[Array, Array, Array]:
             noise = jax.random.normal(jax.random.fold_in(key, i), u.shape, u.dtype)

@@ -33,6 +33,7 @@ from jaxflow.flows.flow import (
     to_flow_space,
 )
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
+from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
 from jaxflow.runtime.precision import full_precision
@@ -114,7 +115,7 @@ class CNF(Flow):
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space; arguments as for `Flow.density_rows`."""
         z, change, _, stats = self._change(u, 1.0, 0.0, cond, key, training=training)
-        value = base_density(self.base, z) - change
+        value = base_density(self.base, z, grouped=not training) - change
         return value, mark_no_density(stats, value)
 
     def sample_rows(
@@ -392,28 +393,39 @@ class CNF(Flow):
         Returns:
             (*batch, *event), or (times, *batch, *event) with `save_at`.
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        rows, _ = to_flow_space(flow.transform, rows)
-        out = flow._move(rows, t0, t1, cond, save_at)
-        flat, _ = to_data_space(flow.transform, out.reshape(-1, *self.event_shape))
-        return flat.reshape(*out.shape[: out.ndim - rows.ndim], *batch, *self.event_shape)
+        return self._move("x", x, t0, t1, cond, save_at)
 
     def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map data `x = x(1)` to the base, `z = x(0)`; both (*batch, *event)."""
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        rows, _ = to_flow_space(flow.transform, rows)
-        return flow._move(rows, 1.0, 0.0, cond, None).reshape(*batch, *self.event_shape)
+        return self._move("x", x, 1.0, 0.0, cond, to_data=False)
 
     def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map a point `z = x(0)` of the base to data, `x = x(1)`; both (*batch, *event)."""
-        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
-        x, _ = to_data_space(flow.transform, flow._move(rows, 0.0, 1.0, cond, None))
-        return x.reshape(*batch, *self.event_shape)
+        return self._move("z", z, 0.0, 1.0, cond, from_data=False)
 
-    def _move(self, rows: Array, t0: Any, t1: Any, cond: Array | None, save_at: Any) -> Array:
-        ode = replace(self.ode_eval, throw=False)
-        out, stats = transport(self.field, rows, t0, t1, cond, ode=ode, save_at=save_at)
-        return raise_on_failure(self, out, stats, "transport")
+    def _move(
+        self,
+        name: str,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        cond: Any,
+        save_at: Any = None,
+        *,
+        from_data: bool = True,
+        to_data: bool = True,
+    ) -> Float[Array, "..."]:
+        flow, rows, cond, batch = check_arguments(self, x, cond, name)
+        times = None if save_at is None else check_save_at(save_at, t0, t1, rows.dtype)
+        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t0, t1, times))
+        span = tuple(jnp.asarray(t, rows.dtype) for t in (t0, t1))
+        times = None if times is None else jnp.asarray(times)
+        move = partial(_transport, flow, span, times, from_data, to_data)
+        out, stats = map_rows(flow, move, (rows, cond), None, False)
+        out = raise_on_failure(self, out, stats, "transport")
+        if times is not None:
+            return jnp.moveaxis(out, 1, 0).reshape(len(times), *batch, *self.event_shape)
+        return out.reshape(*batch, *self.event_shape)
 
 
 # Compiled once for each shape of rows. `Flow.log_prob` compiles the plain log-density.
@@ -474,3 +486,27 @@ def _trace_se(
 ) -> Any:
     """Standard error of the change of log-density of each row in flow space."""
     return density_change(trace, field, x, 1.0, 0.0, cond, key, ode=ode)[2]
+
+
+@eqx.filter_jit
+@full_precision
+def _transport(
+    flow: CNF,
+    span: tuple[Array, Array],
+    times: Array | None,
+    from_data: bool,
+    to_data: bool,
+    x: Array,
+    cond: Array | None,
+    key: None,
+) -> tuple[Array, Stats]:
+    """Move rows from `span[0]` to `span[1]`: (rows, *event), or (rows, times, *event)."""
+    u = to_flow_space(flow.transform, x)[0] if from_data else x
+    ode = replace(flow.ode_eval, throw=False)
+    out, stats = transport(flow.field, u, *span, cond, ode=ode, save_at=times)
+    if times is not None:
+        out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
+    if to_data:
+        flat = out.reshape(-1, *flow.event_shape)
+        out = to_data_space(flow.transform, flat)[0].reshape(out.shape)
+    return out, stats

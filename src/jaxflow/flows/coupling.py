@@ -28,6 +28,7 @@ from jaxflow.dynamics.layers import (
 from jaxflow.flows.flow import Flow, check_arguments, to_data_space, to_flow_space
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 
 # A layer scales a coordinate by a factor between exp(-2) and exp(2). Layers still compose to any
@@ -242,8 +243,8 @@ class CouplingFlow(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density of rows in flow space, without counts; as `Flow.density_rows`."""
-        z, log_det = jax.vmap(self.to_base)(u, cond)
-        return log_prob_rows(self.base, z) + log_det, None
+        z, log_det = per_row(self.to_base, u, cond, grouped=not training)
+        return log_prob_rows(self.base, z, grouped=not training) + log_det, None
 
     def sample_rows(
         self,
@@ -255,7 +256,7 @@ class CouplingFlow(Flow):
         training: bool = False,
     ) -> tuple[Rows, Float[Array, " rows"] | None, Stats | None]:
         """Carry rows of the base to flow space; as `Flow.sample_rows`."""
-        u, log_det = jax.vmap(self.from_base)(z, cond)
+        u, log_det = per_row(self.from_base, z, cond, grouped=not training)
         return u, None if log_p is None else log_p - log_det, None
 
     def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
@@ -271,12 +272,12 @@ class CouplingFlow(Flow):
 
 @eqx.filter_jit
 def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:
-    return jax.vmap(flow.to_base)(to_flow_space(flow.transform, x)[0], cond)[0]
+    return per_row(flow.to_base, to_flow_space(flow.transform, x)[0], cond)[0]
 
 
 @eqx.filter_jit
 def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
-    return to_data_space(flow.transform, jax.vmap(flow.from_base)(z, cond)[0])[0]
+    return to_data_space(flow.transform, per_row(flow.from_base, z, cond)[0])[0]
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:

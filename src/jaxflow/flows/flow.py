@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.ode import Stats
-from jaxflow.ode.many import lanes_for
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import (
     as_cond_rows,
@@ -24,6 +23,7 @@ from jaxflow.runtime.arguments import (
     promote_dtypes,
 )
 from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.lanes import lanes_for, per_row
 from jaxflow.runtime.precision import accumulation_dtype, full_products
 from jaxflow.runtime.shapes import ArrayInput
 
@@ -225,7 +225,7 @@ class Flow(eqx.Module):
             Log-densities in nats, and the counts of the solve (None without a solve).
         """
         with full_products(not training):
-            u, log_det = to_flow_space(self.transform, x)
+            u, log_det = to_flow_space(self.transform, x, grouped=not training)
             log_p, stats = self.density_rows(u, cond, key, training=training)
             return log_p + log_det.astype(log_p.dtype), stats
 
@@ -253,11 +253,13 @@ class Flow(eqx.Module):
             `(samples, log-densities or None)`, and the counts of the solve.
         """
         with full_products(not training):
-            flow, z = promote_dtypes(self, sample_rows(self.base, keys))
+            flow, z = promote_dtypes(self, sample_rows(self.base, keys, grouped=not training))
             wide = z.astype(accumulation_dtype(z.dtype))
-            log_p = log_prob_rows(flow.base, wide) if with_log_prob else None
+            log_p = None
+            if with_log_prob:
+                log_p = log_prob_rows(flow.base, wide, grouped=not training)
             u, log_p, stats = flow.sample_rows(z, log_p, cond, key, training=training)
-            x, log_det = to_data_space(flow.transform, u)
+            x, log_det = to_data_space(flow.transform, u, grouped=not training)
             log_p = None if log_p is None else log_p - log_det.astype(log_p.dtype)
             return (x, log_p), stats
 
@@ -309,21 +311,21 @@ def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) ->
 
 
 def to_flow_space(
-    transform: Any, x: Float[Array, "rows *event"]
+    transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Transform rows from data to flow space; also `log |det du/dx|`."""
     if transform is None:
         return x, jnp.zeros(len(x), x.dtype)
-    return jax.vmap(transform.forward)(x)
+    return per_row(transform.forward, x, grouped=grouped)
 
 
 def to_data_space(
-    transform: Any, u: Float[Array, "rows *event"]
+    transform: Any, u: Float[Array, "rows *event"], *, grouped: bool = True
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Transform rows from flow to data space; also `log |det dx/du|`."""
     if transform is None:
         return u, jnp.zeros(len(u), u.dtype)
-    return jax.vmap(transform.inverse)(u)
+    return per_row(transform.inverse, u, grouped=grouped)
 
 
 def with_transform(flow: Any, transform: Any) -> Any:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -13,6 +12,7 @@ from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow
 from jaxflow.ode import Stats
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import exact_trace
 
@@ -130,8 +130,8 @@ class FlowMap(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Approximate log-density of rows in flow space; arguments as for `Flow.density_rows`."""
-        z, change = self.encode_rows(u, cond)
-        return base_density(self.base, z) - change, None
+        z, change = per_row(self.encode_one, u, cond, grouped=not training)
+        return base_density(self.base, z, grouped=not training) - change, None
 
     def sample_rows(
         self,
@@ -143,37 +143,34 @@ class FlowMap(Flow):
         training: bool = False,
     ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
         """Carry rows of the base to flow space; arguments as for `Flow.sample_rows`."""
-        u, change = self._walk(range(self.num_steps), 1, z, cond)
+        u, change = per_row(self._decode_one, z, cond, grouped=not training)
         return u, None if log_p is None else log_p + change, None
 
     def step(
-        self, k: int, to: int, x: Float[Array, "rows *event"], cond: Array | None
-    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-        """Move rows from time `k / num_steps` to `to / num_steps`; also the change of log p."""
+        self, k: int, to: int, x: Float[Array, "*event"], cond: Array | None
+    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+        """Move one row from time `k / num_steps` to `to / num_steps`; also the change of log p."""
         s, t = (jnp.asarray(i / self.num_steps, x.dtype) for i in (k, to))
-        field = prepare(self.exact.field)
+        velocity, trace = exact_trace(prepare(self.exact.field), s, x, cond)
+        padded = jnp.concatenate([x.ravel(), jnp.zeros(1, x.dtype)])
+        inputs = t[None] if cond is None else jnp.concatenate([t[None], cond.ravel()])
+        out = self.net(s, padded, inputs)
+        mean = velocity + out[:-1].reshape(x.shape), trace + out[-1]
+        return x + (t - s) * mean[0], -(t - s) * mean[1]
 
-        def one(x: Array, cond: Array | None) -> tuple[Array, Array]:
-            velocity, trace = exact_trace(field, s, x, cond)
-            padded = jnp.concatenate([x.ravel(), jnp.zeros(1, x.dtype)])
-            inputs = t[None] if cond is None else jnp.concatenate([t[None], cond.ravel()])
-            out = self.net(s, padded, inputs)
-            mean = velocity + out[:-1].reshape(x.shape), trace + out[-1]
-            return x + (t - s) * mean[0], -(t - s) * mean[1]
-
-        return jax.vmap(one, in_axes=(0, None if cond is None else 0))(x, cond)
-
-    def encode_rows(
-        self, u: Float[Array, "rows *event"], cond: Array | None
-    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-        """Move rows from flow space to the base; also `log p_0 - log p_1` along the way."""
+    def encode_one(
+        self, u: Float[Array, "*event"], cond: Array | None
+    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
+        """Move one row from flow space to the base; also `log p_0 - log p_1` along the way."""
         return self._walk(range(self.num_steps, 0, -1), -1, u, cond)
+
+    def _decode_one(self, z: Array, cond: Array | None) -> tuple[Array, Array]:
+        return self._walk(range(self.num_steps), 1, z, cond)
 
     def _walk(
         self, steps: range, direction: int, x: Array, cond: Array | None
     ) -> tuple[Array, Array]:
-        """Points at the end of the steps, and the change of log p on the way."""
-        total = jnp.zeros(len(x), x.dtype)
+        total = jnp.zeros((), x.dtype)
         for k in steps:
             x, change = self.step(k, k + direction, x, cond)
             total = total + change

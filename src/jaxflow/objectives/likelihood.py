@@ -100,7 +100,7 @@ class MaximumLikelihood:
                 f"{self} is for flows that solve an ODE, and this is a {type(flow).__name__}: "
                 "write MaximumLikelihood()"
             )
-        u, log_det = to_flow_space(flow.transform, x)
+        u, log_det = to_flow_space(flow.transform, x, grouped=False)
         ode = replace(flow.ode, throw=False)
         trace = flow.trace_for(training=True)
         end_key, probe_key = jax.random.split(key)
@@ -108,7 +108,7 @@ class MaximumLikelihood:
         (z, change, _, stats), integrals = penalised_change(
             trace, flow.field, u, 1.0, end, cond, probe_key, ode=ode, penalties=self.penalties
         )
-        log_p = base_density(flow.base, z) - change
+        log_p = base_density(flow.base, z, grouped=False) - change
         return log_p + log_det.astype(log_p.dtype), integrals, stats
 
 

@@ -106,7 +106,8 @@ class FlowMatching:
         if weights is not None:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
-        x0 = sample_rows(flow.base, jax.random.split(base_key, len(x))).astype(x.dtype)
+        keys = jax.random.split(base_key, len(x))
+        x0 = sample_rows(flow.base, keys, grouped=False).astype(x.dtype)
         # Every device pairs the entire batch, which is cheaper than moving rows back and forth.
         batch = replicate((x0, x, cond))
         source, mass = replicate(self.coupling(*batch, coupling_key))

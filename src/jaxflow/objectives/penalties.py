@@ -75,10 +75,10 @@ def penalised_change(
             f"hjb needs a field with a potential and field={type(field).__name__} has none: use "
             "jaxflow.dynamics.Potential, or another penalty"
         )
-    start, probes, read = as_integrals(trace, key, x, t0, t1)
+    start, probes, read = as_integrals(trace, key, x, t0, t1, grouped=False)
     jacobian_probes = None
     if "jacobian" in penalties and probes is None:
-        jacobian_probes = draw_probes(Hutchinson(1), key, x)
+        jacobian_probes = draw_probes(Hutchinson(1), key, x, grouped=False)
     prepared = field if probes is not None else prepare(field)
     dtype = accumulation_dtype(x.dtype)
     zeros = {name: jnp.zeros(len(x), dtype) for name in penalties}

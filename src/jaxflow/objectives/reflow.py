@@ -126,6 +126,6 @@ class Reflow(eqx.Module):
 
 @eqx.filter_jit
 def _pairs(flow: Any, keys: Array, cond: Array | None) -> tuple[Array, Array, Any]:
-    z = sample_rows(flow.base, keys)
+    z = sample_rows(flow.base, keys, grouped=False)
     x, _, stats = flow.sample_rows(z, None, cond, None)
     return z, x, stats

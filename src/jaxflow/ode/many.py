@@ -23,7 +23,6 @@ from jaxtyping import PyTree
 
 from jaxflow.ode.checks import as_times, check_field, check_state, check_tolerances, count_rows
 from jaxflow.ode.integrate import VectorField, add, lerp
-from jaxflow.ode.lanes import map_groups, scan_groups
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import check_closure, split_args
 from jaxflow.ode.rows import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
@@ -31,20 +30,9 @@ from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.lanes import lanes_for, map_groups, scan_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import widest_dtype
-
-# 256 lanes fill the vector units of a CPU. An accelerator wants thousands: as many as hold about
-# 2^18 entries of states.
-LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
-
-
-def lanes_for(size: int) -> int:
-    """Lanes for rows of `size` entries, independent of the number of rows as bits must be."""
-    if jax.default_backend() == "cpu":
-        return LANES
-    most = LANE_ENTRIES // max(1, size)
-    return min(MOST_LANES, max(LANES, 1 << max(0, most.bit_length() - 1)))
 
 
 def row_size(y0: State) -> int:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.ode.integrate import Loop, VectorField, attempt, begin, counts, right_side, unfinished
-from jaxflow.ode.lanes import drain, map_groups
+from jaxflow.ode.lanes import drain
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats
 from jaxflow.ode.step import RightSide, State
+from jaxflow.runtime.lanes import map_groups
 from jaxflow.runtime.precision import full_precision
 
 

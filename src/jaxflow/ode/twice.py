@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.integrate import lerp
 from jaxflow.ode.lanes import drain
-from jaxflow.ode.many import lanes_for, row_size
+from jaxflow.ode.many import row_size
 from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, solve_in_lanes
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
+from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.mesh import shard_map_rows
 
 # Accepted steps stored of a row's first solve; the error of a row that takes more is not measured.

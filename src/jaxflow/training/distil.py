@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -138,12 +139,12 @@ def _loss(fast: FlowMap, data: Array, cond: Array | None, key: PRNGKeyArray) -> 
     total = jnp.zeros(len(x), x.dtype)
     for k in range(fast.num_steps):
         for start, end in ((k, k + 1), (k + 1, k)):
-            moved, change = fast.step(start, end, x[:, start], cond)
+            moved, change = jax.vmap(partial(fast.step, start, end))(x[:, start], cond)
             error = (moved - x[:, end]).reshape(len(x), -1)
             total = total + jnp.sum(error**2, axis=1)
             total = total + (change - log_p[:, end] + log_p[:, start]) ** 2
-    z, change = fast.encode_rows(x[:, -1], cond)
-    exact = log_prob_rows(fast.exact.base, x[:, 0]) + log_p[:, -1]
-    nats = log_prob_rows(fast.exact.base, z) - change - exact
+    z, change = jax.vmap(fast.encode_one)(x[:, -1], cond)
+    exact = log_prob_rows(fast.exact.base, x[:, 0], grouped=False) + log_p[:, -1]
+    nats = log_prob_rows(fast.exact.base, z, grouped=False) - change - exact
     # Linear for large errors, so that a few rows do not dominate the gradient.
     return jnp.mean(total + HUBER * (jnp.sqrt(1 + (nats / HUBER) ** 2) - 1)), {}

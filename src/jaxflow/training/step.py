@@ -90,7 +90,8 @@ def batch_loss(
     x = batch.x
     if batch_transform is not None:
         noise_key, step_key = jax.random.split(step_key)
-        x, _ = to_flow_space(batch_transform, spread_rows(batch_transform, x, noise_key))
+        x = spread_rows(batch_transform, x, noise_key)
+        x, _ = to_flow_space(batch_transform, x, grouped=False)
     weights = () if batch.weights is None else (batch.weights,)
     return objective(combine_trainable(params, frozen), x, batch.cond, step_key, *weights)
 

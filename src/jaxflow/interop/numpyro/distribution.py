@@ -17,8 +17,8 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.interop.numpyro.support import DataSpace
-from jaxflow.ode.many import lanes_for
 from jaxflow.runtime.arguments import as_cond_rows, as_rows, promote_dtypes
+from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Estimator
 from jaxflow.transforms import Chain, Dequantise, Gaussianise, Standardise, Whiten

@@ -1,0 +1,82 @@
+"""Rows in groups of a fixed size, so that a row's bits do not depend on the number of rows.
+
+XLA compiles a program for each shape, and programs of different shapes may round differently in
+their last bits. Per-row computations therefore run on groups of a fixed number of rows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+# 256 lanes fill the vector units of a CPU. An accelerator wants thousands: as many as hold about
+# 2^18 entries of states.
+LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
+
+
+def lanes_for(size: int) -> int:
+    """Lanes for rows of `size` entries; for any number of rows, so that bits are the same."""
+    if jax.default_backend() == "cpu":
+        return LANES
+    most = LANE_ENTRIES // max(1, size)
+    return min(MOST_LANES, max(LANES, 1 << max(0, most.bit_length() - 1)))
+
+
+def map_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> Any:
+    """`one(*inputs)` of each row, `lanes` rows at once."""
+    num = len(jax.tree.leaves(inputs)[0])
+    group = jax.vmap(one)
+    # XLA merges a loop of one group with what surrounds it, and then rounds differently.
+    at_least = 2 if num else 0
+    out = lax.map(lambda rows: group(*rows), _fill(inputs, num, lanes, at_least))
+    return _flatten(out, num)
+
+
+def scan_groups(
+    group: Callable[[Any, Any, Any], tuple[Any, Any]],
+    total: Any,
+    inputs: Any,
+    cotangents: Any,
+    lanes: int,
+) -> tuple[Any, Any]:
+    """Scan `total, out = group(total, inputs, cotangents)` over groups of `lanes` rows.
+
+    The last group is filled up with copies of the last row, whose cotangents are 0.
+    """
+    num = len(jax.tree.leaves(inputs)[0])
+    real = (jnp.arange(-(-num // lanes) * lanes) < num).reshape(-1, lanes)
+
+    def mask(leaf: Array) -> Array:
+        shape = (*real.shape, *[1] * (leaf.ndim - 2))
+        return jnp.where(real.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
+
+    inputs, cotangents = _fill((inputs, cotangents), num, lanes)
+    rows = inputs, jax.tree.map(mask, cotangents)
+    total, out = lax.scan(lambda total, rows: group(total, *rows), total, rows)
+    return total, _flatten(out, num)
+
+
+def _fill(rows: Any, num: int, lanes: int, at_least: int = 0) -> Any:
+    """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
+    groups = max(at_least, -(-num // lanes))
+    at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
+    return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
+
+
+def _flatten(groups: Any, num: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], groups)
+
+
+def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
+    """`f(*row)` of each row.
+
+    Evaluation is grouped, so that a row has the same bits in any batch. Training is not: its
+    rows may be split among devices, and a gradient sums over them anyway.
+    """
+    if not grouped:
+        return jax.vmap(f)(*rows)
+    size = jax.tree.leaves(rows)[0][:1].size
+    return map_groups(f, rows, lanes_for(size))
