@@ -135,6 +135,13 @@ class CNF(Flow):
         u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=training)
         return u, log_p + change, stats
 
+    def encode_rows(
+        self, u: Float[Array, "rows *event"], cond: Array | None
+    ) -> tuple[Float[Array, "rows *event"], Stats | None]:
+        """Carry rows of flow space to `t = 0`; as `Flow.encode_rows`."""
+        ode = replace(self.ode_eval, throw=False)
+        return transport(self.field, u, 1.0, 0.0, cond, ode=ode)
+
     def _change(
         self,
         x: Array,
@@ -393,39 +400,17 @@ class CNF(Flow):
         Returns:
             (*batch, *event), or (times, *batch, *event) with `save_at`.
         """
-        return self._move("x", x, t0, t1, cond, save_at)
-
-    def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map data `x = x(1)` to the base, `z = x(0)`; both (*batch, *event)."""
-        return self._move("x", x, 1.0, 0.0, cond, to_data=False)
-
-    def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map a point `z = x(0)` of the base to data, `x = x(1)`; both (*batch, *event)."""
-        return self._move("z", z, 0.0, 1.0, cond, from_data=False)
-
-    def _move(
-        self,
-        name: str,
-        x: Any,
-        t0: Any,
-        t1: Any,
-        cond: Any,
-        save_at: Any = None,
-        *,
-        from_data: bool = True,
-        to_data: bool = True,
-    ) -> Float[Array, "..."]:
-        flow, rows, cond, batch = check_arguments(self, x, cond, name)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         times = None if save_at is None else check_save_at(save_at, t0, t1, rows.dtype)
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t0, t1, times))
-        span = tuple(jnp.asarray(t, rows.dtype) for t in (t0, t1))
+        start, end = (jnp.asarray(t, rows.dtype) for t in (t0, t1))
         times = None if times is None else jnp.asarray(times)
-        move = partial(_transport, flow, span, times, from_data, to_data)
+        move = partial(_transport, flow, start, end, times)
         out, stats = map_rows(flow, move, (rows, cond), None, False)
         out = raise_on_failure(self, out, stats, "transport")
-        if times is not None:
-            return jnp.moveaxis(out, 1, 0).reshape(len(times), *batch, *self.event_shape)
-        return out.reshape(*batch, *self.event_shape)
+        if times is None:
+            return out.reshape(*batch, *self.event_shape)
+        return jnp.moveaxis(out, 1, 0).reshape(len(times), *batch, *self.event_shape)
 
 
 # Compiled once for each shape of rows. `Flow.log_prob` compiles the plain log-density.
@@ -491,22 +476,14 @@ def _trace_se(
 @eqx.filter_jit
 @full_precision
 def _transport(
-    flow: CNF,
-    span: tuple[Array, Array],
-    times: Array | None,
-    from_data: bool,
-    to_data: bool,
-    x: Array,
-    cond: Array | None,
-    key: None,
+    flow: CNF, t0: Array, t1: Array, times: Array | None, x: Array, cond: Array | None, key: None
 ) -> tuple[Array, Stats]:
-    """Move rows from `span[0]` to `span[1]`: (rows, *event), or (rows, times, *event)."""
-    u = to_flow_space(flow.transform, x)[0] if from_data else x
+    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event)."""
+    u, _ = to_flow_space(flow.transform, x)
     ode = replace(flow.ode_eval, throw=False)
-    out, stats = transport(flow.field, u, *span, cond, ode=ode, save_at=times)
-    if times is not None:
-        out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
-    if to_data:
-        flat = out.reshape(-1, *flow.event_shape)
-        out = to_data_space(flow.transform, flat)[0].reshape(out.shape)
-    return out, stats
+    out, stats = transport(flow.field, u, t0, t1, cond, ode=ode, save_at=times)
+    if times is None:
+        return to_data_space(flow.transform, out)[0], stats
+    flat = jnp.moveaxis(out, 0, 1).reshape(-1, *flow.event_shape)
+    x, _ = to_data_space(flow.transform, flat)
+    return x.reshape(len(u), len(times), *flow.event_shape), stats.in_turn()

@@ -25,11 +25,11 @@ from jaxflow.dynamics.layers import (
     flatten_cond,
     network_from_zero,
 )
-from jaxflow.flows.flow import Flow, check_arguments, to_data_space, to_flow_space
+from jaxflow.flows.flow import Flow
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.lanes import per_row
-from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
+from jaxflow.runtime.shapes import Event, Rows, Scalar
 
 # A layer scales a coordinate by a factor between exp(-2) and exp(2). Layers still compose to any
 # scale, and no layer overflows or loses its inverse to rounding.
@@ -259,25 +259,9 @@ class CouplingFlow(Flow):
         u, log_det = per_row(self.from_base, z, cond, grouped=not training)
         return u, None if log_p is None else log_p - log_det, None
 
-    def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map data `x` to points `z` of the base; both (*batch, *event)."""
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        return _to_base(flow, rows, cond).reshape(*batch, *self.event_shape)
-
-    def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map points `z` of the base to data `x`; both (*batch, *event)."""
-        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
-        return _from_base(flow, rows, cond).reshape(*batch, *self.event_shape)
-
-
-@eqx.filter_jit
-def _to_base(flow: CouplingFlow, x: Array, cond: Array | None) -> Array:
-    return per_row(flow.to_base, to_flow_space(flow.transform, x)[0], cond)[0]
-
-
-@eqx.filter_jit
-def _from_base(flow: CouplingFlow, z: Array, cond: Array | None) -> Array:
-    return to_data_space(flow.transform, per_row(flow.from_base, z, cond)[0])[0]
+    def encode_rows(self, u: Rows, cond: Array | None) -> tuple[Rows, Stats | None]:
+        """Carry rows of flow space to the base; as `Flow.encode_rows`."""
+        return per_row(self.to_base, u, cond)[0], None
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:

@@ -24,7 +24,7 @@ from jaxflow.runtime.arguments import (
 )
 from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.lanes import lanes_for, per_row
-from jaxflow.runtime.precision import accumulation_dtype, full_products
+from jaxflow.runtime.precision import accumulation_dtype, full_precision, full_products
 from jaxflow.runtime.shapes import ArrayInput
 
 
@@ -89,6 +89,12 @@ class Flow(eqx.Module):
             Rows in flow space, their log-densities (None if `log_p` is None), and the counts of
             the solve (None without one).
         """
+
+    def encode_rows(
+        self, u: Float[Array, "rows *event"], cond: Array | None
+    ) -> tuple[Float[Array, "rows *event"], Stats | None]:
+        """Carry rows of flow space to the base: the inverse of `sample_rows`."""
+        raise NotImplementedError(f"{type(self).__name__} has no encode_rows: implement it")
 
     def choose_probes(
         self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
@@ -182,6 +188,32 @@ class Flow(eqx.Module):
         x, log_p = self._draw(key, shape, cond, progress, with_log_prob=True)
         assert log_p is not None
         return x, log_p
+
+    def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
+        """Map data to the base: `z` with `x = decode(z)`.
+
+        Args:
+            x: data, (*batch, *event).
+            cond: conditions, (*batch, *condition), or one vector for all rows.
+
+        Returns:
+            Points of the base, (*batch, *event).
+
+        Raises:
+            ValueError: as for `log_prob`.
+            SolveError: the solve failed.
+        """
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        z, stats = map_rows(flow, partial(_encode, flow), (rows, cond), None, False)
+        z = raise_on_failure(self, z, stats, "encode")
+        return z.reshape(*batch, *self.event_shape)
+
+    def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
+        """Map points of the base to data, the inverse of `encode`; arguments alike."""
+        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
+        x, stats = map_rows(flow, partial(_decode, flow), (rows, cond), None, False)
+        x = raise_on_failure(self, x, stats, "decode")
+        return x.reshape(*batch, *self.event_shape)
 
     def _draw(
         self,
@@ -350,3 +382,16 @@ def _sample_and_log_prob(
     flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> Any:
     return flow.draw_rows(keys, cond, key, with_log_prob=True)
+
+
+@eqx.filter_jit
+@full_precision
+def _encode(flow: Flow, x: Array, cond: Array | None, key: None) -> tuple[Array, Stats | None]:
+    return flow.encode_rows(to_flow_space(flow.transform, x)[0], cond)
+
+
+@eqx.filter_jit
+@full_precision
+def _decode(flow: Flow, z: Array, cond: Array | None, key: None) -> tuple[Array, Stats | None]:
+    u, _, stats = flow.sample_rows(z, None, cond, key)
+    return to_data_space(flow.transform, u)[0], stats

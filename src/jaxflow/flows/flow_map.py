@@ -146,6 +146,12 @@ class FlowMap(Flow):
         u, change = per_row(self._decode_one, z, cond, grouped=not training)
         return u, None if log_p is None else log_p + change, None
 
+    def encode_rows(
+        self, u: Float[Array, "rows *event"], cond: Array | None
+    ) -> tuple[Float[Array, "rows *event"], Stats | None]:
+        """Carry rows of flow space to the base; as `Flow.encode_rows`."""
+        return per_row(self.encode_one, u, cond)[0], None
+
     def step(
         self, k: int, to: int, x: Float[Array, "*event"], cond: Array | None
     ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
