@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.transforms.test_laws import INSIDE, LIMITS, MIXED, RNG, U
 
-from jaxflow.transforms import Bounded, Chain, Whiten
+from jaxflow.transforms import Bounded, Chain, Standardise, Whiten, inside
 
 
 def test_whitened_data_have_the_identity_as_covariance():
@@ -38,6 +38,45 @@ def test_gradients_are_finite_where_a_column_has_no_limit():
     assert np.isfinite(slope).all()
     slope = jax.jacrev(lambda u: LIMITS.inverse(u)[0])(jnp.asarray(U[0]))
     assert np.isfinite(slope).all()
+
+
+def test_a_sample_is_inside_where_forward_is_finite():
+    # On each limit, just within and just beyond it; NaN is a failure and not outside.
+    edges = {0: (0.0, 1.0), 1: (-2.0, 5.0), 2: (-2.0, 5.0), 3: (-9.0, 9.0)}
+    rows, expected = [], []
+    for column, (lower, upper) in edges.items():
+        bounds = (column < 2, column in (0, 2))
+        for limit, is_limit, out in ((lower, bounds[0], -1), (upper, bounds[1], 1)):
+            for step in (-1, 0, 1):
+                row = INSIDE[0].copy()
+                row[column] = np.nextafter(limit, step * np.inf) if step else limit
+                row[column] = 1e-300 * step if step and limit == 0 else row[column]
+                rows.append(row)
+                expected.append(not is_limit or step * out < 0)
+    rows = jnp.asarray(rows)
+    np.testing.assert_array_equal(jax.vmap(LIMITS.inside)(rows), expected)
+    u, log_det = jax.vmap(LIMITS.forward)(rows)
+    np.testing.assert_array_equal(np.isfinite(u).all(axis=1) & np.isfinite(log_det), expected)
+    for gradient in map(jax.vmap, (jax.jacrev(LIMITS.forward), jax.jacfwd(LIMITS.forward))):
+        assert all(np.isfinite(part).all() for part in gradient(rows))
+    assert LIMITS.inside(jnp.full(4, jnp.nan))
+
+
+def test_a_chain_is_inside_where_each_part_is():
+    chain = Chain(
+        (
+            Bounded([-jnp.inf], [4.0]),
+            Standardise(jnp.asarray([0.0]), jnp.asarray([2.0])),
+            Bounded([-1.0], [jnp.inf]),
+        )
+    )
+    x = jnp.asarray([[5.0], [4.0], [3.9], [-3.3], [-3.5]])
+    # u1 = -log(4 - x) / 2 > -1 where x > 4 - e^2 = -3.389.
+    np.testing.assert_array_equal(
+        jax.vmap(lambda x: inside(chain, x))(x), [False, False, True, True, False]
+    )
+    assert inside(None, x[0])
+    assert inside(Whiten.fit(MIXED), jnp.zeros(4))
 
 
 def test_values_at_a_limit_are_named_as_atoms():

@@ -18,7 +18,7 @@ from jaxflow.transforms.dequantise import (
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
-from jaxflow.transforms.protocol import Transform
+from jaxflow.transforms.protocol import Transform, inside
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
@@ -33,6 +33,7 @@ __all__ = [
     "Transform",
     "Whiten",
     "candidate_transforms",
+    "inside",
     "log_mass",
     "noise_of",
     "propose",

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import check_sample, checked_rows, column_label, is_concrete
@@ -96,8 +96,15 @@ class Bounded(eqx.Module):
                     f"{name}={limit:g}, first in row {rows[0]}{hint}"
                 )
 
+    def inside(self, x: Event) -> Bool[Array, ""]:
+        """Whether one sample lies strictly within the limits; True for NaN."""
+        check_sample("x", x, self.event_shape)
+        lower, upper = jax.lax.stop_gradient((self.lower, self.upper))
+        # By the gaps that `forward` takes, which are 0 for numbers below the normal range.
+        return ~jnp.any((x - lower <= 0) | (upper - x <= 0))
+
     def forward(self, x: Event) -> tuple[Event, Scalar]:
-        """Map one sample to flow space: `(u, log|det du/dx|)`; NaN beyond the limits."""
+        """Map one sample to flow space: `(u, log|det du/dx|)`; NaN on a limit and beyond."""
         check_sample("x", x, self.event_shape)
         lower, upper = jax.lax.stop_gradient((self.lower, self.upper))
         above, below = _gap(lower, x - lower), _gap(upper, upper - x)
@@ -127,6 +134,11 @@ class Bounded(eqx.Module):
 
 
 def _gap(limit: Array, gap: Array) -> Array:
-    """`log(gap)` of entries with a finite limit, 0 of others."""
+    """`log(gap)` of entries with a finite limit, 0 of others.
+
+    NaN with gradient 0 where the gap is not positive: a NaN there would spread to other rows.
+    """
     has = jnp.isfinite(limit)
-    return jnp.where(has, jnp.log(jnp.where(has, gap, 1.0)), 0.0)
+    positive = gap > 0
+    log_gap = jnp.where(positive, jnp.log(jnp.where(has & positive, gap, 1.0)), jnp.nan)
+    return jnp.where(has, log_gap, 0.0)

@@ -6,8 +6,10 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.protocol import inside
 
 
 @final
@@ -54,6 +56,14 @@ class Chain(eqx.Module):
         for part in self.parts:
             part.check(x)
             x = jax.vmap(part.forward)(jnp.asarray(x))[0]
+
+    def inside(self, x: Event) -> Bool[Array, ""]:
+        """Whether one sample, and its image under the parts before, lies in each part's support."""
+        each = []
+        for part in self.parts:
+            each.append(inside(part, x))
+            x, _ = part.forward(x)
+        return jnp.all(jnp.stack(each))
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""

@@ -1,6 +1,9 @@
 """The interface of a transform from data space to flow space."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from jaxflow.runtime.shapes import Event, Scalar
 
@@ -12,9 +15,11 @@ class Transform(Protocol):
     The methods take one sample; vectorise them with `jax.vmap`. Parameters of the library's
     transforms describe the data and are not trained: their gradient is exactly 0.
 
-    Optional method:
+    Optional methods:
         `check(x)`: raise ValueError unless every row of `x`, (rows, *event), can be transformed.
             The library's transforms all have it.
+        `inside(x) -> bool`: whether one sample lies in the support, where `forward` is defined.
+            Without it, all samples do. Outside, the density is 0.
 
     Example:
         ```python
@@ -40,3 +45,25 @@ class Transform(Protocol):
     def inverse(self, u: Event, /) -> tuple[Event, Scalar]:
         """Map one point of flow space back to data space: `(x, log|det dx/du|)`."""
         ...
+
+
+def inside(transform: Any, x: Event) -> Bool[Array, ""]:
+    """Whether one sample lies in the support of a transform, where `forward` is defined.
+
+    ```python
+    import jax, jax.numpy as jnp
+    from jaxflow.transforms import Bounded, inside
+
+    positive = Bounded([0.0], [jnp.inf])
+    print(jax.vmap(lambda x: inside(positive, x))(jnp.asarray([[1.0], [0.0]])))  # [True, False]
+    ```
+
+    Args:
+        transform: a transform, or None.
+        x: one sample, (*event). NaN counts as inside: it is a failure, not a density of 0.
+
+    Returns:
+        True or False, (); True for a transform without a method `inside`.
+    """
+    method = getattr(transform, "inside", None)
+    return jnp.asarray(True) if method is None else method(x)  # noqa: FBT003
