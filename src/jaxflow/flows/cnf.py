@@ -27,7 +27,10 @@ from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.flows.flow import (
     Flow,
     check_arguments,
+    check_inside,
     map_rows,
+    mark_outside,
+    nan_where,
     raise_on_failure,
     to_data_space,
     to_flow_space,
@@ -406,7 +409,8 @@ class CNF(Flow):
         start, end = (jnp.asarray(t, rows.dtype) for t in (t0, t1))
         times = None if times is None else jnp.asarray(times)
         move = partial(_transport, flow, start, end, times)
-        out, stats = map_rows(flow, move, (rows, cond), None, False)
+        (out, ok), stats = map_rows(flow, move, (rows, cond), None, False)
+        check_inside(ok)
         out = raise_on_failure(self, out, stats, "transport")
         if times is None:
             return out.reshape(*batch, *self.event_shape)
@@ -425,8 +429,8 @@ def _log_prob_to(
     u, log_det = to_flow_space(flow.transform, x)
     z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
     value = base_density(flow.base, z) - change
-    stats = mark_no_density(stats, value)
-    return value + log_det.astype(value.dtype), mark_inaccurate(stats, z, change, atol_nats)
+    stats = mark_inaccurate(mark_no_density(stats, value), z, change, atol_nats)
+    return value + log_det.astype(value.dtype), mark_outside(stats, log_det)
 
 
 @eqx.filter_jit
@@ -437,7 +441,8 @@ def _log_prob_at(
     u, log_det = to_flow_space(flow.transform, x)
     z, change, _, stats = flow._change(u, t, 0.0, cond, key, training=False)
     value = base_density(flow.base, z) - change
-    return value + log_det.astype(value.dtype), mark_no_density(stats, value)
+    stats = mark_outside(mark_no_density(stats, value), log_det)
+    return value + log_det.astype(value.dtype), stats
 
 
 @eqx.filter_jit
@@ -455,8 +460,21 @@ def _log_prob_with_error(
     else:
         answer, stats = solve_with_error(trace, flow.field, flow.base, u, cond, key, ode=ode)
     log_det = log_det.astype(answer.value.dtype)
-    refined = None if answer.refined is None else answer.refined + log_det
-    return answer._replace(value=answer.value + log_det, refined=refined), stats
+    stats = mark_outside(stats, log_det)
+
+    def known(error: Array | None) -> Array | None:
+        """Nothing is uncertain about a density of 0."""
+        return None if error is None else jnp.where(stats.status == Status.OUTSIDE, 0.0, error)
+
+    answer = LogDensity(
+        answer.value + log_det,
+        known(answer.trace_se),
+        known(answer.ode_error),
+        None if answer.refined is None else answer.refined + log_det,
+        stats.status,
+        stats.num_evals,
+    )
+    return answer, stats
 
 
 @eqx.filter_jit
@@ -477,13 +495,13 @@ def _trace_se(
 @full_precision
 def _transport(
     flow: CNF, t0: Array, t1: Array, times: Array | None, x: Array, cond: Array | None, key: None
-) -> tuple[Array, Stats]:
-    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event)."""
-    u, _ = to_flow_space(flow.transform, x)
+) -> tuple[tuple[Array, Array], Stats]:
+    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event); whether inside."""
+    u, log_det = to_flow_space(flow.transform, x)
+    ok = ~jnp.isneginf(log_det)
     ode = replace(flow.ode_eval, throw=False)
     out, stats = transport(flow.field, u, t0, t1, cond, ode=ode, save_at=times)
-    if times is None:
-        return to_data_space(flow.transform, out)[0], stats
-    flat = jnp.moveaxis(out, 0, 1).reshape(-1, *flow.event_shape)
-    x, _ = to_data_space(flow.transform, flat)
-    return x.reshape(len(u), len(times), *flow.event_shape), stats.in_turn()
+    if times is not None:
+        out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
+    flat, _ = to_data_space(flow.transform, out.reshape(-1, *flow.event_shape))
+    return (nan_where(~ok, flat.reshape(out.shape)), ok), stats

@@ -4,16 +4,19 @@ import abc
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
-from jaxflow.ode import Stats
+from jaxflow.ode import Stats, Status
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import (
     as_cond_rows,
@@ -26,6 +29,7 @@ from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.lanes import lanes_for, per_row
 from jaxflow.runtime.precision import accumulation_dtype, full_precision, full_products
 from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.transforms import inside
 
 
 class Flow(eqx.Module):
@@ -200,11 +204,12 @@ class Flow(eqx.Module):
             Points of the base, (*batch, *event).
 
         Raises:
-            ValueError: as for `log_prob`.
+            ValueError: as for `log_prob`, or rows lie outside the support (under jit: NaN).
             SolveError: the solve failed.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        z, stats = map_rows(flow, partial(_encode, flow), (rows, cond), None, False)
+        (z, ok), stats = map_rows(flow, partial(_encode, flow), (rows, cond), None, False)
+        check_inside(ok)
         z = raise_on_failure(self, z, stats, "encode")
         return z.reshape(*batch, *self.event_shape)
 
@@ -259,7 +264,7 @@ class Flow(eqx.Module):
         with full_products(not training):
             u, log_det = to_flow_space(self.transform, x, grouped=not training)
             log_p, stats = self.density_rows(u, cond, key, training=training)
-            return log_p + log_det.astype(log_p.dtype), stats
+            return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
 
     def draw_rows(
         self,
@@ -334,6 +339,27 @@ def check_arguments(
     return flow, rows, cond, batch
 
 
+def check_inside(ok: Bool[Array, " rows"]) -> None:
+    """Raise unless all rows lie in the support, where that is known.
+
+    Raises:
+        ValueError: names the first row outside.
+    """
+    if isinstance(ok, Tracer) or bool(ok.all()):
+        return
+    rows = np.flatnonzero(~np.asarray(ok))
+    raise ValueError(
+        f"x lies outside the support of the flow in {len(rows)} of {len(ok)} rows, first row "
+        f"{rows[0]}: no point of the base maps to it. log_prob is -inf there; "
+        "flow.transform.check(x) names the column and its limit"
+    )
+
+
+def nan_where(bad: Bool[Array, " rows"], rows: Array) -> Array:
+    """The rows, NaN where `bad`."""
+    return jnp.where(bad.reshape(-1, *[1] * (rows.ndim - 1)), jnp.nan, rows)
+
+
 def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) -> Any:
     """The values; raises `SolveError` if their solve failed and the flow's settings say so."""
     ode = getattr(flow, "ode_eval", None)
@@ -345,10 +371,30 @@ def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) ->
 def to_flow_space(
     transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-    """Transform rows from data to flow space; also `log |det du/dx|`."""
+    """Transform rows from data to flow space; also `log |det du/dx|`.
+
+    Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
+    there and all gradients are 0.
+    """
     if transform is None:
         return x, jnp.zeros(len(x), x.dtype)
-    return per_row(transform.forward, x, grouped=grouped)
+    return per_row(partial(_forward, transform), x, grouped=grouped)
+
+
+def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
+    if not hasattr(transform, "inside"):
+        return transform.forward(x)
+    ok, zeros = inside(transform, x), jnp.zeros(x.shape, x.dtype)
+    u, log_det = transform.forward(jnp.where(ok, x, transform.inverse(zeros)[0]))
+    return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
+
+
+def mark_outside(stats: Stats | None, log_det: Float[Array, " rows"]) -> Stats | None:
+    """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support."""
+    if stats is None or not stats.status.ndim:
+        return stats
+    status = jnp.where(jnp.isneginf(log_det), int(Status.OUTSIDE), stats.status)
+    return replace(stats, status=status)
 
 
 def to_data_space(
@@ -386,8 +432,13 @@ def _sample_and_log_prob(
 
 @eqx.filter_jit
 @full_precision
-def _encode(flow: Flow, x: Array, cond: Array | None, key: None) -> tuple[Array, Stats | None]:
-    return flow.encode_rows(to_flow_space(flow.transform, x)[0], cond)
+def _encode(
+    flow: Flow, x: Array, cond: Array | None, key: None
+) -> tuple[tuple[Array, Array], Stats | None]:
+    u, log_det = to_flow_space(flow.transform, x)
+    ok = ~jnp.isneginf(log_det)
+    z, stats = flow.encode_rows(u, cond)
+    return (nan_where(~ok, z), ok), stats
 
 
 @eqx.filter_jit

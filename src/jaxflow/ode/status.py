@@ -22,6 +22,8 @@ class Status(IntEnum):
         DRIFTED: the backward solve of the adjoint did not return to the initial state.
         INACCURATE: a log-density missed its target accuracy in nats.
         NO_DENSITY: the base's `log_prob` is NaN at the end of the trajectory.
+        OUTSIDE: the row lies outside the flow's support, so its log-density is -inf. This is
+            not a failure.
 
     Example:
         ```python
@@ -40,6 +42,7 @@ class Status(IntEnum):
     DRIFTED = 4
     INACCURATE = 5
     NO_DENSITY = 6
+    OUTSIDE = 7
 
 
 MESSAGES = {
@@ -70,6 +73,7 @@ MESSAGES = {
         "the base's log_prob is NaN at the end of the trajectory: evaluate base.log_prob there; a "
         "fitted flow as base fails wherever its own log_prob does"
     ),
+    Status.OUTSIDE: "the row lies outside the support of the flow: its log-density is -inf",
 }
 
 
@@ -139,7 +143,7 @@ class Stats(eqx.Module):
 
 def failed(status: Int[Array, "*many"], *, partial: bool = False) -> Bool[Array, "*many"]:
     """Whether a solve has no result; with `partial`, running out of steps leaves one."""
-    wrong = status != Status.SUCCESS
+    wrong = (status != Status.SUCCESS) & (status != Status.OUTSIDE)
     return wrong & (status != Status.MAX_STEPS) if partial else wrong
 
 

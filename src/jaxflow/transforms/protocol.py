@@ -66,4 +66,4 @@ def inside(transform: Any, x: Event) -> Bool[Array, ""]:
         True or False, (); True for a transform without a method `inside`.
     """
     method = getattr(transform, "inside", None)
-    return jnp.asarray(True) if method is None else method(x)  # noqa: FBT003
+    return jnp.asarray(True) if method is None else method(x)
