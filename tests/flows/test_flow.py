@@ -327,7 +327,7 @@ def test_a_solve_that_fails_raises_or_gives_nan():
         flow.log_prob(X)
     with pytest.raises(SolveError, match="sample failed in row 0"):
         flow.sample(key, 2)
-    with pytest.raises(SolveError, match="transport failed in row 0"):
+    with pytest.raises(SolveError, match="encode failed in row 0"):
         flow.encode(X)
     quiet = dataclasses.replace(flow, ode_eval=dataclasses.replace(flow.ode_eval, throw=False))
     assert np.isnan(quiet.log_prob(X)).all()
