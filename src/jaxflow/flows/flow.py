@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import equinox as eqx
 import jax
@@ -30,6 +30,9 @@ from jaxflow.runtime.lanes import lanes_for, per_row
 from jaxflow.runtime.precision import accumulation_dtype, full_precision, full_products
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms import inside
+
+# The counts of a solve; None where there is none.
+S = TypeVar("S", Stats, Stats | None)
 
 
 class Flow(eqx.Module):
@@ -389,8 +392,11 @@ def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
     return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
 
 
-def mark_outside(stats: Stats | None, log_det: Float[Array, " rows"]) -> Stats | None:
-    """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support."""
+def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
+    """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support.
+
+    No counts, and those of a joint solve, stay as they are.
+    """
     if stats is None or not stats.status.ndim:
         return stats
     status = jnp.where(jnp.isneginf(log_det), int(Status.OUTSIDE), stats.status)
