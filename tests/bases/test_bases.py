@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from jaxflow import (
     Status,
     StudentT,
 )
+from jaxflow.bases import as_base, check_base, log_prob_rows, sample_rows
 from jaxflow.dynamics import Linear
 from jaxflow.training.trainable import partition_trainable
 from jaxflow.transforms import Standardise
@@ -34,6 +36,19 @@ def test_a_mixture_is_fitted_by_maximum_likelihood(key):
     np.testing.assert_allclose(np.asarray(again.weights)[order], [0.25, 0.75], atol=0.02)
 
 
+def test_a_mixture_has_the_units_of_its_data(key):
+    x = np.asarray(jax.random.normal(key, (300, 2))) + 4.0 * (np.arange(300) % 2)[:, None]
+    base = GaussianMixture.fit(x, 2)
+    units = np.array([1e-4, 1e6])
+    other = GaussianMixture.fit(x * units + units, 2)
+    np.testing.assert_allclose(other.weights, base.weights, rtol=1e-6)
+    np.testing.assert_allclose(other.means, np.asarray(base.means) * units + units, rtol=1e-6)
+    expected = np.asarray(base.factors) * units[:, None]
+    np.testing.assert_allclose(other.factors, expected, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match=r"x is constant .* 1 column: 1 ="):
+        GaussianMixture.fit(x * [1, 0] + 2, 2)
+
+
 def test_the_degrees_of_freedom_are_those_of_every_entry():
     np.testing.assert_array_equal(StudentT(4.0, 3).df, [4.0, 4.0, 4.0])
     # The 90 % points of t with 3 and 30 degrees of freedom (any table).
@@ -46,6 +61,93 @@ def linear(scale, base, **settings):
     """`x(1) = exp(scale) x(0)`."""
     field = Linear(matrix=scale * jnp.eye(2))
     return CNF(field, base, ode_eval=ODE(rtol=1e-9, atol=1e-9), **settings)
+
+
+def test_student_s_t_is_right_at_every_scale_and_number_of_degrees():
+    # log t(x; 3) = log(6 sqrt(3) / pi) - 2 log(3 + x^2).
+    for dtype, rtol in ((jnp.float32, 1e-6), (jnp.float64, 1e-13)):
+        x = jnp.asarray([[1.0], [1e5], [1e10], [1e20], [1e25], [1e30]], dtype)
+        size = np.asarray(x, np.float64)[:, 0]
+        expected = np.log(6 * 3**0.5 / np.pi) - 4 * np.log(size) - 2 * np.log1p(3 / size**2)
+        base = StudentT(3.0, 1)
+        base = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), base)
+        np.testing.assert_allclose(jax.vmap(base.log_prob)(x), expected, rtol=rtol)
+        slope = jax.vmap(jax.grad(base.log_prob))(x)[:, 0]
+        np.testing.assert_allclose(slope, -4 / size / (1 + 3 / size**2), rtol=rtol)
+        # Close to the standard normal density: log t(0; n) = -log(2 pi) / 2 - 1 / (4 n) + ...
+        df = np.array([1e3, 1e6, 1e12])
+        peak = []
+        for n in df:
+            far = eqx.tree_at(lambda base: base.df, StudentT(n), jnp.asarray(n, dtype))
+            peak.append(far.log_prob(jnp.zeros((), dtype)))
+        expected = -0.5 * np.log(2 * np.pi) - 1 / (4 * df) + 1 / (24 * df**3)
+        np.testing.assert_allclose(peak, expected, rtol=rtol)
+
+
+class Distrax:
+    """The documented calls of a distribution of distrax or TFP: `sample(seed=key)`."""
+
+    event_shape, batch_shape = (2,), ()
+
+    def log_prob(self, value):
+        return StandardNormal(2).log_prob(value)
+
+    def sample(self, *, seed, sample_shape=()):
+        assert sample_shape == ()
+        return StandardNormal(2).sample(seed)
+
+
+def test_a_distribution_with_seeds_is_a_base(key):
+    base = as_base(Distrax())
+    np.testing.assert_array_equal(base.sample(key), StandardNormal(2).sample(key))
+    assert base.event_shape == (2,)
+    keys = jax.random.split(key, 3)
+    x = sample_rows(base, keys)
+    np.testing.assert_array_equal(log_prob_rows(base, x), jax.vmap(StandardNormal(2).log_prob)(x))
+    assert as_base(StandardNormal(2)) == StandardNormal(2)
+
+
+def test_a_base_of_other_shapes_is_refused_by_name():
+    distributions = pytest.importorskip("numpyro.distributions")
+    for size in (3, 1):
+        many = distributions.Normal(jnp.zeros(size), jnp.ones(size))
+        words = rf"event_shape=\(\), but sample\(key\) has shape \({size},\).*base.to_event\(1\)"
+        with pytest.raises(ValueError, match=words):
+            CNF(Linear(matrix=jnp.eye(size)), many)
+        check_base(many.to_event(1))
+
+    class Batch(Distrax):
+        event_shape, batch_shape = (), (2,)
+
+    with pytest.raises(ValueError, match=r"Independent\(base, reinterpreted_batch_ndims=1\)"):
+        check_base(Batch())
+
+    class Each(StandardNormal):
+        def log_prob(self, x):
+            return -(x**2)
+
+    with pytest.raises(ValueError, match=r"log_prob of it has shape \(2,\)"):
+        check_base(Each(2))
+
+    class Rows(StandardNormal):
+        def sample(self, key):
+            return jax.random.normal(key, (5, *self.event_shape))
+
+    with pytest.raises(ValueError, match=r"sample\(key\) has shape \(5, 2\)"):
+        check_base(Rows(2))
+
+
+def test_sizes_may_be_integers_of_numpy():
+    for one, other in (
+        (StandardNormal(np.int64(3)), StandardNormal(3)),
+        (StandardNormal((np.int32(3), 4)), StandardNormal((3, 4))),
+        (StandardNormal(np.array([3, 4])), StandardNormal((3, 4))),
+    ):
+        assert one == other
+        assert [type(size) for size in one.event_shape] == [int] * len(one.event_shape)
+    assert StudentT(4.0, np.prod((2, 2))).event_shape == (4,)
+    with pytest.raises(ValueError, match=r"event_shape=.* must hold sizes of at least 1"):
+        StandardNormal(np.array([2.0, 1]))
 
 
 @pytest.mark.slow

@@ -127,6 +127,20 @@ def float32_stays_float32_and_finite(case):
         assert base.sample(jax.random.key(0)).dtype == jnp.float32
 
 
+def float32_is_right_far_away(case):
+    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.base)
+    for size in (1e5, 1e10, 1e15, 1e20, 1e25, 1e30):
+        for sign in (-1, 1):
+            x = (case.centre + sign * size * case.scale) * np.ones(case.base.event_shape)
+            x = jnp.asarray(x, jnp.float32)
+            wide = x.astype(jnp.float64)
+            expected = case.base.log_prob(wide)
+            if abs(float(expected)) < float(np.finfo(np.float32).max):
+                np.testing.assert_allclose(base.log_prob(x), expected, rtol=1e-5)
+                slope = jax.grad(case.base.log_prob)(wide)
+                np.testing.assert_allclose(jax.grad(base.log_prob)(x), slope, rtol=1e-5)
+
+
 def parameters_are_not_trained(case):
     def total(base):
         x = base.sample(jax.random.key(1))
@@ -141,6 +155,7 @@ LAWS = (
     samples_have_the_marginal_distributions,
     samples_have_the_joint_density,
     float32_stays_float32_and_finite,
+    float32_is_right_far_away,
     parameters_are_not_trained,
 )
 

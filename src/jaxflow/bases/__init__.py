@@ -7,7 +7,14 @@ NumPyro's distributions are bases too.
 from jaxflow.bases.fitted import FlowBase
 from jaxflow.bases.mixture import GaussianMixture
 from jaxflow.bases.normal import DiagonalNormal, StandardNormal
-from jaxflow.bases.protocol import Base, check_base, log_prob_rows, sample_rows
+from jaxflow.bases.protocol import (
+    Base,
+    SeededBase,
+    as_base,
+    check_base,
+    log_prob_rows,
+    sample_rows,
+)
 from jaxflow.bases.student import StudentT
 
 __all__ = [
@@ -15,8 +22,10 @@ __all__ = [
     "DiagonalNormal",
     "FlowBase",
     "GaussianMixture",
+    "SeededBase",
     "StandardNormal",
     "StudentT",
+    "as_base",
     "check_base",
     "log_prob_rows",
     "sample_rows",

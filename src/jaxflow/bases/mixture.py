@@ -1,5 +1,7 @@
 """A mixture of Gaussians: a base with several modes."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.checks import check_columns, check_count
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.shapes import ArrayInput, Scalar
 
@@ -61,8 +64,10 @@ class GaussianMixture(eqx.Module):
             _check(np.asarray(self.weights), np.asarray(self.factors))
 
     @classmethod
-    def fit(cls, x: ArrayInput, components: int, *, seed: int = 0) -> "GaussianMixture":
+    def fit(cls, x: ArrayInput, components: SupportsIndex, *, seed: int = 0) -> "GaussianMixture":
         """Maximum likelihood by scikit-learn, the best of four starts.
+
+        Columns are scaled to standard deviation 1 first, so the answer does not depend on units.
 
         Args:
             x: rows in flow space, (rows, dim).
@@ -74,15 +79,22 @@ class GaussianMixture(eqx.Module):
 
         Raises:
             ImportError: scikit-learn is not installed.
-            ValueError: there are fewer rows than components, or the rows are not finite vectors.
+            ValueError: there are fewer rows than components, the rows are not finite vectors, or
+                a column is constant.
         """
         need = "GaussianMixture.fit needs scikit-learn"
         mixture = import_extra("sklearn.mixture", "sklearn", need)
+        check_columns(np.asarray(x))
+        components = check_count("components", components)
         values = np.asarray(x, np.float64)
-        fitted = mixture.GaussianMixture(components, n_init=4, random_state=seed).fit(values)
-        factors = np.linalg.cholesky(np.asarray(fitted.covariances_))
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        # Scaled: scikit-learn adds 1e-6 to each variance, whatever the units.
+        fitted = mixture.GaussianMixture(components, n_init=4, random_state=seed)
+        fitted.fit((values - mean) / scale)
+        means = mean + scale * fitted.means_
+        factors = scale[:, None] * np.linalg.cholesky(np.asarray(fitted.covariances_))
         dtype = jnp.result_type(jnp.asarray(x), 0.0)
-        return cls(*(jnp.asarray(a, dtype) for a in (fitted.weights_, fitted.means_, factors)))
+        return cls(*(jnp.asarray(a, dtype) for a in (fitted.weights_, means, factors)))
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ from jax.core import Tracer
 from jax.scipy.special import ndtr
 from jaxtyping import PRNGKeyArray
 
+from jaxflow.runtime.checks import check_event_shape
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
@@ -28,7 +30,7 @@ class StandardNormal(eqx.Module):
 
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, event_shape: Sequence[int] | int) -> None:
+    def __init__(self, event_shape: Sequence[SupportsIndex] | SupportsIndex) -> None:
         """Make the density.
 
         Args:
@@ -37,10 +39,7 @@ class StandardNormal(eqx.Module):
         Raises:
             ValueError: a size is less than 1.
         """
-        shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-        if any(size < 1 for size in shape):
-            raise ValueError(f"event_shape={shape} must hold sizes of at least 1")
-        self.event_shape = shape
+        self.event_shape = check_event_shape(event_shape)
 
     def log_prob(self, x: Event) -> Scalar:
         """`-|x|^2 / 2 - (d / 2) log(2 pi)`, in nats."""

@@ -1,9 +1,13 @@
 """The interface of a base, and its vectorised methods."""
 
+import inspect
 from typing import Any, Protocol, runtime_checkable
 
+import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import Event, Rows, Scalar
 
@@ -13,7 +17,8 @@ class Base(Protocol):
     """The density at `t = 0` that a flow transports to the data.
 
     The methods take one event; the library vectorises them over rows. NumPyro's distributions
-    satisfy this interface. Parameters of the library's bases are not trained.
+    satisfy this interface, if batch axes are made part of the event: `to_event(1)`. Parameters of
+    the library's bases are not trained.
 
     Optional methods:
         `log_prob_rows(x) -> (rows,)` and `sample_rows(keys) -> (rows, *event)`: the same for many
@@ -47,15 +52,85 @@ class Base(Protocol):
         ...
 
 
-def check_base(base: Any) -> None:
-    """Check that an object can be the base of a flow.
+class SeededBase(eqx.Module):
+    """A distribution whose `sample` takes the key as `seed=`, as those of distrax and TFP do.
+
+    Attributes:
+        distribution: has `event_shape`, `log_prob(x)` and `sample(seed=key)`.
+    """
+
+    distribution: Any
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return tuple(map(int, self.distribution.event_shape))
+
+    def log_prob(self, x: Event) -> Scalar:
+        """Log-density of one event, in nats."""
+        return self.distribution.log_prob(x)
+
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one event."""
+        return self.distribution.sample(seed=key)
+
+
+def as_base(base: Any) -> Any:
+    """The base of a flow: the object itself, or a `SeededBase` of it; checked without computing.
+
+    ```python
+    from jaxflow.bases import StandardNormal, as_base
+
+    base = as_base(StandardNormal(2))
+    ```
+
+    Args:
+        base: an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`.
+
+    Returns:
+        A base (`jaxflow.bases.Base`).
 
     Raises:
         TypeError: it has no `event_shape`, `log_prob` or `sample`.
+        ValueError: `sample` does not draw one event, or `log_prob` of one event is not a number.
     """
     for name in ("event_shape", "log_prob", "sample"):
         if not hasattr(base, name):
             raise TypeError(f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))")
+    if "seed" in inspect.signature(base.sample).parameters:
+        base = SeededBase(base)
+    _check_shapes(base)
+    return base
+
+
+def check_base(base: Any) -> None:
+    """Check that an object can be the base of a flow; raises as `as_base`."""
+    as_base(base)
+
+
+def _check_shapes(base: Any) -> None:
+    def draw() -> tuple[Array, Array]:
+        wide, x = promote_dtypes(base, base.sample(jax.random.key(0)))
+        return x, wide.log_prob(x)
+
+    x, log_p = jax.eval_shape(draw)
+    event = tuple(base.event_shape)
+    if x.shape == event and log_p.shape == ():
+        return
+    given = base.distribution if isinstance(base, SeededBase) else base
+    batch = tuple(getattr(given, "batch_shape", ()))
+    advice = "a base draws one event and gives it one number"
+    if batch and hasattr(given, "to_event"):
+        advice = f"make its batch of shape {batch} part of the event: base.to_event({len(batch)})"
+    elif batch:
+        advice = (
+            f"make its batch of shape {batch} part of the event: "
+            f"Independent(base, reinterpreted_batch_ndims={len(batch)})"
+        )
+    raise ValueError(
+        f"base={given!r} has event_shape={event}, but sample(key) has shape {x.shape} and "
+        f"log_prob of it has shape {log_p.shape}: {advice}"
+    )
 
 
 def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:

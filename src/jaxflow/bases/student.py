@@ -1,6 +1,8 @@
 """Student's t: a base with heavy tails."""
 
+import math
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -10,7 +12,13 @@ from jax.core import Tracer
 from jax.scipy.special import betainc, gammaln
 from jaxtyping import PRNGKeyArray
 
+from jaxflow.runtime.checks import check_event_shape
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+
+# Degrees of freedom from which the series of `_log_peak` is exact to rounding in float64.
+LARGE_DF = 40.0
+# Distance, in units of sqrt(df), from which `log(1 + x^2 / df)` is computed from `log|x|`.
+FAR = 1e4
 
 
 class StudentT(eqx.Module):
@@ -30,7 +38,11 @@ class StudentT(eqx.Module):
 
     df: Event
 
-    def __init__(self, df: ArrayInput, event_shape: Sequence[int] | int | None = None) -> None:
+    def __init__(
+        self,
+        df: ArrayInput,
+        event_shape: Sequence[SupportsIndex] | SupportsIndex | None = None,
+    ) -> None:
         """Make the density.
 
         Args:
@@ -39,12 +51,11 @@ class StudentT(eqx.Module):
             event_shape: shape to which `df` is broadcast; None for the shape of `df`.
 
         Raises:
-            ValueError: a number of degrees of freedom is not positive.
+            ValueError: a number of degrees of freedom is not positive, or a size is less than 1.
         """
         df = jnp.asarray(df, float)
         if event_shape is not None:
-            shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-            df = jnp.broadcast_to(df, shape)
+            df = jnp.broadcast_to(df, check_event_shape(event_shape))
         if not isinstance(df, Tracer) and not (np.asarray(df) > 0).all():
             raise ValueError(f"df={df} must be positive")
         self.df = df
@@ -57,8 +68,7 @@ class StudentT(eqx.Module):
     def log_prob(self, x: Event) -> Scalar:
         """`sum_i log t(x_i; df_i)`, in nats."""
         df = jax.lax.stop_gradient(self.df)
-        peak = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * jnp.log(df * jnp.pi)
-        return jnp.sum(peak - (df + 1) / 2 * jnp.log1p(x**2 / df))
+        return jnp.sum(_log_peak(df) - (df + 1) / 2 * _log1p_square(x, df))
 
     def sample(self, key: PRNGKeyArray) -> Event:
         """Draw one event."""
@@ -70,3 +80,26 @@ class StudentT(eqx.Module):
         df = jax.lax.stop_gradient(self.df)
         tail = 0.5 * betainc(df / 2, jnp.asarray(0.5, x.dtype), df / (df + x**2))
         return jnp.where(x < 0, tail, 1 - tail)
+
+
+def _log_peak(df: Event) -> Event:
+    """`log t(0; df)`, the logarithm of `Gamma(z + 1/2) / Gamma(z) / sqrt(2 pi z)`, `z = df / 2`.
+
+    For large `z` by its asymptotic series: the two log-gammas, about `z log z`, would cancel.
+    """
+    few = df < LARGE_DF
+    small = jnp.where(few, df, 1.0)
+    exact = gammaln((small + 1) / 2) - gammaln(small / 2) - 0.5 * jnp.log(small * jnp.pi)
+    w = 2 / jnp.where(few, LARGE_DF, df)
+    series = w * (-1 / 8 + w**2 * (1 / 192 + w**2 * (-1 / 640 + w**2 * 17 / 14336)))
+    return jnp.where(few, exact, series - 0.5 * math.log(2 * math.pi))
+
+
+def _log1p_square(x: Event, df: Event) -> Event:
+    """`log(1 + x^2 / df)`, without the square where that could overflow."""
+    size = jnp.abs(x)
+    is_far = size > FAR * jnp.sqrt(df)
+    far = jnp.where(is_far, size, 1.0)
+    near = jnp.where(is_far, 0.0, x)
+    beyond = 2 * jnp.log(far) - jnp.log(df) + jnp.log1p((jnp.sqrt(df) / far) ** 2)
+    return jnp.where(is_far, beyond, jnp.log1p(near**2 / df))

@@ -14,8 +14,11 @@ _MAX_LISTED = 10
 _COARSE = 1e-3
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> int:
     """Raise unless `value` is an integer >= `least`; NumPy integers count, bools do not.
+
+    Returns:
+        The value as an int, which static fields and files can hold.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -23,6 +26,19 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     # Not operator.index: it accepts arrays, which no static field can hold.
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be an integer >= {least}")
+    return int(value)
+
+
+def check_event_shape(event_shape: Any) -> tuple[int, ...]:
+    """The shape of one event, from a shape or an integer `d` for vectors.
+
+    Raises:
+        ValueError: a size is not an integer >= 1.
+    """
+    sizes = tuple(event_shape) if np.ndim(event_shape) else (event_shape,)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"event_shape={event_shape} must hold sizes of at least 1")
+    return tuple(map(int, sizes))
 
 
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
@@ -87,8 +103,7 @@ def check_rows(
 def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
     """Raise if a column is constant, to the rounding of its values.
 
-    A column is constant if max == min, or if its standard deviation is at most
-    `2 eps max|x|`, with eps the spacing of floats at 1 in the precision of `x`.
+    See `constant_columns`, with eps the spacing of floats at 1 in the precision of `x`.
 
     ```python
     import numpy as np
@@ -110,12 +125,7 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
     if len(flat) == 0:
         raise ValueError("x has no rows")
     check_rows(flat, columns=columns)
-    eps = np.finfo(flat.dtype).eps
-    # Moments in units of the largest value: no overflow, and no square that underflows.
-    largest = np.abs(flat).max(axis=0).astype(np.float64)
-    scaled = flat.astype(np.float64) / np.where(largest > 0, largest, 1.0)
-    std = (scaled - scaled[:1]).std(axis=0)
-    constant = np.flatnonzero((flat.max(axis=0) == flat.min(axis=0)) | (std <= 2 * eps))
+    constant = np.flatnonzero(constant_columns(flat, float(np.finfo(flat.dtype).eps)))
     if constant.size == 0:
         return
     values = [f"{_column(j, columns)} = {flat[0, j]}" for j in constant.tolist()]
@@ -125,6 +135,25 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
         f"{_join(values)}. Remove {'it' if is_one else 'them'}: "
         "a constant column has no density"
     )
+
+
+def constant_columns(x: Float[np.ndarray, "n *event"], eps: float) -> Bool[np.ndarray, "*event"]:
+    """Mask of the columns that are constant, to the rounding of their values.
+
+    A column is constant if max == min, or if its standard deviation is at most `2 eps max|x|`.
+
+    Args:
+        x: finite rows, (n, *event), n at least 1.
+        eps: spacing at 1 of the dtype that the values have, or will have.
+
+    Returns:
+        Booleans, (*event).
+    """
+    # Moments in units of the largest value: no overflow, and no square that underflows.
+    largest = np.abs(x).max(axis=0).astype(np.float64)
+    scaled = x.astype(np.float64) / np.where(largest > 0, largest, 1.0)
+    std = (scaled - scaled[:1]).std(axis=0)
+    return np.asarray((x.max(axis=0) == x.min(axis=0)) | (std <= 2 * eps))
 
 
 def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
