@@ -1,13 +1,19 @@
 """Conditions in any units reach the network as numbers of order one."""
 
+import contextlib
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxflow import CNF, CouplingFlow, StandardNormal, TrainConfig, fit
+from jaxflow.data import check_columns
 from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
 from jaxflow.trace import exact_trace
+from jaxflow.training.trainable import partition_trainable
+from jaxflow.transforms import Gaussianise, Standardise
 
 KEY = jax.random.key(2)
 COND = np.random.default_rng(1).normal(size=(200, 3)) * [1e4, 1e-3, 0.0] + [5e4, 0.0, 7.0]
@@ -53,6 +59,58 @@ def test_a_coupling_flow_s_conditions_may_be_in_any_units_too():
     np.testing.assert_allclose(other.log_prob(x[:5], far[:5]), expected, rtol=1e-5)
     again, _ = fit(other, x, far, key=KEY, config=config, transform=None)
     assert again.cond_scaling == other.cond_scaling
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_rule_says_which_columns_are_constant(dtype):
+    # The spread of a column of size 1.7e9, in units of the rounding of its values.
+    rng, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    for units, is_constant in ((0.0, True), (0.4, True), (30.0, False), (1e-6 / eps, False)):
+        if units * eps > 1e-5:
+            continue
+        x = (1.7e9 * (1 + units * eps * rng.normal(size=(500, 1)))).astype(dtype)
+        scaling = ConditionScaling.fit(x)
+        scale = x.std(dtype=np.float64)
+        assert float(scaling.scale[0]) == pytest.approx(1.0 if is_constant else scale, rel=1e-6)
+        for refuses in (check_columns, Standardise.fit, Gaussianise.fit):
+            with contextlib.ExitStack() as stack:
+                if is_constant:
+                    stack.enter_context(pytest.raises(ValueError, match="is constant"))
+                refuses(x)
+
+
+def test_a_time_of_1_7e9_is_not_constant_in_float64():
+    cond = 1.7e9 + 1000 * np.random.default_rng(0).normal(size=(500, 1))
+    scaled = jax.vmap(ConditionScaling.fit(cond))(jnp.asarray(cond))
+    assert scaled.std() == pytest.approx(1.0)
+    assert abs(scaled.mean()) < 1e-5
+
+
+def test_a_scaling_is_saved_with_the_arrays_of_its_flow(tmp_path):
+    x, cond = jnp.asarray([[0.1, 0.2], [-1.0, 2.0]]), jnp.asarray(COND[:2])
+    scaling = ConditionScaling.fit(COND)
+    start = ConditionScaling(jnp.zeros(3), jnp.ones(3))
+    coupling = CouplingFlow(2, num_layers=2, width=4, depth=1, cond_dim=3, key=KEY)
+
+    def flows(scaling):
+        field = StandardisedCondition(MLP(2, width=4, cond_dim=3, key=KEY), scaling)
+        with_scaling = eqx.tree_at(
+            lambda f: f.cond_scaling, coupling, scaling, is_leaf=lambda leaf: leaf is None
+        )
+        return CNF(field, StandardNormal(2)), with_scaling
+
+    for flow, like in zip(flows(scaling), flows(start), strict=True):
+        eqx.tree_serialise_leaves(tmp_path / "leaves", flow)
+        again = eqx.tree_deserialise_leaves(tmp_path / "leaves", like)
+        expected = flow.log_prob(x, cond)
+        np.testing.assert_array_equal(again.log_prob(x, cond), expected)
+        # Neither trained nor moved by its gradient, which is exactly 0.
+        assert not any("scaling" in name for name in partition_trainable(flow)[0])
+        slopes = eqx.filter_grad(lambda f: f.log_prob_rows(x, cond)[0].sum())(flow)
+        slopes = jax.tree_util.tree_leaves_with_path(slopes)
+        slopes = [leaf for path, leaf in slopes if "scaling" in jax.tree_util.keystr(path)]
+        assert len(slopes) == 2
+        assert all((leaf == 0).all() for leaf in slopes)
 
 
 def test_wrong_sizes_and_scales_are_refused():

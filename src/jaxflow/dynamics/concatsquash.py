@@ -1,6 +1,7 @@
 """FFJORD's concatsquash network, with its exact trace up to two hidden layers."""
 
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -63,11 +64,11 @@ class ConcatSquash(eqx.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: SupportsIndex,
         *,
-        width: int = 128,
-        depth: int = 2,
-        cond_dim: int = 0,
+        width: SupportsIndex = 128,
+        depth: SupportsIndex = 2,
+        cond_dim: SupportsIndex = 0,
         activation: str | Activation = "tanh",
         key: PRNGKeyArray,
     ) -> None:
@@ -85,7 +86,7 @@ class ConcatSquash(eqx.Module):
         Raises:
             ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
-        check_sizes(dim, width, depth, cond_dim)
+        dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
         sizes = [dim] + [width] * depth + [dim]
         layers = []
         for i, layer_key in enumerate(jax.random.split(key, depth + 1)):

@@ -3,17 +3,22 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import Field, check_field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
+from jaxflow.runtime.checks import constant_columns
 from jaxflow.runtime.shapes import ArrayInput
 
 
 class ConditionScaling(eqx.Module):
     """`(cond - mean) / scale`: conditions of order one, whatever their units.
+
+    Mean and scale describe the data and are not trained.
 
     ```python
     import jax.numpy as jnp
@@ -24,24 +29,26 @@ class ConditionScaling(eqx.Module):
     ```
     """
 
-    mean: tuple[float, ...] = eqx.field(static=True)
-    scale: tuple[float, ...] = eqx.field(static=True)
+    mean: Float[Array, " entries"]
+    scale: Float[Array, " entries"]
 
-    def __init__(self, mean: tuple[float, ...], scale: tuple[float, ...]) -> None:
+    def __init__(self, mean: ArrayInput, scale: ArrayInput) -> None:
         """Make a scaling from its parameters.
 
         Args:
-            mean: mean of each entry.
-            scale: standard deviation of each entry.
+            mean: mean of each entry, (entries,).
+            scale: standard deviation of each entry, (entries,).
 
         Raises:
             ValueError: the lengths differ, or a scale is not positive.
         """
-        if len(mean) != len(scale) or not all(s > 0 for s in scale):
+        mean, scale = jnp.asarray(mean), jnp.asarray(scale)
+        is_positive = isinstance(scale, Tracer) or bool(jnp.all(scale > 0))
+        if mean.ndim != 1 or mean.shape != scale.shape or not is_positive:
             raise ValueError(
                 f"mean={mean} and scale={scale} must be of one length, and every scale positive"
             )
-        self.mean, self.scale = tuple(mean), tuple(scale)
+        self.mean, self.scale = (part.astype(jnp.result_type(part, 0.0)) for part in (mean, scale))
 
     @classmethod
     def fit(cls, cond: ArrayInput) -> "ConditionScaling":
@@ -51,14 +58,23 @@ class ConditionScaling(eqx.Module):
             cond: conditions, (rows, *condition).
 
         Returns:
-            The scaling. An entry that is constant to rounding has scale 1.
+            The scaling, stored in the dtype of `cond`. An entry that is constant to the rounding
+            of this dtype has scale 1.
         """
+        dtype = jnp.result_type(jnp.asarray(cond), 0.0)
         values = np.asarray(cond, np.float64)
         values = values.reshape(len(values), -1)
         mean, scale = values.mean(axis=0), values.std(axis=0)
-        constant = scale <= 1e-6 * np.abs(mean)
-        scale = np.where(constant, 1.0, scale)
-        return cls(tuple(mean.tolist()), tuple(scale.tolist()))
+        scale = np.where(constant_columns(values, float(jnp.finfo(dtype).eps)), 1.0, scale)
+        return cls(jnp.asarray(mean, dtype), jnp.asarray(scale, dtype))
+
+    @classmethod
+    def upgrade_fields(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of this version, from those of a file: 0.1 stored tuples of numbers."""
+        return {
+            name: jnp.asarray(value, float) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
 
     def __call__(self, cond: Array | None) -> Array:
         """Standardise one condition.
@@ -72,14 +88,15 @@ class ConditionScaling(eqx.Module):
         Raises:
             ValueError: `cond` is None or has another number of entries.
         """
-        if cond is None or cond.size != len(self.mean):
+        if cond is None or cond.size != self.mean.size:
             shape = None if cond is None else cond.shape
             raise ValueError(
                 f"cond has shape {shape}; this flow was made for conditions of "
-                f"{len(self.mean)} entries"
+                f"{self.mean.size} entries"
             )
         mean, scale = (
-            jnp.asarray(part, cond.dtype).reshape(cond.shape) for part in (self.mean, self.scale)
+            jax.lax.stop_gradient(part).astype(cond.dtype).reshape(cond.shape)
+            for part in (self.mean, self.scale)
         )
         return (cond - mean) / scale
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -72,13 +73,13 @@ class Hollow(eqx.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: SupportsIndex,
         *,
-        width: int = 128,
-        depth: int = 2,
-        features: int = 4,
-        transformer_width: int = 12,
-        cond_dim: int = 0,
+        width: SupportsIndex = 128,
+        depth: SupportsIndex = 2,
+        features: SupportsIndex = 4,
+        transformer_width: SupportsIndex = 12,
+        cond_dim: SupportsIndex = 0,
         activation: str | Activation = "tanh",
         key: PRNGKeyArray,
     ) -> None:
@@ -98,9 +99,9 @@ class Hollow(eqx.Module):
         Raises:
             ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
-        check_sizes(dim, width, depth, cond_dim)
-        check_count("features", features)
-        check_count("transformer_width", transformer_width)
+        dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
+        features = check_count("features", features)
+        units = check_count("transformer_width", transformer_width)
         if width < dim - 1:
             raise ValueError(
                 f"width={width} must be at least dim - 1 = {dim - 1}, or some entries of the "
@@ -120,7 +121,6 @@ class Hollow(eqx.Module):
             weight = both.weight * jnp.asarray(gain, both.weight.dtype)
             layers.append(eqx.tree_at(lambda both: both.weight, both, weight))
         self.conditioner = tuple(layers)
-        units = transformer_width
         self.transformer = Transformer(
             scale=jax.random.normal(ks, (dim, units)),
             # Random, so that the units of an entry bend at different points.

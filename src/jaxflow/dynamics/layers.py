@@ -1,5 +1,7 @@
 """Affine layers that see time and a condition, and input checks shared by all networks."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -92,11 +94,16 @@ def apply_network(
     return last(h, no_time, cond)
 
 
-def check_sizes(dim: int, width: int, depth: int, cond_dim: int) -> None:
-    """Raise ValueError unless `cond_dim` is at least 0 and the others are at least 1."""
-    for name, value in (("dim", dim), ("width", width), ("depth", depth)):
-        check_count(name, value)
-    check_count("cond_dim", cond_dim, 0)
+def check_sizes(
+    dim: SupportsIndex, width: SupportsIndex, depth: SupportsIndex, cond_dim: SupportsIndex
+) -> tuple[int, int, int, int]:
+    """The sizes as ints; raises unless `cond_dim` is at least 0 and the others at least 1."""
+    return (
+        check_count("dim", dim),
+        check_count("width", width),
+        check_count("depth", depth),
+        check_count("cond_dim", cond_dim, 0),
+    )
 
 
 def read_inputs(

@@ -1,11 +1,14 @@
 """The linear field, whose flow is known in closed form."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.dynamics.layers import check_sizes, context_linear, flatten, flatten_cond
+from jaxflow.dynamics.layers import context_linear, flatten, flatten_cond
+from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Event, Scalar
 
 
@@ -34,10 +37,10 @@ class Linear(eqx.Module):
 
     def __init__(
         self,
-        dim: int | None = None,
+        dim: SupportsIndex | None = None,
         *,
         matrix: Float[Array, "dim dim"] | None = None,
-        cond_dim: int = 0,
+        cond_dim: SupportsIndex = 0,
         key: PRNGKeyArray | None = None,
     ) -> None:
         """Make a field with a given matrix, or with a random one.
@@ -51,12 +54,13 @@ class Linear(eqx.Module):
         Raises:
             ValueError: both or neither of `matrix` and `dim` are given, or `key` is missing.
         """
+        cond_dim = check_count("cond_dim", cond_dim, 0)
         if matrix is not None and dim is None:
             self.matrix = jnp.asarray(matrix)
             if cond_dim and key is None:
                 raise ValueError(f"cond_dim={cond_dim} needs key= for the condition's weights")
         elif dim is not None and key is not None and matrix is None:
-            check_sizes(dim, 1, 1, cond_dim)
+            dim = check_count("dim", dim)
             self.matrix = jax.random.normal(key, (dim, dim)) / dim**0.5
         else:
             raise ValueError("write Linear(matrix=A), or Linear(dim, key=key) for a random one")

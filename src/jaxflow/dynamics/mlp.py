@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -39,11 +39,11 @@ class MLP(eqx.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: SupportsIndex,
         *,
-        width: int = 128,
-        depth: int = 2,
-        cond_dim: int = 0,
+        width: SupportsIndex = 128,
+        depth: SupportsIndex = 2,
+        cond_dim: SupportsIndex = 0,
         activation: str | Activation = "tanh",
         time: Literal["every", "first"] = "every",
         frequency: float = 1.0,
@@ -71,7 +71,7 @@ class MLP(eqx.Module):
         """
         if not 0 < frequency < float("inf"):
             raise ValueError(f"frequency={frequency} must be a positive number")
-        check_sizes(dim, width, depth, cond_dim)
+        dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
         if time not in ("every", "first"):
             raise ValueError(f"time={time!r} is unknown; choose 'every' or 'first'")
         sizes = [dim] + [width] * depth + [dim]

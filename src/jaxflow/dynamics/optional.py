@@ -1,6 +1,6 @@
 """A field that also accepts an empty condition, for classifier-free guidance."""
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.dynamics.protocol import Field, check_field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
+from jaxflow.runtime.checks import check_count
 
 
 class OptionalCondition(AbstractWrapper):
@@ -29,7 +30,7 @@ class OptionalCondition(AbstractWrapper):
     network: Field
     cond_dim: int = eqx.field(static=True)
 
-    def __init__(self, network: Any, cond_dim: int) -> None:
+    def __init__(self, network: Any, cond_dim: SupportsIndex) -> None:
         """Make the condition of a network optional.
 
         Args:
@@ -41,6 +42,7 @@ class OptionalCondition(AbstractWrapper):
             ValueError: `network` was made for conditions of another size.
         """
         check_field(network, "network")
+        cond_dim = check_count("cond_dim", cond_dim)
         size = getattr(network, "cond_dim", cond_dim + 1)
         if size != cond_dim + 1:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Gradient fields of a scalar potential, with the exact trace of their Hessian."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -65,12 +67,12 @@ class Potential(eqx.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: SupportsIndex,
         *,
-        width: int = 128,
-        depth: int = 1,
-        cond_dim: int = 0,
-        rank: int | None = None,
+        width: SupportsIndex = 128,
+        depth: SupportsIndex = 1,
+        cond_dim: SupportsIndex = 0,
+        rank: SupportsIndex | None = None,
         key: PRNGKeyArray,
     ) -> None:
         """Make a field with random weights. `w` and `A` are small, so the field starts near 0.
@@ -86,9 +88,8 @@ class Potential(eqx.Module):
         Raises:
             ValueError: a size is out of range.
         """
-        check_sizes(dim, width, depth, cond_dim)
-        rank = min(10, dim + 1) if rank is None else rank
-        check_count("rank", rank)
+        dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
+        rank = min(10, dim + 1) if rank is None else check_count("rank", rank)
         kw, kq, kl, kf, *keys = jax.random.split(key, depth + 3)
         self.layers = (
             context_linear(dim, width, cond_dim, kf),

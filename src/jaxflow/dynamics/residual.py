@@ -1,6 +1,7 @@
 """A residual network with Fourier features of time and FiLM, for denoisers and fields."""
 
 import math
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -72,12 +73,12 @@ class Residual(eqx.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: SupportsIndex,
         *,
-        width: int = 128,
-        depth: int = 3,
-        cond_dim: int = 0,
-        outputs: int | None = None,
+        width: SupportsIndex = 128,
+        depth: SupportsIndex = 3,
+        cond_dim: SupportsIndex = 0,
+        outputs: SupportsIndex | None = None,
         activation: str | Activation = "swish",
         key: PRNGKeyArray,
     ) -> None:
@@ -97,7 +98,7 @@ class Residual(eqx.Module):
         Raises:
             ValueError: a size is out of range, or the activation is unknown or has a kink.
         """
-        check_sizes(dim, width, depth, cond_dim)
+        dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
         enter_key, embed_key, then_key, *keys = jax.random.split(key, 3 + depth)
 
         def layer(
@@ -117,10 +118,8 @@ class Residual(eqx.Module):
         features = 2 * len(FREQUENCIES) + cond_dim
         self.embed = layer(features, width, embed_key), layer(width, width, then_key)
         self.blocks = tuple(map(block, keys))
-        if outputs is not None:
-            check_count("outputs", outputs)
-        self.outputs = outputs
-        self.leave = layer(width, outputs or dim, key, 0.0)
+        self.outputs = None if outputs is None else check_count("outputs", outputs)
+        self.leave = layer(width, self.outputs or dim, key, 0.0)
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 

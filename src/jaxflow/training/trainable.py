@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from jaxflow.dynamics import ConditionScaling
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -25,7 +27,8 @@ def partition_trainable(
         fixed: attributes of the flow that are not trained.
 
     Returns:
-        The floating-point arrays outside `fixed`, by name, and the flow with a `Slot` for each.
+        The floating-point arrays outside `fixed` and outside scalings of conditions, by name, and
+        the flow with a `Slot` for each.
     """
     trained: dict[str, Array] = {}
 
@@ -36,7 +39,9 @@ def partition_trainable(
         trained[name] = leaf
         return Slot(name)
 
-    frozen = jax.tree_util.tree_map_with_path(take, flow)
+    frozen = jax.tree_util.tree_map_with_path(
+        take, flow, is_leaf=lambda node: isinstance(node, ConditionScaling)
+    )
     return trained, frozen
 
 

@@ -1,7 +1,7 @@
 """Learned noise within the cells of a grid."""
 
 import math
-from typing import final
+from typing import SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -44,7 +44,9 @@ class CellNoise(eqx.Module):
     scaling: ConditionScaling
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, x: Rows, *, width: int = 64, depth: int = 2, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, x: Rows, *, width: SupportsIndex = 64, depth: SupportsIndex = 2, key: PRNGKeyArray
+    ) -> None:
         """Make uniform noise.
 
         Args:
@@ -58,7 +60,7 @@ class CellNoise(eqx.Module):
         """
         self.event_shape = x.shape[1:]
         size = math.prod(self.event_shape)
-        check_sizes(size, width, depth, 0)
+        size, width, depth, _ = check_sizes(size, width, depth, 0)
         self.scaling = ConditionScaling.fit(x)
         self.network = network_from_zero(size, 2 * size, width=width, depth=depth, key=key)
 
