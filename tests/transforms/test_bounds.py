@@ -29,8 +29,25 @@ def test_samples_keep_the_limits_in_every_precision():
     x, log_det = jax.vmap(limits.inverse)(far)
     assert x.dtype == log_det.dtype == jnp.float32
     x, lower, upper = map(np.asarray, (x, limits.lower, limits.upper))
-    assert np.all((x >= lower) & (x <= upper))
+    assert np.all((x > lower) & (x < upper))
     assert np.isfinite(log_det).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_no_sample_lies_on_a_limit_of_any_size(dtype):
+    inf = np.inf
+    ends = [(0, 1), (-180, 180), (1e3, 1e3 + 1), (-0.5, 255.5), (0, 1e-30), (-1e30, 1e30)]
+    ends += [(0, inf), (3, inf), (-1e9, inf), (-inf, 0), (-inf, -3), (-inf, inf)]
+    limits = Bounded(*(jnp.asarray(part, dtype) for part in zip(*ends, strict=True)))
+    u = jnp.linspace(-800, 800, 801, dtype=dtype)[:, None] * jnp.ones((1, len(ends)), dtype)
+    x, _ = jax.vmap(limits.inverse)(u)
+    assert x.dtype == dtype
+    assert jax.vmap(limits.inside)(x).all()
+    again, log_det = jax.vmap(limits.forward)(x)
+    assert np.isfinite(x).all()
+    assert np.isfinite(again).all()
+    assert np.isfinite(log_det).all()
+    assert np.all(np.diff(x, axis=0) >= 0)
 
 
 def test_gradients_are_finite_where_a_column_has_no_limit():

@@ -49,6 +49,37 @@ def test_forward_counts_the_cell_and_inverse_rounds():
     assert float(back) == pytest.approx(-np.log(2))
 
 
+def test_noise_never_reaches_the_edge_of_a_cell(key):
+    # Rounding would carry 255 + 0.4999999 to 255.5, on the limit of Bounded(-0.5, 255.5).
+    x = jnp.asarray([[0.0], [255.0]], jnp.float32)
+    noise = CellNoise(x, width=2, depth=1, key=key)
+    for v in (-0.5, 0.5):
+        far = eqx.tree_at(lambda n: n.network[-1].bias, noise, jnp.asarray([200.0 * v, 0.0]))
+        grid = Dequantise([1.0]).with_noise(far)
+        grid = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grid)
+        spread = jax.vmap(grid.spread)(x, jax.random.split(key, 2))
+        assert np.all(np.abs(spread - x) > 0.4999)
+        assert np.all((spread > x - 0.5) & (spread < x + 0.5))
+        np.testing.assert_array_equal(jax.vmap(grid.quantise)(spread), x)
+
+
+def test_values_too_large_for_noise_in_their_precision_are_refused(key):
+    x = 1e8 + np.arange(0.0, 800.0, 8.0)[:, None]
+    grid = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), Dequantise([1.0]))
+    rows = jnp.asarray(x, jnp.float32)
+    words = (
+        r"column 0 has values up to 1.00001e\+08, which float32 .* steps of 1: write x - 1e\+08"
+    )
+    with pytest.raises(ValueError, match=words):
+        grid.check(rows)
+    # Where nothing can raise, the noise is NaN, not 0.
+    assert np.isnan(jax.vmap(grid.spread)(rows, jax.random.split(key, 100))).all()
+    for near in (rows - 1e8, jnp.asarray(x)):
+        grid.check(near)
+        moved = jax.vmap(grid.spread)(near, jax.random.split(key, 100)) - near
+        assert moved.std() == pytest.approx(12**-0.5, rel=0.2)
+
+
 def test_bad_grids_are_refused():
     with pytest.raises(ValueError, match="must be positive, or 0"):
         Dequantise([-1.0])

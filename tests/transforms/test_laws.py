@@ -18,6 +18,7 @@ from jaxflow.transforms import (
     Standardise,
     Transform,
     Whiten,
+    inside,
 )
 
 INF = np.inf
@@ -206,6 +207,17 @@ def check_refuses_bad_rows(case):
             case.transform.check(rows)
 
 
+def samples_lie_inside(case):
+    shape = case.transform.event_shape
+    for dtype in (jnp.float32, jnp.float64):
+        transform = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), case.transform)
+        u = jnp.linspace(-40, 40, 401, dtype=dtype).reshape(-1, *(1 for _ in shape))
+        x, log_det = jax.vmap(transform.inverse)(jnp.broadcast_to(u, (401, *shape)))
+        assert jax.vmap(lambda x, t=transform: inside(t, x))(x).all()
+        again, back = jax.vmap(transform.forward)(x)
+        assert all(np.isfinite(part).all() for part in (x, log_det, again, back))
+
+
 SMOOTH = (log_det_is_that_of_the_jacobian, inverse_undoes_forward, forward_undoes_inverse)
 LAWS = (
     is_a_transform,
@@ -214,6 +226,7 @@ LAWS = (
     float32_stays_float32,
     parameters_can_be_replaced_and_shaped_without_values,
     check_refuses_bad_rows,
+    samples_lie_inside,
 )
 
 

@@ -9,7 +9,13 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import check_sample, checked_rows, column_label, is_concrete
+from jaxflow.transforms.samples import (
+    check_sample,
+    checked_rows,
+    clip_inside,
+    column_label,
+    is_concrete,
+)
 
 
 @final
@@ -22,7 +28,7 @@ class Bounded(eqx.Module):
     x < b:      u = -log(b - x)                log|du/dx| = -log(b - x)
     no limit:   u = x                          0
     ```
-    Samples stay within the limits, and no probability mass lies beyond them.
+    Samples stay strictly within the limits, and no probability mass lies beyond them.
 
     ```python
     import jax, jax.numpy as jnp
@@ -114,7 +120,10 @@ class Bounded(eqx.Module):
         return u, jnp.sum(width - above - below)
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
-        """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
+        """Map one point of flow space to data space: `(x, log|det dx/du|)`.
+
+        `x` is strictly within the limits; at most the rounding of floats moves it there.
+        """
         check_sample("u", u, self.event_shape)
         lower, upper = jax.lax.stop_gradient((self.lower, self.upper))
         has_lower, has_upper = jnp.isfinite(lower), jnp.isfinite(upper)
@@ -124,7 +133,9 @@ class Bounded(eqx.Module):
         # Computed from the nearer limit: the other one would lose all digits.
         near = jnp.where(u < 0, a + (b - a) * jax.nn.sigmoid(u), b - (b - a) * jax.nn.sigmoid(-u))
         x = jnp.where(has_lower, a + jnp.exp(u), jnp.where(has_upper, b - jnp.exp(-u), u))
+        # Within the limits, which rounding could reach, and finite.
         x = jnp.where(both, near, x)
+        x = jnp.where(has_lower | has_upper, clip_inside(x, lower, upper), x)
         log_width = jnp.log(jnp.where(both, b - a, 1.0))
         one_sided = jnp.where(has_lower, u, jnp.where(has_upper, -u, 0.0))
         each = jnp.where(

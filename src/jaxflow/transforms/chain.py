@@ -58,7 +58,7 @@ class Chain(eqx.Module):
             x = jax.vmap(part.forward)(jnp.asarray(x))[0]
 
     def inside(self, x: Event) -> Bool[Array, ""]:
-        """Whether one sample lies in the support of each part, applied in order."""
+        """Whether a sample lies in the first part's support, its image in the next one's."""
         each = []
         for part in self.parts:
             each.append(inside(part, x))

@@ -11,10 +11,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.noise import CellNoise
-from jaxflow.transforms.samples import check_sample, checked_rows, column_label, is_concrete
+from jaxflow.transforms.samples import (
+    check_sample,
+    checked_rows,
+    clip_inside,
+    column_label,
+    is_concrete,
+    stored_dtype,
+)
 
 # Largest distance from the grid, in steps: the rounding of decimals in float32.
 OFF_GRID = 0.01
+# Largest rounding of a value, in steps: coarser numbers leave no room for noise within a cell.
+COARSE = 1 / 16
 
 
 @final
@@ -94,12 +103,22 @@ class Dequantise(eqx.Module):
             x: rows, (rows, *event).
 
         Raises:
-            ValueError: a value is off the grid; names the column and the first row.
+            ValueError: a value is off the grid (names the column and the first row), or too large
+                for noise within a step in its precision.
         """
         values = checked_rows(x, self.event_shape)
+        dtype = np.promote_types(stored_dtype(x), self.step.dtype)
         steps, origin = np.asarray(self.step, float), np.asarray(self.origin, float)
         for column in map(tuple, np.argwhere(steps > 0).tolist()):
-            cells = (values[(slice(None), *column)] - origin[column]) / steps[column]
+            entries = values[(slice(None), *column)]
+            if np.abs(entries).max() * float(jnp.finfo(dtype).eps) > COARSE * steps[column]:
+                raise ValueError(
+                    f"column {column_label(column)} has values up to {np.abs(entries).max():g}, "
+                    f"which {dtype} rounds too coarsely for noise within steps of "
+                    f"{steps[column]:g}: write x - {entries.min():g} (in NumPy float64), or give "
+                    'float64 rows after jax.config.update("jax_enable_x64", True)'
+                )
+            cells = (entries - origin[column]) / steps[column]
             rows = np.flatnonzero(np.abs(cells - np.round(cells)) > OFF_GRID)
             if rows.size:
                 raise ValueError(
@@ -133,9 +152,9 @@ class Dequantise(eqx.Module):
         step = jax.lax.stop_gradient(self.step).astype(x.dtype)
         if self.noise is None:
             v = jax.random.uniform(key, x.shape, x.dtype, minval=-0.5, maxval=0.5)
-            return x + step * v, jnp.zeros((), x.dtype)
+            return _spread_in_cell(x, step, v), jnp.zeros((), x.dtype)
         v, log_q = self.noise.draw(x, key)
-        return x + step * v, jnp.sum(jnp.where(step > 0, log_q, 0.0))
+        return _spread_in_cell(x, step, v), jnp.sum(jnp.where(step > 0, log_q, 0.0))
 
     def quantise(self, x: Event) -> Event:
         """The nearest point of the grid.
@@ -163,6 +182,14 @@ class Dequantise(eqx.Module):
     def _log_volume(self) -> Scalar:
         step = jax.lax.stop_gradient(self.step)
         return jnp.sum(jnp.where(step > 0, jnp.log(jnp.where(step > 0, step, 1.0)), 0.0))
+
+
+def _spread_in_cell(x: Event, step: Event, v: Event) -> Event:
+    """`x + step v`, strictly within the cell; NaN where rounding would undo the noise."""
+    half = 0.5 * step
+    moved = clip_inside(x + step * v, x - half, x + half)
+    is_coarse = jnp.abs(x) * jnp.finfo(x.dtype).eps > COARSE * step
+    return jnp.where(step > 0, jnp.where(is_coarse, jnp.nan, moved), x)
 
 
 def noise_of(transform: Any) -> Dequantise | None:

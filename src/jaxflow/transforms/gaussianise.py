@@ -1,6 +1,6 @@
 """Map each column to normal scores by a monotone rational-quadratic spline with linear tails."""
 
-from typing import NamedTuple, final
+from typing import NamedTuple, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -10,12 +10,17 @@ from jaxtyping import Array, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.quantile_knots import (
-    column_is_constant,
     default_num_knots,
     fit_column,
     pad_knots,
 )
-from jaxflow.transforms.samples import check_sample, checked_rows, host_samples, is_concrete
+from jaxflow.transforms.samples import (
+    check_sample,
+    checked_rows,
+    host_samples,
+    is_concrete,
+    refuse_constant_columns,
+)
 
 
 @final
@@ -94,7 +99,7 @@ class Gaussianise(eqx.Module):
         self.event_shape = (knots.shape[0],)
 
     @classmethod
-    def fit(cls, x: ArrayInput, *, num_knots: int | None = None) -> "Gaussianise":
+    def fit(cls, x: ArrayInput, *, num_knots: SupportsIndex | None = None) -> "Gaussianise":
         """Fit the curves to the quantiles of each column.
 
         A column with few distinct values gets fewer knots: at most one per value, none closer
@@ -121,13 +126,8 @@ class Gaussianise(eqx.Module):
             raise TypeError(f"num_knots={num_knots!r} must be an integer or None")
         if num_knots < 2:
             raise ValueError(f"num_knots={num_knots} must be at least 2, or None")
+        refuse_constant_columns(values, dtype)
         eps = float(jnp.finfo(dtype).eps)
-        constant = [j for j, column in enumerate(values.T) if column_is_constant(column, eps)]
-        if constant:
-            raise ValueError(
-                f"x is constant (to rounding) in columns {constant}, which have no density; "
-                "drop these columns"
-            )
         curves = [fit_column(column, int(num_knots), eps) for column in values.T]
         width = max(len(knots) for knots, _, _ in curves)
         padded = np.array([pad_knots(*curve, width) for curve in curves], dtype=dtype)

@@ -29,11 +29,6 @@ def default_num_knots(n: int) -> int:
     return min(max(n // 100, 6), 40)
 
 
-def column_is_constant(column: Column, eps: float) -> bool:
-    """Whether the column's range is within the rounding of a dtype with spacing `eps` at 1."""
-    return bool(np.ptp(column) <= MIN_GAP_ULPS * eps * np.abs(column).max())
-
-
 def fit_column(column: Column, num_knots: int, eps: float) -> tuple[Knots, Knots, Knots]:
     """Knots `x_k`, their normal scores `y_k` and slopes `dy/dx`; at most `num_knots` of each.
 
@@ -43,7 +38,7 @@ def fit_column(column: Column, num_knots: int, eps: float) -> tuple[Knots, Knots
     adjacent secant. Outer slopes maximise the likelihood of the rows beyond.
 
     Args:
-        column: finite values, not constant (see `column_is_constant`).
+        column: finite values, not constant (see `jaxflow.runtime.checks.constant_columns`).
         num_knots: number of knots, at least 2.
         eps: spacing at 1 of the dtype that will hold the knots.
     """

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxflow.runtime.checks import check_rows as check_finite
+from jaxflow.runtime.checks import constant_columns
+from jaxflow.runtime.shapes import Event
 
 
 def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"], np.dtype]:
@@ -22,8 +24,11 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
         TypeError: the values are not real numbers.
     """
     raw = np.asarray(x)
-    floating = jnp.issubdtype(raw.dtype, jnp.floating)
-    if not (floating or np.issubdtype(raw.dtype, np.integer) or raw.dtype == bool):
+    if not (
+        jnp.issubdtype(raw.dtype, jnp.floating)
+        or np.issubdtype(raw.dtype, np.integer)
+        or raw.dtype == bool
+    ):
         raise TypeError(f"x has dtype {raw.dtype}; real numbers are needed: x.astype(float)")
     if raw.ndim == 0 or raw.shape[0] < least:
         number = {1: "one sample", 2: "two samples"}[least]
@@ -32,8 +37,14 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
         )
     values = raw.astype(np.float64)
     check_finite(values)
-    dtype = raw.dtype if floating else np.dtype(np.float64)
-    return values, np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    return values, stored_dtype(raw)
+
+
+def stored_dtype(x: Any) -> np.dtype:
+    """The dtype in which JAX holds samples: their own if that is floating, else its default."""
+    own = np.asarray(x).dtype
+    dtype = own if jnp.issubdtype(own, jnp.floating) else np.dtype(np.float64)
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *event"]:
@@ -52,6 +63,27 @@ def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *
     return values
 
 
+def refuse_constant_columns(x: Float[np.ndarray, "n *event"], dtype: np.dtype) -> None:
+    """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them."""
+    constant = constant_columns(x, float(jnp.finfo(dtype).eps))
+    if constant.any():
+        raise ValueError(
+            f"x is constant (to rounding) in columns {places(constant)}, which have no density; "
+            "drop these columns"
+        )
+
+
+def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
+    """The entries, or the nearest floats strictly between the limits (-inf, inf for none).
+
+    Above 0 that is the smallest normal number, since jax rounds smaller ones to 0.
+    """
+    tiny = jnp.finfo(x.dtype).tiny
+    least = jnp.maximum(jnp.nextafter(lower, jnp.full_like(lower, jnp.inf)), lower + tiny)
+    most = jnp.minimum(jnp.nextafter(upper, jnp.full_like(upper, -jnp.inf)), upper - tiny)
+    return jnp.clip(x, least, most)
+
+
 def check_sample(name: str, value: jax.Array, event_shape: tuple[int, ...]) -> None:
     """Check that `value` is one sample: broadcasting would give a wrong log-determinant.
 
@@ -63,6 +95,12 @@ def check_sample(name: str, value: jax.Array, event_shape: tuple[int, ...]) -> N
             f"{name} has shape {value.shape}; the transform maps one sample of shape "
             f"{event_shape}. For a batch use jax.vmap(transform.forward)(x) (or .inverse)"
         )
+
+
+def places(mask: Bool[np.ndarray, "*event"]) -> list:
+    """The indices of the true entries; plain numbers if there is one axis."""
+    each = np.argwhere(mask)
+    return each[:, 0].tolist() if mask.ndim == 1 else [tuple(place) for place in each.tolist()]
 
 
 def column_label(index: tuple[int, ...]) -> str:

@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import check_sample, checked_rows, host_samples, is_concrete
+from jaxflow.transforms.samples import (
+    check_sample,
+    checked_rows,
+    host_samples,
+    is_concrete,
+    places,
+    refuse_constant_columns,
+)
 
 
 @final
@@ -49,7 +56,7 @@ class Standardise(eqx.Module):
             wrong = ~(np.isfinite(scale) & (np.asarray(scale) > 0) & np.isfinite(mean))
             if wrong.any():
                 raise ValueError(
-                    f"mean and scale must be finite and scale positive, but at {_where(wrong)} "
+                    f"mean and scale must be finite and scale positive, but at {places(wrong)} "
                     f"mean is {np.asarray(mean)[wrong].tolist()} and scale is "
                     f"{np.asarray(scale)[wrong].tolist()}"
                 )
@@ -73,15 +80,8 @@ class Standardise(eqx.Module):
             TypeError: `x` does not hold real numbers.
         """
         values, dtype = host_samples(x)
+        refuse_constant_columns(values, dtype)
         mean, scale = values.mean(axis=0), values.std(axis=0)
-        # A spread below the spacing of floating-point numbers at |x| is rounding, not data.
-        rounding = float(jnp.finfo(dtype).eps) * np.abs(values).max(axis=0)
-        constant = (np.ptp(values, axis=0) == 0) | (scale <= rounding)
-        if constant.any():
-            raise ValueError(
-                f"x is constant (to rounding) in columns {_where(constant)}, which have no "
-                "density; drop these columns"
-            )
         return cls(jnp.asarray(mean.astype(dtype)), jnp.asarray(scale.astype(dtype)))
 
     def check(self, x: ArrayInput) -> None:
@@ -99,9 +99,3 @@ class Standardise(eqx.Module):
         check_sample("u", u, self.event_shape)
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         return u * scale + mean, jnp.sum(jnp.log(scale))
-
-
-def _where(mask: np.ndarray) -> list:
-    """The indices of the true entries; plain numbers if there is one axis."""
-    places = np.argwhere(mask)
-    return places[:, 0].tolist() if mask.ndim == 1 else [tuple(p) for p in places.tolist()]
