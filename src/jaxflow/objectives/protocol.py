@@ -9,8 +9,9 @@ Optional attributes of an objective:
     `simulation_free`: True if training solves no ODE.
     `raw_conditions`: True if `fit` must not standardise conditions.
     `check_transform(transform)`: raise ValueError for a transform that it cannot train with.
-    `held_out(flow, cond, key) -> (value, share of samples left out)`: replaces the held-out
-        negative log-density as the validation value.
+    `held_out(flow, cond, key, weights) -> (value, share of samples left out)`: replaces the
+        held-out negative log-density as the validation value; `weights` as above. NaN if there
+        is no value.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Reverse KL: train a flow on a density that is known up to a constant, without data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -97,12 +98,17 @@ class ReverseKL:
         metrics = {"non_finite": non_finite}
         return loss, metrics if stats is None else {**metrics, "num_evals": stats.num_evals}
 
-    def held_out(self, flow: Flow, cond: Array | None, key: PRNGKeyArray) -> tuple[float, float]:
-        """Compute the loss by the evaluation solver, and the share of samples left out."""
+    def held_out(
+        self, flow: Flow, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
+    ) -> tuple[float, float]:
+        """Compute the loss by the evaluation solver, and the share of samples left out.
+
+        The loss is NaN if the target is finite at no sample.
+        """
         num = VALIDATION_SAMPLES if cond is None else len(cond)
         samples, log_q = flow.sample_and_log_prob(key, num, cond)
-        value, non_finite = self._mean_log_ratio(samples, log_q, cond, None)
-        return float(value), float(non_finite)
+        value, non_finite = self._mean_log_ratio(samples, log_q, cond, weights)
+        return float(value) if non_finite < 1 else math.nan, float(non_finite)
 
     def _mean_log_ratio(
         self, x: Array, log_q: Array, cond: Array | None, weights: Array | None

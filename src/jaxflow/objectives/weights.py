@@ -8,11 +8,15 @@ from jaxflow.objectives.protocol import Weights
 
 
 def weighted_mean(values: Float[Array, " rows"], weights: Weights) -> Float[Array, ""]:
-    """`sum_i w_i v_i / sum_i w_i`; 0 if all weights are 0. Weights of None count all rows once."""
+    """`sum_i w_i v_i / sum_i w_i`; 0 if all weights are 0. Weights of None count all rows once.
+
+    A row of weight 0 does not count, whatever its value.
+    """
     if weights is None:
         return jnp.mean(values)
     weights = weights.astype(values.dtype)
     total = jnp.sum(weights)
+    values = jnp.where(weights > 0, values, jnp.zeros_like(values))  # 0 * inf is NaN
     return jnp.sum(weights * values) / jnp.where(total > 0, total, jnp.ones_like(total))
 
 

@@ -1,6 +1,5 @@
 """Checkpoints of a training: one file, or a folder that each device writes its part of."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.data.shards import Shards
 from jaxflow.io.checkpoint import load_extra, load_leaves, save_leaves
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.extras import import_extra
@@ -135,6 +133,11 @@ Store = FileStore | FolderStore
 
 
 def _check_data(extra: dict[str, Any], store: Store) -> dict[str, Any]:
+    if "config" in extra and "flow" not in extra:
+        raise ValueError(
+            f"checkpoint={store.name!r} was written by an earlier jaxflow, which did not record "
+            "the objective and the flow: finish it with that version, or start in another file"
+        )
     if extra.get("data", store.data) != store.data:
         raise ValueError(
             f"checkpoint={store.name!r} cannot be resumed with different data: its rows, "
@@ -146,23 +149,6 @@ def _check_data(extra: dict[str, Any], store: Store) -> dict[str, Any]:
 
 def _by_number(tree: Any) -> dict[str, Any]:
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def fingerprint(*arrays: Any) -> str:
-    """Hash arrays, keys and shards; the same for the same numbers in any precision."""
-    digest = hashlib.sha256()
-    for i, array in enumerate(arrays):
-        digest.update(f"{i} ".encode())
-        if isinstance(array, Shards):
-            digest.update(array.fingerprint().encode())
-        elif isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            digest.update(np.asarray(jax.random.key_data(array)).data)
-        elif array is not None:
-            with np.errstate(over="ignore"):
-                values = np.ascontiguousarray(array, np.float32)
-            digest.update(str(values.shape).encode())
-            digest.update(values.data)
-    return digest.hexdigest()[:16]
 
 
 def open_store(

@@ -15,7 +15,7 @@ from jaxflow.objectives.times import stratified
 from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import Dataset
+from jaxflow.training.rows import Dataset
 
 CONFIG = TrainConfig(steps=2000, batch_size=512, learning_rate=1e-3, ema=0.99, eval_every=500)
 

@@ -14,9 +14,10 @@ from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.training.checkpoints import Checkpoints, fingerprint, open_store
+from jaxflow.training.checkpoints import Checkpoints, open_store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import default_objective
+from jaxflow.training.identity import fingerprint
 from jaxflow.training.prepare import in_data_units, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import TrainingError
@@ -69,7 +70,8 @@ def fit(
         cond: conditions, (n, *condition); standardised for the network. None for no conditions.
         key: for the split, the minibatches and the objective; the same key gives the same flow.
         weights: how often each row counts, (n,), not negative: (2, 1, 0) means a row that occurs
-            twice, one that occurs once and one that does not occur. None for once each.
+            twice, one that occurs once and one that does not occur, which may hold anything.
+            None for once each.
         validation: share of `x` to hold out; or the validation rows, (m, *event); or a tuple
             `(x, cond)` or `(x, cond, weights)` of them.
         transform: `"auto"` trains the flow for `config.pilot` steps with each of
@@ -86,7 +88,8 @@ def fit(
             the history; return True to stop.
         checkpoint: file to save the state of training in at each validation, or
             `Checkpoints(folder)` for several of them, where each device writes its part.
-        resume: continue from `checkpoint` if it exists, on any number of devices.
+        resume: continue from `checkpoint` if it exists, on any number of devices; refused with
+            other data, settings, objective or parts of the flow.
         mesh: devices that share the rows of each minibatch: their number, or a
             `jaxflow.rows_mesh(...)`; None for one device. Minibatches and random numbers do not
             depend on it, but sums are rounded in another order. With several processes, all of
@@ -102,7 +105,8 @@ def fit(
         the start).
 
     Raises:
-        ValueError, TypeError: bad data (rows and columns named) or settings, before training.
+        ValueError, TypeError: bad data (rows and columns named), a flow without arrays to train,
+            or bad settings, before training.
         FileExistsError: `Checkpoints` of an earlier fit, without `resume`.
         TrainingError: no validation value was finite.
         ProcessLostError: another process of the job ended.
@@ -139,9 +143,13 @@ def fit(
     if run.failure and not run.step:
         raise TrainingError(f"{run.failure}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):
+        advice = (
+            f"lower learning_rate={config.learning_rate}, or give the training solve more steps"
+        )
+        if hasattr(objective, "held_out") and not run.unsolved:
+            advice = f"{objective} must be finite at some samples of the flow"
         raise TrainingError(
-            f"no validation value was finite in {run.step} steps; lower learning_rate="
-            f"{config.learning_rate}, or give the training solve more steps"
+            f"no validation value was finite in {run.step} steps: {run.unsolved or advice}"
         )
     return in_data_units(combine_trainable(run.best, run.frozen), run.problem), run.history
 

@@ -17,7 +17,8 @@ from jaxtyping import Array
 from jaxflow.data.permutation import shuffled
 from jaxflow.runtime.mesh import put_on_mesh
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.prepare import Dataset, Problem
+from jaxflow.training.prepare import Problem
+from jaxflow.training.rows import Dataset
 from jaxflow.training.stream import Stream
 
 # Rows of several steps, by the range (start, stop) of the minibatch that a device holds.

@@ -10,7 +10,8 @@ from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import minibatch_indices
-from jaxflow.training.prepare import Dataset, seed_of
+from jaxflow.training.prepare import seed_of
+from jaxflow.training.rows import Dataset
 from jaxflow.training.step import Steps, TrainingError, initial_state, num_finite, train_steps
 from jaxflow.training.trainable import combine_trainable, partition_trainable
 

@@ -6,14 +6,15 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.flows.flow import Flow, with_transform
+from jaxflow.flows.flow import with_transform
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import data_rows
+from jaxflow.training.prepare import check_flow
+from jaxflow.training.rows import data_rows, repeat_rows
 from jaxflow.transforms import CellNoise, Chain, noise_of
 
 CONFIG = TrainConfig(steps=1000, batch_size=256, eval_every=100)
@@ -75,8 +76,7 @@ def fit_noise(
         ValueError, TypeError: bad rows, rows off the grid, or a flow without one.
         TrainingError: the bound or its gradient is not finite.
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
+    check_flow(flow)
     grid = noise_of(flow.transform)
     if grid is None:
         raise ValueError(
@@ -86,7 +86,7 @@ def fit_noise(
     flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x", weights))
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
-    noise = CellNoise(rows.x, width=width, depth=depth, key=net_key)
+    noise = CellNoise(repeat_rows(rows).x, width=width, depth=depth, key=net_key)
     noise = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), noise)
     noisy = _NoisyFlow(noise, flow)
     noise = minimise(noisy, rows, _bound, fit_key, config, progress, fixed=("flow",)).noise

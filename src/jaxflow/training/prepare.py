@@ -13,27 +13,19 @@ from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.flow import Flow, to_flow_space, with_transform
+from jaxflow.flows.flow_map import FlowMap
 from jaxflow.objectives.weights import weighted_mean
-from jaxflow.runtime.arguments import as_cond_rows, as_rows, promote_dtypes
-from jaxflow.runtime.checks import check_columns, check_rows, split
+from jaxflow.runtime.arguments import promote_dtypes
+from jaxflow.runtime.checks import check_columns, check_independent, split
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
+from jaxflow.training.trainable import partition_trainable
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
-
-class Dataset(eqx.Module):
-    """Data on the device.
-
-    Attributes:
-        x: samples, (rows, *event).
-        cond: conditions, (rows, *condition), or None.
-        weights: how often each row counts, (rows,); None for once.
-    """
-
-    x: Array
-    cond: Array | None
-    weights: Array | None = None
+# Names of transforms that are not fitted here.
+GIVEN = "as given", "the flow's own"
 
 
 class Problem(eqx.Module):
@@ -87,12 +79,12 @@ def prepare(
     Raises:
         ValueError, TypeError: bad data (rows and columns named) or arguments.
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
+    check_flow(flow)
+    partition_trainable(flow)  # raises if there is nothing to train
     if isinstance(transform, str) and transform != "auto":
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
-        return {"as given": _without_data(flow, cond, transform, weights)}
+        return {GIVEN[0]: _without_data(flow, cond, transform, weights)}
     stream = None
     if isinstance(x, Shards):
         seed = seed_of(key)
@@ -104,8 +96,10 @@ def prepare(
     else:
         held_out = _validation_rows(flow, validation, has_cond=train.cond is not None)
     check_columns(np.asarray(train.x))
-    transforms = _transforms(flow, transform, train, held_out, key)
-    scaling = _cond_scaling(flow, train.cond) if standardise else None
+    counted = repeat_rows(train)
+    transforms = _transforms(flow, transform, counted, repeat_rows(held_out), key)
+    _check_density(train.x, next(iter(transforms.values())), key)
+    scaling = _cond_scaling(flow, counted.cond) if standardise else None
     if scaling is not None:
         train, held_out = (
             replace(rows, cond=jax.vmap(scaling)(rows.cond)) for rows in (train, held_out)
@@ -115,6 +109,27 @@ def prepare(
         name: _problem(flow, each, train, held_out, scaling, stream)
         for name, each in transforms.items()
     }
+
+
+def check_flow(flow: Any) -> None:
+    """Raise TypeError unless rows can train a flow."""
+    if isinstance(flow, FlowMap):
+        raise TypeError(
+            "flow is a FlowMap, which learns the solves of its flow and not rows: train "
+            "flow.exact instead, then write jaxflow.distil(flow, x, key=key)"
+        )
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
+
+
+def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:
+    """Raise if columns depend on each other, after the noise of the transform."""
+    if noise_of(transform) is not None:
+        x = spread_rows(*promote_dtypes(transform, x), key)
+    rows = np.asarray(x)
+    # The columns of a few rows always do.
+    if len(rows) > rows[0].size:
+        check_independent(rows)
 
 
 def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Dataset:
@@ -142,8 +157,8 @@ def _transforms(
     if isinstance(transform, str | Proposal):
         if flow.transform is None:
             return dict(candidate_transforms(train.x, held_out.x))
-        return {"the flow's own": flow.transform}
-    return {"as given": flow.transform if transform is None else transform}
+        return {GIVEN[1]: flow.transform}
+    return {GIVEN[0]: flow.transform if transform is None else transform}
 
 
 def _cond_scaling(flow: Any, cond: Array | None) -> ConditionScaling | None:
@@ -214,42 +229,3 @@ def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Proble
     flow, cond = promote_dtypes(flow, cond)
     rows = Dataset(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), cond)
     return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
-
-
-def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Dataset:
-    """Check a user's rows and put them on the device.
-
-    Raises:
-        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
-    """
-    rows, batch = as_rows(x, flow.event_shape, name)
-    if len(batch) != 1 or batch[0] == 0:
-        raise ValueError(
-            f"{name} has shape {np.shape(x)}; give rows of shape (n, "
-            f"{', '.join(map(str, flow.event_shape))}) with n at least 1"
-        )
-    check_rows(np.asarray(rows), name)
-    conditions = as_cond_rows(cond, batch)
-    if conditions is not None:
-        check_rows(np.asarray(conditions), f"the condition of {name}")
-    return Dataset(rows, conditions, _checked_weights(weights, len(rows), name))
-
-
-def _checked_weights(weights: Any, count: int, name: str) -> Array | None:
-    if weights is None:
-        return None
-    weights = jnp.asarray(weights, float)
-    if weights.shape != (count,):
-        raise ValueError(
-            f"the weights of {name} have shape {weights.shape} for {count} rows: give ({count},)"
-        )
-    host = np.asarray(weights)
-    bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
-    if bad.size:
-        raise ValueError(
-            f"the weights of {name} must be 0 or positive numbers; row {bad[0]} has "
-            f"{host[bad[0]]} ({bad.size} such rows)"
-        )
-    if not host.any():
-        raise ValueError(f"the weights of {name} are all 0: give at least one positive weight")
-    return weights

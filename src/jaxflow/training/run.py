@@ -15,15 +15,16 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.objectives.protocol import Objective
-from jaxflow.ode import ODE
+from jaxflow.ode import ODE, SolveError
 from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
 from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.identity import describe
 from jaxflow.training.minibatches import minibatches_of
 from jaxflow.training.phases import Phase, phase_at
-from jaxflow.training.prepare import Problem, seed_of
+from jaxflow.training.prepare import GIVEN, Problem, seed_of
 from jaxflow.training.step import (
     Steps,
     copy_arrays,
@@ -43,7 +44,7 @@ Callback = Callable[[Record], bool | None]
 COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
 # Attributes of a run that a checkpoint restores, and its other entries.
 RESTORED = ("step", "best_value", "since_best", "history")
-SAVED = ("transform", *RESTORED, "config", "ode")
+SAVED = ("transform", *RESTORED, "config", "ode", "flow", "objective")
 
 
 class Run:
@@ -67,6 +68,14 @@ class Run:
         self.state = self.to_mesh(initial_state(params, config))
         self.best, self.best_value, self.since_best = params, math.inf, 0
         self.step, self.finished, self.failure = 0, False, ""
+        self.unsolved = ""  # why the last validation without a value had none
+        # What a checkpoint must have been trained with.
+        self.made_of = {"objective": describe(objective, "objective")}
+        self.made_of["flow"] = describe(self.frozen, "flow")
+        transform = problem.transform
+        if name not in GIVEN:  # fitted here, and rounded otherwise on another machine
+            transform = jax.tree.map(jnp.shape, transform)
+        self.made_of["flow"] |= describe(transform, "flow.transform")
         self.history: History = {name: [] for name in COLUMNS}
 
     def advance(
@@ -165,7 +174,11 @@ class Run:
         """Validation value and evaluations by this solver; None is the evaluation solver."""
         flow = combine_trainable(self.to_host(self.state.ema), self.frozen)
         flow = flow if ode is None else replace(flow, ode_eval=ode)
-        return validation_value(flow, self.problem, self.objective, self.key)
+        try:
+            return validation_value(flow, self.problem, self.objective, self.key)
+        except SolveError as error:  # not a value, and no end of the training
+            self.unsolved = str(error)
+            return math.nan, 0.0
 
     def _validate(self) -> Record:
         value, num_evals = self._value()
@@ -197,6 +210,7 @@ class Run:
         extra = {
             **{name: getattr(self, name) for name in RESTORED},
             "transform": self.name,
+            **self.made_of,
             "config": asdict(self.config),
             "ode": _step_settings(self.frozen),
             "devices": 1 if self.mesh is None else self.mesh.size,
@@ -229,6 +243,8 @@ class Run:
                 "and data, or start in another file"
             )
         run = cls(extra["transform"], problems[extra["transform"]], *settings)
+        for kind, parts in run.made_of.items():
+            _check_same(kind, parts, extra[kind], store.name)
         run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
         for name in RESTORED:
             setattr(run, name, extra[name])
@@ -242,6 +258,19 @@ class Run:
                 "numbers stay the same, sums are rounded in another order"
             )
         return run
+
+
+def _check_same(kind: str, ours: dict[str, str], theirs: dict[str, str], name: str) -> None:
+    """Raise if the objective or the flow of a checkpoint was another one."""
+    changed = [part for part in {**theirs, **ours} if ours.get(part) != theirs.get(part)]
+    if changed:
+        part = changed[0]
+        raise ValueError(
+            f"checkpoint={name!r} was made with another {kind}: {part} was "
+            f"{theirs.get(part, 'absent')} and is {ours.get(part, 'absent')}"
+            f"{f', and {len(changed) - 1} more' if changed[1:] else ''}; resume with the same "
+            f"{kind}, or start in another file"
+        )
 
 
 def _step_settings(flow: Any) -> dict[str, Any]:

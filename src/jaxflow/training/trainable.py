@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.dynamics import ConditionScaling
@@ -29,19 +30,28 @@ def partition_trainable(
     Returns:
         The floating-point arrays outside `fixed` and outside scalings of conditions, by name, and
         the flow with a `Slot` for each.
+
+    Raises:
+        ValueError: there are none, so nothing would be trained.
     """
     trained: dict[str, Array] = {}
 
     def take(path: Any, leaf: Any) -> Any:
-        if not eqx.is_inexact_array(leaf) or path[0].name in fixed:
+        if not eqx.is_inexact_array(leaf) or (path and getattr(path[0], "name", None) in fixed):
             return leaf
         name = jax.tree_util.keystr(path)
-        trained[name] = leaf
+        trained[name] = jnp.asarray(leaf)
         return Slot(name)
 
     frozen = jax.tree_util.tree_map_with_path(
         take, flow, is_leaf=lambda node: isinstance(node, ConditionScaling)
     )
+    if not any(array.size for array in trained.values()):
+        raise ValueError(
+            f"{getattr(flow, 'field', flow)!r} has no arrays to train, and weights that a "
+            "function closes over are constants: write jax.tree_util.Partial(apply, params) in "
+            "place of the function, with apply(params, t, x, ...)"
+        )
     return trained, frozen
 
 

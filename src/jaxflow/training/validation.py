@@ -1,5 +1,6 @@
 """The validation value of a flow, and a training solver that agrees with it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,15 +28,16 @@ def validation_value(
         The value, in nats and data units, and the mean number of field evaluations of a row.
     """
     rows = problem.validation
+    weights = () if rows.weights is None else (rows.weights,)
     # The same probes at every validation, so that values are comparable.
     key = jax.random.fold_in(key, 1 << 31)
     held_out = getattr(objective, "held_out", None)
     if held_out is not None:
-        return broadcast_from_first(held_out(flow, rows.cond, key)[0]), 0.0
+        return broadcast_from_first(held_out(flow, rows.cond, key, *weights)[0]), 0.0
     flow = flow.choose_probes(rows.x, rows.cond, key)
     log_p, stats = score_rows(flow, rows.x, rows.cond, key)
-    weights = None if rows.weights is None else np.asarray(rows.weights)
-    value = problem.offsets[1] - float(np.average(np.asarray(log_p, float), weights=weights))
+    mean = np.average(np.asarray(log_p, float), weights=weights[0] if weights else None)
+    value = problem.offsets[1] - float(mean)
     num_evals = 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
     return broadcast_from_first(value), num_evals
 
@@ -59,7 +61,7 @@ def accurate_ode(
     `value_by(ode)` is `validation_value` by a solver, None being the evaluation solver.
     """
     target, _ = value_by(None)
-    for _ in range(MAX_REFINEMENTS):
+    for _ in range(MAX_REFINEMENTS if math.isfinite(target) else 0):
         if abs(value_by(ode)[0] - target) <= tolerance:
             break
         ode, _ = refine(ode)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxflow.runtime.checks import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.kinds import ColumnKind, GridColumn, kind_of, transforms_of
 from jaxflow.transforms.samples import host_samples
@@ -50,7 +51,7 @@ def propose(x: ArrayInput, columns: Sequence[str] | None = None) -> Proposal:
 
     A column on a coarse grid (repeated integers or rounded values) is dequantised. A column that
     fills a usual interval, such as (0, 1), gets a logit; a positive and skewed one a logarithm.
-    Atoms, duplicate rows and one-hot columns are reported and left unchanged.
+    Atoms, duplicate rows, one-hot and linearly dependent columns are reported and left unchanged.
 
     ```python
     import numpy as np
@@ -76,11 +77,12 @@ def propose(x: ArrayInput, columns: Sequence[str] | None = None) -> Proposal:
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
     kinds = tuple(kind_of(column) for column in values.T)
-    return Proposal(transforms_of(kinds, dtype), kinds, names, _notes(values, kinds, names))
+    notes = _notes(values, kinds, names, dtype)
+    return Proposal(transforms_of(kinds, dtype), kinds, names, notes)
 
 
 def _notes(
-    values: np.ndarray, kinds: Sequence[ColumnKind], names: Sequence[str]
+    values: np.ndarray, kinds: Sequence[ColumnKind], names: Sequence[str], dtype: np.dtype
 ) -> tuple[str, ...]:
     notes = []
     repeated = len(values) - len(np.unique(values, axis=0))
@@ -95,4 +97,10 @@ def _notes(
             f"columns {', '.join(names[i] for i in binary)} are one-hot, so they are one class: "
             "give it as a condition, or leave one of them out"
         )
+    # Noise on a grid makes its columns independent.
+    plain = [i for i, kind in enumerate(kinds) if not isinstance(kind, GridColumn)]
+    if len(values) > len(plain):
+        dependent = dependent_columns(values[:, plain].astype(dtype))
+        if dependent:
+            notes.append(describe_dependent(dependent, [names[i] for i in plain]))
     return tuple(notes)

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.checks import check_independent
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import check_sample, checked_rows, host_samples
 from jaxflow.transforms.standardise import Standardise
 
-# Smallest eigenvalue of the correlation matrix, relative to the dimension.
-SINGULAR = 1e-10
+# A column has at least this share of its spread about any sum of multiples of the others, times
+# the square root of their number.
+SINGULAR = 1e-5
 
 
 @final
@@ -73,12 +75,7 @@ class Whiten(eqx.Module):
         Standardise.fit(x)  # raises for constant columns
         spread = values.std(axis=0)
         correlation = np.cov(values / spread, rowvar=False, ddof=0).reshape(2 * [len(spread)])
-        least = np.linalg.eigvalsh(correlation)[0]
-        if least < SINGULAR * len(spread):
-            raise ValueError(
-                "the columns of x are linearly dependent (smallest eigenvalue of the correlation "
-                f"matrix {least:.1e}), so they have no density; drop one of them"
-            )
+        check_independent(np.asarray(x), least=SINGULAR * len(spread) ** 0.5)
         factor = spread[:, None] * np.linalg.cholesky(correlation)
         return cls(
             jnp.asarray(values.mean(axis=0).astype(dtype)), jnp.asarray(factor.astype(dtype))

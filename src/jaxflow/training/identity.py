@@ -1,0 +1,133 @@
+"""What a checkpoint knows of its training: fingerprints of data, and objects in words."""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from types import FunctionType, MethodType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.data.shards import Shards
+
+# Functions of these packages are known by name, others by their code too.
+LIBRARIES = ("jaxflow", "jax", "numpy")
+
+
+def fingerprint(*arrays: Any) -> str:
+    """Hash arrays, keys and shards as they are given; float32 and float64 of one value agree."""
+    digest = hashlib.sha256()
+    for i, array in enumerate(arrays):
+        digest.update(f"{i} ".encode())
+        if isinstance(array, Shards):
+            digest.update(array.fingerprint().encode())
+        elif _is_key(array):
+            digest.update(np.asarray(jax.random.key_data(array)).data)
+        elif array is not None:
+            values = np.asarray(array)
+            wide = np.int64 if values.dtype.kind in "biu" else np.float64
+            values = np.ascontiguousarray(values, wide)
+            digest.update(f"{values.shape} {values.dtype}".encode())
+            digest.update(values.data)
+    return digest.hexdigest()[:16]
+
+
+def describe(value: Any, name: str) -> dict[str, str]:
+    """What an objective or a flow is made of: a text for each of its parts, by place.
+
+    The same in every process. Arrays and code are hashed. Lists, dicts and objects that a function
+    closes over are left out, since a training may change them.
+
+    Args:
+        value: modules, dataclasses, functions, containers, arrays and numbers.
+        name: the place of `value` itself.
+    """
+    found: dict[str, str] = {}
+    _visit(value, name, found, closed=False, inside=())
+    return found
+
+
+def _visit(
+    value: Any, place: str, found: dict[str, str], *, closed: bool, inside: tuple[int, ...]
+) -> None:
+    parts: dict[str, Any] = {}
+    if id(value) in inside:
+        return
+    if isinstance(value, bool | int | float | complex | str | np.dtype | None):
+        found[place] = repr(value)
+    elif _is_key(value) or eqx.is_array_like(value):
+        found[place] = _array_text(jax.random.key_data(value) if _is_key(value) else value)
+    elif isinstance(value, type):
+        found[place] = _name_of(value)
+    elif isinstance(value, MethodType):
+        parts = {"": value.__func__, ".self": value.__self__}
+    elif isinstance(value, FunctionType):
+        found[place], parts = _function_text(value), _closed_over(value)
+        closed = True
+    elif isinstance(value, functools.partial):
+        found[place] = _name_of(type(value))
+        parts = {".func": value.func, ".args": value.args, ".keywords": value.keywords}
+    elif dataclasses.is_dataclass(value):
+        found[place] = _name_of(type(value))
+        fields = dataclasses.fields(value)
+        parts = {f".{f.name}": getattr(value, f.name, None) for f in fields}
+    elif isinstance(value, tuple) or (isinstance(value, list) and not closed):
+        found[place] = f"{_name_of(type(value))} of {len(value)}"
+        parts = {f"[{i}]": part for i, part in enumerate(value)}
+    elif isinstance(value, dict) and not closed:
+        found[place] = f"dict of {len(value)}"
+        parts = {f"[{key!r}]": part for key, part in value.items()}
+    elif hasattr(value, "__wrapped__"):  # jax.jit(f)
+        parts = {"": value.__wrapped__}
+    elif callable(value) and hasattr(value, "__qualname__"):
+        found[place] = _name_of(value)
+    elif not closed:
+        found[place] = _name_of(type(value))
+        parts = {f".{key}": part for key, part in getattr(value, "__dict__", {}).items()}
+        closed = True
+    for key, part in parts.items():
+        _visit(part, place + key, found, closed=closed, inside=(*inside, id(value)))
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _name_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{value.__qualname__}".lstrip(".")
+
+
+def _array_text(value: Any) -> str:
+    array = np.asarray(value)
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:8]
+    return f"{array.dtype}{list(array.shape)} {digest}"
+
+
+def _function_text(function: FunctionType) -> str:
+    name = _name_of(function)
+    if name.partition(".")[0] in LIBRARIES:
+        return name
+    return f"{name} {hashlib.sha256(_code_text(function.__code__).encode()).hexdigest()[:8]}"
+
+
+def _code_text(code: Any) -> str:
+    """Instructions, names and constants of a function, without places in files and memory."""
+    constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    text = f"{code.co_code!r} {code.co_names} {constants}"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _closed_over(function: FunctionType) -> dict[str, Any]:
+    """Values that a function closes over, and its defaults, by place."""
+    parts: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            parts[f".{name}"] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    parts |= {f".defaults[{i}]": part for i, part in enumerate(function.__defaults__ or ())}
+    return parts | {f".{key}": part for key, part in (function.__kwdefaults__ or {}).items()}

@@ -1,0 +1,101 @@
+"""A user's rows, conditions and weights: checked, on the device, and repeated."""
+
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from jaxflow.flows.flow import Flow
+from jaxflow.runtime.arguments import as_cond_rows, as_rows
+from jaxflow.runtime.checks import check_rows
+
+# Largest table, in entries, that repeats rows for their weights.
+MAX_ENTRIES = 2**24
+
+
+class Dataset(eqx.Module):
+    """Data on the device.
+
+    Attributes:
+        x: samples, (rows, *event).
+        cond: conditions, (rows, *condition), or None.
+        weights: how often each row counts, (rows,); None for once.
+    """
+
+    x: Array
+    cond: Array | None
+    weights: Array | None = None
+
+
+def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Dataset:
+    """Check a user's rows and put those that count on the device.
+
+    Rows of weight 0 are left out, and may hold anything.
+
+    Raises:
+        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
+    """
+    rows, batch = as_rows(x, flow.event_shape, name)
+    if len(batch) != 1 or batch[0] == 0:
+        raise ValueError(
+            f"{name} has shape {np.shape(x)}; give rows of shape (n, "
+            f"{', '.join(map(str, flow.event_shape))}) with n at least 1"
+        )
+    weights = _checked_weights(weights, len(rows), name)
+    counts = np.ones(len(rows), bool) if weights is None else np.asarray(weights) > 0
+    rows = _blank(rows, counts)
+    check_rows(np.asarray(rows), name)
+    conditions = as_cond_rows(_blank(cond, counts), batch)
+    if conditions is not None:
+        check_rows(np.asarray(conditions), f"the condition of {name}")
+    data = Dataset(rows, conditions, weights)
+    return data if counts.all() else jax.tree.map(lambda leaf: leaf[counts], data)
+
+
+def _blank(values: Any, counts: Bool[np.ndarray, " rows"]) -> Any:
+    """Zeros in place of the rows that do not count: checks pass them, and keep row numbers."""
+    if counts.all() or np.shape(values)[:1] != counts.shape:
+        return values
+    values = jnp.asarray(values)
+    mask = counts.reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.where(mask, values, jnp.zeros_like(values))
+
+
+def _checked_weights(weights: Any, count: int, name: str) -> Array | None:
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights, float)
+    if weights.shape != (count,):
+        raise ValueError(
+            f"the weights of {name} have shape {weights.shape} for {count} rows: give ({count},)"
+        )
+    host = np.asarray(weights)
+    bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"the weights of {name} must be 0 or positive numbers; row {bad[0]} has "
+            f"{host[bad[0]]} ({bad.size} such rows)"
+        )
+    if not host.any():
+        raise ValueError(f"the weights of {name} are all 0: give at least one positive weight")
+    return weights
+
+
+def repeat_rows(rows: Dataset) -> Dataset:
+    """Rows repeated as often as they count, for estimates that take no weights.
+
+    Weights that are not integers, or whose sum is too large, are rounded so that the number of
+    copies of the first `k` rows is right to a half, for every `k`.
+    """
+    if rows.weights is None:
+        return rows
+    weights = np.asarray(rows.weights, np.float64)
+    most = max(len(weights), MAX_ENTRIES // max(1, rows.x[0].size))
+    count = min(max(round(weights.sum()), len(weights)), most)
+    ends = np.floor(np.cumsum(weights) * (count / weights.sum()) + 0.5).astype(np.int64)
+    index = np.repeat(np.arange(len(weights)), np.diff(ends, prepend=0))
+    return jax.tree.map(lambda leaf: leaf[index], replace(rows, weights=None))
