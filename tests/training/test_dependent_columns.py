@@ -7,7 +7,7 @@ import pytest
 from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import Linear
 from jaxflow.objectives import maximum_likelihood
-from jaxflow.runtime.checks import dependent_columns
+from jaxflow.runtime.checks import dependent_columns, describe_dependent
 from jaxflow.transforms import Dequantise, Whiten, propose
 
 KEY = jax.random.key(8)
@@ -35,6 +35,7 @@ CASES = {
     "far from 0": (table(A + 1e4, B, 2 * (A + 1e4)), {2: [0]}),
     "shares of one": (table(A**2, B**2, C**2) / (A**2 + B**2 + C**2)[:, None], {2: [0, 1]}),
     "two of them": (table(A, A, B, 3 * B + A), {1: [0], 3: [0, 2]}),
+    "a constant": (table(np.full(500, 0.1), A), {0: []}),
     "small and large": (table(1e-9 * A, 1e9 * B, A + B), {2: [0, 1]}),
 }
 
@@ -45,6 +46,7 @@ def test_dependent_columns_are_named(name, dtype):
     x, wanted = CASES[name]
     assert dependent_columns(x.astype(dtype)) == wanted
     assert dependent_columns(x[:, ::-1].astype(dtype)) != {}
+    assert ("from a constant" in describe_dependent(wanted)) == ("constant" in name)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

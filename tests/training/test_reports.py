@@ -22,6 +22,7 @@ from jaxflow import (
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.objectives import ReverseKL, maximum_likelihood
+from jaxflow.training.checkpoints import FileStore
 
 KEY = jax.random.key(6)
 MODULE = sys.modules["jaxflow.training.distil"]
@@ -80,6 +81,21 @@ def test_a_target_that_is_finite_nowhere_has_no_value():
     flow = CNF(MLP(2, width=4, depth=1, key=KEY), StandardNormal(2))
     with pytest.raises(TrainingError, match=r"no validation value was finite in 4 steps: Reverse"):
         fit(flow, None, key=KEY, config=CONFIG, objective=nowhere)
+
+
+def test_a_last_checkpoint_that_cannot_be_written_keeps_the_flow(tmp_path, monkeypatch, caplog):
+    real = FileStore.save
+
+    def full(self, state, best, extra, to_host):
+        if extra["step"] == CONFIG.steps:
+            raise OSError("No space left on device")
+        real(self, state, best, extra, to_host)
+
+    monkeypatch.setattr(FileStore, "save", full)
+    settings = {"key": KEY, "config": CONFIG, "transform": None}
+    _, history = fit(turning(), X, checkpoint=tmp_path / "state", **settings)
+    assert history["step"][-1] == CONFIG.steps
+    assert "could not be written: No space left" in caplog.text
 
 
 def test_a_validation_that_cannot_be_solved_does_not_end_the_training():

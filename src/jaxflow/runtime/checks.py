@@ -203,7 +203,7 @@ def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[i
     while len(found) < _MAX_LISTED:
         # Column k of r has what follows from the columns before it above the diagonal, and the
         # size of the rest on it.
-        r = np.linalg.qr(factor[:, kept], mode="r")
+        r: Any = np.linalg.qr(factor[:, kept], mode="r")
         rest = np.zeros(len(kept))
         rest[: len(r)] = np.abs(np.diagonal(r))
         for k in np.flatnonzero(rest < _SUSPECT).tolist():
@@ -226,7 +226,8 @@ def describe_dependent(
 ) -> str:
     """What `dependent_columns` found, and what to do, in words."""
     parts = [
-        f"{_column(k, columns)} from {_join([_column(j, columns) for j in others])}"
+        f"{_column(k, columns)} from "
+        + (_join([_column(j, columns) for j in others]) or "a constant")
         for k, others in dependent.items()
     ]
     names = _join([_column(k, columns) for k in dependent])

@@ -85,7 +85,8 @@ def fit(
             `CNF`, `Denoising()` for a diffusion model, and `maximum_likelihood` otherwise.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation with a dict of the newest value of each column of
-            the history; return True to stop.
+            the history; return True to stop. An error in it ends the training, which then
+            continues from `checkpoint`.
         checkpoint: file to save the state of training in at each validation, or
             `Checkpoints(folder)` for several of them, where each device writes its part.
         resume: continue from `checkpoint` if it exists, on any number of devices; refused with
@@ -138,8 +139,6 @@ def fit(
             run = _best_run(runs, config.pilot_steps, bar) if len(runs) > 1 else runs[0]
             run.report(callback, store)
         run.advance(config.steps, bar, callback, store)
-        if store is not None:
-            store.wait()
     if run.failure and not run.step:
         raise TrainingError(f"{run.failure}; lower learning_rate={config.learning_rate}")
     if not math.isfinite(run.best_value):
@@ -147,7 +146,10 @@ def fit(
             f"lower learning_rate={config.learning_rate}, or give the training solve more steps"
         )
         if hasattr(objective, "held_out") and not run.unsolved:
-            advice = f"{objective} must be finite at some samples of the flow"
+            advice = (
+                f"the target of {objective} is finite at no sample of the flow; start from a base "
+                "that covers it"
+            )
         raise TrainingError(
             f"no validation value was finite in {run.step} steps: {run.unsolved or advice}"
         )

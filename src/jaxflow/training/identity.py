@@ -81,8 +81,8 @@ def _visit(
     elif isinstance(value, dict) and not closed:
         found[place] = f"dict of {len(value)}"
         parts = {f"[{key!r}]": part for key, part in value.items()}
-    elif hasattr(value, "__wrapped__"):  # jax.jit(f)
-        parts = {"": value.__wrapped__}
+    elif (wrapped := getattr(value, "__wrapped__", None)) is not None:  # jax.jit(f)
+        parts = {"": wrapped}
     elif callable(value) and hasattr(value, "__qualname__"):
         found[place] = _name_of(value)
     elif not closed:

@@ -125,7 +125,8 @@ def check_flow(flow: Any) -> None:
 def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:
     """Raise if columns depend on each other, after the noise of the transform."""
     if noise_of(transform) is not None:
-        x = spread_rows(*promote_dtypes(transform, x), key)
+        transform, x = promote_dtypes(transform, x)
+        x = spread_rows(transform, x, key)
     rows = np.asarray(x)
     # The columns of a few rows always do.
     if len(rows) > rows[0].size:

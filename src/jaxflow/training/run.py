@@ -110,7 +110,7 @@ class Run:
             if config.max_seconds is not None and record["seconds"] > config.max_seconds:
                 self.finished = True
             if store is not None:
-                self.save(store)
+                self._save(store, progress, is_last=self.finished or self.step >= until)
 
     def report(self, callback: Callback | None, store: Store | None) -> None:
         """Pass on the records so far, after an `advance` without callback and checkpoints."""
@@ -204,6 +204,17 @@ class Run:
         patience = self.config.patience
         if self._phase(self.step - 1).end >= self.config.steps:
             self.finished = patience is not None and self.since_best >= patience
+
+    def _save(self, store: Store, progress: Progress, *, is_last: bool) -> None:
+        """Save; what is trained to its end does not need its last checkpoint."""
+        try:
+            self.save(store)
+            if is_last:
+                store.wait()
+        except Exception as error:
+            if not is_last:
+                raise
+            progress.warn(f"checkpoint={store.name!r} could not be written: {error}")
 
     def save(self, store: Store) -> None:
         """Save everything that is needed to resume bit for bit."""
