@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import CNF, CouplingFlow, StandardNormal, Status
+from jaxflow import CNF, CouplingFlow, StandardNormal, Status, fit
 from jaxflow.dynamics import MLP
 from jaxflow.transforms import Bounded, Chain, Standardise
 
@@ -82,3 +82,11 @@ def test_no_point_of_the_base_belongs_to_a_row_outside():
     np.testing.assert_array_equal(
         np.isnan(jax.jit(lambda x: LOG_NORMAL.encode(x))(X))[:, 0], [False, True, True, False]
     )
+
+
+def test_a_row_outside_trains_nothing():
+    flow = CNF(MLP(1, width=4, depth=1, key=KEY), StandardNormal(1), transform=HALF_LINE)
+    with pytest.raises(ValueError, match=r"x lies outside the support .* 2 rows, first row 1"):
+        fit(flow, X, validation=X[:1], key=KEY)
+    with pytest.raises(ValueError, match=r"validation lies outside the support .* first row 0"):
+        fit(flow, jnp.asarray([[1.0], [3.0]]), validation=X[1:], key=KEY)

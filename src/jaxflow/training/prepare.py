@@ -133,6 +133,16 @@ def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:
         check_independent(rows)
 
 
+def _check_support(name: str, transform: Any, log_det: Array) -> None:
+    """Raise if rows have density 0, which no training can raise."""
+    rows = np.flatnonzero(np.isneginf(np.asarray(log_det)))
+    if rows.size:
+        raise ValueError(
+            f"{name} lies outside the support of transform={transform} in {rows.size} rows, first "
+            f"row {rows[0]}: drop these rows, or give the transform wider limits"
+        )
+
+
 def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Dataset:
     parts = validation if isinstance(validation, tuple) else (validation,)
     if len(parts) > 3:
@@ -201,8 +211,9 @@ def _problem(
     )
     each_batch = stream is not None or noise_of(transform) is not None
     mapped, offsets = [], []
-    for rows in (train, held_out):
+    for name, rows in (("x", train), ("validation", held_out)):
         u, log_det = _into_flow_space(transform, rows.x)
+        _check_support(name, transform, log_det)
         mapped.append(replace(rows, x=u))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     return Problem(
