@@ -79,7 +79,9 @@ def test_a_target_that_is_finite_nowhere_has_no_value():
     assert math.isnan(value)
     assert left_out == 1
     flow = CNF(MLP(2, width=4, depth=1, key=KEY), StandardNormal(2))
-    with pytest.raises(TrainingError, match=r"no validation value was finite in 4 steps: Reverse"):
+    with pytest.raises(
+        TrainingError, match=r"no validation value was finite in 4 steps: the target of Reverse"
+    ):
         fit(flow, None, key=KEY, config=CONFIG, objective=nowhere)
 
 
