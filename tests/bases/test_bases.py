@@ -127,14 +127,14 @@ def test_a_base_of_other_shapes_is_refused_by_name():
             return -(x**2)
 
     with pytest.raises(ValueError, match=r"log_prob of it has shape \(2,\)"):
-        check_base(Each(2))
+        check_base(Each((2,)))
 
     class Rows(StandardNormal):
         def sample(self, key):
             return jax.random.normal(key, (5, *self.event_shape))
 
     with pytest.raises(ValueError, match=r"sample\(key\) has shape \(5, 2\)"):
-        check_base(Rows(2))
+        check_base(Rows((2,)))
 
 
 def test_sizes_may_be_integers_of_numpy():

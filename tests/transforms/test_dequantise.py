@@ -27,6 +27,7 @@ def test_quantise_takes_the_noise_back(key):
     grid = Dequantise([1.0, 0.0, 0.25], [0.0, 0.0, 0.125])
     x = jnp.asarray(RNG.integers(-5, 5, (200, 3)) * [1.0, 0.3, 0.25] + [0.0, 0.0, 0.125])
     spread = jax.vmap(grid.spread)(x, jax.random.split(key, 200))
+    np.testing.assert_array_equal(jax.jacrev(grid.spread)(x[0], key), np.eye(3))
     np.testing.assert_allclose(jax.vmap(grid.quantise)(spread), x, atol=1e-12)
     np.testing.assert_array_equal(spread[:, 1], x[:, 1])
     noise = (spread - x)[:, [0, 2]] / jnp.asarray([[1.0, 0.25]])

@@ -78,6 +78,7 @@ def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
 
     Above 0 that is the smallest normal number, since jax rounds smaller ones to 0.
     """
+    lower, upper = jax.lax.stop_gradient((lower, upper))
     tiny = jnp.finfo(x.dtype).tiny
     least = jnp.maximum(jnp.nextafter(lower, jnp.full_like(lower, jnp.inf)), lower + tiny)
     most = jnp.minimum(jnp.nextafter(upper, jnp.full_like(upper, -jnp.inf)), upper - tiny)
