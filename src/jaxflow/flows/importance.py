@@ -40,8 +40,10 @@ class ImportanceSample(NamedTuple):
         log_z: `log mean(p / q)` of the raw weights, the log of the target's normalising constant,
             in nats.
         log_z_se: standard error of `log_z`.
-        pareto_k: shape of the weights' tail. The estimates are reliable up to 0.7; the weights
-            have a finite variance below 0.5.
+        pareto_k: shape of the tail of the positive weights. The estimates are reliable up to 0.7;
+            the weights have a finite variance below 0.5. -inf if there is no tail, since the
+            largest weight occurs many times; inf if the weights are too few to show one: fewer
+            than 25 are positive, or fewer than 5 exceed the others.
         undefined: share of samples whose target is NaN or +inf; their weight is 0.
     """
 
@@ -55,7 +57,11 @@ class ImportanceSample(NamedTuple):
 
     @property
     def reliable(self) -> bool:
-        """Whether the tail is light enough for reliable estimates: `pareto_k <= 0.7`."""
+        """Whether the tail is light enough for reliable estimates: `pareto_k <= 0.7`.
+
+        It speaks for the part of the target that the samples reach: see `importance_sample` on
+        missing modes.
+        """
         return self.pareto_k <= RELIABLE
 
 
@@ -75,6 +81,13 @@ def importance_sample(
     The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to
     them, whose shape shows whether the estimates are reliable (Vehtari, Simpson, Gelman, Yao and
     Gabry 2024, "Pareto smoothed importance sampling", JMLR 25).
+
+    **A missing mode does not show.** Where the flow has no samples, no weight can say that the
+    target has mass: weights, `log_z_se` and `reliable` look right while `log_z` is too small by
+    the log of the share that is missed. What can show it: several starts of the training with
+    different keys, whose `log_z` should agree; training on tempered targets, `log p(x) / T` with
+    T falling to 1; a wider proposal, such as a flow trained at T > 1; and data of the target, if
+    there are any, by `jaxflow.diagnostics.diagnose(flow, data, key=key)`.
 
     ```python
     import jax
@@ -136,25 +149,34 @@ def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
-    """Smooth the tail of the weights, the largest `min(n / 5, 3 sqrt(n))` of them.
+    """Smooth the tail of the m positive weights, the largest `min(m / 5, 3 sqrt(m))` of them.
+
+    Weights of 0 stay 0: the others are those of a proposal confined to the target's support. At
+    least one weight must be positive.
 
     Returns:
-        Normalised log-weights, (n,), and the tail's shape k: -inf if all weights are equal, inf
-        if fewer than 5 weights of the tail exceed the others.
+        Normalised log-weights, (n,), and the tail's shape k. Where no tail can be fitted, the
+        weights are as they were: k is -inf if the weights at the tail's start equal the largest,
+        inf if fewer than 25 are positive or fewer than 5 of the tail exceed the others.
     """
-    n = len(log_weights)
     out = log_weights - log_weights.max()
-    size = int(min(n / 5, 3 * np.sqrt(n)))
-    order = np.argsort(out)
-    tail = order[-size:]
-    cut = max(out[order[-size - 1]], np.log(np.finfo(float).tiny))
-    excess = np.exp(out[tail]) - np.exp(cut)
-    if excess[-1] <= 0 or not (excess > 0).sum() > 4:
-        return out - np.log(np.exp(out).sum()), -np.inf if np.ptp(out) == 0 else np.inf
-    k, sigma = generalised_pareto(excess)
-    p = (np.arange(size) + 0.5) / size
-    quantiles = sigma * np.expm1(-k * np.log1p(-p)) / k if k else -sigma * np.log1p(-p)
-    out[tail] = np.minimum(np.log(quantiles + np.exp(cut)), 0.0)
+    order = np.argsort(out)[-np.isfinite(out).sum() :]
+    size = int(min(len(order) / 5, 3 * np.sqrt(len(order))))
+    k = np.inf
+    if len(order) >= LEAST_NUM:
+        cut = np.exp(max(out[order[-size - 1]], np.log(np.finfo(float).tiny)))
+        excess = np.exp(out[order[-size:]]) - cut
+        # Those that tie with the tail's start are no part of it.
+        excess = excess[excess > 0]
+        k = np.inf if len(excess) else -np.inf
+        if len(excess) > 4:
+            k, sigma = generalised_pareto(excess)
+            p = (np.arange(len(excess)) + 0.5) / len(excess)
+            quantiles = sigma * np.expm1(-k * np.log1p(-p)) / k if k else -sigma * np.log1p(-p)
+            # Equal weights stay equal.
+            tie = np.unique(excess, return_inverse=True)[1]
+            quantiles = (np.bincount(tie, quantiles) / np.bincount(tie))[tie]
+            out[order[-len(excess) :]] = np.minimum(np.log(quantiles + cut), 0.0)
     return out - np.log(np.exp(out).sum()), float(k)
 
 
@@ -169,6 +191,8 @@ def generalised_pareto(excess: Float[np.ndarray, " m"]) -> tuple[float, float]:
     count = 30 + int(np.sqrt(m))
     quartile = excess[int(m / 4 + 0.5) - 1]
     b = 1 / excess[-1] + (1 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))) / (3 * quartile)
+    # b = 0, the exponential distribution, is the limit of k = 0: 0 / 0 below.
+    b = np.where(b == 0, np.finfo(float).eps / excess[-1], b)
     shape = np.mean(np.log1p(-b[:, None] * excess), axis=1)
     profile = m * (np.log(-b / shape) - shape - 1)
     b = np.average(b, weights=np.exp(profile - profile.max()))

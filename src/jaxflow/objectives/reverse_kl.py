@@ -40,6 +40,13 @@ class ReverseKL:
     Samples at which the target is not finite are left out; the metric `non_finite` is their
     share. If the target is finite at no sample, the loss is 0 and `non_finite` is 1.
 
+    **A missing mode does not show.** The loss and all its metrics come from samples of the flow: a
+    mode of the target that the flow has left costs nothing and pulls no more. What helps: several
+    starts with different keys, whose losses and `importance_sample(...).log_z` should agree;
+    tempering, `target=lambda x: log_p(x) / T` for T falling to 1 over a few fits; a flow that
+    starts wider than the target, or from data of it by maximum likelihood; and a check against
+    data of the target by `jaxflow.diagnostics.diagnose`.
+
     With `path_gradient` the gradient runs through the samples only (Roeder, Wu and Duvenaud
     2017, "Sticking the landing", arXiv 1703.09194; Vaitl et al. 2022, "Gradients should stay on
     path", arXiv 2206.09016). It vanishes at `q = p` for every batch, at the price of a second
