@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.diffusion.gaussian import MEAN, STD, Known
+from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion import (
     DDIM,
     Ancestral,
+    Betas,
+    Cosine,
     Custom,
     DPMSolver,
     EulerMaruyama,
@@ -21,12 +23,14 @@ from jaxflow.diffusion import (
     Langevin,
     Move,
     PredictorCorrector,
+    Straight,
     VarianceExploding,
     VariancePreserving,
     as_flow,
     draw,
     draw_sde,
 )
+from jaxflow.diffusion.schedule import SPACINGS
 from jaxflow.transforms import Standardise
 
 SCHEDULE = VariancePreserving()
@@ -177,3 +181,40 @@ def test_bad_arguments_are_named(key):
     ):
         with pytest.raises(ValueError, match=says):
             make()
+
+
+# Schedules near the ends of what float32 holds.
+EXTREME = {
+    "straight": Straight(start=1e-5, end=1 - 1e-6),
+    "variance preserving": VariancePreserving(start=1e-6),
+    "cosine": Cosine(15.0, -15.0),
+    "variance exploding": VarianceExploding(1e-4, 100.0),
+    "betas": Betas(4000),
+}
+
+
+def finite_in_float32(schedule, name, key):
+    with jax.enable_x64(False):
+        flow = as_flow(Known(schedule), 1, data_std=STD)
+        for spacing in SPACINGS:
+            # Two times of some spacings round to the same number.
+            for num_steps in (100, 1000):
+                options: dict[str, Any] = {"num_steps": num_steps, "spacing": spacing}
+                x = draw(flow, key, 8, sampler=SAMPLERS[name][0], **options)
+                assert x.dtype == jnp.float32
+                assert np.isfinite(x).all(), (name, spacing, num_steps)
+
+
+@pytest.mark.parametrize("name", ["dpm-solver", "ancestral", "ddim, eta"])
+def test_times_that_round_to_the_same_number_do_no_harm(name, key):
+    finite_in_float32(EXTREME["straight"], name, key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *(f"extreme {name}" for name in EXTREME)])
+def test_many_steps_in_float32_are_finite(schedule, key):
+    extreme = schedule.removeprefix("extreme ")
+    for name in SAMPLERS:
+        finite_in_float32(
+            EXTREME[extreme] if extreme != schedule else SCHEDULES[schedule], name, key
+        )

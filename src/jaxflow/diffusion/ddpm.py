@@ -17,10 +17,12 @@ from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 
 
 def transition(schedule: Schedule, s: Scalar, u: Scalar) -> tuple[Scalar, Scalar]:
-    """Return `a` and `b` of `q(x_u | x_s) = N(a x_s, b)`, for `s < u`."""
+    """Return `a` and `b` of `q(x_u | x_s) = N(a x_s, b)`, for `s <= u`."""
     a = jnp.exp(schedule.log_alpha(u) - schedule.log_alpha(s))
     # The difference of two close variances would lose digits, -expm1 keeps them.
     gap = schedule.log_snr(u) - schedule.log_snr(s)
+    # Rounding must not turn b, a variance, negative where s and u are close.
+    gap = jnp.minimum(gap, jnp.zeros_like(gap))
     return a, -schedule.variance(u) * jnp.expm1(gap)
 
 

@@ -56,7 +56,8 @@ def draw(
         shape: batch shape, or the number of samples.
         cond: conditions, (*shape, *condition), or one vector for all samples.
         sampler: a rule of `jaxflow.diffusion.steppers`, see `SAMPLERS`.
-        num_steps: steps from noise to data, of `sampler.evals` evaluations each.
+        num_steps: steps from noise to data, of `sampler.evals` evaluations each. There are fewer
+            where two times round to the same number.
         spacing: spacing of the times, see `times_of`: `"time"` is DDPM's. Default: the sampler's.
         denoise: whether a last evaluation removes the remaining noise.
         progress: whether to show a progress bar. None shows it on a terminal only.
@@ -72,9 +73,12 @@ def draw(
         raise TypeError(f"sampler={sampler!r} must be a Rule: write DPMSolver() or Ancestral()")
     check_count("num_steps", num_steps)
     schedule = denoiser_of(flow).schedule
-    padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), schedule.start)
-    padded[: num_steps + 1] = times_of(schedule, num_steps, spacing or sampler.spacing)
-    times, count = jnp.asarray(padded), jnp.asarray(num_steps)
+    grid = times_of(schedule, num_steps, spacing or sampler.spacing)
+    # Times that round to the same number are one: a step between them would divide 0 by 0.
+    grid = np.unique(grid.astype(jax.eval_shape(flow.base.sample, key).dtype))[::-1]
+    padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), grid[-1])
+    padded[: len(grid)] = grid
+    times, count = jnp.asarray(padded), jnp.asarray(len(grid) - 1)
 
     def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
         return _draw(flow, keys, cond, times, count, sampler, denoise)

@@ -110,6 +110,9 @@ class DPMSolver(Rule):
         data = move.data(x, move.denoise(u, x))
         last, l_before = memory
         l_u, l_s = 0.5 * schedule.log_snr(u), 0.5 * schedule.log_snr(s)
-        extrapolated = data + (data - last) * (l_s - l_u) / (2 * (l_u - l_before))
+        # Where l rounds to the same number twice, two points have no slope: first order.
+        gap = l_u - l_before
+        gap = jnp.where(gap > 0, gap, jnp.inf)
+        extrapolated = data + (data - last) * (l_s - l_u) / (2 * gap)
         weight = -schedule.alpha(s) * jnp.expm1(l_u - l_s)
         return (schedule.sigma(s) / schedule.sigma(u)) * x + weight * extrapolated, (data, l_u)
