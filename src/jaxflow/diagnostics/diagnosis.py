@@ -8,12 +8,15 @@ from jaxtyping import Float, Int
 from jaxflow.diagnostics.findings import HEAD, Finding, Line, Part, Quantiles, plural
 from jaxflow.diagnostics.mass import Mass
 from jaxflow.diagnostics.normality import Normality
+from jaxflow.diagnostics.ranks import Ranks
 from jaxflow.diagnostics.round_trip import RoundTrip
 from jaxflow.diagnostics.slope import Slope
 from jaxflow.diagnostics.solves import Solves
 from jaxflow.diagnostics.truth import Truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD
 
+# Fewer rows than this miss a distance of a sixth in a coordinate.
+WEAK = 200
 _MARKS = {"good": "   ", "bad": "!! ", "unknown": "?? "}
 
 
@@ -45,6 +48,9 @@ class Diagnosis:
         normality: the encoded data compared with N(0, I).
         mmd: samples compared with data, by a kernel.
         c2st: samples compared with data, by a classifier.
+        ranks: log-densities of data compared with those of samples.
+        num_tests: number of p-values, for which all of them are corrected.
+        level: corrected p-values below this count as a difference.
         skipped: reason for each part that was not measured, by its name.
         encoded: the examined rows at the base, flattened, (rows, d): normal scores, which are
             N(0, I) if the flow is right, for a base with a `cdf`. NaN where a solve failed.
@@ -63,6 +69,9 @@ class Diagnosis:
     normality: Normality | None
     mmd: MMD | None
     c2st: C2ST | None
+    ranks: Ranks | None
+    num_tests: int
+    level: float
     skipped: dict[str, str]
     encoded: Float[np.ndarray, "rows d"] = field(repr=False)
 
@@ -71,9 +80,13 @@ class Diagnosis:
         """The parts that were measured, in the order of the verdict."""
         parts: list[Part | None] = [
             *(self.solves, self.truth, self.mass, self.round_trip, self.slope),
-            *(self.normality, self.mmd, self.c2st),
+            *self._tests,
         ]
         return [part for part in parts if part is not None]
+
+    @property
+    def _tests(self) -> tuple[Normality | MMD | C2ST | Ranks | None, ...]:
+        return self.normality, self.mmd, self.c2st, self.ranks
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -82,6 +95,10 @@ class Diagnosis:
         if self.failed_samples:
             text = f"{self.failed_samples:,} of {self.num_samples:,} samples failed"
             findings.append(Finding(text, "bad"))
+        fewest = min((test.num_rows for test in self._tests if test is not None), default=WEAK)
+        if fewest < WEAK:
+            text = f"only {plural(fewest, 'row')}: the tests against data are weak; give {WEAK}"
+            findings.append(Finding(f"{text} or more", "unknown"))
         findings += [Finding(f"{name}: {why}", "unknown") for name, why in self.skipped.items()]
         return tuple(findings)
 
@@ -103,6 +120,9 @@ class Diagnosis:
             f"{self.num_samples:,} samples"
         )
         lines: list[Line] = [("rows", size)]
+        if self.num_tests:
+            threshold = f"{plural(self.num_tests, 'p-value')}, corrected for their number (Holm)"
+            lines.append(("tests", f"{threshold}; threshold {self.level:g}"))
         lines += [line for part in self.parts for line in part.lines()]
         width = max(len(name) for name, _ in lines)
         by_row = [line for line in lines if isinstance(line[1], Quantiles)]

@@ -14,6 +14,11 @@ Grade = Literal["good", "bad", "unknown"]
 
 # A test needs this share of the rows: a test of the others alone says nothing about all.
 SURVIVORS = 0.99
+# Fewest pairs of row and sample for a test.
+LEAST_PAIRS = 20
+# Most p-values of a diagnosis: two Kolmogorov-Smirnov tests and a correlation of encoded rows,
+# MMD, a classifier, and two tests of ranks.
+TESTS = 7
 # Most row numbers that a finding lists.
 _MAX_LISTED = 5
 
@@ -100,6 +105,11 @@ def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
 def plural(number: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def too_few_pairs(num: int) -> str:
+    """The reason for no test."""
+    return f"{num} pairs of row and sample are too few to test; {LEAST_PAIRS} are needed"
 
 
 def list_rows(rows: Sequence[int]) -> str:

@@ -78,6 +78,8 @@ class Mass(NamedTuple):
         allowed = self.allowed + (3 * self.error if math.isfinite(self.error) else 0)
         text = f"the density integrates to {self._number()} ({self.how})"
         text += f"; 1 within {allowed:.2g} is right"
+        if 3 * self.error > HOPELESS and abs(self.value - 1) <= allowed:
+            return [Finding(f"{text}, too coarse to judge", "unknown")]
         wrong = "log-densities are wrong"
         if self.failed:
             text += f", counting {self.failed:,} points where the solve failed as 0"

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import SURVIVORS, Finding, Line, flatten, p_value, to_host
+from jaxflow.diagnostics.findings import (
+    SURVIVORS,
+    TESTS,
+    Finding,
+    Line,
+    flatten,
+    p_value,
+    to_host,
+)
 from jaxflow.runtime.arguments import promote_dtypes
 
 # Fewest rows for a test.
@@ -31,8 +39,8 @@ class Normality(NamedTuple):
         pair: their indices.
         correlation_p: its p-value, by Fisher's transformation.
         level: p-values below this count as a difference.
-        least: smallest distance of a coordinate that this many rows reveal, about
-            `sqrt(log(2 d / level) / (2 n))`.
+        least: smallest distance of a coordinate that this many rows reveal beside six other
+            tests, about `sqrt(log(14 d / level) / (2 n))`.
     """
 
     num_rows: int
@@ -73,8 +81,9 @@ class Normality(NamedTuple):
             why = f"threshold {self.level:g}: the flow does not fit the data"
             return [Finding(f"{text}, {why}", "bad")]
         text = (
-            f"{self.num_rows:,} encoded rows show no difference from N(0, I) (all p >= "
-            f"{self.level:g}); a distance of {self.least:.2g} in a coordinate would show"
+            f"{self.num_rows:,} encoded rows show no difference from N(0, I) ("
+            f"{p_value(min(p for p, _ in tests))} or more, threshold {self.level:g}); a distance "
+            f"of {self.least:.2g} in a coordinate would show"
         )
         return [Finding(text, "good")]
 
@@ -123,7 +132,7 @@ def measure_normality(z: Float[np.ndarray, "rows d"], level: float) -> Normality
         pair=pair,
         correlation_p=correlation_p,
         level=level,
-        least=math.sqrt(math.log(2 * dim / level) / (2 * num)),
+        least=math.sqrt(math.log(2 * TESTS * dim / level) / (2 * num)),
     )
 
 

@@ -12,11 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.diagnostics.findings import Finding, Line, p_value
+from jaxflow.diagnostics.findings import (
+    LEAST_PAIRS,
+    TESTS,
+    Finding,
+    Line,
+    p_value,
+    too_few_pairs,
+)
 from jaxflow.runtime.extras import install_extra
 
-# Number of random exchanges, and the fewest pairs for a test.
-EXCHANGES, LEAST = 2000, 20
+# Least number of random exchanges, and how many are made at once.
+EXCHANGES, _TOGETHER = 2000, 4000
 # Folds of the cross-validation, trees of the classifier, fewest rows in a leaf.
 FOLDS, TREES, LEAF = 5, 200, 5
 
@@ -93,24 +100,32 @@ def mmd(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> MM
     each column is divided by its spread. Returns the reason if there are too few pairs.
     """
     num = len(data)
-    if num < LEAST:
-        return _too_few(num)
+    if num < LEAST_PAIRS:
+        return too_few_pairs(num)
     both = np.concatenate([data, samples])
     squares = np.sum(both**2, axis=1)
     distance = np.maximum(squares[:, None] + squares - 2 * both @ both.T, 0.0)
     median = np.median(distance[np.triu_indices(2 * num, 1)])
     kernel = np.exp(-distance / (median if median > 0 else 1.0))
     np.fill_diagonal(kernel, 0.0)
-    # With signs s, +1 for data and -1 for samples, s^T K s = sum within - sum between.
-    flips = rng.choice([-1.0, 1.0], size=(num, EXCHANGES))
-    flips = np.concatenate([np.ones((num, 1)), flips], axis=1)
-    signs = np.concatenate([flips, -flips])
-    within = (kernel.sum() + np.sum(signs * (kernel @ signs), axis=0)) / 2
-    between = kernel.sum() - within
-    squared = within / (num * (num - 1)) - between / num**2
-    # Equal up to the rounding of the sums counts as equal.
-    as_large = np.sum(squared[1:] >= squared[0] - 1e-12)
-    return MMD(num, float(squared[0]), float((1 + as_large) / (1 + EXCHANGES)), level)
+    # A sign s_i, -1 where pair i is exchanged: sum within - sum between = s^T difference s.
+    total, first, last = kernel.sum(), slice(num), slice(num, None)
+    difference = kernel[first, first] + kernel[last, last]
+    difference -= kernel[first, last] + kernel[last, first]
+
+    def estimate(signs: np.ndarray) -> np.ndarray:
+        within = (total + np.sum(signs * (difference @ signs), axis=0)) / 2
+        return within / (num * (num - 1)) - (total - within) / num**2
+
+    squared = float(estimate(np.ones((num, 1)))[0])
+    # Enough that the smallest p-value, corrected for the number of tests, is below `level`.
+    exchanges = max(EXCHANGES, math.ceil(TESTS / level))
+    as_large = 0
+    for start in range(0, exchanges, _TOGETHER):
+        signs = rng.choice([-1.0, 1.0], size=(num, min(_TOGETHER, exchanges - start)))
+        # Equal up to the rounding of the sums counts as equal.
+        as_large += int(np.sum(estimate(signs) >= squared - 1e-12))
+    return MMD(num, squared, (1 + as_large) / (1 + exchanges), level)
 
 
 def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C2ST | str:
@@ -129,8 +144,8 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
     from scipy import stats
 
     num = len(data)
-    if num < LEAST:
-        return _too_few(num)
+    if num < LEAST_PAIRS:
+        return too_few_pairs(num)
     seed = int(rng.integers(2**31))
     classifier = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=seed)
     # The two rows of a pair stay in one fold: they share a condition.
@@ -141,7 +156,3 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
     accuracy = float(np.mean(guess == labels))
     se = math.sqrt((1 + FOLDS / (FOLDS - 1)) / (8 * num))
     return C2ST(num, accuracy, se, float(stats.norm.sf((accuracy - 0.5) / se)), level)
-
-
-def _too_few(num: int) -> str:
-    return f"{num} pairs of row and sample are too few to test; {LEAST} are needed"
