@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxflow.trace import HutchPlusPlus, XTrace
+from jaxflow.trace.hutchinson import widening
 
 NUM = 4000
 
@@ -48,13 +49,14 @@ def test_hutch_is_unbiased_and_its_standard_error_right(law, referenced, shape, 
     # Any subspace and any reference will do.
     q = orthonormal(keys[1], 2, 6).reshape(2, *shape)
     m = jax.random.normal(keys[2], (*shape, *shape)) if referenced else None
-    trace = HutchPlusPlus(q, m, num_probes=3, law=law)
+    trace = HutchPlusPlus(q, m, num_probes=8, law=law)
     span = -0.7
     values, errors = hutch_estimates(trace, matrix, jax.random.split(keys[3], NUM), shape, span)
     expected = span * float(jnp.trace(matrix))
     spread = float(jnp.std(values))
     assert float(jnp.mean(values)) == pytest.approx(expected, abs=4.5 * spread / NUM**0.5)
-    assert float(jnp.sqrt(jnp.mean(errors**2))) == pytest.approx(spread, rel=0.05)
+    narrow = errors / widening(8, law)
+    assert float(jnp.sqrt(jnp.mean(narrow**2))) == pytest.approx(spread, rel=0.05)
     assert spread > 0.1
 
 
@@ -80,7 +82,7 @@ def test_what_hutch_knows_is_exact(shape, key):
     np.testing.assert_allclose(values, expected, rtol=1e-12)
     np.testing.assert_array_equal(errors, 0)
     none = jnp.zeros((0, *shape))
-    known = HutchPlusPlus(none, matrix.reshape(*shape, *shape), num_probes=2)
+    known = HutchPlusPlus(none, matrix.reshape(*shape, *shape), num_probes=2, law="gaussian")
     values, errors = hutch_estimates(known, matrix, jax.random.split(key, 5), shape)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
     np.testing.assert_allclose(errors, 0, atol=1e-12)
@@ -173,3 +175,12 @@ def test_settings_that_are_refused():
         XTrace(1)
     with pytest.raises(ValueError, match=r"num_probes=5 is more than events of shape \(2, 2\)"):
         XTrace(5).draw(jax.random.key(0), (2, 2), float)
+
+
+@pytest.mark.parametrize("off", [4.5e-3, 1e-4])
+def test_a_subspace_that_is_nearly_orthonormal_is_refused(off):
+    with pytest.raises(ValueError, match=r"must be orthonormal.*1e-05.*jnp.linalg.qr\(flat.T\)"):
+        HutchPlusPlus((1 + off) * jnp.eye(4))
+    # What rounding to float32 leaves is accepted.
+    wide = orthonormal(jax.random.key(0), 20, 300)
+    HutchPlusPlus(wide.astype(jnp.float32))

@@ -99,5 +99,7 @@ def choose_num_probes(
     cond = None if cond is None else cond[few]
     key = key if key is None else jax.random.fold_in(key, PILOT_ROWS)
     error = standard_error(trace.pilot(), x[few], cond, key)
+    # Rademacher probes with equal outcomes, which state no finite error, show no variance.
+    error = jnp.where(jnp.isfinite(error), error, 0.0)
     number = trace.number_for(float(jnp.mean(error**2)), size)
     return Exact() if number >= size else Hutchinson(number, trace.law)
