@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from jaxflow.trace import HutchPlusPlus, Hutchinson
+from jaxflow.trace import Hutchinson, HutchPlusPlus
 
 NUM = 3000
 D = 6

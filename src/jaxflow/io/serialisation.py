@@ -107,8 +107,9 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
 def decode(node: Any, table: Entries, stored: Arrays) -> Any:
     """The tree that `encode` encoded.
 
-    Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`. A
-    class whose fields have changed since converts older ones in its class method
+    Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`; the
+    checks that follow it (`__post_init__` of a dataclass, `__check_init__` of a module) are
+    called. A class whose fields have changed since converts older ones in its class method
     `upgrade_fields`.
     """
 
@@ -251,7 +252,7 @@ def _find_class(module: str, name: str, place: str) -> type:
 
 
 def _build(cls: type, fields: dict[str, Any], place: str) -> Any:
-    """An object with these fields, made without a call of `__init__`."""
+    """An object with these fields, made and checked without a call of `__init__`."""
     fields = getattr(cls, "upgrade_fields", dict)(fields)
     names = {field.name for field in dataclasses.fields(cls)}
     if names != fields.keys():
@@ -266,4 +267,18 @@ def _build(cls: type, fields: dict[str, Any], place: str) -> Any:
         raise ValueError(f"'{place}' names the class {cls.__qualname__}: {error}") from error
     for name, field in fields.items():
         object.__setattr__(made, name, field)
+    try:
+        _check(made)
+    except Exception as error:
+        raise ValueError(f"'{place}' is a {cls.__qualname__} that is refused: {error}") from error
     return made
+
+
+def _check(made: Any) -> None:
+    """Run the checks that the class's `__init__` ends with; raises what they raise."""
+    if not isinstance(made, eqx.Module):
+        getattr(made, "__post_init__", lambda: None)()
+        return
+    for cls in type(made).__mro__:
+        if "__check_init__" in vars(cls):
+            vars(cls)["__check_init__"](made)

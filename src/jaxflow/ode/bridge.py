@@ -43,6 +43,7 @@ def solve_diffrax(
             atol=ode.atol,
             norm=worst_row,
             dtmin=4.0 * float(jnp.finfo(dtype).eps),
+            dtmax=ode.max_step,
             force_dtmin=False,
         )
     else:

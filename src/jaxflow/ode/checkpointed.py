@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxflow.ode.derivatives import once
 from jaxflow.ode.integrate import Loop, VectorField, adaptive, add, fixed, right_side
 from jaxflow.ode.parameters import Inputs, check_closure, split_args
 from jaxflow.ode.settings import ODE
@@ -75,7 +76,7 @@ def _forward(
     y1, _, stats, record = adaptive(g, y0, None, ode, record=empty, write=write)
     # The end of the last accepted step; the rest of the buffer is never read.
     record = record._replace(s=record.s.at[stats.num_accepted].set(stats.t))
-    return (y1, stats), (record, stats, inputs)
+    return once((y1, stats)), (record, stats, inputs)
 
 
 def _backward(
@@ -120,7 +121,8 @@ def _backward(
     start = last, (cotangents[0], *zeros)
     _, gradients = lax.while_loop(lambda carry: carry[0] >= 0, stretch, start)
     # A failed solve may have taken no step; its gradient would be the cotangent itself.
-    return (Inputs(*poison(gradients, stats.status, partial=ode.partial), constants=None),)
+    gradients = poison(gradients, stats.status, partial=ode.partial)
+    return (Inputs(*once(gradients), constants=None),)
 
 
 def _stride(ode: ODE) -> int:

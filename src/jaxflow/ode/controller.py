@@ -11,6 +11,9 @@ from jaxflow.runtime.precision import widest_dtype
 # Hairer, Norsett and Wanner (1993), "Solving Ordinary Differential Equations I", II.4: take 0.9
 # of the step that the estimate allows, shrink at most fivefold, grow at most tenfold.
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+# A step whose error is this share of the tolerance saw nothing of the field, which may lie idle or
+# change between the nodes: the next step is at most twice as long, and a quarter of the interval.
+IDLE, IDLE_GROW, IDLE_STEP = 1e-6, 2.0, 0.25
 # Gustafsson's PI exponents in the form of Hairer and Wanner (1996), IV.2: 0.7/k and 0.4/k.
 INTEGRAL, PROPORTIONAL = 0.7, 0.4
 
@@ -64,7 +67,25 @@ def first_step(
     h1 = jnp.where(steepest <= 1e-15, 1.0, (0.01 / steepest) ** exponent)
     h = jnp.minimum(100.0 * h, h1)
     # With a non-finite right side there is no estimate: the loop then shrinks 1e-3, or fails.
-    return jnp.clip(jnp.where(jnp.isfinite(h), h, 1e-3), 1e-6, 1.0).astype(s.dtype)
+    h = jnp.clip(jnp.where(jnp.isfinite(h), h, 1e-3), 1e-6, 1.0)
+    # Where nothing moves there is nothing to choose a step by.
+    h = jnp.where(steepest < 1e-5, jnp.minimum(h, 0.1), h)
+    return limited(h, ode).astype(s.dtype)
+
+
+def limited(h: Float[Array, ""], ode: ODE) -> Float[Array, ""]:
+    """The step size, at most `ode.max_step`."""
+    return h if ode.max_step is None else jnp.minimum(h, ode.max_step)
+
+
+def next_step(
+    h: Float[Array, ""], error: Float[Array, ""], previous: Float[Array, ""], ode: ODE
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """Size of the step after one of size `h` and norm `error`, and whether that is accepted."""
+    factor, accepted = next_factor(error, previous, ode)
+    longer = h * factor.astype(h.dtype)
+    cautious = jnp.minimum(longer, jnp.maximum(jnp.minimum(IDLE_GROW * h, IDLE_STEP), h))
+    return limited(jnp.where(error < IDLE, cautious, longer), ode), accepted
 
 
 def next_factor(

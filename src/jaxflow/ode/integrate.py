@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxflow.ode.controller import error_norm, first_step, next_factor
+from jaxflow.ode.controller import error_norm, first_step, next_step
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import RightSide, State, rk_step
@@ -182,8 +182,7 @@ def attempt(g: RightSide, loop: Loop, ode: ODE) -> Loop:
     h = jnp.where(final, rest, loop.h)
     step = rk_step(ode.tableau, g, loop.s, h, loop.y, loop.first, with_error=True)
     error = lax.stop_gradient(error_norm(step.error, loop.y, step.y, ode)).astype(dtype)
-    factor, accept = next_factor(error, loop.previous, ode)
-    new_h = h * factor.astype(dtype)
+    new_h, accept = next_step(h, error, loop.previous, ode)
     # The smallest step that still moves s.
     stuck = ~accept & (new_h < 4.0 * float(jnp.finfo(dtype).eps))
     failure = jnp.where(jnp.isfinite(error), Status.STEP_TOO_SMALL, Status.NON_FINITE)

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxflow.ode.checks import as_times, check_field, check_state, check_tolerances, count_rows
+from jaxflow.ode.derivatives import name_forward_mode, once
 from jaxflow.ode.integrate import VectorField, add, lerp
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import check_closure, split_args
@@ -105,7 +106,7 @@ def odeint_many(
     known = not any(isinstance(t, Tracer) for t in (t0, t1))
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span)
-    y1, stats = _solve(f, y0, Row(start, end, row_args), args, ode, lanes)
+    y1, stats = name_forward_mode(_solve, f, y0, Row(start, end, row_args), args, ode, lanes)
     if ode.throw:
         y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
     return y1, stats
@@ -163,19 +164,19 @@ def _solve_with_gradient(
     return _custom(field, static, ode, lanes, inputs)
 
 
+def _forward(
+    field: VectorField, static: Any, ode: ODE, lanes: int, inputs: tuple[Any, ...]
+) -> tuple[tuple[State, Stats], Any]:
+    y0, row_theta, theta, row_constants, constants = inputs
+    rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
+    return once(_solve_queue(field, y0, rows, args, ode, lanes)), inputs
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _custom(
     field: VectorField, static: Any, ode: ODE, lanes: int, inputs: tuple[Any, ...]
 ) -> tuple[State, Stats]:
-    y0, row_theta, theta, row_constants, constants = inputs
-    rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
-    return _solve_queue(field, y0, rows, args, ode, lanes)
-
-
-def _forward(
-    field: VectorField, static: Any, ode: ODE, lanes: int, inputs: tuple[Any, ...]
-) -> tuple[tuple[State, Stats], Any]:
-    return _custom(field, static, ode, lanes, inputs), inputs
+    return _forward(field, static, ode, lanes, inputs)[0]
 
 
 def _backward(
@@ -197,7 +198,7 @@ def _backward(
 
     zero, inputs = jax.tree.map(jnp.zeros_like, theta), (y0, row_theta, row_constants)
     of_theta, (of_y0, of_rows) = scan_groups(group, zero, inputs, cotangents[0], lanes)
-    return ((of_y0, of_rows, of_theta, None, None),)
+    return (once((of_y0, of_rows, of_theta, None, None)),)
 
 
 _custom.defvjp(_forward, _backward)

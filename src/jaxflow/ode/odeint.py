@@ -24,6 +24,7 @@ from jaxflow.ode.checks import (
     check_state,
     check_tolerances,
 )
+from jaxflow.ode.derivatives import name_forward_mode
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
@@ -105,7 +106,7 @@ def odeint(
         )
     ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
-    y1, stats = _solve(f, y0, start, end, args, ode, times)
+    y1, stats = name_forward_mode(_solve, f, y0, start, end, args, ode, times)
     return (raise_if_failed(y1, stats, partial=ode.partial) if ode.throw else y1), stats
 
 

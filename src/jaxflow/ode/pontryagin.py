@@ -32,6 +32,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxflow.ode.controller import worst_row
+from jaxflow.ode.derivatives import once
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, integrate, lerp, normalise
 from jaxflow.ode.parameters import Inputs, check_closure, split_args
@@ -74,7 +75,7 @@ def _forward(
         return poison(y1, stats.status, partial=ode.partial), (y, stats)
 
     y1, (starts, each) = lax.scan(solve_piece, y0, jnp.arange(num, dtype=t0.dtype))
-    return (y1, each.in_turn()), (starts, y1, inputs)
+    return once((y1, each.in_turn())), (starts, y1, inputs)
 
 
 def _backward(
@@ -112,7 +113,7 @@ def _backward(
     gradients = poison((a0, a_t0, a_t1, a_theta), stats.status)
     if ode.throw:
         gradients = raise_if_failed(gradients, stats, "the backward solve of odeint_adjoint")
-    return (Inputs(*gradients, constants=None),)
+    return (Inputs(*once(gradients), constants=None),)
 
 
 _solve.defvjp(_forward, _backward)

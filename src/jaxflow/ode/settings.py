@@ -125,6 +125,10 @@ class ODE:
         rtol: relative tolerance of adaptive steps.
         atol: absolute tolerance of adaptive steps.
         max_steps: largest number of adaptive steps, accepted and rejected.
+        max_step: longest adaptive step, as a share of the interval from `t0` to `t1` (with `save_at`,
+            between two times); None for no limit. A step sees the field at a few times only, so a change that lasts less than a
+            quarter of a step may fall between them: for a change that lasts 0.01 of the interval,
+            write `max_step=0.04`.
         gradient: `Checkpointed()`, `Adjoint(...)`, `Direct()` or `Diffrax()`, or its name in lower
             case, which stands for the defaults.
         partial: a solve that reaches `max_steps` returns its last state, at time `stats.t`, with
@@ -150,6 +154,7 @@ class ODE:
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 4096
+    max_step: float | None = None
     gradient: Gradient | GradientName = Checkpointed()
     partial: bool = False
     throw: bool = True
@@ -173,6 +178,8 @@ class ODE:
             raise ValueError(
                 f"rtol={self.rtol} and atol={self.atol} must not be negative, nor both 0"
             )
+        if self.max_step is not None:
+            self._check_max_step(self.max_step)
         if self.adaptive and not estimates_error(self.solver):
             pairs = [name for name, tableau in TABLEAUS.items() if tableau.adaptive]
             raise ValueError(
@@ -183,6 +190,23 @@ class ODE:
             as_diffrax(self.solver)
         if isinstance(self.gradient, Adjoint):
             self._check_adjoint(self.gradient)
+
+    def _check_max_step(self, max_step: float) -> None:
+        """Raise unless adaptive steps of this length can reach `t1`."""
+        if not 0 < max_step < float("inf"):
+            raise ValueError(
+                f"max_step={max_step} must be a positive share of the interval, such as 0.05"
+            )
+        if not self.adaptive:
+            raise ValueError(
+                f"max_step={max_step} limits adaptive steps, and num_steps={self.num_steps} or "
+                f"dt={self.dt} fixes them: leave max_step out"
+            )
+        if max_step * self.max_steps < 1:
+            raise ValueError(
+                f"max_steps={self.max_steps} steps of at most max_step={max_step} of the interval "
+                "do not reach t1: raise one of them"
+            )
 
     def _check_adjoint(self, gradient: Adjoint) -> None:
         """Raise if the other settings rule out this adjoint."""
@@ -233,6 +257,7 @@ class ODE:
     @classmethod
     def upgrade_fields(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of this version, from those that a file of any version holds."""
+        fields = {"max_step": None} | fields
         old = {name: fields[name] for name in _OLD if name in fields}
         if not old:
             return fields

@@ -1,9 +1,11 @@
 """Solve each row twice, the second time on a finer grid, to measure the error of the first solve.
 
 Solves at two tolerances do not measure it: both may take the same steps, and then differ by 0.
-Here the second solve takes 1.75 times as many fixed steps as the first one accepted, placed on the
-first one's grid, so it is finer wherever the first one had to be fine. The result holds both
-solves and the embedded errors of the second one; the caller turns them into an error bound.
+Here the second solve takes fixed steps: 1.75 for each step that the first one accepted, and more
+where that step was long, so that its nodes lie between the first one's and no further apart than
+`1 / LEAST_STEPS` of the interval. So it is finer wherever the first one had to be fine, and meets
+a short change of the field that the first one stepped over. The result holds both solves and the
+embedded errors of the second one; the caller turns them into an error bound.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxflow.ode.controller import error_norm
 from jaxflow.ode.integrate import lerp
 from jaxflow.ode.lanes import drain
 from jaxflow.ode.many import row_size
@@ -26,12 +29,14 @@ from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import State, rk_step
 from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.mesh import shard_map_rows
+from jaxflow.runtime.precision import widest_dtype
 
 # Accepted steps stored of a row's first solve; the error of a row that takes more is not measured.
 MAX_NODES = 512
-# The second solve takes 7/4 as many steps, and none longer than about 0.3 of the interval.
-NUMERATOR, DENOMINATOR = 7, 4
-LEAST_STEPS = 4
+# Steps of the second solve for each step of the first, and for an interval of length 1.
+FINER, LEAST_STEPS = 1.75, 12
+# The first solve saw the field if no step of the second is off by more tolerances than these.
+MOST_TOLERANCES = 100.0
 
 
 class Twice(NamedTuple):
@@ -40,7 +45,9 @@ class Twice(NamedTuple):
     Attributes:
         y: the first, adaptive solve.
         refined: the second solve, on the finer grid.
-        local: sum over the second solve's steps of their absolute embedded errors, like `y`.
+        local: sum over the second solve's steps of their absolute embedded errors, like `y`; the
+            largest number where one of them exceeds `MOST_TOLERANCES` of the tolerances, since
+            the first solve, which met them, then stepped over a change of the field.
         path: sum over the second solve's steps of the absolute changes of the state, like `y`.
     """
 
@@ -51,14 +58,24 @@ class Twice(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The nodes of a row's first solve, in normalised time, and the number of its steps."""
+    """The nodes of a row's two solves, in normalised time.
+
+    Attributes:
+        nodes: of the first solve.
+        index: how many steps of the second solve, a fraction, lie before each of them.
+        num: number of steps of the second solve.
+    """
 
     nodes: Float[Array, "... nodes"]
+    index: Float[Array, "... nodes"]
     num: Int[Array, "..."]
 
 
 class Walk(NamedTuple):
-    """A second solve under way: its state, the row, the steps taken and the sums of `Twice`."""
+    """A second solve under way: its state, the row, the steps taken and the sums of `Twice`.
+
+    `worst` is the largest error norm of its steps.
+    """
 
     y: State
     first: Any
@@ -67,6 +84,7 @@ class Walk(NamedTuple):
     taken: Int[Array, "..."]
     local: State
     path: State
+    worst: Float[Array, "..."]
 
 
 @eqx.filter_jit
@@ -80,7 +98,7 @@ def solve_twice(
     *,
     ode: ODE,
 ) -> tuple[Twice, Stats]:
-    """Solve each row adaptively, then by 1.75 times as many steps; arguments as `odeint_many`.
+    """Solve each row adaptively, then on a finer grid; arguments as `odeint_many`.
 
     The counts include both solves. There is no reverse mode.
     """
@@ -93,17 +111,19 @@ def _solve_part(
 ) -> tuple[Twice, Stats]:
     """The solves of one device's rows."""
     y0, rows = inputs
+    if not len(rows.t0):
+        none = jnp.zeros(0, int)
+        return Twice(y0, y0, y0, y0), Stats(none, none, none, none, rows.t0)
     lanes, tableau = lanes_for(row_size(y0)), ode.tableau
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     queue = begin_rows(field, y0, rows, args, ode, lanes)
     y, stats, nodes = solve_in_lanes(field, queue, args, ode, lanes, num_nodes=MAX_NODES)
     measured = (stats.status == Status.SUCCESS) & (stats.num_accepted <= MAX_NODES)
-    grid = Grid(nodes, jnp.where(measured, stats.num_accepted, 1))
+    grid = jax.vmap(finer)(nodes, jnp.where(measured, stats.num_accepted, 1))
 
     def step(walk: Walk) -> Walk:
-        num = fine(walk.grid.num)
-        here, there = (node(walk.grid, walk.taken + i, num) for i in (0, 1))
+        here, there = (node(walk.grid, walk.taken + i) for i in (0, 1))
         g = row_right_side(field, walk.row, args)
         step = rk_step(tableau, g, here, there - here, walk.y, walk.first, with_error=True)
         change = jax.tree.map(lambda new, old: new - old, step.y, walk.y)
@@ -113,20 +133,28 @@ def _solve_part(
             taken=walk.taken + 1,
             local=_add_size(walk.local, step.error),
             path=_add_size(walk.path, change),
+            worst=jnp.maximum(walk.worst, error_norm(step.error, walk.y, step.y, ode)),
         )
+
+    def result(walk: Walk) -> tuple[State, State, State]:
+        missed = ~(walk.worst <= MOST_TOLERANCES)
+        local = jax.tree.map(
+            lambda leaf: jnp.where(missed, jnp.finfo(leaf.dtype).max, leaf), walk.local
+        )
+        return walk.y, local, walk.path
 
     zeros = jax.tree.map(jnp.zeros_like, y0)
     start = queue.loop.y, queue.loop.first, queue.row, grid, jnp.zeros(len(rows.t0), int)
     refined, local, path = drain(
-        Walk(*start, zeros, zeros),
+        Walk(*start, zeros, zeros, jnp.zeros(len(rows.t0), widest_dtype(y0))),
         step,
-        unfinished=lambda walk: walk.taken < fine(walk.grid.num),
-        result=lambda walk: (walk.y, walk.local, walk.path),
+        unfinished=lambda walk: walk.taken < walk.grid.num,
+        result=result,
         lanes=lanes,
     )
     stats = replace(
         stats,
-        num_evals=stats.num_evals + tableau.evals_per_step * fine(grid.num),
+        num_evals=stats.num_evals + tableau.evals_per_step * grid.num,
         t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)),
     )
     twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path))
@@ -143,15 +171,22 @@ def _add_size(total: State, part: State | None) -> State:
     return jax.tree.map(lambda total, part: total + jnp.abs(part), total, part)
 
 
-def fine(num: Array) -> Array:
-    """Steps of the second solve, for `num` steps of the first."""
-    return jnp.maximum(-(-NUMERATOR * num // DENOMINATOR), LEAST_STEPS)
+def finer(nodes: Float[Array, " nodes"], num: Int[Array, ""]) -> Grid:
+    """The second solve's grid, for the nodes of `num` steps of the first."""
+    lengths = jnp.diff(nodes)
+    steps = jnp.maximum(FINER, LEAST_STEPS * lengths)
+    steps = jnp.where(jnp.arange(len(lengths)) < num, steps, 0)
+    index = jnp.concatenate([jnp.zeros(1, nodes.dtype), jnp.cumsum(steps)])
+    # Steps of equal share: at least as many as the sum, to the rounding of the sum.
+    count = jnp.ceil(index[-1] * (1 - 1e-5))
+    return Grid(nodes, index * (count / index[-1]), count.astype(int))
 
 
-def node(grid: Grid, i: Array, num: Array) -> Float[Array, ""]:
-    """Node i of `num` steps, interpolated linearly in the index of the first solve's nodes."""
-    at = (i * grid.num).astype(grid.nodes.dtype) / num.astype(grid.nodes.dtype)
-    low = jnp.minimum(jnp.floor(at).astype(int), grid.num - 1)
-    share = at - low.astype(at.dtype)
+def node(grid: Grid, i: Array) -> Float[Array, ""]:
+    """Node i of the second solve, interpolated linearly in the index."""
+    at = i.astype(grid.nodes.dtype)
+    low = jnp.clip(jnp.sum(grid.index <= at) - 1, 0, len(grid.nodes) - 2)
+    length = grid.index[low + 1] - grid.index[low]
+    share = jnp.clip((at - grid.index[low]) / jnp.where(length > 0, length, 1), 0, 1)
     between = (1 - share) * grid.nodes[low] + share * grid.nodes[low + 1]
-    return jnp.where(i == num, jnp.ones_like(between), between)
+    return jnp.where(i >= grid.num, jnp.ones_like(between), between)

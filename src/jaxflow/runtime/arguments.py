@@ -70,14 +70,16 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     """Conditions of the rows of a batch, in floating point.
 
     Args:
-        cond: conditions, (*batch, *condition), or one vector or number for all rows; or None.
+        cond: conditions, (*batch, *condition), or one vector or number for all rows; or None. A
+            vector with as many entries as there are rows, two or more, could be either.
         batch: shape of the batch.
 
     Returns:
         One condition a row, (rows, *condition), or None.
 
     Raises:
-        ValueError: `cond` does not fit `batch`, or a row is neither finite nor NaN throughout.
+        ValueError: `cond` does not fit `batch` or fits it in two ways, or a row is neither
+            finite nor NaN throughout.
         TypeError: `cond` is a random key.
     """
     if cond is None:
@@ -91,6 +93,13 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
         cond = cond.reshape(rows, *cond.shape[len(batch) :])
         _check_cond_values(cond)
         return cond
+    if batch and cond.shape == (rows,) and rows > 1:
+        raise ValueError(
+            f"cond has shape {cond.shape} for {rows} rows: it could be one number a row or one "
+            "vector for all rows; write cond.reshape("
+            f"{', '.join(map(str, batch))}, 1) for one number a row, or "
+            f"jnp.broadcast_to(cond, {(*batch, rows)}) for one vector for all"
+        )
     if cond.ndim <= 1:
         _check_cond_values(cond[None])
         return jnp.broadcast_to(cond, (rows, *cond.shape))

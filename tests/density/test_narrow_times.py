@@ -1,0 +1,56 @@
+"""A field that moves for a short time only is met, or the error says that it was not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+from jaxflow import CNF, ODE, StandardNormal
+
+BASE = StandardNormal(2)
+X = 1.5 * jax.random.normal(jax.random.key(0), (60, 2))
+
+
+def bump(time, width, drift=0.0, **settings):
+    """`v = x (N(t; time, width) + drift)` and its log-density at `X` in closed form."""
+
+    def field(t, x):
+        return x * (norm.pdf(t, time, width) + drift)
+
+    moved = norm.cdf(1.0, time, width) - norm.cdf(0.0, time, width) + drift
+    truth = jax.vmap(BASE.log_prob)(X * jnp.exp(-moved)) - 2 * moved
+    return CNF(field, BASE, ode_eval=ODE(**settings)), truth
+
+
+@pytest.mark.parametrize("time", [0.13, 0.37])
+@pytest.mark.parametrize("width", [0.05, 0.03])
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+def test_the_stated_error_covers_a_bump_in_time(time, width, drift):
+    flow, truth = bump(time, width, drift)
+    answer = flow.log_prob_with_error(X)
+    true, stated = np.abs(np.asarray(answer.value - truth)), np.asarray(answer.ode_error)
+    assert np.mean(true <= stated) >= 0.99
+    # Most rows meet it with the tolerance that they have.
+    assert np.median(true) < 1e-4
+
+
+def test_what_the_second_solve_alone_sees_is_no_number():
+    # Narrow enough to be stepped over: either right, or of an unbounded error.
+    flow, truth = bump(0.37, 0.01, drift=0.5)
+    answer = flow.log_prob_with_error(X)
+    true, stated = np.abs(np.asarray(answer.value - truth)), np.asarray(answer.ode_error)
+    assert np.all(true <= stated)
+    assert np.all((stated > 1e30) | (true < 1e-3))
+
+
+def test_a_limit_on_the_step_meets_a_change_of_a_known_length():
+    # A width of 0.003: the field moves for about 0.02, four steps long.
+    for time in (0.37, 0.61):
+        flow, truth = bump(time, 0.003, drift=0.5, max_step=0.02)
+        np.testing.assert_allclose(flow.log_prob(X), truth, atol=1e-3)
+    with pytest.raises(AssertionError):
+        free = dataclasses.replace(flow, ode_eval=ODE())
+        np.testing.assert_allclose(free.log_prob(X), truth, atol=1e-3)

@@ -1,0 +1,66 @@
+"""A file that was edited meets the checks that its constructors make."""
+
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+import safetensors.numpy
+
+from jaxflow import CNF, ODE, Hutchinson, HutchPlusPlus, StandardNormal, load, save
+from jaxflow.dynamics import Linear
+from jaxflow.ode import Adjoint
+
+FLOW = CNF(
+    Linear(2, key=jax.random.key(0)),
+    StandardNormal(2),
+    trace=Hutchinson(4),
+    ode_eval=ODE(gradient=Adjoint(checkpoints=3)),
+)
+EDITS = {
+    "rtol": ('"rtol":1e-05', '"rtol":-1.0', r"'ode\w*' is a ODE that is refused: rtol=-1.0"),
+    "nan": ('"atol":1e-05', '"atol":{"float":"nan"}', r"atol=nan must not be negative"),
+    "max_steps": ('"max_steps":4096', '"max_steps":1.5', r"max_steps=1.5 must be an integer"),
+    "solver": ('"solver":"rk4"', '"solver":"rk5"', r"solver='rk5' is unknown"),
+    "word": ('"rtol":1e-05', '"rtol":"small"', r"'ode\w*' is a ODE that is refused"),
+    "max_step": ('"max_step":null', '"max_step":0.0', r"max_step=0.0 must be a positive share"),
+    "adjoint": ('"checkpoints":3', '"checkpoints":-1', r"is a Adjoint .*checkpoints=-1 must be"),
+    "probes": ('"num_probes":4', '"num_probes":0', r"'trace' is a Hutchinson .*num_probes=0"),
+    "law": ('"law":"rademacher"', '"law":"coin"', r"'trace' is a Hutchinson .*law='coin'"),
+}
+
+
+def edit(path, old, new):
+    """Replace a part of the description of a file."""
+    header = path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    (key, text), *_ = json.loads(header[8 : 8 + length])["__metadata__"].items()
+    assert old in text
+    arrays = safetensors.numpy.load_file(path)
+    path.write_bytes(safetensors.numpy.save(arrays, metadata={key: text.replace(old, new)}))
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_setting_out_of_range_is_refused_by_place_and_value(name, tmp_path):
+    save(tmp_path / "flow", FLOW)
+    assert load(tmp_path / "flow").ode_eval == FLOW.ode_eval
+    old, new, words = EDITS[name]
+    edit(tmp_path / "flow", old, new)
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / "flow")
+
+
+def test_an_array_out_of_range_is_refused(tmp_path):
+    flow = eqx.tree_at(lambda flow: flow.trace, FLOW, HutchPlusPlus(jnp.eye(2)))
+    bent = eqx.tree_at(lambda flow: flow.trace.subspace, flow, 1.0045 * jnp.eye(2))
+    save(tmp_path / "flow", bent)
+    with pytest.raises(ValueError, match=r"'trace' is a HutchPlusPlus .*must be orthonormal"):
+        load(tmp_path / "flow")
+
+
+def test_a_base_of_another_shape_is_refused(tmp_path):
+    save(tmp_path / "flow", FLOW)
+    edit(tmp_path / "flow", '"event_shape":{"tuple":[2]}', '"event_shape":{"tuple":[3]}')
+    with pytest.raises(ValueError, match=r"'root' is a CNF .*base has events of shape \(3,\)"):
+        load(tmp_path / "flow")

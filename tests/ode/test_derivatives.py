@@ -1,0 +1,71 @@
+"""Second derivatives of a solve: forward over reverse is exact, the others are refused by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, ODE, StandardNormal, odeint, odeint_adjoint, odeint_many
+from jaxflow.ode import Direct
+
+TIGHT = ODE(rtol=1e-10, atol=1e-10)
+Y0 = jnp.asarray([0.7, 0.4])
+
+
+def f(t, y, rate):
+    return rate * y**2
+
+
+SOLVES = {
+    "odeint": lambda y, rate: odeint(f, y, 0.0, 0.5, rate, ode=TIGHT)[0],
+    "adjoint": lambda y, rate: odeint_adjoint(f, y, 0.0, 0.5, rate, ode=TIGHT)[0],
+    "many": lambda y, rate: odeint_many(f, y[None], 0.0, 0.5, rate, ode=TIGHT)[0],
+}
+
+
+@pytest.mark.parametrize("name", SOLVES)
+def test_the_hessian_is_that_of_the_closed_form(name):
+    def total(args):
+        return jnp.sum(SOLVES[name](args[:2], args[2]))
+
+    def exact(args):
+        return jnp.sum(args[:2] / (1 - 0.5 * args[2] * args[:2]))
+
+    args = jnp.append(Y0, 0.8)
+    np.testing.assert_allclose(jax.hessian(total)(args), jax.hessian(exact)(args), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SOLVES)
+def test_what_is_not_defined_names_the_call_to_write(name):
+    def total(y):
+        return jnp.sum(SOLVES[name](y, 0.8))
+
+    with pytest.raises(TypeError, match=r"forward-mode.*ODE\(gradient=Direct\(\)\)"):
+        jax.jvp(total, (Y0,), (Y0,))
+    with pytest.raises(TypeError, match=r"jax.grad of jax.grad.*jax.hessian.*ODE\(num_steps="):
+        jax.grad(lambda y: jnp.sum(jax.grad(total)(y) ** 2))(Y0)
+    # Of what depends on the value alone, too.
+    with pytest.raises(TypeError, match=r"jax.grad of jax.grad"):
+        jax.grad(lambda y: jax.value_and_grad(total)(y)[0])(Y0)
+
+
+def test_the_calls_to_write_are_defined():
+    def total(ode, y):
+        return jnp.sum(odeint(f, y, 0.0, 0.5, 0.8, ode=ode)[0])
+
+    exact = jax.grad(lambda y: jnp.sum(y / (1 - 0.4 * y)))
+    direct = ODE(rtol=1e-10, atol=1e-10, gradient=Direct())
+    np.testing.assert_allclose(jax.jacfwd(lambda y: total(direct, y))(Y0), exact(Y0), rtol=1e-8)
+    fixed = ODE(solver="dopri5", num_steps=40)
+
+    def squares(gradient):
+        return lambda y: jnp.sum(gradient(y) ** 2)
+
+    twice = jax.grad(squares(jax.grad(lambda y: total(fixed, y))))(Y0)
+    np.testing.assert_allclose(twice, jax.grad(squares(exact))(Y0), rtol=1e-6)
+
+
+def test_a_log_density_has_a_hessian():
+    flow = CNF(lambda t, x: 0.3 * x, StandardNormal(2), ode_eval=TIGHT)
+    hessian = jax.hessian(flow.log_prob)(Y0)
+    np.testing.assert_allclose(hessian, -np.exp(-0.6) * np.eye(2), atol=1e-8)
