@@ -22,7 +22,7 @@ from jaxflow.transforms.samples import (
 
 # Largest distance from the grid, in steps: the rounding of decimals in float32.
 OFF_GRID = 0.01
-# Largest rounding of a value, in steps: coarser numbers leave no room for noise within a cell.
+# Largest rounding of a value, in steps, that leaves room for noise within a cell.
 COARSE = 1 / 16
 
 
@@ -103,20 +103,21 @@ class Dequantise(eqx.Module):
             x: rows, (rows, *event).
 
         Raises:
-            ValueError: a value is off the grid (names the column and the first row), or too large
-                for noise within a step in its precision.
+            ValueError: a value is off the grid, or too large for noise within a step in its
+                precision; names the column.
         """
         values = checked_rows(x, self.event_shape)
         dtype = np.promote_types(stored_dtype(x), self.step.dtype)
         steps, origin = np.asarray(self.step, float), np.asarray(self.origin, float)
         for column in map(tuple, np.argwhere(steps > 0).tolist()):
             entries = values[(slice(None), *column)]
-            if np.abs(entries).max() * float(jnp.finfo(dtype).eps) > COARSE * steps[column]:
+            largest = np.abs(entries).max()
+            if largest * float(jnp.finfo(dtype).eps) > COARSE * steps[column]:
                 raise ValueError(
-                    f"column {column_label(column)} has values up to {np.abs(entries).max():g}, "
-                    f"which {dtype} rounds too coarsely for noise within steps of "
-                    f"{steps[column]:g}: write x - {entries.min():g} (in NumPy float64), or give "
-                    'float64 rows after jax.config.update("jax_enable_x64", True)'
+                    f"column {column_label(column)} has values up to {largest:g}, which {dtype} "
+                    f"rounds too coarsely for noise within steps of {steps[column]:g}: write x - "
+                    f"{entries.min():g} (in NumPy float64), or give float64 rows after "
+                    'jax.config.update("jax_enable_x64", True)'
                 )
             cells = (entries - origin[column]) / steps[column]
             rows = np.flatnonzero(np.abs(cells - np.round(cells)) > OFF_GRID)
@@ -152,9 +153,14 @@ class Dequantise(eqx.Module):
         step = jax.lax.stop_gradient(self.step).astype(x.dtype)
         if self.noise is None:
             v = jax.random.uniform(key, x.shape, x.dtype, minval=-0.5, maxval=0.5)
-            return _spread_in_cell(x, step, v), jnp.zeros((), x.dtype)
-        v, log_q = self.noise.draw(x, key)
-        return _spread_in_cell(x, step, v), jnp.sum(jnp.where(step > 0, log_q, 0.0))
+            log_q = jnp.zeros_like(x)
+        else:
+            v, log_q = self.noise.draw(x, key)
+        moved = clip_inside(x + step * v, x - step / 2, x + step / 2)
+        # NaN where rounding would undo the noise.
+        is_coarse = jnp.abs(x) * jnp.finfo(x.dtype).eps > COARSE * step
+        moved = jnp.where(step > 0, jnp.where(is_coarse, jnp.nan, moved), x)
+        return moved, jnp.sum(jnp.where(step > 0, log_q, 0.0))
 
     def quantise(self, x: Event) -> Event:
         """The nearest point of the grid.
@@ -182,14 +188,6 @@ class Dequantise(eqx.Module):
     def _log_volume(self) -> Scalar:
         step = jax.lax.stop_gradient(self.step)
         return jnp.sum(jnp.where(step > 0, jnp.log(jnp.where(step > 0, step, 1.0)), 0.0))
-
-
-def _spread_in_cell(x: Event, step: Event, v: Event) -> Event:
-    """`x + step v`, strictly within the cell; NaN where rounding would undo the noise."""
-    half = 0.5 * step
-    moved = clip_inside(x + step * v, x - half, x + half)
-    is_coarse = jnp.abs(x) * jnp.finfo(x.dtype).eps > COARSE * step
-    return jnp.where(step > 0, jnp.where(is_coarse, jnp.nan, moved), x)
 
 
 def noise_of(transform: Any) -> Dequantise | None:
