@@ -88,7 +88,7 @@ class Normal(eqx.Module):
         return StandardNormal(2).cdf(x)
 
 
-def field(matrix=MATRIX, *, trace=None, limit=np.inf, late=0.0):
+def field(matrix: Any = MATRIX, *, trace=None, limit=np.inf, late=0.0):
     matrix = np.asarray(matrix, float)
     trace = np.trace(matrix) if trace is None else trace
     return Stated(*map(jnp.asarray, (matrix, float(trace), limit, late)))

@@ -33,9 +33,9 @@ def problems(case, num):
 @table(WRONG, QUICK_WRONG)
 def test_what_is_wrong_is_named(name):
     case, words = WRONG[name]
-    assert words in "\n".join(problems(case, 250 if name in QUICK_WRONG else 1000))
+    assert words in "\n".join(problems(case, 250 if name in QUICK_WRONG else 500))
 
 
 @table(RIGHT, QUICK_RIGHT)
 def test_what_is_right_passes(name):
-    assert problems(RIGHT[name], 250 if name in QUICK_RIGHT else 1000) == ()
+    assert problems(RIGHT[name], 250 if name in QUICK_RIGHT else 500) == ()
