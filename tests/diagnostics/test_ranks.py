@@ -11,12 +11,12 @@ from jaxflow.diagnostics.ranks import Ranks, compare_ranks
 
 def test_the_number_below_every_sample_has_its_exact_probability():
     # Unpaired, it is that of c rows drawn first, without replacement; with pairs at most 2^-c.
-    draws = np.random.default_rng(0).normal(size=(1000, 2, 50))
+    draws = np.random.default_rng(0).normal(size=(300, 2, 50))
     found = [compare_ranks(rows, samples, 0.01).below for rows, samples in draws]
     for c in (1, 2, 3, 5):
         share = np.mean(np.asarray(found) >= c)
         exact = np.prod([(50 - j) / (100 - j) for j in range(c)])
-        assert share == pytest.approx(exact, abs=4 * np.sqrt(exact / 1000))
+        assert share == pytest.approx(exact, abs=4 * np.sqrt(exact / 300))
         assert exact <= 0.5**c
 
 

@@ -9,7 +9,7 @@ import pytest
 from jaxflow.diagnostics import two_sample
 from jaxflow.runtime.extras import install_extra
 
-LEVEL = 1e-3
+LEVEL = 1e-2
 
 
 def mmd(x, y, rng) -> Any:
@@ -62,6 +62,14 @@ def test_the_classifiers_error_is_no_smaller_than_it_is():
     scores = np.array([(test.accuracy - 0.5) / test.se for test in found])
     assert 0.5 < scores.std() < 1.1
     assert abs(scores.mean()) < 0.3
+
+
+def test_a_small_level_takes_more_exchanges():
+    # Else no p-value, corrected for the number of tests, could fall below it.
+    rng = np.random.default_rng(7)
+    x, y = draw(rng, 40)
+    for level in (1e-2, 1e-3):
+        assert two_sample.TESTS * two_sample.mmd(x, y + 5, rng, level).p < level
 
 
 def test_exchanges_keep_the_level_where_each_pair_has_its_own_condition():
