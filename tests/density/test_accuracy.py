@@ -92,7 +92,7 @@ def test_probes_and_steps_each_have_their_error():
     flow = CNF(
         FIELDS["tanh"][0],
         StandardNormal(3),
-        trace=Hutchinson(3),
+        trace=Hutchinson(8),
         ode_eval=ODE(rtol=1e-3, atol=1e-3),
     )
     x = jax.random.normal(KEY, (6, 3))

@@ -51,6 +51,6 @@ def test_a_limit_on_the_step_meets_a_change_of_a_known_length():
     for time in (0.37, 0.61):
         flow, truth = bump(time, 0.003, drift=0.5, max_step=0.02)
         np.testing.assert_allclose(flow.log_prob(X), truth, atol=1e-3)
-    with pytest.raises(AssertionError):
-        free = dataclasses.replace(flow, ode_eval=ODE())
-        np.testing.assert_allclose(free.log_prob(X), truth, atol=1e-3)
+    # Without a limit the last one is stepped over by some rows.
+    free = dataclasses.replace(flow, ode_eval=ODE())
+    assert np.max(np.abs(free.log_prob(X) - truth)) > 0.1

@@ -118,7 +118,11 @@ def test_settings_of_the_adjoint_by_their_old_keywords():
     assert (new.checkpoints, new.backward) == (3, ODE())
     assert (ODE().checkpoints, ODE().backward) == (0, None)
     stored = {"rtol": 1e-3, "gradient": "adjoint", **old}
-    assert ODE.upgrade_fields(stored) == {"rtol": 1e-3, "gradient": new.gradient}
+    assert ODE.upgrade_fields(stored) == {
+        "rtol": 1e-3,
+        "max_step": None,
+        "gradient": new.gradient,
+    }
     for name, value in old.items():
         with pytest.raises(ValueError, match=rf"{name}=.* is a setting of the adjoint"):
             ODE(**{name: value})
@@ -126,8 +130,9 @@ def test_settings_of_the_adjoint_by_their_old_keywords():
         ODE(gradient="adjoint", checkpoints=3)  # pyright: ignore[reportCallIssue]
 
 
-def test_a_field_that_is_zero_takes_one_step():
+def test_a_field_that_is_zero_takes_few_steps():
     y, stats = odeint(lambda t, y, _: jnp.zeros_like(y), Y0, 0.0, 1.0)
     np.testing.assert_array_equal(y, Y0)
-    assert stats.num_accepted == 1
-    assert stats.num_evals == 8
+    # 0.1, 0.2, then a quarter at most: it may move in between.
+    assert stats.num_accepted == 5
+    assert stats.num_evals == 32

@@ -10,6 +10,7 @@ from tests.problems import PROBLEMS
 
 from jaxflow.dynamics import MLP
 from jaxflow.ode import ODE, SolveError, Status, odeint, odeint_many
+from jaxflow.ode.twice import solve_twice
 
 TSIT = ODE(rtol=1e-6, atol=1e-8)
 QUIET = dataclasses.replace(TSIT, throw=False)
@@ -183,3 +184,14 @@ def test_what_is_refused():
         odeint_many(
             lambda t, y, a: y, X.astype(jnp.float32), 0.0, 1.0, ode=ODE(rtol=1e-12, atol=1e-12)
         )
+
+
+def test_no_rows_are_solved_twice():
+    none = {"x": jnp.zeros((0, 3)), "p": jnp.zeros(0)}
+    twice, stats = solve_twice(
+        lambda t, y, _, rate: jax.tree.map(lambda leaf: -rate * leaf, y),
+        none, jnp.zeros(0), jnp.ones(0), None, jnp.zeros(0), ode=ODE(),
+    )  # fmt: skip
+    for part in twice:
+        assert jax.tree.map(jnp.shape, part) == {"x": (0, 3), "p": (0,)}
+    assert stats.status.shape == stats.t.shape == (0,)

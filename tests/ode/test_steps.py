@@ -118,3 +118,33 @@ def test_the_first_step_is_hairers(solver, order):
     ode = ODE(solver=solver, rtol=rtol, atol=0.0)
     h = first_step(lambda s, y: (-y, ()), jnp.asarray(0.0), y, -y, ode)
     np.testing.assert_allclose(h, min(100 * 0.01, (0.01 * rtol) ** (1 / order)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["tsit5", "dopri5"])
+def test_no_step_is_longer_than_the_longest(solver):
+    times = []
+
+    def f(t, y, _):
+        jax.debug.callback(lambda t: times.append(float(t)), t)
+        return 0.1 * y
+
+    ode = ODE(solver=solver, max_step=0.05, gradient="direct")
+    y, stats = odeint(f, 1.0, 3.0, 1.0, ode=ode)
+    jax.effects_barrier()
+    assert int(stats.num_accepted) >= 20
+    assert np.max(np.diff(np.unique(np.round(times, 9)))) <= 0.05 * 2 * 1.02
+    np.testing.assert_allclose(y, np.exp(-0.2), rtol=1e-8)
+
+
+def test_idle_steps_grow_no_further_than_a_quarter():
+    # Nothing moves but in a twentieth of the interval.
+    def f(t, y, _):
+        return (
+            jnp.where(
+                jnp.abs(t - 0.63) < 0.1, 10.0 * (1 + jnp.cos(jnp.pi * (t - 0.63) / 0.1)), 0.0
+            )
+            * y
+        )
+
+    y, _ = odeint(f, jnp.ones(1), 0.0, 1.0, ode=ODE(rtol=1e-8, atol=1e-8))
+    np.testing.assert_allclose(y, np.exp(2.0), rtol=1e-6)

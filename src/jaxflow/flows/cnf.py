@@ -24,6 +24,8 @@ from jaxflow.density.error import (
     solve_with_error,
 )
 from jaxflow.density.probes import Change, choose_num_probes
+from jaxflow.dynamics import Linear
+from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.flows.flow import (
     Flow,
     check_arguments,
@@ -107,6 +109,19 @@ class CNF(Flow):
                 )
         self.field, self.base, self.transform = field, base, transform
         self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
+
+    def check_loaded(self) -> None:
+        """Raise ValueError unless the base of a flow from a file fits its field."""
+        parts = [self.field]
+        while parts:
+            part = parts.pop()
+            parts += part.parts() if isinstance(part, AbstractWrapper) else ()
+            dim = len(part.matrix) if isinstance(part, Linear) else getattr(part, "dim", None)
+            if dim is not None and dim != math.prod(self.event_shape):
+                raise ValueError(
+                    f"base has events of shape {self.event_shape}, and the field's "
+                    f"{type(part).__name__} takes {dim} entries"
+                )
 
     def density_rows(
         self,

@@ -107,10 +107,10 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
 def decode(node: Any, table: Entries, stored: Arrays) -> Any:
     """The tree that `encode` encoded.
 
-    Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`; the
-    checks that follow it (`__post_init__` of a dataclass, `__check_init__` of a module) are
-    called. A class whose fields have changed since converts older ones in its class method
-    `upgrade_fields`.
+    Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`. The
+    checks that follow it are called: `__post_init__` of a dataclass, `__check_init__` of a module,
+    and its `check_loaded`, if it has one. A class whose fields have changed since converts older
+    ones in its class method `upgrade_fields`.
     """
 
     def value(node: Any, path: tuple) -> Any:
@@ -275,10 +275,11 @@ def _build(cls: type, fields: dict[str, Any], place: str) -> Any:
 
 
 def _check(made: Any) -> None:
-    """Run the checks that the class's `__init__` ends with; raises what they raise."""
+    """Run the checks of a class; raises what they raise."""
     if not isinstance(made, eqx.Module):
         getattr(made, "__post_init__", lambda: None)()
         return
+    getattr(made, "check_loaded", lambda: None)()
     for cls in type(made).__mro__:
         if "__check_init__" in vars(cls):
             vars(cls)["__check_init__"](made)

@@ -125,10 +125,10 @@ class ODE:
         rtol: relative tolerance of adaptive steps.
         atol: absolute tolerance of adaptive steps.
         max_steps: largest number of adaptive steps, accepted and rejected.
-        max_step: longest adaptive step, as a share of the interval from `t0` to `t1` (with `save_at`,
-            between two times); None for no limit. A step sees the field at a few times only, so a change that lasts less than a
-            quarter of a step may fall between them: for a change that lasts 0.01 of the interval,
-            write `max_step=0.04`.
+        max_step: longest adaptive step, as a share of the interval from `t0` to `t1` (with
+            `save_at`, between two times); None for no limit. A step sees the field at a few times
+            only, and a change that lasts less than a quarter of a step may fall between them: for
+            one that lasts 0.01 of the interval, write `max_step=0.04`.
         gradient: `Checkpointed()`, `Adjoint(...)`, `Direct()` or `Diffrax()`, or its name in lower
             case, which stands for the defaults.
         partial: a solve that reaches `max_steps` returns its last state, at time `stats.t`, with
@@ -178,8 +178,7 @@ class ODE:
             raise ValueError(
                 f"rtol={self.rtol} and atol={self.atol} must not be negative, nor both 0"
             )
-        if self.max_step is not None:
-            self._check_max_step(self.max_step)
+        self._check_max_step()
         if self.adaptive and not estimates_error(self.solver):
             pairs = [name for name, tableau in TABLEAUS.items() if tableau.adaptive]
             raise ValueError(
@@ -191,21 +190,21 @@ class ODE:
         if isinstance(self.gradient, Adjoint):
             self._check_adjoint(self.gradient)
 
-    def _check_max_step(self, max_step: float) -> None:
-        """Raise unless adaptive steps of this length can reach `t1`."""
-        if not 0 < max_step < float("inf"):
-            raise ValueError(
-                f"max_step={max_step} must be a positive share of the interval, such as 0.05"
-            )
+    def _check_max_step(self) -> None:
+        """Raise unless adaptive steps of at most `max_step` can reach `t1`."""
+        if self.max_step is None:
+            return
+        if not 0 < self.max_step < float("inf"):
+            raise ValueError(f"max_step={self.max_step} must be a positive share of the interval")
         if not self.adaptive:
             raise ValueError(
-                f"max_step={max_step} limits adaptive steps, and num_steps={self.num_steps} or "
-                f"dt={self.dt} fixes them: leave max_step out"
+                f"max_step={self.max_step} limits adaptive steps, and num_steps={self.num_steps} "
+                f"or dt={self.dt} fixes them: leave max_step out"
             )
-        if max_step * self.max_steps < 1:
+        if self.max_step * self.max_steps < 1:
             raise ValueError(
-                f"max_steps={self.max_steps} steps of at most max_step={max_step} of the interval "
-                "do not reach t1: raise one of them"
+                f"max_steps={self.max_steps} steps of at most max_step={self.max_step} of the "
+                "interval do not reach t1: raise one of them"
             )
 
     def _check_adjoint(self, gradient: Adjoint) -> None:

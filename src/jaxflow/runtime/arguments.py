@@ -20,7 +20,9 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
     """Flatten the batch axes of `x`.
 
     Args:
-        x: samples, (*batch, *event); integers become floats.
+        x: samples, (*batch, *event): an array of JAX or NumPy, a frame of pandas whose columns
+            are numbers, or nested lists. Integers become floats; float64 becomes float32 unless
+            `jax_enable_x64` is set.
         event_shape: shape of one sample.
         name: name of `x` in errors.
 
@@ -29,10 +31,11 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
 
     Raises:
         ValueError: `x` does not end in `event_shape`.
-        TypeError: `x` is a random key or does not hold real numbers.
+        TypeError: `x` is a random key, or holds something else than real numbers (text, missing
+            values, booleans, rows of unequal length).
     """
     _refuse_key(x, name, _batch_of(event_shape))
-    x = jnp.asarray(x)
+    x = _as_array(x, name)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} has dtype {x.dtype}; it must hold real numbers")
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -80,12 +83,12 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     Raises:
         ValueError: `cond` does not fit `batch` or fits it in two ways, or a row is neither
             finite nor NaN throughout.
-        TypeError: `cond` is a random key.
+        TypeError: `cond` is a random key or does not hold numbers.
     """
     if cond is None:
         return None
     _refuse_key(cond, "cond", f"{(*batch, 'c')}")
-    cond = jnp.asarray(cond)
+    cond = _as_array(cond, "cond")
     if not jnp.issubdtype(cond.dtype, jnp.floating):
         cond = cond.astype(float)
     rows = math.prod(batch)
@@ -133,6 +136,18 @@ def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
 def _refuse_key(x: Any, name: str, shape: str) -> None:
     if eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         raise TypeError(f"{name} is a random key; it must be an array of shape {shape}")
+
+
+def _as_array(x: Any, name: str) -> Array:
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TypeError(
+            f"{name} is a {type(x).__name__} that does not convert to an array of numbers: "
+            f"{reason}; give real numbers, such as {name}.to_numpy(float) of a table's numeric "
+            "columns, without missing values and in rows of one length"
+        ) from error
 
 
 def _check_cond_values(cond: Array) -> None:

@@ -16,8 +16,8 @@ from jaxflow.trace.fit import fit_sketch
 from jaxflow.trace.hutchinson import draw_probes, standard_error
 from jaxflow.trace.products import inner
 
-# A subspace is orthonormal if its products differ from the identity by less, which is what rounding
-# to float32 leaves; a difference biases the trace by that share of it.
+# The products of an orthonormal subspace differ from the identity by less, also when rounded to
+# float32; a larger difference would bias the trace by about that share of it.
 MOST_OFF = 1e-5
 
 
