@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.bases import check_base
+from jaxflow.bases import as_base
 from jaxflow.density.continuity import density_change, integrated_jacobian, transport
 from jaxflow.density.error import (
     LogDensity,
@@ -100,7 +100,7 @@ class CNF(Flow):
     ) -> None:
         if not callable(field):
             raise TypeError(f"field={field!r} must be a function f(t, x, cond=None)")
-        check_base(base)
+        base = as_base(base)
         for name, settings in (("ode", ode), ("ode_eval", ode_eval)):
             if settings.partial:
                 raise ValueError(

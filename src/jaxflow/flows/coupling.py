@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.bases import StandardNormal, check_base, log_prob_rows
+from jaxflow.bases import StandardNormal, as_base, log_prob_rows
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -177,7 +177,7 @@ class CouplingFlow(Flow):
             )
         check_count("num_layers", num_layers)
         base = StandardNormal((dim,)) if base is None else base
-        check_base(base)
+        base = as_base(base)
         if math.prod(base.event_shape) != dim:
             raise ValueError(
                 f"base has events of shape {tuple(base.event_shape)}, but dim={dim}; give e.g. "
