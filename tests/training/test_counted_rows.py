@@ -1,5 +1,7 @@
 """Weights say how often a row counts: rows of weight 0 are not there, others are repeated."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +84,7 @@ def test_a_masked_row_does_not_squeeze_the_condition():
     cond = COND.copy()
     cond[7] = -9999.0
     found = problems(X, cond, weights, (X, COND))["Standardise"].cond_scaling
+    assert found is not None
     wanted = ConditionScaling.fit(np.delete(COND, 7, axis=0))
     np.testing.assert_allclose(found.scale, wanted.scale, rtol=1e-12)
     np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-12)
@@ -124,9 +127,9 @@ def test_the_noise_of_a_grid_counts_rows_too():
     bad = np.concatenate([x, [[0.5], [np.nan]]])
     weights = np.concatenate([np.ones(60), np.zeros(2)])
     config = TrainConfig(steps=2, eval_every=2, batch_size=8)
-    settings = {"key": KEY, "width": 4, "depth": 1, "config": config}
+    settings: dict[str, Any] = {"key": KEY, "width": 4, "depth": 1, "config": config}
     noises = [
-        fit_noise(counted, *args, **settings, **options).transform.noise.scaling
-        for args, options in (((bad,), {"weights": weights}), ((x,), {}))
+        fit_noise(counted, rows, weights=counts, **settings).transform.noise.scaling
+        for rows, counts in ((bad, weights), (x, None))
     ]
     jax.tree.map(np.testing.assert_array_equal, *noises)

@@ -1,5 +1,7 @@
 """What `fit` cannot train is refused by name before it trains."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,7 @@ def test_a_flow_map_is_not_trained_by_rows():
     with pytest.raises(TypeError, match="flow is a FlowMap"):
         fit_noise(fast, X, key=KEY)
     coupling = jaxflow.CouplingFlow(2, num_layers=2, width=4, key=KEY)
-    for other in (fast, coupling):
+    others: tuple[Any, ...] = (fast, coupling)
+    for other in others:
         with pytest.raises(TypeError, match=f"{type(other).__name__}.* CNF|CNF"):
             jaxflow.distil(other, X, key=KEY)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def scaled(scale):
 FLOW = flow()
 
 
-def train(file, flow=FLOW, objective=maximum_likelihood, transform=None, **settings):
+def train(file, flow=FLOW, objective: Any = maximum_likelihood, transform=None, **settings):
     return fit(
         flow, X, key=KEY, config=CONFIG, checkpoint=file, transform=transform,
         objective=objective, **settings,

@@ -49,7 +49,8 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
     counts = np.ones(len(rows), bool) if weights is None else np.asarray(weights) > 0
     rows = _blank(rows, counts)
     check_rows(np.asarray(rows), name)
-    conditions = as_cond_rows(_blank(cond, counts), batch)
+    # A vector is one condition for all rows.
+    conditions = as_cond_rows(_blank(cond, counts) if np.ndim(cond) > 1 else cond, batch)
     if conditions is not None:
         check_rows(np.asarray(conditions), f"the condition of {name}")
     data = Dataset(rows, conditions, weights)
