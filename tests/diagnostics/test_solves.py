@@ -46,7 +46,7 @@ def test_rows_that_miss_need_a_tighter_tolerance_or_float64():
 
 def test_a_stochastic_trace_is_reported():
     ode = ODE(solver="euler", num_steps=2)
-    stochastic = flow(ode, trace=Hutchinson(4))
+    stochastic = flow(ode, trace=Hutchinson(16))
     x = jnp.ones((50, 2))
     found = measure_solves(stochastic, x, None, np.arange(50), key=KEY, atol_nats=1e-3)
     # With f = A x one probe has the variance (A_12 + A_21)^2 = 0.09.

@@ -16,10 +16,10 @@ from tests.laws.fields import grown
 from jaxflow import CNF, ODE, Hutchinson, HutchPlusPlus, StandardNormal, XTrace
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.trace import Exact, as_trace, resolve
+from jaxflow.trace.hutchinson import widening
 
 STEP = ODE(solver="rk4", num_steps=2)
 KEY = jax.random.key(0)
-from jaxflow.trace.hutchinson import widening
 
 
 def swirl(t, x):
