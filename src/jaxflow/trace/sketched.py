@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.fit import fit_sketch
-from jaxflow.trace.hutchinson import draw_probes, standard_error
+from jaxflow.trace.hutchinson import draw_probes, standard_error, widening
 from jaxflow.trace.products import inner
 
 # The products of an orthonormal subspace differ from the identity by less, also when rounded to
@@ -242,8 +242,8 @@ class XTrace(eqx.Module):
             basis_images: `Z = A Q`.
 
         Returns:
-            The estimate and its standard error, which is approximate since the probes' estimates
-            share subspaces.
+            The estimate and its standard error, widened as that of `Hutchinson` and approximate
+            since the probes' estimates share subspaces.
         """
         dtype = accumulation_dtype(probes.dtype)
         omega, y, q, z = (
@@ -268,4 +268,5 @@ class XTrace(eqx.Module):
         compressed = q.T @ z
         known = jnp.trace(compressed) - jnp.sum(s * (compressed @ s), axis=0)
         each = known + rest
-        return jnp.mean(each), jnp.std(each, ddof=1) / count**0.5
+        error = widening(count, "gaussian") * jnp.std(each, ddof=1) / count**0.5
+        return jnp.mean(each), error
