@@ -96,7 +96,7 @@ class Hutchinson(eqx.Module):
             the Jacobian is diagonal or the signs agree by chance. Orthogonal probes are draws
             without replacement: their squared error has the factor `1 - k/d`.
         """
-        return jnp.mean(divergences), standard_error(divergences, self.law, probes[0].size)
+        return jnp.mean(divergences), probe_error(divergences, self.law, probes[0].size)
 
     def pilot(self) -> "Hutchinson":
         """The settings of a pilot solve, for events of more than `PILOT_PROBES` entries."""
@@ -214,24 +214,37 @@ def widening(count: int, law: Law) -> float:
     return 1.0 + max(7.0 / count, rare)
 
 
-def standard_error(values: Float[Array, " k"], law: Law, size: int) -> Float[Array, ""] | None:
-    """Standard error of the mean of the outcomes of k probes; None if they do not tell it.
+def standard_error(
+    values: Float[Array, " k"], population: int | None = None
+) -> Float[Array, ""] | None:
+    """Standard error of the mean of exchangeable values; None for a single one.
 
-    Args:
-        values: the outcomes, exchangeable.
-        law: of the probes. Orthogonal ones are drawn without replacement from `size` of them.
-        size: number of entries of an event.
+    `population` is the number of values to draw from if they are drawn without replacement.
     """
     (count,) = values.shape
-    if (size == 1 and law == "rademacher") or (count == size and law == "orthogonal"):
-        # v^2 = 1; or the probes are the entire population.
-        return jnp.zeros((), values.dtype)
-    if count == 1 or (law == "rademacher" and count < LEAST_SIGNS):
-        return None
-    rest = 1.0 - count / size if law == "orthogonal" else 1.0
-    error = widening(count, law) * (rest / count) ** 0.5 * jnp.std(values, ddof=1)
+    if count == 1:
+        # The one orthogonal direction of one entry is the entire population.
+        return jnp.zeros((), values.dtype) if population == 1 else None
+    rest = 1.0 if population is None else 1.0 - count / population
+    return (rest / count) ** 0.5 * jnp.std(values, ddof=1)
+
+
+def probe_error(values: Float[Array, " k"], law: Law, size: int) -> Float[Array, ""] | None:
+    """Widened standard error of the mean of the outcomes of k probes of events of `size` entries.
+
+    None if they do not tell it, 0 if they are known to be exact.
+    """
+    (count,) = values.shape
     if law != "rademacher":
-        return error
+        error = standard_error(values, size if law == "orthogonal" else None)
+        return None if error is None else widening(count, law) * error
+    if size == 1:
+        # v^2 = 1.
+        return jnp.zeros((), values.dtype)
+    error = standard_error(values)
+    if error is None or count < LEAST_SIGNS:
+        return None
     # Different outcomes that differ by rounding are equal.
     rounding = 16 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    return jnp.where(jnp.max(values) - jnp.min(values) <= rounding, jnp.inf, error)
+    equal = jnp.max(values) - jnp.min(values) <= rounding
+    return jnp.where(equal, jnp.inf, widening(count, law) * error)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.fit import fit_sketch
-from jaxflow.trace.hutchinson import draw_probes, standard_error, widening
+from jaxflow.trace.hutchinson import draw_probes, probe_error, widening
 from jaxflow.trace.products import inner
 
 # The products of an orthonormal subspace differ from the identity by less, also when rounded to
@@ -165,7 +165,7 @@ class HutchPlusPlus(eqx.Module):
         if rank == size:
             return value, jnp.zeros((), divergences.dtype)
         share = self.num_probes / (rank + self.num_probes)
-        return value, standard_error(share * divergences[rank:], self.law, size)
+        return value, probe_error(share * divergences[rank:], self.law, size)
 
 
 class XTrace(eqx.Module):
