@@ -110,7 +110,11 @@ def measure(name: str, dim: int, rows: int, repeats: int) -> dict[str, Any]:
     }
     for k in PROBES:
         if k <= dim:
-            methods[f"Hutchinson, k={k}"] = (field, x, draw_probes(Hutchinson(k), keys[3], x))
+            methods[f"Hutchinson, k={k}"] = (
+                field,
+                x,
+                draw_probes(Hutchinson(k), keys[3], x, grouped=False),
+            )
     results: dict[str, Any] = {method: {} for method in methods}
     for what, function in (("trace", one_trace), ("gradient", gradient), ("score", change)):
         runs = {m: partial(function, *arguments) for m, arguments in methods.items()}
@@ -139,7 +143,7 @@ def deviations(field: Any, x: jax.Array, exact: jax.Array, key: Any) -> dict[str
             q = jnp.linalg.qr(jax.random.normal(key, (dim, k // 2)))[0].T
             traces[f"Hutch++, random subspace, k={k}"] = HutchPlusPlus(q, num_probes=k - k // 2)
         for name, trace in traces.items():
-            probes = draw_probes(trace, key, x)
+            probes = draw_probes(trace, key, x, grouped=False)
             off = jnp.mean(change(field, x, probes), axis=1) - exact
             errors[name] = float(jnp.sqrt(jnp.mean(off**2)))
     return errors
