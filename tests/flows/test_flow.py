@@ -318,6 +318,17 @@ def test_a_key_in_the_place_of_the_condition_is_named():
         FLOW.log_prob(X, jax.random.key(0))
 
 
+def test_no_rows_give_no_answers():
+    flow, none = dataclasses.replace(FLOW, ode_eval=ODE()), jnp.zeros((0, 3))
+    assert flow.log_prob(none).shape == (0,)
+    assert flow.log_prob(none, atol_nats=1e-3).shape == (0,)
+    assert flow.log_prob(none, atol_nats=1e-3, verify=True).shape == (0,)
+    assert flow.log_prob_with_error(none).value.shape == (0,)
+    assert flow.integrated_jacobian(none).shape == (0, 3, 3)
+    for same in (flow.encode(none), flow.decode(none), flow.transport(none, 0.0, 0.5)):
+        assert same.shape == (0, 3)
+
+
 def test_a_solve_that_fails_raises_or_gives_nan():
     flow = dataclasses.replace(
         FLOW, ode_eval=ODE(solver="bosh3", rtol=1e-9, atol=1e-9, max_steps=2)

@@ -214,7 +214,8 @@ def integrated_jacobian(
 
     images, each = lax.map(columns, jnp.arange(0, size, chunk))
     # (chunks, batch, chunk, *event): the first and the third axis number the columns.
-    images = jnp.moveaxis(images, 0, 1).reshape(len(x), -1, *shape)[:, :size]
+    padded = len(images) * chunk
+    images = jnp.moveaxis(images, 0, 1).reshape(len(x), padded, *shape)[:, :size]
     images = jnp.moveaxis(images, 1, -1)
     return images.reshape(len(x), *shape, *shape), each.in_turn()
 
