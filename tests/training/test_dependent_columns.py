@@ -7,7 +7,7 @@ import pytest
 from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import Linear
 from jaxflow.objectives import maximum_likelihood
-from jaxflow.runtime.checks import dependent_columns, describe_dependent
+from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.transforms import Dequantise, Whiten, propose
 
 KEY = jax.random.key(8)

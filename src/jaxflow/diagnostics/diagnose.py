@@ -22,7 +22,7 @@ from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
-from jaxflow.flows.flow import check_arguments, with_transform
+from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.runtime.checks import check_count
 from jaxflow.transforms import spread_rows, without_noise
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from jaxflow.diagnostics.truth import REFERENCE
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import check_arguments
+from jaxflow.flows.data_space import check_arguments
 from jaxflow.ode import ODE, SolveError, Status
 from jaxflow.ode.settings import Adjoint, GradientName
 from jaxflow.ode.status import MESSAGES

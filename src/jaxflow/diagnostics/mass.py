@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 from jaxflow.density import dense_log_det
 from jaxflow.diagnostics.findings import Finding, Line, flatten, judge, to_host
 from jaxflow.diagnostics.proposal import Proposal
-from jaxflow.flows.flow import Flow, score_rows, to_flow_space
+from jaxflow.flows.data_space import to_flow_space
+from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.flows.importance import RELIABLE, log_mean
 
 # Points along a side for each dimension; the next number is tried if the error is too large. Odd:

@@ -15,7 +15,7 @@ from jaxflow.density.continuity import transport
 from jaxflow.diagnostics.findings import Finding, Line, to_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import to_flow_space
+from jaxflow.flows.data_space import to_flow_space
 from jaxflow.trace import exact_trace, prepare
 
 # Number of trajectories, and of times along each.

@@ -16,7 +16,8 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.schedule import times_of
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
-from jaxflow.flows.flow import map_rows, to_data_space
+from jaxflow.flows.data_space import to_data_space
+from jaxflow.flows.flow import map_rows
 from jaxflow.runtime.arguments import as_cond_rows, batch_shape, promote_dtypes
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import full_precision

@@ -26,17 +26,16 @@ from jaxflow.density.error import (
 from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.dynamics import Linear
 from jaxflow.dynamics.wrapper import AbstractWrapper
-from jaxflow.flows.flow import (
-    Flow,
+from jaxflow.flows.data_space import (
     check_arguments,
     check_inside,
-    map_rows,
     mark_outside,
     nan_where,
     raise_on_failure,
     to_data_space,
     to_flow_space,
 )
+from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps

@@ -4,35 +4,34 @@ import abc
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
-from jaxflow.ode import Stats, Status
-from jaxflow.ode.status import raise_if_failed
+from jaxflow.flows.data_space import (
+    check_arguments,
+    check_inside,
+    mark_outside,
+    nan_where,
+    raise_on_failure,
+    to_data_space,
+    to_flow_space,
+)
+from jaxflow.ode import Stats
 from jaxflow.runtime.arguments import (
     as_cond_rows,
-    as_rows,
     batch_shape,
-    check_finite,
     promote_dtypes,
 )
 from jaxflow.runtime.chunking import map_chunks
-from jaxflow.runtime.lanes import lanes_for, per_row
+from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.precision import accumulation_dtype, full_precision, full_products
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.transforms import inside
-
-# The counts of a solve; None where there is none.
-S = TypeVar("S", Stats, Stats | None)
 
 
 class Flow(eqx.Module):
@@ -326,97 +325,6 @@ def map_rows(
     """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
     return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
-
-
-def check_arguments(
-    flow: Any, x: Any, cond: Any, name: str
-) -> tuple[Any, Array, Array | None, tuple[int, ...]]:
-    """Check a user's arguments: flow, rows and conditions in one dtype, and the batch shape.
-
-    Raises:
-        ValueError, TypeError: a shape, dtype or value does not fit; the message names it.
-    """
-    rows, batch = as_rows(x, flow.event_shape, name)
-    check_finite(rows, name)
-    flow, rows, cond = promote_dtypes(flow, rows, as_cond_rows(cond, batch))
-    return flow, rows, cond, batch
-
-
-def check_inside(ok: Bool[Array, " rows"]) -> None:
-    """Raise unless all rows lie in the support, where that is known.
-
-    Raises:
-        ValueError: names the first row outside.
-    """
-    if isinstance(ok, Tracer) or bool(ok.all()):
-        return
-    rows = np.flatnonzero(~np.asarray(ok))
-    raise ValueError(
-        f"x lies outside the support of the flow in {len(rows)} of {len(ok)} rows, first row "
-        f"{rows[0]}: no point of the base maps to it. log_prob is -inf there; "
-        "flow.transform.check(x) names the column and its limit"
-    )
-
-
-def nan_where(bad: Bool[Array, " rows"], rows: Array) -> Array:
-    """The rows, NaN where `bad`."""
-    return jnp.where(bad.reshape(-1, *[1] * (rows.ndim - 1)), jnp.nan, rows)
-
-
-def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) -> Any:
-    """The values; raises `SolveError` if their solve failed and the flow's settings say so."""
-    ode = getattr(flow, "ode_eval", None)
-    if stats is None or ode is None or not ode.throw:
-        return values
-    return raise_if_failed(values, stats, where)
-
-
-def to_flow_space(
-    transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-    """Transform rows from data to flow space; also `log |det du/dx|`.
-
-    Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
-    there and all gradients are 0.
-    """
-    if transform is None:
-        return x, jnp.zeros(len(x), x.dtype)
-    return per_row(partial(_forward, transform), x, grouped=grouped)
-
-
-def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
-    if not hasattr(transform, "inside"):
-        return transform.forward(x)
-    ok, zeros = inside(transform, x), jnp.zeros(x.shape, x.dtype)
-    u, log_det = transform.forward(jnp.where(ok, x, transform.inverse(zeros)[0]))
-    return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
-
-
-def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
-    """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support.
-
-    No counts, and those of a joint solve, stay as they are.
-    """
-    if stats is None or not stats.status.ndim:
-        return stats
-    status = jnp.where(jnp.isneginf(log_det), int(Status.OUTSIDE), stats.status)
-    return replace(stats, status=status)
-
-
-def to_data_space(
-    transform: Any, u: Float[Array, "rows *event"], *, grouped: bool = True
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
-    """Transform rows from flow to data space; also `log |det dx/du|`."""
-    if transform is None:
-        return u, jnp.zeros(len(u), u.dtype)
-    return per_row(transform.inverse, u, grouped=grouped)
-
-
-def with_transform(flow: Any, transform: Any) -> Any:
-    """The flow with another transform."""
-    return eqx.tree_at(
-        lambda flow: flow.transform, flow, transform, is_leaf=lambda leaf: leaf is None
-    )
 
 
 @eqx.filter_jit

@@ -8,7 +8,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.density.error import base_density
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import Flow, to_flow_space
+from jaxflow.flows.data_space import to_flow_space
+from jaxflow.flows.flow import Flow
 from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean

@@ -26,7 +26,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.flow": ("jaxflow.flows.cnf",),
     "jaxflow.flow_map": ("jaxflow.flows.flow_map",),
     "jaxflow.importance": ("jaxflow.flows.importance",),
-    "jaxflow.model": ("jaxflow.flows.flow", "jaxflow.training.trainable"),
+    "jaxflow.model": (
+        "jaxflow.flows.flow",
+        "jaxflow.flows.data_space",
+        "jaxflow.training.trainable",
+    ),
     "jaxflow.paths": ("jaxflow.density.paths",),
     "jaxflow.penalties": ("jaxflow.objectives.penalties",),
     "jaxflow.placement": ("jaxflow.runtime.mesh",),

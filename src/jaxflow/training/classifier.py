@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion import Schedule, denoiser_of, network_inputs
-from jaxflow.flows.flow import check_arguments
+from jaxflow.flows.data_space import check_arguments
 from jaxflow.objectives.protocol import Loss
 from jaxflow.objectives.times import stratified
 from jaxflow.runtime.shapes import ArrayInput, Rows

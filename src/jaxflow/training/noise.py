@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.flows.flow import with_transform
+from jaxflow.flows.data_space import with_transform
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes

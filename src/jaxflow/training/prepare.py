@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
-from jaxflow.flows.flow import Flow, to_flow_space, with_transform
+from jaxflow.flows.data_space import to_flow_space, with_transform
+from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
-from jaxflow.runtime.checks import check_columns, check_independent, split
+from jaxflow.runtime.checks import check_columns, split
+from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows

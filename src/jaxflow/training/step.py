@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.flows.flow import to_flow_space
+from jaxflow.flows.data_space import to_flow_space
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.training.config import TrainConfig

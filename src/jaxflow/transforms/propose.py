@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.runtime.checks import dependent_columns, describe_dependent
+from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.kinds import ColumnKind, GridColumn, kind_of, transforms_of
 from jaxflow.transforms.samples import host_samples

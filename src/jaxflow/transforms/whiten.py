@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.runtime.checks import check_independent
+from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import check_sample, checked_rows, host_samples
 from jaxflow.transforms.standardise import Standardise

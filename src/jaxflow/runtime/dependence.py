@@ -1,0 +1,92 @@
+"""Linear dependence of columns, which leaves a table without a density."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from jaxflow.runtime.checks import _MAX_LISTED, _column, _flat, _join
+
+# Columns of which others leave a smaller share than this are examined for linear dependence.
+_SUSPECT = 0.1
+# Rounding of a QR decomposition of columns of spread 1, in float64.
+_QR_ROUNDING = 2e-14
+
+
+def check_independent(
+    x: ArrayLike, columns: Sequence[str] | None = None, *, least: float = 0.0
+) -> None:
+    """Raise if columns are linearly dependent, such as `a, b, a + b`; as `dependent_columns`.
+
+    Raises:
+        ValueError: a column follows from others, so the data have no density; names them.
+    """
+    dependent = dependent_columns(x, least=least)
+    if dependent:
+        raise ValueError(describe_dependent(dependent, columns))
+
+
+def dependent_columns(x: ArrayLike, *, least: float = 0.0) -> dict[int, list[int]]:
+    """Columns that follow from earlier ones, `x_k = c + sum_j a_j x_j`, with those.
+
+    A column does if the rest is no larger than the rounding of all these values in the precision
+    of `x`, or than a share `least` of the column's spread. At most ten are listed.
+    """
+    flat = _flat(x, "x")
+    # Columns that depend on each other do so in any part of the rows.
+    part = flat[:: max(1, len(flat) // max(4096, 2 * flat.shape[1]))]
+    found = _dependent(part, least)
+    return _dependent(flat, least) if found and len(part) < len(flat) else found
+
+
+def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[int]]:
+    from scipy.linalg import solve_triangular  # slow to import
+
+    eps = np.finfo(flat.dtype).eps
+    # In units of the largest value, then of the spread: no overflow.
+    largest = np.abs(flat).max(axis=0, initial=0).astype(np.float64)
+    scaled = flat.astype(np.float64) / np.where(largest > 0, largest, 1.0)
+    scaled -= scaled.mean(axis=0)
+    spread = scaled.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    factor = np.linalg.qr(scaled / spread, mode="r") / len(flat) ** 0.5
+    rounding = 2 * eps / spread
+    found: dict[int, list[int]] = {}
+    kept = list(range(flat.shape[1]))
+    while len(found) < _MAX_LISTED:
+        # Column k of r has what follows from the columns before it above the diagonal, and the
+        # size of the rest on it.
+        r: Any = np.linalg.qr(factor[:, kept], mode="r")
+        rest = np.zeros(len(kept))
+        rest[: len(r)] = np.abs(np.diagonal(r))
+        for k in np.flatnonzero(rest < _SUSPECT).tolist():
+            size = min(k, len(r))
+            shares = np.abs(solve_triangular(r[:size, :size], r[:size, k])) if size else r[:0, k]
+            used = rounding[kept[k]] + shares @ rounding[kept[:size]]
+            limit = max(used + _QR_ROUNDING, least)
+            if rest[k] <= limit:
+                others = np.flatnonzero(shares > max(eps**0.5, limit)).tolist()
+                found[kept[k]] = [kept[j] for j in others]
+                del kept[k]
+                break
+        else:
+            break
+    return found
+
+
+def describe_dependent(
+    dependent: dict[int, list[int]], columns: Sequence[str] | None = None
+) -> str:
+    """What `dependent_columns` found, and what to do, in words."""
+    parts = [
+        f"{_column(k, columns)} from "
+        + (_join([_column(j, columns) for j in others]) or "a constant")
+        for k, others in dependent.items()
+    ]
+    names = _join([_column(k, columns) for k in dependent])
+    return (
+        f"the columns of x are linearly dependent: column {_join(parts)}. They have no density, "
+        f"and their likelihood has no maximum: drop column {names}, or add noise to it"
+    )
