@@ -133,7 +133,7 @@ def density_change(
 
     Returns:
         Points at `t1`; `log p(t1) - log p(t0)`; its standard error (0 for an exact trace, None
-        for one probe); the counts of the solve.
+        for too few probes); the counts of the solve.
 
     Raises:
         ValueError: a stochastic trace without a key.

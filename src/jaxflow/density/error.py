@@ -51,7 +51,7 @@ class LogDensity(NamedTuple):
     Attributes:
         value: log-density.
         trace_se: standard error of `value` from a stochastic trace; 0 for an exact trace, None
-            for a single probe.
+            for too few probes (fewer than 8 of Rademacher, or one).
         ode_error: estimated error of `value` from the steps of the solve
             (`jaxflow.density.error`); None with fixed steps, diffrax and XTrace.
         refined: log-density of a second, finer solve, usually more accurate than `value`; None

@@ -137,7 +137,7 @@ class Solves(NamedTuple):
 
     def _trace(self) -> list[Finding]:
         if self.one_probe:
-            text = f"the error of a single probe per row is unknown: {EXACT_TRACE}"
+            text = f"so few probes per row leave the error of the trace unknown: {EXACT_TRACE}"
             return [Finding(text, "unknown")]
         if self.trace_se is None:
             return []
