@@ -63,6 +63,7 @@ def linear(scale, base, **settings):
     return CNF(field, base, ode_eval=ODE(rtol=1e-9, atol=1e-9), **settings)
 
 
+@pytest.mark.slow
 def test_student_s_t_is_right_at_every_scale_and_number_of_degrees():
     # log t(x; 3) = log(6 sqrt(3) / pi) - 2 log(3 + x^2).
     for dtype, rtol in ((jnp.float32, 1e-6), (jnp.float64, 1e-13)):

@@ -26,7 +26,8 @@ def flow(case):
 
 @pytest.fixture(scope="module")
 def x(case):
-    return jax.random.normal(jax.random.key(8), (3, *case.event_shape))
+    # Not as many as entries of the condition, which would be ambiguous.
+    return jax.random.normal(jax.random.key(8), (4, *case.event_shape))
 
 
 def test_encode_and_decode_undo_each_other(flow, case, x):
@@ -47,11 +48,11 @@ def test_log_prob_is_that_of_the_dense_jacobian(flow, case, x):
     _, log_det = jnp.linalg.slogdet(jacobian)
     expected = flow.base.log_prob(z) + log_det
     together = flow.log_prob(x, case.cond)
-    assert together.shape == (3,)
+    assert together.shape == (4,)
     assert float(together[0]) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_samples_come_with_their_log_prob(flow, case):
     key = jax.random.key(2)
-    x, log_p = flow.sample_and_log_prob(key, 3, case.cond)
+    x, log_p = flow.sample_and_log_prob(key, 4, case.cond)
     np.testing.assert_allclose(flow.log_prob(x, case.cond), log_p, atol=1e-6)

@@ -58,6 +58,7 @@ def test_weights_are_repetitions():
         np.testing.assert_allclose(*losses, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_fit_is_that_of_the_repeated_rows():
     settings = {"key": KEY, "config": CONFIG, "objective": maximum_likelihood}
     held = X[:50], COND[:50]
