@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-SLOW = {"01_diffusion_ddpm.ipynb", "08_flow_matching_to_likelihood.ipynb"}
+SLOW = {
+    "01_diffusion_ddpm.ipynb",
+    "03_common_framework_and_guidance.ipynb",
+    "08_flow_matching_to_likelihood.ipynb",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
