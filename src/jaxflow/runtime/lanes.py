@@ -25,12 +25,12 @@ def lanes_for(size: int) -> int:
     return min(MOST_LANES, max(LANES, 1 << max(0, most.bit_length() - 1)))
 
 
-def map_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> Any:
-    """`one(*inputs)` of each row, `lanes` rows at once."""
+def map_groups(
+    one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int, *, at_least: int = 1
+) -> Any:
+    """`one(*inputs)` of each row, `lanes` rows at once, in `at_least` groups."""
     num = len(jax.tree.leaves(inputs)[0])
     group = jax.vmap(one)
-    # XLA merges a loop of one group with what surrounds it, and then rounds differently.
-    at_least = 2 if num else 0
     out = lax.map(lambda rows: group(*rows), _fill(inputs, num, lanes, at_least))
     return _flatten(out, num)
 
@@ -59,9 +59,9 @@ def scan_groups(
     return total, _flatten(out, num)
 
 
-def _fill(rows: Any, num: int, lanes: int, at_least: int = 0) -> Any:
+def _fill(rows: Any, num: int, lanes: int, at_least: int = 1) -> Any:
     """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
-    groups = max(at_least, -(-num // lanes))
+    groups = max(at_least, -(-num // lanes)) if num else 0
     at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
     return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
 
@@ -79,4 +79,5 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
     if not grouped:
         return jax.vmap(f)(*rows)
     size = jax.tree.leaves(rows)[0][:1].size
-    return map_groups(f, rows, lanes_for(size))
+    # XLA merges a loop of one group with what surrounds it, and then rounds differently.
+    return map_groups(f, rows, lanes_for(size), at_least=2)
