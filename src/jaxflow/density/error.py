@@ -36,12 +36,13 @@ from jaxflow.trace import Estimator, Exact
 
 # Weights of the difference of the two solves and of rounding.
 DIFFERENCE, ROUNDING = 1.5, 3.0
+AMPLIFIED = 5.0
 # The weight of the embedded errors at a tolerance of 1e-3, and its range.
 EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
 # Solver tolerance for each nat of `atol_nats`: of a single, unchecked solve, and of the first of
 # those that state their error.
 UNCHECKED, CHECKED = 1 / 20, 1 / 10
-# Rows that miss `atol_nats` are solved again, each time at a tenth of the tolerance.
+# Rows that miss `atol_nats` are solved again, each time at a tenth of the tolerance or less.
 TIGHTER, ROUNDS = 1 / 10, 6
 
 
@@ -110,19 +111,29 @@ def stated_error(
         ode: settings of the first solve.
     """
     (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
-    z, local_x = (leaf.astype(value.dtype) for leaf in (z, local_x))
+    round_x, round_p = twice.rounding
+    z, local_x, round_x = (leaf.astype(value.dtype) for leaf in (z, local_x, round_x))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
 
     def one(
-        z: Array, local_x: Array, local_p: Array, path_p: Array, value: Array, refined: Array
+        z: Array,
+        local_x: Array,
+        local_p: Array,
+        path_p: Array,
+        round_x: Array,
+        round_p: Array,
+        value: Array,
+        refined: Array,
     ) -> Array:
         slope = jnp.abs(jax.grad(base.log_prob)(z))
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
         rounding = rounding_error(z, jnp.mean(path_p))
+        amplified = jnp.linalg.norm((slope * round_x).ravel()) + jnp.mean(round_p)
+        rounding += AMPLIFIED * amplified
         return DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
 
-    return per_row(one, z, local_x, local_p, path_p, value, refined)
+    return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
 
 
 def rounding_error(z: Float[Array, "*event"], path: Float[Array, ""]) -> Float[Array, ""]:
@@ -186,43 +197,52 @@ def ode_for_tolerance(atol_nats: float, ode: ODE, dtype: Any, *, checked: bool) 
 
 
 def solve_to_tolerance(
-    solve: Callable[[ODE, Any, Any], tuple[LogDensity, Stats]],
-    rows: Array,
-    cond: Array | None,
+    solve: Callable[[ODE, Any], tuple[LogDensity, Stats]],
+    rows: tuple[Any, ...],
     *,
     atol_nats: float,
     ode: ODE,
+    rounds: int = ROUNDS,
 ) -> tuple[LogDensity, Stats]:
     """Log-densities whose stated error is at most `atol_nats`; the others are `INACCURATE`.
 
-    The rows whose stated error is larger are solved again at a tenth of the tolerance, and so
-    on. Their evaluations add up.
+    The rows whose stated error is larger are solved again at a tenth of the tolerance or less,
+    by how far most of them missed, and so on. Their evaluations add up.
 
     Args:
-        solve: `solve(ode, rows, cond)`.
-        rows: rows with known values (not under jit).
-        cond: their conditions.
+        solve: `solve(ode, rows)`.
+        rows: arrays of rows with known values (not under jit), None left out.
         atol_nats: largest error in nats.
         ode: settings of the first solve, by `ode_for_tolerance`.
+        rounds: how often the rows that miss are solved again.
     """
-    if isinstance(rows, Tracer):
+    if isinstance(rows[0], Tracer):
         raise ValueError(
             f"atol_nats={atol_nats} with verification solves again the rows that miss it, which "
             "are unknown under jit: call it outside, or write log_prob(x, atol_nats=...)"
         )
-    answer, stats = solve(ode, rows, cond)
-    eps = float(jnp.finfo(rows.dtype).eps)
-    for _ in range(ROUNDS):
+    answer, stats = solve(ode, rows)
+    eps = float(jnp.finfo(rows[0].dtype).eps)
+    for _ in range(rounds):
         missed = np.flatnonzero(_misses(answer, atol_nats))
-        ode = replace(ode, atol=ode.atol * TIGHTER)
-        if not len(missed) or ode.atol < eps:
+        if not len(missed):
             break
-        again = solve(ode, rows[missed], None if cond is None else cond[missed])
+        ode = replace(ode, atol=ode.atol * _tighter(answer, missed, atol_nats))
+        if ode.atol < eps:
+            break
+        again = solve(ode, jax.tree.map(lambda leaf, at=missed: leaf[at], rows))
         answer, stats, improved = _replace_rows(answer, stats, again, missed)
         if not improved:
             break
     status = jnp.where(_misses(answer, atol_nats), int(Status.INACCURATE), stats.status)
     return answer._replace(status=status), replace(stats, status=status)
+
+
+def _tighter(answer: LogDensity, missed: np.ndarray, atol_nats: float) -> float:
+    """The next tolerance over the last, a power of ten."""
+    errors = np.asarray(answer.ode_error)[missed]
+    excess = np.median(np.clip(np.nan_to_num(errors / atol_nats), 1, 1e6))
+    return TIGHTER ** max(1, int(np.log10(excess)))
 
 
 def _misses(answer: LogDensity, atol_nats: float) -> np.ndarray:

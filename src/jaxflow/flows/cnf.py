@@ -17,23 +17,20 @@ from jaxflow.density.continuity import density_change, integrated_jacobian, tran
 from jaxflow.density.error import (
     LogDensity,
     base_density,
-    mark_inaccurate,
     mark_no_density,
-    ode_for_tolerance,
-    solve_to_tolerance,
-    solve_with_error,
 )
 from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.dynamics import Linear
 from jaxflow.dynamics.wrapper import AbstractWrapper
+from jaxflow.flows.accuracy import log_prob_to, with_error
 from jaxflow.flows.data_space import (
     check_arguments,
     check_inside,
+    into_flow_space,
     mark_outside,
     nan_where,
     raise_on_failure,
     to_data_space,
-    to_flow_space,
 )
 from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
@@ -131,7 +128,7 @@ class CNF(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space; arguments as for `Flow.density_rows`."""
-        z, change, _, stats = self._change(u, 1.0, 0.0, cond, key, training=training)
+        z, change, _, stats = self.change_rows(u, 1.0, 0.0, cond, key, training=training)
         value = base_density(self.base, z, grouped=not training) - change
         return value, mark_no_density(stats, value)
 
@@ -149,7 +146,7 @@ class CNF(Flow):
             ode = replace(self.ode if training else self.ode_eval, throw=False)
             u, stats = transport(self.field, z, 0.0, 1.0, cond, ode=ode)
             return u, None, stats
-        u, change, _, stats = self._change(z, 0.0, 1.0, cond, key, training=training)
+        u, change, _, stats = self.change_rows(z, 0.0, 1.0, cond, key, training=training)
         return u, log_p + change, stats
 
     def encode_rows(
@@ -159,7 +156,7 @@ class CNF(Flow):
         ode = replace(self.ode_eval, throw=False)
         return transport(self.field, u, 1.0, 0.0, cond, ode=ode)
 
-    def _change(
+    def change_rows(
         self,
         x: Array,
         t0: Any,
@@ -220,14 +217,10 @@ class CNF(Flow):
                 raise ValueError("verify=True needs a target: give atol_nats, in nats")
             return super().log_prob(x, cond, key, progress=progress)
         if verify:
-            answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
+            answer, stats, batch = with_error(self, x, cond, key, atol_nats, progress=progress)
             log_p = answer.value
         else:
-            flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-            ode = ode_for_tolerance(atol_nats, self.ode_eval, rows.dtype, checked=False)
-            flow = replace(flow.choose_probes(rows, cond, key), ode_eval=ode)
-            score = partial(_log_prob_to, flow, jnp.asarray(atol_nats, rows.dtype))
-            log_p, stats = map_rows(flow, score, (rows, cond), key, progress)
+            log_p, stats, batch = log_prob_to(self, x, cond, key, atol_nats, progress=progress)
         log_p = jax.vmap(poison)(log_p, stats.status)
         return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
 
@@ -276,37 +269,11 @@ class CNF(Flow):
             ValueError: as `Flow.log_prob`; or `atol_nats` for a solve that states no error.
             SolveError: the solve of a row failed.
         """
-        answer, stats, batch = self._with_error(x, cond, key, atol_nats, progress)
+        answer, stats, batch = with_error(self, x, cond, key, atol_nats, progress=progress)
         accepted = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
         stats = replace(stats, status=accepted)
         answer = raise_on_failure(self, answer, stats, "log_prob_with_error")
         return jax.tree.map(lambda values: values.reshape(batch), answer)
-
-    def _with_error(
-        self,
-        x: ArrayInput,
-        cond: Any,
-        key: PRNGKeyArray | None,
-        atol_nats: float | None,
-        progress: bool | None,
-    ) -> tuple[LogDensity, Stats, tuple[int, ...]]:
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        flow = flow.choose_probes(rows, cond, key)
-
-        def solve(ode: ODE, rows: Array, cond: Array | None) -> tuple[LogDensity, Stats]:
-            score = partial(_log_prob_with_error, replace(flow, ode_eval=ode))
-            return map_rows(flow, score, (rows, cond), key, progress)
-
-        if atol_nats is None:
-            return *solve(self.ode_eval, rows, cond), batch
-        ode = ode_for_tolerance(atol_nats, self.ode_eval, rows.dtype, checked=True)
-        if not flow.states_error():
-            raise ValueError(
-                f"trace={flow.trace} with ode_eval={ode} states no error of its steps to compare "
-                f"with atol_nats={atol_nats}: write log_prob(x, atol_nats=...) without verify, or "
-                "choose another trace or one of jaxflow's own solvers"
-            )
-        return *solve_to_tolerance(solve, rows, cond, atol_nats=atol_nats, ode=ode), batch
 
     def states_error(self) -> bool:
         """Whether a solve by `ode_eval` estimates the error of its steps."""
@@ -333,7 +300,7 @@ class CNF(Flow):
         trace = self.trace
         if not isinstance(trace, Hutchinson) or trace.target_se is None:
             return self
-        flow, rows, cond, _ = check_arguments(self, x, cond, "x")
+        flow, rows, cond, _ = check_arguments(self, x, cond, "x", keep_float64=True)
         if isinstance(rows, Tracer):
             raise ValueError(
                 f"target_se={trace.target_se} chooses the number of probes from the values of "
@@ -341,7 +308,7 @@ class CNF(Flow):
             )
         if not len(rows):
             return replace(self, trace=replace(trace, target_se=None))
-        rows, _ = to_flow_space(flow.transform, rows)
+        rows, _ = into_flow_space(flow, rows)
         pilot = partial(_trace_se, flow.field, replace(self.ode_eval, throw=False))
         return replace(self, trace=choose_num_probes(trace, rows, cond, key, pilot))
 
@@ -361,8 +328,8 @@ class CNF(Flow):
         Returns:
             (*batch, *event, *event).
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        rows, _ = to_flow_space(flow.transform, rows)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
+        rows, _ = into_flow_space(flow, rows)
         ode = replace(self.ode_eval, throw=False)
         out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
         out = raise_on_failure(self, out, stats, "integrated_jacobian")
@@ -389,11 +356,12 @@ class CNF(Flow):
         Returns:
             Log-densities in nats, (*batch).
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
         # Count fixed steps here, where the time is still known.
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0))
         flow = flow.choose_probes(rows, cond, key)
-        log_p, stats = _log_prob_at(flow, jnp.asarray(t, rows.dtype), rows, cond, key)
+        u, log_det = into_flow_space(flow, rows)
+        log_p, stats = _log_prob_at(flow, jnp.asarray(t, u.dtype), u, log_det, cond, key)
         return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)
 
     def transport(
@@ -417,14 +385,15 @@ class CNF(Flow):
         Returns:
             (*batch, *event), or (times, *batch, *event) with `save_at`.
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        times = None if save_at is None else check_save_at(save_at, t0, t1, rows.dtype)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
+        u, log_det = into_flow_space(flow, rows)
+        check_inside(~jnp.isneginf(log_det))
+        times = None if save_at is None else check_save_at(save_at, t0, t1, u.dtype)
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t0, t1, times))
-        start, end = (jnp.asarray(t, rows.dtype) for t in (t0, t1))
+        start, end = (jnp.asarray(t, u.dtype) for t in (t0, t1))
         times = None if times is None else jnp.asarray(times)
         move = partial(_transport, flow, start, end, times)
-        (out, ok), stats = map_rows(flow, move, (rows, cond), None, False)
-        check_inside(ok)
+        out, stats = map_rows(flow, move, (u, log_det, cond), None, False)
         out = raise_on_failure(self, out, stats, "transport")
         if times is None:
             return out.reshape(*batch, *self.event_shape)
@@ -436,59 +405,18 @@ class CNF(Flow):
 
 @eqx.filter_jit
 @full_precision
-def _log_prob_to(
-    flow: CNF, atol_nats: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
-) -> tuple[Array, Stats]:
-    """Log-density of rows, `INACCURATE` where rounding alone exceeds `atol_nats`."""
-    u, log_det = to_flow_space(flow.transform, x)
-    z, change, _, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
-    value = base_density(flow.base, z) - change
-    stats = mark_inaccurate(mark_no_density(stats, value), z, change, atol_nats)
-    return value + log_det.astype(value.dtype), mark_outside(stats, log_det)
-
-
-@eqx.filter_jit
-@full_precision
 def _log_prob_at(
-    flow: CNF, t: Array, x: Array, cond: Array | None, key: PRNGKeyArray | None
+    flow: CNF,
+    t: Array,
+    u: Array,
+    log_det: Array,
+    cond: Array | None,
+    key: PRNGKeyArray | None,
 ) -> tuple[Array, Stats]:
-    u, log_det = to_flow_space(flow.transform, x)
-    z, change, _, stats = flow._change(u, t, 0.0, cond, key, training=False)
+    z, change, _, stats = flow.change_rows(u, t, 0.0, cond, key, training=False)
     value = base_density(flow.base, z) - change
     stats = mark_outside(mark_no_density(stats, value), log_det)
     return value + log_det.astype(value.dtype), stats
-
-
-@eqx.filter_jit
-@full_precision
-def _log_prob_with_error(
-    flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray | None
-) -> tuple[LogDensity, Stats]:
-    u, log_det = to_flow_space(flow.transform, x)
-    trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
-    if isinstance(trace, XTrace) or not flow.states_error():
-        z, change, trace_se, stats = flow._change(u, 1.0, 0.0, cond, key, training=False)
-        value = base_density(flow.base, z) - change
-        stats = mark_no_density(stats, value)
-        answer = LogDensity(value, trace_se, None, None, stats.status, stats.num_evals)
-    else:
-        answer, stats = solve_with_error(trace, flow.field, flow.base, u, cond, key, ode=ode)
-    log_det = log_det.astype(answer.value.dtype)
-    stats = mark_outside(stats, log_det)
-
-    def known(error: Array | None) -> Array | None:
-        """Nothing is uncertain about a density of 0."""
-        return None if error is None else jnp.where(stats.status == Status.OUTSIDE, 0.0, error)
-
-    answer = LogDensity(
-        answer.value + log_det,
-        known(answer.trace_se),
-        known(answer.ode_error),
-        None if answer.refined is None else answer.refined + log_det,
-        stats.status,
-        stats.num_evals,
-    )
-    return answer, stats
 
 
 @eqx.filter_jit
@@ -508,14 +436,19 @@ def _trace_se(
 @eqx.filter_jit
 @full_precision
 def _transport(
-    flow: CNF, t0: Array, t1: Array, times: Array | None, x: Array, cond: Array | None, key: None
-) -> tuple[tuple[Array, Array], Stats]:
-    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event); whether inside."""
-    u, log_det = to_flow_space(flow.transform, x)
-    ok = ~jnp.isneginf(log_det)
+    flow: CNF,
+    t0: Array,
+    t1: Array,
+    times: Array | None,
+    u: Array,
+    log_det: Array,
+    cond: Array | None,
+    key: None,
+) -> tuple[Array, Stats]:
+    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event)."""
     ode = replace(flow.ode_eval, throw=False)
     out, stats = transport(flow.field, u, t0, t1, cond, ode=ode, save_at=times)
     if times is not None:
         out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
     flat, _ = to_data_space(flow.transform, out.reshape(-1, *flow.event_shape))
-    return (nan_where(~ok, flat.reshape(out.shape)), ok), stats
+    return nan_where(jnp.isneginf(log_det), flat.reshape(out.shape)), stats

@@ -1,10 +1,13 @@
 """Between a user's data and flow space: checks of arguments, the transform, and its support."""
 
+import contextlib
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -13,7 +16,9 @@ from jaxtyping import Array, Bool, Float
 from jaxflow.ode import Stats, Status
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import as_cond_rows, as_rows, check_finite, promote_dtypes
-from jaxflow.runtime.lanes import per_row
+from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.lanes import lanes_for, per_row
+from jaxflow.runtime.precision import accumulation_dtype, is_single, widest_dtype
 from jaxflow.transforms import inside
 
 # The counts of a solve; None where there is none.
@@ -21,17 +26,22 @@ S = TypeVar("S", Stats, Stats | None)
 
 
 def check_arguments(
-    flow: Any, x: Any, cond: Any, name: str
-) -> tuple[Any, Array, Array | None, tuple[int, ...]]:
+    flow: Any, x: Any, cond: Any, name: str, *, keep_float64: bool = False
+) -> tuple[Any, Any, Array | None, tuple[int, ...]]:
     """Check a user's arguments: flow, rows and conditions in one dtype, and the batch shape.
+
+    With `keep_float64`, NumPy's float64 rows stay so, for `into_flow_space`, if there is a
+    transform to subtract their offsets.
 
     Raises:
         ValueError, TypeError: a shape, dtype or value does not fit; the message names it.
     """
-    rows, batch = as_rows(x, flow.event_shape, name)
+    keep_float64 = keep_float64 and flow.transform is not None
+    rows, batch = as_rows(x, flow.event_shape, name, keep_float64=keep_float64)
     check_finite(rows, name)
-    flow, rows, cond = promote_dtypes(flow, rows, as_cond_rows(cond, batch))
-    return flow, rows, cond, batch
+    arrays = rows if isinstance(rows, jax.Array) else jnp.zeros((), float)
+    flow, arrays, cond = promote_dtypes(flow, arrays, as_cond_rows(cond, batch))
+    return flow, arrays if isinstance(rows, jax.Array) else rows, cond, batch
 
 
 def check_inside(ok: Bool[Array, " rows"]) -> None:
@@ -69,11 +79,57 @@ def to_flow_space(
     """Transform rows from data to flow space; also `log |det du/dx|`.
 
     Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
-    there and all gradients are 0.
+    there and all gradients are 0. Unless `grouped` is False, as in training, float32 rows are
+    transformed in float64 and rounded after it.
     """
     if transform is None:
         return x, jnp.zeros(len(x), x.dtype)
-    return per_row(partial(_forward, transform), x, grouped=grouped)
+    forward = partial(_forward, transform)
+    if grouped and is_single(x.dtype):
+        forward = partial(_forward_in_float64, x.dtype, transform)
+    return per_row(forward, x, grouped=grouped)
+
+
+@eqx.filter_custom_jvp
+def _forward_in_float64(dtype: Any, transform: Any, x: Array) -> tuple[Array, Array]:
+    """`_forward` computed in float64, its results in `dtype`, its derivatives in float32."""
+    with jax.enable_x64(True):
+        u, log_det = _forward(*promote_dtypes(transform, x.astype(jnp.float64)))
+        return u.astype(dtype), log_det.astype(accumulation_dtype(dtype))
+
+
+@_forward_in_float64.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    dtype, transform, x = primals
+    _, *tangents = tangents
+    out = eqx.filter_jvp(_forward, (transform, x.astype(dtype)), tuple(tangents))[1]
+    return _forward_in_float64(*primals), out
+
+
+def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
+    """Transform any number of rows, whose float64 is rounded after the transform.
+
+    Args:
+        flow: has `transform`.
+        rows: (rows, *event), of `check_arguments`.
+
+    Returns:
+        Rows in flow space, (rows, *event), and their log-determinants, (rows,).
+    """
+    if flow.transform is None:
+        return to_flow_space(None, rows)
+    size = math.prod(flow.event_shape)
+    move = partial(_into_flow_space, widest_dtype(flow), flow.transform)
+    precision = jax.enable_x64(True) if isinstance(rows, np.ndarray) else contextlib.nullcontext()
+    with precision:
+        return map_chunks(move, (rows,), row_size=size, lanes=lanes_for(size))
+
+
+@eqx.filter_jit
+def _into_flow_space(dtype: Any, transform: Any, x: Array, key: None) -> tuple[Array, Array]:
+    if is_single(dtype):
+        return per_row(partial(_forward_in_float64, dtype, transform), x)
+    return to_flow_space(transform, x)
 
 
 def _forward(transform: Any, x: Array) -> tuple[Array, Array]:

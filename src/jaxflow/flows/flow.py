@@ -16,6 +16,7 @@ from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.flows.data_space import (
     check_arguments,
     check_inside,
+    into_flow_space,
     mark_outside,
     nan_where,
     raise_on_failure,
@@ -148,7 +149,7 @@ class Flow(eqx.Module):
                 stochastic trace has no key.
             SolveError: the solve failed, for the rows that the message names.
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
         flow = flow.choose_probes(rows, cond, key)
         log_p, stats = score_rows(flow, rows, cond, key, progress=progress)
         return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
@@ -209,9 +210,10 @@ class Flow(eqx.Module):
             ValueError: as for `log_prob`, or rows lie outside the support (under jit: NaN).
             SolveError: the solve failed.
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x")
-        (z, ok), stats = map_rows(flow, partial(_encode, flow), (rows, cond), None, False)
-        check_inside(ok)
+        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
+        u, log_det = into_flow_space(flow, rows)
+        check_inside(~jnp.isneginf(log_det))
+        z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond), None, False)
         z = raise_on_failure(self, z, stats, "encode")
         return z.reshape(*batch, *self.event_shape)
 
@@ -305,14 +307,18 @@ class Flow(eqx.Module):
 
 def score_rows(
     flow: Flow,
-    x: Float[Array, "rows *event"],
+    x: Any,
     cond: Array | None = None,
     key: PRNGKeyArray | None = None,
     *,
     progress: bool | None = False,
 ) -> tuple[Any, Stats | None]:
-    """Log-density of any number of rows in data units, and the counts of each row's solve."""
-    return map_rows(flow, partial(_log_prob, flow), (x, cond), key, progress)
+    """Log-density of any number of rows in data units, and the counts of each row's solve.
+
+    The rows, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
+    """
+    u, log_det = into_flow_space(flow, x)
+    return map_rows(flow, partial(_log_prob, flow), (u, log_det, cond), key, progress)
 
 
 def map_rows(
@@ -328,8 +334,12 @@ def map_rows(
 
 
 @eqx.filter_jit
-def _log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None) -> Any:
-    return flow.log_prob_rows(x, cond, key)
+@full_precision
+def _log_prob(
+    flow: Flow, u: Array, log_det: Array, cond: Array | None, key: PRNGKeyArray | None
+) -> tuple[Array, Stats | None]:
+    log_p, stats = flow.density_rows(u, cond, key, training=False)
+    return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
 
 
 @eqx.filter_jit
@@ -347,12 +357,10 @@ def _sample_and_log_prob(
 @eqx.filter_jit
 @full_precision
 def _encode(
-    flow: Flow, x: Array, cond: Array | None, key: None
-) -> tuple[tuple[Array, Array], Stats | None]:
-    u, log_det = to_flow_space(flow.transform, x)
-    ok = ~jnp.isneginf(log_det)
+    flow: Flow, u: Array, log_det: Array, cond: Array | None, key: None
+) -> tuple[Array, Stats | None]:
     z, stats = flow.encode_rows(u, cond)
-    return (nan_where(~ok, z), ok), stats
+    return nan_where(jnp.isneginf(log_det), z), stats
 
 
 @eqx.filter_jit

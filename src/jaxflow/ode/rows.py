@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.ode.integrate import Loop, VectorField, attempt, begin, counts, right_side, unfinished
@@ -71,26 +70,30 @@ def begin_rows(field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, la
 
 
 def solve_in_lanes(
-    field: VectorField, queue: Work, args: Any, ode: ODE, lanes: int, *, num_nodes: int = 0
+    field: VectorField,
+    queue: Work,
+    args: Any,
+    ode: ODE,
+    lanes: int,
+    *,
+    record: Callable[[Loop], Any] | None = None,
+    write: Callable[[Any, RightSide, Loop, Loop], Any] = lambda record, g, before, after: record,
 ) -> tuple[State, Stats, Any]:
     """Adaptive solves of all rows of the queue, `lanes` at once; counts in normalised time.
 
-    With `num_nodes` also the start times of each row's first `num_nodes` accepted steps,
-    followed by 1 (rows, num_nodes + 1).
+    With `record` also a record of each row: it begins as `record(loop)`, and each attempt makes it
+    `write(record, g, before, after)`, with the row's right side and its loop before and after.
     """
 
     def load(work: Work) -> Work:
-        if not num_nodes:
+        if record is None:
             return work
-        nodes = jnp.ones(num_nodes + 1, work.loop.s.dtype)
-        return work._replace(loop=work.loop._replace(record=nodes))
+        return work._replace(loop=work.loop._replace(record=record(work.loop)))
 
     def turn(work: Work) -> Work:
-        loop = work.loop
-        if num_nodes:
-            nodes = loop.record.at[loop.accepted].set(loop.s, mode="drop")
-            loop = loop._replace(record=nodes)
-        return work._replace(loop=attempt(row_right_side(field, work.row, args), loop, ode))
+        g = row_right_side(field, work.row, args)
+        loop = attempt(g, work.loop, ode)
+        return work._replace(loop=loop._replace(record=write(loop.record, g, work.loop, loop)))
 
     return drain(
         queue,

@@ -20,19 +20,20 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.controller import error_norm
-from jaxflow.ode.integrate import lerp
+from jaxflow.ode.integrate import Loop, lerp
 from jaxflow.ode.lanes import drain
 from jaxflow.ode.many import row_size
+from jaxflow.ode.rounding import Rounding, begin_rounding, carry_rounding, spread
 from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, solve_in_lanes
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
-from jaxflow.ode.step import State, rk_step
+from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import widest_dtype
 
 # Accepted steps stored of a row's first solve; the error of a row that takes more is not measured.
-MAX_NODES = 512
+MAX_NODES = 256
 # Steps of the second solve for each step of the first, and for an interval of length 1.
 FINER, LEAST_STEPS = 1.75, 12
 # The first solve saw the field if no step of the second is off by more tolerances than these.
@@ -49,12 +50,14 @@ class Twice(NamedTuple):
             largest number where one of them exceeds `MOST_TOLERANCES` of the tolerances, since
             the first solve, which met them, then stepped over a change of the field.
         path: sum over the second solve's steps of the absolute changes of the state, like `y`.
+        rounding: estimated rounding error of the first solve, like `y` (`jaxflow.ode.rounding`).
     """
 
     y: State
     refined: State
     local: State
     path: State
+    rounding: State
 
 
 class Grid(NamedTuple):
@@ -74,13 +77,15 @@ class Grid(NamedTuple):
 class Walk(NamedTuple):
     """A second solve under way: its state, the row, the steps taken and the sums of `Twice`.
 
-    `worst` is the largest error norm of its steps.
+    `passed` is the last node of the first solve at or before it; `worst` is the largest error
+    norm of its steps.
     """
 
     y: State
     first: Any
     row: Row
     grid: Grid
+    passed: Int[Array, "..."]
     taken: Int[Array, "..."]
     local: State
     path: State
@@ -113,23 +118,27 @@ def _solve_part(
     y0, rows = inputs
     if not len(rows.t0):
         none = jnp.zeros(0, int)
-        return Twice(y0, y0, y0, y0), Stats(none, none, none, none, rows.t0)
+        return Twice(y0, y0, y0, y0, y0), Stats(none, none, none, none, rows.t0)
     lanes, tableau = lanes_for(row_size(y0)), ode.tableau
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     queue = begin_rows(field, y0, rows, args, ode, lanes)
-    y, stats, nodes = solve_in_lanes(field, queue, args, ode, lanes, num_nodes=MAX_NODES)
+    y, stats, (nodes, rounding) = solve_in_lanes(
+        field, queue, args, ode, lanes, record=_record, write=_write
+    )
     measured = (stats.status == Status.SUCCESS) & (stats.num_accepted <= MAX_NODES)
     grid = jax.vmap(finer)(nodes, jnp.where(measured, stats.num_accepted, 1))
 
     def step(walk: Walk) -> Walk:
-        here, there = (node(walk.grid, walk.taken + i) for i in (0, 1))
+        here, passed = node(walk.grid, walk.taken, walk.passed)
+        there, passed = node(walk.grid, walk.taken + 1, passed)
         g = row_right_side(field, walk.row, args)
         step = rk_step(tableau, g, here, there - here, walk.y, walk.first, with_error=True)
         change = jax.tree.map(lambda new, old: new - old, step.y, walk.y)
         return walk._replace(
             y=step.y,
             first=step.last if tableau.fsal else None,
+            passed=passed,
             taken=walk.taken + 1,
             local=_add_size(walk.local, step.error),
             path=_add_size(walk.path, change),
@@ -144,7 +153,8 @@ def _solve_part(
         return walk.y, local, walk.path
 
     zeros = jax.tree.map(jnp.zeros_like, y0)
-    start = queue.loop.y, queue.loop.first, queue.row, grid, jnp.zeros(len(rows.t0), int)
+    none = jnp.zeros(len(rows.t0), int)
+    start = queue.loop.y, queue.loop.first, queue.row, grid, none, none
     refined, local, path = drain(
         Walk(*start, zeros, zeros, jnp.zeros(len(rows.t0), widest_dtype(y0))),
         step,
@@ -157,7 +167,8 @@ def _solve_part(
         num_evals=stats.num_evals + tableau.evals_per_step * grid.num,
         t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)),
     )
-    twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path))
+    rounded = jax.vmap(spread)(rounding)
+    twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path, rounded))
     twice = jax.vmap(poison)(twice, stats.status)
     unknown = jnp.where(measured, 0.0, jnp.nan)
 
@@ -165,6 +176,19 @@ def _solve_part(
         return leaf + unknown.reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
 
     return Twice(twice.y, *jax.tree.map(blank, twice[1:])), stats
+
+
+def _record(loop: Loop) -> tuple[Array, Rounding]:
+    """The start times of accepted steps, followed by 1, and the rounding so far."""
+    return jnp.ones(MAX_NODES + 1, loop.s.dtype), begin_rounding(loop.y)
+
+
+def _write(
+    record: tuple[Array, Rounding], g: RightSide, before: Loop, after: Loop
+) -> tuple[Array, Rounding]:
+    nodes, rounding = record
+    nodes = nodes.at[before.accepted].set(before.s, mode="drop")
+    return nodes, carry_rounding(rounding, g, before, after)
 
 
 def _add_size(total: State, part: State | None) -> State:
@@ -182,11 +206,21 @@ def finer(nodes: Float[Array, " nodes"], num: Int[Array, ""]) -> Grid:
     return Grid(nodes, index * (count / index[-1]), count.astype(int))
 
 
-def node(grid: Grid, i: Array) -> Float[Array, ""]:
-    """Node i of the second solve, interpolated linearly in the index."""
+def node(grid: Grid, i: Array, passed: Int[Array, ""]) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Node i of the second solve, interpolated linearly in the index.
+
+    Args:
+        grid: the nodes of both.
+        i: number of the node.
+        passed: the last node of the first solve at or before node i - 1, or at or before it.
+
+    Returns:
+        The node's time, and the last node of the first solve at or before it.
+    """
     at = i.astype(grid.nodes.dtype)
-    low = jnp.clip(jnp.sum(grid.index <= at) - 1, 0, len(grid.nodes) - 2)
+    # There is at least one node of the second solve between two of the first.
+    low = jnp.clip(passed + (grid.index[passed + 1] <= at).astype(int), 0, len(grid.nodes) - 2)
     length = grid.index[low + 1] - grid.index[low]
     share = jnp.clip((at - grid.index[low]) / jnp.where(length > 0, length, 1), 0, 1)
     between = (1 - share) * grid.nodes[low] + share * grid.nodes[low + 1]
-    return jnp.where(i >= grid.num, jnp.ones_like(between), between)
+    return jnp.where(i >= grid.num, jnp.ones_like(between), between), low

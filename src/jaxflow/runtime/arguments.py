@@ -1,7 +1,9 @@
 """Arguments of flows as rows: checks of shapes, conditions and dtypes before any computation."""
 
+import contextlib
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -12,19 +14,24 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from jaxflow.runtime.checks import check_rows
+from jaxflow.runtime.checks import check_rows, coarse_columns
 from jaxflow.runtime.precision import accumulation_dtype, widest_dtype
 
 
-def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tuple[int, ...]]:
+def as_rows(
+    x: Any, event_shape: tuple[int, ...], name: str, *, keep_float64: bool = False
+) -> tuple[Any, tuple[int, ...]]:
     """Flatten the batch axes of `x`.
 
     Args:
         x: samples, (*batch, *event): an array of JAX or NumPy, a frame of pandas whose columns
             are numbers, or nested lists. Integers become floats; float64 becomes float32 unless
-            `jax_enable_x64` is set.
+            `jax_enable_x64` is set, with a warning where that moves the values of a column by
+            more than a thousandth of their spread.
         event_shape: shape of one sample.
         name: name of `x` in errors.
+        keep_float64: keep float64 outside of jax as a NumPy array, for a caller that subtracts
+            offsets before it rounds.
 
     Returns:
         The rows, (rows, *event), and the batch shape.
@@ -39,7 +46,7 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} has dtype {x.dtype}; it must hold real numbers")
     if jnp.issubdtype(x.dtype, jnp.integer):
-        x = x.astype(float)
+        x = x.astype(np.float64 if isinstance(x, np.ndarray) else float)
     batch_ndim = x.ndim - len(event_shape)
     if batch_ndim < 0 or x.shape[batch_ndim:] != event_shape:
         hint = f": write {name}[:, None]" if x.ndim == 1 and event_shape == (1,) else ""
@@ -49,7 +56,26 @@ def as_rows(x: Any, event_shape: tuple[int, ...], name: str) -> tuple[Array, tup
             f"{name} has shape {x.shape}; this flow needs {_batch_of(event_shape)}{hint}"
         )
     batch = x.shape[:batch_ndim]
-    return x.reshape(math.prod(batch), *event_shape), batch
+    rows = x.reshape(math.prod(batch), *event_shape)
+    if isinstance(rows, np.ndarray):
+        narrower = jax.dtypes.canonicalize_dtype(rows.dtype) != rows.dtype
+        rows = rows if keep_float64 and narrower else _to_device(rows, name)
+    return rows, batch
+
+
+def _to_device(rows: np.ndarray, name: str) -> Array:
+    """The rows as jax's array; warns of columns that its default precision rounds coarsely."""
+    arrays = jnp.asarray(rows)
+    if rows.dtype == np.float64 != arrays.dtype and len(rows) > 1:
+        coarse = np.flatnonzero(coarse_columns(rows.reshape(len(rows), -1)))
+        if coarse.size:
+            warnings.warn(
+                f"float32 is coarse for columns {coarse.tolist()} of {name}: their values are "
+                'large and vary little; set jax.config.update("jax_enable_x64", True), or '
+                "subtract an offset from these columns in float64",
+                stacklevel=4,
+            )
+    return arrays
 
 
 def batch_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
@@ -88,7 +114,7 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     if cond is None:
         return None
     _refuse_key(cond, "cond", f"{(*batch, 'c')}")
-    cond = _as_array(cond, "cond")
+    cond = jnp.asarray(_as_array(cond, "cond"))
     if not jnp.issubdtype(cond.dtype, jnp.floating):
         cond = cond.astype(float)
     rows = math.prod(batch)
@@ -112,7 +138,7 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     )
 
 
-def check_finite(rows: Array, name: str) -> None:
+def check_finite(rows: Array | np.ndarray, name: str) -> None:
     """Raise if `rows` has NaN or infinity; no check under jit.
 
     Raises:
@@ -138,7 +164,13 @@ def _refuse_key(x: Any, name: str, shape: str) -> None:
         raise TypeError(f"{name} is a random key; it must be an array of shape {shape}")
 
 
-def _as_array(x: Any, name: str) -> Array:
+def _as_array(x: Any, name: str) -> Any:
+    """An array of jax; of NumPy where the numbers are not jax's."""
+    if not isinstance(x, jax.Array | np.ma.MaskedArray):
+        with contextlib.suppress(Exception):  # jax says below what is wrong
+            host = np.asarray(x)
+            if host.dtype.kind in "iuf":
+                return host
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:

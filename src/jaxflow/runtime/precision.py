@@ -24,6 +24,11 @@ def accumulation_dtype(dtype: Any) -> Any:
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
+def is_single(dtype: Any) -> bool:
+    """Whether a dtype is float32 or narrower."""
+    return jnp.dtype(dtype).itemsize <= 4
+
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
