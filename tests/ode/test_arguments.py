@@ -96,27 +96,6 @@ def test_args_may_hold_integers_keys_functions_and_words(gradient, steps):
     assert float(slope["rate"]) == pytest.approx(2 * np.exp(0.6), rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "ode", [ODE(), ODE(gradient="adjoint"), ODE(solver="rk4", num_steps=2, gradient="adjoint")]
-)
-def test_a_traced_value_closed_over_is_refused(ode):
-    def loss(rate):
-        return odeint(lambda t, y, _: rate * y, 1.0, 0.5, 1.5, ode=ode)[0]
-
-    with pytest.raises(ValueError, match=r"closes over a traced value of shape \(\).*in args"):
-        jax.grad(loss)(0.4)
-
-
-@pytest.mark.parametrize("gradient", ["checkpointed", "direct"])
-def test_a_traced_value_closed_over_has_its_gradient_where_none_is_lost(gradient):
-    ode = ODE(solver="dopri5", num_steps=20, gradient=gradient)
-
-    def loss(rate):
-        return odeint(lambda t, y, _: rate * y, 1.0, 0.5, 1.5, ode=ode)[0]
-
-    assert float(jax.grad(loss)(0.4)) == pytest.approx(np.exp(0.4), rel=1e-8)
-
-
 def test_constants_may_be_closed_over():
     rate = jnp.asarray(0.4)
     y1, slope = jax.value_and_grad(

@@ -139,14 +139,6 @@ def test_checkpointed_gradients_are_those_of_the_steps_taken():
     assert float(jnp.max(jnp.abs(reverse - jnp.e))) > 1e-6
 
 
-def test_a_parameter_that_is_closed_over_is_refused():
-    def loss(rate):
-        return jnp.sum(odeint_many(lambda t, y, a: rate * y, X, 0.0, 1.0, ode=TSIT)[0])
-
-    with pytest.raises(ValueError, match="f closes over a traced value"):
-        jax.grad(loss)(1.0)
-
-
 def test_no_rows_and_no_time():
     y, stats = solve(X[:0])
     assert y.shape == (0, 3)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from jaxflow.ode.controller import worst_row
 from jaxflow.ode.integrate import VectorField, known_steps, right_side
 from jaxflow.ode.methods import as_diffrax
+from jaxflow.ode.parameters import lift_closure
 from jaxflow.ode.settings import ODE, Adjoint, Direct
 from jaxflow.ode.status import Stats, Status
 from jaxflow.ode.step import State
@@ -30,6 +31,8 @@ def solve_diffrax(
     """
     solver = as_diffrax(ode.solver)
     import diffrax
+
+    f, args = lift_closure(f, t0, y0, args)
 
     def field(s: Any, y: State, inputs: Any) -> State:
         return right_side(f, *inputs)(s, y)[0]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.derivatives import once
 from jaxflow.ode.integrate import Loop, VectorField, adaptive, add, fixed, right_side
-from jaxflow.ode.parameters import Inputs, check_closure, split_args
+from jaxflow.ode.parameters import Inputs, lift_closure, split_args
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, poison
 from jaxflow.ode.step import State, rk_step
@@ -38,7 +38,7 @@ def solve_checkpointed(
     if not ode.adaptive:
         y1, _, stats = fixed(right_side(f, t0, t1, args), y0, None, ode, remember=False)
         return y1, stats
-    check_closure(f, t0, y0, args)
+    f, args = lift_closure(f, t0, y0, args)
     theta, constants, static = split_args(args)
     return _solve(f, static, ode, Inputs(y0, t0, t1, theta, constants))
 

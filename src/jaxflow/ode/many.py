@@ -25,7 +25,7 @@ from jaxflow.ode.checks import as_times, check_field, check_state, check_toleran
 from jaxflow.ode.derivatives import name_forward_mode, once
 from jaxflow.ode.integrate import VectorField, add, lerp
 from jaxflow.ode.odeint import solve, with_num_steps
-from jaxflow.ode.parameters import check_closure, split_args
+from jaxflow.ode.parameters import lift_closure, split_args
 from jaxflow.ode.rows import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
 from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
@@ -33,7 +33,7 @@ from jaxflow.ode.step import State
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.lanes import lanes_for, map_groups, scan_groups
 from jaxflow.runtime.mesh import shard_map_rows
-from jaxflow.runtime.precision import widest_dtype
+from jaxflow.runtime.precision import full_precision, widest_dtype
 
 
 def row_size(y0: State) -> int:
@@ -63,7 +63,7 @@ def odeint_many(
         y0: initial states, any pytree of arrays with rows along the leading axis.
         t0: initial time, one number or one for each row.
         t1: final time, one number or one for each row.
-        args: shared by all rows. Parameters to differentiate belong here.
+        args: shared by all rows; as for `odeint`.
         row_args: one entry for each row along the leading axis, such as conditions.
         ode: settings of each row's solve.
         lanes: number of rows solved at once; the default fits the platform and the size of a
@@ -125,6 +125,9 @@ def _solve_part(
 ) -> tuple[State, Stats]:
     """The solves of one device's rows."""
     y0, rows = inputs
+    y, row = jax.tree.map(lambda leaf: leaf[0], (y0, rows))
+    more = (row.args,) if jax.tree.leaves(row.args) else ()
+    f, args = lift_closure(full_precision(f), row.t0, y, args, *more)
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     if not ode.adaptive or ode.by_diffrax:
@@ -156,8 +159,6 @@ def _solve_with_gradient(
     field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
 ) -> tuple[State, Stats]:
     """The solve in lanes, whose reverse mode solves each row again by `ode.gradient`."""
-    y, row = jax.tree.map(lambda leaf: leaf[0], (y0, rows))
-    check_closure(field, row.t0, y, (args, row.args))
     theta, constants, static = split_args(args)
     row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
     inputs = y0, row_theta, theta, row_constants, constants

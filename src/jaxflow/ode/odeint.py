@@ -69,7 +69,8 @@ def odeint(
             rows; adaptive steps are as small as the worst row needs.
         t0: initial time.
         t1: final time; before `t0` to solve backwards.
-        args: any pytree, passed to `f`. Parameters to differentiate belong here.
+        args: any pytree, passed to `f`. Parameters that `f` closes over have the same gradients,
+            but outside jit each new function compiles again.
         ode: the method, its steps, and how gradients are computed.
         save_at: times between `t0` and `t1`, in the direction of the solve, at which to return
             the state. The solver hits them exactly; `num_steps` counts between two of them.
@@ -123,7 +124,7 @@ def odeint_adjoint(
     """`odeint` with `gradient=Adjoint()`: gradients by Pontryagin's equations, in O(1) memory.
 
     Arguments, results and errors are those of `odeint`; an `Adjoint(...)` in `ode` keeps its
-    settings. Parameters must be in `args`: a traced value that `f` closes over raises ValueError.
+    settings.
 
     Example:
         ```python

@@ -1,13 +1,14 @@
 """The parts of `args` that have a gradient, for gradients written by hand."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array
 
-from jaxflow.ode.integrate import VectorField
 from jaxflow.ode.step import State
 
 
@@ -30,21 +31,34 @@ def split_args(args: Any) -> tuple[Any, Any, Any]:
     return theta, *eqx.partition(rest, eqx.is_array)
 
 
-def check_closure(f: VectorField, t: Array, y: State, args: Any) -> None:
-    """Raise if `f` uses a traced value that is not among its arguments.
+def lift_closure(
+    f: Callable[..., State], t: Array, y: State, args: Any, *row: Any
+) -> tuple[Callable[..., State], Any]:
+    """Make arguments of the traced values that `f(t, y, args, *row)` closes over.
 
-    A hand-written gradient covers the arguments alone, so a parameter that `f` closes over would
-    silently get the gradient 0.
+    A hand-written gradient covers the arguments alone, so a parameter that `f` closes over, or a
+    function in `args`, would silently get the gradient 0. So `f` is traced once, and its traced
+    constants become a second part of `args`. Other constants stay constants.
 
-    Raises:
-        ValueError: names the shape of the first traced value.
+    Returns:
+        The function `g` and arguments `both` with `g(t, y, both, *row) = f(t, y, args, *row)`;
+        `f` and `args` themselves where nothing traced is closed over.
     """
-    dynamic, static = eqx.partition((t, y, args), eqx.is_array)
-    jaxpr = jax.make_jaxpr(lambda dynamic: f(*eqx.combine(dynamic, static)))(dynamic)
+    dynamic, static = eqx.partition((t, y, args, *row), eqx.is_array)
+    jaxpr, out = jax.make_jaxpr(
+        lambda dynamic: f(*eqx.combine(dynamic, static)), return_shape=True
+    )(dynamic)
     traced = [const for const in jaxpr.consts if isinstance(const, Tracer)]
-    if traced:
-        raise ValueError(
-            f"f closes over a traced value of shape {traced[0].shape} and dtype "
-            f"{traced[0].dtype}, whose gradient would be lost: pass it in args and write f as "
-            "f(t, y, args), or use ODE(num_steps=..., gradient='direct')"
-        )
+    if not traced:
+        return f, args
+    rest = [None if isinstance(const, Tracer) else const for const in jaxpr.consts]
+
+    def g(t: Array, y: State, both: Any, *row: Any) -> State:
+        args, traced = both
+        more = iter(traced)
+        consts = [next(more) if const is None else const for const in rest]
+        leaves = jax.tree.leaves(eqx.filter((t, y, args, *row), eqx.is_array))
+        values = jaxpr_as_fun(ClosedJaxpr(jaxpr.jaxpr, consts))(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(out), values)
+
+    return g, (args, traced)

@@ -35,7 +35,7 @@ from jaxflow.ode.controller import worst_row
 from jaxflow.ode.derivatives import once
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, integrate, lerp, normalise
-from jaxflow.ode.parameters import Inputs, check_closure, split_args
+from jaxflow.ode.parameters import Inputs, lift_closure, split_args
 from jaxflow.ode.settings import ODE, Adjoint, Direct
 from jaxflow.ode.status import Stats, Status, poison, raise_if_failed
 from jaxflow.ode.step import State
@@ -49,7 +49,7 @@ def solve_pontryagin(
     f: VectorField, y0: State, t0: Array, t1: Array, args: Any, ode: ODE
 ) -> tuple[State, Stats]:
     """Solve from `t0` to `t1`; reverse-mode gradients come from the adjoint equations."""
-    check_closure(f, t0, y0, args)
+    f, args = lift_closure(f, t0, y0, args)
     theta, constants, static = split_args(args)
     return _solve(f, static, ode, Inputs(y0, t0, t1, theta, constants))
 
