@@ -17,9 +17,9 @@ LOOSE = {"solver": "bosh3", "rtol": 1e-2, "atol": 1e-2, "max_steps": 64}
 GRADIENTS = {
     "checkpointed": ODE(**LOOSE),
     "adjoint": ODE(**LOOSE, gradient="adjoint"),
-    "checkpointed, fixed": ODE(solver="midpoint", num_steps=3),
-    "adjoint, fixed": ODE(solver="midpoint", num_steps=3, gradient="adjoint"),
-    "direct, fixed": ODE(solver="midpoint", num_steps=3, gradient="direct"),
+    "checkpointed, fixed": ODE(solver="rk4", num_steps=8),
+    "adjoint, fixed": ODE(solver="rk4", num_steps=8, gradient="adjoint"),
+    "direct, fixed": ODE(solver="rk4", num_steps=8, gradient="direct"),
     "diffrax": ODE(**LOOSE, gradient="diffrax"),
 }
 Y0 = jnp.asarray([[0.3, -1.1], [0.7, 0.2], [0.1, 0.9]])
