@@ -134,12 +134,20 @@ def _check_shapes(base: Any) -> None:
 
 
 def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:
-    """Log-density of each row, in nats: by `base.log_prob_rows` if it exists, else row by row."""
+    """Log-density of each row, in nats and the dtype of `z`.
+
+    By `base.log_prob_rows` if it exists, else row by row.
+    """
     together = getattr(base, "log_prob_rows", None)
-    return per_row(base.log_prob, z, grouped=grouped) if together is None else together(z)
+    log_p = per_row(base.log_prob, z, grouped=grouped) if together is None else together(z)
+    return log_p.astype(z.dtype)
 
 
-def sample_rows(base: Base, keys: Array, *, grouped: bool = True) -> Rows:
-    """Draw one event for each key: by `base.sample_rows` if it exists, else row by row."""
+def sample_rows(base: Base, keys: Array, dtype: Any = None, *, grouped: bool = True) -> Rows:
+    """Draw one event for each key, rounded to `dtype`; None for the base's own.
+
+    By `base.sample_rows` if it exists, else row by row.
+    """
     together = getattr(base, "sample_rows", None)
-    return per_row(base.sample, keys, grouped=grouped) if together is None else together(keys)
+    z = per_row(base.sample, keys, grouped=grouped) if together is None else together(keys)
+    return z if dtype is None else z.astype(dtype)

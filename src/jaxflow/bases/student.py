@@ -13,6 +13,7 @@ from jax.scipy.special import betainc, gammaln
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_event_shape
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 # Degrees of freedom from which the series of `_log_peak` is exact to rounding in float64.
@@ -53,7 +54,7 @@ class StudentT(eqx.Module):
         Raises:
             ValueError: a number of degrees of freedom is not positive, or a size is less than 1.
         """
-        df = jnp.asarray(df, float)
+        df = as_floats(df)
         if event_shape is not None:
             df = jnp.broadcast_to(df, check_event_shape(event_shape))
         if not isinstance(df, Tracer) and not (np.asarray(df) > 0).all():

@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxflow.diffusion.denoiser import AbstractDenoiser, clip_time, network_inputs
 from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.runtime.precision import as_floats, widest_dtype
 
 Guide = Callable[[Scalar, Event, Any], Scalar]
 
@@ -62,7 +63,7 @@ class Guided(AbstractDenoiser):
         _check_denoiser(denoiser)
         if not callable(guide):
             raise TypeError(f"guide={guide!r} must be a function (s, x, cond) -> log-likelihood")
-        self.denoiser, self.guide, self.scale = denoiser, guide, _as_scale(scale)
+        self.denoiser, self.guide, self.scale = denoiser, guide, _as_scale(scale, denoiser)
         if shared_condition is None:
             shared_condition = not getattr(guide, "takes_condition", True)
         self.shared_condition = shared_condition
@@ -105,7 +106,7 @@ class ClassifierFree(AbstractDenoiser):
 
     def __init__(self, denoiser: Any, scale: float = 2.0) -> None:
         _check_denoiser(denoiser)
-        self.denoiser, self.scale = denoiser, _as_scale(scale)
+        self.denoiser, self.scale = denoiser, _as_scale(scale, denoiser)
 
     @property
     def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -236,14 +237,15 @@ def measurement_guide(denoiser: Any, operator: Any, measured: ArrayLike, noise: 
         raise TypeError(f"operator={operator!r} must be a function of one event")
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise} must be non-negative and finite")
-    measured = jnp.asarray(measured, float)
+    measured = as_floats(measured)
     if not bool(jnp.all(jnp.isfinite(measured))):
         raise ValueError(f"measured={measured} must be finite")
     return _MeasurementGuide(denoiser, operator, measured, noise)
 
 
-def _as_scale(scale: ArrayLike) -> Array:
-    array = jnp.asarray(scale, float)
+def _as_scale(scale: ArrayLike, denoiser: AbstractDenoiser) -> Array:
+    """The scale in the denoiser's dtype."""
+    array = jnp.asarray(scale, widest_dtype(denoiser))
     if array.shape != () or not (isinstance(array, Tracer) or bool(jnp.isfinite(array))):
         raise ValueError(f"scale={scale} must be a finite number")
     return array

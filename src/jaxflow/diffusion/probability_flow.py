@@ -18,6 +18,7 @@ from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, clip_time
 from jaxflow.diffusion.schedule import Event, Scalar, Schedule
 from jaxflow.diffusion.schedules import Straight
 from jaxflow.flows.cnf import CNF
+from jaxflow.runtime.precision import widest_dtype
 from jaxflow.trace import Trace
 from jaxflow.transforms import Transform
 
@@ -118,7 +119,8 @@ def as_flow(
     base: Any = StandardNormal(event_shape)
     std = denoiser.schedule.prior_std(data_std)
     if abs(std - 1) > ROUNDING:
-        base = DiagonalNormal(jnp.zeros(base.event_shape), jnp.full(base.event_shape, std))
+        mean = jnp.zeros(base.event_shape, widest_dtype(denoiser))
+        base = DiagonalNormal(mean, jnp.full_like(mean, std))
     return CNF(ProbabilityFlow(denoiser), base, transform=transform, trace=trace, **settings)
 
 

@@ -20,7 +20,7 @@ from jaxflow.flows.data_space import to_data_space
 from jaxflow.flows.flow import map_rows
 from jaxflow.runtime.arguments import as_cond_rows, batch_shape, promote_dtypes
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.precision import full_precision, sample_dtype
 
 # Times are padded to this many, above it to a power of two: few compilations for all `num_steps`.
 PADDED_TIMES = 1024
@@ -76,7 +76,8 @@ def draw(
     schedule = denoiser_of(flow).schedule
     grid = times_of(schedule, num_steps, spacing or sampler.spacing)
     # Times that round to the same number are one: a step between them would divide 0 by 0.
-    grid = np.unique(grid.astype(jax.eval_shape(flow.base.sample, key).dtype))[::-1]
+    dtype = sample_dtype(flow, as_cond_rows(cond, batch_shape(shape)))
+    grid = np.unique(grid.astype(dtype))[::-1]
     padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), grid[-1])
     padded[: len(grid)] = grid
     times, count = jnp.asarray(padded), jnp.asarray(len(grid) - 1)
@@ -112,7 +113,8 @@ def draw_rows(
     """Rows in data units from `walk(x, cond, key)`, which starts at one sample `x` of the base."""
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     axes = (0, None if cond is None else 0, 0)
-    u = jax.vmap(walk, axes)(sample_rows(flow.base, keys), cond, streams)
+    z = sample_rows(flow.base, keys, sample_dtype(flow, cond))
+    u = jax.vmap(walk, axes)(z, cond, streams)
     return to_data_space(flow.transform, u)[0]
 
 

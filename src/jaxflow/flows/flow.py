@@ -31,7 +31,7 @@ from jaxflow.runtime.arguments import (
 )
 from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.lanes import lanes_for
-from jaxflow.runtime.precision import accumulation_dtype, full_precision, full_products
+from jaxflow.runtime.precision import full_precision, full_products, sample_dtype
 from jaxflow.runtime.shapes import ArrayInput
 
 
@@ -142,7 +142,7 @@ class Flow(eqx.Module):
             progress: whether to show a progress bar; None shows it on a terminal only.
 
         Returns:
-            Log-densities, (*batch).
+            Log-densities, (*batch), in the widest dtype of the flow, `x` and `cond`.
 
         Raises:
             ValueError: `x` or `cond` has the wrong shape or non-finite rows (named), or a
@@ -171,7 +171,7 @@ class Flow(eqx.Module):
             progress: whether to show a progress bar; None shows it on a terminal only.
 
         Returns:
-            Samples, (*shape, *event).
+            Samples, (*shape, *event), in the widest dtype of the flow and `cond`.
 
         Raises:
             ValueError: `shape` is negative, or `cond` does not fit it.
@@ -294,11 +294,9 @@ class Flow(eqx.Module):
             `(samples, log-densities or None)`, and the counts of the solve.
         """
         with full_products(not training):
-            flow, z = promote_dtypes(self, sample_rows(self.base, keys, grouped=not training))
-            wide = z.astype(accumulation_dtype(z.dtype))
-            log_p = None
-            if with_log_prob:
-                log_p = log_prob_rows(flow.base, wide, grouped=not training)
+            flow, cond = promote_dtypes(self, cond)
+            z = sample_rows(flow.base, keys, sample_dtype(flow, cond), grouped=not training)
+            log_p = log_prob_rows(flow.base, z, grouped=not training) if with_log_prob else None
             u, log_p, stats = flow.sample_rows(z, log_p, cond, key, training=training)
             x, log_det = to_data_space(flow.transform, u, grouped=not training)
             log_p = None if log_p is None else log_p - log_det.astype(log_p.dtype)

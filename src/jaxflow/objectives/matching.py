@@ -107,7 +107,7 @@ class FlowMatching:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
         keys = jax.random.split(base_key, len(x))
-        x0 = sample_rows(flow.base, keys, grouped=False).astype(x.dtype)
+        x0 = sample_rows(flow.base, keys, x.dtype, grouped=False)
         # Every device pairs the entire batch, which is cheaper than moving rows back and forth.
         batch = replicate((x0, x, cond))
         source, mass = replicate(self.coupling(*batch, coupling_key))

@@ -13,6 +13,7 @@ from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.mesh import shard_rows
+from jaxflow.runtime.precision import sample_dtype
 from jaxflow.runtime.shapes import ArrayInput, Rows
 
 # Reflow shares its check of the flow and its distribution of times.
@@ -126,6 +127,6 @@ class Reflow(eqx.Module):
 
 @eqx.filter_jit
 def _pairs(flow: Any, keys: Array, cond: Array | None) -> tuple[Array, Array, Any]:
-    z = sample_rows(flow.base, keys, grouped=False)
+    z = sample_rows(flow.base, keys, sample_dtype(flow, cond), grouped=False)
     x, _, stats = flow.sample_rows(z, None, cond, None)
     return z, x, stats

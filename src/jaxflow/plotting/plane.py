@@ -13,6 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 from jaxflow.bases import sample_rows
 from jaxflow.plotting.style import DARK, DENSITY_MAP, GAMMA, LIGHT, VERMILION, Number, pyplot
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.precision import sample_dtype
 
 Limits = tuple[Number, Number, Number, Number]
 
@@ -241,7 +242,7 @@ def paths_of(
 
 def _base_points(flow: Any, key: PRNGKeyArray, n: int) -> Any:
     """Samples of the base in data units, `transform.inverse(z)`."""
-    z = sample_rows(flow.base, jax.random.split(key, n))
+    z = sample_rows(flow.base, jax.random.split(key, n), sample_dtype(flow))
     return z if flow.transform is None else jax.vmap(flow.transform.inverse)(z)[0]
 
 

@@ -8,6 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+
+from jaxflow.runtime.shapes import ArrayInput
 
 
 def widest_dtype(tree: Any) -> np.dtype:
@@ -17,6 +20,17 @@ def widest_dtype(tree: Any) -> np.dtype:
     for dtype in dtypes[1:]:
         widest = np.promote_types(widest, dtype)
     return widest
+
+
+def sample_dtype(*trees: Any) -> Any:
+    """The dtype of what is drawn: the widest of the trees' arrays, float32 at least."""
+    return accumulation_dtype(widest_dtype(trees))
+
+
+def as_floats(x: ArrayInput) -> Array:
+    """`x` in its own floating dtype; in jax's default one if it holds integers."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def accumulation_dtype(dtype: Any) -> Any:

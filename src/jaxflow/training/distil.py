@@ -103,10 +103,12 @@ def distil(
         conditions = jnp.resize(conditions, (num_samples, *conditions.shape[1:]))
     sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
     net = MLP(math.prod(flow.event_shape) + 1, **sizes, activation="sin", key=net_key)
+    net = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), net)
     # All that can fail comes before the training.
     exact = np.asarray(replace(flow, trace=Exact()).log_prob(rows.x, rows.cond), float)
     keys = jax.random.split(sample_key, num_samples)
-    data = Dataset(_trajectories(flow, keys, num_steps, conditions), conditions)
+    z = eqx.filter_jit(sample_rows)(flow.base, keys, rows.x.dtype)
+    data = Dataset(_trajectories(flow, z, num_steps, conditions), conditions)
     fast = FlowMap(net, flow, num_steps)
     fast = minimise(fast, data, _loss, fit_key, config, progress, fixed=("exact",))
     try:
@@ -124,10 +126,9 @@ def _map_error(fast: FlowMap, rows: Dataset, exact: Float[np.ndarray, " rows"]) 
 
 
 def _trajectories(
-    flow: CNF, keys: Array, num_steps: int, cond: Array | None
+    flow: CNF, x: Array, num_steps: int, cond: Array | None
 ) -> Float[Array, "rows times size"]:
-    """Samples at all times, flattened, each with its log p less that at the start."""
-    x = eqx.filter_jit(sample_rows)(flow.base, keys)
+    """Points `x` of the base at all times, flattened, each with its log p less its first."""
     states = [_flat(x, jnp.zeros(len(x), x.dtype))]
     for k in range(num_steps):
         times = jnp.asarray([k / num_steps, (k + 1) / num_steps], x.dtype)

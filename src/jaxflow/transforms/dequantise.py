@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.noise import CellNoise
@@ -72,8 +73,8 @@ class Dequantise(eqx.Module):
             ValueError: the shapes differ, or a step is negative or not finite.
         """
         self.noise = noise
-        self.step = jnp.asarray(step, float)
-        self.origin = jnp.zeros_like(self.step) if origin is None else jnp.asarray(origin, float)
+        self.step = as_floats(step)
+        self.origin = jnp.zeros_like(self.step) if origin is None else as_floats(origin)
         if self.origin.shape != self.step.shape:
             raise ValueError(
                 f"step has shape {self.step.shape} and origin has shape {self.origin.shape}; "
