@@ -1,13 +1,17 @@
 """A run appears whole, is replaced only when asked, and goes on after an interruption."""
 
 import json
+import shutil
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
 
 import jaxflow as library
+from jaxflow.io.checkpoint import load_extra
 from jaxflow.runtime.progress import Progress
 
 
@@ -178,3 +182,18 @@ def test_damaged_record_is_refused(jaxflow, fit, tmp_path):
         for result in (fit(tmp_path, "--resume"), jaxflow("info", tmp_path)):
             assert result.exit_code == 2
             assert f"run.json is damaged: {said}" in result.stderr
+
+
+def test_weights_that_are_not_finite_are_refused(jaxflow, fitted, table, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(fitted[0], run)
+    path = run / "flow.safetensors"
+    flow = jax.tree.map(
+        lambda leaf: leaf * jnp.nan if eqx.is_inexact_array(leaf) else leaf, library.load(path)
+    )
+    library.save(path, flow, extra=load_extra(path), overwrite=True)
+    out = "--out", tmp_path / "out.csv"
+    for command in (("score", run, table, *out), ("sample", run, *out), ("check", run, table)):
+        result = jaxflow(*command)
+        assert result.exit_code == 2
+        assert "holds NaN or infinity" in result.stderr

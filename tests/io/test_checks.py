@@ -11,6 +11,7 @@ import safetensors.numpy
 from jaxflow import CNF, ODE, Hutchinson, HutchPlusPlus, StandardNormal, load, save
 from jaxflow.dynamics import Linear
 from jaxflow.ode import Adjoint
+from jaxflow.transforms import Bounded
 
 FLOW = CNF(
     Linear(2, key=jax.random.key(0)),
@@ -64,3 +65,32 @@ def test_a_base_of_another_shape_is_refused(tmp_path):
     edit(tmp_path / "flow", '"event_shape":{"tuple":[2]}', '"event_shape":{"tuple":[3]}')
     with pytest.raises(ValueError, match=r"'root' is a CNF .*base has events of shape \(3,\)"):
         load(tmp_path / "flow")
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "complex64"])
+def test_weights_that_are_not_finite_are_refused_by_leaf_and_file(value, dtype, tmp_path):
+    matrix = jnp.eye(2, dtype=dtype)
+    good = eqx.tree_at(lambda flow: flow.field.matrix, FLOW, matrix)
+    save(tmp_path / "good", good)
+    assert eqx.tree_equal(load(tmp_path / "good"), good)
+    bad = eqx.tree_at(lambda flow: flow.field.matrix, good, matrix.at[1, 0].set(value))
+    save(tmp_path / "flow", bad)
+    for like in (None, good):
+        words = r"flow \(.*'field.matrix' holds NaN or infinity in 1 of 4 entries, .* at \(1, 0\)"
+        with pytest.raises(ValueError, match=words):
+            load(tmp_path / "flow", like=like)
+
+
+def test_limits_may_be_infinite_and_never_nan(tmp_path):
+    limits = Bounded([0.0, -jnp.inf], [jnp.inf, jnp.inf])
+    flow = eqx.tree_at(
+        lambda flow: flow.transform, FLOW, [limits], is_leaf=lambda leaf: leaf is None
+    )
+    save(tmp_path / "flow", flow)
+    assert eqx.tree_equal(load(tmp_path / "flow"), flow)
+    assert eqx.tree_equal(load(tmp_path / "flow", like=flow), flow)
+    bad = eqx.tree_at(lambda flow: flow.transform[0].upper, flow, jnp.asarray([jnp.nan, 1.0]))
+    save(tmp_path / "bad", bad)
+    with pytest.raises(ValueError, match=r"'transform.0.upper' holds NaN .* first nan at \(0,\)"):
+        load(tmp_path / "bad")

@@ -44,8 +44,8 @@ def check_arguments(
     return flow, arrays if isinstance(rows, jax.Array) else rows, cond, batch
 
 
-def check_inside(ok: Bool[Array, " rows"]) -> None:
-    """Raise unless all rows lie in the support, where that is known.
+def check_inside(ok: Bool[Array, " rows"], name: str = "x") -> None:
+    """Raise unless all rows of the argument `name` lie in the support, where that is known.
 
     Raises:
         ValueError: names the first row outside.
@@ -54,9 +54,9 @@ def check_inside(ok: Bool[Array, " rows"]) -> None:
         return
     rows = np.flatnonzero(~np.asarray(ok))
     raise ValueError(
-        f"x lies outside the support of the flow in {len(rows)} of {len(ok)} rows, first row "
+        f"{name} lies outside the support of the flow in {len(rows)} of {len(ok)} rows, first row "
         f"{rows[0]}: no point of the base maps to it. log_prob is -inf there; "
-        "flow.transform.check(x) names the column and its limit"
+        f"flow.transform.check({name}) names the column and its limit"
     )
 
 

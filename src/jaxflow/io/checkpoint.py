@@ -21,6 +21,7 @@ import safetensors.numpy
 from jaxflow.io import serialisation
 from jaxflow.io.arrays import describe, pack
 from jaxflow.io.atomic import atomic_write
+from jaxflow.io.finite import check_finite
 
 Metadata = dict[str, str] | None
 Arrays = dict[str, np.ndarray]
@@ -85,7 +86,9 @@ def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
     Raises:
         ValueError: the file is damaged, not written by jaxflow, or of a newer format; a class is
             not jaxflow's (pass `like`) or has other fields in this version; an array's name, shape
-            or dtype differs from the template's; an array has 64 bits and JAX's x64 mode is off.
+            or dtype differs from the template's; an array has 64 bits and JAX's x64 mode is off,
+            or a module's holds NaN, or infinity that its class does not allow
+            (`infinite_fields`).
     """
     return _decode(*_open(path), path, like)
 
@@ -249,8 +252,11 @@ def _decode(metadata: Metadata, stored: Arrays, path: str | os.PathLike[str], li
     document, stored = _read(metadata, stored, path, "flow")
     with _named_errors(path, document):
         if like is None:
-            return serialisation.decode(document["tree"], document["arrays"], stored)
-        return serialisation.fill(like, document["arrays"], stored, serialisation.dotted)
+            tree = serialisation.decode(document["tree"], document["arrays"], stored)
+        else:
+            tree = serialisation.fill(like, document["arrays"], stored, serialisation.dotted)
+        check_finite(tree)
+        return tree
 
 
 @contextlib.contextmanager

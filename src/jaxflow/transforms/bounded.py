@@ -1,6 +1,6 @@
 """Map columns with limits to the whole real line."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -38,6 +38,9 @@ class Bounded(eqx.Module):
     u, log_det = limits.forward(jnp.asarray([0.25, 3.0]))
     ```
     """
+
+    # Fields that may hold infinity in a file.
+    infinite_fields: ClassVar[tuple[str, ...]] = ("lower", "upper")
 
     lower: Event
     upper: Event

@@ -1,0 +1,64 @@
+"""Parameters in a file that are not finite: what a failed training or damage leaves."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+
+from jaxflow.io.arrays import is_array
+from jaxflow.io.serialisation import dotted
+
+Test = Callable[[np.ndarray], np.ndarray]
+
+
+def check_finite(x: Any, path: tuple = (), bad: Test | None = None) -> None:
+    """Raise ValueError if a module holds an array with NaN, or infinity where it may not.
+
+    A class whose arrays may be infinite names their fields in `infinite_fields`. Arrays outside
+    modules and dataclasses are data, which may hold anything.
+
+    Args:
+        x: the tree.
+        path: its place, for errors.
+        bad: which entries of arrays are refused; None for none.
+    """
+    if is_array(x):
+        _check_array(x, dotted(path), bad)
+    elif isinstance(x, dict):
+        for key, part in x.items():
+            check_finite(part, (*path, DictKey(key)), bad)
+    elif isinstance(x, list | tuple):
+        for i, part in enumerate(x):
+            check_finite(part, (*path, SequenceKey(i)), bad)
+    elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+        may = getattr(type(x), "infinite_fields", ())
+        for field in dataclasses.fields(x):
+            test = np.isnan if field.name in may else _not_finite
+            check_finite(getattr(x, field.name), (*path, GetAttrKey(field.name)), test)
+    else:
+        parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
+        for key, part in parts:
+            if key:
+                check_finite(part, (*path, *key), bad)
+
+
+def _not_finite(values: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(values)
+
+
+def _check_array(x: Any, name: str, bad: Test | None) -> None:
+    if bad is None or not jnp.issubdtype(x.dtype, np.inexact):
+        return
+    values = np.asarray(x)
+    found = np.argwhere(bad(values))
+    if len(found):
+        first = tuple(found[0].tolist())
+        raise ValueError(
+            f"'{name}' holds NaN or infinity in {len(found)} of {values.size} entries, first "
+            f"{values[first]} at {first}: the file is damaged, or was written after a training "
+            "that failed; fit again, or load an earlier file"
+        )
