@@ -31,6 +31,7 @@ from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.joined import join_vmaps, join_with_totals
 from jaxflow.runtime.lanes import lanes_for, map_groups, scan_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import full_precision, widest_dtype
@@ -131,8 +132,11 @@ def _solve_part(
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     if not ode.adaptive or ode.by_diffrax:
-        one = partial(_solve_one, field, args=args, ode=ode)
-        y1, stats = map_groups(one, (y0, rows), lanes)
+
+        def solve_groups(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+            return map_groups(partial(_solve_one, field, args=args, ode=ode), inputs, lanes)
+
+        y1, stats = join_vmaps(solve_groups, (y0, rows), args)
     elif isinstance(ode.gradient, Direct):
         y1, stats = _solve_queue(field, y0, rows, args, ode, lanes)
     else:
@@ -151,8 +155,11 @@ def _solve_one(
 def _solve_queue(
     field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
 ) -> tuple[State, Stats]:
-    queue = begin_rows(field, y0, rows, args, ode, lanes)
-    return solve_in_lanes(field, queue, args, ode, lanes)[:2]
+    def drain_queue(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+        queue = begin_rows(field, *inputs, args, ode, lanes)
+        return solve_in_lanes(field, queue, args, ode, lanes)[:2]
+
+    return join_vmaps(drain_queue, (y0, rows), args)
 
 
 def _solve_with_gradient(
@@ -185,20 +192,27 @@ def _backward(
 ) -> tuple[Any, ...]:
     y0, row_theta, theta, row_constants, constants = inputs
 
-    def group(total: Any, inputs: Any, cotangent: State) -> Any:
-        y0, row_theta, row_constants = inputs
+    def pull_back(inputs: Any, shared: Any) -> tuple[Any, Any]:
+        *inputs, cotangents = inputs
+        theta, constants = shared
 
-        def again(y0: State, row_theta: Row, theta: Any) -> State:
-            args = eqx.combine(theta, constants, static)
-            one = partial(_solve_one, field, args=args, ode=ode)
-            return jax.vmap(one)(y0, eqx.combine(row_theta, row_constants))[0]
+        def group(total: Any, inputs: Any, cotangent: State) -> Any:
+            y0, row_theta, row_constants = inputs
 
-        _, pull = jax.vjp(again, y0, row_theta, theta)
-        of_y0, of_rows, of_theta = pull(cotangent)
-        return add(total, of_theta), (of_y0, of_rows)
+            def again(y0: State, row_theta: Row, theta: Any) -> State:
+                args = eqx.combine(theta, constants, static)
+                one = partial(_solve_one, field, args=args, ode=ode)
+                return jax.vmap(one)(y0, eqx.combine(row_theta, row_constants))[0]
 
-    zero, inputs = jax.tree.map(jnp.zeros_like, theta), (y0, row_theta, row_constants)
-    of_theta, (of_y0, of_rows) = scan_groups(group, zero, inputs, cotangents[0], lanes)
+            _, pull = jax.vjp(again, y0, row_theta, theta)
+            of_y0, of_rows, of_theta = pull(cotangent)
+            return add(total, of_theta), (of_y0, of_rows)
+
+        zero = jax.tree.map(jnp.zeros_like, theta)
+        return scan_groups(group, zero, tuple(inputs), cotangents, lanes)
+
+    inputs = y0, row_theta, row_constants, cotangents[0]
+    of_theta, (of_y0, of_rows) = join_with_totals(pull_back, inputs, (theta, constants))
     return (once((of_y0, of_rows, of_theta, None, None)),)
 
 

@@ -50,6 +50,8 @@ def map_chunks(
     if devices and key is None:
         # Give each device something; with a key, random numbers depend on the size of a chunk.
         size = min(size, -(-count // (len(devices) * lanes)) * lanes)
+    # vmap joins the rows of many calls, which must not bring fill-ups along.
+    multiple = 1 if _traced(rows) else lanes
     if -(-count // size) < len(devices):
         # Too few chunks for all processes: each computes all of them.
         devices = [device for device in devices if is_local(device)]
@@ -57,7 +59,7 @@ def map_chunks(
     with Progress(count, task="rows", show=progress) as bar:
         for number, start in enumerate(range(0, count, size)):
             keep = min(size, count - start)
-            padded = -(-keep // lanes) * lanes if count <= size else size
+            padded = -(-keep // multiple) * multiple if count <= size else size
             indices = jnp.minimum(start + jnp.arange(padded), count - 1)
             part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
             device = devices[number % len(devices)] if devices else None
@@ -68,7 +70,7 @@ def map_chunks(
                 chunk = jax.tree.map(lambda leaf, at=indices: leaf[at], rows)
                 out = f(*chunk, part_key)
             parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], out))
-            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(out)):
+            if _traced(out):
                 # Derivatives are taken on one device.
                 devices = []
             if bar.visible:
@@ -78,6 +80,10 @@ def map_chunks(
     if devices:
         return _join_devices(parts, devices, size, count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _chunk_size(row_size: int, lanes: int) -> int:

@@ -10,7 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array
+
+from jaxflow.runtime.joined import join_vmaps
 
 # 256 lanes fill the vector units of a CPU. An accelerator wants thousands: as many as hold about
 # 2^18 entries of states.
@@ -79,5 +82,13 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
     if not grouped:
         return jax.vmap(f)(*rows)
     size = jax.tree.leaves(rows)[0][:1].size
-    # XLA merges a loop of one group with what surrounds it, and then rounds differently.
-    return map_groups(f, rows, lanes_for(size), at_least=2)
+    # What `f` closes over, such as parameters, has to be an argument.
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
+
+    def group(rows: Any, consts: Any) -> Any:
+        one = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        # XLA merges a loop of one group with what surrounds it, and then rounds differently.
+        return map_groups(one, tuple(jax.tree.leaves(rows)), lanes_for(size), at_least=2)
+
+    return jax.tree.unflatten(jax.tree.structure(out), join_vmaps(group, rows, closed.consts))
