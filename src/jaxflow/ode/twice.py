@@ -28,6 +28,7 @@ from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, sol
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import RightSide, State, rk_step
+from jaxflow.runtime.joined import join_vmaps
 from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import widest_dtype
@@ -108,7 +109,8 @@ def solve_twice(
     The counts include both solves. There is no reverse mode.
     """
     rows = Row(t0, t1, row_args)
-    return shard_map_rows(partial(_solve_part, f, ode=ode), (y0, rows), args)
+    part = partial(join_vmaps, partial(_solve_part, f, ode=ode))
+    return shard_map_rows(part, (y0, rows), args)
 
 
 def _solve_part(
