@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.probes import Change, as_integrals, draw_probes
 from jaxflow.dynamics.protocol import evaluate
-from jaxflow.ode import ODE, Stats, odeint_many
+from jaxflow.ode import ODE, Stats, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.runtime.lanes import per_row
@@ -140,7 +140,7 @@ def density_change(
     """
     if isinstance(trace, XTrace):
         return _xtrace_change(trace, field, x, t0, t1, cond, key, ode=ode, solver=solver)
-    grouped = solver is odeint_many
+    grouped = solver is not odeint_together
     start, probes, read = as_integrals(trace, key, x, t0, t1, grouped=grouped)
     (x, integrals), stats = solve_density(solver, field, x, start, t0, t1, cond, probes, ode=ode)
     return x, *read(integrals), stats
@@ -176,7 +176,7 @@ def _xtrace_change(
     solver: Solver,
 ) -> Change:
     """XTrace needs the integrated Jacobian times the probes, then times their images' basis."""
-    grouped = solver is odeint_many
+    grouped = solver is not odeint_together
     probes = draw_probes(trace, key, x, grouped=grouped)
     multiply = partial(_times_jacobian, solver, field, x, t0, t1, cond, ode=ode)
     (end, images), first = multiply(probes)

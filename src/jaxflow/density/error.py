@@ -7,12 +7,15 @@ of the second solve's steps and `g` the gradient of the base's log-density at th
 ```
 E = sum |e_logp| + || |g_i| sum |e_xi| ||_2
 F = 3 eps (sum |step of log p| + |x|^2 / 2)
-stated = 1.5 d + kappa E + F,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
+A = 5 (|| g_i r_i ||_2 + r_logp)
+stated = 1.5 d + kappa E + F + A,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
 ```
 `d` misses the errors that both solves share. `E` is too small where errors add up and too large
 where they cancel; errors of different entries have independent signs and add up as squares. `F`
-is rounding. The constants are empirical and were checked on fields that did not choose them
-(`tests/density/test_accuracy.py`): a conservative estimate, not a bound.
+is the rounding of sums, and `A` that of the state, `r` at the end, which a field may amplify
+(`jaxflow.ode.rounding`). The constants are empirical and were checked on fields that did not
+choose them (`tests/density/test_accuracy.py`, `test_rounding.py`): a conservative estimate, not a
+bound.
 """
 
 from collections.abc import Callable
@@ -129,8 +132,7 @@ def stated_error(
         slope = jnp.abs(jax.grad(base.log_prob)(z))
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
         rounding = rounding_error(z, jnp.mean(path_p))
-        amplified = jnp.linalg.norm((slope * round_x).ravel()) + jnp.mean(round_p)
-        rounding += AMPLIFIED * amplified
+        rounding += amplified_error(slope, round_x, round_p)
         return DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
 
     return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
@@ -147,6 +149,20 @@ def rounding_error(z: Float[Array, "*event"], path: Float[Array, ""]) -> Float[A
     return ROUNDING * jnp.finfo(path.dtype).eps * (path + squares / 2)
 
 
+def amplified_error(
+    slope: Float[Array, "*event"], round_x: Float[Array, "*event"], round_p: Array
+) -> Float[Array, ""]:
+    """Rounding of a solve, carried to its end, in one log-density in nats: the term A above.
+
+    Args:
+        slope: gradient of the base's log-density at the end of the trajectory.
+        round_x: rounding error of that end.
+        round_p: change of the integrals by rounding.
+    """
+    at_end = jnp.linalg.norm((slope * round_x.astype(slope.dtype)).ravel())
+    return AMPLIFIED * (at_end + jnp.mean(round_p))
+
+
 def mark_no_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
     """Set the status `NO_DENSITY` where the solve succeeded and the base's log-density is NaN.
 
@@ -158,12 +174,14 @@ def mark_no_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
 
 
 def mark_inaccurate(
-    stats: Stats, z: Float[Array, "rows *event"], change: Array, atol_nats: Any
+    stats: Stats, base: Any, z: Float[Array, "rows *event"], change: Array, atol_nats: Any
 ) -> Stats:
     """Set the status `INACCURATE` where rounding alone exceeds `atol_nats`, after one solve."""
-    return _downgrade(
-        stats, per_row(rounding_error, z, jnp.abs(change)) > atol_nats, Status.INACCURATE
-    )
+    rounding = per_row(rounding_error, z, jnp.abs(change))
+    if stats.rounding is not None:
+        slope = per_row(jax.grad(base.log_prob), z)
+        rounding = rounding + per_row(amplified_error, slope, *stats.rounding)
+    return _downgrade(stats, rounding > atol_nats, Status.INACCURATE)
 
 
 def _downgrade(stats: Stats, bad: Array, status: Status) -> Stats:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxflow.density.continuity import density_change
 from jaxflow.density.error import (
     ROUNDS,
     LogDensity,
@@ -27,7 +28,7 @@ from jaxflow.density.error import (
 )
 from jaxflow.flows.data_space import check_arguments, into_flow_space, mark_outside
 from jaxflow.flows.flow import map_rows
-from jaxflow.ode import ODE, Stats, Status
+from jaxflow.ode import ODE, Stats, Status, odeint_many
 from jaxflow.runtime.precision import full_precision, is_single, widest_dtype
 from jaxflow.trace import XTrace
 
@@ -129,6 +130,7 @@ def _in_float64(
         status = jnp.where(rounded > atol_nats, int(Status.INACCURATE), stats.status)
         stats = replace(stats, status=status)
         if isinstance(found, LogDensity):
+            assert found.ode_error is not None
             found = found._replace(ode_error=found.ode_error + rounded, status=status)
     return jax.tree.map(
         lambda old, new: old.at[missed].set(np.asarray(new).astype(old.dtype)),
@@ -148,9 +150,14 @@ def _log_prob_to(
     key: PRNGKeyArray | None,
 ) -> tuple[Array, Stats]:
     """Log-density of rows, `INACCURATE` where rounding alone exceeds `atol_nats`."""
-    z, change, _, stats = flow.change_rows(u, 1.0, 0.0, cond, key, training=False)
+    trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
+    solver = partial(odeint_many, measure_rounding=True)
+    z, change, _, stats = density_change(
+        trace, flow.field, u, 1.0, 0.0, cond, key, ode=ode, solver=solver
+    )
     value = base_density(flow.base, z) - change
-    stats = mark_inaccurate(mark_no_density(stats, value), z, change, atol_nats)
+    stats = mark_inaccurate(mark_no_density(stats, value), flow.base, z, change, atol_nats)
+    stats = replace(stats, rounding=None)
     return value + log_det.astype(value.dtype), mark_outside(stats, log_det)
 
 

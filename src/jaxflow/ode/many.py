@@ -26,6 +26,7 @@ from jaxflow.ode.derivatives import name_forward_mode, once
 from jaxflow.ode.integrate import VectorField, add, lerp
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import lift_closure, split_args
+from jaxflow.ode.rounding import begin_rounding, carry_rounding, spread
 from jaxflow.ode.rows import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
 from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
@@ -52,6 +53,7 @@ def odeint_many(
     *,
     ode: ODE = ODE(),
     lanes: int | None = None,
+    measure_rounding: bool = False,
 ) -> tuple[State, Stats]:
     """Solve `dy/dt = f(t, y, args)` for many rows, each with its own steps.
 
@@ -69,6 +71,9 @@ def odeint_many(
         ode: settings of each row's solve.
         lanes: number of rows solved at once; the default fits the platform and the size of a
             row. Bits are the same for the same number of lanes.
+        measure_rounding: estimate the rounding error of adaptive solves in `stats.rounding`, at
+            one more evaluation a step (`jaxflow.ode.rounding`). `y0` must be a pair
+            `(x, integrals)` of arrays, where `f` does not depend on the integrals.
 
     Returns:
         The states at `t1`, and counts with one entry for each row. Without `ode.throw` a row that
@@ -107,7 +112,8 @@ def odeint_many(
     known = not any(isinstance(t, Tracer) for t in (t0, t1))
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span)
-    y1, stats = name_forward_mode(_solve, f, y0, Row(start, end, row_args), args, ode, lanes)
+    rows = Row(start, end, row_args)
+    y1, stats = name_forward_mode(_solve, f, y0, rows, args, ode, lanes, measure_rounding)
     if ode.throw:
         y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
     return y1, stats
@@ -115,14 +121,26 @@ def odeint_many(
 
 @eqx.filter_jit
 def _solve(
-    f: Callable[..., State], y0: State, rows: Row, args: Any, ode: ODE, lanes: int
+    f: Callable[..., State],
+    y0: State,
+    rows: Row,
+    args: Any,
+    ode: ODE,
+    lanes: int,
+    measure: bool,
 ) -> tuple[State, Stats]:
-    part = partial(_solve_part, f, ode=ode, lanes=lanes)
+    part = partial(_solve_part, f, ode=ode, lanes=lanes, measure=measure)
     return shard_map_rows(part, (y0, rows), args)
 
 
 def _solve_part(
-    f: Callable[..., State], inputs: tuple[State, Row], args: Any, *, ode: ODE, lanes: int
+    f: Callable[..., State],
+    inputs: tuple[State, Row],
+    args: Any,
+    *,
+    ode: ODE,
+    lanes: int,
+    measure: bool,
 ) -> tuple[State, Stats]:
     """The solves of one device's rows."""
     y0, rows = inputs
@@ -138,12 +156,13 @@ def _solve_part(
 
         y1, stats = join_vmaps(solve_groups, (y0, rows), args)
     elif isinstance(ode.gradient, Direct):
-        y1, stats = _solve_queue(field, y0, rows, args, ode, lanes)
+        y1, stats = _solve_queue(field, y0, rows, args, ode, lanes, measure)
     else:
-        y1, stats = _solve_with_gradient(field, y0, rows, args, ode, lanes)
+        y1, stats = _solve_with_gradient(field, y0, rows, args, ode, lanes, measure)
     stats = replace(stats, t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)))
     fail = jax.vmap(partial(poison, partial=ode.partial))
-    return fail(jax.tree.map(lambda leaf: leaf[:, 0], y1), stats.status), stats
+    y1, rounding = jax.tree.map(lambda leaf: leaf[:, 0], (y1, stats.rounding))
+    return fail(y1, stats.status), replace(stats, rounding=rounding)
 
 
 def _solve_one(
@@ -153,42 +172,59 @@ def _solve_one(
 
 
 def _solve_queue(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
+    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
 ) -> tuple[State, Stats]:
     def drain_queue(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
         queue = begin_rows(field, *inputs, args, ode, lanes)
-        return solve_in_lanes(field, queue, args, ode, lanes)[:2]
+        if not measure:
+            return solve_in_lanes(field, queue, args, ode, lanes)[:2]
+        y1, stats, rounding = solve_in_lanes(
+            field,
+            queue,
+            args,
+            ode,
+            lanes,
+            record=lambda loop: begin_rounding(loop.y),
+            write=carry_rounding,
+        )
+        return y1, replace(stats, rounding=jax.vmap(spread)(rounding))
 
     return join_vmaps(drain_queue, (y0, rows), args)
 
 
 def _solve_with_gradient(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
+    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
 ) -> tuple[State, Stats]:
     """The solve in lanes, whose reverse mode solves each row again by `ode.gradient`."""
     theta, constants, static = split_args(args)
     row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
     inputs = y0, row_theta, theta, row_constants, constants
-    return _custom(field, static, ode, lanes, inputs)
+    return _custom(field, static, ode, lanes, measure, inputs)
 
 
 def _forward(
-    field: VectorField, static: Any, ode: ODE, lanes: int, inputs: tuple[Any, ...]
+    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
 ) -> tuple[tuple[State, Stats], Any]:
     y0, row_theta, theta, row_constants, constants = inputs
     rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
-    return once(_solve_queue(field, y0, rows, args, ode, lanes)), inputs
+    return once(_solve_queue(field, y0, rows, args, ode, lanes, measure)), inputs
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def _custom(
-    field: VectorField, static: Any, ode: ODE, lanes: int, inputs: tuple[Any, ...]
+    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
 ) -> tuple[State, Stats]:
-    return _forward(field, static, ode, lanes, inputs)[0]
+    return _forward(field, static, ode, lanes, measure, inputs)[0]
 
 
 def _backward(
-    field: VectorField, static: Any, ode: ODE, lanes: int, inputs: Any, cotangents: Any
+    field: VectorField,
+    static: Any,
+    ode: ODE,
+    lanes: int,
+    measure: bool,
+    inputs: Any,
+    cotangents: Any,
 ) -> tuple[Any, ...]:
     y0, row_theta, theta, row_constants, constants = inputs
 

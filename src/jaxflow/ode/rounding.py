@@ -7,7 +7,7 @@ evaluation of the field beside the trajectory, and adds the step's own rounding 
 that changes from step to step. Errors of different steps are independent and add as squares.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Rounding(NamedTuple):
     integrals: Float[Array, "..."]
 
 
-def begin_rounding(y: tuple[Array, Array]) -> Rounding:
+def begin_rounding(y: Any) -> Rounding:
     """The rounding of a row's initial state."""
     x, integrals = y
     return Rounding(_roundings(x) * _signs(x, jnp.zeros((), int)), jnp.zeros_like(integrals))

@@ -101,6 +101,7 @@ class Stats(eqx.Module):
         num_rejected: rejected steps.
         status: a `Status`.
         t: the time that the solve reached; `t1` if it succeeded.
+        rounding: estimated rounding error, like the state; None unless `odeint_many` measured it.
 
     Example:
         ```python
@@ -116,6 +117,7 @@ class Stats(eqx.Module):
     num_rejected: Int[Array, "*many"]
     status: Int[Array, "*many"]
     t: Float[Array, "*many"]
+    rounding: Any = None
 
     def then(self, later: "Stats") -> "Stats":
         """Counts of this solve and a later one; status and time of the first that failed."""
