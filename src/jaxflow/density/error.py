@@ -32,6 +32,7 @@ from jaxflow.bases import log_prob_rows
 from jaxflow.density.continuity import solve_density
 from jaxflow.density.probes import as_integrals
 from jaxflow.ode import ODE, Stats, Status
+from jaxflow.ode.rounding import UNIT
 from jaxflow.ode.twice import Twice, solve_twice
 from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import accumulation_dtype
@@ -42,6 +43,9 @@ DIFFERENCE, ROUNDING = 1.5, 3.0
 AMPLIFIED = 5.0
 # The weight of the embedded errors at a tolerance of 1e-3, and its range.
 EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
+# Of a single solve: its error in nats over its tolerance times the change in nats by one unit of
+# error in the state. At most the first is seen; the second is usual where errors are amplified.
+POSSIBLE, USUAL = 0.2, 0.02
 # Solver tolerance for each nat of `atol_nats`: of a single, unchecked solve, and of the first of
 # those that state their error.
 UNCHECKED, CHECKED = 1 / 20, 1 / 10
@@ -174,14 +178,38 @@ def mark_no_density(stats: Stats, value: Float[Array, " rows"]) -> Stats:
 
 
 def mark_inaccurate(
-    stats: Stats, base: Any, z: Float[Array, "rows *event"], change: Array, atol_nats: Any
+    stats: Stats,
+    base: Any,
+    ends: tuple[Float[Array, "rows *event"], Float[Array, "rows *event"]],
+    change: Array,
+    *,
+    ode: ODE,
+    share: Any,
+    atol_nats: Any,
 ) -> Stats:
-    """Set the status `INACCURATE` where rounding alone exceeds `atol_nats`, after one solve."""
-    rounding = per_row(rounding_error, z, jnp.abs(change))
+    """Set the status `INACCURATE` where one solve may miss `atol_nats`.
+
+    The rounding of a solve measures how much errors are amplified, those of steps too.
+
+    Args:
+        stats: counts of the solve, with `rounding` if it was measured.
+        base: density at the end.
+        ends: the trajectories' start and end.
+        change: change of log p.
+        ode: settings of the solve, by `ode_for_tolerance`.
+        share: `POSSIBLE` or `USUAL`.
+        atol_nats: largest error in nats.
+    """
+    end = ends[1]
+    error = per_row(rounding_error, end, jnp.abs(change))
     if stats.rounding is not None:
-        slope = per_row(jax.grad(base.log_prob), z)
-        rounding = rounding + per_row(amplified_error, slope, *stats.rounding)
-    return _downgrade(stats, rounding > atol_nats, Status.INACCURATE)
+        slope = per_row(jax.grad(base.log_prob), end)
+        amplified = per_row(amplified_error, slope, *stats.rounding)
+        size = jnp.maximum(*(per_row(lambda x: jnp.linalg.norm(x.ravel()), x) for x in ends))
+        roundings = AMPLIFIED * UNIT * float(jnp.finfo(end.dtype).eps) * size
+        unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
+        error = error + amplified + share * unit * ode.atol
+    return _downgrade(stats, error > atol_nats, Status.INACCURATE)
 
 
 def _downgrade(stats: Stats, bad: Array, status: Status) -> Stats:

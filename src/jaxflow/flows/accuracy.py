@@ -17,7 +17,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.density.continuity import density_change
 from jaxflow.density.error import (
+    POSSIBLE,
     ROUNDS,
+    USUAL,
     LogDensity,
     base_density,
     mark_inaccurate,
@@ -29,7 +31,7 @@ from jaxflow.density.error import (
 from jaxflow.flows.data_space import check_arguments, into_flow_space, mark_outside
 from jaxflow.flows.flow import map_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many
-from jaxflow.runtime.precision import full_precision, is_single, widest_dtype
+from jaxflow.runtime.precision import full_precision, is_single
 from jaxflow.trace import XTrace
 
 
@@ -44,21 +46,26 @@ def log_prob_to(
 ) -> tuple[Array, Stats, tuple[int, ...]]:
     """Log-densities of rows by one solve to `atol_nats`, its counts, and the batch shape.
 
-    The arguments are those of `CNF.log_prob`.
+    Rows that one solve may not bring there are verified. The arguments are those of
+    `CNF.log_prob`.
     """
-    flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
-    dtype = widest_dtype(flow)
-    ode = ode_for_tolerance(atol_nats, flow.ode_eval, dtype, checked=False)
+    given, (flow, rows, cond, batch) = flow, check_arguments(flow, x, cond, "x", keep_float64=True)
     flow = flow.choose_probes(rows, cond, key)
-    score = partial(_log_prob_to, replace(flow, ode_eval=ode), jnp.asarray(atol_nats, dtype))
     inputs = *into_flow_space(flow, rows), cond
-    log_p, stats = map_rows(flow, score, inputs, key, progress)
+    dtype = inputs[0].dtype
+    flow = replace(
+        flow, ode_eval=ode_for_tolerance(atol_nats, flow.ode_eval, dtype, checked=False)
+    )
+    again = flow.states_error() and not isinstance(inputs[0], Tracer)
+    limits = (jnp.asarray(each, dtype) for each in (atol_nats, POSSIBLE if again else USUAL))
+    log_p, stats = map_rows(flow, partial(_log_prob_to, flow, *limits), inputs, key, progress)
+    if again:
 
-    def again(flow: Any, rows: Any, cond: Any) -> tuple[Any, Stats]:
-        return log_prob_to(flow, rows, cond, key, atol_nats, progress=progress)[:2]
+        def solve(flow: Any, rows: Any, cond: Any) -> tuple[Any, Stats]:
+            answer, stats, _ = with_error(flow, rows, cond, key, atol_nats, progress=progress)
+            return answer.value, stats
 
-    if is_single(dtype) and not isinstance(log_p, Tracer):
-        log_p, stats = _in_float64(again, flow, rows, cond, (log_p, stats), atol_nats)
+        log_p, stats = _in_float64(solve, given, rows, cond, (log_p, stats), atol_nats)
     return log_p, stats, batch
 
 
@@ -76,9 +83,9 @@ def with_error(
     The arguments are those of `CNF.log_prob_with_error`.
     """
     flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
-    dtype = widest_dtype(flow)
     flow = flow.choose_probes(rows, cond, key)
     inputs = *into_flow_space(flow, rows), cond
+    dtype = inputs[0].dtype
 
     def solve(ode: ODE, inputs: tuple[Any, ...]) -> tuple[LogDensity, Stats]:
         score = partial(_log_prob_with_error, replace(flow, ode_eval=ode))
@@ -126,7 +133,7 @@ def _in_float64(
         rows = np.asarray(rows).astype(np.float64)[missed]
         found, stats = solve(wide, rows, None if cond is None else cond[missed])
         value = found.value if isinstance(found, LogDensity) else found
-        rounded = jnp.abs(value) * float(jnp.finfo(widest_dtype(flow)).eps) / 2
+        rounded = jnp.abs(value) * float(jnp.finfo(answer[1].t.dtype).eps) / 2
         status = jnp.where(rounded > atol_nats, int(Status.INACCURATE), stats.status)
         stats = replace(stats, status=status)
         if isinstance(found, LogDensity):
@@ -144,19 +151,28 @@ def _in_float64(
 def _log_prob_to(
     flow: Any,
     atol_nats: Array,
+    share: Array,
     u: Array,
     log_det: Array,
     cond: Array | None,
     key: PRNGKeyArray | None,
 ) -> tuple[Array, Stats]:
-    """Log-density of rows, `INACCURATE` where rounding alone exceeds `atol_nats`."""
+    """Log-density of rows, `INACCURATE` where it may miss `atol_nats`."""
     trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
     solver = partial(odeint_many, measure_rounding=True)
     z, change, _, stats = density_change(
         trace, flow.field, u, 1.0, 0.0, cond, key, ode=ode, solver=solver
     )
     value = base_density(flow.base, z) - change
-    stats = mark_inaccurate(mark_no_density(stats, value), flow.base, z, change, atol_nats)
+    stats = mark_inaccurate(
+        mark_no_density(stats, value),
+        flow.base,
+        (u, z),
+        change,
+        ode=ode,
+        share=share,
+        atol_nats=atol_nats,
+    )
     stats = replace(stats, rounding=None)
     return value + log_det.astype(value.dtype), mark_outside(stats, log_det)
 

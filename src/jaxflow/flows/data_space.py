@@ -119,8 +119,10 @@ def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
     if flow.transform is None:
         return to_flow_space(None, rows)
     size = math.prod(flow.event_shape)
-    move = partial(_into_flow_space, widest_dtype(flow), flow.transform)
-    precision = jax.enable_x64(True) if isinstance(rows, np.ndarray) else contextlib.nullcontext()
+    precision, dtype = contextlib.nullcontext(), rows.dtype
+    if isinstance(rows, np.ndarray):
+        precision, dtype = jax.enable_x64(True), widest_dtype(flow)
+    move = partial(_into_flow_space, dtype, flow.transform)
     with precision:
         return map_chunks(move, (rows,), row_size=size, lanes=lanes_for(size))
 
