@@ -190,8 +190,8 @@ def test_wrong_parameters_are_refused():
     with pytest.raises((ValueError, TypeError), match=r"(?s)mean.*scale"):
         DiagonalNormal(jnp.zeros(2), jnp.ones(3))
     eye = jnp.eye(2)[None]
-    with pytest.raises(ValueError, match="must be positive with sum 1"):
-        GaussianMixture([0.5, 0.6], jnp.zeros((2, 2)), jnp.tile(eye, (2, 1, 1)))
+    with pytest.raises(ValueError, match="must be positive"):
+        GaussianMixture([1.1, -0.1], jnp.zeros((2, 2)), jnp.tile(eye, (2, 1, 1)))
     with pytest.raises(ValueError, match="lower triangular"):
         GaussianMixture([1.0], jnp.zeros((1, 2)), -eye)
     with pytest.raises(ValueError, match=r"factors have shape"):
@@ -202,3 +202,28 @@ def test_wrong_parameters_are_refused():
         FlowBase(StandardNormal(2))
     with pytest.raises(ValueError, match="gives a random log-density"):
         FlowBase(linear(1.0, StandardNormal(2), trace="hutchinson"))
+
+
+def test_only_the_ratios_of_a_mixtures_weights_count(key):
+    factors = jnp.tile(jnp.eye(2)[None], (2, 1, 1))
+    one, other = (
+        GaussianMixture(weights, jnp.asarray([[0.0, 0.0], [2.0, 1.0]]), factors)
+        for weights in ([0.25, 0.75], [3.0, 9.0])
+    )
+    x = jax.random.normal(key, (20, 2))
+    np.testing.assert_allclose(jax.vmap(one.log_prob)(x), jax.vmap(other.log_prob)(x), rtol=1e-14)
+
+
+def test_samples_of_student_move_with_their_degrees_of_freedom(key):
+    # d/d(df) E[log(1 + x^2)] by quadrature, and as the mean of the slopes of samples.
+    def mean(df):
+        x = np.sinh(np.linspace(-25, 25, 200_001))
+        weight = stats.t.pdf(x, df) * np.sqrt(1 + x**2) * (50 / 200_000)
+        return np.sum(weight * np.log1p(x**2))
+
+    def value(df, key):
+        return jnp.log1p(StudentT(df, ()).sample(key) ** 2)
+
+    slopes = jax.jit(jax.vmap(jax.grad(value), (None, 0)))(5.0, jax.random.split(key, 40_000))
+    expected = (mean(5.01) - mean(4.99)) / 0.02
+    assert abs(float(slopes.mean()) - expected) < 4.5 * float(slopes.std()) / 200

@@ -3,14 +3,13 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.shapes import Event, Rows, Scalar
 
 
 class FlowBase(eqx.Module):
-    """The density of a flow, in its data units, as a base; its parameters are not trained.
+    """The density of a flow, in its data units, as a base.
 
     Each evaluation of the new flow also solves the fitted one, with its `ode_eval`.
 
@@ -62,14 +61,8 @@ class FlowBase(eqx.Module):
 
     def log_prob_rows(self, x: Rows) -> Float[Array, " rows"]:
         """Log-density of rows, (rows, *event), in one solve."""
-        return _frozen(self.flow).log_prob_rows(x)[0]
+        return self.flow.log_prob_rows(x)[0]
 
     def sample_rows(self, keys: Array) -> Rows:
         """Draw one event for each key, in one solve."""
-        return _frozen(self.flow).draw_rows(keys)[0][0]
-
-
-def _frozen(flow: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, flow
-    )
+        return self.flow.draw_rows(keys)[0][0]

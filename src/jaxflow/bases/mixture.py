@@ -15,7 +15,10 @@ from jaxflow.runtime.shapes import ArrayInput, Scalar
 
 
 class GaussianMixture(eqx.Module):
-    """`sum_k weight_k N(mean_k, L_k L_k^T)` on vectors; its parameters are not trained.
+    """`sum_k p_k N(mean_k, L_k L_k^T)` on vectors, with `p_k = weight_k / sum_j weight_j`.
+
+    The parameters are trained if `fit` is asked to. A sample's component is a discrete choice,
+    so `sample` has no gradient in `weights`, and `ReverseKL` does not train them.
 
     ```python
     import jax
@@ -40,12 +43,12 @@ class GaussianMixture(eqx.Module):
         """Make the density from its parameters; `fit` estimates them from data.
 
         Args:
-            weights: (components,), positive, with sum 1.
+            weights: (components,), positive; only their ratios count.
             means: (components, dim).
             factors: Cholesky factors `L` of the covariances, (components, dim, dim).
 
         Raises:
-            ValueError: the shapes do not fit, the weights are not positive with sum 1, or the
+            ValueError: the shapes do not fit, the weights are not positive, or the
                 factors are not lower triangular with a positive diagonal.
         """
         self.weights, self.means, self.factors = map(jnp.asarray, (weights, means, factors))
@@ -103,19 +106,19 @@ class GaussianMixture(eqx.Module):
 
     def log_prob(self, x: Float[Array, " dim"]) -> Scalar:
         """Log-density of one event, in nats."""
-        weights, means, factors = jax.lax.stop_gradient((self.weights, self.means, self.factors))
+        means, factors = self.means, self.factors
         z = jax.vmap(lambda factor, gap: _solve(factor, gap))(factors, x[None] - means)
         log_scale = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
         each = -0.5 * jnp.sum(z**2, axis=1) - log_scale - 0.5 * x.size * jnp.log(2 * jnp.pi)
-        return jax.nn.logsumexp(each + jnp.log(weights))
+        log_weights = jnp.log(self.weights) - jnp.log(jnp.sum(self.weights))
+        return jax.nn.logsumexp(each + log_weights)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
         """Draw one event."""
-        weights, means, factors = jax.lax.stop_gradient((self.weights, self.means, self.factors))
         component_key, noise_key = jax.random.split(key)
-        k = jax.random.categorical(component_key, jnp.log(weights))
-        z = jax.random.normal(noise_key, means.shape[1:], means.dtype)
-        return means[k] + jnp.dot(factors[k], z, precision="highest")
+        k = jax.random.categorical(component_key, jnp.log(self.weights))
+        z = jax.random.normal(noise_key, self.event_shape, self.means.dtype)
+        return self.means[k] + jnp.dot(jnp.tril(self.factors[k]), z, precision="highest")
 
 
 def _solve(factor: Float[Array, "dim dim"], gap: Float[Array, " dim"]) -> Float[Array, " dim"]:
@@ -123,8 +126,8 @@ def _solve(factor: Float[Array, "dim dim"], gap: Float[Array, " dim"]) -> Float[
 
 
 def _check(weights: np.ndarray, factors: np.ndarray) -> None:
-    if not (weights > 0).all() or abs(weights.sum() - 1) > 1e-4:
-        raise ValueError(f"weights={weights} must be positive with sum 1")
+    if not (weights > 0).all():
+        raise ValueError(f"weights={weights} must be positive")
     diagonal = np.diagonal(factors, axis1=1, axis2=2)
     if not (diagonal > 0).all() or np.triu(factors, 1).any():
         raise ValueError(

@@ -17,8 +17,8 @@ class Base(Protocol):
     """The density at `t = 0` that a flow transports to the data.
 
     The methods take one event; the library vectorises them over rows. NumPyro's distributions
-    satisfy this interface, if batch axes are made part of the event: `to_event(1)`. Parameters of
-    the library's bases are not trained.
+    satisfy this interface, if batch axes are made part of the event: `to_event(1)`. `fit`
+    trains a base if `train` names it, so the methods may cut no gradient (`stop_gradient`).
 
     Optional methods:
         `log_prob_rows(x) -> (rows,)` and `sample_rows(keys) -> (rows, *event)`: the same for many

@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -18,7 +17,7 @@ from jaxflow.runtime.shapes import ArrayInput
 class ConditionScaling(eqx.Module):
     """`(cond - mean) / scale`: conditions of order one, whatever their units.
 
-    Mean and scale describe the data and are not trained.
+    Mean and scale describe the data, and `jaxflow.trainable` leaves them out.
 
     ```python
     import jax.numpy as jnp
@@ -95,8 +94,7 @@ class ConditionScaling(eqx.Module):
                 f"{self.mean.size} entries"
             )
         mean, scale = (
-            jax.lax.stop_gradient(part).astype(cond.dtype).reshape(cond.shape)
-            for part in (self.mean, self.scale)
+            part.astype(cond.dtype).reshape(cond.shape) for part in (self.mean, self.scale)
         )
         return (cond - mean) / scale
 

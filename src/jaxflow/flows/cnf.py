@@ -194,6 +194,8 @@ class CNF(Flow):
     ) -> Float[Array, "*batch"]:
         """Log-density of `x` in nats and the data's own units, optionally to `atol_nats`.
 
+        In a loss write `train_log_prob` instead, which takes the steps that training takes.
+
         Args:
             x: data, (*batch, *event).
             cond: conditions, (*batch, *condition), or one vector for all rows.

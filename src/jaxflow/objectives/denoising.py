@@ -13,6 +13,7 @@ from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives.matching import squared_norms
 from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
+from jaxflow.objectives.units import to_field
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Rows
@@ -121,6 +122,7 @@ class Denoising:
         self.check(flow)
         if self.drop and cond is None:
             raise ValueError(f"drop={self.drop} leaves conditions out, and there are none")
+        x, key = to_field(flow, x, key)
         denoiser = denoiser_of(flow)
         schedule = denoiser.schedule
         time_key, noise_key, drop_key = jax.random.split(key, 3)

@@ -12,6 +12,7 @@ from jaxflow.flows.data_space import to_flow_space
 from jaxflow.flows.flow import Flow
 from jaxflow.objectives.penalties import PENALTIES, Penalty, penalised_change
 from jaxflow.objectives.protocol import Loss, Weights
+from jaxflow.objectives.units import with_noise
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.ode import Stats
 from jaxflow.runtime.shapes import Rows
@@ -77,6 +78,7 @@ class MaximumLikelihood:
         Raises:
             TypeError: penalties or `steer` with a flow that is not a CNF.
         """
+        x, key = with_noise(flow, x, key)
         metrics: dict[str, Array] = {}
         if self.penalties or self.steer:
             log_p, integrals, stats = self._penalised(flow, x, cond, key)

@@ -15,6 +15,7 @@ from jaxflow.dynamics.protocol import evaluate
 from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
+from jaxflow.objectives.units import to_field
 from jaxflow.objectives.weights import resample, weighted_mean
 from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.runtime.shapes import Rows
@@ -102,6 +103,7 @@ class FlowMatching:
             field of 0.
         """
         self.check(flow)
+        x, key = to_field(flow, x, key)
         base_key, time_key, coupling_key, noise_key, weights_key = jax.random.split(key, 5)
         if weights is not None:
             rows = resample(weights, weights_key)

@@ -1,9 +1,12 @@
 """The call that all objectives share: `loss, metrics = objective(flow, x, cond, key, weights)`.
 
-`flow` is the flow without its transform, `x` (rows, *event) are data in flow space, `cond`
-(rows, *condition) their conditions or None, `key` is for random numbers, and `weights` (rows,)
-say how often each row counts. `fit` passes `weights` only if its caller gave weights. `loss` is a
-scalar to minimise; `metrics` are scalars by name, which are reported if one is not finite.
+`x` (rows, *event) are data in the units of the flow, `cond` (rows, *condition) their conditions or
+None, `key` is for random numbers, and `weights` (rows,) say how often each row counts. `fit`
+passes `weights` only if its caller gave weights. `loss` is a scalar to minimise; `metrics` are
+scalars by name, which are reported if one is not finite.
+
+In a loop of your own the flow has its transform, and `x` are data as they are. `fit` maps the data
+to flow space once and passes the flow without its transform, unless the transform is trained.
 
 Optional attributes of an objective:
     `simulation_free`: True if training solves no ODE.

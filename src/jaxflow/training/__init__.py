@@ -8,6 +8,7 @@ from jaxflow.training.fit import fit
 from jaxflow.training.noise import fit_noise
 from jaxflow.training.run import History
 from jaxflow.training.step import TrainingError
+from jaxflow.training.trainable import trainable
 
 __all__ = [
     "Checkpoints",
@@ -18,4 +19,5 @@ __all__ = [
     "fit",
     "fit_classifier",
     "fit_noise",
+    "trainable",
 ]

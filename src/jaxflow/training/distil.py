@@ -27,6 +27,7 @@ from jaxflow.trace import Exact
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
 from jaxflow.training.rows import Dataset, data_rows
+from jaxflow.training.trainable import trainable
 
 CONFIG = TrainConfig(steps=3000, batch_size=512, learning_rate=3e-3, ema=0.999, eval_every=500)
 # Error of the log-density, in nats, above which the loss is linear in it.
@@ -110,7 +111,7 @@ def distil(
     z = eqx.filter_jit(sample_rows)(flow.base, keys, rows.x.dtype)
     data = Dataset(_trajectories(flow, z, num_steps, conditions), conditions)
     fast = FlowMap(net, flow, num_steps)
-    fast = minimise(fast, data, _loss, fit_key, config, progress, fixed=("exact",))
+    fast = minimise(fast, data, _loss, fit_key, config, progress, trained=trainable(fast))
     try:
         return replace(fast, error=_map_error(fast, rows, exact))
     except Exception as error:  # what was trained outlives its report

@@ -1,6 +1,7 @@
 """`fit`: train a flow, validate it with the evaluation solver, keep the best weights."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.data.shards import Shards
+from jaxflow.flows.flow import Flow
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
@@ -16,12 +18,12 @@ from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.checkpoints import Checkpoints, open_store
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.defaults import default_objective
+from jaxflow.training.defaults import check_trains_likelihood, default_objective
 from jaxflow.training.identity import fingerprint
-from jaxflow.training.prepare import in_data_units, prepare
+from jaxflow.training.prepare import check_flow, in_data_units, prepare
 from jaxflow.training.run import Callback, History, Run
 from jaxflow.training.step import TrainingError
-from jaxflow.training.trainable import combine_trainable
+from jaxflow.training.trainable import checked_train, combine_trainable
 from jaxflow.transforms import Proposal, Transform
 
 # The type of the flow, which is also the type of the result.
@@ -37,6 +39,7 @@ def fit(
     weights: ArrayInput | None = None,
     validation: float | ArrayInput | tuple[Any, ...] = 0.1,
     transform: Transform | Proposal | str | None = "auto",
+    train: Sequence[str] | Flow = ("field",),
     config: TrainConfig = TrainConfig(),
     objective: Objective | None = None,
     progress: bool | None = None,
@@ -61,8 +64,6 @@ def fit(
     samples = flow.sample(key, 5)
     ```
 
-    The base and the transform of the flow are not trained.
-
     Args:
         flow: a `CNF`, a `CouplingFlow` or another `Flow`.
         x: data, (n, *event), in any units; `jaxflow.data.Shards` for more rows than fit in
@@ -79,10 +80,13 @@ def fit(
             has a transform keeps it. A `jaxflow.transforms.propose(x)` is applied before each
             candidate. None keeps the flow's transform or absence of one. Anything else is the
             transform to use.
+        train: parts of the flow to train, of `"field"`, `"base"` and `"transform"`, or a tree of
+            booleans (`jaxflow.trainable`); the rest stays bit for bit.
         config: settings of the optimiser, the validation and the stopping rules.
         objective: what to minimise, `(flow, x, cond, key) -> (loss, metrics)`, see
             `jaxflow.objectives`. By default `Staged()` (flow matching, then likelihood) for a
-            `CNF`, `Denoising()` for a diffusion model, and `maximum_likelihood` otherwise.
+            `CNF`, `Denoising()` for a diffusion model, and `maximum_likelihood` otherwise and
+            where more than the field is trained.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation with a dict of the newest value of each column of
             the history; return True to stop. An error in it ends the training, which then
@@ -112,13 +116,25 @@ def fit(
         TrainingError: no validation value was finite.
         ProcessLostError: another process of the job ended.
     """
+    check_flow(flow)
+    train = checked_train(flow, train)
     if objective is None:
-        objective = default_objective(flow, cond)
+        objective = default_objective(flow, cond, train)
+    check_trains_likelihood(objective, train)
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
     standardise = not getattr(objective, "raw_conditions", False)
     problems = prepare(
-        flow, x, cond, key, validation, transform, config, weights, standardise=standardise
+        flow,
+        x,
+        cond,
+        key,
+        validation,
+        transform,
+        config,
+        weights,
+        standardise=standardise,
+        train=train,
     )
     check_transform = getattr(objective, "check_transform", None)
     if check_transform is not None:

@@ -13,7 +13,7 @@ from jaxflow.training.minibatches import minibatch_indices
 from jaxflow.training.prepare import seed_of
 from jaxflow.training.rows import Dataset
 from jaxflow.training.step import Steps, TrainingError, initial_state, num_finite, train_steps
-from jaxflow.training.trainable import combine_trainable, partition_trainable
+from jaxflow.training.trainable import arrays_where, combine_trainable, partition_trainable
 
 
 def minimise(
@@ -24,7 +24,7 @@ def minimise(
     config: TrainConfig,
     progress: bool | None,
     *,
-    fixed: tuple[str, ...] = (),
+    trained: Any = None,
     batch_transform: Any = None,
 ) -> Any:
     """Take `config.steps` steps and return the module with the averaged weights.
@@ -36,13 +36,14 @@ def minimise(
         key: for minibatches and the loss.
         config: settings; those of validation are not used.
         progress: show a progress bar; None for only on a terminal.
-        fixed: attributes of the module that are not trained.
+        trained: tree of the arrays to train; None for all.
         batch_transform: applied to each minibatch first; None for no transform.
 
     Raises:
         TrainingError: the loss or its gradient is not finite.
     """
-    params, frozen = partition_trainable(module, fixed=fixed)
+    trained = arrays_where(module, lambda part: True) if trained is None else trained
+    params, frozen = partition_trainable(module, trained)
     state, loss_args = initial_state(params, config), (frozen, data, batch_transform, loss)
     with Progress(config.steps, show=progress) as bar:
         for step in range(0, config.steps, config.eval_every):

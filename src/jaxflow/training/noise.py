@@ -15,6 +15,7 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
 from jaxflow.training.prepare import check_flow
 from jaxflow.training.rows import data_rows, repeat_rows
+from jaxflow.training.trainable import arrays_where
 from jaxflow.transforms import CellNoise, Chain, noise_of
 
 CONFIG = TrainConfig(steps=1000, batch_size=256, eval_every=100)
@@ -89,8 +90,9 @@ def fit_noise(
     noise = CellNoise(repeat_rows(rows).x, width=width, depth=depth, key=net_key)
     noise = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), noise)
     noisy = _NoisyFlow(noise, flow)
-    noise = minimise(noisy, rows, _bound, fit_key, config, progress, fixed=("flow",)).noise
-    grid = grid.with_noise(noise)
+    trained = arrays_where(noisy, lambda part: part == "noise")
+    noisy = minimise(noisy, rows, _bound, fit_key, config, progress, trained=trained)
+    grid = grid.with_noise(noisy.noise)
     rest = flow.transform.parts[1:] if isinstance(flow.transform, Chain) else None
     return with_transform(flow, grid if rest is None else Chain((grid, *rest)))
 

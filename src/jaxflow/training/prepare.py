@@ -23,7 +23,7 @@ from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
-from jaxflow.training.trainable import partition_trainable
+from jaxflow.training.trainable import checked_train, trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 
 # Names of transforms that are not fitted here.
@@ -31,10 +31,13 @@ GIVEN = "as given", "the flow's own"
 
 
 class Problem(eqx.Module):
-    """What is trained, in flow space: the transform is applied to the data once.
+    """What is trained, in flow space: a fixed transform is applied to the data once.
+
+    If the transform is trained, the flow keeps it, and rows are in data units.
 
     Attributes:
-        flow: the flow without its transform.
+        flow: the flow without its transform; with it if the transform is trained.
+        trained: tree of its arrays that are trained.
         train: training rows.
         validation: validation rows.
         offsets: mean of `-log_det` of the transform over training and over validation rows. Added
@@ -49,6 +52,7 @@ class Problem(eqx.Module):
     """
 
     flow: Any
+    trained: Any
     train: Dataset
     validation: Dataset
     offsets: tuple[float, float] = eqx.field(static=True)
@@ -69,6 +73,7 @@ def prepare(
     weights: Any = None,
     *,
     standardise: bool = True,
+    train: Any = ("field",),
 ) -> dict[str, Problem]:
     """Make a training problem for each candidate transform; arguments as for `fit`.
 
@@ -82,33 +87,39 @@ def prepare(
         ValueError, TypeError: bad data (rows and columns named) or arguments.
     """
     check_flow(flow)
-    partition_trainable(flow)  # raises if there is nothing to train
+    chosen = checked_train(flow, train)
+    other = transform is not None and not isinstance(transform, str)
+    if other and isinstance(chosen, Flow) and trains(chosen, "transform"):
+        raise ValueError(
+            f"train is a tree for the flow's own transform, and transform={transform} is another: "
+            "leave transform out"
+        )
     if isinstance(transform, str) and transform != "auto":
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
-        return {GIVEN[0]: _without_data(flow, cond, transform, weights)}
+        return {GIVEN[0]: _without_data(flow, cond, transform, weights, chosen)}
     stream = None
     if isinstance(x, Shards):
         seed = seed_of(key)
         stream, x, cond, validation = split_shards(x, cond, weights, validation, seed, config)
-    train = data_rows(flow, x, cond, "x", weights)
+    rows = data_rows(flow, x, cond, "x", weights)
     if isinstance(validation, float | int):
-        indices = split(len(train.x), float(validation), sum(seed_of(key)) % 2**32)
-        train, held_out = (jax.tree.map(lambda a, i=i: a[i], train) for i in indices)
+        indices = split(len(rows.x), float(validation), sum(seed_of(key)) % 2**32)
+        rows, held_out = (jax.tree.map(lambda a, i=i: a[i], rows) for i in indices)
     else:
-        held_out = _validation_rows(flow, validation, has_cond=train.cond is not None)
-    check_columns(np.asarray(train.x))
-    counted = repeat_rows(train)
+        held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
+    check_columns(np.asarray(rows.x))
+    counted = repeat_rows(rows)
     transforms = _transforms(flow, transform, counted, repeat_rows(held_out), key)
-    _check_density(train.x, next(iter(transforms.values())), key)
+    _check_density(rows.x, next(iter(transforms.values())), key)
     scaling = _cond_scaling(flow, counted.cond) if standardise else None
     if scaling is not None:
-        train, held_out = (
-            replace(rows, cond=jax.vmap(scaling)(rows.cond)) for rows in (train, held_out)
+        rows, held_out = (
+            replace(each, cond=jax.vmap(scaling)(each.cond)) for each in (rows, held_out)
         )
-    held_out = jax.tree.map(lambda rows: rows[: config.validation_rows], held_out)
+    held_out = jax.tree.map(lambda leaf: leaf[: config.validation_rows], held_out)
     return {
-        name: _problem(flow, each, train, held_out, scaling, stream)
+        name: _problem(flow, chosen, each, rows, held_out, scaling, stream)
         for name, each in transforms.items()
     }
 
@@ -191,7 +202,8 @@ def in_data_units(flow: Any, problem: Problem) -> Any:
         )
     elif problem.cond_scaling is not None:
         flow = replace(flow, field=StandardisedCondition(flow.field, problem.cond_scaling))
-    return with_transform(flow, problem.transform)
+    # A transform that was trained is part of the flow.
+    return with_transform(flow, problem.transform) if flow.transform is None else flow
 
 
 def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
@@ -202,15 +214,15 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
 
 def _problem(
     flow: Any,
+    chosen: Any,
     transform: Any,
     train: Dataset,
     held_out: Dataset,
     scaling: ConditionScaling | None,
     stream: Stream | None,
 ) -> Problem:
-    flow, transform, train, held_out = promote_dtypes(
-        with_transform(flow, None), transform, train, held_out
-    )
+    flow, trained = _trained(flow, chosen, transform)
+    flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
     each_batch = stream is not None or noise_of(transform) is not None
     mapped, offsets = [], []
     for name, rows in (("x", train), ("validation", held_out)):
@@ -218,8 +230,13 @@ def _problem(
         _check_support(name, transform, log_det)
         mapped.append(replace(rows, x=u))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
+    if trains(chosen, "transform"):
+        return Problem(
+            flow, trained, train, held_out, (0.0, 0.0), transform, None, scaling, stream
+        )
     return Problem(
         flow,
+        trained,
         train if each_batch else mapped[0],
         mapped[1],
         (offsets[0], offsets[1]),
@@ -235,11 +252,21 @@ def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Ar
     return to_flow_space(transform, x)
 
 
-def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any) -> Problem:
+def _trained(flow: Any, chosen: Any, transform: Any) -> tuple[Any, Any]:
+    """The flow as it is trained, with a transform only if that is trained; and what is trained."""
+    kept = trains(chosen, "transform")
+    flow = with_transform(flow, transform if kept else None)
+    if isinstance(chosen, tuple):
+        return flow, trainable(flow, chosen)
+    return flow, chosen if kept else with_transform(chosen, None)
+
+
+def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any, chosen: Any) -> Problem:
     if weights is not None or not isinstance(transform, str | None):
         raise ValueError("x=None has no rows to weight or transform: leave weights, transform out")
     cond = None if cond is None else jnp.asarray(cond)
     count = 1 if cond is None else len(cond)
     flow, cond = promote_dtypes(flow, cond)
     rows = Dataset(jnp.zeros((count, *flow.event_shape), widest_dtype(flow)), cond)
-    return Problem(flow, rows, rows, (0.0, 0.0), flow.transform)
+    trained = trainable(flow, chosen) if isinstance(chosen, tuple) else chosen
+    return Problem(flow, trained, rows, rows, (0.0, 0.0), flow.transform)

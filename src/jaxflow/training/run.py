@@ -34,7 +34,7 @@ from jaxflow.training.step import (
     train_steps,
 )
 from jaxflow.training.trainable import combine_trainable, partition_trainable
-from jaxflow.training.validation import accurate_ode, refine, validation_value
+from jaxflow.training.validation import accurate_ode, refine, validation_value, with_ode
 
 Record = dict[str, int | float]
 History = dict[str, list[int | float]]
@@ -64,7 +64,7 @@ class Run:
         self.config, self.objective, self.mesh = config, objective, mesh
         self.place = shard_largest_axis if shard_weights else replicate
         self.minibatches = minibatches_of(problem, seed_of(key), mesh)
-        params, self.frozen = partition_trainable(problem.flow)
+        params, self.frozen = partition_trainable(problem.flow, problem.trained)
         self.state = self.to_mesh(initial_state(params, config))
         self.best, self.best_value, self.since_best = params, math.inf, 0
         self.step, self.finished, self.failure = 0, False, ""
@@ -104,7 +104,7 @@ class Run:
                 self.finished = True
             elif error > config.solver_error:
                 ode, settings = refine(self.frozen.ode)
-                self.frozen = replace(self.frozen, ode=ode)
+                self.frozen = with_ode(self.frozen, ode)
                 progress.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
             self._call(callback, record)
             if config.max_seconds is not None and record["seconds"] > config.max_seconds:
@@ -146,7 +146,7 @@ class Run:
         self.state, self.since_best = self.to_mesh(initial_state(params, phase.config)), 0
         if phase.solves and not self._phase(self.step - 1).solves:
             ode = accurate_ode(self.frozen.ode, self._value, self.config.solver_error)
-            self.frozen = replace(self.frozen, ode=ode)
+            self.frozen = with_ode(self.frozen, ode)
             progress.say(f"step {self.step}: likelihood from here on, with {ode}")
 
     def _train(self, phase: Phase, count: int) -> tuple[float, float]:
@@ -261,7 +261,7 @@ class Run:
             setattr(run, name, extra[name])
         run._check_patience()
         if extra["ode"]:
-            run.frozen = replace(run.frozen, ode=replace(run.frozen.ode, **extra["ode"]))
+            run.frozen = with_ode(run.frozen, replace(run.frozen.ode, **extra["ode"]))
         before, now = extra.get("devices", 1), 1 if run.mesh is None else run.mesh.size
         if before != now:
             progress.say(

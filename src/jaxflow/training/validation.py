@@ -1,5 +1,6 @@
 """The validation value of a flow, and a training solver that agrees with it."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,13 @@ def refine(ode: ODE) -> tuple[ODE, str]:
     else:
         changes = {"rtol": ode.rtol / 10, "atol": ode.atol / 10}
     return replace(ode, **changes), ", ".join(f"{name}={value}" for name, value in changes.items())
+
+
+def with_ode(flow: Any, ode: ODE) -> Any:
+    """The flow with another training solver, unchecked: its arrays may be out of it."""
+    flow = copy.copy(flow)
+    object.__setattr__(flow, "ode", ode)
+    return flow
 
 
 def accurate_ode(

@@ -1,8 +1,8 @@
 """Maps from data space to flow space, with log-determinants that enter the density.
 
 A transform (`Transform`) has `event_shape`, `forward(x) -> (u, log|det du/dx|)` and
-`inverse(u) -> (x, log|det dx/du|)` for one sample; vectorise with `jax.vmap`. Its parameters
-describe the data and are not trained: their gradient is exactly 0.
+`inverse(u) -> (x, log|det dx/du|)` for one sample; vectorise with `jax.vmap`. `fit`
+trains its parameters only if `train` names the transform.
 """
 
 from jaxflow.transforms.bounded import Bounded

@@ -151,7 +151,7 @@ class Dequantise(eqx.Module):
         Returns:
             The value with noise, and `log q(v | x)`, which is 0 for uniform noise.
         """
-        step = jax.lax.stop_gradient(self.step).astype(x.dtype)
+        step = self.step.astype(x.dtype)
         if self.noise is None:
             v = jax.random.uniform(key, x.shape, x.dtype, minval=-0.5, maxval=0.5)
             log_q = jnp.zeros_like(x)
@@ -172,7 +172,7 @@ class Dequantise(eqx.Module):
         Returns:
             The rounded value; continuous entries are unchanged.
         """
-        step, origin = jax.lax.stop_gradient((self.step, self.origin))
+        step, origin = self.step, self.origin
         wide = jnp.where(step > 0, step, 1.0)
         return jnp.where(step > 0, origin + wide * jnp.round((x - origin) / wide), x)
 
@@ -187,7 +187,7 @@ class Dequantise(eqx.Module):
         return self.quantise(u), -self._log_volume()
 
     def _log_volume(self) -> Scalar:
-        step = jax.lax.stop_gradient(self.step)
+        step = self.step
         return jnp.sum(jnp.where(step > 0, jnp.log(jnp.where(step > 0, step, 1.0)), 0.0))
 
 

@@ -6,7 +6,6 @@ from typing import SupportsIndex, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.dynamics import ConditionScaling
@@ -74,8 +73,7 @@ class CellNoise(eqx.Module):
         Returns:
             `v` in (-1/2, 1/2) and each entry's term of `log q(v | x)`, both (*event).
         """
-        value = lax.stop_gradient(x)
-        raw = apply_network(self.network, self.scaling(value).ravel(), None)
+        raw = apply_network(self.network, self.scaling(x).ravel(), None)
         shift, log_scale = (part.reshape(x.shape) for part in jnp.split(raw, 2))
         logit_w = jax.random.logistic(key, x.shape, x.dtype)
         logit_y = shift + jnp.exp(log_scale) * logit_w

@@ -12,8 +12,8 @@ from jaxflow.runtime.shapes import Event, Scalar
 class Transform(Protocol):
     """An invertible map from data space `x` to flow space `u`.
 
-    The methods take one sample; vectorise them with `jax.vmap`. Parameters of the library's
-    transforms describe the data and are not trained: their gradient is exactly 0.
+    The methods take one sample; vectorise them with `jax.vmap`. `fit` trains the parameters
+    of a transform only if `train` names it, so the methods may cut no gradient (`stop_gradient`).
 
     Optional methods:
         `check(x)`: raise ValueError unless every row of `x`, (rows, *event), can be transformed.

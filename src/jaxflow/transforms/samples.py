@@ -78,11 +78,18 @@ def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
 
     Above 0 that is the smallest normal number, since jax rounds smaller ones to 0.
     """
-    lower, upper = jax.lax.stop_gradient((lower, upper))
+    low, high = jax.lax.stop_gradient((lower, upper))
     tiny = jnp.finfo(x.dtype).tiny
-    least = jnp.maximum(jnp.nextafter(lower, jnp.full_like(lower, jnp.inf)), lower + tiny)
-    most = jnp.minimum(jnp.nextafter(upper, jnp.full_like(upper, -jnp.inf)), upper - tiny)
-    return jnp.clip(x, least, most)
+    least = jnp.maximum(jnp.nextafter(low, jnp.full_like(low, jnp.inf)), low + tiny)
+    most = jnp.minimum(jnp.nextafter(high, jnp.full_like(high, -jnp.inf)), high - tiny)
+    return jnp.clip(x, _moving_with(lower, least), _moving_with(upper, most))
+
+
+def _moving_with(limit: Event, neighbour: Event) -> Event:
+    """The neighbour, with the derivative of its limit, which `nextafter` lacks."""
+    finite = jnp.isfinite(limit)
+    limit = jnp.where(finite, limit, 0.0)
+    return jnp.where(finite, limit + (neighbour - jax.lax.stop_gradient(limit)), neighbour)
 
 
 def check_sample(name: str, value: jax.Array, event_shape: tuple[int, ...]) -> None:

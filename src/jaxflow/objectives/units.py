@@ -1,0 +1,30 @@
+"""Rows in a user's units, when a flow has its transform: in loops without `fit`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.flows.data_space import nan_where, to_flow_space
+from jaxflow.runtime.shapes import Rows
+from jaxflow.transforms import noise_of, spread_rows
+
+
+def with_noise(flow: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, PRNGKeyArray]:
+    """Rows with fresh noise if the transform starts with a grid; and the key for all else."""
+    transform = getattr(flow, "transform", None)
+    if noise_of(transform) is None:
+        return x, key
+    noise_key, key = jax.random.split(key)
+    return spread_rows(transform, x, noise_key), key
+
+
+def to_field(flow: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, PRNGKeyArray]:
+    """Rows in the units of the field, NaN outside the support; and the key for all else."""
+    x, key = with_noise(flow, x, key)
+    transform = getattr(flow, "transform", None)
+    if transform is None:
+        return x, key
+    u, log_det = to_flow_space(transform, x, grouped=False)
+    return nan_where(jnp.isneginf(log_det), u), key
