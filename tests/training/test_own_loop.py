@@ -25,6 +25,8 @@ from jaxflow import (
 )
 from jaxflow.dynamics import MLP, ConditionScaling, Linear, StandardisedCondition
 from jaxflow.objectives import FlowMatching, MaximumLikelihood, ReverseKL, maximum_likelihood
+from jaxflow.training.minibatches import minibatch_indices
+from jaxflow.training.prepare import seed_of
 from jaxflow.transforms import Bounded, Chain, Dequantise, Standardise
 
 KEY = jax.random.key(11)
@@ -219,7 +221,9 @@ def own_loop(flow, objective, optimizer, x, steps, *, train=("field",), loop_key
     return eqx.combine(params, static), values
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "matching")) for n in OBJECTIVES]
+)
 def test_an_objective_is_a_loss(name):
     flow = cnf(transform=SCALE)
     trained, values = own_loop(flow, OBJECTIVES[name], optax.adam(1e-2), jnp.asarray(X), 12)
@@ -251,6 +255,7 @@ def test_weight_decay_by_the_tree_leaves_base_and_transform_bit_for_bit():
     assert same_bits((trained.base, trained.transform), (flow.base, flow.transform))
 
 
+@pytest.mark.slow
 def test_objectives_see_data_as_they_are_where_the_flow_has_a_transform():
     flow, x = cnf(transform=SCALE), jnp.asarray(X)
     plain, u = dataclasses.replace(flow, transform=None), jax.vmap(SCALE.forward)(x)[0]
@@ -264,6 +269,48 @@ def test_objectives_see_data_as_they_are_where_the_flow_has_a_transform():
     keys = KEY, KEY, jax.random.key(1)
     one, same, other = (maximum_likelihood(grid, jnp.round(x), None, key)[0] for key in keys)
     assert one == same != other
+
+
+@pytest.mark.slow
+def test_a_loop_with_fits_optimizer_batches_and_keys_gives_fits_weights():
+    steps, rows, x_val = 200, jnp.asarray(X[:180]), X[180:]
+    config = TrainConfig(
+        steps=steps,
+        batch_size=64,
+        learning_rate=5e-3,
+        weight_decay=1e-2,
+        ema=0.0,
+        eval_every=steps,
+    )
+    flow = cnf()
+    fitted, _ = fit(
+        flow, rows, key=KEY, validation=x_val, transform=SCALE, config=config,
+        objective=maximum_likelihood,
+    )  # fmt: skip
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 5e-3, 10, steps, 5e-5)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm), optax.adamw(schedule, weight_decay=1e-2)
+    )
+    flow = dataclasses.replace(flow, transform=SCALE)
+    params, static = eqx.partition(flow, trainable(flow))
+    state = optimizer.init(params)
+
+    @eqx.filter_jit
+    def step(params, state, x, key):
+        def loss(params):
+            return maximum_likelihood(eqx.combine(params, static), x, None, key)[0]
+
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(eqx.filter_grad(loss)(params), state, params)
+        return eqx.apply_updates(params, updates), state
+
+    batches = minibatch_indices(len(rows), config, seed_of(KEY), 0, steps)
+    for i in range(steps):
+        params, state = step(params, state, rows[batches[i]], jax.random.fold_in(KEY, i))
+    ours = eqx.combine(params, static)
+    assert not same_bits(ours.field, flow.field)
+    for one, other in zip(*map(jax.tree.leaves, (ours, fitted)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
 # `fit` with more than the field.
@@ -312,6 +359,7 @@ def test_a_transform_alone_learns_the_scale_of_the_data():
 SHORT = TrainConfig(steps=6, batch_size=32, eval_every=3, weight_decay=0.1, ema=0.0)
 
 
+@pytest.mark.slow
 def test_the_tree_itself_says_what_fit_trains():
     flow = cnf(transform=SCALE)
     tree = eqx.tree_at(lambda tree: tree.base.mean, trainable(flow), True)

@@ -168,7 +168,8 @@ def no_gradient_is_cut(case):
         return jnp.sum(u**2) + log_det + jnp.sum(back) + 2 * back_log_det
 
     # What is fixed is fixed by `jaxflow.trainable`, not inside the transform.
-    row = case.places[0]
+    # Beside the knots of splines, where second derivatives jump.
+    row = 0.99 * case.places[0] + 0.003
     check_slopes(partial(total, x=row), case.transform)
     slope = jax.grad(total, argnums=1)(case.transform, row)
     assert np.isfinite(slope).all()

@@ -16,6 +16,7 @@ from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_recor
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note
 from jaxflow.training.defaults import default_eval_every
+from jaxflow.training.record import Record
 from jaxflow.transforms import Proposal
 
 # Least seconds between two lines of progress, if there is no progress bar.
@@ -111,12 +112,12 @@ class Monitor:
         self.last_line = time.monotonic()
         self.profile_start: float | None = None
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: Record) -> None:
         """Receive the newest row of the history."""
         now = time.monotonic()
         if self.prints and now - self.last_line >= LINE_INTERVAL:
             self.last_line = now
-            note(f"step {row['step']} of {self.steps}: held-out {row['validation']:.4f} nats")
+            note(f"step {row.step} of {self.steps}: held-out {row.validation:.4f} nats")
         if self.profile is not None and self.profile_start is None:
             # The steps have been compiled by now.
             jax.profiler.start_trace(str(self.profile))

@@ -6,13 +6,14 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
 from jaxflow.training.fit import fit
 from jaxflow.training.noise import fit_noise
-from jaxflow.training.run import History
+from jaxflow.training.record import History, Record
 from jaxflow.training.step import TrainingError
 from jaxflow.training.trainable import trainable
 
 __all__ = [
     "Checkpoints",
     "History",
+    "Record",
     "TrainConfig",
     "TrainingError",
     "distil",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -20,10 +21,12 @@ from jaxflow.training.checkpoints import Checkpoints, open_store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import check_trains_likelihood, default_objective
 from jaxflow.training.identity import fingerprint
-from jaxflow.training.prepare import check_flow, in_data_units, prepare
-from jaxflow.training.run import Callback, History, Run
+from jaxflow.training.optimizer import Choice, Schedule
+from jaxflow.training.prepare import check_flow, prepare
+from jaxflow.training.record import Callback, History
+from jaxflow.training.run import Run
 from jaxflow.training.step import TrainingError
-from jaxflow.training.trainable import checked_train, combine_trainable
+from jaxflow.training.trainable import checked_train
 from jaxflow.transforms import Proposal, Transform
 
 # The type of the flow, which is also the type of the result.
@@ -42,6 +45,8 @@ def fit(
     train: Sequence[str] | Flow = ("field",),
     config: TrainConfig = TrainConfig(),
     objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    schedule: Schedule | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | Path | Checkpoints | None = None,
@@ -87,10 +92,14 @@ def fit(
             `jaxflow.objectives`. By default `Staged()` (flow matching, then likelihood) for a
             `CNF`, `Denoising()` for a diffusion model, and `maximum_likelihood` otherwise and
             where more than the field is trained.
+        optimizer: any transformation of optax, such as `optax.adam(1e-3)`, for a dict of the
+            trained arrays by place; None for AdamW as `config` says. It starts anew at each stage
+            of a `Staged` objective.
+        schedule: learning rate of AdamW by the step of the training, in place of `config`'s.
         progress: show a progress bar; None for only on a terminal.
-        callback: called after each validation with a dict of the newest value of each column of
-            the history; return True to stop. An error in it ends the training, which then
-            continues from `checkpoint`.
+        callback: called after each validation with a `Record`; return True to stop. An error in
+            it ends the training: `checkpoint` is written, and the error has the attributes
+            `flow` and `history`.
         checkpoint: file to save the state of training in at each validation, or
             `Checkpoints(folder)` for several of them, where each device writes its part.
         resume: continue from `checkpoint` if it exists, on any number of devices; refused with
@@ -117,6 +126,7 @@ def fit(
         ProcessLostError: another process of the job ended.
     """
     check_flow(flow)
+    choice = Choice(optimizer, schedule)
     train = checked_train(flow, train)
     if objective is None:
         objective = default_objective(flow, cond, train)
@@ -140,7 +150,7 @@ def fit(
     if check_transform is not None:
         for problem in problems.values():
             check_transform(problem.transform)
-    settings = key, config, objective, _mesh_for(mesh, config), shard_weights
+    settings = key, config, objective, _mesh_for(mesh, config), shard_weights, choice
     data = ""
     if checkpoint or jax.process_count() > 1:
         held_out = validation if isinstance(validation, tuple) else (validation,)
@@ -156,11 +166,9 @@ def fit(
             run.report(callback, store)
         run.advance(config.steps, bar, callback, store)
     if run.failure and not run.step:
-        raise TrainingError(f"{run.failure}; lower learning_rate={config.learning_rate}")
+        raise TrainingError(f"{run.failure}; {choice.lower(config)}")
     if not math.isfinite(run.best_value):
-        advice = (
-            f"lower learning_rate={config.learning_rate}, or give the training solve more steps"
-        )
+        advice = f"{choice.lower(config)}, or give the training solve more steps"
         if hasattr(objective, "held_out") and not run.unsolved:
             advice = (
                 f"the target of {objective} is finite at no sample of the flow; start from a base "
@@ -169,7 +177,7 @@ def fit(
         raise TrainingError(
             f"no validation value was finite in {run.step} steps: {run.unsolved or advice}"
         )
-    return in_data_units(combine_trainable(run.best, run.frozen), run.problem), run.history
+    return run.result(), run.history
 
 
 def _mesh_for(mesh: Mesh | int | None, config: TrainConfig) -> Mesh | None:

@@ -51,6 +51,19 @@ def describe(value: Any, name: str) -> dict[str, str]:
     return found
 
 
+def check_same(kind: str, ours: dict[str, str], theirs: dict[str, str], name: str) -> None:
+    """Raise if the objective, the optimizer or the flow of a checkpoint was another one."""
+    changed = [part for part in {**theirs, **ours} if ours.get(part) != theirs.get(part)]
+    if changed:
+        part = changed[0]
+        raise ValueError(
+            f"checkpoint={name!r} was made with another {kind}: {part} was "
+            f"{theirs.get(part, 'absent')} and is {ours.get(part, 'absent')}"
+            f"{f', and {len(changed) - 1} more' if changed[1:] else ''}; resume with the same "
+            f"{kind}, or start in another file"
+        )
+
+
 def _visit(
     value: Any, place: str, found: dict[str, str], *, closed: bool, inside: tuple[int, ...]
 ) -> None:

@@ -10,6 +10,7 @@ from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import minibatch_indices
+from jaxflow.training.optimizer import optimizer_of
 from jaxflow.training.prepare import seed_of
 from jaxflow.training.rows import Dataset
 from jaxflow.training.step import Steps, TrainingError, initial_state, num_finite, train_steps
@@ -44,13 +45,14 @@ def minimise(
     """
     trained = arrays_where(module, lambda part: True) if trained is None else trained
     params, frozen = partition_trainable(module, trained)
-    state, loss_args = initial_state(params, config), (frozen, data, batch_transform, loss)
+    optimizer, loss_args = optimizer_of(config), (frozen, data, batch_transform, loss)
+    state = initial_state(params, optimizer)
     with Progress(config.steps, show=progress) as bar:
         for step in range(0, config.steps, config.eval_every):
             count = min(config.eval_every, config.steps - step)
             indices = minibatch_indices(len(data.x), config, seed_of(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = Steps(loss_args, indices, *numbers, key, config, replicate)
+            inputs = Steps(loss_args, indices, *numbers, key, config, optimizer, replicate)
             state, losses, _ = train_steps(inputs, state)
             taken = num_finite(losses, count)
             if taken < count:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,10 +20,12 @@ from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.identity import describe
+from jaxflow.training.identity import check_same, describe
 from jaxflow.training.minibatches import minibatches_of
+from jaxflow.training.optimizer import OWN, Choice
 from jaxflow.training.phases import Phase, phase_at
-from jaxflow.training.prepare import GIVEN, Problem, seed_of
+from jaxflow.training.prepare import GIVEN, Problem, in_data_units, seed_of
+from jaxflow.training.record import COLUMNS, Callback, History, Record, progress_text
 from jaxflow.training.step import (
     Steps,
     copy_arrays,
@@ -34,14 +35,14 @@ from jaxflow.training.step import (
     train_steps,
 )
 from jaxflow.training.trainable import combine_trainable, partition_trainable
-from jaxflow.training.validation import accurate_ode, refine, validation_value, with_ode
+from jaxflow.training.validation import (
+    accurate_ode,
+    refine,
+    step_settings,
+    validation_value,
+    with_ode,
+)
 
-Record = dict[str, int | float]
-History = dict[str, list[int | float]]
-"""Columns of a training by name, one entry for each validation."""
-Callback = Callable[[Record], bool | None]
-
-COLUMNS = ("step", "loss", "validation", "coarse", "num_evals", "learning_rate", "seconds")
 # Attributes of a run that a checkpoint restores, and its other entries.
 RESTORED = ("step", "best_value", "since_best", "history")
 SAVED = ("transform", *RESTORED, "config", "ode", "flow", "objective")
@@ -59,18 +60,22 @@ class Run:
         objective: Objective,
         mesh: Mesh | None = None,
         shard_weights: bool = False,
+        optimizer: Choice = OWN,
     ) -> None:
         self.name, self.problem, self.key = name, problem, key
         self.config, self.objective, self.mesh = config, objective, mesh
+        self.optimizer = optimizer
         self.place = shard_largest_axis if shard_weights else replicate
         self.minibatches = minibatches_of(problem, seed_of(key), mesh)
         params, self.frozen = partition_trainable(problem.flow, problem.trained)
-        self.state = self.to_mesh(initial_state(params, config))
+        self.state = self.to_mesh(initial_state(params, optimizer.at(self._phase(0))))
         self.best, self.best_value, self.since_best = params, math.inf, 0
         self.step, self.finished, self.failure = 0, False, ""
         self.unsolved = ""  # why the last validation without a value had none
         # What a checkpoint must have been trained with.
         self.made_of = {"objective": describe(objective, "objective")}
+        given = optimizer.optimizer or optimizer.schedule
+        self.made_of["optimizer"] = {} if given is None else describe(given, "optimizer")
         self.made_of["flow"] = describe(self.frozen, "flow")
         transform = problem.transform
         if name not in GIVEN:  # fitted here, and rounded otherwise on another machine
@@ -97,7 +102,7 @@ class Run:
             record = self._validate() | {"loss": loss, "learning_rate": rate}
             record["seconds"] = broadcast_from_first(time.monotonic() - start)
             self._record(record)
-            progress.update(self.step, _progress_text(record))
+            progress.update(self.step, progress_text(record))
             error = abs(record["validation"] - record["coarse"])
             if self.failure:
                 progress.warn(f"{self.failure}: training stops and keeps the best weights so far")
@@ -106,7 +111,7 @@ class Run:
                 ode, settings = refine(self.frozen.ode)
                 self.frozen = with_ode(self.frozen, ode)
                 progress.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
-            self._call(callback, record)
+            self._call(callback, record, store)
             if config.max_seconds is not None and record["seconds"] > config.max_seconds:
                 self.finished = True
             if store is not None:
@@ -115,13 +120,34 @@ class Run:
     def report(self, callback: Callback | None, store: Store | None) -> None:
         """Pass on the records so far, after an `advance` without callback and checkpoints."""
         for i in range(len(self.history["step"])):
-            self._call(callback, {name: values[i] for name, values in self.history.items()})
+            self._call(callback, {name: values[i] for name, values in self.history.items()}, store)
         if store is not None and self.step:
             self.save(store)
 
-    def _call(self, callback: Callback | None, record: Record) -> None:
-        stop = callback is not None and bool(callback(record))
+    def _call(
+        self, callback: Callback | None, record: dict[str, Any], store: Store | None
+    ) -> None:
+        try:
+            stop = callback is not None and bool(callback(Record(**record)))
+        except BaseException as error:
+            self._keep(error, store)
+            raise
         self.finished = bool(broadcast_from_first(float(stop))) or self.finished
+
+    def _keep(self, error: BaseException, store: Store | None) -> None:
+        """Attach the flow and the history so far to an error of the callback, and save them."""
+        flow, history = self.result(), self.history
+        error.__dict__.update(flow=flow, history=history)
+        where = "error.flow has the best weights so far, and error.history the records"
+        if store is not None:
+            self.save(store)
+            store.wait()
+            where += f"; fit(..., resume=True) goes on from checkpoint={store.name!r}"
+        error.add_note(f"the callback of fit raised this after step {self.step}: {where}")
+
+    def result(self) -> Any:
+        """The flow with the best weights so far, in data units."""
+        return in_data_units(combine_trainable(self.best, self.frozen), self.problem)
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -143,7 +169,10 @@ class Run:
     def _begin(self, phase: Phase, progress: Progress) -> None:
         """Start a phase from the best weights, with a new optimiser."""
         params = self.best if math.isfinite(self.best_value) else self.to_host(self.state.ema)
-        self.state, self.since_best = self.to_mesh(initial_state(params, phase.config)), 0
+        self.state, self.since_best = (
+            self.to_mesh(initial_state(params, self.optimizer.at(phase))),
+            0,
+        )
         if phase.solves and not self._phase(self.step - 1).solves:
             ode = accurate_ode(self.frozen.ode, self._value, self.config.solver_error)
             self.frozen = with_ode(self.frozen, ode)
@@ -154,7 +183,8 @@ class Run:
         rows, indices = self.minibatches.load(phase.config, self.step, count)
         numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(phase.first)
         loss_args = self.frozen, rows, self.problem.batch_transform, phase.objective
-        inputs = Steps(loss_args, indices, *numbers, self.key, phase.config, self.place)
+        optimizer = self.optimizer.at(phase)
+        inputs = Steps(loss_args, indices, *numbers, self.key, phase.config, optimizer, self.place)
         with self._on_mesh():
             self.state, losses, rate = train_steps(inputs, self.state)
         values = np.asarray(losses)[:count].astype(float)
@@ -180,16 +210,16 @@ class Run:
             self.unsolved = str(error)
             return math.nan, 0.0
 
-    def _validate(self) -> Record:
+    def _validate(self) -> dict[str, Any]:
         value, num_evals = self._value()
-        record: Record = dict.fromkeys(COLUMNS, 0)
+        record: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
         record |= {"step": self.step, "validation": value, "num_evals": num_evals}
         has_solvers = hasattr(self.frozen, "ode") and hasattr(self.frozen, "ode_eval")
         if has_solvers and self._phase(self.step - 1).solves:
             value, _ = self._value(self.frozen.ode)
         return record | {"coarse": value}
 
-    def _record(self, record: Record) -> None:
+    def _record(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
             self.history[name].append(value)
         # NaN compares false, so it is never best.
@@ -223,7 +253,7 @@ class Run:
             "transform": self.name,
             **self.made_of,
             "config": asdict(self.config),
-            "ode": _step_settings(self.frozen),
+            "ode": step_settings(self.frozen),
             "devices": 1 if self.mesh is None else self.mesh.size,
         }
         store.save(self.state, self.best, extra, self.to_host)
@@ -255,7 +285,8 @@ class Run:
             )
         run = cls(extra["transform"], problems[extra["transform"]], *settings)
         for kind, parts in run.made_of.items():
-            _check_same(kind, parts, extra[kind], store.name)
+            # Earlier versions had one optimizer.
+            check_same(kind, parts, extra.get(kind, {}), store.name)
         run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
         for name in RESTORED:
             setattr(run, name, extra[name])
@@ -269,27 +300,3 @@ class Run:
                 "numbers stay the same, sums are rounded in another order"
             )
         return run
-
-
-def _check_same(kind: str, ours: dict[str, str], theirs: dict[str, str], name: str) -> None:
-    """Raise if the objective or the flow of a checkpoint was another one."""
-    changed = [part for part in {**theirs, **ours} if ours.get(part) != theirs.get(part)]
-    if changed:
-        part = changed[0]
-        raise ValueError(
-            f"checkpoint={name!r} was made with another {kind}: {part} was "
-            f"{theirs.get(part, 'absent')} and is {ours.get(part, 'absent')}"
-            f"{f', and {len(changed) - 1} more' if changed[1:] else ''}; resume with the same "
-            f"{kind}, or start in another file"
-        )
-
-
-def _step_settings(flow: Any) -> dict[str, Any]:
-    """The settings of the training solver that `refine` changes."""
-    ode = getattr(flow, "ode", None)
-    return {n: getattr(ode, n) for n in ("num_steps", "dt", "rtol", "atol")} if ode else {}
-
-
-def _progress_text(record: dict[str, Any]) -> str:
-    text = f"loss {record['loss']:.3f}  validation {record['validation']:.3f} nats"
-    return text + (f"  {record['num_evals']:.0f} evaluations" if record["num_evals"] else "")

@@ -1,6 +1,5 @@
 """One compiled call for many training steps."""
 
-import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
@@ -17,6 +15,7 @@ from jaxflow.flows.data_space import to_flow_space
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.optimizer import Optimizer
 from jaxflow.training.trainable import combine_trainable
 from jaxflow.transforms import spread_rows
 
@@ -43,37 +42,20 @@ class Steps(NamedTuple):
     first: Array  # step from which the learning rate and the average of the weights count
     key: PRNGKeyArray
     config: TrainConfig
+    optimizer: Optimizer
     place: Callable[[Any], Any]  # distributes the state over a mesh between steps
 
 
-def initial_state(params: dict[str, Array], config: TrainConfig) -> TrainState:
+def initial_state(params: dict[str, Array], optimizer: Optimizer) -> TrainState:
     """The state before the first step, in copies: `train_steps` reuses the memory of its input."""
-    return TrainState(copy_arrays(params), copy_arrays(params), optimizer_of(config).init(params))
+    # Some optimisers keep the weights themselves.
+    opt_state = copy_arrays(optimizer.transformation.init(params))
+    return TrainState(copy_arrays(params), copy_arrays(params), opt_state)
 
 
-def copy_arrays(tree: dict[str, Array]) -> dict[str, Array]:
+def copy_arrays(tree: Any) -> Any:
     """A copy of each array."""
-    return {name: jnp.array(leaf, copy=True) for name, leaf in tree.items()}
-
-
-@functools.cache
-def optimizer_of(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping and a schedule; one object per config, to share compilations."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(_schedule(config), weight_decay=config.weight_decay),
-    )
-
-
-@functools.cache
-def _schedule(config: TrainConfig) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=max(1, round(config.warmup * config.steps)),
-        decay_steps=max(2, config.steps),
-        end_value=0.01 * config.learning_rate,
-    )
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def batch_loss(
@@ -128,19 +110,21 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
     Returns:
         The new state, the loss of each step, and the last learning rate.
     """
-    loss_args, indices, count, start, first, key, config, place = inputs
-    optimizer = optimizer_of(config)
+    loss_args, indices, count, start, first, key, config, optimizer, place = inputs
     loss_of = partial(batch_loss, *loss_args)
 
     def update(carry: Any) -> Any:
         i, _, state, losses = carry
         step = start + i
+        batch = indices[i], jax.random.fold_in(key, step)
         (loss, _), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(
-            state.params, indices[i], jax.random.fold_in(key, step)
+            state.params, *batch
         )
         # optax counts steps in int32 and multiplies by floats, which strict promotion rejects.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(
+                gradient, state.opt_state, state.params, loss, lambda p: loss_of(p, *batch)[0]
+            )
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves(gradient))]
         good = jnp.all(jnp.stack(finite))
         updates = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), updates)
@@ -158,4 +142,5 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
     carry = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
     *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, carry)
     with jax.numpy_dtype_promotion("standard"):
-        return state, replicate(losses), jnp.asarray(_schedule(config)(start + count - 1 - first))
+        rate = optimizer.rate(start + count - 1 - first, state.opt_state)
+        return state, replicate(losses), rate

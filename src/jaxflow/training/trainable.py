@@ -157,6 +157,9 @@ def partition_trainable(module: Any, tree: Any = None) -> tuple[dict[str, Array]
 
     Returns:
         The arrays by name, and the module with a `Slot` for each.
+
+    Raises:
+        ValueError: there are none, so nothing would be trained.
     """
     tree = trainable(module) if tree is None else tree
     trained: dict[str, Array] = {}
@@ -168,7 +171,10 @@ def partition_trainable(module: Any, tree: Any = None) -> tuple[dict[str, Array]
         trained[name] = jnp.asarray(leaf)
         return Slot(name)
 
-    return trained, jax.tree_util.tree_map_with_path(take, module, tree)
+    frozen = jax.tree_util.tree_map_with_path(take, module, tree)
+    if not any(array.size for array in trained.values()):
+        raise ValueError(_nothing_to_train(module, "field"))
+    return trained, frozen
 
 
 def combine_trainable(trained: dict[str, Array], frozen: Any) -> Any:

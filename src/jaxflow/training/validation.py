@@ -54,6 +54,12 @@ def refine(ode: ODE) -> tuple[ODE, str]:
     return replace(ode, **changes), ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
+def step_settings(flow: Any) -> dict[str, Any]:
+    """The settings of the training solver that `refine` changes."""
+    ode = getattr(flow, "ode", None)
+    return {n: getattr(ode, n) for n in ("num_steps", "dt", "rtol", "atol")} if ode else {}
+
+
 def with_ode(flow: Any, ode: ODE) -> Any:
     """The flow with another training solver, unchecked: its arrays may be out of it."""
     flow = copy.copy(flow)

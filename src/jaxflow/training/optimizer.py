@@ -1,0 +1,163 @@
+"""The optimiser of a training: `fit`'s own by default, or any of optax."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxflow.training.config import TrainConfig
+from jaxflow.training.phases import Phase
+
+Schedule = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What turns gradients into updates; one object per setting, to share compilations.
+
+    Attributes:
+        transformation: of optax; its state starts anew with each phase.
+        schedule: its learning rate by the number of the update; None if it is not known.
+    """
+
+    transformation: optax.GradientTransformation
+    schedule: Schedule | None
+
+    def update(self, gradient: Any, state: Any, params: Any, loss: Array, loss_of: Any) -> Any:
+        """The updates and the new state; the loss is for optimisers that look at it."""
+        update = optax.with_extra_args_support(self.transformation).update
+        return update(gradient, state, params, value=loss, grad=gradient, value_fn=loss_of)
+
+    def rate(self, count: Array, state: Any) -> Array:
+        """The learning rate at the update `count`, NaN if it is not known."""
+        if self.schedule is not None:
+            return jnp.asarray(self.schedule(count))
+        found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+        rates = [value for _, value in found if jnp.ndim(value) == 0]
+        return jnp.asarray(rates[0] if rates else jnp.nan)
+
+
+@functools.cache
+def optimizer_of(config: TrainConfig) -> Optimizer:
+    """AdamW with clipping, and a rate that rises linearly and falls as a cosine."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=max(1, round(config.warmup * config.steps)),
+        decay_steps=max(2, config.steps),
+        end_value=0.01 * config.learning_rate,
+    )
+    return _adamw(config, schedule)
+
+
+def _adamw(config: TrainConfig, schedule: Schedule) -> Optimizer:
+    transformation = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, weight_decay=config.weight_decay),
+    )
+    return Optimizer(transformation, schedule)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The arguments `optimizer` and `schedule` of `fit`; None for its own.
+
+    Raises:
+        TypeError: one of them is a class, a number, or no transformation or function at all.
+        ValueError: both are given, or a learning rate is not a number.
+    """
+
+    optimizer: Any = None
+    schedule: Any = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer is not None:
+            _check_optimizer(self.optimizer)
+        if self.schedule is not None:
+            _check_schedule(self.schedule)
+        if self.optimizer is not None and self.schedule is not None:
+            raise ValueError(
+                "optimizer and schedule are both given, and an optimizer has a learning rate of "
+                "its own: write optimizer=optax.adam(schedule), and leave schedule out"
+            )
+
+    def lower(self, config: TrainConfig) -> str:
+        """What to do against steps that are too long."""
+        if self.optimizer is None and self.schedule is None:
+            return f"lower learning_rate={config.learning_rate}"
+        return f"lower the learning rate of the {'optimizer' if self.optimizer else 'schedule'}"
+
+    def at(self, phase: Phase) -> Optimizer:
+        """The optimiser of a phase of the training."""
+        if self.optimizer is not None:
+            return _given(self.optimizer)
+        if self.schedule is not None:
+            return _scheduled(phase.config, self.schedule, phase.first)
+        return optimizer_of(phase.config)
+
+
+OWN = Choice()
+"""AdamW as `TrainConfig` says."""
+
+
+@functools.lru_cache(maxsize=32)
+def _given(transformation: optax.GradientTransformation) -> Optimizer:
+    return Optimizer(transformation, None)
+
+
+@functools.lru_cache(maxsize=32)
+def _scheduled(config: TrainConfig, schedule: Schedule, first: int) -> Optimizer:
+    # A phase counts its updates from 0, and the schedule those of the entire training.
+    return _adamw(config, lambda count: schedule(count + first))
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, optax.GradientTransformation):
+        return
+    if isinstance(optimizer, type):
+        name = optimizer.__name__.lower()
+        name = name if hasattr(optax, name) else "adam"
+        kind, advice = "a class", f"an object of optax, such as optax.{name}(1e-3)"
+    elif callable(optimizer):
+        kind, advice = "a function", "what it returns, such as optax.adam(1e-3)"
+    else:
+        kind, advice = f"a {type(optimizer).__name__}", "optax.adam(1e-3)"
+    raise TypeError(
+        f"optimizer={optimizer!r} is {kind}, not an optax.GradientTransformation: write {advice}"
+    )
+
+
+def _check_schedule(schedule: Any) -> None:
+    if not callable(schedule) and _is_number(schedule):
+        raise TypeError(
+            f"schedule={schedule!r} is a number: write schedule=optax.constant_schedule("
+            f"{schedule!r}), or TrainConfig(learning_rate={schedule!r}) for its peak"
+        )
+    if not callable(schedule) or isinstance(schedule, type):
+        raise TypeError(
+            f"schedule={schedule!r} is not a function step -> learning rate: write "
+            "optax.cosine_decay_schedule(1e-3, steps)"
+        )
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            rate = jax.eval_shape(lambda step: jnp.asarray(schedule(step)), jnp.asarray(0))
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            f"schedule={schedule!r} branches on the value of its step, unknown under jit: write "
+            "jnp.where(step < n, a, b), or optax.join_schedules"
+        ) from error
+    if rate.shape != ():
+        raise ValueError(f"schedule={schedule!r} gives shape {rate.shape}: give one number")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

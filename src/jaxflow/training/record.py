@@ -1,0 +1,61 @@
+"""What `fit` records at each validation."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import final
+
+History = dict[str, list[int | float]]
+"""Columns of a training by name, one entry for each validation."""
+
+
+@final
+@dataclass(frozen=True)
+class Record(Mapping[str, int | float]):
+    """One validation of `fit`, as a callback gets it; also a mapping from names to numbers.
+
+    ```python
+    from jaxflow.training import Record
+
+    record = Record(100, 1.5, 1.4, 1.41, 44.0, 2e-3, 3.2)
+    print(record.validation, record["validation"], dict(record))
+    ```
+
+    Attributes:
+        step: updates so far.
+        loss: mean loss since the last validation; for likelihood in nats and data units.
+        validation: mean negative log-density of the validation rows by the evaluation solver, in
+            nats and data units, or the objective's own value.
+        coarse: the same by the training solver.
+        num_evals: mean number of field evaluations of a validation row.
+        learning_rate: of the last update; NaN if the optimizer does not state it.
+        seconds: since the start of the training.
+    """
+
+    step: int
+    loss: float
+    validation: float
+    coarse: float
+    num_evals: float
+    learning_rate: float
+    seconds: float
+
+    def __getitem__(self, name: str) -> int | float:
+        if name not in COLUMNS:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+
+COLUMNS = tuple(field.name for field in fields(Record))
+Callback = Callable[[Record], bool | None]
+
+
+def progress_text(record: Mapping[str, int | float]) -> str:
+    """The record in a line."""
+    text = f"loss {record['loss']:.3f}  validation {record['validation']:.3f} nats"
+    return text + (f"  {record['num_evals']:.0f} evaluations" if record["num_evals"] else "")
