@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +28,7 @@ FLOW = CNF(MLP(2, width=4, depth=1, key=KEY), StandardNormal(2))
 CONFIG = TrainConfig(steps=8, batch_size=32, eval_every=2, learning_rate=1e-2, ema=0.0)
 
 
-def train(config=CONFIG, objective=maximum_likelihood, **settings):
+def train(config=CONFIG, objective: Any = maximum_likelihood, **settings: Any):
     return fit(FLOW, X, key=KEY, config=config, transform=None, objective=objective, **settings)
 
 
@@ -116,12 +117,13 @@ def test_another_optimizer_or_schedule_is_not_resumed(tmp_path):
     file = {"checkpoint": tmp_path / "state"}
     train(**file, optimizer=optax.adam(1e-2), callback=lambda record: True)
     train(**file, optimizer=optax.adam(1e-2), callback=lambda record: True, resume=True)
-    for other in (
+    others: tuple[Any, ...] = (
         {"optimizer": optax.adam(2e-2)},
         {"optimizer": optax.sgd(1e-2)},
         {"schedule": optax.constant_schedule(1e-2)},
         {},
-    ):
+    )
+    for other in others:
         with pytest.raises(ValueError, match="made with another optimizer: optimizer"):
             train(**file, **other, resume=True)
 
@@ -211,7 +213,7 @@ def test_a_callback_that_raises_loses_nothing(tmp_path):
     whole, history = train()
     with pytest.raises(Pruned, match="enough") as caught:
         train(callback=stop_at(4))
-    error = caught.value
+    error: Any = caught.value
     assert error.history["step"] == [2, 4]
     assert history["loss"][:2] == error.history["loss"]
     half, _ = train(callback=lambda record: record.step == 4)

@@ -21,6 +21,7 @@ from jaxflow.runtime.progress import Progress
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.identity import check_same, describe
+from jaxflow.training.interrupted import keep
 from jaxflow.training.minibatches import minibatches_of
 from jaxflow.training.optimizer import OWN, Choice
 from jaxflow.training.phases import Phase, phase_at
@@ -130,20 +131,9 @@ class Run:
         try:
             stop = callback is not None and bool(callback(Record(**record)))
         except BaseException as error:
-            self._keep(error, store)
+            keep(error, self, store)
             raise
         self.finished = bool(broadcast_from_first(float(stop))) or self.finished
-
-    def _keep(self, error: BaseException, store: Store | None) -> None:
-        """Attach the flow and the history so far to an error of the callback, and save them."""
-        flow, history = self.result(), self.history
-        error.__dict__.update(flow=flow, history=history)
-        where = "error.flow has the best weights so far, and error.history the records"
-        if store is not None:
-            self.save(store)
-            store.wait()
-            where += f"; fit(..., resume=True) goes on from checkpoint={store.name!r}"
-        error.add_note(f"the callback of fit raised this after step {self.step}: {where}")
 
     def result(self) -> Any:
         """The flow with the best weights so far, in data units."""
