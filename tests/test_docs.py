@@ -33,7 +33,7 @@ SLOW = {
         "objectives.md",
     ),
     *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/gradient.md"),
-    *("howto/inference.md", "howto/likelihood.md", "howto/pod.md"),
+    *("howto/inference.md", "howto/likelihood.md", "howto/own_loop.md", "howto/pod.md"),
 }
 # Code to run before pages whose blocks are only parts of a program.
 PREAMBLES = {
@@ -44,6 +44,59 @@ key = jax.random.key(0)
 x = jaxflow.data.Moons().sample(500, seed=0)
 x_test = jaxflow.data.Moons().sample(100, seed=1)
 flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, width=16, key=key), jaxflow.StandardNormal(2))
+""",
+    # Trackers that need no server: what their documentation says of the calls.
+    "howto/own_loop.md": """
+import contextlib, sys, types
+logged = []
+
+def numbers(data, step):
+    assert type(data) is dict and type(step) is int
+    assert all(type(name) is str and type(float(value)) is float for name, value in data.items())
+    logged.append(("", step, data))
+
+class Run:
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        logged.append("finished")
+    def log(self, data, step=None, commit=None):
+        numbers(data, step)
+
+class SummaryWriter(Run):
+    def __init__(self, logdir=None):
+        assert logdir
+    def add_scalar(self, tag, scalar_value, global_step=None, walltime=None):
+        numbers({tag: scalar_value}, global_step)
+
+def init(project=None, config=None):
+    assert type(config) is dict
+    return Run()
+
+wandb = types.ModuleType("wandb")
+wandb.init = init
+mlflow = types.ModuleType("mlflow")
+mlflow.start_run, mlflow.log_params, mlflow.log_metrics = Run, dict, numbers
+tensorboard = types.ModuleType("tensorboardX")
+tensorboard.SummaryWriter = SummaryWriter
+sys.modules |= {"wandb": wandb, "mlflow": mlflow, "tensorboardX": tensorboard}
+""",
+}
+# Code to run after pages.
+CHECKS = {
+    "howto/own_loop.md": """
+ends = [i for i, entry in enumerate(logged) if entry == "finished"]
+runs = [logged[i + 1 : j] for i, j in zip([-1, *ends], ends)]
+# A call for each validation, and for TensorBoard one for each of its seven numbers.
+assert [len(run) for run in runs] == [3, 3, 21], runs
+table = list(csv.DictReader(open("log.csv")))
+columns = [[{n: float(v) for n, v in data.items()} for _, _, data in run] for run in runs]
+for row, one, other in zip(table, *columns[:2], strict=True):
+    row = {name: float(value) for name, value in row.items()}
+    for each in (row, one, other):
+        del each["seconds"]
+    assert row == one == other
+assert len(history["step"]) == 3
 """
 }
 
@@ -117,7 +170,13 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
         [sys.executable, "-W", "error", "-c", RUNNER],
         cwd=tmp_path,
         env=env,
-        input=json.dumps([("preamble", 0, preamble), *blocks(page)]),
+        input=json.dumps(
+            [
+                ("preamble", 0, preamble),
+                *blocks(page),
+                ("checks", 0, CHECKS.get(name_of(page), "")),
+            ]
+        ),
         capture_output=True,
         text=True,
         check=False,
