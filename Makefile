@@ -51,6 +51,7 @@ chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
 
 bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/own_loop.py
 	$(BIN)/python benchmarks/adjoint_memory.py
 	$(BIN)/python benchmarks/toys.py
 	$(BIN)/python benchmarks/tables.py $(if $(DATA),--data $(DATA))
