@@ -7,6 +7,7 @@ import pytest
 
 from jaxflow import CNF, CouplingFlow, StandardNormal, Status, fit
 from jaxflow.dynamics import MLP
+from jaxflow.flows.data_space import check_inside
 from jaxflow.transforms import Bounded, Chain, Standardise
 
 KEY = jax.random.key(0)
@@ -90,3 +91,8 @@ def test_a_row_outside_trains_nothing():
         fit(flow, X, validation=X[:1], key=KEY)
     with pytest.raises(ValueError, match=r"validation lies outside the support .* first row 0"):
         fit(flow, jnp.asarray([[1.0], [3.0]]), validation=X[1:], key=KEY)
+
+
+def test_the_argument_that_lies_outside_is_named():
+    with pytest.raises(ValueError, match=r"z lies outside .* 1 of 2 rows.*transform.check\(z\)"):
+        check_inside(jnp.asarray([True, False]), "z")

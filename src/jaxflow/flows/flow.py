@@ -31,7 +31,12 @@ from jaxflow.runtime.arguments import (
 )
 from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.lanes import lanes_for
-from jaxflow.runtime.precision import full_precision, full_products, sample_dtype
+from jaxflow.runtime.precision import (
+    accumulation_dtype,
+    full_precision,
+    full_products,
+    sample_dtype,
+)
 from jaxflow.runtime.shapes import ArrayInput
 
 

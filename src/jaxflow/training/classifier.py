@@ -67,7 +67,8 @@ def fit_classifier(
     Raises:
         TypeError: the flow is not a diffusion model, or the labels are not integers.
         ValueError: bad rows, or labels without a logit.
-        TrainingError: the loss or its gradient is not finite.
+        TrainingError: the loss or its gradient is not finite at the first step. A later one
+            ends the training with a warning, and the best weights so far are kept.
     """
     schedule = denoiser_of(flow).schedule
     flow, rows, _, _ = check_arguments(flow, x, None, "x")

@@ -87,7 +87,8 @@ def distil(
         TypeError: the flow is not a CNF.
         ValueError: bad rows, or `num_steps` or `num_samples` is not positive.
         SolveError: a solve of the flow failed.
-        TrainingError: the loss or its gradient is not finite.
+        TrainingError: the loss or its gradient is not finite at the first step. A later one
+            ends the training with a warning, and the best weights so far are kept.
     """
     check_count("num_steps", num_steps)
     check_count("num_samples", num_samples)

@@ -122,7 +122,8 @@ def fit(
         ValueError, TypeError: bad data (rows and columns named), a flow without arrays to train,
             or bad settings, before training.
         FileExistsError: `Checkpoints` of an earlier fit, without `resume`.
-        TrainingError: no validation value was finite.
+        TrainingError: no validation value was finite; its attribute `trained` is the flow with
+            the last weights.
         ProcessLostError: another process of the job ended.
     """
     check_flow(flow)
@@ -175,7 +176,8 @@ def fit(
                 "that covers it"
             )
         raise TrainingError(
-            f"no validation value was finite in {run.step} steps: {run.unsolved or advice}"
+            f"no validation value was finite in {run.step} steps: {run.unsolved or advice}",
+            run.flow(run.to_host(run.state.ema)),
         )
     return run.result(), run.history
 

@@ -1,5 +1,6 @@
 """`minimise`: train a module on a loss alone, without validation."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +14,14 @@ from jaxflow.training.minibatches import minibatch_indices
 from jaxflow.training.optimizer import optimizer_of
 from jaxflow.training.prepare import seed_of
 from jaxflow.training.rows import Dataset
-from jaxflow.training.step import Steps, TrainingError, initial_state, num_finite, train_steps
+from jaxflow.training.step import (
+    Steps,
+    TrainingError,
+    copy_arrays,
+    initial_state,
+    num_finite,
+    train_steps,
+)
 from jaxflow.training.trainable import arrays_where, combine_trainable, partition_trainable
 
 
@@ -30,6 +38,9 @@ def minimise(
 ) -> Any:
     """Take `config.steps` steps and return the module with the averaged weights.
 
+    A loss or gradient that is not finite ends the training with a warning. The result is then the
+    averaged weights at the end of the interval of `eval_every` steps with the least mean loss.
+
     Args:
         module: what to train.
         data: rows on the device, in the units that `batch_transform` takes.
@@ -41,12 +52,13 @@ def minimise(
         batch_transform: applied to each minibatch first; None for no transform.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite.
+        TrainingError: the loss or its gradient is not finite at the first step.
     """
     trained = arrays_where(module, lambda part: True) if trained is None else trained
     params, frozen = partition_trainable(module, trained)
     optimizer, loss_args = optimizer_of(config), (frozen, data, batch_transform, loss)
     state = initial_state(params, optimizer)
+    best, least = None, math.inf
     with Progress(config.steps, show=progress) as bar:
         for step in range(0, config.steps, config.eval_every):
             count = min(config.eval_every, config.steps - step)
@@ -55,10 +67,17 @@ def minimise(
             inputs = Steps(loss_args, indices, *numbers, key, config, optimizer, replicate)
             state, losses, _ = train_steps(inputs, state)
             taken = num_finite(losses, count)
+            mean = float(jnp.mean(losses[:taken])) if taken else math.inf
+            if taken and (best is None or mean < least):
+                best, least = copy_arrays(state.ema), mean
             if taken < count:
-                raise TrainingError(
-                    f"the loss or its gradient is not finite at step {step + taken + 1}; lower "
-                    f"learning_rate={config.learning_rate}"
+                failure = f"the loss or its gradient is not finite at step {step + taken + 1}"
+                if best is None:
+                    raise TrainingError(f"{failure}; lower learning_rate={config.learning_rate}")
+                bar.warn(
+                    f"{failure}: training stops and keeps the best weights so far, of mean loss "
+                    f"{least:.3g}; lower learning_rate={config.learning_rate}"
                 )
-            bar.update(step + count, f"loss {float(jnp.mean(losses[:count])):.3g}")
+                return combine_trainable(best, frozen)
+            bar.update(step + count, f"loss {mean:.3g}")
     return combine_trainable(state.ema, frozen)

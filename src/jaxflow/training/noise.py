@@ -75,7 +75,8 @@ def fit_noise(
 
     Raises:
         ValueError, TypeError: bad rows, rows off the grid, or a flow without one.
-        TrainingError: the bound or its gradient is not finite.
+        TrainingError: the bound or its gradient is not finite at the first step. A later one
+            ends the training with a warning, and the best weights so far are kept.
     """
     check_flow(flow)
     grid = noise_of(flow.transform)

@@ -103,11 +103,13 @@ def prepare(
         seed = seed_of(key)
         stream, x, cond, validation = split_shards(x, cond, weights, validation, seed, config)
     rows = data_rows(flow, x, cond, "x", weights)
+    _check_grid("x", flow, transform, rows)
     if isinstance(validation, float | int):
         indices = split(len(rows.x), float(validation), sum(seed_of(key)) % 2**32)
         rows, held_out = (jax.tree.map(lambda a, i=i: a[i], rows) for i in indices)
     else:
         held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
+        _check_grid("validation", flow, transform, held_out)
     check_columns(np.asarray(rows.x))
     counted = repeat_rows(rows)
     transforms = _transforms(flow, transform, counted, repeat_rows(held_out), key)
@@ -133,6 +135,21 @@ def check_flow(flow: Any) -> None:
         )
     if not isinstance(flow, Flow):
         raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
+
+
+def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
+    """Raise if rows are not on the grid of the transform to be used, in the dtype of training."""
+    if isinstance(transform, Proposal):
+        transform = Chain(transform.parts) if transform.parts else flow.transform
+    elif isinstance(transform, str | None):
+        transform = flow.transform
+    _, transform, rows = promote_dtypes(with_transform(flow, None), transform, rows)
+    grid = noise_of(transform)
+    if grid is not None:
+        try:
+            grid.check(rows.x)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:

@@ -137,7 +137,7 @@ class Run:
 
     def result(self) -> Any:
         """The flow with the best weights so far, in data units."""
-        return in_data_units(combine_trainable(self.best, self.frozen), self.problem)
+        return self.flow(self.best)
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -148,6 +148,10 @@ class Run:
             return state
         with self._on_mesh():
             return eqx.filter_jit(self.place)(put_on_mesh(state, self.mesh))
+
+    def flow(self, params: Any) -> Any:
+        """The flow with these weights, in data units."""
+        return in_data_units(combine_trainable(params, self.frozen), self.problem)
 
     def to_host(self, tree: Any) -> Any:
         """Copy arrays of the training to this process."""

@@ -21,7 +21,15 @@ from jaxflow.transforms import spread_rows
 
 
 class TrainingError(RuntimeError):
-    """Training failed; the message names the step and the setting to change."""
+    """Training failed; the message names the step and the setting to change.
+
+    Attributes:
+        trained: the model with the weights so far; None if no step was taken.
+    """
+
+    def __init__(self, message: str, trained: Any = None) -> None:
+        super().__init__(message)
+        self.trained = trained
 
 
 class TrainState(eqx.Module):
