@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ GRADIENTS = {
     "adjoint, fixed": ODE(solver="rk4", num_steps=8, gradient="adjoint"),
     "direct, fixed": ODE(solver="rk4", num_steps=8, gradient="direct"),
     "diffrax": ODE(**LOOSE, gradient="diffrax"),
+    "backsolve by diffrax": ODE(**LOOSE | {"solver": diffrax.Bosh3()}, gradient="adjoint"),
 }
 Y0 = jnp.asarray([[0.3, -1.1], [0.7, 0.2], [0.1, 0.9]])
 # A float, an integer, a bool and a key.
