@@ -1,7 +1,9 @@
 """A parameter that a field closes over has the gradient that it has as an argument."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import diffrax
 import jax
@@ -14,7 +16,7 @@ from jaxflow import CNF, StandardNormal
 from jaxflow.ode import ODE, odeint, odeint_adjoint, odeint_many, odeint_together
 
 # The two solves take the same steps, however loose the tolerance.
-LOOSE = {"solver": "bosh3", "rtol": 1e-2, "atol": 1e-2, "max_steps": 64}
+LOOSE: dict[str, Any] = {"solver": "bosh3", "rtol": 1e-2, "atol": 1e-2, "max_steps": 64}
 GRADIENTS = {
     "checkpointed": ODE(**LOOSE),
     "adjoint": ODE(**LOOSE, gradient="adjoint"),
@@ -22,7 +24,7 @@ GRADIENTS = {
     "adjoint, fixed": ODE(solver="rk4", num_steps=8, gradient="adjoint"),
     "direct, fixed": ODE(solver="rk4", num_steps=8, gradient="direct"),
     "diffrax": ODE(**LOOSE, gradient="diffrax"),
-    "backsolve by diffrax": ODE(**LOOSE | {"solver": diffrax.Bosh3()}, gradient="adjoint"),
+    "backsolve by diffrax": replace(ODE(**LOOSE, gradient="adjoint"), solver=diffrax.Bosh3()),
 }
 Y0 = jnp.asarray([[0.3, -1.1], [0.7, 0.2], [0.1, 0.9]])
 # A float, an integer, a bool and a key.
