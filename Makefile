@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,6 +35,9 @@ mutants: .venv/.ready  ## small changes of the mathematics, each of which a test
 
 bare:  ## the README's ten lines in a fresh environment with no extra
 	$(PYTHON) tests/bare.py
+
+trust: .venv/.ready  ## every promise about a number, tried; writes the table of docs/accuracy.md; DATA=DIR adds real tables
+	$(BIN)/python benchmarks/trust.py $(if $(DATA),--data $(DATA))
 
 lint: .venv/.ready  ## ruff, pyright, the floors
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
+from jaxflow import CNF, ODE, DiagonalNormal, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.transforms import Standardise, Whiten
 
@@ -117,21 +117,21 @@ def test_offsets_are_subtracted_before_rows_are_rounded():
             plain.log_prob(x)
 
 
-@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("verify", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_tolerance_is_met_or_refused(verify):
-    flow, x, truth = pulled(10.0)
+    flow, x, truth = pulled(8.0)
+    # float32 itself cannot hold -1e6 to 1e-4.
+    x[0] = 1 + 1500 * np.exp(-8.0)
     with jax.enable_x64(False):
-        flow = single(flow)
-        answer = np.asarray(flow.log_prob(jnp.asarray(x), atol_nats=1e-4, verify=verify), float)
-        assert np.mean(np.abs(answer - truth) <= 1e-4) >= 0.99
-        # float32 itself cannot hold -1e6 to 1e-4.
-        far = jnp.full((1, 2), 1 + 1500 * np.exp(-10.0), jnp.float32)
-        with pytest.raises(SolveError, match="out of reach"):
-            flow.log_prob(far, atol_nats=1e-4, verify=verify)
+        flow = replace(single(flow), ode_eval=ODE(throw=False))
+        answer = flow.log_prob(jnp.asarray(x), atol_nats=1e-4, verify=verify)
+    true = np.abs(np.asarray(answer, float) - truth)
+    assert np.isnan(true[0])
+    assert np.mean(true[1:] <= 1e-4) >= 0.999
 
 
 def test_gradients_of_a_transform_are_those_of_float32():
-    flow = single(CNF(MLP(2, width=8, key=jax.random.key(0)), StandardNormal(2)))
+    flow = single(CNF(Pull(jnp.asarray([0.5, -0.7])), StandardNormal(2)))
     x = jnp.asarray(RNG.normal(size=(5, 2)), jnp.float32)
     moved = Standardise(jnp.asarray([3.0, 1.0]), jnp.asarray([2.0, 0.5]))
     with jax.enable_x64(False), warnings.catch_warnings():

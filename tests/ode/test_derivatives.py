@@ -23,7 +23,10 @@ SOLVES = {
 }
 
 
-@pytest.mark.parametrize("name", SOLVES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "many" else name for name in SOLVES],
+)
 def test_the_hessian_is_that_of_the_closed_form(name):
     def total(args):
         return jnp.sum(SOLVES[name](args[:2], args[2]))
@@ -65,6 +68,7 @@ def test_the_calls_to_write_are_defined():
     np.testing.assert_allclose(twice, jax.grad(squares(exact))(Y0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_log_density_has_a_hessian():
     flow = CNF(lambda t, x: 0.3 * x, StandardNormal(2), ode_eval=TIGHT)
     hessian = jax.hessian(flow.log_prob)(Y0)

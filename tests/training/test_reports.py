@@ -73,6 +73,7 @@ def test_a_reference_that_cannot_be_solved_comes_before_training(monkeypatch):
         distilled(flow)
 
 
+@pytest.mark.slow
 def test_a_target_that_is_finite_nowhere_has_no_value():
     nowhere = ReverseKL(target=lambda x: jnp.full((), -jnp.inf), num_samples=8)
     value, left_out = nowhere.held_out(turning(), None, KEY)

@@ -47,7 +47,7 @@ def check_finite(x: Any, path: tuple = (), bad: Test | None = None) -> None:
 
 
 def _not_finite(values: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(values)
+    return np.asarray(~np.isfinite(values))
 
 
 def _check_array(x: Any, name: str, bad: Test | None) -> None:
