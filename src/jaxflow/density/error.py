@@ -6,7 +6,7 @@ of the second solve's steps and `g` the gradient of the base's log-density at th
 
 ```
 E = sum |e_logp| + || |g_i| sum |e_xi| ||_2
-F = 3 eps (sum |step of log p| + |x|^2 / 2)
+F = 3 eps (sum |step of log p| + |x|^2 / 2) + eps |log p|
 A = 5 (|| g_i r_i ||_2 + r_logp)
 stated = 1.5 d + kappa E + F + A,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
 ```
@@ -135,22 +135,25 @@ def stated_error(
     ) -> Array:
         slope = jnp.abs(jax.grad(base.log_prob)(z))
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
-        rounding = rounding_error(z, jnp.mean(path_p))
+        rounding = rounding_error(z, jnp.mean(path_p), value)
         rounding += amplified_error(slope, round_x, round_p)
         return DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
 
     return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
 
 
-def rounding_error(z: Float[Array, "*event"], path: Float[Array, ""]) -> Float[Array, ""]:
+def rounding_error(
+    z: Float[Array, "*event"], path: Float[Array, ""], value: Float[Array, ""]
+) -> Float[Array, ""]:
     """Rounding error of one log-density in nats, the term F above.
 
     Args:
         z: end of the trajectory.
         path: sum of the absolute changes of log p along it.
+        value: the log-density.
     """
     squares = jnp.sum(jnp.square(z.astype(path.dtype)))
-    return ROUNDING * jnp.finfo(path.dtype).eps * (path + squares / 2)
+    return jnp.finfo(path.dtype).eps * (ROUNDING * (path + squares / 2) + jnp.abs(value))
 
 
 def amplified_error(
@@ -182,6 +185,7 @@ def mark_inaccurate(
     base: Any,
     ends: tuple[Float[Array, "rows *event"], Float[Array, "rows *event"]],
     change: Array,
+    value: Array,
     *,
     ode: ODE,
     share: Any,
@@ -196,12 +200,13 @@ def mark_inaccurate(
         base: density at the end.
         ends: the trajectories' start and end.
         change: change of log p.
+        value: log-densities.
         ode: settings of the solve, by `ode_for_tolerance`.
         share: `POSSIBLE` or `USUAL`.
         atol_nats: largest error in nats.
     """
     end = ends[1]
-    error = per_row(rounding_error, end, jnp.abs(change))
+    error = per_row(rounding_error, end, jnp.abs(change), value)
     if stats.rounding is not None:
         slope = per_row(jax.grad(base.log_prob), end)
         amplified = per_row(amplified_error, slope, *stats.rounding)

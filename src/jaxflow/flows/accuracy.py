@@ -169,6 +169,7 @@ def _log_prob_to(
         flow.base,
         (u, z),
         change,
+        value,
         ode=ode,
         share=share,
         atol_nats=atol_nats,
@@ -193,14 +194,15 @@ def _log_prob_with_error(
     log_det = log_det.astype(answer.value.dtype)
     stats = mark_outside(stats, log_det)
 
-    def known(error: Array | None) -> Array | None:
+    def known(error: Array | None, rounding: Any = 0.0) -> Array | None:
         """Nothing is uncertain about a density of 0."""
-        return None if error is None else jnp.where(stats.status == Status.OUTSIDE, 0.0, error)
+        outside = stats.status == Status.OUTSIDE
+        return None if error is None else jnp.where(outside, 0.0, error + rounding)
 
     answer = LogDensity(
         answer.value + log_det,
         known(answer.trace_se),
-        known(answer.ode_error),
+        known(answer.ode_error, jnp.finfo(log_det.dtype).eps * jnp.abs(log_det)),
         None if answer.refined is None else answer.refined + log_det,
         stats.status,
         stats.num_evals,
