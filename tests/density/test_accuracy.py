@@ -116,3 +116,30 @@ def test_a_row_that_fails_states_nothing():
     answer = flow.log_prob_with_error(jnp.ones((2, 3)))
     assert np.isnan(np.asarray(answer.ode_error)).all()
     assert np.all(answer.status != 0)
+
+
+def kinked(t, x):
+    """`1 + 3 max(x, 0)`."""
+    return 1 + 3 * jnp.maximum(x, 0)
+
+
+def jumping(t, x):
+    return x * jnp.where(t > 0.37, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("field", [kinked, jumping])
+def test_the_stated_error_covers_kinks_in_space_and_jumps_in_time(field):
+    x = 1.5 * np.asarray(jax.random.normal(KEY, (400, 1)))[:, 0]
+    # How long each row is on the steep side, on the way back.
+    steep = np.minimum(np.log1p(3 * np.maximum(x, 0)) / 3, 1)
+    z, gain = x * np.exp(-0.26), 0.26
+    if field is kinked:
+        z = np.where(
+            steep < 1, np.minimum(x, 0) - (1 - steep), (np.expm1(-3) + 3 * x / np.e**3) / 3
+        )
+        gain = 3 * steep
+    truth = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - gain
+    answer = CNF(field, StandardNormal(1)).log_prob_with_error(x[:, None])
+    true, stated = np.abs(np.asarray(answer.value) - truth), np.asarray(answer.ode_error)
+    assert np.median(true) < 1e-3
+    assert np.mean(true <= stated) >= 0.99

@@ -39,6 +39,9 @@ MAX_NODES = 256
 FINER, LEAST_STEPS = 1.75, 12
 # The first solve saw the field if no step of the second is off by more tolerances than these.
 MOST_TOLERANCES = 100.0
+# Where the field is smooth, steps so much shorter are off by less than this share of a tolerance,
+# or of their rounding. Where it is not, their errors count so many times.
+SMOOTH, ROUNDINGS, ROUGH = 0.1, 8.0, 75.0
 
 
 class Twice(NamedTuple):
@@ -47,9 +50,11 @@ class Twice(NamedTuple):
     Attributes:
         y: the first, adaptive solve.
         refined: the second solve, on the finer grid.
-        local: sum over the second solve's steps of their absolute embedded errors, like `y`; the
-            largest number where one of them exceeds `MOST_TOLERANCES` of the tolerances, since
-            the first solve, which met them, then stepped over a change of the field.
+        local: sum over the second solve's steps of their absolute embedded errors, like `y`.
+            Steps at a kink of the field, or at a jump in time, fall short of their order: where
+            one is off by more than `SMOOTH` tolerances, the sum counts `ROUGH` times. It is the
+            largest number where one is off by more than `MOST_TOLERANCES`, since the first
+            solve, which met them, then stepped over a change of the field.
         path: sum over the second solve's steps of the absolute changes of the state, like `y`.
         rounding: estimated rounding error of the first solve, like `y` (`jaxflow.ode.rounding`).
     """
@@ -149,8 +154,13 @@ def _solve_part(
 
     def result(walk: Walk) -> tuple[State, State, State]:
         missed = ~(walk.worst <= MOST_TOLERANCES)
+        rounding = ROUNDINGS * float(jnp.finfo(walk.worst.dtype).eps) / max(ode.rtol, ode.atol)
+        factor = jnp.where(walk.worst > max(SMOOTH, rounding), ROUGH, 1.0)
         local = jax.tree.map(
-            lambda leaf: jnp.where(missed, jnp.finfo(leaf.dtype).max, leaf), walk.local
+            lambda leaf: jnp.where(
+                missed, jnp.finfo(leaf.dtype).max, leaf * factor.astype(leaf.dtype)
+            ),
+            walk.local,
         )
         return walk.y, local, walk.path
 
