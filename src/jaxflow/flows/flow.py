@@ -5,7 +5,8 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, SupportsIndex
+from types import MethodType
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -23,6 +24,7 @@ from jaxflow.flows.data_space import (
     to_data_space,
     to_flow_space,
 )
+from jaxflow.flows.methods import FlowMethod
 from jaxflow.ode import Stats
 from jaxflow.runtime.arguments import (
     as_cond_rows,
@@ -54,6 +56,15 @@ class Flow(eqx.Module):
 
     base: eqx.AbstractVar[Any]
     transform: eqx.AbstractVar[Any]
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            found = object.__getattribute__(self, name)
+            own = isinstance(found, MethodType) and found.__self__ is self
+            if own and not name.startswith("__"):
+                return FlowMethod(found.__func__, self)
+            return found
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -141,7 +152,9 @@ class Flow(eqx.Module):
         In a loss write `train_log_prob` instead: it takes the steps that training takes, which
         cost several times less. This method is for what is reported, compared or integrated.
 
-        Under jit write `eqx.filter_jit(flow.log_prob)`, or `jax.jit(lambda x: flow.log_prob(x))`.
+        `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, and so do those of the
+        other methods (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights
+        as constants; for one that serves many flows write `eqx.filter_jit(flow.log_prob)`.
 
         Args:
             x: data, (*batch, *event).
