@@ -21,6 +21,7 @@ from jaxflow.density.error import (
 )
 from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.dynamics import Linear
+from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.flows.accuracy import log_prob_to, with_error
 from jaxflow.flows.data_space import (
@@ -33,6 +34,7 @@ from jaxflow.flows.data_space import (
     to_data_space,
 )
 from jaxflow.flows.flow import Flow, map_rows
+from jaxflow.flows.summary import size_words, solve_words, transform_words, words
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
@@ -105,6 +107,25 @@ class CNF(Flow):
                 )
         self.field, self.base, self.transform = field, base, transform
         self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
+
+    def summary(self) -> dict[str, str]:
+        """A text for each part, by its name; as `Flow.summary`."""
+        traces = [self._trace_words(training=training) for training in (True, False)]
+        return {
+            "field": f"{words(self.field)}, {size_words(self.field)}",
+            "trace": traces[0] if traces[0] == traces[1] else "; in evaluation ".join(traces),
+            "transform": transform_words(self.transform),
+            "base": words(self.base),
+            "training": solve_words(self.ode),
+            "evaluation": solve_words(self.ode_eval),
+        }
+
+    def _trace_words(self, *, training: bool) -> str:
+        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
+        if not isinstance(trace, Exact):
+            return words(trace)
+        closed = has_closed_form(self.field)
+        return f"exact, {'in closed form' if closed else 'by Jacobian-vector products'}"
 
     def check_loaded(self) -> None:
         """Raise ValueError unless the base of a flow from a file fits its field."""

@@ -26,6 +26,7 @@ from jaxflow.dynamics.layers import (
     network_from_zero,
 )
 from jaxflow.flows.flow import Flow
+from jaxflow.flows.summary import words
 from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.lanes import per_row
@@ -233,6 +234,11 @@ class CouplingFlow(Flow):
         start = flatten(x, self.dim, "x"), jnp.zeros((), x.dtype)
         (y, log_det), _ = lax.scan(step, start, self.layers, reverse=inverse)
         return y.reshape(x.shape), log_det
+
+    def summary(self) -> dict[str, str]:
+        """A text for each part, by its name; as `Flow.summary`."""
+        layers = f"{len(self.layers.permutation)} x {words(self.layers)}"
+        return super().summary() | {"layers": layers}
 
     def density_rows(
         self,

@@ -4,6 +4,7 @@ import abc
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -25,6 +26,14 @@ from jaxflow.flows.data_space import (
     to_flow_space,
 )
 from jaxflow.flows.methods import FlowMethod
+from jaxflow.flows.summary import (
+    as_html,
+    as_text,
+    is_marked,
+    size_words,
+    transform_words,
+    words,
+)
 from jaxflow.ode import Stats
 from jaxflow.runtime.arguments import (
     as_cond_rows,
@@ -70,6 +79,24 @@ class Flow(eqx.Module):
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.base.event_shape)
+
+    def summary(self) -> dict[str, str]:
+        """A text for each part, by its name: the rows of `print(flow)` and of a notebook's table.
+
+        `repr(flow)` has all arrays by their places.
+        """
+        rows = {f.name: words(getattr(self, f.name, None)) for f in fields(self)}
+        rows |= {"transform": transform_words(self.transform)}
+        return rows | {"size": size_words(self)}
+
+    def __str__(self) -> str:
+        return repr(self) if is_marked(self) else as_text(self._title(), self.summary())
+
+    def _repr_html_(self) -> str | None:
+        return None if is_marked(self) else as_html(self._title(), self.summary())
+
+    def _title(self) -> str:
+        return f"{type(self).__name__} on events of shape {self.event_shape}"
 
     @abc.abstractmethod
     def density_rows(

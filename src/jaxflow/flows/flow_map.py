@@ -11,6 +11,7 @@ from jaxflow.density.error import base_density
 from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import Flow
+from jaxflow.flows.summary import size_words, words
 from jaxflow.ode import Stats
 from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import ArrayInput
@@ -67,6 +68,15 @@ class FlowMap(Flow):
         self, net: Any, exact: CNF, num_steps: int, error: MapError | None = None
     ) -> None:
         self.net, self.exact, self.num_steps, self.error = net, exact, num_steps, error
+
+    def summary(self) -> dict[str, str]:
+        """A text for each part, by its name; as `Flow.summary`."""
+        rows = {
+            "network": f"{words(self.net)}, {size_words(self.net)}",
+            "steps": words(self.num_steps),
+            "error": "not measured" if self.error is None else words(self.error),
+        }
+        return rows | {f"exact {name}": text for name, text in self.exact.summary().items()}
 
     @property
     def base(self) -> Any:
