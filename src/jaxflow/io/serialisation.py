@@ -199,7 +199,7 @@ def _encode_containers(x: Any, path: tuple, other: Callable[[Any, tuple], Any]) 
     if kind in (list, tuple):
         parts = [_encode_containers(v, (*path, SequenceKey(i)), other) for i, v in enumerate(x)]
         return parts if kind is list else {"tuple": parts}
-    if kind is dict:
+    if kind is dict or (issubclass(kind, dict) and _is_ours(kind)):
         for key in x:
             if type(key) is not str:
                 raise TypeError(

@@ -5,8 +5,9 @@ from jaxflow.training.classifier import fit_classifier
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
 from jaxflow.training.fit import fit
+from jaxflow.training.history import History
 from jaxflow.training.noise import fit_noise
-from jaxflow.training.record import History, Record
+from jaxflow.training.record import Record
 from jaxflow.training.step import TrainingError
 from jaxflow.training.trainable import trainable
 

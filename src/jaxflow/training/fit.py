@@ -20,10 +20,11 @@ from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.checkpoints import Checkpoints, open_store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import check_trains_likelihood, default_objective
+from jaxflow.training.history import History
 from jaxflow.training.identity import fingerprint
 from jaxflow.training.optimizer import Choice, Schedule
 from jaxflow.training.prepare import check_flow, prepare
-from jaxflow.training.record import Callback, History
+from jaxflow.training.record import Callback
 from jaxflow.training.run import Run
 from jaxflow.training.step import TrainingError
 from jaxflow.training.trainable import checked_train
@@ -111,7 +112,7 @@ def fit(
         shard_weights: split weights and optimiser state among the devices too.
 
     Returns:
-        The flow with the best weights, and the history: a list for each of the columns
+        The flow with the best weights, and the `History`: a dict of a list for each of the columns
         `step` (updates so far); `loss` (mean since the last validation; nats and data units for
         likelihood); `validation` (mean negative log-density of the validation rows by the
         evaluation solver, nats and data units); `coarse` (the same by the training solver);

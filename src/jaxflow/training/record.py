@@ -4,9 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import final
 
-History = dict[str, list[int | float]]
-"""Columns of a training by name, one entry for each validation."""
-
 
 @final
 @dataclass(frozen=True)

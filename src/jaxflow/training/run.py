@@ -20,13 +20,14 @@ from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
+from jaxflow.training.history import History
 from jaxflow.training.identity import check_same, describe
 from jaxflow.training.interrupted import keep
 from jaxflow.training.minibatches import minibatches_of
 from jaxflow.training.optimizer import OWN, Choice
 from jaxflow.training.phases import Phase, phase_at
 from jaxflow.training.prepare import GIVEN, Problem, in_data_units, seed_of
-from jaxflow.training.record import COLUMNS, Callback, History, Record, progress_text
+from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.step import (
     Steps,
     copy_arrays,
@@ -82,7 +83,7 @@ class Run:
         if name not in GIVEN:  # fitted here, and rounded otherwise on another machine
             transform = jax.tree.map(jnp.shape, transform)
         self.made_of["flow"] |= describe(transform, "flow.transform")
-        self.history: History = {name: [] for name in COLUMNS}
+        self.history = History({name: [] for name in COLUMNS})
 
     def advance(
         self,
@@ -284,6 +285,7 @@ class Run:
         run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
         for name in RESTORED:
             setattr(run, name, extra[name])
+        run.history = History(run.history)
         run._check_patience()
         if extra["ode"]:
             run.frozen = with_ode(run.frozen, replace(run.frozen.ode, **extra["ode"]))
