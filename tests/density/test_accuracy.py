@@ -143,3 +143,12 @@ def test_the_stated_error_covers_kinks_in_space_and_jumps_in_time(field):
     true, stated = np.abs(np.asarray(answer.value) - truth), np.asarray(answer.ode_error)
     assert np.median(true) < 1e-3
     assert np.mean(true <= stated) >= 0.99
+
+
+def test_an_error_that_is_not_measured_is_unbounded(monkeypatch):
+    monkeypatch.setattr("jaxflow.ode.twice.MAX_NODES", 4)
+    ode = ODE(rtol=1e-6, atol=1e-6)
+    x = jax.random.normal(KEY, (20, 2))
+    answer = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ode).log_prob_with_error(x)
+    assert np.all(np.asarray(answer.status) == 0)
+    assert np.all(np.isposinf(np.asarray(answer.ode_error)))

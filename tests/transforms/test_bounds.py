@@ -116,3 +116,12 @@ def test_bad_transforms_are_refused():
         Whiten.fit(np.stack([MIXED[:, 0], 2 * MIXED[:, 0]], axis=1))
     with pytest.raises(ValueError, match="give one or more transforms of one event shape"):
         Chain((LIMITS, Whiten.fit(MIXED[:, :2])))
+
+
+def test_limits_too_close_for_float32_are_refused():
+    with jax.enable_x64(False):
+        with pytest.raises(ValueError, match=r"limits at .*too close for float32: subtract"):
+            Bounded(np.asarray([1000.0]), np.asarray([1000.001]))
+        Bounded(np.asarray([0.1]), np.asarray([0.7]))
+        Bounded([0.0], [jnp.inf])
+    Bounded(np.asarray([1000.0]), np.asarray([1000.001]))

@@ -160,3 +160,9 @@ def test_learned_noise_tightens_the_bound_and_leaves_the_density(key, tmp_path):
         fit_noise(replace(flow, transform=None), x, key=key)
     with pytest.raises(ValueError, match="off the grid"):
         fit_noise(flow, x + 0.3, key=key)
+
+
+def test_integers_are_spread_like_their_floats(key):
+    transform = Dequantise(jnp.asarray([1.0, 2.0]))
+    x = jnp.asarray([3, 4])
+    np.testing.assert_array_equal(transform.spread(x, key), transform.spread(x.astype(float), key))

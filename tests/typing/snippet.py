@@ -20,6 +20,7 @@ from jaxflow.dynamics import MLP
 from jaxflow.estimator import FlowDensity
 from jaxflow.objectives import FlowMatching, MaximumLikelihood, Staged
 from jaxflow.trace import Estimator
+from jaxflow.training import History
 
 
 class Constant(eqx.Module):
@@ -71,7 +72,7 @@ def flows(x: np.ndarray) -> None:
         flow, x, key=key, config=TrainConfig(steps=10), objective=Staged()
     )
     assert_type(trained, CNF)
-    assert_type(history, dict[str, list[int | float]])
+    assert_type(history, History)
     jaxflow.fit(flow, x, key=key, objective=objective, callback=lambda row: row["loss"] > 3)
     jaxflow.fit(flow, x, key=key, objective=FlowMatching(), validation=(x, None, None))
     jaxflow.fit(flow, x, key=key, objective=MaximumLikelihood(kinetic=0.1))

@@ -60,8 +60,9 @@ class LogDensity(NamedTuple):
         value: log-density.
         trace_se: standard error of `value` from a stochastic trace; 0 for an exact trace, None
             for too few probes (fewer than 8 of Rademacher, or one).
-        ode_error: estimated error of `value` from the steps of the solve
-            (`jaxflow.density.error`); None with fixed steps, diffrax and XTrace.
+        ode_error: estimated error of `value` from the steps of the solve and from rounding
+            (`jaxflow.density.error`); inf where it could not be measured; None with fixed
+            steps, diffrax and XTrace.
         refined: log-density of a second, finer solve, usually more accurate than `value`; None
             where `ode_error` is.
         status: a `jaxflow.Status`: how the row's solve ended.
@@ -137,7 +138,9 @@ def stated_error(
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
         rounding = rounding_error(z, jnp.mean(path_p), value)
         rounding += amplified_error(slope, round_x, round_p)
-        return DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
+        error = DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
+        # An error that could not be measured is unbounded, and no comparison passes it.
+        return jnp.where(jnp.isnan(error) & ~jnp.isnan(value), jnp.inf, error)
 
     return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
 

@@ -1,6 +1,6 @@
 """Map columns with limits to the whole real line."""
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxflow.transforms.samples import (
     clip_inside,
     column_label,
     is_concrete,
+    places,
 )
 
 
@@ -54,7 +55,9 @@ class Bounded(eqx.Module):
             upper: upper limits, (*event); inf for none.
 
         Raises:
-            ValueError: the shapes differ, or a lower limit is not less than the upper one.
+            ValueError: the shapes differ, a lower limit is not less than the upper one, or jax's
+                precision moves limits given in float64 by more than a ten thousandth of the
+                distance of the two.
         """
         self.lower, self.upper = jnp.asarray(lower), jnp.asarray(upper)
         if self.lower.shape != self.upper.shape:
@@ -70,6 +73,7 @@ class Bounded(eqx.Module):
                     f"is {np.asarray(self.lower)[wrong].tolist()} and upper is "
                     f"{np.asarray(self.upper)[wrong].tolist()}"
                 )
+            _check_precision(self, lower, upper)
         self.event_shape = self.lower.shape
 
     def check(self, x: ArrayInput) -> None:
@@ -156,3 +160,18 @@ def _gap(limit: Array, gap: Array) -> Array:
     positive = gap > 0
     log_gap = jnp.where(positive, jnp.log(jnp.where(has & positive, gap, 1.0)), jnp.nan)
     return jnp.where(has, log_gap, 0.0)
+
+
+def _check_precision(transform: Bounded, lower: Any, upper: Any) -> None:
+    """Raise if the limits, as the transform holds them, are not those that were given."""
+    given = [np.asarray(limit, np.float64) for limit in (lower, upper)]
+    held = [np.asarray(limit, np.float64) for limit in (transform.lower, transform.upper)]
+    width = np.where(np.isfinite(given[1] - given[0]), given[1] - given[0], np.inf)
+    moved = [np.where(np.isfinite(a), np.abs(a - b), 0) for a, b in zip(given, held, strict=True)]
+    wrong = np.maximum(*moved) > 1e-4 * width
+    if wrong.any():
+        raise ValueError(
+            f"the limits at {places(wrong)}, {given[0][wrong].tolist()} and "
+            f"{given[1][wrong].tolist()}, are too close for {transform.lower.dtype}: subtract an "
+            'offset from data and limits, or set jax.config.update("jax_enable_x64", True)'
+        )

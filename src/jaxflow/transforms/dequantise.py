@@ -151,6 +151,7 @@ class Dequantise(eqx.Module):
         Returns:
             The value with noise, and `log q(v | x)`, which is 0 for uniform noise.
         """
+        x = as_floats(x)
         step = self.step.astype(x.dtype)
         if self.noise is None:
             v = jax.random.uniform(key, x.shape, x.dtype, minval=-0.5, maxval=0.5)

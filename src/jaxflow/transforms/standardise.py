@@ -59,8 +59,7 @@ class Standardise(eqx.Module):
                     f"mean is {np.asarray(mean)[wrong].tolist()} and scale is "
                     f"{np.asarray(scale)[wrong].tolist()}"
                 )
-        self.mean = mean
-        self.scale = scale
+        self.mean, self.scale = jnp.asarray(mean), jnp.asarray(scale)
         self.event_shape = mean.shape
 
     @classmethod
