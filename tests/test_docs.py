@@ -181,6 +181,8 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
         text=True,
         check=False,
     )
+    if run.returncode and "pip install '.[" in run.stderr:
+        pytest.skip(run.stderr.splitlines()[-1])
     assert run.returncode == 0, run.stderr
 
 

@@ -18,6 +18,7 @@ from .flows import CNF as CNF
 from .flows import CouplingFlow as CouplingFlow
 from .flows import FlowMap as FlowMap
 from .flows import ImportanceSample as ImportanceSample
+from .flows import export as export
 from .flows import importance_sample as importance_sample
 from .io import load as load
 from .io import save as save

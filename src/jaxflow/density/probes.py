@@ -35,7 +35,7 @@ def as_integrals(
     """The integrals of a trace: their start (zeros), the probes, and how to read the results."""
     dtype = accumulation_dtype(x.dtype)
     if isinstance(trace, Exact):
-        return jnp.zeros(len(x), dtype), None, lambda change: (change, jnp.zeros_like(change))
+        return jnp.zeros(x.shape[:1], dtype), None, lambda change: (change, jnp.zeros_like(change))
     probes = draw_probes(trace, key, x, grouped=grouped)
     span = jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype)
 

@@ -7,8 +7,17 @@ evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_an
 
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.importance import ImportanceSample, importance_sample
 
-__all__ = ["CNF", "CouplingFlow", "Flow", "FlowMap", "ImportanceSample", "importance_sample"]
+__all__ = [
+    "CNF",
+    "CouplingFlow",
+    "Flow",
+    "FlowMap",
+    "ImportanceSample",
+    "export",
+    "importance_sample",
+]

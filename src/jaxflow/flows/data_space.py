@@ -83,7 +83,7 @@ def to_flow_space(
     transformed in float64 and rounded after it.
     """
     if transform is None:
-        return x, jnp.zeros(len(x), x.dtype)
+        return x, jnp.zeros(x.shape[:1], x.dtype)
     forward = partial(_forward, transform)
     if grouped and is_single(x.dtype):
         forward = partial(_forward_in_float64, x.dtype, transform)
@@ -122,13 +122,16 @@ def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
     precision, dtype = contextlib.nullcontext(), rows.dtype
     if isinstance(rows, np.ndarray):
         precision, dtype = jax.enable_x64(True), widest_dtype(flow)
-    move = partial(_into_flow_space, dtype, flow.transform)
+    move = partial(rows_into_flow_space, dtype, flow.transform)
     with precision:
         return map_chunks(move, (rows,), row_size=size, lanes=lanes_for(size))
 
 
 @eqx.filter_jit
-def _into_flow_space(dtype: Any, transform: Any, x: Array, key: None) -> tuple[Array, Array]:
+def rows_into_flow_space(
+    dtype: Any, transform: Any, x: Array, key: None = None
+) -> tuple[Array, Array]:
+    """`to_flow_space` of a chunk of rows, which may be float64 for a float32 flow."""
     if is_single(dtype):
         return per_row(partial(_forward_in_float64, dtype, transform), x)
     return to_flow_space(transform, x)
@@ -158,7 +161,7 @@ def to_data_space(
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Transform rows from flow to data space; also `log |det dx/du|`."""
     if transform is None:
-        return u, jnp.zeros(len(u), u.dtype)
+        return u, jnp.zeros(u.shape[:1], u.dtype)
     return per_row(transform.inverse, u, grouped=grouped)
 
 

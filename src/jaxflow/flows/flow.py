@@ -406,7 +406,7 @@ def score_rows(
     The rows, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
     """
     u, log_det = into_flow_space(flow, x)
-    return map_rows(flow, partial(_log_prob, flow), (u, log_det, cond), key, progress)
+    return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 
 
 def map_rows(
@@ -423,9 +423,10 @@ def map_rows(
 
 @eqx.filter_jit
 @full_precision
-def _log_prob(
+def score_in_flow_space(
     flow: Flow, u: Array, log_det: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[Array, Stats | None]:
+    """Log-density in data units of a chunk of rows in flow space, and the counts of the solve."""
     log_p, stats = flow.density_rows(u, cond, key, training=False)
     return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
 

@@ -158,7 +158,8 @@ def flow_from_bytes(data: bytes) -> Any:
     return _decode(json.loads(header).get("__metadata__"), stored, "the data", None)
 
 
-def _version() -> str:
+def jaxflow_version() -> str:
+    """The installed version of jaxflow."""
     try:
         return importlib.metadata.version("jaxflow-cnf")
     except importlib.metadata.PackageNotFoundError:
@@ -170,7 +171,7 @@ def _to_bytes(
 ) -> bytes:
     document = {
         "format": FORMAT,
-        "version": _version(),
+        "version": jaxflow_version(),
         **content,
         "extra": serialisation.encode_plain({} if extra is None else extra, "extra"),
     }
@@ -219,7 +220,7 @@ def _document(path: str | os.PathLike[str], metadata: Metadata) -> dict[str, Any
     if is_newer:
         raise ValueError(
             f"{path} is of format {number}, written by jaxflow {version}; this is jaxflow "
-            f"{_version()}, which reads formats up to {FORMAT}: install a newer jaxflow"
+            f"{jaxflow_version()}, which reads formats up to {FORMAT}: install a newer jaxflow"
         )
     try:
         if not isinstance(document["extra"]["dict"], dict) or document["kind"] not in _READER:
@@ -262,7 +263,7 @@ def _decode(metadata: Metadata, stored: Arrays, path: str | os.PathLike[str], li
 @contextlib.contextmanager
 def _named_errors(path: str | os.PathLike[str], document: dict[str, Any]) -> Iterator[None]:
     """Put the file's name and both versions before the text of an error."""
-    about = f"{path} (written by jaxflow {document['version']}, read by {_version()})"
+    about = f"{path} (written by jaxflow {document['version']}, read by {jaxflow_version()})"
     try:
         yield
     except ValueError as error:

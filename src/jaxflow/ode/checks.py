@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxflow.ode.integrate import VectorField
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.step import State
+from jaxflow.runtime.shapes import Count
 
 Time = float | int | Float[Array, ""]
 
@@ -28,7 +29,7 @@ def as_time(value: Time, name: str, dtype: DTypeLike) -> Array | np.ndarray:
     return time.astype(dtype)
 
 
-def as_times(value: ArrayLike, name: str, num_rows: int, dtype: DTypeLike) -> Float[Array, " n"]:
+def as_times(value: ArrayLike, name: str, num_rows: Count, dtype: DTypeLike) -> Float[Array, " n"]:
     """A time for each row, from one number or from one for each row."""
     time = jnp.asarray(value)
     if time.shape not in ((), (num_rows,)) or not jnp.issubdtype(time.dtype, jnp.number):
@@ -39,7 +40,7 @@ def as_times(value: ArrayLike, name: str, num_rows: int, dtype: DTypeLike) -> Fl
     return jnp.broadcast_to(time.astype(dtype), (num_rows,))
 
 
-def count_rows(y0: PyTree, row_args: Any) -> int:
+def count_rows(y0: PyTree, row_args: Any) -> Count:
     """The length of the leading axis that all arrays share; raises ValueError if they differ."""
     names = {0: "y0", 1: "row_args"}
     shapes = []

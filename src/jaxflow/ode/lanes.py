@@ -49,7 +49,7 @@ def drain(
         lanes: number of rows that take a turn at once.
         load: turns a row of the queue into work, if work needs more memory than a waiting row.
     """
-    num = len(jax.tree.leaves(queue)[0])
+    num = jax.tree.leaves(queue)[0].shape[0]
 
     def take_turn(engine: Engine) -> Engine:
         work = jax.vmap(turn)(engine.work)

@@ -45,7 +45,7 @@ def map_chunks(
     count = len(jax.tree.leaves(rows)[0])
     if count == 0:
         return f(*rows, key)
-    size = _chunk_size(row_size, lanes)
+    size = chunk_size(row_size, lanes)
     devices = active_devices()
     if devices and key is None:
         # Give each device something; with a key, random numbers depend on the size of a chunk.
@@ -86,7 +86,8 @@ def _traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def _chunk_size(row_size: int, lanes: int) -> int:
+def chunk_size(row_size: int, lanes: int) -> int:
+    """Most rows of a chunk, a multiple of `lanes`, for events of `row_size` entries."""
     entries, scale = max(1, row_size), 1 if jax.default_backend() == "cpu" else 64
     by_entries = scale * CHUNK_ENTRIES // entries // lanes * lanes
     return min(scale * CHUNK_ROWS, max(lanes, by_entries))

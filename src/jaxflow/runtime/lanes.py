@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array
 
 from jaxflow.runtime.joined import join_vmaps
+from jaxflow.runtime.shapes import Count
 
 # 256 lanes fill the vector units of a CPU. An accelerator wants thousands: as many as hold about
 # 2^18 entries of states.
@@ -29,12 +30,12 @@ def lanes_for(size: int) -> int:
 
 
 def map_groups(
-    one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int, *, at_least: int = 1
+    one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int, *, apart: bool = False
 ) -> Any:
-    """`one(*inputs)` of each row, `lanes` rows at once, in `at_least` groups."""
-    num = len(jax.tree.leaves(inputs)[0])
+    """`one(*inputs)` of each row, `lanes` rows at once; `apart`: never in a single group."""
+    num = jax.tree.leaves(inputs)[0].shape[0]
     group = jax.vmap(one)
-    out = lax.map(lambda rows: group(*rows), _fill(inputs, num, lanes, at_least))
+    out = lax.map(lambda rows: group(*rows), _fill(inputs, num, lanes, apart))
     return _flatten(out, num)
 
 
@@ -62,14 +63,16 @@ def scan_groups(
     return total, _flatten(out, num)
 
 
-def _fill(rows: Any, num: int, lanes: int, at_least: int = 1) -> Any:
+def _fill(rows: Any, num: Count, lanes: int, apart: bool = False) -> Any:
     """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
-    groups = max(at_least, -(-num // lanes)) if num else 0
+    groups = -(-num // lanes)
+    if apart and num:
+        groups += 1 // groups  # not `max`, which a symbolic number of rows does not have
     at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
     return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
 
 
-def _flatten(groups: Any, num: int) -> Any:
+def _flatten(groups: Any, num: Count) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], groups)
 
 
@@ -89,6 +92,6 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
     def group(rows: Any, consts: Any) -> Any:
         one = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
         # XLA merges a loop of one group with what surrounds it, and then rounds differently.
-        return map_groups(one, tuple(jax.tree.leaves(rows)), lanes_for(size), at_least=2)
+        return map_groups(one, tuple(jax.tree.leaves(rows)), lanes_for(size), apart=True)
 
     return jax.tree.unflatten(jax.tree.structure(out), join_vmaps(group, rows, closed.consts))

@@ -14,3 +14,5 @@ Event = Float[Array, "*event"]
 Rows = Float[Array, "rows *event"]
 # An array, a number, or nested lists of numbers.
 ArrayInput = ArrayLike | Sequence[Any]
+# A number of rows: an integer, or an unknown one of `jax.export`.
+Count = Any
