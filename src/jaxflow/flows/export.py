@@ -47,8 +47,8 @@ def export(
     The file is a zip of `manifest.json`, one program of `jax.export` each for `log_prob` and
     `sample`, for any number of rows, and the weights as NumPy arrays. It holds no pickle. The
     page "Run a flow without jaxflow" has the loader, a function to copy. With XLA's default
-    options, on the platform of the export, it gives the bits of `flow.log_prob` and `flow.sample`; a row that failed is NaN and
-    has a status.
+    options and on the platform of the export, it gives the bits of `flow.log_prob` and
+    `flow.sample`; a row that failed is NaN and has a status.
 
     Rows and samples have the flow's own dtype, float32 at least. Rows for the transform of a
     float32 flow are read in float64, as by `flow.log_prob`.
