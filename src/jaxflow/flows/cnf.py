@@ -222,10 +222,12 @@ class CNF(Flow):
             cond: conditions, (*batch, *condition), or one vector for all rows.
             key: random key for the probes of a stochastic trace.
             atol_nats: target accuracy in nats; replaces the tolerances of `ode_eval` by
-                `atol_nats / 20`. That suffices for all but a few rows in a thousand.
-            verify: whether to check each row's error and solve again those above `atol_nats`,
-                raising if some cannot be improved: `log_prob_with_error(x, atol_nats=...)`, at 2
-                to 3 times the cost, and not under jit.
+                `atol_nats / 20`. Rows whose errors the field may amplify beyond that are
+                verified; under jit they count as failed.
+            verify: whether to check every row's error and solve again those above `atol_nats`,
+                in float64 where float32 cannot reach it, raising if some cannot be improved:
+                `log_prob_with_error(x, atol_nats=...)`, at about 3 times the cost, and not
+                under jit.
             progress: whether to show a progress bar; None shows it on a terminal only.
 
         Returns:
@@ -260,10 +262,10 @@ class CNF(Flow):
 
         *Trace.* With k probes the divergence of each is integrated along one trajectory.
         `value +- q trace_se`, with q the 97.5 % point of Student's t with k - 1 degrees of
-        freedom, covers the log-density of the exact trace in about 95 % of rows.
+        freedom, covers the log-density of the exact trace in 95 % of rows or more.
 
-        *Steps.* Each row is solved twice, at 2 to 3 times the cost of `log_prob`; the true error
-        is below `ode_error` for about 99 % of rows (`jaxflow.density.error`).
+        *Steps and rounding.* Each row is solved twice, at about 3 times the cost of `log_prob`;
+        the true error is below `ode_error` for about 99 % of rows (`jaxflow.density.error`).
 
         ```python
         import jax
