@@ -8,6 +8,7 @@ SLOW = {
     "01_diffusion_ddpm.ipynb",
     "02_score_models_and_langevin.ipynb",
     "03_common_framework_and_guidance.ipynb",
+    "06_adjoint_method.ipynb",
     "08_flow_matching_to_likelihood.ipynb",
 }
 

@@ -207,6 +207,7 @@ def compare(dim, rows, *, thorough):
     assert max(memory.values()) <= 2, memory
 
 
+@pytest.mark.slow
 def test_vmap_of_rows_has_the_bits_and_the_memory_of_the_batch():
     compare(2, 64, thorough=False)
 

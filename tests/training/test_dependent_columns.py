@@ -91,6 +91,7 @@ def test_propose_tells_and_whiten_refuses():
         Whiten.fit(RNG.normal(size=(5, 8)))
 
 
+@pytest.mark.slow
 def test_counts_with_noise_have_a_density_and_few_rows_are_not_judged():
     counts = RNG.poisson(4.0, size=(2, 300)).astype(float)
     x = table(*counts, counts.sum(axis=0))

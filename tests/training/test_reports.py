@@ -41,6 +41,7 @@ def distilled(flow, x=X):
     return distil(flow, x, key=KEY, **SIZES)
 
 
+@pytest.mark.slow
 def test_a_stochastic_trace_is_distilled_against_the_exact_one():
     exact, stochastic = (distilled(turning(trace=t)) for t in ("exact", Hutchinson(1)))
     assert stochastic.error == exact.error

@@ -21,14 +21,14 @@ from jaxflow.estimator.settings import make_config, make_flow, make_objective, m
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
-from jaxflow.training import History, fit
+from jaxflow.training import fit
 
 
 class FlowEstimator(BaseEstimator):
     """A continuous flow with scikit-learn's parameters."""
 
     flow_: Any
-    history_: History
+    history_: dict[str, list[Any]]
     n_features_in_: int
     feature_names_in_: np.ndarray
 
@@ -153,7 +153,7 @@ class FlowEstimator(BaseEstimator):
             flow_key, fit_key = jax.random.split(jax.random.key(seed))
             cond_dim = 0 if cond is None else cond.shape[1]
             flow = make_flow(self.width, self.depth, x.shape[1], cond_dim, flow_key)
-            self.flow_, self.history_ = fit(
+            self.flow_, history = fit(
                 flow,
                 train.x,
                 train.cond,
@@ -165,6 +165,8 @@ class FlowEstimator(BaseEstimator):
                 config=config,
                 progress=bool(self.verbose),
             )
+        # A plain dict: a pickle of the estimator names no other class.
+        self.history_ = dict(history)
         return rows
 
     def _log_prob(

@@ -166,9 +166,10 @@ def _check_precision(transform: Bounded, lower: Any, upper: Any) -> None:
     """Raise if the limits, as the transform holds them, are not those that were given."""
     given = [np.asarray(limit, np.float64) for limit in (lower, upper)]
     held = [np.asarray(limit, np.float64) for limit in (transform.lower, transform.upper)]
-    width = np.where(np.isfinite(given[1] - given[0]), given[1] - given[0], np.inf)
-    moved = [np.where(np.isfinite(a), np.abs(a - b), 0) for a, b in zip(given, held, strict=True)]
-    wrong = np.maximum(*moved) > 1e-4 * width
+    # An infinite limit does not move.
+    with np.errstate(invalid="ignore"):
+        moved = np.fmax(*(np.abs(a - b) for a, b in zip(given, held, strict=True)))
+        wrong = moved > 1e-4 * (given[1] - given[0])
     if wrong.any():
         raise ValueError(
             f"the limits at {places(wrong)}, {given[0][wrong].tolist()} and "

@@ -129,7 +129,7 @@ class Dequantise(eqx.Module):
                     "give step=0 for a continuous column"
                 )
 
-    def spread(self, x: Event, key: PRNGKeyArray) -> Event:
+    def spread(self, x: Array, key: PRNGKeyArray) -> Event:
         """`x + step v` with random noise `v`; `quantise` inverts it.
 
         Args:
@@ -141,7 +141,7 @@ class Dequantise(eqx.Module):
         """
         return self.spread_with_log_prob(x, key)[0]
 
-    def spread_with_log_prob(self, x: Event, key: PRNGKeyArray) -> tuple[Event, Scalar]:
+    def spread_with_log_prob(self, x: Array, key: PRNGKeyArray) -> tuple[Event, Scalar]:
         """`x + step v` with random noise `v`, and its log-density.
 
         Args:
