@@ -216,7 +216,8 @@ def mark_inaccurate(
         size = jnp.maximum(*(per_row(lambda x: jnp.linalg.norm(x.ravel()), x) for x in ends))
         roundings = AMPLIFIED * UNIT * float(jnp.finfo(end.dtype).eps) * size
         unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
-        error = error + amplified + share * unit * ode.atol
+        add = lambda error, amplified, unit: error + amplified + share * unit * ode.atol  # noqa: E731
+        error = per_row(add, error, amplified, unit)
     return _downgrade(stats, error > atol_nats, Status.INACCURATE)
 
 

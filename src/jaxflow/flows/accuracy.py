@@ -31,6 +31,7 @@ from jaxflow.density.error import (
 from jaxflow.flows.data_space import check_arguments, into_flow_space, mark_outside
 from jaxflow.flows.flow import map_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import full_precision, is_single
 from jaxflow.trace import XTrace
 
@@ -194,15 +195,20 @@ def _log_prob_with_error(
     log_det = log_det.astype(answer.value.dtype)
     stats = mark_outside(stats, log_det)
 
-    def known(error: Array | None, rounding: Any = 0.0) -> Array | None:
+    def known(error: Array | None) -> Array | None:
         """Nothing is uncertain about a density of 0."""
-        outside = stats.status == Status.OUTSIDE
-        return None if error is None else jnp.where(outside, 0.0, error + rounding)
+        return None if error is None else jnp.where(stats.status == Status.OUTSIDE, 0.0, error)
+
+    def with_rounding(error: Array, log_det: Array) -> Array:
+        return error + jnp.finfo(log_det.dtype).eps * jnp.abs(log_det)
+
+    error = answer.ode_error
+    error = None if error is None else per_row(with_rounding, error, log_det)
 
     answer = LogDensity(
         answer.value + log_det,
         known(answer.trace_se),
-        known(answer.ode_error, jnp.finfo(log_det.dtype).eps * jnp.abs(log_det)),
+        known(error),
         None if answer.refined is None else answer.refined + log_det,
         stats.status,
         stats.num_evals,
