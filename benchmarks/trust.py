@@ -34,12 +34,12 @@ EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11, max_steps=20_000)
 
 
 class Line(NamedTuple):
-    """One line of the table; `held` is the verdict."""
+    """One line of the table; `held` is the verdict, None for a limit that is known."""
 
     promise: str
     cases: str
     figure: str
-    held: bool
+    held: bool | None
 
 
 class Pull(eqx.Module):
@@ -277,7 +277,7 @@ def support(arguments: argparse.Namespace) -> Iterator[Line]:
 def jumps(arguments: argparse.Namespace) -> Iterator[Line]:
     """A field that moves for a short time is met, or the error says that it was not."""
     x = 1.5 * jax.random.normal(KEY, (300, 2))
-    for widths, least in (((0.3, 0.1, 0.05, 0.03), 0.99), ((0.01,), 0.97), ((0.003,), 0.0)):
+    for widths, least in (((0.3, 0.1, 0.05, 0.03), 0.99), ((0.01,), 0.97), ((0.003,), None)):
         shares = []
         for width in widths:
             for centre in (0.13, 0.37, 0.61, 0.88):
@@ -295,7 +295,7 @@ def jumps(arguments: argparse.Namespace) -> Iterator[Line]:
             f"float64, a field that moves for a time of width {what}",
             f"{len(shares)} fields, 300 rows",
             f"{percent(min(shares))} of rows covered, {percent(np.mean(shares))} in the mean",
-            min(shares) >= least,
+            None if least is None else min(shares) >= least,
         )
 
 
@@ -401,6 +401,7 @@ def random_cases(arguments: argparse.Namespace) -> Iterator[Line]:
     )
 
 
+VERDICTS = {True: "held", False: "**not held**", None: "known limit: write `max_step`"}
 PARTS = {
     "bits": bits, "rounding": rounding, "tolerance": tolerance, "support": support, "jumps": jumps,
     "kinks": kinks, "probes": probes, "random": random_cases,
@@ -409,10 +410,7 @@ PARTS = {
 
 def write_page(lines: list[Line]) -> None:
     """Put the table between the marks of the page."""
-    rows = [
-        [line.promise, line.cases, line.figure, "held" if line.held else "**not held**"]
-        for line in lines
-    ]
+    rows = [[line.promise, line.cases, line.figure, VERDICTS[line.held]] for line in lines]
     text, (begin, end) = PAGE.read_text(), ("<!-- trust -->\n", "<!-- /trust -->")
     before, rest = text.split(begin)
     after = rest.split(end)[1]
@@ -434,13 +432,13 @@ def main() -> None:
         start = time.perf_counter()
         for line in PARTS[name](arguments):
             lines.append(line)
-            verdict = "held    " if line.held else "NOT HELD"
+            verdict = VERDICTS[line.held]
             print(f"{verdict} {line.promise} ({line.cases}): {line.figure}", flush=True)
         print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
     if not arguments.only:
         write_results("trust", {"lines": [line._asdict() for line in lines]})
         write_page(lines)
-    raise SystemExit(not all(line.held for line in lines))
+    raise SystemExit(any(line.held is False for line in lines))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.joined import join_vmaps
-from jaxflow.runtime.lanes import lanes_for
+from jaxflow.runtime.lanes import lanes_for, map_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import widest_dtype
 
@@ -179,7 +179,7 @@ def _solve_part(
         num_evals=stats.num_evals + tableau.evals_per_step * grid.num,
         t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)),
     )
-    rounded = jax.vmap(spread)(rounding)
+    rounded = map_groups(spread, (rounding,), lanes, apart=True)
     twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path, rounded))
     twice = jax.vmap(poison)(twice, stats.status)
     unknown = jnp.where(measured, 0.0, jnp.nan)
