@@ -303,7 +303,7 @@ def kinks(arguments: argparse.Namespace) -> Iterator[Line]:
     """Fields with kinks in x and jumps in t, which no solver of high order likes."""
     fields = {
         "1 + 3 relu(x)": lambda t, x: 1 + 3 * jnp.maximum(x, 0),
-        "|x| - 1": lambda t, x: jnp.abs(x) - 1.0,
+        "abs(x) - 1": lambda t, x: jnp.abs(x) - 1.0,
         "x sign(t - 0.37)": lambda t, x: x * jnp.where(t > 0.37, 1.0, -1.0),
         "2x after t = 0.6": lambda t, x: jnp.where(t > 0.6, 2.0, 0.0) * x,
     }
