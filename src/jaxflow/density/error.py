@@ -208,16 +208,20 @@ def mark_inaccurate(
         share: `POSSIBLE` or `USUAL`.
         atol_nats: largest error in nats.
     """
-    end = ends[1]
-    error = per_row(rounding_error, end, jnp.abs(change), value)
-    if stats.rounding is not None:
-        slope = per_row(jax.grad(base.log_prob), end)
-        amplified = per_row(amplified_error, slope, *stats.rounding)
-        size = jnp.maximum(*(per_row(lambda x: jnp.linalg.norm(x.ravel()), x) for x in ends))
+
+    def doubt(
+        start: Array, end: Array, change: Array, value: Array, rounding: tuple[Array, Array] | None
+    ) -> Array:
+        error = rounding_error(end, jnp.abs(change), value)
+        if rounding is None:
+            return error
+        amplified = amplified_error(jax.grad(base.log_prob)(end), *rounding)
+        size = jnp.maximum(jnp.linalg.norm(start.ravel()), jnp.linalg.norm(end.ravel()))
         roundings = AMPLIFIED * UNIT * float(jnp.finfo(end.dtype).eps) * size
         unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
-        add = lambda error, amplified, unit: error + amplified + share * unit * ode.atol  # noqa: E731
-        error = per_row(add, error, amplified, unit)
+        return error + amplified + share * unit * ode.atol
+
+    error = per_row(doubt, *ends, change, value, stats.rounding)
     return _downgrade(stats, error > atol_nats, Status.INACCURATE)
 
 

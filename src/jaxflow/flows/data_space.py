@@ -74,19 +74,19 @@ def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) ->
 
 
 def to_flow_space(
-    transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True
+    transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True, dtype: Any = None
 ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
     """Transform rows from data to flow space; also `log |det du/dx|`.
 
     Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
-    there and all gradients are 0. Unless `grouped` is False, as in training, float32 rows are
-    transformed in float64 and rounded after it.
+    there and all gradients are 0. Unless `grouped` is False, as in training, results in float32
+    are computed in float64 and rounded. `dtype` is that of the results; None for that of `x`.
     """
     if transform is None:
         return x, jnp.zeros(x.shape[:1], x.dtype)
-    forward = partial(_forward, transform)
-    if grouped and is_single(x.dtype):
-        forward = partial(_forward_in_float64, x.dtype, transform)
+    dtype, forward = dtype or x.dtype, partial(_forward, transform)
+    if grouped and is_single(dtype):
+        forward = partial(_forward_in_float64, dtype, transform)
     return per_row(forward, x, grouped=grouped)
 
 
@@ -132,9 +132,7 @@ def rows_into_flow_space(
     dtype: Any, transform: Any, x: Array, key: None = None
 ) -> tuple[Array, Array]:
     """`to_flow_space` of a chunk of rows, which may be float64 for a float32 flow."""
-    if is_single(dtype):
-        return per_row(partial(_forward_in_float64, dtype, transform), x)
-    return to_flow_space(transform, x)
+    return to_flow_space(transform, x, dtype=dtype)
 
 
 def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
