@@ -52,6 +52,13 @@ def test_what_is_not_defined_names_the_call_to_write(name):
         jax.grad(lambda y: jax.value_and_grad(total)(y)[0])(Y0)
 
 
+def test_reverse_mode_of_adaptive_steps_of_their_own_is_refused_by_name():
+    ode = ODE(gradient=Direct())
+    for solve in (odeint, odeint_many):
+        with pytest.raises(TypeError, match=r"reverse-mode.*ODE\(gradient=Direct\(\), num_steps="):
+            jax.grad(lambda y, solve=solve: solve(f, y[None], 0.0, 0.5, 0.8, ode=ode)[0].sum())(Y0)
+
+
 def test_the_calls_to_write_are_defined():
     def total(ode, y):
         return jnp.sum(odeint(f, y, 0.0, 0.5, 0.8, ode=ode)[0])

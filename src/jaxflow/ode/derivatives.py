@@ -24,6 +24,11 @@ _TWICE = (
     "ODE(num_steps=...)"
 )
 
+_REVERSE = (
+    "reverse-mode derivatives (jax.grad) of an adaptive solve by its own operations are not "
+    "defined: leave out gradient=Direct(), or fix the steps, ODE(gradient=Direct(), num_steps=...)"
+)
+
 
 def name_forward_mode(solve: Callable[..., Any], *args: Any) -> Any:
     """`solve(*args)`; jax's refusal of forward mode becomes one that names the call to write."""
@@ -36,20 +41,32 @@ def name_forward_mode(solve: Callable[..., Any], *args: Any) -> Any:
 
 
 def once(tree: Any) -> Any:
-    """The tree; raises TypeError where reverse mode passes through it."""
+    """The tree; raises TypeError where a second reverse mode passes through it."""
+    return _no_reverse_mode(tree, _TWICE)
+
+
+def forward_only(tree: Any) -> Any:
+    """The tree of an adaptive solve by `Direct`; raises TypeError where reverse mode passes it."""
+    return _no_reverse_mode(tree, _REVERSE)
+
+
+def _no_reverse_mode(tree: Any, words: str) -> Any:
     return jax.tree.map(
-        lambda leaf: _once.bind(leaf) if eqx.is_inexact_array(leaf) else leaf, tree
+        lambda leaf: _refused.bind(leaf, words=words) if eqx.is_inexact_array(leaf) else leaf, tree
     )
 
 
-def _refuse(*_: Any) -> Any:
-    raise TypeError(_TWICE)
+def _refuse(*_: Any, words: str) -> Any:
+    raise TypeError(words)
 
 
 # The identity, linear, with a transpose that raises.
-_once = Primitive("jaxflow_once")
-_once.def_impl(lambda x: x)
-_once.def_abstract_eval(lambda x: x)
-ad.deflinear2(_once, _refuse)
-batching.primitive_batchers[_once] = lambda args, axes: (_once.bind(*args), *axes)
-mlir.register_lowering(_once, lambda _, x: [x])
+_refused = Primitive("jaxflow_no_reverse_mode")
+_refused.def_impl(lambda x, words: x)
+_refused.def_abstract_eval(lambda x, words: x)
+ad.deflinear2(_refused, _refuse)
+batching.primitive_batchers[_refused] = lambda args, axes, words: (
+    _refused.bind(*args, words=words),
+    *axes,
+)
+mlir.register_lowering(_refused, lambda _, x, words: [x])

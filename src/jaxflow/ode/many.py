@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxflow.ode.checks import as_times, check_field, check_state, check_tolerances, count_rows
-from jaxflow.ode.derivatives import name_forward_mode, once
+from jaxflow.ode.derivatives import forward_only, name_forward_mode, once
 from jaxflow.ode.integrate import VectorField, add, lerp
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import lift_closure, split_args
@@ -156,7 +156,7 @@ def _solve_part(
 
         y1, stats = join_vmaps(solve_groups, (y0, rows), args)
     elif isinstance(ode.gradient, Direct):
-        y1, stats = _solve_queue(field, y0, rows, args, ode, lanes, measure)
+        y1, stats = forward_only(_solve_queue(field, y0, rows, args, ode, lanes, measure))
     else:
         y1, stats = _solve_with_gradient(field, y0, rows, args, ode, lanes, measure)
     stats = replace(stats, t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)))
