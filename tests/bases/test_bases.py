@@ -127,7 +127,7 @@ def test_a_base_of_other_shapes_is_refused_by_name():
         def log_prob(self, x):
             return -(x**2)
 
-    with pytest.raises(ValueError, match=r"log_prob of it has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"log_prob of a sample has shape \(2,\)"):
         check_base(Each((2,)))
 
     class Rows(StandardNormal):

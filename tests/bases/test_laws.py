@@ -171,8 +171,14 @@ def check_slopes(total, module):
         np.testing.assert_allclose(jnp.sum(slope * step), expected, rtol=1e-6, atol=1e-6)
 
 
+def a_batch_is_refused(case):
+    with pytest.raises(ValueError, match=r"base.log_prob takes one event of shape"):
+        case.base.log_prob(jnp.zeros((5, *case.base.event_shape)))
+
+
 LAWS = (
     log_prob_is_the_formula,
+    a_batch_is_refused,
     samples_have_the_marginal_distributions,
     samples_have_the_joint_density,
     float32_stays_float32_and_finite,

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from jaxflow import CNF, ODE, DiagonalNormal, StandardNormal
+from jaxflow import CNF, ODE, DiagonalNormal, StandardNormal, StudentT
 from jaxflow.dynamics import MLP
 from jaxflow.transforms import Standardise, Whiten
 
@@ -95,6 +96,16 @@ def test_a_base_far_from_0():
     assert ratio < 20
 
 
+@pytest.mark.parametrize(("df", "dim"), [(0.7, 8), (3.0, 2), (30.0, 8)])
+def test_a_base_with_heavy_tails(df, dim):
+    df = float(np.float32(df))
+    x = RNG.standard_t(df, (N, dim)).astype(np.float32)
+    flow = CNF(lambda t, x: 0 * x, StudentT(df, dim))
+    coverage, ratio = judge(flow, x, stats.t.logpdf(x.astype(float), df).sum(axis=1))
+    assert coverage >= 0.99
+    assert ratio < 20
+
+
 def test_offsets_are_subtracted_before_rows_are_rounded():
     x = 3e6 + RNG.normal(size=(N, 1))
     truth = -0.5 * (x[:, 0] - 3e6) ** 2 - 0.9189385332046727
@@ -141,3 +152,13 @@ def test_gradients_of_a_transform_are_those_of_float32():
         u = (x - jnp.asarray([[3.0, 1.0]])) / jnp.asarray([[2.0, 0.5]])
         inside = jax.grad(lambda u: flow.log_prob(u).sum())(u)
     np.testing.assert_allclose(slope, np.asarray(inside) / [2.0, 0.5], rtol=1e-4)
+
+
+def test_values_that_float32_cannot_tell_apart_are_no_constant():
+    seconds = 1.7e9 + 100 * RNG.normal(size=(N, 1))
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"float32 cannot tell .* columns \[0\]"),
+    ):
+        Standardise.fit(seconds)
+    assert Standardise.fit(seconds).scale.dtype == jnp.float64

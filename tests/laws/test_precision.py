@@ -164,3 +164,12 @@ def test_training_keeps_the_dtype():
         assert dtypes(flow, X) == ({SINGLE}, {SINGLE})
     fast = distil(CNF(NETWORK, NORMAL), x, key=KEY, num_steps=2, num_samples=32, config=config)
     assert dtypes(fast, X) == ({SINGLE}, {SINGLE})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_rows_are_those_numbers_in_float32(dtype):
+    x = jnp.asarray([[1.3, 2.2], [0.1, -3.1]], dtype)
+    with jax.enable_x64(False):
+        flow = CNF(lambda t, x: -0.5 * x, NORMAL)
+        for call in (flow.log_prob, flow.encode, flow.train_log_prob):
+            np.testing.assert_array_equal(call(x), call(x.astype(SINGLE)))

@@ -121,7 +121,7 @@ def is_a_transform(case):
     assert isinstance(case.transform, Transform)
     assert case.transform.event_shape == case.x.shape[1:]
     for direction in (case.transform.forward, case.transform.inverse):
-        with pytest.raises(ValueError, match=r"has shape \(3, .* one sample of shape"):
+        with pytest.raises(ValueError, match=r"has shape \(3, .* one event of shape"):
             direction(jnp.zeros((3, *case.transform.event_shape)))
 
 
@@ -300,3 +300,26 @@ def test_bad_data_are_refused_by_name(kind):
         kind.fit(X[:1])
     with pytest.raises(TypeError, match="x has dtype complex128"):
         kind.fit(X + 0j)
+
+
+@pytest.mark.parametrize("kind", [Standardise, Whiten, Gaussianise])
+def test_a_spread_that_float32_takes_for_0_is_refused(kind):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    with jax.enable_x64(False):
+        with pytest.raises(ValueError, match=r"float32 cannot hold .* columns \[0, 1\]"):
+            kind.fit((1e-39 * x).astype(np.float32))
+        small = (1e-34 * x).astype(np.float32)
+        flow = CNF(lambda t, x: 0 * x, StandardNormal(2), transform=kind.fit(small))
+        assert np.isfinite(flow.log_prob(small)).all()
+
+
+def test_matrix_products_keep_their_float64_within_float32():
+    # The rule of vmap of dot_general reads the precision of its time, not that of the program.
+    x = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)
+    with jax.enable_x64(False):
+        for parts in ((Gaussianise, Whiten), (Whiten, Gaussianise)):
+            chain = Chain(tuple(part.fit(x) for part in parts))
+            flow = CNF(lambda t, x: 0 * x, StandardNormal(3), transform=chain)
+            truth = flow.log_prob(x.astype(np.float64))
+            np.testing.assert_array_equal(flow.log_prob(x), truth)
+            np.testing.assert_array_equal(jax.vmap(flow.log_prob)(jnp.asarray(x)), truth)

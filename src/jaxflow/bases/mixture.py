@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.runtime.checks import check_columns, check_count
+from jaxflow.runtime.checks import check_columns, check_count, check_event
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.shapes import ArrayInput, Scalar
 
@@ -106,6 +106,7 @@ class GaussianMixture(eqx.Module):
 
     def log_prob(self, x: Float[Array, " dim"]) -> Scalar:
         """Log-density of one event, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
         means, factors = self.means, self.factors
         z = jax.vmap(lambda factor, gap: _solve(factor, gap))(factors, x[None] - means)
         log_scale = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)

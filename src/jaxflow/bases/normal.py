@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.scipy.special import ndtr
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.runtime.checks import check_event_shape
+from jaxflow.runtime.checks import check_event, check_event_shape
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
@@ -43,6 +43,7 @@ class StandardNormal(eqx.Module):
 
     def log_prob(self, x: Event) -> Scalar:
         """`-|x|^2 / 2 - (d / 2) log(2 pi)`, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
         return -0.5 * jnp.sum(jnp.square(x)) - 0.5 * x.size * math.log(2 * math.pi)
 
     def sample(self, key: PRNGKeyArray) -> Event:
@@ -96,6 +97,7 @@ class DiagonalNormal(eqx.Module):
 
     def log_prob(self, x: Event) -> Scalar:
         """`-sum(z^2 / 2 + log(2 pi) / 2 + log scale)` with `z = (x - mean) / scale`, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
         z = (x - self.mean) / self.scale
         log_scale = jnp.sum(jnp.log(self.scale))
         return -0.5 * jnp.sum(jnp.square(z) + math.log(2 * math.pi)) - log_scale

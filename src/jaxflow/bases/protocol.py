@@ -109,14 +109,18 @@ def check_base(base: Any) -> None:
 
 
 def _check_shapes(base: Any) -> None:
-    def draw() -> tuple[Array, Array]:
-        wide, x = promote_dtypes(base, base.sample(jax.random.key(0)))
-        return x, wide.log_prob(x)
+    def log_prob(key: PRNGKeyArray) -> Array:
+        wide, x = promote_dtypes(base, base.sample(key))
+        return wide.log_prob(x)
 
-    x, log_p = jax.eval_shape(draw)
-    event = tuple(base.event_shape)
-    if x.shape == event and log_p.shape == ():
-        return
+    key = jax.random.key(0)
+    found, event = jax.eval_shape(lambda key: base.sample(key), key).shape, tuple(base.event_shape)
+    wrong = f"sample(key) has shape {found}"
+    if found == event:
+        found = jax.eval_shape(log_prob, key).shape
+        if found == ():
+            return
+        wrong = f"log_prob of a sample has shape {found}"
     given = base.distribution if isinstance(base, SeededBase) else base
     batch = tuple(getattr(given, "batch_shape", ()))
     advice = "a base draws one event and gives it one number"
@@ -127,10 +131,7 @@ def _check_shapes(base: Any) -> None:
             f"make its batch of shape {batch} part of the event: "
             f"Independent(base, reinterpreted_batch_ndims={len(batch)})"
         )
-    raise ValueError(
-        f"base={given!r} has event_shape={event}, but sample(key) has shape {x.shape} and "
-        f"log_prob of it has shape {log_p.shape}: {advice}"
-    )
+    raise ValueError(f"base={given!r} has event_shape={event}, but {wrong}: {advice}")
 
 
 def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:

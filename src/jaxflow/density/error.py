@@ -6,7 +6,7 @@ of the second solve's steps and `g` the gradient of the base's log-density at th
 
 ```
 E = sum |e_logp| + || |g_i| sum |e_xi| ||_2
-F = 3 eps (sum |step of log p| + |x|^2 / 2) + eps |log p|
+F = 3 eps (sum |step of log p| + min(|x|^2 / 2, |log p_0|)) + eps |log p|
 A = 5 (|| g_i r_i ||_2 + r_logp)
 stated = 1.5 d + kappa E + F + A,    kappa = clip(3 (tolerance / 1e-3)^(1/4), 0.5, 3)
 ```
@@ -134,9 +134,10 @@ def stated_error(
         value: Array,
         refined: Array,
     ) -> Array:
-        slope = jnp.abs(jax.grad(base.log_prob)(z))
+        log_base, slope = jax.value_and_grad(base.log_prob)(z)
+        slope = jnp.abs(slope)
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
-        rounding = rounding_error(z, jnp.mean(path_p), value)
+        rounding = rounding_error(z, log_base, jnp.mean(path_p), value)
         rounding += amplified_error(slope, round_x, round_p)
         error = DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
         # An error that could not be measured is unbounded, and no comparison passes it.
@@ -146,17 +147,19 @@ def stated_error(
 
 
 def rounding_error(
-    z: Float[Array, "*event"], path: Float[Array, ""], value: Float[Array, ""]
+    z: Float[Array, "*event"], log_base: Array, path: Float[Array, ""], value: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Rounding error of one log-density in nats, the term F above.
 
     Args:
         z: end of the trajectory.
+        log_base: the base's log-density there.
         path: sum of the absolute changes of log p along it.
         value: the log-density.
     """
     squares = jnp.sum(jnp.square(z.astype(path.dtype)))
-    return jnp.finfo(path.dtype).eps * (ROUNDING * (path + squares / 2) + jnp.abs(value))
+    terms = jnp.minimum(squares / 2, jnp.abs(log_base))
+    return jnp.finfo(path.dtype).eps * (ROUNDING * (path + terms) + jnp.abs(value))
 
 
 def amplified_error(
@@ -212,7 +215,7 @@ def mark_inaccurate(
     def doubt(
         start: Array, end: Array, change: Array, value: Array, rounding: tuple[Array, Array] | None
     ) -> Array:
-        error = rounding_error(end, jnp.abs(change), value)
+        error = rounding_error(end, value + change, jnp.abs(change), value)
         if rounding is None:
             return error
         amplified = amplified_error(jax.grad(base.log_prob)(end), *rounding)

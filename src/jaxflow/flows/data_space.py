@@ -18,7 +18,12 @@ from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import as_cond_rows, as_rows, check_finite, promote_dtypes
 from jaxflow.runtime.chunking import map_chunks
 from jaxflow.runtime.lanes import lanes_for, per_row
-from jaxflow.runtime.precision import accumulation_dtype, is_single, widest_dtype
+from jaxflow.runtime.precision import (
+    accumulation_dtype,
+    in_float64,
+    is_single,
+    widest_dtype,
+)
 from jaxflow.transforms import inside
 
 # The counts of a solve; None where there is none.
@@ -84,26 +89,16 @@ def to_flow_space(
     """
     if transform is None:
         return x, jnp.zeros(x.shape[:1], x.dtype)
-    dtype, forward = dtype or x.dtype, partial(_forward, transform)
-    if grouped and is_single(dtype):
-        forward = partial(_forward_in_float64, dtype, transform)
-    return per_row(forward, x, grouped=grouped)
+    dtype = dtype or x.dtype
+    if not (grouped and is_single(dtype)):
+        return per_row(partial(_forward, transform), x, grouped=grouped)
+    wide = accumulation_dtype(dtype)
 
+    def forward(x: Array) -> tuple[Array, Array]:
+        u, log_det = in_float64(lambda inputs: _forward(*inputs), wide, (transform, x))
+        return u.astype(dtype), log_det
 
-@eqx.filter_custom_jvp
-def _forward_in_float64(dtype: Any, transform: Any, x: Array) -> tuple[Array, Array]:
-    """`_forward` computed in float64, its results in `dtype`, its derivatives in float32."""
-    with jax.enable_x64(True):
-        u, log_det = _forward(*promote_dtypes(transform, x.astype(jnp.float64)))
-        return u.astype(dtype), log_det.astype(accumulation_dtype(dtype))
-
-
-@_forward_in_float64.def_jvp
-def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    dtype, transform, x = primals
-    _, *tangents = tangents
-    out = eqx.filter_jvp(_forward, (transform, x.astype(dtype)), tuple(tangents))[1]
-    return _forward_in_float64(*primals), out
+    return per_row(forward, x)
 
 
 def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxflow.runtime.checks import check_rows, coarse_columns
-from jaxflow.runtime.precision import accumulation_dtype, widest_dtype
+from jaxflow.runtime.precision import accumulation_dtype, sample_dtype
 
 
 def as_rows(
@@ -150,8 +150,8 @@ def check_finite(rows: Array | np.ndarray, name: str) -> None:
 
 
 def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
-    """Cast every floating-point array of the trees to the widest of their dtypes."""
-    dtype = widest_dtype(trees)
+    """Cast the trees' floating-point arrays to the widest of their dtypes, float32 at least."""
+    dtype = sample_dtype(*trees)
 
     def cast(leaf: Any) -> Any:
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
@@ -170,7 +170,7 @@ def _as_array(x: Any, name: str) -> Any:
         with contextlib.suppress(Exception):  # jax says below what is wrong
             host = np.asarray(x)
             if host.dtype.kind in "iuf":
-                return host
+                return host.astype(host.dtype.newbyteorder("="), copy=False)
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:

@@ -41,6 +41,19 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def check_event(name: str, value: Any, event_shape: tuple[int, ...], method: str) -> None:
+    """Raise unless `value` is one event: a batch would broadcast and give one wrong number.
+
+    Raises:
+        ValueError: `value` has another shape than `event_shape`; names the `method` to vectorise.
+    """
+    if np.shape(value) != event_shape:
+        raise ValueError(
+            f"{name} has shape {np.shape(value)}; {method} takes one event of shape "
+            f"{event_shape}. For a batch write jax.vmap({method})({name})"
+        )
+
+
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
     """Mask of the rows without NaN or infinity: `all(isfinite(x[i]))`.
 
@@ -222,6 +235,8 @@ def split(
 def _flat(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
     """Rows with a flattened event, (n, d), in floating point."""
     array = np.asarray(x)
+    if array.dtype == "bfloat16":
+        array = array.astype(np.float32)
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; "

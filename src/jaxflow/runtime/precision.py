@@ -64,3 +64,54 @@ def full_products(enabled: bool = True) -> Iterator[None]:
 def full_precision(f: Function) -> Function:
     """The function `f` with its matrix products in full precision (`full_products`)."""
     return full_products()(f)
+
+
+@eqx.filter_custom_jvp
+def in_float64(f: Callable[[Any], Any], dtype: Any, tree: Any) -> Any:
+    """`f(tree)` computed in float64 and rounded to `dtype`; its derivatives are those of `dtype`.
+
+    For the few sums and constants whose own rounding would show in a log-density. `f` must close
+    over no arrays.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    is_array = [eqx.is_array(leaf) for leaf in leaves]
+
+    def compute(*arrays: Array) -> Any:
+        rest = iter(arrays)
+        given = [
+            next(rest) if known else leaf for leaf, known in zip(leaves, is_array, strict=True)
+        ]
+        with jax.enable_x64(True):
+            return _cast(f(_cast(structure.unflatten(given), jnp.float64)), dtype)
+
+    return _keep_context(compute)(*(leaf for leaf in leaves if eqx.is_array(leaf)))
+
+
+@in_float64.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    f, dtype, tree = primals
+    out = eqx.filter_jvp(f, (_cast(tree, dtype),), (_cast(tangents[2], dtype),))[1]
+    return in_float64(f, dtype, tree), out
+
+
+def _keep_context(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f`, whose `jax.vmap` calls it again, in the context that it enters.
+
+    jax's own rule of `dot_general`, applied later, would lose float64.
+    """
+    kept = jax.custom_batching.custom_vmap(f)
+
+    @kept.def_vmap
+    def _(size: int, batched: list[bool], *args: Array) -> tuple[Any, Any]:
+        axes = [0 if each else None for each in batched]
+        out = _keep_context(jax.vmap(f, in_axes=axes, axis_size=size))(*args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return kept
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """The tree with its floating-point arrays in `dtype`."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import (
-    check_sample,
     checked_rows,
     clip_inside,
     column_label,
@@ -111,14 +111,14 @@ class Bounded(eqx.Module):
 
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether one sample lies strictly within the limits; True for NaN."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.inside")
         lower, upper = self.lower, self.upper
         # By the gaps that `forward` takes, which are 0 for numbers below the normal range.
         return ~jnp.any((x - lower <= 0) | (upper - x <= 0))
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`; NaN on a limit and beyond."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.forward")
         lower, upper = self.lower, self.upper
         above, below = _gap(lower, x - lower), _gap(upper, upper - x)
         both = jnp.isfinite(lower) & jnp.isfinite(upper)
@@ -131,7 +131,7 @@ class Bounded(eqx.Module):
 
         `x` is strictly within the limits; at most the rounding of floats moves it there.
         """
-        check_sample("u", u, self.event_shape)
+        check_event("u", u, self.event_shape, "transform.inverse")
         lower, upper = self.lower, self.upper
         has_lower, has_upper = jnp.isfinite(lower), jnp.isfinite(upper)
         both = has_lower & has_upper

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.samples import (
-    check_sample,
     checked_rows,
     clip_inside,
     column_label,
@@ -179,12 +179,12 @@ class Dequantise(eqx.Module):
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """`(x, sum log step)`."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.forward")
         return x, self._log_volume()
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """`(quantise(u), -sum log step)`."""
-        check_sample("u", u, self.event_shape)
+        check_event("u", u, self.event_shape, "transform.inverse")
         return self.quantise(u), -self._log_volume()
 
     def _log_volume(self) -> Scalar:

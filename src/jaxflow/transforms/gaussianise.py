@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.quantile_knots import (
     default_num_knots,
@@ -14,7 +15,6 @@ from jaxflow.transforms.quantile_knots import (
     pad_knots,
 )
 from jaxflow.transforms.samples import (
-    check_sample,
     checked_rows,
     host_samples,
     is_concrete,
@@ -138,7 +138,7 @@ class Gaussianise(eqx.Module):
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to normal scores: `(u, log|det du/dx|)`."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.forward")
         s = self._segments(x, self.knots)
         inside = jnp.clip(x, s.x_min, s.x_max)
         t = (inside - s.x0) / s.width
@@ -150,7 +150,7 @@ class Gaussianise(eqx.Module):
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """Map normal scores to data space, in closed form: `(x, log|det dx/du|)`."""
-        check_sample("u", u, self.event_shape)
+        check_event("u", u, self.event_shape, "transform.inverse")
         s = self._segments(u, self.scores)
         r = (jnp.clip(u, s.y_min, s.y_max) - s.y0) / s.height
         # (1 - c) t^2 + c t - r = 0. In this form the discriminant has no negative term, and the

@@ -66,11 +66,27 @@ def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *
 def refuse_constant_columns(x: Float[np.ndarray, "n *event"], dtype: np.dtype) -> None:
     """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them."""
     constant = constant_columns(x, float(jnp.finfo(dtype).eps))
-    if constant.any():
+    if not constant.any():
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A margin for quantities such as slopes, which are 1 over a part of the spread.
+            lost = ~(x.std(axis=0) >= 1000 * jnp.finfo(dtype).tiny)
+        if lost.any():
+            raise ValueError(
+                f"{dtype} cannot hold the spread of x in columns {places(lost)}: multiply them by "
+                "a constant, to a standard deviation near 1"
+            )
+        return
+    varies = constant & ~constant_columns(x, float(np.finfo(x.dtype).eps))
+    if varies.any():
         raise ValueError(
-            f"x is constant (to rounding) in columns {places(constant)}, which have no density; "
-            "drop these columns"
+            f"{dtype} cannot tell the values of x apart in columns {places(varies)}, which are "
+            'large and vary little: set jax.config.update("jax_enable_x64", True), or subtract '
+            "an offset from these columns in float64"
         )
+    raise ValueError(
+        f"x is constant (to rounding) in columns {places(constant)}, which have no density; "
+        "drop these columns"
+    )
 
 
 def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
@@ -90,19 +106,6 @@ def _moving_with(limit: Event, neighbour: Event) -> Event:
     finite = jnp.isfinite(limit)
     limit = jnp.where(finite, limit, 0.0)
     return jnp.where(finite, limit + (neighbour - jax.lax.stop_gradient(limit)), neighbour)
-
-
-def check_sample(name: str, value: jax.Array, event_shape: tuple[int, ...]) -> None:
-    """Check that `value` is one sample: broadcasting would give a wrong log-determinant.
-
-    Raises:
-        ValueError: `value` has another shape than `event_shape`.
-    """
-    if value.shape != event_shape:
-        raise ValueError(
-            f"{name} has shape {value.shape}; the transform maps one sample of shape "
-            f"{event_shape}. For a batch use jax.vmap(transform.forward)(x) (or .inverse)"
-        )
 
 
 def places(mask: Bool[np.ndarray, "*event"]) -> list:

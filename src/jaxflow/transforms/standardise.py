@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import (
-    check_sample,
     checked_rows,
     host_samples,
     is_concrete,
@@ -44,7 +44,8 @@ class Standardise(eqx.Module):
             scale: standard deviation of the data, in its units, (*event).
 
         Raises:
-            ValueError: the shapes differ, or `scale` is not positive and finite.
+            ValueError: the shapes differ, a value is not finite, or `scale` is not positive, or so
+                small that arithmetic takes it for 0.
         """
         if mean.shape != scale.shape:
             raise ValueError(
@@ -52,11 +53,12 @@ class Standardise(eqx.Module):
                 "the shape of one sample"
             )
         if is_concrete(mean, scale):
-            wrong = ~(np.isfinite(scale) & (np.asarray(scale) > 0) & np.isfinite(mean))
+            least = jnp.finfo(jnp.asarray(scale).dtype).tiny
+            wrong = ~(np.isfinite(scale) & (np.asarray(scale) >= least) & np.isfinite(mean))
             if wrong.any():
                 raise ValueError(
-                    f"mean and scale must be finite and scale positive, but at {places(wrong)} "
-                    f"mean is {np.asarray(mean)[wrong].tolist()} and scale is "
+                    f"mean and scale must be finite and scale at least {least:.1e}, but "
+                    f"at {places(wrong)} mean is {np.asarray(mean)[wrong].tolist()} and scale is "
                     f"{np.asarray(scale)[wrong].tolist()}"
                 )
         self.mean, self.scale = jnp.asarray(mean), jnp.asarray(scale)
@@ -88,10 +90,10 @@ class Standardise(eqx.Module):
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.forward")
         return (x - self.mean) / self.scale, -jnp.sum(jnp.log(self.scale))
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
-        check_sample("u", u, self.event_shape)
+        check_event("u", u, self.event_shape, "transform.inverse")
         return u * self.scale + self.mean, jnp.sum(jnp.log(self.scale))

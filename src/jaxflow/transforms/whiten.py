@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import check_sample, checked_rows, host_samples
+from jaxflow.transforms.samples import checked_rows, host_samples
 from jaxflow.transforms.standardise import Standardise
 
 # A column has at least this share of its spread about any sum of multiples of the others, times
@@ -87,12 +88,12 @@ class Whiten(eqx.Module):
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
-        check_sample("x", x, self.event_shape)
+        check_event("x", x, self.event_shape, "transform.forward")
         u = jax.scipy.linalg.solve_triangular(self.factor, x - self.mean, lower=True)
         return u, -jnp.sum(jnp.log(jnp.diagonal(self.factor)))
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
-        check_sample("u", u, self.event_shape)
+        check_event("u", u, self.event_shape, "transform.inverse")
         x = jnp.dot(jnp.tril(self.factor), u, precision="highest") + self.mean
         return x, jnp.sum(jnp.log(jnp.diagonal(self.factor)))
