@@ -77,6 +77,11 @@ def compile_seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def bytes_of(f: Any, *args: Any) -> int:
+    """Temporary memory of a compiled program."""
+    return f.lower(*args).compile().compiled.memory_analysis().temp_size_in_bytes
+
+
 def densities(flow: jaxflow.CNF) -> dict[str, Any]:
     """Log-densities of rows, and their gradient, by a batched call and by vmap."""
 
@@ -92,6 +97,40 @@ def densities(flow: jaxflow.CNF) -> dict[str, Any]:
     return {
         "values": (eqx.filter_jit(batched), eqx.filter_jit(each)),
         "gradients": (eqx.filter_jit(slope(batched)), eqx.filter_jit(slope(each))),
+    }
+
+
+def composed(flow: jaxflow.CNF) -> dict[str, tuple[Any, Any]]:
+    """A gradient of rows under jax's transformations, each with its own inputs."""
+
+    def loss(flow: jaxflow.CNF, x: jax.Array) -> jax.Array:
+        return flow.train_log_prob(x).mean()
+
+    def kept(flow: jaxflow.CNF, x: jax.Array) -> jax.Array:
+        return jax.checkpoint(flow.train_log_prob)(x).mean()
+
+    def scanned(flow: jaxflow.CNF, x: jax.Array) -> jax.Array:
+        parts = x.reshape(4, -1, x.shape[-1])
+        return jax.lax.scan(lambda total, part: (total + loss(flow, part), None), 0.0, parts)[0]
+
+    def several(flows: jaxflow.CNF, x: jax.Array) -> jax.Array:
+        return eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), None))(flows, x).mean()
+
+    def sharded(flow: jaxflow.CNF, x: jax.Array) -> jax.Array:
+        mesh = jaxflow.rows_mesh(1)
+        spec = jax.sharding.PartitionSpec("rows")
+        split = jax.shard_map(
+            flow.train_log_prob, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
+        return split(x).mean()
+
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2) if eqx.is_array(leaf) else leaf, flow)
+    return {
+        "batched": (loss, flow),
+        "jax.checkpoint": (kept, flow),
+        "lax.scan over 4 parts": (scanned, flow),
+        "filter_vmap over 2 flows": (several, two),
+        "shard_map": (sharded, flow),
     }
 
 
@@ -149,8 +188,7 @@ def main() -> None:
             5 * repeats,
         )
         memory = {
-            kind: f.lower(flow, few).compile().compiled.memory_analysis().temp_size_in_bytes
-            for kind, f in (("batched", batched), ("vmap", each))
+            kind: bytes_of(f, flow, few) for kind, f in (("batched", batched), ("vmap", each))
         }
         results[f"vmap_{name}"] = {
             "seconds": times,
@@ -166,6 +204,20 @@ def main() -> None:
             ["their memory, MiB", *(f"{memory[k] / 2**20:.2f}" for k in ("vmap", "batched"))],
         ]
         ratios += [results[f"vmap_{name}"][k] for k in ("time_ratio", "memory_ratio")]
+    kept = {
+        name: bytes_of(eqx.filter_jit(eqx.filter_grad(loss)), given, few)
+        for name, (loss, given) in composed(flow).items()
+    }
+    results["composed_bytes"] = kept
+    rows += [
+        [
+            f"a gradient under {name}, MiB",
+            *(f"{kept[k] / 2**20:.2f}" for k in (name, "batched")),
+        ]
+        for name in kept
+        if name != "batched"
+    ]
+    ratios += [kept[name] / kept["batched"] for name in kept if name != "batched"]
     rows = [[*row, f"{ratio:.3f}"] for row, ratio in zip(rows, ratios, strict=True)]
     print(table(["", "own loop, vmap", "fit, batched", "ratio"], rows))
     print(f"written to {write_results('own_loop', results)}")
