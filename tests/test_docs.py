@@ -229,6 +229,17 @@ def test_shapes_are_printed_as_written(site):
     assert "rows * event" not in printed
 
 
+def test_links_into_the_source_lead_to_definitions(site):
+    folder, _ = site
+    page = folder / "lecture" / "index.html"
+    links = re.findall(r'href="([^"#]*)#(__codelineno-0-\d+)"><code>([\w.]+)', page.read_text())
+    assert len(links) > 50
+    for href, anchor, name in links:
+        code = (page.parent / href / "index.html").read_text()
+        line = re.sub("<[^>]+>", "", code.split(f'<a id="{anchor}"')[1].split("\n")[0])
+        assert re.search(rf"\b{name.split('.')[-1]}\b", line), (name, line)
+
+
 def test_notebooks_are_pages_with_their_pictures(site):
     folder, _ = site
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
