@@ -169,7 +169,7 @@ def samplers(sizes: Sizes) -> dict[str, Any]:
                         jax.random.key(4),
                         sizes.samples,
                         sampler=rule,
-                        num_steps=max(1, evals // rule.evals),
+                        num_steps=levels(evals, rule),
                     )
                 )
                 kl, mmd = nearest_kl(truth, y), mmd_squared(truth, y)
@@ -182,6 +182,11 @@ def samplers(sizes: Sizes) -> dict[str, Any]:
     found["weights"] = mode_weights(sizes)
     show_samplers(found)
     return found
+
+
+def levels(evals: int, rule: Any) -> int:
+    """Noise levels between which the rule's steps take `evals` evaluations, the last one apart."""
+    return max(1, evals // rule.evals) + 1
 
 
 def mode_weights(sizes: Sizes) -> dict[str, list[float]]:
@@ -197,7 +202,7 @@ def mode_weights(sizes: Sizes) -> dict[str, list[float]]:
     for name, rule in RULES.items():
         found[name] = []
         for evals in EVALS:
-            num = max(1, evals // rule.evals)
+            num = levels(evals, rule)
             x = d.draw(model, jax.random.key(5), 4 * sizes.samples, sampler=rule, num_steps=num)
             found[name].append(float(jnp.mean(x[:, 0] < -0.7)))
     return found
@@ -316,7 +321,7 @@ def guidance(sizes: Sizes) -> dict[str, Any]:
     }.items():
         for scale in (0.0, 1.0, 2.0, 4.0):
             guided = replace(flow, field=d.ProbabilityFlow(make(scale)))
-            y = np.asarray(d.draw(guided, KEY, len(wanted), one_hot[wanted], num_steps=50))
+            y = np.asarray(d.draw(guided, KEY, len(wanted), one_hot[wanted], num_steps=51))
             distances = ((y[:, None] - np.asarray(mixture.means)) ** 2).sum(-1)
             right = float(np.mean(distances.argmin(1) == wanted))
             row = {"right": right, "std": float(np.std(y - np.asarray(mixture.means)[wanted]))}
@@ -433,7 +438,7 @@ def digits_part(sizes: Sizes) -> dict[str, Any]:
         guided = replace(
             flow, field=d.ProbabilityFlow(d.ClassifierFree(d.denoiser_of(flow), scale))
         )
-        y = np.asarray(d.draw(guided, KEY, len(wanted), one_hot[wanted], num_steps=50))
+        y = np.asarray(d.draw(guided, KEY, len(wanted), one_hot[wanted], num_steps=51))
         found[f"scale {scale:g}"] = {
             "right": float(np.mean(judge.predict(y) == wanted)),
             "images": y[:20].round(1).tolist(),

@@ -7,10 +7,13 @@ import pytest
 from tests.diffusion.gaussian import MEAN, STD, Known, each_schedule, moments, slow_but
 
 from jaxflow.diffusion import (
+    Ancestral,
     Betas,
+    Move,
     VariancePreserving,
     as_flow,
     bits_per_dim,
+    draw,
     elbo,
     posterior,
     step_loss,
@@ -54,16 +57,136 @@ def test_posterior_is_bayes(schedule):
 
 
 @each_schedule
-def test_three_ways_to_write_one_loss(schedule):
+def test_four_ways_to_write_one_loss(schedule):
     x0, noise = jnp.asarray([1.0, -0.2, 0.3]), jnp.asarray([0.5, -0.7, 1.9])
     x = schedule.alpha(LATE) * x0 + schedule.sigma(LATE) * noise
     losses = [
         step_loss(schedule, EARLY, LATE, x, noise, noise + 0.3, form)
-        for form in ("mean", "noise", "snr")
+        for form in ("mean", "noise", "score", "snr")
     ]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-7)
     with pytest.raises(ValueError, match="form='eps' is unknown"):
         step_loss(schedule, EARLY, LATE, x, noise, noise, "eps")
+
+
+def test_the_weight_of_a_score_is_beta_squared_over_twice_the_variance_and_alpha():
+    # beta^2 / (2 sigma_t^2 alpha_t) |score - predicted|^2 with alpha_t = 1 - beta_t.
+    T, i = 100, 37
+    betas = np.linspace(1e-3, 0.2, T)
+    bars = np.cumprod(1 - betas)
+    beta, spread = betas[i - 1], np.sqrt(1 - bars[i - 1])
+    variance = beta * (1 - bars[i - 2]) / (1 - bars[i - 1])
+    noise, predicted = np.asarray([0.5, -0.7]), np.asarray([0.1, 0.4])
+    gap = np.sum((noise - predicted) ** 2) / spread**2
+    loss = step_loss(
+        Betas(T, 1e-3, 0.2),
+        jnp.asarray((i - 1) / T),
+        jnp.asarray(i / T),
+        jnp.asarray([0.2, -0.4]),
+        jnp.asarray(noise),
+        jnp.asarray(predicted),
+        form="score",
+    )
+    wanted = beta**2 / (2 * variance * (1 - beta)) * gap
+    np.testing.assert_allclose(loss, wanted, rtol=1e-9)
+
+
+class Chain:
+    """Algorithm 2 of Ho et al. 2020 for data N(MEAN, STD^2), line by line in NumPy.
+
+    The noise of x_t is known, so a step is `x <- factor_t x + shift_t + sigma_t z`.
+    """
+
+    def __init__(self, T, first, last, variance):
+        betas = np.linspace(first, last, T)
+        bars = np.cumprod(1 - betas)
+        before = np.append(1.0, bars[:-1])
+        # epsilon(x_t) = sqrt(1 - bar) (x_t - sqrt(bar) MEAN) / (bar STD^2 + 1 - bar).
+        push = betas / (bars * STD**2 + 1 - bars)
+        self.factor = (1 - push) / np.sqrt(1 - betas)
+        self.shift = push * np.sqrt(bars) * MEAN / np.sqrt(1 - betas)
+        lower = betas * (1 - before) / (1 - bars)
+        self.sigma = np.sqrt(lower if variance == "lower" else betas)
+        self.sigma[0] = 0.0  # z = 0 at t = 1
+
+    def walk(self, x, z):
+        """x_0 from x_T and the noise z_T, ..., z_1."""
+        for t, z_t in zip(reversed(range(len(self.sigma))), z, strict=True):
+            x = self.factor[t] * x + self.shift[t] + self.sigma[t] * z_t
+        return x
+
+    def moments(self):
+        """Mean and variance of x_0 by their recursion from N(0, 1)."""
+        mean, variance = 0.0, 1.0
+        for t in reversed(range(len(self.sigma))):
+            mean = self.factor[t] * mean + self.shift[t]
+            variance = self.factor[t] ** 2 * variance + self.sigma[t] ** 2
+        return mean, variance
+
+
+def replayed(key, n, steps, dtype=float):
+    """The start and the noise of `draw(flow, key, n)` in one dimension: (n,), (steps, n)."""
+    keys = jax.random.split(key, n)
+    start = jax.vmap(lambda key: jax.random.normal(key, (1,), dtype))(keys)
+    streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+
+    def noise(i):
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), (1,), dtype))(
+            streams
+        )
+
+    return np.asarray(start)[:, 0], np.asarray(jax.vmap(noise)(jnp.arange(steps)))[..., 0]
+
+
+each_variance = pytest.mark.parametrize(
+    "variance", ["lower", pytest.param("upper", marks=pytest.mark.slow)]
+)
+
+
+@each_variance
+def test_a_draw_of_t_steps_on_a_ladder_of_t_is_ddpms_chain(variance, key):
+    T, n = 100, 64
+    schedule, chain = Betas(T, 1e-3, 0.2), Chain(T, 1e-3, 0.2, variance)
+    flow = as_flow(Known(schedule), 1)
+    x = draw(flow, key, n, sampler=Ancestral(variance), num_steps=T)[:, 0]
+    np.testing.assert_allclose(x, chain.walk(*replayed(key, n, T)), rtol=0, atol=1e-12)
+
+
+@each_variance
+def test_mean_and_variance_of_ddpms_chain_by_their_recursion(variance, key):
+    # A step is affine in the point and in its noise: two points and two noises give it whole.
+    T = 100
+    schedule, chain = Betas(T, 1e-3, 0.2), Chain(T, 1e-3, 0.2, variance)
+    denoiser, keys = Known(schedule), jax.random.split(key)
+
+    def step(i, key, x):
+        move = Move(denoiser.noise, schedule, i / T, (i - 1) / T, key)
+        return Ancestral(variance).step(move, x, ())[0][0]
+
+    steps = jnp.arange(2.0, T + 1)
+    grid = jax.vmap(jax.vmap(jax.vmap(step, (None, None, 0)), (None, 0, None)), (0, None, None))
+    (zero, one), other = jnp.moveaxis(grid(steps, keys, jnp.asarray([[0.0], [1.0]])), 0, -1)
+    z, z_other = jax.vmap(lambda key: jax.random.normal(key, (1,))[0])(keys)
+    sigma = (zero - other[0]) / (z - z_other)
+    factor, shift = one - zero, zero - sigma * z
+    mean, var = 0.0, 1.0
+    for i in reversed(range(T - 1)):
+        mean, var = factor[i] * mean + shift[i], factor[i] ** 2 * var + sigma[i] ** 2
+    # The last step is the prediction of the data.
+    first = jnp.asarray(1 / T)
+    shift, total = (denoiser.data(first, jnp.full(1, value))[0] for value in (0.0, 1.0))
+    mean, var = (total - shift) * mean + shift, (total - shift) ** 2 * var
+    np.testing.assert_allclose([mean, var], chain.moments(), rtol=0, atol=1e-12)
+
+
+def test_ddpms_chain_in_float32(key):
+    with jax.enable_x64(False):
+        T, n = 1000, 16
+        flow = as_flow(Known(Betas(T)), 1)
+        x = draw(flow, key, n, sampler=Ancestral(), num_steps=T)[:, 0]
+        start, noise = replayed(key, n, T, jnp.float32)
+        assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, Chain(T, 1e-4, 0.02, "lower").walk(start, noise), atol=2e-4)
 
 
 @slow_but("variance preserving", "variance exploding")

@@ -44,7 +44,7 @@ SAMPLERS = {
     "heun": (Heun(), 40, "karras", 0.01),
     "dpm-solver": (DPMSolver(), 30, "karras", 0.01),
     "annealed langevin": (Langevin(10, 0.4), 60, "log_snr", 0.03),
-    "both": (PredictorCorrector(), 25, "log_snr", 0.01),
+    "both": (PredictorCorrector(), 26, "log_snr", 0.01),
 }
 
 
@@ -92,6 +92,38 @@ def test_ddim_of_full_eta_is_ancestral():
     np.testing.assert_allclose(
         DDIM(1.0).step(move, x, ())[0], Ancestral().step(move, x, ())[0], rtol=1e-8
     )
+
+
+def test_the_textbooks_langevin_step_replayed():
+    # Song and Ermon 2019, algorithm 1: x <- x + (a / 2) score(x) + sqrt(a) z with
+    # a = eps sigma^2 / sigma_L^2.
+    schedule, eps = VarianceExploding(0.1, 5.0), 2e-3
+    denoiser, s, x = Known(schedule), jnp.asarray(0.3), jnp.asarray([0.3, -0.2])
+    ratio = np.sqrt(eps / 2) / schedule.sigma_min
+    key = jax.random.key(3)
+    move = Move(denoiser.noise, schedule, jnp.asarray(0.4), s, key)
+    found = Langevin(steps=3, ratio=float(ratio), exact=False).step(move, x, ())[0]
+    a = eps * schedule.sigma(s) ** 2 / schedule.sigma_min**2
+    wanted = x
+    for i in range(3):
+        z = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+        wanted = wanted + a / 2 * denoiser.score(s, wanted) + jnp.sqrt(a) * z
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_the_exact_step_leaves_a_gaussian_as_it_is(exact):
+    # A step maps N(0, v) to variance (1 - h / v)^2 v + noise: v, or v + h^2 / v.
+    schedule, s = VarianceExploding(0.1, 5.0), jnp.asarray(0.2)
+    move = Move(lambda s, x: schedule.sigma(s) * x / v, schedule, s, s, jax.random.key(3))
+    sigma = schedule.sigma(s)
+    v = STD**2 + sigma**2
+    rule = Langevin(1, 0.9, data_std=STD, exact=exact)
+    zero, one = (rule.step(move, jnp.full(1, value), ())[0][0] for value in (0.0, 1.0))
+    noise = zero / jax.random.normal(jax.random.fold_in(move.key, 0), (1,))[0]
+    h = (0.9 * sigma) ** 2
+    after = (one - zero) ** 2 * v + noise**2
+    np.testing.assert_allclose(after, v if exact else v + h**2 / v, rtol=1e-12)
 
 
 def test_annealed_langevin_finds_the_weights_of_modes_where_plain_does_not(key):
@@ -147,6 +179,31 @@ def test_a_sample_depends_on_its_key_alone_and_comes_in_data_units(key):
     assert draw(flow, key, 0, **options).shape == (0, 1)
 
 
+def test_a_draw_evaluates_the_network_once_a_level(key):
+    seen = []
+
+    class Counting(Known):
+        def noise(self, s, x, cond=None):
+            jax.debug.callback(lambda s: seen.append(float(s)), s)
+            return super().noise(s, x, cond)
+
+    flow = as_flow(Counting(Betas(10, 1e-2, 0.5)), 1)
+    cases = ((10, True, 10), (10, False, 9), (4, True, 4), (1, True, 1))
+    for num_steps, denoise, evaluated in cases:
+        seen.clear()
+        draw(flow, key, 1, sampler=DDIM(), num_steps=num_steps, denoise=denoise)
+        jax.effects_barrier()
+        times = sorted(set(seen), reverse=True)
+        assert len(times) == evaluated
+        if num_steps == 10:
+            np.testing.assert_allclose(times, np.arange(10, 10 - evaluated, -1) / 10, rtol=1e-12)
+    # Another spacing is taken if asked for.
+    seen.clear()
+    draw(flow, key, 1, sampler=DDIM(), num_steps=10, spacing="log_snr")
+    jax.effects_barrier()
+    assert abs(sorted(set(seen))[1] - 0.2) > 0.02
+
+
 def test_numbers_of_steps_share_one_compilation(key):
     traced = []
 
@@ -167,6 +224,7 @@ def test_bad_arguments_are_named(key):
     flow = gaussian_flow()
     for options, says in (
         ({"num_steps": 0}, "num_steps=0 must be an integer >= 1"),
+        ({"num_steps": 1, "denoise": False}, "num_steps=1 must be an integer >= 2"),
         ({"shape": -1}, "shape=-1 must not be negative"),
     ):
         with pytest.raises(ValueError, match=says):

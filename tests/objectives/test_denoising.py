@@ -8,6 +8,7 @@ from tests.diffusion.gaussian import MEAN, SCHEDULES, STD, Known
 
 import jaxflow
 from jaxflow.diffusion import (
+    Betas,
     ClassifierFree,
     Denoiser,
     VarianceExploding,
@@ -67,18 +68,35 @@ def test_ncsn_is_this_loss_on_its_schedule(key):
     np.testing.assert_allclose(errors, wanted, rtol=1e-9)
 
 
-@pytest.mark.slow
-def test_a_ladder_visits_its_times_alone(key):
+def times_seen(schedule, key, **settings):
+    """The times at which a batch of 60 rows is noised."""
     seen = []
 
     def weight(schedule, s):
         jax.debug.callback(lambda s: seen.append(float(s)), s)
         return jnp.ones_like(s)
 
-    Denoising(weight=weight, num_steps=4)(small(), jnp.zeros((64, 2)), None, key)
+    flow = as_flow(Known(schedule), 2)
+    Denoising(weight=weight, **settings)(flow, jnp.zeros((60, 2)), None, key)
     jax.effects_barrier()
+    return np.asarray(seen)
+
+
+def test_a_ladder_visits_its_times_alone(key):
     rungs = SCHEDULE.start + np.arange(4) / 3 * (1 - SCHEDULE.start)
+    seen = times_seen(SCHEDULE, key, num_steps=4)
     np.testing.assert_allclose(sorted({round(s, 9) for s in seen}), rungs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_the_steps_of_ddpm_are_uniform_from_the_first_to_the_last(first, key):
+    T = 6
+    steps = T * times_seen(Betas(T, 0.01, 0.3), key, num_steps=T, first_step=first)
+    np.testing.assert_allclose(steps, np.round(steps), rtol=1e-9)
+    counts = np.bincount(np.round(steps).astype(int), minlength=T + 1)
+    # 60 stratified rows over T - first + 1 steps.
+    assert counts[:first].sum() == 0
+    np.testing.assert_allclose(counts[first:], 60 / (T - first + 1), atol=1)
 
 
 def test_weights_of_rows_are_repetitions(key):
@@ -133,6 +151,9 @@ def test_it_is_what_a_diffusion_model_is_trained_by(key):
 def test_bad_settings_are_named(key):
     for settings, says in (
         ({"num_steps": 1}, "num_steps=1 must be an integer >= 2"),
+        ({"num_steps": 4, "first_step": 0}, "first_step=0 must be an integer >= 1"),
+        ({"num_steps": 4, "first_step": 4}, "first_step=4 must be below num_steps=4"),
+        ({"first_step": 2}, r"num_steps=None: write Denoising\(num_steps=T, first_step=2\)"),
         ({"drop": 1.0}, r"drop=1.0 must lie in \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -45,7 +45,7 @@ def sample(
     ] = "ode",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of a diffusion sampler. Default: depends on it."),
+        typer.Option(min=1, help="Noise levels of a diffusion sampler. Default: depends on it."),
     ] = None,
     guidance: Guidance = None,
     seed: Seed = 0,

@@ -59,10 +59,11 @@ def step_loss(
 ) -> Scalar:
     """Return `L_t = KL(q(x_s | x_u, x_0) || p(x_s | x_u))` in nats, for equal variances.
 
-    Three forms of the same number:
+    Four forms of the same number:
 
     - `"mean"`: `|m(x_0) - m(predicted x_0)|^2 / (2 v)`.
     - `"noise"`: `b^2 / (2 v sigma_u^2 a^2) |e - predicted|^2` (Ho et al. 2020, eq. 12).
+    - `"score"`: `b^2 / (2 v a^2) |score - predicted score|^2`, as `score = -e / sigma_u`.
     - `"snr"`: `(SNR(s) - SNR(u)) / 2 |x_0 - predicted x_0|^2` (Kingma et al. 2021, eq. 13).
 
     Args:
@@ -71,8 +72,8 @@ def step_loss(
         u: the later time.
         x: the point at `u`, `alpha x_0 + sigma noise`.
         noise: the noise in `x`.
-        predicted: the noise that a denoiser predicts.
-        form: `"mean"`, `"noise"` or `"snr"`.
+        predicted: the noise that a denoiser predicts, for every `form`.
+        form: `"mean"`, `"noise"`, `"score"` or `"snr"`.
 
     Raises:
         ValueError: unknown `form`.
@@ -84,12 +85,14 @@ def step_loss(
             mean, variance = posterior(schedule, s, u, x, data)
             other, _ = posterior(schedule, s, u, x, prediction)
             return 0.5 * jnp.sum((mean - other) ** 2) / variance
-        case "noise":
+        case "noise" | "score":
             a, b = transition(schedule, s, u)
             _, variance = posterior(schedule, s, u, x, data)
-            weight = b**2 / (2 * variance * sigma**2 * a**2)
-            return weight * jnp.sum((noise - predicted) ** 2)
+            weight = b**2 / (2 * variance * a**2)
+            if form == "noise":
+                return weight / sigma**2 * jnp.sum((noise - predicted) ** 2)
+            return weight * jnp.sum((predicted / sigma - noise / sigma) ** 2)
         case "snr":
             gap = jnp.exp(schedule.log_snr(s)) - jnp.exp(schedule.log_snr(u))
             return 0.5 * gap * jnp.sum((data - prediction) ** 2)
-    raise ValueError(f"form={form!r} is unknown; choose 'mean', 'noise' or 'snr'")
+    raise ValueError(f"form={form!r} is unknown; choose 'mean', 'noise', 'score' or 'snr'")

@@ -15,6 +15,7 @@ from jaxflow.bases import sample_rows
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
 from jaxflow.diffusion.schedule import times_of
+from jaxflow.diffusion.schedules import Betas
 from jaxflow.diffusion.steppers import DPMSolver, Move, Rule
 from jaxflow.flows.data_space import to_data_space
 from jaxflow.flows.flow import map_rows
@@ -57,10 +58,12 @@ def draw(
         shape: batch shape, or the number of samples.
         cond: conditions, (*shape, *condition), or one vector for all samples.
         sampler: a rule of `jaxflow.diffusion.steppers`, see `SAMPLERS`.
-        num_steps: steps from noise to data, of `sampler.evals` evaluations each. There are fewer
-            where two times round to the same number.
-        spacing: spacing of the times, see `times_of`: `"time"` is DDPM's. Default: the sampler's.
-        denoise: whether a last evaluation removes the remaining noise.
+        num_steps: T, the number of noise levels: T - 1 steps of `sampler.evals` evaluations each,
+            then one evaluation that removes the remaining noise. There are fewer where two times
+            round to the same number.
+        spacing: spacing of the times, see `times_of`. Default: `"time"` for `Betas(T)` and
+            `num_steps=T`, which are then the steps of DDPM's chain; else the sampler's.
+        denoise: whether to take the last step, without noise, to the predicted data.
         progress: whether to show a progress bar. None shows it on a terminal only.
 
     Returns:
@@ -72,9 +75,12 @@ def draw(
     """
     if not isinstance(sampler, Rule):
         raise TypeError(f"sampler={sampler!r} must be a Rule: write DPMSolver() or Ancestral()")
-    check_count("num_steps", num_steps)
+    check_count("num_steps", num_steps, 1 if denoise else 2)
     schedule = denoiser_of(flow).schedule
-    grid = times_of(schedule, num_steps, spacing or sampler.spacing)
+    if spacing is None:
+        on_ladder = isinstance(schedule, Betas) and schedule.num_steps == num_steps
+        spacing = "time" if on_ladder else sampler.spacing
+    grid = times_of(schedule, max(num_steps - 1, 1), spacing)[:num_steps]
     # Times that round to the same number are one: a step between them would divide 0 by 0.
     dtype = sample_dtype(flow, as_cond_rows(cond, batch_shape(shape)))
     grid = np.unique(grid.astype(dtype))[::-1]
@@ -143,7 +149,7 @@ def _draw(
             return rule.step(move, *carry)
 
         x, _ = jax.lax.fori_loop(0, num_steps, step, (x, rule.start(x)))
-        end = jnp.asarray(schedule.start, x.dtype)
+        end = times[-1]
         return denoiser.data(end, x, cond) if denoise else x / schedule.alpha(end)
 
     return draw_rows(flow, keys, cond, walk)

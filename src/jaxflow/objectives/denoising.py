@@ -70,8 +70,10 @@ class Denoising:
         weight: `balanced`, `simple`, `likelihood_weight`, or a function `(schedule, s) -> weight`.
         time: quantile function of jaxflow's time, where 0 is most noise and 1 is the data:
             `uniform`, `LogitNormal()`, `Power()`, or a function of uniform numbers.
-        num_steps: train at this many evenly spaced times only, as DDPM and NCSN do; None for all
-            times.
+        num_steps: T: train at T evenly spaced times only, as DDPM and NCSN do; None for all times.
+        first_step: with `num_steps=T`, draw the step from U{first_step, T}, where step 1 has least
+            noise. DDPM's `L_simple` has 1; 2 leaves out the step to the data, whose term `L_0` is
+            not a divergence of two normals.
         drop: share of the rows that are trained without their condition, for classifier-free
             guidance.
 
@@ -83,6 +85,7 @@ class Denoising:
     weight: Weighting = balanced
     time: Callable[[Array], Array] = uniform
     num_steps: int | None = None
+    first_step: int = 1
     drop: float = 0.0
     # Training needs no solve of the ODE.
     simulation_free: ClassVar[bool] = True
@@ -94,6 +97,12 @@ class Denoising:
         check_function("time", self.time, "uniform")
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps, 2)
+        check_count("first_step", self.first_step)
+        if self.first_step > 1 and not self.first_step < (self.num_steps or 0):
+            raise ValueError(
+                f"first_step={self.first_step} must be below num_steps={self.num_steps}: write "
+                f"Denoising(num_steps=T, first_step={self.first_step}) with T the schedule's steps"
+            )
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop={self.drop} must lie in [0, 1)")
 
@@ -131,8 +140,8 @@ class Denoising:
             cond = jnp.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
         t = self.time(stratified(time_key, len(x), x.dtype))
         if self.num_steps is not None:
-            last = self.num_steps - 1
-            t = jnp.minimum(jnp.floor(t * self.num_steps), last) / last
+            drawn = self.num_steps - self.first_step + 1
+            t = jnp.minimum(jnp.floor(t * drawn), drawn - 1) / (self.num_steps - 1)
         s = schedule.diffusion_time(t)
         noise = jax.random.normal(noise_key, x.shape, x.dtype)
         errors = noise_errors(denoiser, s, x, noise, cond)

@@ -19,6 +19,7 @@ class Ancestral(Rule):
         x_s ~ q(x_s | x_u, x_0 = E[x_0 | x_u])
 
     (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", arXiv 2006.11239, algorithm 2.)
+    On `Betas(T)`, `draw(..., sampler=Ancestral(), num_steps=T)` is that algorithm.
 
     ```python
     from jaxflow.diffusion import Ancestral

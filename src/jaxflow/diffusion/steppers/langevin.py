@@ -20,21 +20,26 @@ class Langevin(Rule):
     """Annealed Langevin dynamics: `steps` Langevin steps at every time.
 
         x <- x + h score(x) + sqrt(2 h - h^2 / v) noise,    h = (ratio sigma)^2
+        x <- x + h score(x) + sqrt(2 h) noise               with exact=False
 
-    (Song and Ermon 2019, arXiv 1907.05600, algorithm 1, and their step sizes.) Their noise has
-    variance `2 h`, which widens every density when steps are long and shifts the weights of modes
-    that noise connects. With `v = alpha^2 data_std^2 + sigma^2` a step leaves `N(0, v)` unchanged.
+    The second line is the textbook's (Song and Ermon 2019, arXiv 1907.05600, algorithm 1, and its
+    step sizes: `alpha_i = 2 h`, so `ratio = sqrt(epsilon / 2) / sigma_L`). Its noise widens every
+    density when steps are long and shifts the weights of modes that noise connects. With
+    `v = alpha^2 data_std^2 + sigma^2` a step of the first line leaves `N(0, v)` unchanged.
 
     ```python
     from jaxflow.diffusion import Langevin
     sampler = Langevin(steps=4, ratio=0.7)
+    textbook = Langevin(steps=100, ratio=0.3, exact=False)
     ```
 
     Attributes:
         steps: Langevin steps at each time.
         ratio: `sqrt(h) / sigma`, in (0, 1). Small steps follow the density closely, large steps
             mix faster.
-        data_std: standard deviation of the data in flow space.
+        data_std: standard deviation of the data in flow space; not used if `exact` is False.
+        exact: whether a step leaves `N(0, v)` unchanged. False adds the textbook's noise of
+            variance `2 h`.
     """
 
     spacing: ClassVar[str] = "log_snr"
@@ -42,6 +47,7 @@ class Langevin(Rule):
     steps: int = 1
     ratio: float = 0.5
     data_std: float = 1.0
+    exact: bool = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -65,7 +71,8 @@ class Langevin(Rule):
         """Take the Langevin steps from a point that is already at time `move.s`."""
         alpha, sigma = move.schedule.alpha(move.s), move.schedule.sigma(move.s)
         size = (self.ratio * sigma) ** 2
-        scale = jnp.sqrt(2 * size - size**2 / ((alpha * self.data_std) ** 2 + sigma**2))
+        less = size**2 / ((alpha * self.data_std) ** 2 + sigma**2) if self.exact else 0.0
+        scale = jnp.sqrt(2 * size - less)
 
         def walk(i: Array, x: Event) -> Event:
             noise = jax.random.normal(jax.random.fold_in(move.key, i), x.shape, x.dtype)

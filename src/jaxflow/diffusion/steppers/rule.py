@@ -60,7 +60,7 @@ class Rule(abc.ABC):
 
     # Spacing of times that suits the rule, see `times_of`.
     spacing: ClassVar[str] = "karras"
-    # Steps that give good samples of simple densities.
+    # `num_steps` of `draw` that gives good samples of simple densities.
     default_steps: ClassVar[int] = 50
 
     @property
