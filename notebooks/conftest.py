@@ -10,6 +10,7 @@ SLOW = {
     "03_common_framework_and_guidance.ipynb",
     "06_adjoint_method.ipynb",
     "08_flow_matching_to_likelihood.ipynb",
+    "09_guidance_trained.ipynb",
 }
 
 
