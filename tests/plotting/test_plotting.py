@@ -147,12 +147,26 @@ def test_an_animation_has_its_frames_and_moves(flow, key, tmp_path):
     assert (pictures[0] != pictures[1]).any()
     with pytest.raises(FileExistsError):
         plotting.animation(flow, key, path)
-    for name, value in (("n", 0), ("frames", 1), ("seconds", 0)):
+    for name, value in (("n", 0), ("frames", 1), ("seconds", 0), ("resolution", 1)):
         wrong: Any = {name: value}
         with pytest.raises(ValueError, match=f"{name}={value!r} must be"):
             plotting.animation(flow, key, tmp_path / "no.gif", **wrong)
     with pytest.raises(ValueError, match="unknown suffix"):
         plotting.animation(flow, key, tmp_path / "no.mp4")
+
+
+def test_an_animation_shows_the_density_of_each_moment(ax, flow, key, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "close", shown.append)
+    path = tmp_path / "flow.gif"
+    plotting.animation(flow, key, path, 5, frames=2, limits=LIMITS, resolution=8)
+    (figure,) = shown
+    images = figure.axes[0].images
+    for t, image in zip((0.0, 1.0), images, strict=True):
+        plotting.density(flow, ax, t=t, limits=LIMITS, resolution=8)
+        np.testing.assert_array_equal(image.get_array(), ax.images[-1].get_array())
+    # The file ends with the last moment.
+    assert [image.get_visible() for image in images] == [False, True]
 
 
 def test_a_corner_shows_each_column_and_each_pair():

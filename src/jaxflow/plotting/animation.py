@@ -1,4 +1,4 @@
-"""An animation of samples on their way from the base to the data."""
+"""An animation of samples, and of the density, on their way from the base to the data."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,15 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.plotting.plane import Limits, check_limits, check_plane, frame_of, paths_of
-from jaxflow.plotting.style import DARK, DENSITY_MAP, Number, pyplot
+from jaxflow.plotting.plane import (
+    Limits,
+    check_limits,
+    check_plane,
+    density,
+    frame_of,
+    paths_of,
+)
+from jaxflow.plotting.style import DARK, DENSITY_MAP, LIGHT, Number, pyplot
 from jaxflow.runtime.checks import check_count
 
 
@@ -20,6 +27,7 @@ def animation(
     frames: int = 33,
     seconds: Number = 3.0,
     limits: Limits | None = None,
+    resolution: int | None = None,
     cond: Any = None,
     overwrite: bool = False,
 ) -> Path:
@@ -36,13 +44,15 @@ def animation(
     ```
 
     Args:
-        flow: a `CNF` of events (2,).
+        flow: a `CNF` of events (2,), with an exact trace if the density is drawn.
         key: random key for the samples of the base.
         path: the file, *.gif.
         n: number of samples.
         frames: number of frames, at evenly spaced times.
         seconds: duration; the last frame stays for one more second.
         limits: (left, right, bottom, top) in data units; None fits base and data.
+        resolution: pixels per side of the density `p_t` behind the samples, whose colours run
+            from 0 to the peak of each frame; None draws samples alone.
         cond: condition, one vector; None for a flow without.
         overwrite: replace an existing file.
 
@@ -64,6 +74,8 @@ def animation(
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
     check_count("n", n)
     check_count("frames", frames, least=2)
+    if resolution is not None:
+        check_count("resolution", resolution, least=2)
     if not seconds > 0:
         raise ValueError(f"seconds={seconds} must be positive")
     limits = frame_of(flow, (0, 1), cond) if limits is None else check_limits(limits)
@@ -74,7 +86,11 @@ def animation(
     figure = plt.figure(figsize=(4, 4), facecolor=DARK)
     ax = figure.add_axes((0, 0, 1, 1), xlim=limits[:2], ylim=limits[2:], aspect="equal")
     ax.set_axis_off()
-    light = plt.get_cmap(DENSITY_MAP)(0.75)
+    if resolution is not None:
+        for t in times:
+            density(flow, ax, t=t, limits=limits, resolution=resolution, cond=cond)
+    behind = list(ax.images)
+    light = LIGHT if behind else plt.get_cmap(DENSITY_MAP)(0.75)
     dots = ax.scatter(*points[0].T, s=4, color=light, linewidths=0, alpha=0.8)
     clock = ax.text(0.03, 0.03, "", color=light, transform=ax.transAxes)
     rate = max(1, round(frames / seconds))
@@ -83,6 +99,8 @@ def animation(
         i = min(i, frames - 1)
         dots.set_offsets(points[i])
         clock.set_text(f"t = {times[i]:.2f}")
+        for k, picture in enumerate(behind):
+            picture.set_visible(k == i)
         return dots, clock
 
     moving = FuncAnimation(figure, draw_frame, frames=frames + rate, blit=False)
