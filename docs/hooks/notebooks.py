@@ -1,11 +1,13 @@
 """MkDocs hook: each notebook becomes a page, with the outputs that are stored in it.
 
 Nothing is executed. Text cells go through the site's own Markdown, so formulas, links and the
-dark mode work as on every other page.
+dark mode work as on every other page. Links in a notebook are those of the repository, to other
+notebooks and to `../docs/`; here they become links between pages.
 """
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,16 @@ def to_markdown(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, byt
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            source = re.sub(r"(\]\(\w+)\.ipynb(?=[)#])", r"\1.md", source)
+            parts.append(source.replace("](../docs/", "](../"))
             continue
         parts.append(fenced(source, "python"))
         for output in cell["outputs"]:
             data = output.get("data", {})
-            if "image/png" in data:
-                name = f"{stem}_{len(pictures) + 1}.png"
-                pictures[name] = base64.b64decode("".join(data["image/png"]))
+            suffix = next((each for each in ("png", "gif") if f"image/{each}" in data), None)
+            if suffix is not None:
+                name = f"{stem}_{len(pictures) + 1}.{suffix}"
+                pictures[name] = base64.b64decode("".join(data[f"image/{suffix}"]))
                 parts.append(f"![Output of the code above]({name})")
             else:
                 text = "".join(output.get("text", data.get("text/plain", "")))

@@ -14,8 +14,11 @@ from jaxflow.plotting.plane import (
     frame_of,
     paths_of,
 )
-from jaxflow.plotting.style import DARK, DENSITY_MAP, LIGHT, Number, pyplot
+from jaxflow.plotting.style import DARK, DENSITY_MAP, Number, pyplot
 from jaxflow.runtime.checks import check_count
+
+# Visible on every colour of the density map.
+_ON_DENSITY = "#4de1ff"
 
 
 def animation(
@@ -90,8 +93,8 @@ def animation(
         for t in times:
             density(flow, ax, t=t, limits=limits, resolution=resolution, cond=cond)
     behind = list(ax.images)
-    light = LIGHT if behind else plt.get_cmap(DENSITY_MAP)(0.75)
-    dots = ax.scatter(*points[0].T, s=4, color=light, linewidths=0, alpha=0.8)
+    light = _ON_DENSITY if behind else plt.get_cmap(DENSITY_MAP)(0.75)
+    dots = ax.scatter(*points[0].T, s=6 if behind else 4, color=light, linewidths=0, alpha=0.8)
     clock = ax.text(0.03, 0.03, "", color=light, transform=ax.transAxes)
     rate = max(1, round(frames / seconds))
 
