@@ -160,7 +160,7 @@ def test_the_trace_works_wherever_a_flow_does(added, tmp_path):
     read = jaxflow.load(tmp_path / "flow", like=eqx.filter_eval_shape(lambda: some))
     assert read.trace == some.trace
     np.testing.assert_array_equal(read.log_prob(x, key=KEY), some.log_prob(x, key=KEY))
-    with pytest.raises(ValueError, match=r"Coordinates, a class outside jaxflow.*like=template"):
+    with pytest.raises(ValueError, match=r"Coordinates, a class outside jaxflow.*parts="):
         jaxflow.load(tmp_path / "flow")
 
 

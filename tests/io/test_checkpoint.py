@@ -295,12 +295,28 @@ class TestOwnClasses:
     def test_need_a_template(self, path):
         flow = Flow(Own(jnp.arange(3.0), jnp.tanh, jnp.sin))
         save(path, flow)
-        with pytest.raises(ValueError, match=r"'field' is a .*Own, a class outside.*like=templ"):
+        with pytest.raises(ValueError, match=r"Own, a class outside.*parts=\{'field': it\}"):
             load(path)
         found = load(path, like=Flow(Own(jnp.zeros(3), jnp.tanh, jnp.sin)))
         assert_same(found.field.weight, flow.field.weight)
         assert found.field.function is jnp.tanh
         assert found.field.other is jnp.sin
+
+    def test_a_template_of_the_part_alone(self, path):
+        flow = Flow([Own(jnp.arange(3.0), jnp.tanh)], Settings(1e-3), Layer(jnp.ones(2)))
+        save(path, flow)
+        part = Own(jnp.zeros(3), jnp.sin)
+        found = load(path, parts={"field.0": part})
+        assert_same(found.field[0], Own(jnp.arange(3.0), jnp.sin))
+        assert_same((found.ode, found.rest), (flow.ode, flow.rest))
+        with pytest.raises(ValueError, match=r"'field\.1', which is no place in this file"):
+            load(path, parts={"field.0": part, "field.1": part})
+        with pytest.raises(ValueError, match=r"'field.0.weight' has shape \(3,\).*template"):
+            load(path, parts={"field.0": Own(jnp.zeros(4), jnp.sin)})
+        with pytest.raises(ValueError, match="like and parts are both given"):
+            load(path, parts={"field.0": part}, like=flow)
+        save(path, flow.field[0], overwrite=True)
+        assert_same(load(path, parts={"root": part}), Own(jnp.arange(3.0), jnp.sin))
 
     def test_layers_of_equinox(self, path, key):
         flow = Flow(eqx.nn.MLP(2, 2, 4, 2, key=key), rest=Pair(jnp.ones(2), optax.EmptyState()))
@@ -329,11 +345,11 @@ class TestOwnClasses:
     @pytest.mark.parametrize(
         ("field", "text"),
         [
-            (jnp.zeros(3), r"'field' has shape \(2,\) in the file and \(3,\) in like"),
+            (jnp.zeros(3), r"'field' has shape \(2,\) in the file and \(3,\) in the template"),
             (jnp.zeros(2, jnp.float32), r"'field' has dtype float64 in the file and float32 in"),
-            (None, r"the file has an array 'field' and like has none there \(1 arrays in the"),
-            ([jnp.zeros(2)], r"the file has an array 'field' and like has none there"),
-            (jax.random.key(0), r"'field' has shape \(2,\) in the file and \(\) in like"),
+            (None, r"the file has an array 'field' and the template has none there \(1 arr"),
+            ([jnp.zeros(2)], r"the file has an array 'field' and the template has none there"),
+            (jax.random.key(0), r"'field' has shape \(2,\) in the file and \(\) in the template"),
         ],
     )
     def test_template_that_does_not_fit(self, path, field, text):
@@ -343,7 +359,7 @@ class TestOwnClasses:
 
     def test_array_of_the_template_alone(self, path):
         save(path, Flow(jnp.ones(2)))
-        with pytest.raises(ValueError, match=r"like has an array 'rest' and the file has none"):
+        with pytest.raises(ValueError, match=r"the template has an array 'rest' and the file has"):
             load(path, like=Flow(jnp.ones(2), rest=jnp.ones(3)))
 
 
@@ -577,7 +593,7 @@ class TestLeaves:
             ),
             (
                 {"a": np.ones(2), "b": [np.ones(1), np.ones(1)]},
-                r"like has an array '\['b'\]\[1\]'",
+                r"the template has an array '\['b'\]\[1\]'",
             ),
             ({"a": np.ones(3), "b": [np.ones(1)]}, r"'\['a'\]' has shape \(2,\) in .* \(3,\) in"),
             (

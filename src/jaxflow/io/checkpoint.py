@@ -9,7 +9,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from jaxflow.io import serialisation
 from jaxflow.io.arrays import describe, pack
 from jaxflow.io.atomic import atomic_write
 from jaxflow.io.finite import check_finite
+from jaxflow.io.templates import fill, named_arrays
 
 Metadata = dict[str, str] | None
 Arrays = dict[str, np.ndarray]
@@ -42,8 +43,8 @@ def save(
     """Write a flow, or any tree of modules, settings and arrays, to one file.
 
     `load` returns modules, dataclasses, tuples, lists, dicts with str keys, None, bool, int,
-    float, str, dtypes, arrays and PRNG keys as they were, arrays bit for bit. A module class of
-    your own is written as well; read it with `load(path, like=template)`.
+    float, str, dtypes, arrays and PRNG keys as they were, arrays bit for bit. A module of your own
+    or of another library is written as well; read it with `load(path, parts={"field": module})`.
 
     ```python
     import jax
@@ -71,7 +72,9 @@ def save(
     _write(path, flow_to_bytes(flow, extra))
 
 
-def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
+def load(
+    path: str | os.PathLike[str], *, like: Any = None, parts: Mapping[str, Any] | None = None
+) -> Any:
     """Read a file that `save` wrote.
 
     Without a template, only modules and dataclasses that jaxflow defines are rebuilt; nothing
@@ -82,15 +85,19 @@ def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
         like: template, a tree of the same structure built by your code; may hold shapes alone, as
             from `equinox.filter_eval_shape`. The file replaces its arrays; everything else,
             settings included, stays the template's.
+        parts: templates for the parts that are not jaxflow's, by place, such as
+            `{"field": module}`. All else is rebuilt from the file.
 
     Raises:
         ValueError: the file is damaged, not written by jaxflow, or of a newer format; a class is
-            not jaxflow's (pass `like`) or has other fields in this version; an array's name, shape
-            or dtype differs from the template's; an array has 64 bits and JAX's x64 mode is off,
-            or a module's holds NaN, or infinity that its class does not allow
-            (`infinite_fields`).
+            not jaxflow's (pass `parts` or `like`) or has other fields in this version; an array's
+            name, shape or dtype differs from the template's; an array has 64 bits and JAX's x64
+            mode is off, or a module's holds NaN, or infinity that its class does not allow
+            (`infinite_fields`); `like` and `parts` are both given.
     """
-    return _decode(*_open(path), path, like)
+    if like is not None and parts is not None:
+        raise ValueError("like and parts are both given: like has all parts already")
+    return _decode(*_open(path), path, like, parts)
 
 
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def save_leaves(
     Raises:
         TypeError: an array of dtype `object`, or an `extra` that cannot be written.
     """
-    leaves = serialisation.named_arrays(tree, jax.tree_util.keystr)
+    leaves = named_arrays(tree, jax.tree_util.keystr)
     table = {name: describe(x, name) for name, x in leaves.items()}
     stored = {name: pack(x, name) for name, x in leaves.items()}
     _write(path, _to_bytes({"kind": "leaves", "arrays": table}, stored, extra))
@@ -141,7 +148,7 @@ def load_leaves(path: str | os.PathLike[str], like: Any) -> Any:
     """
     document, stored = _read(*_open(path), path, "leaves")
     with _named_errors(path, document):
-        return serialisation.fill(like, document["arrays"], stored, jax.tree_util.keystr)
+        return fill(like, document["arrays"], stored, jax.tree_util.keystr)
 
 
 def flow_to_bytes(flow: Any, extra: dict[str, Any] | None = None) -> bytes:
@@ -155,7 +162,7 @@ def flow_from_bytes(data: bytes) -> Any:
     with _damage("the data"):
         stored = safetensors.numpy.load(data)
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-    return _decode(json.loads(header).get("__metadata__"), stored, "the data", None)
+    return _decode(json.loads(header).get("__metadata__"), stored, "the data")
 
 
 def jaxflow_version() -> str:
@@ -249,13 +256,19 @@ def _read(
     return document, stored
 
 
-def _decode(metadata: Metadata, stored: Arrays, path: str | os.PathLike[str], like: Any) -> Any:
+def _decode(
+    metadata: Metadata,
+    stored: Arrays,
+    path: str | os.PathLike[str],
+    like: Any = None,
+    parts: Mapping[str, Any] | None = None,
+) -> Any:
     document, stored = _read(metadata, stored, path, "flow")
     with _named_errors(path, document):
         if like is None:
-            tree = serialisation.decode(document["tree"], document["arrays"], stored)
+            tree = serialisation.decode(document["tree"], document["arrays"], stored, parts)
         else:
-            tree = serialisation.fill(like, document["arrays"], stored, serialisation.dotted)
+            tree = fill(like, document["arrays"], stored, serialisation.dotted)
         check_finite(tree)
         return tree
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from jaxflow.io.arrays import is_array
-from jaxflow.io.serialisation import dotted
+from jaxflow.io.serialisation import dotted, stands_in_fields
 
 Test = Callable[[np.ndarray], np.ndarray]
 
@@ -34,7 +34,7 @@ def check_finite(x: Any, path: tuple = (), bad: Test | None = None) -> None:
     elif isinstance(x, list | tuple):
         for i, part in enumerate(x):
             check_finite(part, (*path, SequenceKey(i)), bad)
-    elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+    elif stands_in_fields(x):
         may = getattr(type(x), "infinite_fields", ())
         for field in dataclasses.fields(x):
             test = np.isnan if field.name in may else _not_finite

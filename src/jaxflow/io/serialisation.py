@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from jaxflow.io.arrays import STORED, as_dtype, describe, is_array, pack, unpack
+from jaxflow.io.templates import fill
 from jaxflow.runtime.moved import new_module
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -85,9 +86,9 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
         parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
         is_leaf = bool(parts) and parts[0][0] == ()
         node = {"class": type(x).__qualname__, "module": type(x).__module__}
-        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        if stands_in_fields(x):
             foreign = foreign or not _is_ours(type(x))
-            dynamic = set() if is_leaf else {getattr(key[0], "name", None) for key, _ in parts}
+            dynamic = set() if is_leaf else {key[0].name for key, _ in parts}
             fields = {}
             for field in dataclasses.fields(x):
                 at, is_static = (*path, GetAttrKey(field.name)), field.name not in dynamic
@@ -104,17 +105,34 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
     return value(tree, (), False, False), table, stored
 
 
-def decode(node: Any, table: Entries, stored: Arrays) -> Any:
-    """The tree that `encode` encoded.
+def stands_in_fields(x: Any) -> TypeGuard[Any]:
+    """Whether `x` is a dataclass that has all its arrays in fields, unlike a `flax.nnx.List`."""
+    if not dataclasses.is_dataclass(x) or isinstance(x, type):
+        return False
+    parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
+    names = {getattr(key[0], "name", None) for key, _ in parts if key}
+    return names <= {field.name for field in dataclasses.fields(x)}
+
+
+def decode(
+    node: Any, table: Entries, stored: Arrays, templates: Mapping[str, Any] | None = None
+) -> Any:
+    """The tree that `encode` encoded, with parts by place that only a template can give.
 
     Only modules and dataclasses that jaxflow defines are made, without a call of `__init__`. The
     checks that follow it are called: `__post_init__` of a dataclass, `__check_init__` of a module,
     and its `check_loaded`, if it has one. A class whose fields have changed since converts older
     ones in its class method `upgrade_fields`.
     """
+    templates = {} if templates is None else templates
+    used = set()
 
     def value(node: Any, path: tuple) -> Any:
         place = dotted(path)
+        if place in templates:
+            used.add(place)
+            below = {k: v for k, v in table.items() if f"{k}.".startswith(f"{place}.") or not path}
+            return fill(templates[place], below, stored, lambda at: dotted((*path, *at)))
         match node:
             case None | bool() | int() | float() | str():
                 return node
@@ -139,54 +157,19 @@ def decode(node: Any, table: Entries, stored: Arrays) -> Any:
                 fields = {k: value(v, (*path, GetAttrKey(k))) for k, v in parts.items()}
                 return _build(cls, fields, place)
             case {"opaque": str(text)} | {"class": str(text), "children": list()}:
-                raise ValueError(f"'{place}' is {text}, which a file cannot hold; {_LIKE}")
+                raise ValueError(
+                    f"'{place}' is {text}, which a file cannot hold; {_build_it(place)}"
+                )
         raise ValueError(f"'{place}' is stored in a way that jaxflow does not write")
 
-    return value(node, ())
+    tree = value(node, ())
+    for place in templates.keys() - used:
+        raise ValueError(f"parts has a template for '{place}', which is no place in this file")
+    return tree
 
 
-def named_arrays(tree: Any, name: Callable[[tuple], str]) -> dict[str, Any]:
-    """The array leaves of a tree by name, in the tree's order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    arrays = [(name(path), leaf) for path, leaf in leaves if is_array(leaf)]
-    by_name = dict(arrays)
-    if len(by_name) < len(arrays):
-        raise ValueError(f"arrays of the tree share a name; their names are {[*by_name]}")
-    return by_name
-
-
-def fill(like: Any, table: Entries, stored: Arrays, name: Callable[[tuple], str]) -> Any:
-    """A copy of the template `like` with the arrays of a file; all else stays the template's."""
-    wanted = named_arrays(like, name)
-    for key, entry in table.items():
-        if key not in wanted and not entry.get("static", False):
-            raise ValueError(
-                f"the file has an array '{key}' and like has none there "
-                f"({len(table)} arrays in the file, {len(wanted)} in like)"
-            )
-    arrays = {}
-    for key, leaf in wanted.items():
-        if key not in table or key not in stored:
-            raise ValueError(
-                f"like has an array '{key}' and the file has none there "
-                f"({len(wanted)} arrays in like, {len(table)} in the file)"
-            )
-        entry, want = table[key], describe(leaf, key)
-        for attribute in ("shape", "dtype"):
-            if entry[attribute] != want[attribute]:
-                raise ValueError(
-                    f"'{key}' has {attribute} {_show(entry[attribute])} in the file and "
-                    f"{_show(want[attribute])} in like"
-                )
-        weak = want.get("weak", False)
-        arrays[key] = unpack(stored[key], entry, key, kind=want["kind"], weak=weak)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: arrays[name(path)] if is_array(leaf) else leaf, like
-    )
-
-
-def _show(attribute: Any) -> Any:
-    return tuple(attribute) if isinstance(attribute, list) else attribute
+def _build_it(place: str) -> str:
+    return f"build it by your code and write load(path, parts={{{place!r}: it}})"
 
 
 def _encode_containers(x: Any, path: tuple, other: Callable[[Any, tuple], Any]) -> Any:
@@ -228,7 +211,7 @@ def _find_class(module: str, name: str, place: str) -> type:
     if not (module == "jaxflow" or module.startswith("jaxflow.")):
         raise ValueError(
             f"'{place}' is a {module}.{name}, a class outside jaxflow, and a file may not choose "
-            f"imports; {_LIKE}"
+            f"imports; {_build_it(place)}"
         )
     refused = ValueError(
         f"'{place}' names the class {module}.{name}; allowed are the modules and dataclasses "
