@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array
 
 from jaxflow.runtime.shapes import Event, Scalar
@@ -83,6 +84,23 @@ def prepare(field: Any) -> Any:
 
 
 def check_field(field: Any, name: str) -> None:
-    """Raise TypeError unless `field` is callable; `name` is the argument's name."""
+    """Raise TypeError unless `field` is callable, by jax too; `name` is the argument's name."""
     if not isinstance(field, Field):
         raise TypeError(f"{name}={field!r} must be a field or a function f(t, x, cond=None)")
+    for leaf in jax.tree.leaves(field):
+        if not _is_array_or_hashable(leaf):
+            raise TypeError(
+                f"{name} is or holds a {type(leaf).__name__} that is no array and has no hash, so "
+                "jax cannot compile it. If it is a bound flax.linen module, write "
+                "jax.tree_util.Partial(module.apply, variables)"
+            )
+
+
+def _is_array_or_hashable(leaf: Any) -> bool:
+    if hasattr(leaf, "dtype"):
+        return True
+    try:
+        hash(leaf)
+    except TypeError:
+        return False
+    return True

@@ -21,7 +21,7 @@ from jaxflow.density.error import (
 )
 from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.dynamics import Linear
-from jaxflow.dynamics.protocol import has_closed_form
+from jaxflow.dynamics.protocol import check_field, has_closed_form
 from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.flows.accuracy import log_prob_to, with_error
 from jaxflow.flows.data_space import (
@@ -75,7 +75,8 @@ class CNF(Flow):
         ode_eval: settings of every other solve.
 
     Raises:
-        TypeError: `base` lacks a method of a base.
+        TypeError: `field` cannot be called, or holds its weights where jax does not see them;
+            `base` lacks a method of a base.
         ValueError: `trace` is unknown, or `ode` allows partial solves.
     """
 
@@ -96,8 +97,7 @@ class CNF(Flow):
         ode: ODE = ODE(solver="rk4", num_steps=4),
         ode_eval: ODE = ODE(solver="tsit5", rtol=1e-5, atol=1e-5),
     ) -> None:
-        if not callable(field):
-            raise TypeError(f"field={field!r} must be a function f(t, x, cond=None)")
+        check_field(field, "field")
         base = as_base(base)
         for name, settings in (("ode", ode), ("ode_eval", ode_eval)):
             if settings.partial:
@@ -134,6 +134,8 @@ class CNF(Flow):
             part = parts.pop()
             parts += part.parts() if isinstance(part, AbstractWrapper) else ()
             dim = len(part.matrix) if isinstance(part, Linear) else getattr(part, "dim", None)
+            if not type(part).__module__.startswith("jaxflow."):
+                dim = None  # what it means there is not known
             if dim is not None and dim != math.prod(self.event_shape):
                 raise ValueError(
                     f"base has events of shape {self.event_shape}, and the field's "

@@ -5,6 +5,7 @@ fields: settings by their values, networks by the sizes of their layers, arrays 
 """
 
 import dataclasses
+import functools
 import html
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,10 @@ def words(part: Any, depth: int = DEPTH) -> str:
         return _several(part, depth)
     if len(_weight_shape(part)) >= 2:  # a layer
         return _several((part,), depth)
+    if isinstance(part, functools.partial):
+        return f"{type(part).__name__}({words(part.func, depth)})"
+    if hasattr(part, "__func__"):  # a bound method
+        return f"{words(part.__self__, depth)}.{part.__func__.__name__}"
     if isinstance(part, type) or not dataclasses.is_dataclass(part):
         return getattr(part, "__name__", type(part).__name__)
     fields = (f.name for f in dataclasses.fields(part) if f.name[0] != "_" and depth)

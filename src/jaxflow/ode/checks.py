@@ -93,7 +93,8 @@ def check_field(f: VectorField, t0: Any, y0: State, args: Any) -> None:
         if dy.shape != y.shape or dy.dtype != y.dtype:
             raise TypeError(
                 f"f returned {dy.dtype}{list(dy.shape)} for y0{jax.tree_util.keystr(path)} of "
-                f"{y.dtype}{list(y.shape)}; shapes and dtypes must agree: cast y0 or args"
+                f"{y.dtype}{list(y.shape)}; shapes and dtypes must agree: cast the value "
+                "of f, y0 or args"
             )
 
 

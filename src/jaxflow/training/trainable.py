@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.flows.flow import Flow
+from jaxflow.flows.summary import words
 from jaxflow.transforms import Bounded, Dequantise
 
 # Attributes of a flow beside its field.
@@ -135,9 +136,10 @@ def _nothing_to_train(flow: Any, name: str) -> str:
             "train: leave it out"
         )
     return (
-        f"{getattr(flow, 'field', flow)!r} has no arrays to train, and weights that a function "
-        "closes over are constants: write jax.tree_util.Partial(apply, params) in place of the "
-        "function, with apply(params, t, x, ...)"
+        f"field={words(getattr(flow, 'field', flow))} has no arrays to train, and weights that a "
+        "function or a bound method holds are constants: write jax.tree_util.Partial(apply, "
+        "params) in its place, with apply(params, t, x, ...), or give the module itself if it is "
+        "a pytree (equinox, flax.nnx)"
     )
 
 
