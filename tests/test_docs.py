@@ -32,8 +32,14 @@ SLOW = {
         "numpyro.md",
         "objectives.md",
     ),
-    *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/gradient.md"),
-    *("howto/inference.md", "howto/likelihood.md", "howto/own_loop.md", "howto/pod.md"),
+    *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/fields.md"),
+    *(
+        "howto/gradient.md",
+        "howto/inference.md",
+        "howto/likelihood.md",
+        "howto/own_loop.md",
+        "howto/pod.md",
+    ),
 }
 # Code to run before pages whose blocks are only parts of a program.
 PREAMBLES = {
