@@ -13,8 +13,9 @@ class Field(Protocol):
     """The right-hand side of the ODE: `f(t, x, cond=None) -> dx/dt`.
 
     A field takes one event and a scalar time; the library vectorises it over rows. Any function
-    or Equinox module with this signature is a field. `cond` is passed only if there is a
-    condition, so a field without conditions may be `f(t, x)`.
+    or module with this signature is a field; the arrays that jax sees in it can be trained, so
+    weights of a function are given as `jax.tree_util.Partial(function, weights)`. `cond` is
+    passed only if there is a condition, so a field without conditions may be `f(t, x)`.
 
     Optional methods:
         `with_trace(t, x, cond=None) -> (dx/dt, tr(df/dx))`: the exact trace in closed form. An
