@@ -261,9 +261,25 @@ def test_the_optimizer_of_nnx_trains_a_module_in_place():
     assert losses == sorted(losses, reverse=True)
 
 
+WEIGHTS = weights_of(mlp())
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_file_has_every_weight(name, tmp_path):
+    flow = CNF(MAKE[name](WEIGHTS), BASE)
+    blank = MAKE[name](jax.tree.map(jnp.zeros_like, WEIGHTS))
+    jaxflow.save(tmp_path / "flow", flow)
+    again = jaxflow.load(tmp_path / "flow", parts={"field": blank})
+    for one, other in zip(*map(jax.tree.leaves, (again, flow)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    spoilt = CNF(MAKE[name](jax.tree.map(lambda leaf: leaf * jnp.nan, WEIGHTS)), BASE)
+    jaxflow.save(tmp_path / "spoilt", spoilt)
+    with pytest.raises(ValueError, match=r"'field.* holds NaN or infinity"):
+        jaxflow.load(tmp_path / "spoilt", parts={"field": blank})
+
+
 # What is refused.
 
-WEIGHTS = weights_of(mlp())
 MODULE = Module(WEIGHTS)
 VARIABLES, PARAMS = of_linen(WEIGHTS).args[0], of_haiku(WEIGHTS).args[0]
 TRANSFORMED = hk.without_apply_rng(hk.transform(in_haiku))
