@@ -1,20 +1,22 @@
 """Base densities: the distribution of a flow at `t = 0`.
 
 A base (`Base`) has `event_shape`, `log_prob(x)` of one event and `sample(key)` of one event.
-NumPyro's distributions are bases too.
+The distributions of NumPyro, distrax and TensorFlow Probability will do, and for evaluation
+frozen ones of scipy.
 """
 
 from jaxflow.bases.fitted import FlowBase
+from jaxflow.bases.frozen import ScipyBase
 from jaxflow.bases.mixture import GaussianMixture
 from jaxflow.bases.normal import DiagonalNormal, StandardNormal
 from jaxflow.bases.protocol import (
     Base,
-    SeededBase,
     as_base,
     check_base,
     log_prob_rows,
     sample_rows,
 )
+from jaxflow.bases.seeded import SeededBase
 from jaxflow.bases.student import StudentT
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "DiagonalNormal",
     "FlowBase",
     "GaussianMixture",
+    "ScipyBase",
     "SeededBase",
     "StandardNormal",
     "StudentT",

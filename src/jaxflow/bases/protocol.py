@@ -1,12 +1,14 @@
 """The interface of a base, and its vectorised methods."""
 
 import inspect
+import operator
 from typing import Any, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.bases.frozen import ScipyBase
+from jaxflow.bases.seeded import SeededBase
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.shapes import Event, Rows, Scalar
@@ -17,8 +19,10 @@ class Base(Protocol):
     """The density at `t = 0` that a flow transports to the data.
 
     The methods take one event; the library vectorises them over rows. NumPyro's distributions
-    satisfy this interface, if batch axes are made part of the event: `to_event(1)`. `fit`
-    trains a base if `train` names it, so the methods may cut no gradient (`stop_gradient`).
+    satisfy this interface, if batch axes are made part of the event: `to_event(1)`. Flows also
+    take those of distrax and TensorFlow Probability (`SeededBase`) and, for evaluation, frozen
+    ones of scipy (`ScipyBase`). `fit` trains a base if `train` names it, so the methods may cut
+    no gradient (`stop_gradient`).
 
     Optional methods:
         `log_prob_rows(x) -> (rows,)` and `sample_rows(keys) -> (rows, *event)`: the same for many
@@ -52,31 +56,8 @@ class Base(Protocol):
         ...
 
 
-class SeededBase(eqx.Module):
-    """A distribution whose `sample` takes the key as `seed=`, as those of distrax and TFP do.
-
-    Attributes:
-        distribution: has `event_shape`, `log_prob(x)` and `sample(seed=key)`.
-    """
-
-    distribution: Any
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
-        return tuple(map(int, self.distribution.event_shape))
-
-    def log_prob(self, x: Event) -> Scalar:
-        """Log-density of one event, in nats."""
-        return self.distribution.log_prob(x)
-
-    def sample(self, key: PRNGKeyArray) -> Event:
-        """Draw one event."""
-        return self.distribution.sample(seed=key)
-
-
 def as_base(base: Any) -> Any:
-    """The base of a flow: the object itself, or a `SeededBase` of it; checked without computing.
+    """The base of a flow: the object itself, or a base that wraps it; checked without computing.
 
     ```python
     from jaxflow.bases import StandardNormal, as_base
@@ -85,18 +66,28 @@ def as_base(base: Any) -> Any:
     ```
 
     Args:
-        base: an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`.
+        base: an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`
+            (distrax, TensorFlow Probability); or a frozen distribution of scipy.
 
     Returns:
         A base (`jaxflow.bases.Base`).
 
     Raises:
-        TypeError: it has no `event_shape`, `log_prob` or `sample`.
+        TypeError: it lacks `event_shape`, `log_prob` or `sample`, or an event is not one array.
         ValueError: `sample` does not draw one event, or `log_prob` of one event is not a number.
     """
+    if hasattr(base, "rvs") and not hasattr(base, "log_prob"):
+        base = ScipyBase(base)
     for name in ("event_shape", "log_prob", "sample"):
         if not hasattr(base, name):
             raise TypeError(f"base={base!r} has no {name}; give e.g. jaxflow.StandardNormal((d,))")
+    try:
+        tuple(map(operator.index, base.event_shape))
+    except TypeError:
+        raise TypeError(
+            f"base={base!r} has event_shape={base.event_shape}; give a distribution whose events "
+            "are one array, such as jaxflow.StandardNormal((d,))"
+        ) from None
     if "seed" in inspect.signature(base.sample).parameters:
         base = SeededBase(base)
     _check_shapes(base)

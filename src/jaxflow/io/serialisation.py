@@ -64,7 +64,7 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
     """A tree as `(json, table, stored)`: its JSON, the entry and the values of each array.
 
     Inside objects of classes from outside jaxflow, a value that cannot be written becomes
-    `{"opaque": ...}`: only a template can read such a file.
+    `{"opaque": ...}`, as does the structure of such an object: only a template can read the file.
     """
     table: dict[str, dict[str, Any]] = {}
     stored: dict[str, np.ndarray] = {}
@@ -98,7 +98,7 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
         if not is_leaf:
             children = [value(part, (*path, *key), static, True) for key, part in parts]
             return node | {"children": children}
-        if foreign:
+        if foreign or isinstance(x, jax.tree_util.PyTreeDef):
             return {"opaque": _spell(x)}
         raise TypeError(f"'{name}' is {_spell(x)}, which cannot be written; {_ADVICE}")
 

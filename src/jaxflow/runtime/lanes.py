@@ -87,7 +87,8 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
     size = jax.tree.leaves(rows)[0][:1].size
     # What `f` closes over, such as parameters, has to be an argument.
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    closed, out = jax.make_jaxpr(f, return_shape=True)(*shapes)
+    # A function of its own: jax compares `f`, and methods of other libraries' modules cannot be.
+    closed, out = jax.make_jaxpr(lambda *row: f(*row), return_shape=True)(*shapes)
 
     def group(rows: Any, consts: Any) -> Any:
         one = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))

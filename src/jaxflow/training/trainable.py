@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxflow.bases import SeededBase
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import words
@@ -17,8 +18,9 @@ from jaxflow.transforms import Bounded, Dequantise
 # Attributes of a flow beside its field.
 OTHERS = ("base", "transform", "trace", "exact")
 NAMES = ("field", "base", "transform")
-# They describe the data: the units of conditions, the limits and the grids of columns.
-FACTS = (ConditionScaling, Bounded, Dequantise)
+# They describe the data: the units of conditions, the limits and the grids of columns. And the
+# distributions of other libraries, whose arrays depend on one another: a scale and its inverse.
+FACTS = (ConditionScaling, Bounded, Dequantise, SeededBase)
 
 
 def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
@@ -45,8 +47,8 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
 
     Returns:
         The tree, with True for the floating-point arrays of these parts. Scalings of conditions,
-        `Bounded` and `Dequantise` are facts about the data and have False; `eqx.tree_at` changes
-        an entry.
+        `Bounded` and `Dequantise` are facts about the data and have False, as do distributions
+        of distrax and TFP (`SeededBase`); `eqx.tree_at` changes an entry.
 
     Raises:
         ValueError: a name is unknown, or its part has no arrays to train.
