@@ -14,8 +14,15 @@ from jaxflow import CNF, ODE, CouplingFlow, StandardNormal
 from jaxflow.diffusion import Denoiser, VariancePreserving, as_flow
 from jaxflow.dynamics import MLP, ConcatSquash, Potential, Residual
 from jaxflow.flows import FlowMap
-from jaxflow.flows.summary import solve_words, words
-from jaxflow.transforms import Bounded, Chain, Dequantise, Standardise, Whiten
+from jaxflow.flows.summary import solve_words, transform_words, words
+from jaxflow.transforms import (
+    Bounded,
+    Chain,
+    Dequantise,
+    Gaussianise,
+    Standardise,
+    Whiten,
+)
 
 KEY = jax.random.key(0)
 TRANSFORM = Chain(
@@ -95,10 +102,35 @@ def test_equal_columns_share_a_line_and_long_lists_end():
     many = CNF(lambda t, x, cond=None: -x, StandardNormal(50), transform=wide).summary()
     assert len(many["transform"].split("\n")) == 8
     assert many["transform"].endswith("... 44 more lines")
-    whiten = Whiten(jnp.array([1.0, 2.0]), jnp.eye(2))
-    assert CNF(MLP(2, key=KEY), StandardNormal(2), transform=whiten).summary()["transform"] == (
-        "Whiten\ncolumn 0: Whiten mean 1\ncolumn 1: Whiten mean 2"
-    )
+
+
+def test_columns_of_mixed_and_curved_transforms_show_their_numbers():
+    whiten = Whiten(jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [3.0, 4.0]]))
+    assert transform_words(whiten).split("\n") == [
+        "Whiten",
+        "column 0: Whiten mean 1, deviation 1",
+        "column 1: Whiten mean 2, deviation 5",
+    ]
+    x = np.linspace(0.0, 1.0, 201)[:, None] ** 2 * [1.0, 10.0] + 2
+    curves = Gaussianise.fit(x, num_knots=5)
+    title, *lines = transform_words(curves).split("\n")
+    assert title == "Gaussianise"
+    for line, scale, knots in zip(lines, (1.0, 10.0), np.asarray(curves.knots), strict=True):
+        numbers = [float(number) for number in re.findall(r" ([\d.]+)(?:,|$)", line)]
+        np.testing.assert_allclose(numbers, [2 + 0.25 * scale, knots[0], knots[-1]], rtol=2e-3)
+    for part in (whiten, curves):
+        flow = CNF(MLP(2, key=KEY), StandardNormal(2), transform=part)
+        for tree in (*eqx.partition(flow, eqx.is_array), eqx.filter_eval_shape(lambda: flow)):  # noqa: B023
+            assert type(part).__name__ in str(tree)
+        eqx.filter_jit(lambda flow: str(flow) and flow.field.dim)(flow)
+
+
+def test_treescope_shows_a_flow():
+    treescope = pytest.importorskip("treescope")
+    page = treescope.render_to_text(FLOWS["cnf"]())
+    for name in ("CNF", "MLP", "StandardNormal", "Dequantise"):
+        assert name in page
+    assert "Error" not in page
 
 
 def test_solves_are_told_apart():

@@ -2,6 +2,7 @@
 
 No class of a part is known here. A part is described by the name of its class and its public
 fields: settings by their values, networks by the sizes of their layers, arrays by their shapes.
+A transform whose fields are no numbers of columns gives them by its method `by_column`.
 """
 
 import dataclasses
@@ -108,19 +109,24 @@ def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
     """For each entry of an event, the numbers that a part has for it; infinity says nothing."""
     names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     fields = {name: getattr(part, name, None) for name in names}
+    if hasattr(part, "by_column") and all(map(_is_known, fields.values())):
+        fields = part.by_column()
     columns = {
         name: np.ravel(value)
         for name, value in fields.items()
-        if isinstance(value, np.ndarray | jax.Array)
-        and not isinstance(value, Tracer)
-        and value.shape == shape
-        and getattr(value, "is_fully_addressable", True)
+        if hasattr(value, "shape") and _is_known(value) and value.shape == shape
     }
     each = []
     for i in range(int(np.prod(shape))):
         known = [f"{name} {v[i]:.4g}" for name, v in columns.items() if np.isfinite(v[i])]
         each.append(f"{type(part).__name__} {', '.join(known)}" if known else "")
     return each
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a field holds an array with values here, or is no array but a tuple of sizes."""
+    is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, Tracer)
+    return isinstance(value, tuple) or (is_array and getattr(value, "is_fully_addressable", True))
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[str, int, int]]:

@@ -132,6 +132,11 @@ class Gaussianise(eqx.Module):
         padded = np.array([pad_knots(*curve, width) for curve in curves], dtype=dtype)
         return cls(*(jnp.asarray(padded[:, i]) for i in range(3)))
 
+    def by_column(self) -> dict[str, Float[Array, " d"]]:
+        """Median and outermost knots of each column, as `print(flow)` shows them."""
+        median, _ = self.inverse(jnp.zeros_like(self.scores[:, 0]))
+        return {"median": median, "first knot": self.knots[:, 0], "last knot": self.knots[:, -1]}
+
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless `x`, (rows, d), is finite and of this event shape."""
         checked_rows(x, self.event_shape)

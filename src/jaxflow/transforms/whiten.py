@@ -82,6 +82,13 @@ class Whiten(eqx.Module):
             jnp.asarray(values.mean(axis=0).astype(dtype)), jnp.asarray(factor.astype(dtype))
         )
 
+    def by_column(self) -> dict[str, Float[Array, " dim"]]:
+        """Mean and standard deviation of each column, as `print(flow)` shows them."""
+        return {
+            "mean": self.mean,
+            "deviation": jnp.sqrt(jnp.sum(jnp.tril(self.factor) ** 2, axis=1)),
+        }
+
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless `x`, (rows, dim), is finite and of this event shape."""
         checked_rows(x, self.event_shape)
