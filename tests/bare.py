@@ -29,6 +29,7 @@ NEEDS = {
     ],
     "sklearn": ["import jaxflow.estimator", "jaxflow.GaussianMixture.fit(jax.numpy.eye(2), 1)"],
     "numpyro": ["import jaxflow.interop.numpyro"],
+    "arviz": ["import jaxflow.interop.arviz as a; a.to_xarray(jax.numpy.eye(2))"],
     "demo": ["import jaxflow.data; jaxflow.data.breast_cancer()"],
 }
 # Runs in the bare environment and prints, as JSON, the error of each statement.
