@@ -20,6 +20,7 @@ from .flows import FlowMap as FlowMap
 from .flows import ImportanceSample as ImportanceSample
 from .flows import export as export
 from .flows import importance_sample as importance_sample
+from .io import ModelCard as ModelCard
 from .io import load as load
 from .io import save as save
 from .ode import ODE as ODE

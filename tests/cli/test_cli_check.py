@@ -170,3 +170,45 @@ def test_a_report_is_one_file_that_loads_nothing(jaxflow, fitted, table, tmp_pat
     told = json.loads(jaxflow("--json", "check", run, table, *options, "--overwrite").stdout)
     assert set(told["problems"]) <= set(told["verdict"])
     assert told["report"] == str(report)
+
+
+@pytest.mark.slow
+def test_the_card_has_the_facts_of_the_run(jaxflow, fitted, fresh, tmp_path):
+    run, _ = fitted
+    table, _ = fresh
+    card = tmp_path / "README.md"
+    ask = ("check", run, table, "--drop-nan", "--rows", 20, "--card", card)
+    result = jaxflow(*ask)
+    assert result.exit_code == 0, result.output
+    assert f"card: {card}" in result.stdout
+    text, record = card.read_text(), load_extra(run / "flow.safetensors")
+    assert f"value: {record['validation']:.6f}\n" in text
+    assert f"{record['validation']:.4f} +- {record['validation_se']:.4f} nats a row" in text
+    assert "200 rows, 20 of them held out" in text
+    assert "1. a\n2. b\n" in text
+    assert "estimated over 20 rows, median " in text
+    assert jaxflow(*ask).exit_code == 2
+
+
+def test_the_error_on_a_card_is_that_of_the_solves(fitted):
+    from types import SimpleNamespace
+
+    from jaxflow.cli.card import card_of
+
+    run, _ = fitted
+    record = load_extra(run / "flow.safetensors")
+    solves = {"has_solve": True, "log_prob": np.zeros(4), "failed": {"MAX_STEPS": (1,)}}
+    for errors, words in (
+        (np.array([1e-5, np.inf, 3e-5, 2e-5]), "over 4 rows, median 2e-05 and at most 3e-05 nats"),
+        (None, "not estimated for 4 rows; 1 failed"),
+    ):
+        card = card_of(run, record, SimpleNamespace(**solves, ode_errors=errors))
+        assert words in card.error
+        assert card.held_out == record["validation"]
+    closed = card_of(run, record, SimpleNamespace(has_solve=False))
+    assert "in closed form" in closed.error
+    target = record | {"log_z": 0.1, "log_z_se": 0.1, "pareto_k": 0.9, "draws": 9, "effective": 3}
+    del target["validation"]
+    card = card_of(run, target, SimpleNamespace(has_solve=False))
+    assert card.held_out is None
+    assert "Pareto k 0.90 above 0.7: unreliable" in card.notes

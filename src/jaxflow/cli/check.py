@@ -8,13 +8,14 @@ import numpy as np
 import typer
 
 from jaxflow import diagnostics
+from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.html_report import write_report
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.run_directory import read_finished
+from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
 from jaxflow.cli.terminal import note, plural, print_result
@@ -44,6 +45,12 @@ def check(
             help="Report to write, with data, log-densities, tests and pictures: one .html file."
         ),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model card to write, for the Hugging Face Hub: RUN/README.md, or another .md."
+        ),
+    ] = None,
     rows: Annotated[
         int, typer.Option(min=1, help="Largest number of rows to test, and of samples to draw.")
     ] = 1000,
@@ -55,7 +62,9 @@ def check(
     devices: Devices = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the picture and the report if they exist."),
+        typer.Option(
+            "--overwrite", help="Replace the picture, the report and the card if they exist."
+        ),
     ] = False,
 ) -> None:
     """Test how far the results of a run can be trusted.
@@ -66,10 +75,12 @@ def check(
     outputs = {
         "picture": (picture, (".png", ".pdf", ".svg")),
         "report": (report, (".html",)),
+        "card": (card, (".md",)),
     }
     for name, (path, suffixes) in outputs.items():
         if path is not None:
             check_output(path, overwrite=overwrite, suffixes=suffixes, option=f"--{name}")
+        if path is not None and name != "card":
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
@@ -102,6 +113,8 @@ def check(
                 samples[finite_rows(samples)],
                 diagnosis,
             )
+    if card is not None:
+        write_bytes(card, card_of(run, record, diagnosis.solves).text(flow, FLOW).encode())
     if picture is not None:
         kind = picture.suffix[1:].lower()
         write_bytes(picture, render(diagnostics.draw(diagnosis), kind, dpi=160))

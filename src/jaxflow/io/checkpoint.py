@@ -21,6 +21,7 @@ import safetensors.numpy
 from jaxflow.io import serialisation
 from jaxflow.io.arrays import describe, pack
 from jaxflow.io.atomic import atomic_write
+from jaxflow.io.card import ModelCard, card_path
 from jaxflow.io.finite import check_finite
 from jaxflow.io.templates import fill, named_arrays
 
@@ -39,6 +40,7 @@ def save(
     *,
     extra: dict[str, Any] | None = None,
     overwrite: bool = False,
+    card: ModelCard | None = None,
 ) -> None:
     """Write a flow, or any tree of modules, settings and arrays, to one file.
 
@@ -60,16 +62,21 @@ def save(
         path: the file; missing folders are created.
         flow: the tree.
         extra: numbers, text, lists and dicts to store with it, for `load_extra`.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file, and an existing card.
+        card: a `ModelCard`, to write as README.md in the same folder.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is False.
+        FileExistsError: `path` or the card exists and `overwrite` is False.
         TypeError: `flow` or `extra` holds a value that cannot be written, such as a function;
             names its place.
     """
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+    for file in (path,) if card is None else (path, card_path(path)):
+        if not overwrite and os.path.lexists(file):
+            raise FileExistsError(f"{file} exists; pass overwrite=True to replace it")
+    text = "" if card is None else card.text(flow, Path(path).name)
     _write(path, flow_to_bytes(flow, extra))
+    if card is not None:
+        _write(card_path(path), text.encode())
 
 
 def load(
