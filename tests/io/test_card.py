@@ -61,7 +61,7 @@ def test_a_card_says_what_a_reader_should_know(flow, tmp_path):
 
 
 def test_metadata_holds_any_text(flow):
-    card = ModelCard(title=ODD, data=ODD, license=ODD, held_out=-3, columns=["x\n## y"] * 101)
+    card = ModelCard(title=ODD, data=ODD, license=ODD, held_out=-3.0, columns=["x\n## y"] * 101)
     metadata, body = parts(card.text(flow, 'odd"name'))
     assert metadata["license"] == ODD
     assert metadata["model-index"][0]["name"] == ODD

@@ -27,7 +27,7 @@ def to_xarray(x: ArrayInput, names: Sequence[str] | np.ndarray | None = None) ->
         x: samples, (draws, *event), or (chains, draws, *event) for events of known `names`, such
             as `flow.sample(key, 1000)` or `density.sample(1000)`.
         names: names of the columns of vectors, such as `density.feature_names_in_` or, of a run
-            of `jaxflow fit`, `jaxflow.load_extra("run/flow.safetensors")["columns"]`; None for
+            of `jaxflow fit`, `jaxflow.io.load_extra("run/flow.safetensors")["columns"]`; None for
             one variable `x` with the axes of an event.
 
     Returns:
