@@ -108,13 +108,16 @@ def where(noun: str, first: int, last: int) -> str:
 def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
     """For each entry of an event, the numbers that a part has for it; infinity says nothing."""
     names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
-    fields = {name: getattr(part, name, None) for name in names}
-    if hasattr(part, "by_column") and all(map(_is_known, fields.values())):
-        fields = part.by_column()
+    fields: dict[str, Any] = {
+        name: getattr(part, name, None) for name in names if name != "event_shape"
+    }
+    by_column = getattr(part, "by_column", None)
+    if by_column is not None and all(map(_has_values, fields.values())):
+        fields = by_column()
     columns = {
         name: np.ravel(value)
         for name, value in fields.items()
-        if hasattr(value, "shape") and _is_known(value) and value.shape == shape
+        if _has_values(value) and value.shape == shape
     }
     each = []
     for i in range(int(np.prod(shape))):
@@ -123,10 +126,10 @@ def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
     return each
 
 
-def _is_known(value: Any) -> bool:
-    """Whether a field holds an array with values here, or is no array but a tuple of sizes."""
+def _has_values(value: Any) -> bool:
+    """Whether this is an array whose values are here."""
     is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, Tracer)
-    return isinstance(value, tuple) or (is_array and getattr(value, "is_fully_addressable", True))
+    return is_array and getattr(value, "is_fully_addressable", True)
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[str, int, int]]:
