@@ -22,9 +22,11 @@ class ModelCard:
     reads, then data, columns, quality, the flow's parts and versions. Nothing is uploaded.
 
     ```python
+    import jax
     import jaxflow
 
-    flow = jaxflow.CNF(jaxflow.dynamics.Linear(dim=2), jaxflow.StandardNormal(2))
+    field = jaxflow.dynamics.MLP(2, key=jax.random.key(0))
+    flow = jaxflow.CNF(field, jaxflow.StandardNormal(2))
     card = jaxflow.ModelCard(
         title="Stars", license="cc-by-4.0", data="4,000 stars of a survey",
         columns=["mass", "age"], held_out=1.23, held_out_rows=400,
