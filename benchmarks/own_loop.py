@@ -111,7 +111,8 @@ def composed(flow: jaxflow.CNF) -> dict[str, tuple[Any, Any]]:
 
     def scanned(flow: jaxflow.CNF, x: jax.Array) -> jax.Array:
         parts = x.reshape(4, -1, x.shape[-1])
-        return jax.lax.scan(lambda total, part: (total + loss(flow, part), None), 0.0, parts)[0]
+        start = jnp.zeros(())
+        return jax.lax.scan(lambda total, part: (total + loss(flow, part), None), start, parts)[0]
 
     def several(flows: jaxflow.CNF, x: jax.Array) -> jax.Array:
         return eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), None))(flows, x).mean()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_columns, check_count, check_event
 from jaxflow.runtime.extras import import_extra
-from jaxflow.runtime.shapes import ArrayInput, Scalar
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
 class GaussianMixture(eqx.Module):
@@ -104,7 +104,7 @@ class GaussianMixture(eqx.Module):
         """Shape of one event, `(dim,)`."""
         return self.means.shape[1:]
 
-    def log_prob(self, x: Float[Array, " dim"]) -> Scalar:
+    def log_prob(self, x: Event) -> Scalar:
         """Log-density of one event, in nats."""
         check_event("x", x, self.event_shape, "base.log_prob")
         means, factors = self.means, self.factors
