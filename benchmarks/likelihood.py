@@ -205,7 +205,10 @@ def tables(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
 
 
 def draw(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    """Test likelihood against time, a panel for each problem."""
+    """Test likelihood against time, a panel for each problem.
+
+    A table's axis ends at the worst first value, so that a run that diverges leaves it.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
@@ -231,6 +234,15 @@ def draw(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
             ax.set_ylim(0.007, 1)
             ax.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
             ax.set_yticks([], minor=True)
+            continue
+        worst, best = max(run[0]["test"] for run in runs.values()), ax.dataLim.ymin
+        room = 0.08 * (worst - best) or 0.1
+        ax.set_ylim(best - room, worst + room)
+        for i, method in enumerate(PEERS):
+            if method in runs and runs[method][-1]["test"] > worst:
+                words = f"{method} diverges:\n{runs[method][-1]['test']:,.0f} nats"
+                side = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": 9}
+                ax.text(0.97, 0.95, words, color=colours[i + 1], **side)
     there = [i for i, peer in enumerate(PEERS) if any(peer in runs for runs in found.values())]
     handles = [Line2D([], [], color=colours[i + 1], marker="o") for i in there]
     handles = [Line2D([], [], color=colours[0], marker="*"), *handles]
