@@ -8,6 +8,7 @@ from jaxflow.plotting.animation import animation
 from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
 from jaxflow.plotting.errors import calibration, coverage
+from jaxflow.plotting.explore import explore
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "coverage",
     "density",
     "density_over_time",
+    "explore",
     "history",
     "trajectories",
 ]
