@@ -3,15 +3,18 @@
 Case: maximum likelihood of 1000 rows of 43 columns, tanh MLP with two hidden layers of 256, 8
 RK4 steps, float32. Prints ratios; each pair took turns in one run. Targets: a step within 3 % of
 `fit`'s and its compilation within 10 %; `vmap(flow.train_log_prob)` of 64 rows within 1.2 of the
-time and twice the memory of the batched call.
+time and twice the memory of the batched call; an exported `log_prob` within 5 % of the live one.
 
     python benchmarks/own_loop.py [--repeats 7]
 """
 
 import argparse
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -28,6 +31,7 @@ from jaxflow.training.rows import Dataset
 from jaxflow.training.step import Steps, initial_state, train_steps
 from jaxflow.training.trainable import partition_trainable
 
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "export.md"
 DIM, WIDTH, ROWS, FEW = 43, 256, 1000, 64
 CONFIG = jaxflow.TrainConfig(steps=1000, batch_size=ROWS, eval_every=4, warmup=0.05)
 
@@ -135,6 +139,18 @@ def composed(flow: jaxflow.CNF) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def exported(flow: jaxflow.CNF) -> Callable[[Any], Any]:
+    """`log_prob` of the exported flow, by the loader that docs/howto/export.md prints."""
+    loader = re.search(r"```python\n(import json\n.*?)```", PAGE.read_text(), re.DOTALL)
+    assert loader is not None
+    names: dict[str, Any] = {}
+    exec(loader[1], names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "flow.zip"
+        jaxflow.export(flow, path)
+        return names["load_exported"](path)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A loop of one's own against fit's step.")
     parser.add_argument("--repeats", type=int, default=7)
@@ -219,6 +235,16 @@ def main() -> None:
         if name != "batched"
     ]
     ratios += [kept[name] / kept["batched"] for name in kept if name != "batched"]
+    run = exported(flow)
+    times = interleaved({"live": lambda: flow.log_prob(x), "exported": lambda: run(x)}, repeats)
+    results["exported"] = {"seconds": times, "time_ratio": times["exported"] / times["live"]}
+    rows.append(
+        [
+            f"log_prob of {ROWS} rows, exported and live, ms",
+            *(f"{1e3 * times[k]:.0f}" for k in ("exported", "live")),
+        ]
+    )
+    ratios.append(results["exported"]["time_ratio"])
     rows = [[*row, f"{ratio:.3f}"] for row, ratio in zip(rows, ratios, strict=True)]
     print(table(["", "own loop, vmap", "fit, batched", "ratio"], rows))
     print(f"written to {write_results('own_loop', results)}")
