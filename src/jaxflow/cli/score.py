@@ -74,6 +74,7 @@ def score(
             append({"row": row_numbers, **columns})
             moments.add(columns["log_prob"])
     failed = f", {moments.failed} failed" if moments.failed else ""
+    failed += f", {moments.outside} outside the support" if moments.outside else ""
     error = "" if moments.error is None else f" +- {moments.error:.4f}"
     print_facts(
         {
@@ -94,28 +95,43 @@ def score(
 
 
 class Moments:
-    """Mean and standard error of numbers that come in blocks; NaN counts as a failed row."""
+    """Mean and standard error of log-densities that come in blocks.
+
+    NaN counts as a failed row, and -inf as one outside the flow's support.
+    """
 
     def __init__(self) -> None:
-        self.count, self.failed, self.mean, self._squares = 0, 0, math.nan, 0.0
+        self.count, self.failed, self.outside = 0, 0, 0
+        self._mean, self._squares = math.nan, 0.0
 
     def add(self, values: np.ndarray) -> None:
         """Add a block (Chan, Golub and LeVeque 1979, "Updating formulae", eq. 2.1)."""
-        good = values[~np.isnan(values)]
-        before, n = self.count - self.failed, len(good)
-        self.count, self.failed = self.count + len(values), self.failed + len(values) - n
+        good = values[np.isfinite(values)]
+        before, n = self._finite, len(good)
+        self.count += len(values)
+        self.failed += int(np.isnan(values).sum())
+        self.outside += int(np.isneginf(values).sum())
         if not n:
             return
         mean = float(good.mean())
-        shift = mean - self.mean if before else 0.0
+        shift = mean - self._mean if before else 0.0
         self._squares += float(np.square(good - mean).sum()) + shift**2 * before * n / (before + n)
-        self.mean = self.mean + shift * n / (before + n) if before else mean
+        self._mean = self._mean + shift * n / (before + n) if before else mean
+
+    @property
+    def _finite(self) -> int:
+        return self.count - self.failed - self.outside
+
+    @property
+    def mean(self) -> float:
+        """Mean of the rows that did not fail: -inf if one is outside, NaN without rows."""
+        return -math.inf if self.outside else self._mean
 
     @property
     def error(self) -> float | None:
         """Standard error of the mean; None for fewer than 2 finite values."""
-        n = self.count - self.failed
-        if n < 2 or not math.isfinite(self._squares):
+        n = self._finite
+        if n < 2 or self.outside:
             return None
         return math.sqrt(self._squares / (n - 1) / n)
 

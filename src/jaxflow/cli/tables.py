@@ -58,7 +58,10 @@ def read_rows(
 def read_row_blocks(
     record: dict[str, Any], path: Path, rows: int, *, drop_nan: bool
 ) -> Iterator[tuple[Values, RowNumbers]]:
-    """Read as `read_rows` does, `rows` rows at a time; only the last block is shorter."""
+    """Read `rows` rows at a time, as they are; only the last block is shorter.
+
+    Numbers in float64 stay so: a flow rounds them after its transform has subtracted offsets.
+    """
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for block in _clean_blocks(record, path, drop_nan=drop_nan):
         waiting.append(block)
@@ -76,17 +79,18 @@ def _clean_blocks(
 ) -> Iterator[tuple[Values, RowNumbers]]:
     names, float64 = record["columns"], record["settings"]["float64"]
     columns = columns_to_read(path, names, chosen=record["columns_chosen"])
+    dtype = np.float64 if float64 else None
     num_read = num_kept = 0
     for block in read_blocks(path, columns):
         if not drop_nan:
             _check_finite(block.values, names, path, first=num_read)
         finite = finite_rows(block.values)
         row_numbers = num_read + np.flatnonzero(finite)
-        is_first = num_kept == 0
         num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
         if len(row_numbers):
-            x = to_precision(block.values[finite], names, path, float64=float64, warn=is_first)
-            yield x, row_numbers
+            x = block.values[finite]
+            _check_range(x, names, path, float64=float64)
+            yield x.astype(dtype or x.dtype, copy=False), row_numbers
     _note_dropped(num_read, num_kept, path)
 
 
@@ -119,30 +123,32 @@ def _note_dropped(num_read: int, num_kept: int, path: Path) -> None:
         note(f"dropped {num_read - num_kept} of {plural(num_read, 'row')} with NaN or infinity")
 
 
-def to_precision(
-    values: Values, columns: Sequence[str], path: Path, *, float64: bool, warn: bool = True
-) -> Values:
+def to_precision(values: Values, columns: Sequence[str], path: Path, *, float64: bool) -> Values:
     """Convert finite numbers to float32 or float64; warn of columns that float32 rounds coarsely.
 
     Raises ValueError if a number is too large for float32.
     """
     if float64 or values.dtype == np.float32:
         return values.astype(np.float64 if float64 else np.float32)
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    for name, before, after in zip(columns, values.T, single.T, strict=True):
-        if not np.isfinite(after).all():
-            raise ValueError(
-                f"{path}: column {name!r} holds {before[~np.isfinite(after)][0]:g}, too large for "
-                "float32; fit with --float64"
-            )
+    _check_range(values, columns, path, float64=float64)
     coarse = [name for name, lost in zip(columns, coarse_columns(values), strict=True) if lost]
-    if coarse and warn:
+    if coarse:
         note(
             f"warning: float32 rounds {', '.join(coarse)} coarsely: large values, small "
             "differences. Subtract an offset, or fit with --float64"
         )
-    return single
+    return values.astype(np.float32)
+
+
+def _check_range(values: Values, columns: Sequence[str], path: Path, *, float64: bool) -> None:
+    """Raise ValueError if a run in float32 meets a number that is too large for it."""
+    too_large = np.abs(values) > (np.inf if float64 else np.finfo(np.float32).max)
+    for name, column, wrong in zip(columns, values.T, too_large.T, strict=True):
+        if wrong.any():
+            raise ValueError(
+                f"{path}: column {name!r} holds {column[wrong][0]:g}, too large for float32; fit "
+                "with --float64"
+            )
 
 
 def columns_to_read(path: Path, expected: Sequence[str], *, chosen: bool) -> Sequence[str] | None:
