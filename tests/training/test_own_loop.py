@@ -181,7 +181,7 @@ def test_facts_about_the_data_are_not_trained():
 
 def test_a_tree_without_arrays_is_refused():
     closed = cnf().field
-    with pytest.raises(ValueError, match=r"closes over are constants: write jax\.tree_util"):
+    with pytest.raises(ValueError, match=r"holds are constants: write jax\.tree_util"):
         trainable(CNF(lambda t, x, cond=None: closed(t, x), BASE, trace="exact"))
     with pytest.raises(ValueError, match=r"train names the base, and base=StandardNormal"):
         trainable(cnf(base=StandardNormal(2)), ("field", "base"))

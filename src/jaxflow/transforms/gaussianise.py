@@ -125,7 +125,7 @@ class Gaussianise(eqx.Module):
             raise TypeError(f"num_knots={num_knots!r} must be an integer or None")
         if num_knots < 2:
             raise ValueError(f"num_knots={num_knots} must be at least 2, or None")
-        refuse_constant_columns(values, dtype)
+        refuse_constant_columns(values, dtype, np.asarray(x).dtype)
         eps = float(jnp.finfo(dtype).eps)
         curves = [fit_column(column, int(num_knots), eps) for column in values.T]
         width = max(len(knots) for knots, _, _ in curves)

@@ -63,8 +63,13 @@ def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *
     return values
 
 
-def refuse_constant_columns(x: Float[np.ndarray, "n *event"], dtype: np.dtype) -> None:
-    """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them."""
+def refuse_constant_columns(
+    x: Float[np.ndarray, "n *event"], dtype: np.dtype, given: np.dtype
+) -> None:
+    """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them.
+
+    Values that are known better, in the dtype `given`, may differ nevertheless.
+    """
     constant = constant_columns(x, float(jnp.finfo(dtype).eps))
     if not constant.any():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -76,7 +81,8 @@ def refuse_constant_columns(x: Float[np.ndarray, "n *event"], dtype: np.dtype) -
                 "a constant, to a standard deviation near 1"
             )
         return
-    varies = constant & ~constant_columns(x, float(np.finfo(x.dtype).eps))
+    known = given if jnp.issubdtype(given, jnp.floating) else x.dtype
+    varies = constant & ~constant_columns(x, float(jnp.finfo(known).eps))
     if varies.any():
         raise ValueError(
             f"{dtype} cannot tell the values of x apart in columns {places(varies)}, which are "

@@ -80,7 +80,7 @@ class Standardise(eqx.Module):
             TypeError: `x` does not hold real numbers.
         """
         values, dtype = host_samples(x)
-        refuse_constant_columns(values, dtype)
+        refuse_constant_columns(values, dtype, np.asarray(x).dtype)
         mean, scale = values.mean(axis=0), values.std(axis=0)
         return cls(jnp.asarray(mean.astype(dtype)), jnp.asarray(scale.astype(dtype)))
 
