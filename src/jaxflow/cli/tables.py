@@ -79,7 +79,6 @@ def _clean_blocks(
 ) -> Iterator[tuple[Values, RowNumbers]]:
     names, float64 = record["columns"], record["settings"]["float64"]
     columns = columns_to_read(path, names, chosen=record["columns_chosen"])
-    dtype = np.float64 if float64 else None
     num_read = num_kept = 0
     for block in read_blocks(path, columns):
         if not drop_nan:
@@ -89,8 +88,9 @@ def _clean_blocks(
         num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
         if len(row_numbers):
             x = block.values[finite]
-            _check_range(x, names, path, float64=float64)
-            yield x.astype(dtype or x.dtype, copy=False), row_numbers
+            if not float64:
+                _check_range(x, names, path)
+            yield x.astype(np.float64) if float64 else x, row_numbers
     _note_dropped(num_read, num_kept, path)
 
 
@@ -130,7 +130,7 @@ def to_precision(values: Values, columns: Sequence[str], path: Path, *, float64:
     """
     if float64 or values.dtype == np.float32:
         return values.astype(np.float64 if float64 else np.float32)
-    _check_range(values, columns, path, float64=float64)
+    _check_range(values, columns, path)
     coarse = [name for name, lost in zip(columns, coarse_columns(values), strict=True) if lost]
     if coarse:
         note(
@@ -140,9 +140,9 @@ def to_precision(values: Values, columns: Sequence[str], path: Path, *, float64:
     return values.astype(np.float32)
 
 
-def _check_range(values: Values, columns: Sequence[str], path: Path, *, float64: bool) -> None:
-    """Raise ValueError if a run in float32 meets a number that is too large for it."""
-    too_large = np.abs(values) > (np.inf if float64 else np.finfo(np.float32).max)
+def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:
+    """Raise ValueError if a number is too large for float32."""
+    too_large = np.abs(values) > np.finfo(np.float32).max
     for name, column, wrong in zip(columns, values.T, too_large.T, strict=True):
         if wrong.any():
             raise ValueError(

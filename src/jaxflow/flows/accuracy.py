@@ -32,7 +32,7 @@ from jaxflow.flows.data_space import check_arguments, into_flow_space, mark_outs
 from jaxflow.flows.flow import map_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many
 from jaxflow.runtime.lanes import per_row
-from jaxflow.runtime.precision import full_precision, is_single
+from jaxflow.runtime.precision import cast_floats, full_precision, is_single
 from jaxflow.trace import XTrace
 
 
@@ -128,9 +128,7 @@ def _in_float64(
     if not len(missed):
         return answer
     with jax.enable_x64(True):
-        wide, cond = jax.tree.map(
-            lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, (flow, cond)
-        )
+        wide, cond = cast_floats((flow, cond), jnp.float64)
         rows = np.asarray(rows).astype(np.float64)[missed]
         found, stats = solve(wide, rows, None if cond is None else cond[missed])
         value = found.value if isinstance(found, LogDensity) else found

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxflow.runtime.checks import check_rows, coarse_columns
-from jaxflow.runtime.precision import accumulation_dtype, sample_dtype
+from jaxflow.runtime.precision import accumulation_dtype, cast_floats, sample_dtype
 
 
 def as_rows(
@@ -151,12 +151,7 @@ def check_finite(rows: Array | np.ndarray, name: str) -> None:
 
 def promote_dtypes(*trees: PyTree) -> tuple[Any, ...]:
     """Cast the trees' floating-point arrays to the widest of their dtypes, float32 at least."""
-    dtype = sample_dtype(*trees)
-
-    def cast(leaf: Any) -> Any:
-        return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
-
-    return jax.tree.map(cast, trees)
+    return cast_floats(trees, sample_dtype(*trees))
 
 
 def _refuse_key(x: Any, name: str, shape: str) -> None:

@@ -82,7 +82,7 @@ def in_float64(f: Callable[[Any], Any], dtype: Any, tree: Any) -> Any:
             next(rest) if known else leaf for leaf, known in zip(leaves, is_array, strict=True)
         ]
         with jax.enable_x64(True):
-            return _cast(f(_cast(structure.unflatten(given), jnp.float64)), dtype)
+            return cast_floats(f(cast_floats(structure.unflatten(given), jnp.float64)), dtype)
 
     return _keep_context(compute)(*(leaf for leaf in leaves if eqx.is_array(leaf)))
 
@@ -90,7 +90,7 @@ def in_float64(f: Callable[[Any], Any], dtype: Any, tree: Any) -> Any:
 @in_float64.def_jvp
 def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
     f, dtype, tree = primals
-    out = eqx.filter_jvp(f, (_cast(tree, dtype),), (_cast(tangents[2], dtype),))[1]
+    out = eqx.filter_jvp(f, (cast_floats(tree, dtype),), (cast_floats(tangents[2], dtype),))[1]
     return in_float64(f, dtype, tree), out
 
 
@@ -110,7 +110,7 @@ def _keep_context(f: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def cast_floats(tree: Any, dtype: Any) -> Any:
     """The tree with its floating-point arrays in `dtype`."""
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree

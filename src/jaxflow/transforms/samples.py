@@ -68,7 +68,7 @@ def refuse_constant_columns(
 ) -> None:
     """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them.
 
-    Values that are known better, in the dtype `given`, may differ nevertheless.
+    The message says so where the values differ in the finer dtype `given` of the data.
     """
     constant = constant_columns(x, float(jnp.finfo(dtype).eps))
     if not constant.any():
