@@ -45,6 +45,7 @@ from .training import TrainingError as TrainingError
 from .training import distil as distil
 from .training import fit as fit
 from .training import fit_classifier as fit_classifier
+from .training import fit_density as fit_density
 from .training import fit_noise as fit_noise
 from .training import trainable as trainable
 from .transforms import log_mass as log_mass

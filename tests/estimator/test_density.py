@@ -27,6 +27,10 @@ X = np.random.default_rng(0).normal((1.0, -20.0), (0.5, 30.0), size=(60, 2))
 pytestmark = pytest.mark.usefixtures("two_steps", "no_updates")
 
 
+def seed_of(random_state):
+    return int(np.random.RandomState(random_state).randint(2**31 - 1))
+
+
 def tiny(**settings):
     return FlowDensity(**{**TINY, "random_state": 0, **settings})
 
@@ -63,8 +67,10 @@ def test_samples_repeat_by_their_seed(fitted):
         fitted.sample(-1)
 
 
-def test_the_asked_share_of_training_rows_is_called_unusual(fitted):
-    assert (fitted.predict(X) == -1).sum() == 6
+def test_the_threshold_is_a_quantile_of_held_out_rows(fitted):
+    _, held = hold_out(sort_rows(X.astype(np.float32), None, None), 0.1, seed_of(0))
+    scores = fitted.score_samples(held.x)
+    assert fitted.offset_ == pytest.approx(np.quantile(scores, 0.1))
     np.testing.assert_array_equal(fitted.predict(X) == 1, fitted.decision_function(X) >= 0)
     assert fitted.predict([[100.0, 1e4]]) == [-1]
     without = tiny(contamination=None).fit(X)
@@ -105,9 +111,12 @@ def test_weights_are_repetitions_to_the_bit(fitted):
 
 def test_fractional_weights_count_in_the_threshold():
     weights = np.linspace(0.1, 2.0, 60)
-    density = tiny(contamination=0.3).fit(X, sample_weight=weights)
-    unusual = density.predict(X) == -1
-    assert weights[unusual].sum() / weights.sum() == pytest.approx(0.3, abs=0.03)
+    density = tiny(contamination=0.3, validation=0.5).fit(X, sample_weight=weights)
+    rows = sort_rows(X.astype(np.float32), None, weights)
+    _, held = hold_out(rows, 0.5, seed_of(0))
+    assert held.weights is not None
+    below = density.score_samples(held.x) < density.offset_
+    assert held.weights[below].sum() / held.weights.sum() == pytest.approx(0.3, abs=0.1)
 
 
 def test_copies_stay_on_one_side_of_the_split():
@@ -130,6 +139,23 @@ def test_large_weights_stay_weights():
     assert isinstance(rows, Rows)
     assert rows.weights is not None
     np.testing.assert_array_equal(np.sort(rows.weights), [1.0, 2e9])
+
+
+# --- columns on a grid ---
+
+
+def test_scores_are_densities_whatever_the_grid():
+    rng = np.random.default_rng(0)
+    x = np.stack([0.5 * rng.integers(0, 8, 60), rng.normal(size=60)], axis=1)
+    settings = {"objective": "matching", "scaling": "auto"}
+    density = tiny(**settings).fit(x)
+    mass = tiny(**settings, discrete="mass").fit(x)
+    np.testing.assert_array_equal(density.grid_, [0.5, 0.0])
+    difference = mass.score_samples(x) - density.score_samples(x)
+    np.testing.assert_allclose(difference, np.log(0.5), atol=1e-6)
+    assert mass.offset_ - density.offset_ == pytest.approx(np.log(0.5), abs=1e-6)
+    with pytest.raises(ValueError, match="discrete='cells' is unknown"):
+        tiny(discrete="cells").fit(x)
 
 
 # --- data frames, pickles, files ---

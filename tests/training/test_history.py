@@ -26,7 +26,7 @@ HISTORY = History(
 
 
 def test_the_table_has_each_validation_and_marks_the_lowest():
-    head, *rows, loss, validation = str(HISTORY).split("\n")
+    head, *rows, loss, validation, best = str(HISTORY).split("\n")
     assert head.split() == ["step", "loss", "validation", "learning_rate"]
     assert len(rows) == 5
     assert rows[3].split() == ["40", "1.000", "1.500", "0.002", "<-", "lowest"]
@@ -35,13 +35,14 @@ def test_the_table_has_each_validation_and_marks_the_lowest():
     assert "inf" in rows[2]
     assert loss == "loss        █▅ ▁▆  1.000 to 3.000"
     assert validation == "validation  █▅ ▁▂  1.500 to 3.500"
+    assert best == ("best at step 40 of 1,050; validation rose by 0.250 after it: over-trained")
     assert HISTORY._repr_html_() == f"<pre>{HISTORY!s}</pre>".replace("<- ", "&lt;- ")
 
 
 def test_a_long_table_keeps_the_first_the_last_and_the_lowest_row():
     values = [float((i - 77) ** 2) for i in range(200)]
     long = History(step=list(range(200)), loss=values, validation=values)
-    _, *rows, loss, _ = str(long).split("\n")
+    _, *rows, loss, _, _ = str(long).split("\n")
     steps = [int(row.split()[0]) for row in rows]
     assert steps[0] == 0
     assert steps[-1] == 199

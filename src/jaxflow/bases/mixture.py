@@ -1,6 +1,10 @@
 """A mixture of Gaussians: a base with several modes."""
 
-from typing import SupportsIndex
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -67,37 +71,48 @@ class GaussianMixture(eqx.Module):
             _check(np.asarray(self.weights), np.asarray(self.factors))
 
     @classmethod
-    def fit(cls, x: ArrayInput, components: SupportsIndex, *, seed: int = 0) -> "GaussianMixture":
-        """Maximum likelihood by scikit-learn, the best of four starts.
+    def fit(
+        cls,
+        x: ArrayInput,
+        components: SupportsIndex,
+        *,
+        ridge: float = 1e-6,
+        covariance: str = "full",
+        seed: int = 0,
+        starts: SupportsIndex = 4,
+    ) -> "GaussianMixture":
+        """Maximum likelihood, the best of several starts; by scikit-learn for several components.
 
         Columns are scaled to standard deviation 1 first, so the answer does not depend on units.
 
         Args:
             x: rows in flow space, (rows, dim).
             components: number of Gaussians.
+            ridge: added to each variance of the scaled columns, positive. With few rows for each
+                component a larger one, such as 0.01, fits new rows better.
+            covariance: `"full"`, or `"diag"` for components without correlations.
             seed: of the starts.
+            starts: number of starts.
 
         Returns:
             The fitted mixture.
 
         Raises:
-            ImportError: scikit-learn is not installed.
-            ValueError: there are fewer rows than components, the rows are not finite vectors, or
-                a column is constant.
+            ImportError: scikit-learn is not installed, for several components.
+            ValueError: there are fewer rows than components, the rows are not finite vectors, a
+                column is constant, or `ridge` or `covariance` is not allowed.
         """
-        need = "GaussianMixture.fit needs scikit-learn"
-        mixture = import_extra("sklearn.mixture", "sklearn", need)
         check_columns(np.asarray(x))
         components = check_count("components", components)
+        starts = check_count("starts", starts)
+        if not 0 < ridge < float("inf"):
+            raise ValueError(f"ridge={ridge} must be a positive number")
+        if covariance not in ("full", "diag"):
+            raise ValueError(f"covariance={covariance!r} is unknown; choose 'full' or 'diag'")
         values = np.asarray(x, np.float64)
-        mean, scale = values.mean(axis=0), values.std(axis=0)
-        # Scaled: scikit-learn adds 1e-6 to each variance, whatever the units.
-        fitted = mixture.GaussianMixture(components, n_init=4, random_state=seed)
-        fitted.fit((values - mean) / scale)
-        means = mean + scale * fitted.means_
-        factors = scale[:, None] * np.linalg.cholesky(np.asarray(fitted.covariances_))
+        parts = estimate(values, components, ridge, covariance, seed=seed, starts=starts)
         dtype = jnp.result_type(jnp.asarray(x), 0.0)
-        return cls(*(jnp.asarray(a, dtype) for a in (fitted.weights_, means, factors)))
+        return cls(*(jnp.asarray(part, dtype) for part in parts))
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -120,6 +135,57 @@ class GaussianMixture(eqx.Module):
         k = jax.random.categorical(component_key, jnp.log(self.weights))
         z = jax.random.normal(noise_key, self.event_shape, self.means.dtype)
         return self.means[k] + jnp.dot(jnp.tril(self.factors[k]), z, precision="highest")
+
+
+def estimate(
+    x: Float[np.ndarray, "n dim"],
+    components: int,
+    ridge: float,
+    covariance: str,
+    *,
+    seed: int = 0,
+    starts: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`GaussianMixture.fit` without checks, in NumPy: weights, means and factors."""
+    dim = x.shape[1]
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    # Scaled, so that the ridge has the units of each column.
+    x = (x - mean) / scale
+    if components == 1:
+        weights, means = np.ones(1), np.zeros((1, dim))
+        covariances = (x.T @ x / len(x) + ridge * np.eye(dim))[None]
+        if covariance == "diag":
+            covariances = covariances * np.eye(dim)
+    else:
+        fitted = _maximise(x, components, ridge, covariance, seed, starts)
+        weights, means, covariances = fitted.weights_, fitted.means_, fitted.covariances_
+        if covariance == "diag":
+            covariances = covariances[:, None] * np.eye(dim)
+    return weights, mean + scale * means, scale[:, None] * np.linalg.cholesky(covariances)
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Small matrices gain nothing from the threads of BLAS and lose much where cores are busy."""
+    if not find_spec("threadpoolctl"):
+        return nullcontext()
+    return import_module("threadpoolctl").threadpool_limits(1)
+
+
+def _maximise(
+    x: np.ndarray, components: int, ridge: float, covariance: str, seed: int, starts: int
+) -> Any:
+    need = "GaussianMixture.fit of several components needs scikit-learn"
+    mixture = import_extra("sklearn.mixture", "sklearn", need)
+    with one_thread(), warnings.catch_warnings():
+        # The last step of expectation maximisation is good enough.
+        warnings.simplefilter("ignore", import_module("sklearn.exceptions").ConvergenceWarning)
+        return mixture.GaussianMixture(
+            components,
+            covariance_type=covariance,
+            reg_covar=ridge,
+            n_init=starts,
+            random_state=seed,
+        ).fit(x)
 
 
 def _solve(factor: Float[Array, "dim dim"], gap: Float[Array, " dim"]) -> Float[Array, " dim"]:

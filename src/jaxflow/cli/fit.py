@@ -11,6 +11,7 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
+from jaxflow.cli.density_fit import fit_by_default
 from jaxflow.cli.info import print_outcome
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
@@ -84,7 +85,10 @@ def fit(
     activation: Annotated[
         str, choice("Nonlinearity of a continuous flow.", CHOICES["activation"], _model)
     ] = "auto",
-    width: Annotated[int, _model(min=1, help="Units of a hidden layer.")] = 128,
+    width: Annotated[
+        int | None,
+        _model(min=1, help="Units of a hidden layer. Default: by the rows, or 128."),
+    ] = None,
     depth: Annotated[int, _model(min=1, help="Number of hidden layers.")] = 2,
     trace: Annotated[
         str, choice("Trace of the Jacobian of a continuous flow.", CHOICES["trace"], _model)
@@ -93,15 +97,20 @@ def fit(
         bool, _model("--float64", help="Compute in float64: slower. Default: float32.")
     ] = False,
     objective: Annotated[str, choice("How to train.", CHOICES["objective"], _training)] = "auto",
-    steps: Annotated[int, _training(min=1, help="Number of training steps.")] = 4000,
-    batch_size: Annotated[int, _training(min=1, help="Minibatch size.")] = 512,
-    learning_rate: Annotated[float, _training(help="Peak learning rate.")] = 2e-3,
+    steps: Annotated[int, _training(min=1, help="Largest number of training steps.")] = 4000,
+    batch_size: Annotated[
+        int | None, _training(min=1, help="Minibatch size. Default: by the rows, or 512.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, _training(help="Peak learning rate. Default: by the rows, or 0.002.")
+    ] = None,
     validation: Annotated[
         float,
         _training(
             min=0.0,
             max=1.0,
-            help="Fraction of rows to hold out. They choose the best weights and are scored.",
+            help="Fraction of rows to hold out. They choose the best weights and are scored. By "
+            "default a table of at most 5,000 rows holds out each row once, in five folds.",
         ),
     ] = 0.1,
     devices: Devices = None,
@@ -131,8 +140,8 @@ def fit(
 ) -> None:
     """Fit a probability density to a table of numbers.
 
-    Writes a run directory for the other commands. Prints the negative log-likelihood of held-out
-    rows in nats per row: lower is better.
+    Writes a run directory for the other commands. Prints the log-density of held-out rows in nats
+    per row: higher is better.
     """
     # The options by name: each setting is one.
     options: dict[str, Any] = locals() | {"start": None if start is None else str(start)}
@@ -141,6 +150,10 @@ def fit(
         parameters = inspect.signature(fit).parameters
         changed = [name for name in options if options[name] != parameters[name].default]
         settings = inherit_settings(start, settings, changed)
+    plain = devices is None and coordinator is None and profile is None
+    plain = plain and settings.by_default and class_column is None and not table.is_dir()
+    if not plain:
+        settings = settings.with_sizes()
     with join_job(coordinator, processes, process_index):
         folder = choose_together(
             lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
@@ -175,7 +188,9 @@ def fit(
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
-            if x is not None:
+            if plain and x is not None:
+                record = fit_by_default(x, record, settings, folder)
+            elif x is not None:
                 record = fit_table(x, cond, record, settings, folder, **how)
             elif objective == "reverse-kl":
                 record = fit_target(str(table), record, settings, folder, **how)
@@ -183,4 +198,4 @@ def fit(
                 record = fit_shards(table, record, settings, folder, **how)
         if is_first():
             run_directory.put_in_place(folder, out)
-            print_outcome(record, out, table)
+            print_outcome(record, out)

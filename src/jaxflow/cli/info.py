@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxflow.cli.options import Run
-from jaxflow.cli.record import is_diffusion, settings_of
+from jaxflow.cli.record import is_diffusion, settings_of, trained_on_all
 from jaxflow.cli.run_directory import FLOW, STATE, check_run, read_finished, read_record
 from jaxflow.cli.target_fit import target_text
 from jaxflow.cli.terminal import plural, print_facts
@@ -41,26 +41,26 @@ def run_facts(run: Path, record: dict[str, Any]) -> dict[str, str]:
         "run": str(run),
         **data,
         **_column_facts(record),
-        "model": f"{kind}{network}, width {settings.width}, depth {settings.depth}, "
-        f"{'float64' if settings.float64 else 'float32'}",
+        "model": f"{kind}{network}, width {settings.width or 'by the rows'}, depth "
+        f"{settings.depth}, {'float64' if settings.float64 else 'float32'}",
         **results,
         "seed": str(settings.seed),
         "made by": f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}",
     }
 
 
-def print_outcome(record: dict[str, Any], out: Path, table: Path) -> None:
+def print_outcome(record: dict[str, Any], out: Path) -> None:
     """Print the results of a fit, and the command to run next."""
     next_command = ["jaxflow", "sample", str(out), "--out", "samples.csv"]
     if "log_z" in record:
         data = {"target": record["table"]}
     else:
-        held = record["rows_held_out"]
         dropped = f", {record['rows_dropped']} dropped" if record["rows_dropped"] else ""
-        data = {"rows": f"{record['rows'] - held} for training, {held} held out{dropped}"}
-        if not table.is_dir():
-            next_command = ["jaxflow", "score", str(out), str(table), "--out", "scores.csv"]
-            next_command += ["--drop-nan"] * bool(record["rows_dropped"])
+        held = record["rows_held_out"]
+        text = f"{record['rows'] - held} for training, {held} held out"
+        if trained_on_all(record):
+            text = f"{record['rows']}, all for training after the folds"
+        data = {"rows": text + dropped}
     print_facts(
         {
             **data,
@@ -87,10 +87,25 @@ def _result_facts(record: dict[str, Any]) -> dict[str, str]:
     if "log_z" in record:
         facts["quality"] = target_text(record)
     else:
-        error = record["validation_se"]
-        facts["held-out"] = (
-            f"{record['validation']:.4f}{'' if error is None else f' +- {error:.4f}'} nats per "
-            f"row: negative log-likelihood of {plural(record['rows_held_out'], 'held-out row')} "
-            "(they also chose the best weights)"
-        )
+        facts |= _held_out_facts(record)
     return facts | {"time": f"{record['seconds']:.1f} s, {plural(record['steps'], 'step')}"}
+
+
+def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
+    """The held-out log-density, with simple densities beside it where they were fitted."""
+    if "comparison" not in record:
+        error = record["validation_se"]
+        return {
+            "held-out": f"{-record['validation']:.4f}"
+            f"{'' if error is None else f' +- {error:.4f}'} nats per row: log-density of "
+            f"{plural(record['rows_held_out'], 'held-out row')}, higher is better (they also "
+            "chose the best weights)"
+        }
+    comparison = record["comparison"]
+    facts = {"held-out": f"log-density in nats per row, higher is better, {comparison['rows']}"}
+    for name, numbers in comparison["densities"].items():
+        text = f"{numbers['mean']:.4f} +- {numbers['se']:.4f}"
+        if name != "flow":
+            text += f"; the flow {numbers['flow_gain']:+.4f} +- {numbers['flow_gain_se']:.4f}"
+        facts[f"  {name}"] = text
+    return facts | ({"verdict": comparison["verdict"]} if comparison["verdict"] else {})

@@ -24,7 +24,7 @@ def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int
         if dim == 1:
             raise ValueError("--model coupling needs at least 2 columns, got 1; use --model cnf")
         return CouplingFlow(
-            dim, width=settings.width, depth=settings.depth, cond_dim=num_classes, key=key
+            dim, width=settings.size("width"), depth=settings.depth, cond_dim=num_classes, key=key
         )
     trace: Any = settings.trace
     if settings.schedule is None:

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxflow import __version__
 from jaxflow.cli.settings import Settings, option_name
+from jaxflow.training.fit_density import FOLD_ROWS
 
 # Types of the entries that later commands read.
 STARTED: dict[str, Any] = {
@@ -23,7 +24,7 @@ STARTED: dict[str, Any] = {
     "settings": dict,
 }
 FINISHED = STARTED | {"transform": str, "seconds": float, "steps": int}
-HELD_OUT = {"validation": float, "validation_se": float | None, "rows_held_out": int}
+HELD_OUT = {"validation": float | None, "validation_se": float | None, "rows_held_out": int}
 
 
 def new_record(
@@ -67,6 +68,11 @@ def versions() -> dict[str, Any]:
 def is_diffusion(record: dict[str, Any]) -> bool:
     """Whether the run's flow is a diffusion model."""
     return settings_of(record).schedule is not None
+
+
+def trained_on_all(record: dict[str, Any]) -> bool:
+    """Whether folds chose the flow, which then saw all rows."""
+    return "comparison" in record and record["rows"] <= FOLD_ROWS
 
 
 def settings_of(record: dict[str, Any]) -> Settings:

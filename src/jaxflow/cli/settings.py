@@ -1,6 +1,6 @@
 """The settings of a fit, each an option of `jaxflow fit`, and the values they may have."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxflow.cli.options import check_choice
@@ -22,7 +22,10 @@ class Objective(NamedTuple):
 
 
 OBJECTIVES = {
-    "auto": Objective("staged for cnf, likelihood for coupling"),
+    "auto": Objective(
+        "with the default model, from the best simple density (jaxflow.fit_density); else staged "
+        "for cnf, likelihood for coupling"
+    ),
     "likelihood": Objective("maximum likelihood", maximum_likelihood),
     "matching": Objective("flow matching", FlowMatching()),
     "fm": Objective("the same as matching", FlowMatching()),
@@ -52,6 +55,9 @@ CHOICES = {
     "objective": {name: objective.help for name, objective in OBJECTIVES.items()},
 }
 
+# Settings where training does not choose.
+SIZES = {"width": 128, "batch_size": 512, "learning_rate": 2e-3}
+
 # Settings that a run started with --from takes over from the other run.
 INHERITED = ("model", "field", "activation", "width", "depth", "transform", "trace", "float64")
 
@@ -63,11 +69,12 @@ class Settings:
     model: str
     field: str
     activation: str
-    width: int
+    # None where `jaxflow.fit_density` chooses.
+    width: int | None
     depth: int
     steps: int
-    batch_size: int
-    learning_rate: float
+    batch_size: int | None
+    learning_rate: float | None
     validation: float
     max_seconds: float | None
     seed: int
@@ -97,6 +104,22 @@ class Settings:
                     f"--{name} {values[name]} requires --model cnf: leave it out with --model "
                     "coupling"
                 )
+
+    @property
+    def by_default(self) -> bool:
+        """Whether model and training are left to `jaxflow.fit_density`."""
+        names = ("field", "activation", "transform", "trace", "objective")
+        automatic = all(getattr(self, name) == "auto" for name in names)
+        return automatic and self.model == "cnf" and self.start is None
+
+    def size(self, name: str) -> Any:
+        """A setting of `SIZES`."""
+        value = getattr(self, name)
+        return SIZES[name] if value is None else value
+
+    def with_sizes(self) -> "Settings":
+        """The settings with the sizes that are left open filled in."""
+        return replace(self, **{name: self.size(name) for name in SIZES})
 
     @property
     def schedule(self) -> Schedule | None:

@@ -51,7 +51,7 @@ def fit_target(
         folder,
         **options,
         key=fit_key,
-        objective=ReverseKL(target=log_p, num_samples=settings.batch_size),
+        objective=ReverseKL(target=log_p, num_samples=settings.size("batch_size")),
         transform=None,
     )
     weighted = importance_sample(flow, log_p, NUM_DRAWS, key=draw_key)

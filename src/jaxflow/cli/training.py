@@ -1,7 +1,9 @@
 """Train a flow and fill its run directory."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +45,38 @@ def train(
     """
     config = jaxflow.TrainConfig(
         steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        batch_size=settings.size("batch_size"),
+        learning_rate=settings.size("learning_rate"),
         max_seconds=settings.max_seconds,
         eval_every=default_eval_every(settings.steps),
     )
-    state = folder / STATE
-    write_record(folder, record)
     monitor = Monitor(settings.steps, profile)
     try:
-        return jaxflow.fit(
-            flow,
-            x,
-            cond,
-            config=config,
-            callback=monitor,
-            progress=None if is_first() else False,
-            checkpoint=state,
-            **options,
-        )
+        with discarding(folder, record):
+            return jaxflow.fit(
+                flow,
+                x,
+                cond,
+                config=config,
+                callback=monitor,
+                progress=None if is_first() else False,
+                checkpoint=folder / STATE,
+                **options,
+            )
+    finally:
+        monitor.close()
+
+
+@contextlib.contextmanager
+def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Write the record, then train; delete the folder where no training is left to resume.
+
+    Raises typer.Exit after an interruption.
+    """
+    write_record(folder, record)
+    state = folder / STATE
+    try:
+        yield
     except BaseException as error:
         if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
             discard(folder)
@@ -70,8 +85,6 @@ def train(
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
-    finally:
-        monitor.close()
 
 
 def finish(
@@ -80,8 +93,8 @@ def finish(
     """Write the trained flow and its history to the run directory; returns the final record."""
     record = record | {
         "finished": True,
-        "steps": history["step"][-1],
-        "seconds": history["seconds"][-1],
+        "steps": history["step"][-1] if history["step"] else 0,
+        "seconds": float(history["seconds"][-1]) if history["step"] else 0.0,
     }
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
@@ -92,7 +105,7 @@ def finish(
         write_record(folder, record)
         # Last, because a run with a flow counts as finished.
         jaxflow.save(folder / FLOW, flow, extra=record)
-        (folder / STATE).unlink()
+        (folder / STATE).unlink(missing_ok=True)
     return record
 
 

@@ -1,7 +1,7 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,16 +12,35 @@ from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import (
     MIN_ROWS,
+    as_int,
     check_weights,
     feature_names,
     to_precision,
 )
 from jaxflow.estimator.rows import Rows, hold_out, sort_rows
-from jaxflow.estimator.settings import make_config, make_flow, make_objective, make_transform
+from jaxflow.estimator.settings import (
+    make_config,
+    make_flow,
+    make_objective,
+    make_options,
+    make_transform,
+)
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
-from jaxflow.training import fit
+from jaxflow.training import fit, fit_density
+
+
+class Held(NamedTuple):
+    """Rows that trained no weight of the flow that scores them.
+
+    Attributes:
+        rows: the rows, still to be scored; None if they are scored.
+        log_p: their log-densities, (n,); None for too few rows to hold any out.
+    """
+
+    rows: Rows | None
+    log_p: Float[np.ndarray, " n"] | None
 
 
 class FlowEstimator(BaseEstimator):
@@ -29,20 +48,26 @@ class FlowEstimator(BaseEstimator):
 
     flow_: Any
     history_: dict[str, list[Any]]
+    comparison_: dict[str, Any]
     n_features_in_: int
     feature_names_in_: np.ndarray
 
     # Fitted attributes that `save` writes beside the flow.
-    _fitted: tuple[str, ...] = ("n_features_in_", "feature_names_in_", "history_")
+    _fitted: tuple[str, ...] = (
+        "n_features_in_",
+        "feature_names_in_",
+        "history_",
+        "comparison_",
+    )
 
     def __init__(
         self,
         *,
-        width: Any = 128,
+        width: Any = None,
         depth: Any = 2,
-        steps: Any = 4000,
-        batch_size: Any = 512,
-        learning_rate: Any = 2e-3,
+        steps: Any = None,
+        batch_size: Any = None,
+        learning_rate: Any = None,
         objective: Any = "auto",
         scaling: Any = "auto",
         validation: Any = 0.1,
@@ -131,8 +156,8 @@ class FlowEstimator(BaseEstimator):
         x: Float[np.ndarray, "n d"],
         cond: Float[np.ndarray, "n c"] | None,
         sample_weight: Any,
-    ) -> Rows:
-        """Fit `flow_` and `history_`; returns the rows of positive weight."""
+    ) -> Held:
+        """Fit `flow_`, `history_` and perhaps `comparison_`; returns what was held out."""
         weights = check_weights(sample_weight, len(x))
         float64 = bool(self.float64)
         x = to_precision(x, "X", float64=float64, warn=True)
@@ -146,8 +171,27 @@ class FlowEstimator(BaseEstimator):
         columns = feature_names(self)
         check_columns(rows.x, columns)
         objective = make_objective(self.objective)
-        config = make_config(self.steps, self.batch_size, self.learning_rate)
+        sizes = self.steps, self.batch_size, self.learning_rate
         seed = _seed_of(self.random_state)
+        # Remove what an earlier fit had.
+        self.__dict__.pop("comparison_", None)
+        if cond is None and self.objective == "auto" and self.scaling == "auto":
+            with jax.enable_x64(float64):
+                self.flow_, history, comparison = fit_density(
+                    rows.x,
+                    key=jax.random.key(seed),
+                    weights=rows.weights,
+                    columns=columns,
+                    width=None if self.width is None else as_int("width", self.width),
+                    depth=as_int("depth", self.depth),
+                    validation=self.validation,
+                    progress=bool(self.verbose),
+                    **make_options(*sizes),
+                )
+            self.history_ = dict(history)
+            self.comparison_ = comparison.as_dict()
+            return Held(None, comparison.log_p.get("flow"))
+        config = make_config(*sizes)
         train, held = hold_out(rows, self.validation, seed)
         with jax.enable_x64(float64):
             flow_key, fit_key = jax.random.split(jax.random.key(seed))
@@ -167,7 +211,7 @@ class FlowEstimator(BaseEstimator):
             )
         # A plain dict: a pickle of the estimator names no other class.
         self.history_ = dict(history)
-        return rows
+        return Held(held, None)
 
     def _log_prob(
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None

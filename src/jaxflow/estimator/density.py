@@ -1,5 +1,6 @@
 """`FlowDensity`: the density of rows, and which rows are outliers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,9 @@ from sklearn.base import DensityMixin, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import as_int, check_features
-from jaxflow.estimator.base import FlowEstimator, mean_score
-from jaxflow.estimator.rows import Rows
+from jaxflow.estimator.base import FlowEstimator, Held, mean_score
 from jaxflow.runtime.checks import check_count
-
-# Most rows whose scores set the threshold: the standard error of its share is then 0.3 %.
-THRESHOLD_ROWS = 10_000
+from jaxflow.transforms.dequantise import noise_of
 
 
 class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
@@ -32,20 +30,25 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
     ```
 
     Args:
-        width: units of each hidden layer of the field.
+        width: units of each hidden layer of the field; None for a number by the rows.
         depth: number of hidden layers.
-        steps: number of parameter updates.
-        batch_size: minibatch size.
-        learning_rate: peak learning rate.
+        steps: largest number of parameter updates; None for 4000.
+        batch_size: minibatch size; None for a number by the rows.
+        learning_rate: peak learning rate; None for one by the rows.
         objective: `"staged"`, flow matching and then likelihood; `"matching"`; `"likelihood"`;
-            `"auto"`, the same as staged.
+            `"auto"` with `scaling="auto"`, what `jaxflow.fit_density` chooses by the number of
+            rows; `"auto"` otherwise, the same as staged.
         scaling: transform of the columns before the flow, counted in the density:
             `"standardise"`, `"gaussianise"`, `"whiten"`, or None. `"auto"` dequantises columns on
             a grid, takes logits or logarithms of bounded columns, and chooses the rest by the
             held-out density.
-        validation: share of the rows held out to choose the best weights.
-        contamination: share of the training rows that `predict` calls outliers, in (0, 0.5]; None
-            sets no threshold and saves the scoring of the training rows.
+        validation: share of the rows held out to choose the best weights. A table that
+            `jaxflow.fit_density` splits into folds holds each row out once instead.
+        contamination: share of new rows that `predict` calls outliers, in (0, 0.5]: the threshold
+            is this quantile of the log-densities of rows held out. None sets no threshold.
+        discrete: what log-densities mean for columns on a grid, such as whole numbers:
+            `"density"` per unit of `X`, as for all other columns, so that scores of fits that
+            find other grids may be averaged; or `"mass"`, the probability of the row's cell.
         float64: compute in float64, which is slower; JAX's global precision is not changed.
         random_state: a seed, a `RandomState`, or None for another flow at every fit.
         verbose: show a progress bar.
@@ -53,27 +56,33 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
     Attributes:
         flow_: the fitted `jaxflow.CNF`, for example for `log_prob_with_error`.
         history_: training history, column name -> values (see `jaxflow.fit`).
+        comparison_: held-out log-densities of the flow and of simple densities, by
+            `jaxflow.fit_density`: `print(density.comparison_["text"])`. Absent if that was not
+            used.
         offset_: log-density of the threshold in nats; absent without `contamination`.
+        grid_: step of the grid of each column; 0 for none.
         n_features_in_: number of columns.
         feature_names_in_: their names, if `X` was a data frame with names.
     """
 
     offset_: float
+    grid_: list[float]
 
-    _fitted = (*FlowEstimator._fitted, "offset_")
+    _fitted = (*FlowEstimator._fitted, "offset_", "grid_")
 
     def __init__(
         self,
         *,
-        width: Any = 128,
+        width: Any = None,
         depth: Any = 2,
-        steps: Any = 4000,
-        batch_size: Any = 512,
-        learning_rate: Any = 2e-3,
+        steps: Any = None,
+        batch_size: Any = None,
+        learning_rate: Any = None,
         objective: Any = "auto",
         scaling: Any = "auto",
         validation: Any = 0.1,
         contamination: Any = 0.1,
+        discrete: Any = "density",
         float64: Any = False,
         random_state: Any = None,
         verbose: Any = False,
@@ -91,7 +100,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             random_state=random_state,
             verbose=verbose,
         )
-        self.contamination = contamination
+        self.contamination, self.discrete = contamination, discrete
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
         """Train the flow.
@@ -114,11 +123,15 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         share = self.contamination
         if share is not None and not 0 < share <= 0.5:
             raise ValueError(f"contamination={share} must lie in (0, 0.5], or be None")
-        rows = self._train(x, None, sample_weight)
+        if self.discrete not in ("density", "mass"):
+            raise ValueError(f"discrete={self.discrete!r} is unknown; choose 'density' or 'mass'")
+        held = self._train(x, None, sample_weight)
+        grid = noise_of(self.flow_.transform)
+        self.grid_ = [0.0] * x.shape[1] if grid is None else np.asarray(grid.step).tolist()
         # Remove the threshold of an earlier fit.
         self.__dict__.pop("offset_", None)
         if share is not None:
-            self.offset_ = self._threshold(rows, share)
+            self.offset_ = self._threshold(held, share)
         return self
 
     def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
@@ -136,7 +149,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             SolveError: the solve of a row failed.
         """
         check_is_fitted(self, "flow_")
-        return self._log_prob(check_features(self, X, fitting=False))
+        return self._log_prob(check_features(self, X, fitting=False)) - self._log_cell()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Weighted mean log-density, nats per row; higher is better.
@@ -185,12 +198,19 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         check_count("n_samples", count, least=0)
         return self._draw(count, None, random_state)
 
-    def _threshold(self, rows: Rows, share: float) -> float:
-        """Log-density that this share of the rows does not reach."""
-        if len(rows.x) > THRESHOLD_ROWS:
-            order = np.random.default_rng(0).permutation(len(rows.x))
-            rows = rows.take(order[:THRESHOLD_ROWS])
-        log_p = self._log_prob(rows.x)
-        if rows.weights is None:
+    def _threshold(self, held: Held, share: float) -> float:
+        """Log-density that this share of new rows does not reach."""
+        if held.rows is None:
+            assert held.log_p is not None
+            return float(np.quantile(held.log_p - self._log_cell(), share))
+        log_p = self._log_prob(held.rows.x) - self._log_cell()
+        if held.rows.weights is None:
             return float(np.quantile(log_p, share))
-        return float(np.quantile(log_p, share, weights=rows.weights, method="inverted_cdf"))
+        weights = held.rows.weights
+        return float(np.quantile(log_p, share, weights=weights, method="inverted_cdf"))
+
+    def _log_cell(self) -> float:
+        """What turns `log_prob` of the flow into the log-density of the rows."""
+        if self.discrete == "mass":
+            return 0.0
+        return sum(math.log(step) for step in self.grid_ if step > 0)

@@ -27,7 +27,7 @@ def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray
     """An untrained continuous flow whose field is an MLP of sines."""
     field = MLP(
         dim,
-        width=as_int("width", width),
+        width=128 if width is None else as_int("width", width),
         depth=as_int("depth", depth),
         cond_dim=cond_dim,
         activation="sin",
@@ -53,13 +53,22 @@ def make_objective(name: Any) -> Any:
 
 def make_config(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
     """The training configuration; ten validations if there are fewer than 1000 steps."""
-    steps = as_int("steps", steps)
+    steps = 4000 if steps is None else as_int("steps", steps)
     return TrainConfig(
         steps=steps,
-        batch_size=as_int("batch_size", batch_size),
-        learning_rate=float(learning_rate),
+        batch_size=512 if batch_size is None else as_int("batch_size", batch_size),
+        learning_rate=2e-3 if learning_rate is None else float(learning_rate),
         eval_every=default_eval_every(steps),
     )
+
+
+def make_options(steps: Any, batch_size: Any, learning_rate: Any) -> dict[str, Any]:
+    """The settings of `jaxflow.fit_density`; None for those that it chooses."""
+    return {
+        "steps": None if steps is None else as_int("steps", steps),
+        "batch_size": None if batch_size is None else as_int("batch_size", batch_size),
+        "learning_rate": None if learning_rate is None else float(learning_rate),
+    }
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

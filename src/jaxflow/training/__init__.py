@@ -2,9 +2,12 @@
 
 from jaxflow.training.checkpoints import Checkpoints
 from jaxflow.training.classifier import fit_classifier
+from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
 from jaxflow.training.fit import fit
+from jaxflow.training.fit_density import fit_density
+from jaxflow.training.from_simple import FittedDensity
 from jaxflow.training.history import History
 from jaxflow.training.noise import fit_noise
 from jaxflow.training.record import Record
@@ -13,6 +16,8 @@ from jaxflow.training.trainable import trainable
 
 __all__ = [
     "Checkpoints",
+    "Comparison",
+    "FittedDensity",
     "History",
     "Record",
     "TrainConfig",
@@ -20,6 +25,7 @@ __all__ = [
     "distil",
     "fit",
     "fit_classifier",
+    "fit_density",
     "fit_noise",
     "trainable",
 ]

@@ -33,7 +33,8 @@ class TrainConfig:
         pilot: steps for which each candidate transform is trained before one is chosen.
         max_seconds: stop at the first validation after this many seconds; None for no limit.
         solver_error: largest allowed difference, in nats, between the validation values of the
-            training and the evaluation solver. Above it, training continues with finer steps.
+            training and the evaluation solver. Above it, training continues with finer steps; inf
+            to leave the training solver as it is.
 
     Raises:
         ValueError: a setting is out of range.

@@ -12,6 +12,8 @@ from jax.tree_util import DictKey
 # Rows of the table, and marks of a line of bars, at most.
 ROWS, MARKS = 12, 48
 SHOWN = ("step", "loss", "validation", "learning_rate")
+# Rise of the validation after its lowest value, in nats, that counts as over-training.
+OVER_TRAINED = 0.05
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 
 
@@ -62,7 +64,17 @@ class History(dict[str, list[int | float]]):
         for name in ("loss", "validation"):
             if name in names:
                 lines.append(f"{name.ljust(12)}{_bars(self[name])}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._advice(best)])
+
+    def _advice(self, best: int | None) -> list[str]:
+        """Which step was best, and whether the training went on too long."""
+        if best is None or best == len(self["step"]) - 1:
+            return []
+        text = f"best at step {self['step'][best]:,.0f} of {self['step'][-1]:,.0f}"
+        rise = self["validation"][-1] - self["validation"][best]
+        if rise > OVER_TRAINED:
+            text += f"; validation rose by {rise:.3f} after it: over-trained"
+        return [text]
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"

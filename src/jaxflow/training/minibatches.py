@@ -46,15 +46,17 @@ def minibatch_indices(
 
 
 class MemoryBatches:
-    """Minibatches of rows that every device holds."""
+    """Minibatches of rows that every device holds; of the first `count` if that is given."""
 
-    def __init__(self, rows: Dataset, seed: tuple[int, ...], mesh: Mesh | None) -> None:
+    def __init__(
+        self, rows: Dataset, seed: tuple[int, ...], mesh: Mesh | None, count: int | None = None
+    ) -> None:
         self.rows = rows if mesh is None else put_on_mesh(rows, mesh)
-        self.seed = seed
+        self.seed, self.count = seed, len(rows.x) if count is None else count
 
     def load(self, config: TrainConfig, step: int, count: int) -> tuple[Dataset, Array]:
         """All rows, and the indices of each of `count` minibatches among them."""
-        return self.rows, minibatch_indices(len(self.rows.x), config, self.seed, step, count)
+        return self.rows, minibatch_indices(self.count, config, self.seed, step, count)
 
 
 class ShardBatches:

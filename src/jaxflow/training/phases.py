@@ -7,8 +7,8 @@ from jaxflow.objectives import Staged
 from jaxflow.objectives.protocol import Objective
 from jaxflow.training.config import TrainConfig
 
-# A phase whose steps solve no ODE has this many validations at most: each takes as long as many
-# of its steps.
+# A phase whose steps solve no ODE has this many evenly spaced validations at most: each takes as
+# long as many of its steps.
 MAX_VALIDATIONS = 8
 
 
@@ -20,16 +20,31 @@ class Phase:
         objective: what they minimise.
         config: their settings; `config.steps` is the length of the phase.
         first: its first step, counted from 0 over the entire training.
+        least: steps before its first validation.
     """
 
     objective: Objective
     config: TrainConfig
     first: int
+    least: int = 1
 
     @property
     def end(self) -> int:
         """The step after its last one."""
         return self.first + self.config.steps
+
+    def next_validation(self, step: int) -> int:
+        """The step after `step` at which to validate.
+
+        A phase without solves is validated at doubling steps first, to see early where it
+        over-trains.
+        """
+        if self.solves:
+            return min(step + self.config.eval_every, self.end)
+        done, every = step - self.first, self.config.eval_every
+        doubled = self.least * 2 ** (done // self.least).bit_length()
+        even = done + every - done % every
+        return min(self.first + (min(doubled, even) if done < every else even), self.end)
 
     @property
     def solves(self) -> bool:
@@ -52,4 +67,4 @@ def phase_at(objective: Objective, config: TrainConfig, step: int) -> Phase:
     if phase.solves:
         return phase
     every = max(config.eval_every, math.ceil(count / MAX_VALIDATIONS))
-    return replace(phase, config=replace(settings, eval_every=every))
+    return replace(phase, config=replace(settings, eval_every=every), least=config.eval_every)

@@ -43,6 +43,8 @@ class Problem(eqx.Module):
         offsets: mean of `-log_det` of the transform over training and over validation rows. Added
             to a mean negative log-density in flow space, they give data units.
         transform: the transform.
+        log_det: its `log_det` at each validation row, (m,); None without data, and for a trained
+            transform.
         batch_transform: the transform again if it is applied to each minibatch instead, because
             each step spreads the rows with fresh noise first; None otherwise.
         cond_scaling: standardises conditions; already applied to those of the rows. None if the
@@ -57,6 +59,7 @@ class Problem(eqx.Module):
     validation: Dataset
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
+    log_det: Array | None = None
     batch_transform: Any = None
     cond_scaling: ConditionScaling | None = None
     stream: Stream | None = eqx.field(static=True, default=None)
@@ -241,7 +244,7 @@ def _problem(
     flow, trained = _trained(flow, chosen, transform)
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
     each_batch = stream is not None or noise_of(transform) is not None
-    mapped, offsets = [], []
+    mapped, offsets, log_det = [], [], jnp.zeros(())
     for name, rows in (("x", train), ("validation", held_out)):
         u, log_det = _into_flow_space(transform, rows.x)
         _check_support(name, transform, log_det)
@@ -249,7 +252,7 @@ def _problem(
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     if trains(chosen, "transform"):
         return Problem(
-            flow, trained, train, held_out, (0.0, 0.0), transform, None, scaling, stream
+            flow, trained, train, held_out, (0.0, 0.0), transform, None, None, scaling, stream
         )
     return Problem(
         flow,
@@ -258,6 +261,7 @@ def _problem(
         mapped[1],
         (offsets[0], offsets[1]),
         transform,
+        log_det,
         transform if each_batch else None,
         scaling,
         stream,

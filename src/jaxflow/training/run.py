@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
+from jaxflow.flows.flow import score_rows
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE, SolveError
 from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
@@ -46,8 +47,12 @@ from jaxflow.training.validation import (
 )
 
 # Attributes of a run that a checkpoint restores, and its other entries.
-RESTORED = ("step", "best_value", "since_best", "history")
+RESTORED = ("step", "skipped", "best_value", "since_best", "history")
 SAVED = ("transform", *RESTORED, "config", "ode", "flow", "objective")
+
+# A phase before the last one ends after this many validations in a row that are worse than the
+# best one by OVER nats: by over-training, not by the noise of its loss.
+EARLY, OVER = 3, 0.02
 
 
 class Run:
@@ -72,7 +77,9 @@ class Run:
         params, self.frozen = partition_trainable(problem.flow, problem.trained)
         self.state = self.to_mesh(initial_state(params, optimizer.at(self._phase(0))))
         self.best, self.best_value, self.since_best = params, math.inf, 0
-        self.step, self.finished, self.failure = 0, False, ""
+        # The place in the schedule, and how much of it was left out by phases that ended early.
+        self.step, self.skipped = 0, 0
+        self.finished, self.failure = False, ""
         self.unsolved = ""  # why the last validation without a value had none
         # What a checkpoint must have been trained with.
         self.made_of = {"objective": describe(objective, "objective")}
@@ -99,11 +106,11 @@ class Run:
             phase = self._phase(self.step)
             if self.step and self.step == phase.first:
                 self._begin(phase, progress)
-            remaining = min(until, phase.end) - self.step
-            loss, rate = self._train(phase, min(phase.config.eval_every, remaining))
-            record = self._validate() | {"loss": loss, "learning_rate": rate}
+            count = min(until, phase.next_validation(self.step)) - self.step
+            loss, rate = self._train(phase, count)
+            record = self.validate() | {"loss": loss, "learning_rate": rate}
             record["seconds"] = broadcast_from_first(time.monotonic() - start)
-            self._record(record)
+            self._record(record, progress)
             progress.update(self.step, progress_text(record))
             error = abs(record["validation"] - record["coarse"])
             if self.failure:
@@ -135,6 +142,22 @@ class Run:
             keep(error, self, store)
             raise
         self.finished = bool(broadcast_from_first(float(stop))) or self.finished
+
+    def last_record(self) -> dict[str, Any]:
+        """The newest row of the history."""
+        return {name: values[-1] for name, values in self.history.items()}
+
+    def held_out(self, params: Any) -> Float[np.ndarray, " rows"]:
+        """Log-density of each validation row with these weights, in nats and data units."""
+        rows = self.problem.validation
+        log_p, _ = score_rows(combine_trainable(params, self.frozen), rows.x, rows.cond, self.key)
+        return np.asarray(log_p, np.float64) + np.asarray(self.problem.log_det, np.float64)
+
+    def train_to(self, step: int) -> None:
+        """Train up to a step without a validation."""
+        while self.step < step and not self.failure:
+            phase = self._phase(self.step)
+            self._train(phase, min(phase.config.eval_every, step - self.step))
 
     def result(self) -> Any:
         """The flow with the best weights so far, in data units."""
@@ -205,16 +228,18 @@ class Run:
             self.unsolved = str(error)
             return math.nan, 0.0
 
-    def _validate(self) -> dict[str, Any]:
+    def validate(self) -> dict[str, Any]:
+        """A record of the averaged weights as they are, without loss and learning rate."""
         value, num_evals = self._value()
         record: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
-        record |= {"step": self.step, "validation": value, "num_evals": num_evals}
+        record |= {"step": self.step - self.skipped, "validation": value, "num_evals": num_evals}
         has_solvers = hasattr(self.frozen, "ode") and hasattr(self.frozen, "ode_eval")
-        if has_solvers and self._phase(self.step - 1).solves:
+        is_checked = has_solvers and math.isfinite(self.config.solver_error)
+        if is_checked and self._phase(self.step - 1).solves:
             value, _ = self._value(self.frozen.ode)
         return record | {"coarse": value}
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, record: dict[str, Any], progress: Progress) -> None:
         for name, value in record.items():
             self.history[name].append(value)
         # NaN compares false, so it is never best.
@@ -223,12 +248,27 @@ class Run:
             self.best = copy_arrays(self.to_host(self.state.ema))
         else:
             self.since_best += 1
-        self._check_patience()
+        self._check_patience(progress)
 
-    def _check_patience(self) -> None:
-        patience = self.config.patience
-        if self._phase(self.step - 1).end >= self.config.steps:
-            self.finished = patience is not None and self.since_best >= patience
+    def _check_patience(self, progress: Progress) -> None:
+        """Stop where nothing is gained; before the last phase, go on with the next one."""
+        patience, phase = self.config.patience, self._phase(self.step - 1)
+        if patience is None or self.step == phase.first:
+            return
+        if phase.end >= self.config.steps:
+            self.finished = self.since_best >= patience
+        elif self.since_best >= min(patience, EARLY) and self._over_trains():
+            progress.say(
+                f"step {self.step - self.skipped}: the held-out rows have become less likely "
+                f"since {self.best_value:.3f} nats, so {phase.objective} ends here"
+            )
+            self.skipped += phase.end - self.step
+            self.step = phase.end
+
+    def _over_trains(self) -> bool:
+        """Whether the last validations are clearly worse than the best one."""
+        last = self.history["validation"][-EARLY:]
+        return min(last, default=math.nan) > self.best_value + OVER
 
     def _save(self, store: Store, progress: Progress, *, is_last: bool) -> None:
         """Save; what is trained to its end does not need its last checkpoint."""
@@ -262,7 +302,7 @@ class Run:
         Raises:
             ValueError: the checkpoint is damaged, or has other settings or data.
         """
-        extra = store.extra()
+        extra: dict[str, Any] = {"skipped": 0} | store.extra()  # 0.1 left no steps out
         missing = [name for name in SAVED if name not in extra]
         if missing:
             raise ValueError(
@@ -286,7 +326,7 @@ class Run:
         for name in RESTORED:
             setattr(run, name, extra[name])
         run.history = History(run.history)
-        run._check_patience()
+        run._check_patience(progress)
         if extra["ode"]:
             run.frozen = with_ode(run.frozen, replace(run.frozen.ode, **extra["ode"]))
         before, now = extra.get("devices", 1), 1 if run.mesh is None else run.mesh.size

@@ -1,0 +1,50 @@
+"""`jaxflow fit TABLE` with the default model: `jaxflow.fit_density`, beside simple densities."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxflow
+from jaxflow.cli.models import transform_text
+from jaxflow.cli.settings import Settings
+from jaxflow.cli.training import discarding, finish, note_proposal
+from jaxflow.runtime.checks import check_columns
+from jaxflow.transforms import propose
+
+
+def fit_by_default(
+    x: np.ndarray, record: dict[str, Any], settings: Settings, folder: Path
+) -> dict[str, Any]:
+    """Train on rows and fill the run directory; returns the record with the results.
+
+    An interruption leaves nothing to resume: with few rows the training is short.
+    """
+    names = record["columns"]
+    check_columns(x, names)
+    proposal = propose(x, names)
+    note_proposal(proposal)
+    with discarding(folder, record):
+        flow, history, comparison = jaxflow.fit_density(
+            x,
+            key=jax.random.key(settings.seed),
+            transform=proposal,
+            columns=names,
+            width=settings.width,
+            depth=settings.depth,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            validation=settings.validation,
+            max_seconds=settings.max_seconds,
+        )
+    mean, error = comparison.mean() if comparison.log_p else (np.nan, np.nan)
+    results = {
+        "transform": transform_text(flow.transform),
+        "rows_held_out": len(comparison.log_p.get("flow", ())),
+        "validation": -mean if np.isfinite(mean) else None,
+        "validation_se": error if np.isfinite(error) else None,
+        "comparison": comparison.as_dict(),
+    }
+    return finish(flow, history, record | results, folder)

@@ -1,0 +1,99 @@
+"""`Comparison`: a flow's held-out log-density beside those of simple densities."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float
+
+# A difference of fewer nats is of no use, however small its error.
+NEGLIGIBLE = 0.02
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """Log-densities of the same held-out rows by a flow and by simpler densities, in nats.
+
+    `print` shows a table of the means, with the standard error of each difference from the flow
+    over the rows, and what follows from it.
+
+    ```python
+    import numpy as np
+    from jaxflow.training import Comparison
+
+    rng = np.random.default_rng(0)
+    simple = rng.normal(size=200)
+    comparison = Comparison({"flow": simple + 0.1, "Gaussian": simple}, "200 held-out rows")
+    print(comparison)
+    print(comparison.difference("Gaussian"))  # mean and standard error
+    ```
+
+    Attributes:
+        log_p: log-densities by the name of the density, (rows,) each, the flow's under `"flow"`.
+        rows: what the rows are, in words.
+    """
+
+    log_p: dict[str, Float[np.ndarray, " rows"]]
+    rows: str = "held-out rows"
+
+    def mean(self, name: str = "flow") -> tuple[float, float]:
+        """Mean log-density and its standard error, nats per row."""
+        return _mean(self.log_p[name])
+
+    def difference(self, name: str) -> tuple[float, float]:
+        """Mean of the flow's log-density minus another's, and its standard error, nats per row."""
+        return _mean(self.log_p["flow"] - self.log_p[name])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers of the table as plain ones, for JSON; `"text"` is the table."""
+        densities = {}
+        for name in self.log_p:
+            mean, error = self.mean(name)
+            gain, gain_error = self.difference(name)
+            densities[name] = {
+                "mean": mean,
+                "se": error,
+                "flow_gain": gain,
+                "flow_gain_se": gain_error,
+            }
+        return {
+            "rows": self.rows,
+            "densities": densities,
+            "verdict": self.verdict,
+            "text": str(self),
+        }
+
+    @property
+    def verdict(self) -> str:
+        """What the differences say, in a sentence; empty without another density."""
+        others = [name for name in self.log_p if name != "flow"]
+        if not others:
+            return ""
+        best = max(others, key=lambda name: self.mean(name)[0])
+        gain, error = self.difference(best)
+        text = f"{gain:+.3f} +- {error:.3f} nats"
+        if abs(gain) <= max(NEGLIGIBLE, 2 * error):
+            return f"the {best} is as good: the flow gains {text}"
+        return f"the flow is {'better' if gain > 0 else 'worse'} than the {best}: {text}"
+
+    def __str__(self) -> str:
+        if not self.log_p:
+            return f"no held-out log-density: {self.rows}"
+        lines = [f"log-density in nats per row, higher is better, of {self.rows}"]
+        width = max(map(len, self.log_p))
+        for name in self.log_p:
+            mean, error = self.mean(name)
+            line = f"  {name.ljust(width)}  {mean:9.4f} +- {error:.4f}"
+            if name != "flow":
+                gain, gain_error = self.difference(name)
+                line += f"   flow {gain:+.4f} +- {gain_error:.4f}"
+            lines.append(line)
+        return "\n".join([*lines, *([f"  {self.verdict}"] if self.verdict else [])])
+
+
+def _mean(values: Float[np.ndarray, " rows"]) -> tuple[float, float]:
+    count = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    return float(values.mean()), error

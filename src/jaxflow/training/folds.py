@@ -1,0 +1,109 @@
+"""Folds of a small table, and runs on them that stop together."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxflow.runtime.progress import Progress
+from jaxflow.training.history import History
+from jaxflow.training.minibatches import MemoryBatches
+from jaxflow.training.prepare import seed_of
+from jaxflow.training.record import COLUMNS, progress_text
+from jaxflow.training.run import Run
+from jaxflow.training.step import copy_arrays
+
+# Least gain in nats that counts as one.
+GAIN = 1e-4
+
+
+def make_folds(
+    groups: Int[np.ndarray, " n"], count: int, seed: int
+) -> list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]:
+    """Split rows into `count` folds at random.
+
+    Args:
+        groups: number of the group of each row, from 0; the rows of a group stay together.
+        count: number of folds.
+        seed: of the order.
+
+    Returns:
+        Row numbers to train on and to hold out, for each fold. Folds have the same sizes, to share
+        compiled programs, so that a few rows may be in no fold.
+    """
+    order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
+    place = np.empty(len(order), int)
+    place[order] = np.arange(len(order))
+    # Rows by the random place of their group; a fold ends where a group does.
+    rows = np.argsort(place[groups], kind="stable")
+    at = place[groups[rows]] * count // len(order)
+    parts = [rows[at == k] for k in range(count)]
+    size = min(map(len, parts))
+    trains = [np.concatenate(parts[:k] + parts[k + 1 :]) for k in range(count)]
+    least = min(map(len, trains))
+    return [(train[:least], held[:size]) for train, held in zip(trains, parts, strict=True)]
+
+
+class Folds:
+    """Runs on the folds of a table, advanced together, and the step of the best mean.
+
+    Attributes:
+        runs: a run for each fold, which never stops by itself.
+        best_step: the step of the least mean held-out negative log-density; 0 for the start.
+        best: the weights of each run at that step.
+        history: means over the folds, from step 0 on.
+    """
+
+    def __init__(self, runs: list[Run], num_rows: int) -> None:
+        """Begin the runs, with training rows of one shape, (num_rows, ...), for one program."""
+        self.runs, self.history = runs, History({name: [] for name in COLUMNS})
+        for run in runs:
+            pad_rows(run, num_rows)
+        self.lowest = self._record([run.validate() for run in runs])
+        self._keep(0)
+
+    def train(self, most: int, patience: int, progress: Progress) -> None:
+        """Train until `patience` validations bring nothing, or for `most` steps."""
+        every = self.runs[0].config.eval_every
+        for step in [*range(every, most, every), most]:
+            for run in self.runs:
+                run.advance(step, progress)
+            value = self._record([run.last_record() for run in self.runs])
+            progress.update(step, progress_text({n: v[-1] for n, v in self.history.items()}))
+            if any(run.finished for run in self.runs) or not math.isfinite(value):
+                break
+            if value < self.lowest - GAIN:
+                self.lowest = value
+                self._keep(step)
+            if step - self.best_step >= patience * every:
+                break
+
+    def held_out(self) -> Float[np.ndarray, " n"]:
+        """Log-densities of the held-out rows of all folds in turn at the best step, in nats."""
+        each = [run.held_out(best) for run, best in zip(self.runs, self.best, strict=True)]
+        return np.concatenate(each)
+
+    def _keep(self, step: int) -> None:
+        self.best_step = step
+        self.best = [copy_arrays(run.state.ema) for run in self.runs]
+
+    def _record(self, records: list[dict[str, Any]]) -> float:
+        means = {name: float(np.mean([r[name] for r in records])) for name in COLUMNS}
+        # The folds take turns.
+        means["seconds"] = float(np.sum([r["seconds"] for r in records]))
+        for name, value in (means | {"step": round(means["step"])}).items():
+            self.history[name].append(value)
+        return means["validation"]
+
+
+def pad_rows(run: Run, num_rows: int) -> None:
+    """Give the run's minibatches rows of the shape (num_rows, ...), of which its own are used."""
+    rows = run.problem.train
+    count = len(rows.x)
+    padded = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.zeros((num_rows - count, *leaf.shape[1:]))]), rows
+    )
+    run.minibatches = MemoryBatches(padded, seed_of(run.key), run.mesh, count)

@@ -1,0 +1,209 @@
+"""Train a flow for a table from the best simple density, by folds or by a share held out."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxflow.bases import StandardNormal
+from jaxflow.dynamics import MLP
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.data_space import with_transform
+from jaxflow.objectives import maximum_likelihood
+from jaxflow.runtime.checks import split
+from jaxflow.runtime.progress import Progress
+from jaxflow.training.comparison import Comparison
+from jaxflow.training.config import TrainConfig
+from jaxflow.training.defaults import default_frequency
+from jaxflow.training.fit import fit
+from jaxflow.training.folds import Folds, make_folds
+from jaxflow.training.history import History
+from jaxflow.training.optimizer import Choice
+from jaxflow.training.prepare import prepare, seed_of
+from jaxflow.training.record import COLUMNS
+from jaxflow.training.run import Run
+from jaxflow.training.starts import Fold, Start, choose_start, forward
+from jaxflow.transforms import Chain, Proposal, spread_rows
+from jaxflow.transforms.kinds import GridColumn
+
+# A table of fewer distinct rows trains no field and holds nothing out: its Gaussian has the last
+# of the ridges.
+NUM_FOLDS, FEWEST = 5, 10
+# Steps between two validations, and validations without a gain after which a training stops.
+EVERY, PATIENCE = 25, 6
+# Updates in which the learning rate rises.
+RISE = 25
+
+
+class FittedDensity(NamedTuple):
+    """What `fit_density` returns.
+
+    Attributes:
+        flow: the density.
+        history: the columns of `jaxflow.fit`. With folds they are means over the folds, from the
+            simple density at step 0 on.
+        comparison: held-out log-densities of the flow and of simple densities.
+    """
+
+    flow: CNF
+    history: History
+    comparison: Comparison
+
+
+class Table(NamedTuple):
+    """Rows, and how to train on them.
+
+    Attributes:
+        x: rows, (n, d).
+        proposal: transforms of the columns before the scaling.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+        key: for the folds, the weights and the minibatches.
+        config: settings; those of validation and stopping are not used with folds.
+        progress: as for `fit_density`.
+    """
+
+    x: Array
+    proposal: Proposal
+    width: int
+    depth: int
+    key: PRNGKeyArray
+    config: TrainConfig
+    progress: bool | None
+
+    @property
+    def first(self) -> Chain | None:
+        """The transforms of the columns before the scaling."""
+        return Chain(self.proposal.parts) if self.proposal.parts else None
+
+    @property
+    def seed(self) -> int:
+        """A seed for NumPy."""
+        return sum(seed_of(self.key)) % 2**32
+
+    def groups(self) -> np.ndarray:
+        """Number of the group of each row: a copy of a training row tests nothing.
+
+        On a grid, equal rows are independent draws.
+        """
+        if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
+            return np.arange(len(self.x))
+        return np.unique(np.asarray(self.x), axis=0, return_inverse=True)[1].reshape(-1)
+
+    def before_scaling(self) -> tuple[Array, Float[np.ndarray, " n"]]:
+        """The rows after `first`, with noise on grids, and its log-determinants without."""
+        if self.first is None:
+            return self.x, np.zeros(len(self.x))
+        noise_key, _ = jax.random.split(self.key)
+        noisy, _ = forward(self.first, spread_rows(self.first, self.x, noise_key))
+        return noisy, np.asarray(forward(self.first, self.x)[1], np.float64)
+
+    def fold(self, train: np.ndarray, held: np.ndarray, noisy: Array, log_det: np.ndarray) -> Fold:
+        """A fold before the scaling."""
+        u = self.x if self.first is None else forward(self.first, self.x)[0]
+        return Fold(noisy[train], u[held], log_det[held])
+
+    def field(self) -> MLP:
+        """A field that is 0 before training."""
+        field = MLP(self.x.shape[1], width=self.width, depth=self.depth, key=self.key)
+        zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
+        return eqx.tree_at(lambda field: field.layers[-1], field, zero)
+
+    def run(self, flow: CNF, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
+        """A training by maximum likelihood, which stops where it is told to."""
+        config = replace(
+            self.config, ema=0.95, eval_every=EVERY, patience=None, solver_error=math.inf
+        )
+        x = self.x
+        problem = prepare(flow, x[train], None, self.key, (x[held],), scaling, config)
+        choice = Choice(schedule=_rising(config.learning_rate))
+        (only,) = problem.values()
+        return Run("start", only, self.key, config, maximum_likelihood, optimizer=choice)
+
+
+@functools.cache
+def _rising(rate: float) -> Any:
+    """A learning rate that rises and stays, since the number of steps is not yet known."""
+    return optax.linear_schedule(0.0, rate, RISE)
+
+
+def by_folds(table: Table) -> FittedDensity:
+    """Choose the start and the number of steps by folds, then train on all rows."""
+    groups, every = table.groups(), np.arange(len(table.x))
+    noisy, log_det = table.before_scaling()
+    if groups.max() + 1 < FEWEST:
+        flow = _start_flow(table, Start(ridge=0.2), noisy, every)
+        nothing = f"{len(every)} rows, too few to hold any out"
+        return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
+    folds = make_folds(groups, NUM_FOLDS, table.seed)
+    tried = choose_start([table.fold(*fold, noisy, log_det) for fold in folds])
+    start = next(iter(tried))
+    runs = []
+    for train, held in folds:
+        flow = _start_flow(table, start, noisy, train)
+        runs.append(table.run(with_transform(flow, None), train, held, flow.transform))
+    flow = _start_flow(table, start, noisy, every)
+    with Progress(table.config.steps, show=table.progress) as bar:
+        search = Folds(runs, len(every))
+        search.train(table.config.steps, PATIENCE, bar)
+        if search.best_step:
+            run = table.run(with_transform(flow, None), every, every, flow.transform)
+            run.train_to(search.best_step)
+            flow = run.flow(run.state.ema)
+    count = sum(len(held) for _, held in folds)
+    text = f"{count:,} rows, each held out once in {len(folds)} folds"
+    return FittedDensity(flow, search.history, _compare(search.held_out(), tried, text))
+
+
+def by_hold_out(table: Table, share: float) -> FittedDensity:
+    """Train as `fit` does by default, and from the best simple density if that is better."""
+    train, held = split(len(table.x), share, table.seed)
+    noisy, log_det = table.before_scaling()
+    tried = choose_start([table.fold(train, held, noisy, log_det)])
+    start = next(iter(tried))
+    x, dim = table.x, table.x.shape[1]
+    field = MLP(
+        dim,
+        width=table.width,
+        depth=table.depth,
+        activation="sin",
+        frequency=default_frequency(dim),
+        key=table.key,
+    )
+    options: dict[str, Any] = {"key": table.key, "validation": (x[held],)}
+    options |= {"config": table.config, "progress": table.progress}
+    flow, history = fit(
+        CNF(field, StandardNormal(dim)), x[train], transform=table.proposal, **options
+    )
+    log_p = np.asarray(flow.log_prob(x[held]), np.float64)
+    if tried[start].mean() > log_p.mean():
+        simple = _start_flow(table, start, noisy, train)
+        scaling = simple.transform
+        run = table.run(with_transform(simple, None), train, held, scaling)
+        search = Folds([run], len(train))
+        with Progress(table.config.steps, show=table.progress) as bar:
+            search.train(table.config.steps, PATIENCE, bar)
+        flow, history, log_p = run.flow(search.best[0]), search.history, search.held_out()
+    return FittedDensity(flow, history, _compare(log_p, tried, f"{len(held):,} held-out rows"))
+
+
+def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:
+    """The flow that is the simple density of these rows."""
+    scaling, base = start.fit(table.first, noisy[rows])
+    return CNF(table.field(), base, transform=scaling)
+
+
+def _compare(
+    log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]], rows: str
+) -> Comparison:
+    """The flow beside the best Gaussian of scaled columns and the best simple density."""
+    gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
+    densities = {each.name: tried[each] for each in (gaussian, next(iter(tried)))}
+    return Comparison({"flow": log_p, **densities}, rows)

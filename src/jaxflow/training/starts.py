@@ -1,0 +1,182 @@
+"""Simple densities that a flow can start from: Gaussian mixtures behind a scaling."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+
+from jaxflow.bases import GaussianMixture, StandardNormal
+from jaxflow.bases.mixture import estimate, one_thread
+from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, Whiten
+
+# Numbers of components that are tried, and the rows of training that each component needs.
+COMPONENTS, ROWS_EACH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 8
+# Ridges that are tried, as shares of a scaled column's variance; the first one with any number of
+# components.
+RIDGES = (0.01, 0.001, 0.05, 0.2)
+# The search for the number of components ends after this many that are no better.
+WORSE = 2
+# Components without correlations have far fewer parameters only with more columns than this.
+MANY_COLUMNS = 3
+# Largest number of rows that a mixture is fitted to while one is chosen.
+MAX_ROWS = 5000
+
+SCALINGS: dict[str, Any] = {"standardise": Standardise, "gaussianise": Gaussianise}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A simple density: a scaling of each column, then a Gaussian mixture.
+
+    Attributes:
+        scaling: `"standardise"` or `"gaussianise"`.
+        components: number of Gaussians.
+        covariance: `"full"`, or `"diag"` for none within a component.
+        ridge: added to each variance of the scaled columns.
+    """
+
+    scaling: str = "standardise"
+    components: int = 1
+    covariance: Literal["full", "diag"] = "full"
+    ridge: float = RIDGES[0]
+
+    @property
+    def name(self) -> str:
+        """The density in a few words."""
+        diagonal = self.covariance == "diag"
+        if self.components == 1:
+            density = "Gaussian without correlations" if diagonal else "Gaussian"
+        else:
+            density = f"mixture of {self.components} Gaussians"
+        return density + (" of normal scores" if self.scaling == "gaussianise" else "")
+
+    def log_density(
+        self, train: Float[np.ndarray, "n d"], held: Float[np.ndarray, "m d"]
+    ) -> Float[np.ndarray, " m"]:
+        """Log-density of scaled rows under the mixture that is fitted to others, in nats."""
+        fitted = estimate(train, self.components, self.ridge, self.covariance)
+        each = []
+        for weight, mean, factor in zip(*fitted, strict=True):
+            z = solve_triangular(factor, (held - mean).T, lower=True)
+            log_scale = np.log(np.diagonal(factor)).sum() + 0.5 * len(factor) * np.log(2 * np.pi)
+            each.append(np.log(weight) - 0.5 * (z**2).sum(axis=0) - log_scale)
+        return np.asarray(logsumexp(each, axis=0))
+
+    def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
+        """Fit scaling and mixture to rows.
+
+        Args:
+            first: what was applied to the data before; None for nothing.
+            u: the rows, (n, d), after `first`.
+
+        Returns:
+            The transform of the data, and the base. A single Gaussian is a `Whiten` and a
+            standard normal.
+        """
+        scaling = SCALINGS[self.scaling].fit(u)
+        scaled = forward(scaling, u)[0]
+        base: Any = GaussianMixture.fit(
+            scaled, self.components, ridge=self.ridge, covariance=self.covariance, starts=1
+        )
+        parts = [scaling]
+        if self.components == 1:
+            parts.append(Whiten(base.means[0], base.factors[0]))
+            base = StandardNormal(u.shape[1:])
+        else:
+            base = jax.tree.map(lambda leaf: leaf.astype(u.dtype), base)
+        parts = [*getattr(first, "parts", () if first is None else (first,)), *parts]
+        return (Chain(tuple(parts)) if len(parts) > 1 else parts[0]), base
+
+
+class Fold(NamedTuple):
+    """Rows of one fold before the scaling.
+
+    Attributes:
+        train: rows to fit to, (n, d).
+        held: rows to score, (m, d).
+        log_det: log-determinants of what was applied to the held rows before, (m,).
+    """
+
+    train: Array
+    held: Array
+    log_det: Float[np.ndarray, " m"]
+
+
+def choose_start(
+    folds: Sequence[Fold], scalings: Sequence[str] = tuple(SCALINGS)
+) -> dict[Start, Float[np.ndarray, " n"]]:
+    """Choose a simple density by cross-validation.
+
+    For each scaling the number of components rises until the held-out rows are no better; then
+    other ridges are tried.
+
+    Args:
+        folds: the folds; of many rows the first `MAX_ROWS` train.
+        scalings: the scalings to try.
+
+    Returns:
+        Log-densities of the held-out rows, of all folds in turn, in nats and data units, for each
+        density tried, best first.
+    """
+    tried: dict[Start, Float[np.ndarray, " n"]] = {}
+    for scaling in scalings:
+        mapped = [_scaled(SCALINGS[scaling], fold) for fold in folds]
+
+        def score(start: Start, mapped: list[Any] = mapped) -> float:
+            if start not in tried:
+                each = [
+                    start.log_density(train, held) + log_det for train, held, log_det in mapped
+                ]
+                tried[start] = np.concatenate(each)
+            return float(tried[start].mean())
+
+        with one_thread():
+            _search(score, scaling, mapped[0][0].shape)
+    return dict(sorted(tried.items(), key=lambda item: -float(item[1].mean())))
+
+
+def _search(score: Callable[[Start], float], scaling: str, shape: tuple[int, ...]) -> None:
+    rows, dim = shape
+    best, highest = Start(scaling), -np.inf
+    for covariance in ("full", "diag") if dim > MANY_COLUMNS else ("full",):
+        worse, top = 0, -np.inf
+        for start in _by_components(Start(scaling, covariance=covariance), rows):
+            value = score(start)
+            worse, top = (0, value) if value > top else (worse + 1, top)
+            if value > highest:
+                best, highest = start, value
+            if worse == WORSE:
+                break
+    for ridge in RIDGES[1:]:
+        score(replace(best, ridge=ridge))
+        score(replace(Start(scaling), ridge=ridge))
+
+
+def _by_components(start: Start, rows: int) -> Iterator[Start]:
+    for count in COMPONENTS if find_spec("sklearn") else COMPONENTS[:1]:
+        if count == 1 or count * ROWS_EACH <= rows:
+            yield replace(start, components=count)
+
+
+def _scaled(kind: Any, fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scaling = kind.fit(fold.train)
+    train = np.asarray(forward(scaling, fold.train[:MAX_ROWS])[0], np.float64)
+    held, log_det = (np.asarray(part, np.float64) for part in forward(scaling, fold.held))
+    return train, held, fold.log_det + log_det
+
+
+def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
+    """Apply a transform to rows: the rows, and their log-determinants."""
+    return _forward(transform, jnp.asarray(x))
+
+
+@jax.jit
+def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
+    return jax.vmap(transform.forward)(x)

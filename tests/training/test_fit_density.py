@@ -1,0 +1,224 @@
+"""Fits of a table with the defaults: never second to a simple density, in a few seconds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxflow
+from jaxflow.bases import GaussianMixture
+from jaxflow.estimator import FlowDensity
+from jaxflow.flows.data_space import with_transform
+from jaxflow.training import Comparison, History, TrainConfig
+from jaxflow.training.folds import make_folds
+from jaxflow.training.phases import phase_at
+from jaxflow.training.starts import Fold, Start, choose_start, forward
+
+KEY = jax.random.key(0)
+
+
+def clusters(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(rows, 2)) * 0.3 + rng.choice([-3.0, 3.0], size=(rows, 1)))
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """Two correlated columns, and what was fitted to them."""
+    x = np.random.default_rng(1).normal(size=(300, 2)) @ np.asarray([[2.0, 1.0], [0.0, 0.5]])
+    return x, jaxflow.fit_density(x, key=KEY, progress=False)
+
+
+# --- the start ---
+
+
+def test_a_flow_starts_as_the_simple_density():
+    x = clusters(200)
+    start = Start(components=2)
+    scaling, base = start.fit(None, x)
+    field = jaxflow.dynamics.MLP(2, width=8, key=KEY)
+    zero = jax.tree.map(jnp.zeros_like, field)
+    flow = jaxflow.CNF(zero, base, transform=scaling)
+    u, log_det = forward(scaling, x)
+    expected = jax.vmap(base.log_prob)(u) + log_det
+    np.testing.assert_allclose(flow.log_prob(x), expected, atol=1e-12)
+    samples = flow.sample(KEY, 4000)
+    np.testing.assert_allclose(samples.mean(axis=0), x.mean(axis=0), atol=0.3)
+    np.testing.assert_allclose(samples.std(axis=0), x.std(axis=0), rtol=0.05)
+
+
+def test_a_single_gaussian_is_a_whitened_standard_normal():
+    x = clusters(100)
+    scaling, base = Start(ridge=0.01).fit(None, x)
+    assert isinstance(base, jaxflow.StandardNormal)
+    u, log_det = forward(scaling, x)
+    expected = jax.vmap(GaussianMixture.fit(x, 1, ridge=0.01).log_prob)(x)
+    np.testing.assert_allclose(jax.vmap(base.log_prob)(u) + log_det, expected, atol=1e-10)
+
+
+def test_the_number_of_components_is_found():
+    x = clusters(300)
+    folds = [Fold(x[a], x[b], np.zeros(len(b))) for a, b in make_folds(np.arange(300), 5, 0)]
+    tried = choose_start(folds)
+    best = next(iter(tried))
+    assert best.components == 2
+    means = [log_p.mean() for log_p in tried.values()]
+    assert means == sorted(means, reverse=True)
+    assert {len(log_p) for log_p in tried.values()} == {300}
+
+
+def test_ridge_and_kind_of_a_mixture():
+    x = clusters(60)
+    wide = GaussianMixture.fit(x, 2, ridge=1.0)
+    narrow = GaussianMixture.fit(x, 2)
+    assert (np.diagonal(wide.factors, axis1=1, axis2=2).min() > 2.9).all()
+    assert np.diagonal(narrow.factors, axis1=1, axis2=2).max() < 1.0
+    diagonal = GaussianMixture.fit(x, 2, covariance="diag")
+    assert (np.tril(diagonal.factors, -1) == 0).all()
+    with pytest.raises(ValueError, match=r"ridge=-1\.0 must be a positive number"):
+        GaussianMixture.fit(x, 2, ridge=-1.0)
+    with pytest.raises(ValueError, match="choose 'full' or 'diag'"):
+        GaussianMixture.fit(x, 2, covariance="tied")
+
+
+# --- folds ---
+
+
+def test_folds_share_no_group_and_have_one_size():
+    groups = np.repeat(np.arange(53), 2)
+    folds = make_folds(groups, 5, 0)
+    assert len({(len(train), len(held)) for train, held in folds}) == 1
+    for train, held in folds:
+        assert not set(groups[train]) & set(groups[held])
+    every = np.concatenate([held for _, held in folds])
+    assert len(set(every.tolist())) == len(every) >= 95
+
+
+# --- what is returned ---
+
+
+def test_a_gaussian_is_left_as_it_is(gaussian):
+    x, (flow, history, comparison) = gaussian
+    new = np.random.default_rng(2).normal(size=(20_000, 2)) @ np.asarray([[2.0, 1.0], [0.0, 0.5]])
+    cov = np.cov(x, rowvar=False, ddof=0)
+    gap = new - x.mean(axis=0)
+    exact = -0.5 * np.einsum("ni,ij,nj->n", gap, np.linalg.inv(cov), gap)
+    exact = exact - 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1]
+    assert float(flow.log_prob(new).mean()) == pytest.approx(exact.mean(), abs=0.02)
+    assert history["step"][0] == 0
+    assert abs(comparison.difference("Gaussian")[0]) < 0.02
+    assert "the Gaussian is as good" in str(comparison)
+    assert f"{len(comparison.log_p['flow'])} rows, each held out once" in comparison.rows
+
+
+def test_the_same_key_gives_the_same_flow(gaussian):
+    x, (flow, _, _) = gaussian
+    again, _, _ = jaxflow.fit_density(x, key=KEY, progress=False)
+    np.testing.assert_array_equal(again.log_prob(x), flow.log_prob(x))
+
+
+@pytest.mark.slow
+def test_training_gains_where_a_mixture_is_not_enough():
+    from sklearn.datasets import make_moons
+
+    x = make_moons(500, noise=0.1, random_state=0)[0]
+    new = make_moons(5000, noise=0.1, random_state=1)[0]
+    flow, history, comparison = jaxflow.fit_density(x, key=KEY, progress=False)
+    best = int(np.argmin(history["validation"]))
+    assert history["step"][best] > 0
+    assert history["step"][-1] - history["step"][best] <= 200
+    assert float(flow.log_prob(new).mean()) > -1.95
+    assert min(comparison.difference(name)[0] for name in comparison.log_p) > -0.02
+
+
+@pytest.mark.slow
+def test_a_large_table_holds_a_share_out():
+    x = clusters(5200)
+    flow, _, comparison = jaxflow.fit_density(x, key=KEY, steps=40, width=16, progress=False)
+    assert comparison.rows == "520 held-out rows"
+    mixture = next(name for name in comparison.log_p if "mixture" in name)
+    assert comparison.difference(mixture)[0] > -0.01
+    assert np.isfinite(flow.log_prob(x[:5])).all()
+
+
+def test_weights_are_repetitions():
+    x = clusters(40)
+    weights = np.tile([2, 1, 0, 1], 10)
+    one = jaxflow.fit_density(x, weights=weights, key=KEY, steps=25, progress=False).flow
+    other = jaxflow.fit_density(np.repeat(x, weights, axis=0), key=KEY, steps=25, progress=False)
+    np.testing.assert_array_equal(one.log_prob(x), other.flow.log_prob(x))
+
+
+@pytest.mark.parametrize("rows", [3, 5, 9])
+def test_too_few_rows_for_folds_give_a_gaussian(rows):
+    x = np.random.default_rng(0).normal(size=(rows, 4))
+    flow, history, comparison = jaxflow.fit_density(x, key=KEY, progress=False)
+    assert np.isfinite(flow.log_prob(x)).all()
+    assert str(comparison) == f"no held-out log-density: {rows} rows, too few to hold any out"
+    assert history["step"] == []
+
+
+def test_named_outcomes_of_bad_tables():
+    x = clusters(20)
+    with pytest.raises(ValueError, match="constant"):
+        jaxflow.fit_density(np.ones((10, 2)), key=KEY)
+    with pytest.raises(ValueError, match="constant"):
+        jaxflow.fit_density(x[:1], key=KEY)
+    with pytest.raises(ValueError, match=r"shape \(20,\): give rows \(n, d\)"):
+        jaxflow.fit_density(x[:, 0], key=KEY)
+    with pytest.raises(ValueError, match="width=0"):
+        jaxflow.fit_density(x, key=KEY, width=0)
+
+
+# --- the comparison ---
+
+
+def test_a_comparison_says_what_the_differences_mean():
+    rng = np.random.default_rng(0)
+    simple = rng.normal(size=400)
+    better = Comparison({"flow": simple + 0.1 + 0.01 * rng.normal(size=400), "Gaussian": simple})
+    assert better.verdict.startswith("the flow is better than the Gaussian: +0.1")
+    worse = Comparison({"flow": simple - 0.1, "Gaussian": simple})
+    assert worse.verdict.startswith("the flow is worse than the Gaussian: -0.100")
+    same = Comparison({"flow": simple + 0.01, "Gaussian": simple})
+    assert same.verdict.startswith("the Gaussian is as good")
+    assert same.as_dict()["densities"]["Gaussian"]["flow_gain"] == pytest.approx(0.01)
+    assert Comparison({"flow": simple}).verdict == ""
+
+
+def test_the_estimator_keeps_the_comparison(tmp_path):
+    x = clusters(60)
+    density = FlowDensity(steps=25, random_state=0).fit(x)
+    assert "Gaussians" in density.comparison_["text"]
+    share = (density.score_samples(clusters(2000, 1)) < density.offset_).mean()
+    assert 0.02 < share < 0.3
+    density.save(tmp_path / "density")
+    again = FlowDensity.load(tmp_path / "density")
+    assert again.comparison_ == density.comparison_
+    np.testing.assert_array_equal(again.score_samples(x), density.score_samples(x))
+
+
+# --- stages that end early ---
+
+
+def test_a_phase_without_solves_is_validated_early():
+    objective, config = jaxflow.objectives.Staged(), TrainConfig()
+    phase = phase_at(objective, config, 0)
+    steps = [0]
+    while steps[-1] < phase.end:
+        steps.append(phase.next_validation(steps[-1]))
+    assert steps[1:5] == [100, 200, 400, 460]
+    assert steps[-1] == phase.end == 3680
+    assert len(steps) == 12
+
+
+@pytest.mark.slow
+def test_flow_matching_ends_where_it_over_trains():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    field = jaxflow.dynamics.MLP(2, width=64, activation="sin", frequency=4.0, key=KEY)
+    flow = jaxflow.CNF(field, jaxflow.StandardNormal(2))
+    config = TrainConfig(steps=2000, eval_every=50)
+    _, history = jaxflow.fit(flow, x, key=KEY, config=config, progress=False)
+    assert isinstance(history, History)
+    assert history["step"][-1] < 1000
+    assert with_transform(flow, None).transform is None
