@@ -13,8 +13,7 @@ Q = np.array([1e-300, 1e-12, 1e-3, 0.2, 0.5, 0.7, 0.999, 1 - 1e-6])
 CASES = {
     "normal": (StandardNormal(()), stats.norm(), Q),
     "diagonal": (DiagonalNormal(jnp.asarray([5.0]), jnp.asarray([0.01])), stats.norm(5, 0.01), Q),
-    "student": (StudentT(4.0, event_shape=1), stats.t(4.0), Q[1:]),
-    "heavy": (StudentT(0.7, event_shape=()), stats.t(0.7), Q[1:]),
+    "student": (StudentT(0.7, event_shape=()), stats.t(0.7), Q[1:]),
     "far": (GaussianMixture([1.0], [[-1e6]], [[[1e-3]]]), stats.norm(-1e6, 1e-3), Q[2:]),
 }
 
@@ -29,10 +28,10 @@ def test_quantiles_are_those_of_scipy(name):
 
 
 def test_float32_stays_float32():
-    base = StudentT(jnp.asarray([3.0], "float32"))
-    z = icdf_rows(base, jnp.asarray([0.1, 0.9], "float32"))
+    parts = (jnp.asarray(part, "float32") for part in ([1.0], [[2.0]], [[[3.0]]]))
+    z = icdf_rows(GaussianMixture(*parts), jnp.asarray([0.1, 0.9], "float32"))
     assert z.dtype == jnp.float32
-    np.testing.assert_allclose(z[:, 0], stats.t(3).ppf([0.1, 0.9]), rtol=1e-5)
+    np.testing.assert_allclose(z[:, 0], stats.norm(2, 3).ppf([0.1, 0.9]), rtol=1e-5)
 
 
 def test_a_base_without_a_distribution_function_is_refused():

@@ -43,7 +43,7 @@ def test_a_fan_has_a_band_for_each_pair_of_levels_and_counts_what_is_inside(ax):
     np.testing.assert_array_equal(points.get_offsets(), np.column_stack([x, observed]))
     (median,) = ax.lines
     np.testing.assert_allclose(median.get_data(), [[0, 1, 2], [0, 10, 20]], atol=1e-12)
-    assert ax.get_title() == "66.7% within 90 % intervals"
+    assert ax.get_title() == "66.7 % within 90 % intervals"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["90 %", "50 %", "quantile 0.5", "observed"]
 

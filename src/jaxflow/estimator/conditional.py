@@ -118,15 +118,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
     def predict_quantile(self, y: Any, q: Any) -> Float[np.ndarray, "..."]:
         """Quantiles of the target given conditions, in the units of `X`.
 
-        ```python
-        import numpy as np
-        from jaxflow.estimator import ConditionalFlowDensity
-
-        y = np.random.default_rng(0).normal(size=50)
-        target = y + np.random.default_rng(1).normal(size=50)
-        density = ConditionalFlowDensity(width=8, steps=2, scaling=None, objective="matching")
-        low, median = density.fit(target[:, None], y).predict_quantile(y, [0.1, 0.5]).T
-        ```
+        The base's quantiles, carried forward by the ODE (`jaxflow.quantile`): no samples.
 
         Args:
             y: conditions, (n,) or (n, c).

@@ -72,6 +72,6 @@ def fan(
         check_rows(points, "observed")
         ax.scatter(at, points, s=6, color=VERMILION, alpha=0.7, linewidths=0, label="observed")
         inside = (points[rows] >= bands[:, 0]) & (points[rows] <= bands[:, -1])
-        ax.set_title(f"{inside.mean():.1%} within {100 * (q[-1] - q[0]):.3g} % intervals")
+        ax.set_title(f"{100 * inside.mean():.1f} % within {100 * (q[-1] - q[0]):.3g} % intervals")
     ax.legend(frameon=False)
     return ax

@@ -59,7 +59,8 @@ def reliability(
         all_levels = np.linspace(0.0, 1.0, 201)
         spread = all_levels * (1 - all_levels) / check_count("num_rows", num_rows)
         half = 1.96 * np.sqrt(spread)
-        ax.fill_between(all_levels, all_levels - half, all_levels + half, color=GREY, alpha=0.25)
+        low, high = all_levels - half, all_levels + half
+        ax.fill_between(all_levels, low, high, color=GREY, alpha=0.25, lw=0)
     order = np.argsort(at)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     ax.plot(at[order], share[order], ".-", color=BLUE, linewidth=1.6, label=label)
