@@ -18,8 +18,12 @@ from .flows import CNF as CNF
 from .flows import CouplingFlow as CouplingFlow
 from .flows import FlowMap as FlowMap
 from .flows import ImportanceSample as ImportanceSample
+from .flows import calibration_curve as calibration_curve
+from .flows import cdf as cdf
+from .flows import crps as crps
 from .flows import export as export
 from .flows import importance_sample as importance_sample
+from .flows import quantile as quantile
 from .io import ModelCard as ModelCard
 from .io import load as load
 from .io import save as save

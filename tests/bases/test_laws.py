@@ -46,6 +46,18 @@ class Mixture:
         return sum(w * stats.norm(m, np.diag(c) ** 0.5).cdf(x) for w, m, c in self.components)
 
 
+class Numbers:
+    """A mixture of two normal distributions of one number."""
+
+    parts = ((0.25, -1.0, 0.5), (0.75, 2.0, 1.5))
+
+    def logpdf(self, x):
+        return np.log(sum(w * stats.norm.pdf(x, m, s) for w, m, s in self.parts))
+
+    def cdf(self, x):
+        return sum(w * stats.norm.cdf(x, m, s) for w, m, s in self.parts)
+
+
 MEAN, SCALE = np.array([[1.0, -2.0], [0.5, 30.0]]), np.array([[0.1, 3.0], [1.0, 20.0]])
 DF = np.array([3.0, 30.0])
 BASES = {
@@ -62,6 +74,9 @@ BASES = {
         GaussianMixture(Mixture.weights, Mixture.means, np.linalg.cholesky(Mixture.covs)),
         Mixture(),
         1.5,
+    ),
+    "mixture of numbers": Case(
+        GaussianMixture([1.0, 3.0], [[-1.0], [2.0]], [[[0.5]], [[1.5]]]), Numbers(), 1.0
     ),
 }
 
@@ -95,6 +110,13 @@ def the_cdf_is_the_integral_of_the_density(case):
     np.testing.assert_allclose(log_p, log_prob_rows(case.base, rows), rtol=1e-9, atol=1e-9)
 
 
+def the_icdf_inverts_the_cdf(case):
+    rng = np.random.default_rng(3)
+    q = rng.uniform(size=(20, *case.base.event_shape)) ** 8
+    x = jax.vmap(case.base.icdf)(jnp.asarray(q))
+    np.testing.assert_allclose(x, case.truth.ppf(q), rtol=1e-9, atol=1e-12)
+
+
 def samples_have_the_marginal_distributions(case):
     x = case.samples()
     u = np.sort(case.truth.cdf(x).reshape(len(x), -1), axis=0)
@@ -120,7 +142,7 @@ def float32_stays_float32_and_finite(case):
     far = jnp.asarray(case.centre + case.scale * 1e3 * jnp.ones(base.event_shape), jnp.float32)
     for x in (jnp.zeros(base.event_shape, jnp.float32), far, -far):
         results = [base.log_prob(x), jax.grad(base.log_prob)(x)]
-        if hasattr(base, "cdf"):
+        if has_cdf(base):
             results.append(base.cdf(x))
         assert all(a.dtype == jnp.float32 for a in results)
         assert all(np.isfinite(a).all() for a in results)
@@ -188,13 +210,20 @@ LAWS = (
 
 
 def laws_of(case):
-    """Quadrature is for two dimensions at most; a mixture's coordinates are not independent."""
+    """Quadrature is for two dimensions at most."""
     small = math.prod(case.base.event_shape) <= 2
     return (
         *LAWS,
         *((the_density_integrates_to_one,) if small else ()),
-        *((the_cdf_is_the_integral_of_the_density,) if hasattr(case.base, "cdf") else ()),
+        *((the_cdf_is_the_integral_of_the_density,) if has_cdf(case.base) else ()),
+        *((the_icdf_inverts_the_cdf,) if hasattr(case.base, "icdf") else ()),
     )
+
+
+def has_cdf(base):
+    """A mixture of vectors has none, since its coordinates are not independent."""
+    several = isinstance(base, GaussianMixture) and base.event_shape != (1,)
+    return hasattr(base, "cdf") and not several
 
 
 @pytest.mark.parametrize(
@@ -206,6 +235,10 @@ def test_law(name, law):
     law(BASES[name])
 
 
-def test_normals_and_student_have_a_cdf():
-    names = {name for name, case in BASES.items() if hasattr(case.base, "cdf")}
+def test_all_but_a_mixture_of_vectors_have_a_cdf():
+    names = {name for name, case in BASES.items() if has_cdf(case.base)}
     assert names == BASES.keys() - {"mixture"}
+    with pytest.raises(NotImplementedError, match="cdf is for a mixture in one dimension"):
+        BASES["mixture"].base.cdf(jnp.zeros(2))
+    closed = {name for name, case in BASES.items() if hasattr(case.base, "icdf")}
+    assert closed == {name for name in BASES if name.startswith(("normal", "diagonal"))}

@@ -16,6 +16,7 @@ from jaxflow.bases.protocol import (
     log_prob_rows,
     sample_rows,
 )
+from jaxflow.bases.quantile import cdf_rows, icdf_rows
 from jaxflow.bases.seeded import SeededBase
 from jaxflow.bases.student import StudentT
 
@@ -29,7 +30,9 @@ __all__ = [
     "StandardNormal",
     "StudentT",
     "as_base",
+    "cdf_rows",
     "check_base",
+    "icdf_rows",
     "log_prob_rows",
     "sample_rows",
 ]

@@ -129,6 +129,20 @@ class GaussianMixture(eqx.Module):
         log_weights = jnp.log(self.weights) - jnp.log(jnp.sum(self.weights))
         return jax.nn.logsumexp(each + log_weights)
 
+    def cdf(self, x: Event) -> Event:
+        """Distribution function, `sum_k p_k Phi((x - mean_k) / L_k)`, in one dimension only.
+
+        Raises:
+            NotImplementedError: there are several dimensions, which are not independent.
+        """
+        if self.event_shape != (1,):
+            raise NotImplementedError(
+                f"cdf is for a mixture in one dimension; this one has events of shape "
+                f"{self.event_shape}, whose coordinates are not independent"
+            )
+        each = jax.scipy.stats.norm.cdf((x[None] - self.means) / self.factors[:, :, 0])
+        return jnp.sum(self.weights[:, None] * each, axis=0) / jnp.sum(self.weights)
+
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
         """Draw one event."""
         component_key, noise_key = jax.random.split(key)

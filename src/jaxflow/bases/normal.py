@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.scipy.special import ndtr
+from jax.scipy.special import ndtr, ndtri
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_event, check_event_shape
@@ -53,6 +53,10 @@ class StandardNormal(eqx.Module):
     def cdf(self, x: Event) -> Event:
         """Distribution function of each coordinate, `Phi(x_i)`."""
         return ndtr(x)
+
+    def icdf(self, q: Event) -> Event:
+        """Quantile of each coordinate, `Phi^-1(q_i)`."""
+        return ndtri(q)
 
 
 class DiagonalNormal(eqx.Module):
@@ -109,3 +113,7 @@ class DiagonalNormal(eqx.Module):
     def cdf(self, x: Event) -> Event:
         """Distribution function of each coordinate, `Phi(z_i)`."""
         return ndtr((x - self.mean) / self.scale)
+
+    def icdf(self, q: Event) -> Event:
+        """Quantile of each coordinate, `mean_i + scale_i Phi^-1(q_i)`."""
+        return self.mean + self.scale * ndtri(q)

@@ -28,7 +28,10 @@ class Base(Protocol):
         `log_prob_rows(x) -> (rows,)` and `sample_rows(keys) -> (rows, *event)`: the same for many
             rows in one call, where that is cheaper than `jax.vmap`.
         `cdf(x) -> (*event)`: for independent coordinates, the distribution function of each.
-            Diagnostics use it to test whether latent rows follow the base.
+            Diagnostics use it to test whether latent rows follow the base, and
+            `jaxflow.quantile` inverts it.
+        `icdf(q) -> (*event)`: its inverse, the quantile of each coordinate, where there is a
+            closed form.
 
     Example:
         ```python

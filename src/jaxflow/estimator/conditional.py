@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import check_conditions, check_features
 from jaxflow.estimator.base import FlowEstimator, mean_score
+from jaxflow.flows.predictive import LEVELS, calibration_curve, crps
+from jaxflow.flows.quantiles import cdf, check_levels, quantile
 
 
 class ConditionalFlowDensity(DensityMixin, FlowEstimator):
@@ -30,6 +32,10 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
 
     Conditions are numbers and are standardised before they enter the flow; encode classes as
     one-hot columns. The parameters are those of `FlowDensity` except `contamination`.
+
+    Of one column `X`, the methods `predict_quantile`, `predict_interval`, `cdf`, `crps` and
+    `calibration_curve` give the prediction of a target: they solve the ODE in float64 and draw no
+    samples.
 
     Attributes:
         flow_: the fitted `jaxflow.CNF`; conditions are its `cond`.
@@ -109,11 +115,130 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         cond = self._conditions(y, None)
         return self._draw(len(cond), cond, random_state)
 
+    def predict_quantile(self, y: Any, q: Any) -> Float[np.ndarray, "..."]:
+        """Quantiles of the target given conditions, in the units of `X`.
+
+        The base's quantiles, carried forward by the ODE (`jaxflow.quantile`): no samples.
+
+        Args:
+            y: conditions, (n,) or (n, c).
+            q: levels in (0, 1), a number or (k,).
+
+        Returns:
+            Quantiles, (n,) for a number and (n, k) else, float64; they rise with `q`. A column on
+            a grid has quantiles on the grid.
+
+        Raises:
+            NotFittedError: `fit` has not been called.
+            TypeError: `q` does not hold numbers.
+            ValueError: `X` had several columns, a level is not in (0, 1), or `y` has NaN,
+                infinity or other columns than in the fit.
+            SolveError: the solve of a row failed.
+        """
+        self._check_target("predict_quantile")
+        cond, levels = self._conditions(y, None), check_levels(q, "q")
+        if levels.ndim > 1:
+            raise ValueError(f"q has shape {levels.shape}; give a number or a list (k,)")
+        num, k = len(cond), levels.size
+        x = quantile(self.flow_, np.tile(levels, num), np.repeat(cond, k, axis=0)).reshape(num, k)
+        if not levels.ndim:
+            return x[:, 0]
+        # The errors of two solves could turn levels around that nearly agree.
+        return np.sort(x, axis=1)[:, np.argsort(np.argsort(levels))]
+
+    def predict_interval(self, y: Any, level: Any = 0.9) -> Float[np.ndarray, "n 2"]:
+        """Central interval that holds the target with probability `level`, given conditions.
+
+        Args:
+            y: conditions, (n,) or (n, c).
+            level: probability, in (0, 1).
+
+        Returns:
+            Lower and upper ends, the quantiles of `(1 - level) / 2` and `(1 + level) / 2`, (n, 2).
+
+        Raises:
+            NotFittedError, ValueError, SolveError: as `predict_quantile`.
+        """
+        share = check_levels(level, "level")
+        if share.ndim:
+            raise ValueError(f"level={level!r} must be a number in (0, 1), such as 0.9")
+        return self.predict_quantile(y, [(1 - share) / 2, (1 + share) / 2])
+
+    def cdf(self, X: Any, y: Any) -> Float[np.ndarray, " n"]:
+        """Probability that the target is at most `X`, given conditions.
+
+        Args:
+            X: rows, (n, 1).
+            y: conditions, (n,) or (n, c).
+
+        Returns:
+            Probabilities, (n,), float64; 0 below the support and 1 above it.
+
+        Raises:
+            NotFittedError, ValueError, SolveError: as `score_samples`; or `X` has several columns.
+        """
+        return cdf(self.flow_, *self._target("cdf", X, y))
+
+    def crps(self, X: Any, y: Any) -> Float[np.ndarray, " n"]:
+        """Continuous ranked probability score of each target, in its units; lower is better.
+
+        `jaxflow.crps` has the formula and its accuracy. A row costs 21 solves.
+
+        Args:
+            X: rows, (n, 1).
+            y: conditions, (n,) or (n, c).
+
+        Returns:
+            Scores, (n,), float64.
+
+        Raises:
+            NotFittedError, ValueError, SolveError: as `cdf`; or `X` is off the grid of the fit.
+        """
+        return crps(self.flow_, *self._target("crps", X, y))
+
+    def calibration_curve(
+        self, X: Any, y: Any, levels: Any = LEVELS
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Share of targets below their predicted quantile, for each level.
+
+        Equal to the level, to `sqrt(level (1 - level) / n)`, if the predictions are calibrated.
+        `jaxflow.plotting.reliability` draws it.
+
+        Args:
+            X: rows that the fit did not see, (n, 1).
+            y: conditions, (n,) or (n, c).
+            levels: in (0, 1), (k,).
+
+        Returns:
+            Levels and shares, each (k,).
+
+        Raises:
+            NotFittedError, ValueError, SolveError: as `crps`; or a level is not in (0, 1).
+        """
+        return calibration_curve(self.flow_, *self._target("calibration_curve", X, y), levels)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         return tags
+
+    def _check_target(self, method: str) -> None:
+        """Raise unless the fit was of one column."""
+        check_is_fitted(self, "flow_")
+        if self.n_features_in_ != 1:
+            raise ValueError(
+                f"{method} predicts one number, and this density was fitted to X of "
+                f"{self.n_features_in_} columns: write fit(X[:, [0]], y) for one of them"
+            )
+
+    def _target(
+        self, method: str, X: Any, y: Any
+    ) -> tuple[Float[np.ndarray, "n 1"], Shaped[np.ndarray, "n c"]]:
+        """A target and its conditions, checked."""
+        self._check_target(method)
+        x = check_features(self, X, fitting=False)
+        return x, self._conditions(y, len(x))
 
     def _conditions(self, y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
         cond = check_conditions(y, rows)

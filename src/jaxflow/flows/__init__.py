@@ -2,7 +2,7 @@
 
 `CNF` solves an ODE, `CouplingFlow` applies layers, `FlowMap` replaces the solve by a few network
 evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_and_log_prob`,
-`encode` and `decode`.
+`encode` and `decode`. Of a `CNF` of one column, `quantile` and `cdf` take no sampling.
 """
 
 from jaxflow.flows.cnf import CNF
@@ -11,6 +11,8 @@ from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.importance import ImportanceSample, importance_sample
+from jaxflow.flows.predictive import calibration_curve, crps
+from jaxflow.flows.quantiles import cdf, quantile
 
 __all__ = [
     "CNF",
@@ -18,6 +20,10 @@ __all__ = [
     "Flow",
     "FlowMap",
     "ImportanceSample",
+    "calibration_curve",
+    "cdf",
+    "crps",
     "export",
     "importance_sample",
+    "quantile",
 ]

@@ -1,4 +1,4 @@
-"""Plots of a flow: density and paths in the plane, samples, training, errors.
+"""Plots of a flow: density and paths in the plane, samples, training, errors, predictions.
 
 Each function draws into the axes passed as `ax`, or into new ones, and returns what it drew into.
 The colour maps are perceptually uniform: they work with any colour vision and in grey print.
@@ -9,7 +9,9 @@ from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
 from jaxflow.plotting.errors import calibration, coverage
 from jaxflow.plotting.explore import explore
+from jaxflow.plotting.fan import fan
 from jaxflow.plotting.plane import density, density_over_time, trajectories
+from jaxflow.plotting.reliability import reliability
 
 __all__ = [
     "animation",
@@ -19,6 +21,8 @@ __all__ = [
     "density",
     "density_over_time",
     "explore",
+    "fan",
     "history",
+    "reliability",
     "trajectories",
 ]

@@ -1,0 +1,71 @@
+"""Are predicted quantiles right: the share of observations below each."""
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxflow.plotting.style import BLUE, GREY, open_axes
+from jaxflow.runtime.checks import check_count, check_rows
+
+
+def reliability(
+    levels: ArrayLike,
+    observed: ArrayLike,
+    ax: Any = None,
+    *,
+    num_rows: SupportsIndex | None = None,
+    label: str | None = None,
+) -> Any:
+    """Draw the share of observations below each predicted quantile against its level.
+
+    On the diagonal the predictions are calibrated. An S through the middle, first above the
+    diagonal and then below, shows distributions that are too narrow, and a curve above it
+    everywhere shows quantiles that are too high.
+
+    ```python
+    from jaxflow import plotting
+
+    plotting.reliability([0.1, 0.5, 0.9], [0.08, 0.47, 0.93], num_rows=200)
+    ```
+
+    Args:
+        levels: in (0, 1), (k,), such as `jaxflow.calibration_curve` returns.
+        observed: shares, (k,).
+        ax: matplotlib axes; None for new ones.
+        num_rows: number of observations; draws the band that holds 95 % of the shares of
+            calibrated predictions, at each level.
+        label: name of the curve.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: shapes that differ, no levels, or numbers outside [0, 1].
+        ImportError: matplotlib is not installed.
+    """
+    at, share = (np.asarray(part, np.float64) for part in (levels, observed))
+    if at.ndim != 1 or not at.size or at.shape != share.shape:
+        raise ValueError(
+            f"levels has shape {at.shape} and observed has shape {share.shape}; both must be (k,) "
+            "with k at least 1"
+        )
+    for name, part in (("levels", at), ("observed", share)):
+        check_rows(part, name)
+        if part.min() < 0 or part.max() > 1:
+            raise ValueError(f"{name} holds {part.min():g} to {part.max():g}; give shares of 1")
+    ax = open_axes(ax)
+    if num_rows is not None:
+        all_levels = np.linspace(0.0, 1.0, 201)
+        spread = all_levels * (1 - all_levels) / check_count("num_rows", num_rows)
+        half = 1.96 * np.sqrt(spread)
+        low, high = all_levels - half, all_levels + half
+        ax.fill_between(all_levels, low, high, color=GREY, alpha=0.25, lw=0)
+    order = np.argsort(at)
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    ax.plot(at[order], share[order], ".-", color=BLUE, linewidth=1.6, label=label)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="level of the predicted quantile", ylabel="share of observations below")
+    if label is not None:
+        ax.legend(frameon=False)
+    return ax
