@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -51,6 +51,9 @@ docs: .venv/.ready  ## the documentation as pages in site/
 chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
 	$(BIN)/python tests/chaos/kill_resume.py --times 50
 	$(BIN)/python tests/chaos/hostile_files.py --files 1000
+
+bench-small: .venv/.ready  ## small tables with the defaults, beside simple densities (docs/benchmarks.md)
+	$(BIN)/python benchmarks/small.py
 
 bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py

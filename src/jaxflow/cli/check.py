@@ -120,8 +120,10 @@ def check(
         kind = picture.suffix[1:].lower()
         write_bytes(picture, render(diagnostics.draw(diagnosis), kind, dpi=160))
     written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
+    parts = [str(diagnosis)]
+    parts += [record["comparison"]["text"]] if "comparison" in record else []
     print_result(
-        "\n\n".join([str(diagnosis), *(f"{name}: {path}" for name, path in written.items())]),
+        "\n\n".join([*parts, *(f"{name}: {path}" for name, path in written.items())]),
         {"problems": diagnosis.problems, "verdict": diagnosis.verdict, **written},
     )
 

@@ -21,6 +21,7 @@ from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
+from jaxflow.training.fit_density import FOLD_ROWS
 
 # Options of the groups in `--help`.
 _model, _training, _expert = (
@@ -152,8 +153,6 @@ def fit(
         settings = inherit_settings(start, settings, changed)
     plain = devices is None and coordinator is None and profile is None
     plain = plain and settings.by_default and class_column is None and not table.is_dir()
-    if not plain:
-        settings = settings.with_sizes()
     with join_job(coordinator, processes, process_index):
         folder = choose_together(
             lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
@@ -188,7 +187,7 @@ def fit(
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
-            if plain and x is not None:
+            if plain and x is not None and len(x) <= FOLD_ROWS:
                 record = fit_by_default(x, record, settings, folder)
             elif x is not None:
                 record = fit_table(x, cond, record, settings, folder, **how)

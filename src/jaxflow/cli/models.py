@@ -38,7 +38,7 @@ def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int
 
 def _build_network(settings: Settings, dim: int, cond_dim: int, key: PRNGKeyArray) -> Any:
     sizes: dict[str, Any] = {
-        "width": settings.width,
+        "width": settings.size("width"),
         "depth": settings.depth,
         "activation": settings.nonlinearity,
         "cond_dim": cond_dim,

@@ -10,7 +10,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxflow import __version__
 from jaxflow.cli.settings import Settings, option_name
-from jaxflow.training.fit_density import FOLD_ROWS
 
 # Types of the entries that later commands read.
 STARTED: dict[str, Any] = {
@@ -72,7 +71,7 @@ def is_diffusion(record: dict[str, Any]) -> bool:
 
 def trained_on_all(record: dict[str, Any]) -> bool:
     """Whether folds chose the flow, which then saw all rows."""
-    return "comparison" in record and record["rows"] <= FOLD_ROWS
+    return "folds" in record.get("comparison", {}).get("rows", "")
 
 
 def settings_of(record: dict[str, Any]) -> Settings:

@@ -1,6 +1,6 @@
 """The settings of a fit, each an option of `jaxflow fit`, and the values they may have."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from jaxflow.cli.options import check_choice
@@ -116,10 +116,6 @@ class Settings:
         """A setting of `SIZES`."""
         value = getattr(self, name)
         return SIZES[name] if value is None else value
-
-    def with_sizes(self) -> "Settings":
-        """The settings with the sizes that are left open filled in."""
-        return replace(self, **{name: self.size(name) for name in SIZES})
 
     @property
     def schedule(self) -> Schedule | None:

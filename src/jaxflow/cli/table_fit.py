@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
@@ -19,6 +20,9 @@ from jaxflow.cli.training import finish, note_proposal, train
 from jaxflow.data import check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
+from jaxflow.training.from_simple import compare
+from jaxflow.training.starts import before_scaling, choose_start
+from jaxflow.transforms import Chain, Proposal
 
 # Largest error, in nats per row, of a diffusion model's prior before the user is told.
 MAX_PRIOR_GAP = 0.1
@@ -146,6 +150,12 @@ def fit_table(
         if len(held) > 1
         else None,
     }
+    if cond is None and settings.start is None:
+        parts = transform.parts if isinstance(transform, Proposal) else ()
+        first = Chain(parts) if parts else None
+        _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
+        text = f"{len(held):,} held-out rows, which also chose the best weights"
+        results["comparison"] = compare(log_p, choose_start(folds), text).as_dict()
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:

@@ -29,8 +29,8 @@ from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare, seed_of
 from jaxflow.training.record import COLUMNS
 from jaxflow.training.run import Run
-from jaxflow.training.starts import Fold, Start, choose_start, forward
-from jaxflow.transforms import Chain, Proposal, spread_rows
+from jaxflow.training.starts import Start, before_scaling, choose_start
+from jaxflow.transforms import Chain, Proposal
 from jaxflow.transforms.kinds import GridColumn
 
 # A table of fewer distinct rows trains no field and holds nothing out: its Gaussian has the last
@@ -97,19 +97,6 @@ class Table(NamedTuple):
             return np.arange(len(self.x))
         return np.unique(np.asarray(self.x), axis=0, return_inverse=True)[1].reshape(-1)
 
-    def before_scaling(self) -> tuple[Array, Float[np.ndarray, " n"]]:
-        """The rows after `first`, with noise on grids, and its log-determinants without."""
-        if self.first is None:
-            return self.x, np.zeros(len(self.x))
-        noise_key, _ = jax.random.split(self.key)
-        noisy, _ = forward(self.first, spread_rows(self.first, self.x, noise_key))
-        return noisy, np.asarray(forward(self.first, self.x)[1], np.float64)
-
-    def fold(self, train: np.ndarray, held: np.ndarray, noisy: Array, log_det: np.ndarray) -> Fold:
-        """A fold before the scaling."""
-        u = self.x if self.first is None else forward(self.first, self.x)[0]
-        return Fold(noisy[train], u[held], log_det[held])
-
     def field(self) -> MLP:
         """A field that is 0 before training."""
         field = MLP(self.x.shape[1], width=self.width, depth=self.depth, key=self.key)
@@ -137,13 +124,14 @@ def _rising(rate: float) -> Any:
 def by_folds(table: Table) -> FittedDensity:
     """Choose the start and the number of steps by folds, then train on all rows."""
     groups, every = table.groups(), np.arange(len(table.x))
-    noisy, log_det = table.before_scaling()
     if groups.max() + 1 < FEWEST:
+        noisy, _ = before_scaling(table.x, table.first, table.key, [])
         flow = _start_flow(table, Start(ridge=0.2), noisy, every)
         nothing = f"{len(every)} rows, too few to hold any out"
         return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
     folds = make_folds(groups, NUM_FOLDS, table.seed)
-    tried = choose_start([table.fold(*fold, noisy, log_det) for fold in folds])
+    noisy, unscaled = before_scaling(table.x, table.first, table.key, folds)
+    tried = choose_start(unscaled)
     start = next(iter(tried))
     runs = []
     for train, held in folds:
@@ -159,14 +147,14 @@ def by_folds(table: Table) -> FittedDensity:
             flow = run.flow(run.state.ema)
     count = sum(len(held) for _, held in folds)
     text = f"{count:,} rows, each held out once in {len(folds)} folds"
-    return FittedDensity(flow, search.history, _compare(search.held_out(), tried, text))
+    return FittedDensity(flow, search.history, compare(search.held_out(), tried, text))
 
 
 def by_hold_out(table: Table, share: float) -> FittedDensity:
     """Train as `fit` does by default, and from the best simple density if that is better."""
     train, held = split(len(table.x), share, table.seed)
-    noisy, log_det = table.before_scaling()
-    tried = choose_start([table.fold(train, held, noisy, log_det)])
+    noisy, unscaled = before_scaling(table.x, table.first, table.key, [(train, held)])
+    tried = choose_start(unscaled)
     start = next(iter(tried))
     x, dim = table.x, table.x.shape[1]
     field = MLP(
@@ -191,7 +179,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         with Progress(table.config.steps, show=table.progress) as bar:
             search.train(table.config.steps, PATIENCE, bar)
         flow, history, log_p = run.flow(search.best[0]), search.history, search.held_out()
-    return FittedDensity(flow, history, _compare(log_p, tried, f"{len(held):,} held-out rows"))
+    return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
 
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:
@@ -200,7 +188,7 @@ def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> C
     return CNF(table.field(), base, transform=scaling)
 
 
-def _compare(
+def compare(
     log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]], rows: str
 ) -> Comparison:
     """The flow beside the best Gaussian of scaled columns and the best simple density."""

@@ -8,13 +8,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal
 from jaxflow.bases.mixture import estimate, one_thread
-from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, Whiten
+from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, Whiten, spread_rows
 
 # Numbers of components that are tried, and the rows of training that each component needs.
 COMPONENTS, ROWS_EACH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 8
@@ -107,6 +107,32 @@ class Fold(NamedTuple):
     train: Array
     held: Array
     log_det: Float[np.ndarray, " m"]
+
+
+def before_scaling(
+    x: Array,
+    first: Chain | None,
+    key: PRNGKeyArray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[Array, list[Fold]]:
+    """Rows after the transforms that come before the scaling, and the folds made of them.
+
+    Args:
+        x: rows, (n, d), in data units.
+        first: the transforms; None for none.
+        key: for noise on grids.
+        folds: row numbers to train on and to hold out, for each fold.
+
+    Returns:
+        All rows with noise on grids, (n, d), and the folds, whose held-out rows have none.
+    """
+    if first is None:
+        noisy, u, log_det = x, x, np.zeros(len(x))
+    else:
+        noisy, _ = forward(first, spread_rows(first, x, key))
+        u, log_det = forward(first, x)
+    log_det = np.asarray(log_det, np.float64)
+    return noisy, [Fold(noisy[train], u[held], log_det[held]) for train, held in folds]
 
 
 def choose_start(
