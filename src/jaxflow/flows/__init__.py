@@ -2,11 +2,13 @@
 
 `CNF` solves an ODE, `CouplingFlow` applies layers, `FlowMap` replaces the solve by a few network
 evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_and_log_prob`,
-`encode` and `decode`.
+`encode` and `decode`. An `Ensemble` averages the densities of several flows, without `encode` and
+`decode`.
 """
 
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
@@ -15,6 +17,7 @@ from jaxflow.flows.importance import ImportanceSample, importance_sample
 __all__ = [
     "CNF",
     "CouplingFlow",
+    "Ensemble",
     "Flow",
     "FlowMap",
     "ImportanceSample",
