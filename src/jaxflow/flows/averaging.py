@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.density.error import LogDensity
 from jaxflow.density.mixture import mix, mix_with_error
 from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.flows.flow_map import FlowMap
+from jaxflow.flows.summary import has_values, size_words
 from jaxflow.ode import SolveError, Stats, Status
 from jaxflow.ode.status import failed
 from jaxflow.runtime.precision import cast_floats, sample_dtype, widest_dtype
@@ -82,6 +83,30 @@ def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows
             f"division by the sum too: leave flows[{bad[0]}] out if it does not count"
         )
     return jnp.asarray(shares, dtype)
+
+
+def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
+    """A line for each flow, by its place."""
+    shares = [""] * len(flows)
+    if has_values(weights):
+        shares = [f"weight {w:.4g}, " for w in np.asarray(weights)]
+    return {
+        f"flows[{k}]": f"{shares[k]}{type(flow).__name__}, {size_words(flow)}"
+        for k, flow in enumerate(flows)
+    }
+
+
+def refusal(name: str) -> str:
+    """Why an average has no such attribute, and what has."""
+    return (
+        f"an Ensemble has no {name}, for a mixture of densities is no single map: use that of "
+        f"each flow, ensemble.flows[0].{name}"
+    )
+
+
+def keys_for(num: int, key: PRNGKeyArray | None) -> list[Any]:
+    """A key for the probes of each flow, whose errors are then independent; one flow keeps it."""
+    return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
 
 def states_error(flow: Flow, name: str) -> bool:

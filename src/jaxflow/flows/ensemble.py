@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.error import LogDensity
@@ -18,9 +17,12 @@ from jaxflow.flows.averaging import (
     checked_weights,
     choose,
     exact_answer,
+    flow_words,
     joint_stats,
+    keys_for,
     named,
     nesting,
+    refusal,
     side_by_side,
     states_error,
     succeed_where,
@@ -28,7 +30,6 @@ from jaxflow.flows.averaging import (
 )
 from jaxflow.flows.data_space import mark_outside
 from jaxflow.flows.flow import Flow
-from jaxflow.flows.summary import has_values, size_words
 from jaxflow.ode import Stats
 from jaxflow.runtime.arguments import batch_shape, promote_dtypes
 from jaxflow.runtime.shapes import ArrayInput
@@ -40,10 +41,10 @@ CHOICE = 2**20
 class Ensemble(Flow):
     """The average of the densities of several flows, `p(x) = sum_k w_k p_k(x)`.
 
-    The log-density of new rows is never below the average of the flows' own (Jensen's
-    inequality), and mostly above the best of several fits. Weights that maximise it on held-out
-    rows are those of stacking (Smyth and Wolpert 1999, "Linearly combining density estimators via
-    stacking", Machine Learning 36).
+    The log-density of a row is never below the weighted average of the flows' own (Jensen's
+    inequality). Weights that maximise it on held-out rows are those of stacking (Smyth and
+    Wolpert 1999, "Linearly combining density estimators via stacking", Machine Learning 36).
+    Log-densities and samples cost a solve of every flow.
 
     A mixture is no single map, so there is no `encode`, `decode`, `transport` or `log_prob_at`:
     each of `ensemble.flows` has its own. An ensemble of one flow gives the bits of that flow.
@@ -93,13 +94,13 @@ class Ensemble(Flow):
         def __getattr__(self, name: str) -> Any:
             """Say of an attribute of the flows that the mixture has none."""
             if any(hasattr(flow, name) for flow in vars(self).get("flows", ())):
-                raise AttributeError(_refusal(name))
+                raise AttributeError(refusal(name))
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def _no_part(self) -> Any:
         raise AttributeError
 
-    # Python asks `__getattr__` after an AttributeError, which knows the name.
+    # After an AttributeError, Python asks `__getattr__`.
     base = transform = property(_no_part)
 
     @property
@@ -109,13 +110,7 @@ class Ensemble(Flow):
 
     def summary(self) -> dict[str, str]:
         """A text for each flow; as `Flow.summary`."""
-        weights = [""] * len(self.flows)
-        if has_values(self.weights):
-            weights = [f"weight {w:.4g}, " for w in np.asarray(self.weights)]
-        return {
-            f"flows[{k}]": f"{weights[k]}{type(flow).__name__}, {size_words(flow)}"
-            for k, flow in enumerate(self.flows)
-        }
+        return flow_words(self.flows, self.weights)
 
     def with_flows(self, flows: Sequence[Any]) -> "Ensemble":
         """The ensemble with these flows in place of its own, and the same weights."""
@@ -141,7 +136,7 @@ class Ensemble(Flow):
         """Log-density of `x` in nats; arguments as for `CNF.log_prob`.
 
         It is -inf outside the support of all flows. With `atol_nats` each flow is as accurate,
-        and so is the mixture. The key is split for the traces of several flows.
+        and so is the mixture, up to rounding. The key is split for the traces of several flows.
 
         Returns:
             Log-densities, (*batch).
@@ -185,26 +180,25 @@ class Ensemble(Flow):
         """
         answers = []
         for name, flow, own in self._each(key):
-            args = {"progress": progress}
+            solved = states_error(flow, name)
+            score = flow.log_prob_with_error if solved else flow.log_prob
+            target = {"atol_nats": atol_nats} if solved else {}
             with named(name):
-                if states_error(flow, name):
-                    answer = flow.log_prob_with_error(x, cond, own, atol_nats=atol_nats, **args)
-                else:
-                    answer = exact_answer(flow.log_prob(x, cond, own, **args))
-            answers.append(answer)
+                answer = score(x, cond, own, progress=progress, **target)
+            answers.append(answer if solved else exact_answer(answer))
         return averaged(self, answers, atol_nats)
 
     def encode(self, *args: Any, **settings: Any) -> NoReturn:
         """Refused with a TypeError: each flow has its own map."""
-        raise TypeError(_refusal("encode"))
+        raise TypeError(refusal("encode"))
 
     def decode(self, *args: Any, **settings: Any) -> NoReturn:
         """Refused with a TypeError: each flow has its own map."""
-        raise TypeError(_refusal("decode"))
+        raise TypeError(refusal("decode"))
 
     def sample_rows(self, *args: Any, **settings: Any) -> NoReturn:
         """Refused with a TypeError: each flow has its own base; `draw_rows` draws samples."""
-        raise TypeError(_refusal("sample_rows"))
+        raise TypeError(refusal("sample_rows"))
 
     def density_rows(self, *args: Any, **settings: Any) -> tuple[Array, Stats | None]:
         """Log-density of rows in data units: the same as `log_prob_rows`."""
@@ -293,10 +287,7 @@ class Ensemble(Flow):
         return zip(names, promote_dtypes(*self.flows), self._keys(key), strict=True)
 
     def _keys(self, key: PRNGKeyArray | None) -> list[Any]:
-        """A key for the probes of each flow: their errors are independent."""
-        if key is None or len(self.flows) == 1:
-            return [key] * len(self.flows)
-        return list(jax.random.split(key, len(self.flows)))
+        return keys_for(len(self.flows), key)
 
     def _choose(self, keys: Array) -> Array:
         # Ensembles within this one, as flows or in bases, get the same keys.
@@ -308,10 +299,3 @@ def members(flow: Flow) -> tuple[Flow, ...]:
     if not isinstance(flow, Ensemble):
         return (flow,)
     return tuple(each for inner in flow.flows for each in members(inner))
-
-
-def _refusal(name: str) -> str:
-    return (
-        f"an Ensemble has no {name}, for a mixture of densities is no single map: use that of "
-        f"each flow, ensemble.flows[0].{name}"
-    )
