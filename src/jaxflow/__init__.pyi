@@ -16,6 +16,7 @@ from .bases import StudentT as StudentT
 from .density import augmented_dynamics as augmented_dynamics
 from .flows import CNF as CNF
 from .flows import CouplingFlow as CouplingFlow
+from .flows import Ensemble as Ensemble
 from .flows import FlowMap as FlowMap
 from .flows import ImportanceSample as ImportanceSample
 from .flows import calibration_curve as calibration_curve

@@ -21,7 +21,16 @@ from scipy.linalg import expm
 
 import jaxflow
 import jaxflow.interop.numpyro as module
-from jaxflow import CNF, ODE, CouplingFlow, FlowMap, Hutchinson, StandardNormal, TrainConfig
+from jaxflow import (
+    CNF,
+    ODE,
+    CouplingFlow,
+    Ensemble,
+    FlowMap,
+    Hutchinson,
+    StandardNormal,
+    TrainConfig,
+)
 from jaxflow.dynamics import Linear
 from jaxflow.interop.numpyro import FlowDistribution, target_of
 from jaxflow.objectives import ReverseKL
@@ -275,6 +284,40 @@ def test_values_on_a_grid_are_refused():
 
 
 # --- a model as a target ---
+
+
+def test_an_ensemble_is_a_distribution(key):
+    other = replace(FLOW, field=Linear(matrix=-A))
+    ensemble = Ensemble([FLOW, other], [1, 3])
+    d = FlowDistribution(ensemble)
+    # More rows than are solved singly, and few.
+    x = jax.random.normal(key, (100, 2))
+    each = [dist.MultivariateNormal(jnp.zeros(2), gaussian(flow)) for flow in ensemble.flows]
+    mixture = dist.MixtureGeneral(dist.Categorical(probs=jnp.asarray([0.25, 0.75])), each)
+    np.testing.assert_allclose(d.log_prob(x), mixture.log_prob(x), atol=1e-7)
+    np.testing.assert_allclose(d.log_prob(x[:3]), mixture.log_prob(x[:3]), atol=1e-7)
+    slopes = jax.grad(lambda x: d.log_prob(x).sum())(x[:3])
+    np.testing.assert_allclose(
+        slopes, jax.grad(lambda x: mixture.log_prob(x).sum())(x[:3]), atol=1e-6
+    )
+    np.testing.assert_allclose(d.sample(key, (100,)), ensemble.sample(key, 100), atol=1e-9)
+    np.testing.assert_allclose(d.sample(key, (3,)), ensemble.sample(key, 3), atol=1e-7)
+
+
+def test_an_ensemble_has_the_limits_of_its_flows(key):
+    other = replace(FLOW, field=Linear(matrix=-A), transform=LIMITS)
+    d = FlowDistribution(Ensemble([LIMITED, other]))
+    x = jnp.asarray([[0.5, 3.0], [1.5, 3.0], [0.2, 1.0]])
+    assert list(map(bool, d.support(x))) == [True, False, False]
+    assert list(np.isneginf(d.log_prob(x))) == [False, True, True]
+    assert bool(d.support(d.sample(key, (5,))).all())
+    with pytest.raises(ValueError, match="different limits"):
+        FlowDistribution(Ensemble([LIMITED, FLOW]))
+    random = replace(FLOW, trace=Hutchinson(4))
+    with pytest.raises(ValueError, match="log-density random"):
+        FlowDistribution(Ensemble([FLOW, Ensemble([random])]))
+    with pytest.raises(TypeError, match="FlowMap"):
+        FlowDistribution(Ensemble([FLOW, FlowMap(None, FLOW, 2)]))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import json, sys
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
-from jaxflow import CNF, CouplingFlow, DiagonalNormal, GaussianMixture, StandardNormal
+from jaxflow import CNF, CouplingFlow, DiagonalNormal, Ensemble, GaussianMixture, StandardNormal
 from jaxflow import StudentT
 from jaxflow.dynamics import MLP
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Whiten
@@ -63,6 +63,7 @@ for base, transform in pairs:
         )
         made = eqx.tree_at(lambda flow: flow.layers, made, coupling)
         calls |= {"coupling": made.log_prob, "coupling decode": made.decode}
+        calls["ensemble"] = Ensemble([flow, made], [1, 2]).log_prob
     for name, call in calls.items():
         together = np.asarray(call(x)).reshape(rows, -1)
         for n in sizes:

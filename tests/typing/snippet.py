@@ -68,6 +68,9 @@ def flows(x: np.ndarray) -> None:
     assert_type(answer.trace_se, Array | None)
     assert_type(answer.ode_error, Array | None)
     assert_type(flow.choose_probes(x, key=key), CNF)
+    ensemble = jaxflow.Ensemble([flow, flow], [1, 2])
+    assert_type(ensemble.log_prob(x, atol_nats=1e-3), Array)
+    assert_type(ensemble.sample_and_log_prob(key, 10), tuple[Array, Array])
     trained, history = jaxflow.fit(
         flow, x, key=key, config=TrainConfig(steps=10), objective=Staged()
     )

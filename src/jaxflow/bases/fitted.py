@@ -29,7 +29,7 @@ class FlowBase(eqx.Module):
         """Make a base of a flow.
 
         Args:
-            flow: a fitted `CNF` or `CouplingFlow` without conditions.
+            flow: a fitted `CNF`, `CouplingFlow` or `Ensemble` without conditions.
 
         Raises:
             TypeError: `flow` is not a flow.
@@ -44,6 +44,8 @@ class FlowBase(eqx.Module):
                 f"trace={trace} gives a random log-density, and a base needs the same one at "
                 "every call: give the flow trace='exact'"
             )
+        for member in getattr(flow, "flows", ()):
+            FlowBase(member)
         self.flow = flow
 
     @property

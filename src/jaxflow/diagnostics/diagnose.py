@@ -23,6 +23,7 @@ from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import check_count
 from jaxflow.transforms import spread_rows, without_noise
 
@@ -82,6 +83,12 @@ def diagnose(
         ValueError: no rows, NaN or infinite rows (named), wrong shapes, numbers out of range.
         TypeError: another kind of flow.
     """
+    if isinstance(flow, Ensemble):
+        raise TypeError(
+            "flow is an Ensemble, which maps no rows to a base: diagnose each of flow.flows, and "
+            "compare samples with data, jaxflow.diagnostics.two_sample.c2st(data, np.asarray("
+            "flow.sample(key, len(data))), np.random.default_rng(0), 0.01)"
+        )
     if not isinstance(flow, CNF | CouplingFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; give a jaxflow.CNF or CouplingFlow")
     for name, number in (("num_rows", num_rows), ("num_samples", num_samples)):

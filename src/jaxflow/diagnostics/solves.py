@@ -19,6 +19,7 @@ from jaxflow.diagnostics.findings import (
     to_host,
 )
 from jaxflow.flows.cnf import CNF
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.ode import Status
 from jaxflow.ode.status import MESSAGES
@@ -235,6 +236,8 @@ def _by_status(
 
 def without_raising(flow: Any) -> Any:
     """The flow with solves that return NaN and a status instead of raising."""
+    if isinstance(flow, Ensemble):
+        return flow.with_flows(tuple(map(without_raising, flow.flows)))
     if not isinstance(flow, CNF):
         return flow
     return replace(flow, ode_eval=replace(flow.ode_eval, throw=False))

@@ -2,11 +2,13 @@
 
 `CNF` solves an ODE, `CouplingFlow` applies layers, `FlowMap` replaces the solve by a few network
 evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_and_log_prob`,
-`encode` and `decode`. Of a `CNF` of one column, `quantile` and `cdf` take no sampling.
+`encode` and `decode`. Of a `CNF` of one column, `quantile` and `cdf` take no sampling. An
+`Ensemble` averages the densities of several flows, without `encode` and `decode`.
 """
 
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
@@ -17,6 +19,7 @@ from jaxflow.flows.quantiles import cdf, quantile
 __all__ = [
     "CNF",
     "CouplingFlow",
+    "Ensemble",
     "Flow",
     "FlowMap",
     "ImportanceSample",

@@ -19,6 +19,7 @@ from jax import export as jax_export
 from jaxtyping import Array
 
 from jaxflow.flows.data_space import nan_where, rows_into_flow_space, to_flow_space
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow, score_in_flow_space
 from jaxflow.io.atomic import atomic_write
 from jaxflow.io.checkpoint import jaxflow_version
@@ -76,10 +77,16 @@ def export(
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
         ImportError: flatbuffers is not installed, in which jax writes programs.
-        TypeError: `flow` is not a flow, or `platforms` is not a sequence of names.
+        TypeError: `flow` is not a flow, or is an `Ensemble`; or `platforms` is not a sequence of
+            names.
         ValueError: the trace is stochastic, or a part of the flow is not a program of jax (it
             calls Python or NumPy while it runs); the message says which.
     """
+    if isinstance(flow, Ensemble):
+        raise TypeError(
+            "flow is an Ensemble: export each of flow.flows, and average their log-densities by "
+            "scipy.special.logsumexp(log_p, axis=0, b=weights[:, None])"
+        )
     if not isinstance(flow, Flow):
         raise TypeError(f"flow={flow!r} is not a flow: give a CNF, a CouplingFlow or a FlowMap")
     if not overwrite and os.path.lexists(path):

@@ -112,12 +112,12 @@ def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
         name: getattr(part, name, None) for name in names if name != "event_shape"
     }
     by_column = getattr(part, "by_column", None)
-    if by_column is not None and all(map(_has_values, fields.values())):
+    if by_column is not None and all(map(has_values, fields.values())):
         fields = by_column()
     columns = {
         name: np.ravel(value)
         for name, value in fields.items()
-        if _has_values(value) and value.shape == shape
+        if has_values(value) and value.shape == shape
     }
     each = []
     for i in range(int(np.prod(shape))):
@@ -126,7 +126,7 @@ def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
     return each
 
 
-def _has_values(value: Any) -> bool:
+def has_values(value: Any) -> bool:
     """Whether this is an array whose values are here."""
     is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, Tracer)
     return is_array and getattr(value, "is_fully_addressable", True)

@@ -7,12 +7,18 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.flows.data_space import nan_where, to_flow_space
+from jaxflow.flows.ensemble import Ensemble, members
 from jaxflow.runtime.shapes import Rows
 from jaxflow.transforms import noise_of, spread_rows
 
 
 def with_noise(flow: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, PRNGKeyArray]:
     """Rows with fresh noise if the transform starts with a grid; and the key for all else."""
+    if isinstance(flow, Ensemble) and any(noise_of(each.transform) for each in members(flow)):
+        raise ValueError(
+            "the flows of this Ensemble are of values on a grid, which each of them spreads by "
+            "its own noise: train each of flow.flows"
+        )
     transform = getattr(flow, "transform", None)
     if noise_of(transform) is None:
         return x, key

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxflow.bases import SeededBase
 from jaxflow.dynamics import ConditionScaling
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import words
 from jaxflow.transforms import Bounded, Dequantise
@@ -41,7 +42,8 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
     ```
 
     Args:
-        flow: a `CNF`, a `CouplingFlow` or another `Flow`.
+        flow: a `CNF`, a `CouplingFlow` or another `Flow`; of an `Ensemble`, the arrays of its
+            flows, not its weights.
         train: parts of the flow: `"field"` (for a `CouplingFlow` its layers), `"base"`,
             `"transform"`.
 
@@ -53,6 +55,9 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
     Raises:
         ValueError: a name is unknown, or its part has no arrays to train.
     """
+    if isinstance(flow, Ensemble):
+        marked = flow.with_flows([trainable(each, train) for each in flow.flows])
+        return eqx.tree_at(lambda tree: tree.weights, marked, False)
     trees = []
     for name in checked_names(train):
         tree = arrays_where(flow, lambda part, name=name: name == _name_of(part))

@@ -14,6 +14,7 @@ from numpyro.distributions import Distribution, constraints
 
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.flows.cnf import CNF
+from jaxflow.flows.ensemble import Ensemble, members
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.interop.numpyro.support import DataSpace
@@ -66,7 +67,8 @@ class FlowDistribution(Distribution):
     ```
 
     Args:
-        flow: a `CNF`, a `CouplingFlow`, or any `Flow`.
+        flow: a `CNF`, a `CouplingFlow`, an `Ensemble` of flows with the same limits, or any
+            `Flow`.
         cond: conditions, (*batch, c), which make a distribution of batch shape `batch`; None for
             a flow without.
         validate_args: as for any NumPyro distribution.
@@ -78,8 +80,8 @@ class FlowDistribution(Distribution):
 
     Raises:
         TypeError: `flow` is not a flow, or is a `FlowMap`.
-        ValueError: a condition without an axis, a flow with a stochastic trace, or a flow of
-            values on a grid.
+        ValueError: a condition without an axis, a flow with a stochastic trace, a flow of values
+            on a grid, or an ensemble of flows with different limits.
     """
 
     pytree_data_fields = ("arrays", "cond")
@@ -117,9 +119,7 @@ class FlowDistribution(Distribution):
         Raises:
             ValueError: distributions with limits were stacked by vmap or scan.
         """
-        parts = _parts(self.flow.transform)
-        while parts and isinstance(parts[-1], UNBOUNDED):
-            parts.pop()
+        parts = _limits(members(self.flow)[0])
         if not parts:
             return constraints.independent(constraints.real, len(self.event_shape))
         if self._stack:
@@ -204,6 +204,15 @@ class FlowDistribution(Distribution):
 
 
 def _check(flow: Any) -> None:
+    if isinstance(flow, Ensemble):
+        for member in members(flow):
+            _check(member)
+        if not eqx.tree_equal(*map(_limits, members(flow))):
+            raise ValueError(
+                "the flows of this Ensemble have transforms with different limits, and samplers "
+                "need one support: fit them with one and the same transform"
+            )
+        return
     if isinstance(flow, FlowMap):
         raise TypeError(
             "flow is a FlowMap, whose log-density is an approximation: write "
@@ -236,6 +245,14 @@ def _parts(transform: Any) -> list[Any]:
     return [] if transform is None else [transform]
 
 
+def _limits(flow: Flow) -> list[Any]:
+    """The transforms that bound the support, in order, and those before them."""
+    parts = _parts(flow.transform)
+    while parts and isinstance(parts[-1], UNBOUNDED):
+        parts.pop()
+    return parts
+
+
 def _rowwise(flags: Array, x: Array) -> Array:
     return flags.reshape(-1, *[1] * (x.ndim - 1))
 
@@ -246,6 +263,8 @@ def _is_few(rows: int, event_shape: tuple[int, ...]) -> bool:
 
 def _train_as_eval(flow: Any) -> Any:
     """The flow with its evaluation settings as training settings: these solve row by row."""
+    if isinstance(flow, Ensemble):
+        return flow.with_flows([_train_as_eval(each) for each in flow.flows])
     if not isinstance(flow, CNF):
         return flow
     return replace(flow, ode=flow.ode_eval, trace=flow.trace_for(training=False))
