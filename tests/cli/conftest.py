@@ -6,8 +6,9 @@ from typer.testing import CliRunner
 
 from jaxflow.cli.app import app
 
-# All fits of one kind share these, and with them their compiled code.
-TINY = ("--width", 8, "--steps", 20)
+# All fits of one kind share these, and with them their compiled code. With an objective they take
+# the path of large tables, which is checkpointed.
+TINY = ("--width", 8, "--steps", 20, "--objective", "staged")
 
 
 @pytest.fixture(scope="session")

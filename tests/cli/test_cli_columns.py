@@ -107,7 +107,7 @@ def test_incomplete_rows_are_refused_or_dropped(
     assert result.exit_code == 0, result.output
     assert "dropped 2 of 202 rows" in result.stderr
     assert "2 dropped" in result.stdout
-    assert result.stdout.endswith(f"{new} --out scores.csv --drop-nan\n")
+    assert result.stdout.endswith("--out samples.csv\n")
     record = load_extra(tmp_path / "run" / "flow.safetensors")
     assert (record["rows"], record["rows_dropped"]) == (200, 2)
 

@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from tests.cli.conftest import TINY
 
 import jaxflow as library
 from jaxflow.cli.app import COMMANDS, load_command
 from jaxflow.cli.fit import fit as fit_command
+from jaxflow.cli.settings import SIZES
 from jaxflow.runtime.extras import install_extra
 
 
@@ -45,11 +47,14 @@ def test_every_command_and_option_has_help(jaxflow, command):
 def test_defaults_are_the_librarys():
     signature = inspect.signature(fit_command)
     config = library.TrainConfig()
+    defaults = {name: each.default for name, each in signature.parameters.items()} | SIZES
     for name in ("steps", "batch_size", "learning_rate", "max_seconds"):
-        assert signature.parameters[name].default == getattr(config, name)
+        assert defaults[name] == getattr(config, name)
     mlp = inspect.signature(library.dynamics.MLP.__init__)
     for name in ("width", "depth"):
-        assert signature.parameters[name].default == mlp.parameters[name].default
+        assert defaults[name] == mlp.parameters[name].default
+    chosen = inspect.signature(library.fit_density).parameters
+    assert all(signature.parameters[name].default == chosen[name].default for name in SIZES)
 
 
 def test_refusals_before_any_work(jaxflow, fit, fitted, table, write, values, tmp_path):
@@ -83,7 +88,10 @@ def test_refusals_before_any_work(jaxflow, fit, fitted, table, write, values, tm
             fit(new, "--model", "coupling", "--trace", "exact"),
             "--trace exact requires --model cnf",
         ),
-        (fit(new, "--model", "coupling", table=single), "needs at least 2 columns, got 1"),
+        (
+            fit(new, "--objective", "auto", "--model", "coupling", table=single),
+            "needs at least 2 columns, got 1",
+        ),
     ):
         assert result.exit_code == 2, said
         assert result.stderr.startswith("error: ")
@@ -152,11 +160,11 @@ def test_program_on_its_own(fitted, table, tmp_path):
     """In JAX's default settings, from another folder, the numbers are the same."""
     run, _ = fitted
     result = python(
-        *("-c", PROGRAM, "fit", table, "--out", "runs/b", "--width", 8, "--steps", 20),
+        *("-c", PROGRAM, "fit", table, "--out", "runs/b", *map(str, TINY)),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith(f"jaxflow score runs/b {table} --out scores.csv\n")
+    assert result.stdout.endswith("jaxflow sample runs/b --out samples.csv\n")
     ours, theirs = (
         pl.read_csv(folder / "history.csv") for folder in (tmp_path / "runs" / "b", run)
     )

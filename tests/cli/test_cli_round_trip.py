@@ -62,10 +62,10 @@ def test_fit_prints_result_and_next_command(fitted, table):
     record = load_extra(run / "flow.safetensors")
     assert lines["rows"] == "180 for training, 20 held out"
     assert lines["transform"] == record["transform"]
-    assert lines["held-out"].startswith(
-        f"{record['validation']:.4f} +- {record['validation_se']:.4f} nats"
-    )
-    assert lines["next"] == f"jaxflow score {run} {table} --out scores.csv"
+    assert lines["flow"] == f"{-record['validation']:.4f} +- {record['validation_se']:.4f}"
+    assert lines["held-out"].startswith("log-density in nats per row, higher is better, 20 held")
+    assert lines["verdict"] == record["comparison"]["verdict"]
+    assert lines["next"] == f"jaxflow sample {run} --out samples.csv"
     assert "\x1b" not in result.stdout
 
 
@@ -165,7 +165,16 @@ def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, t
 def test_options_reach_the_flow(fit, tmp_path):
     """Coupling layers in float64, no transform."""
     result = fit(
-        tmp_path / "a", "--model", "coupling", "--float64", "--transform", "none", "--depth", 1
+        tmp_path / "a",
+        "--objective",
+        "auto",
+        "--model",
+        "coupling",
+        "--float64",
+        "--transform",
+        "none",
+        "--depth",
+        1,
     )
     assert result.exit_code == 0, result.output
     flow = library.load(tmp_path / "a" / "flow.safetensors")

@@ -67,8 +67,8 @@ def test_interrupted_run_goes_on_as_if_never_interrupted(
     jaxflow, fit, fitted, interrupt, tmp_path
 ):
     run = tmp_path / "run"
-    # Two candidate transforms take two stretches each; the fifth would be the next one.
-    interrupt(4)
+    # Two candidate transforms take three stretches each; the seventh would be the next one.
+    interrupt(6)
     result = fit(run)
     assert result.exit_code == 130
     assert result.stderr.endswith("interrupted; repeat the command with --resume to continue\n")
@@ -94,13 +94,13 @@ def test_interrupted_run_goes_on_as_if_never_interrupted(
 
 def test_resume_wants_the_same_options_and_rows(fit, interrupt, values, write, tmp_path):
     run = tmp_path / "run"
-    interrupt(5)
+    interrupt(7)
     assert fit(run).exit_code == 130
     before = contents(run)
     other = write(tmp_path / "other.csv", values[::-1], "a,b")
     named = write(tmp_path / "named.csv", values, "a,z")
     for result, said in (
-        (fit(run, "--resume", "--learning-rate", 0.5), "--learning-rate 0.002, not 0.5"),
+        (fit(run, "--resume", "--learning-rate", 0.5), "--learning-rate None, not 0.5"),
         (fit(run, "--resume", "--columns", "b,a"), "the columns a, b, not b, a"),
         (fit(run, "--resume", table=other), "with other rows, of"),
         (fit(run, "--resume", table=named), "the columns a, b, not a, z"),

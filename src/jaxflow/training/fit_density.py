@@ -83,6 +83,8 @@ def fit_density(
     """
     if np.ndim(x) != 2:
         raise ValueError(f"x has shape {np.shape(x)}: give rows (n, d), as x.reshape(len(x), -1)")
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
     depth = check_count("depth", depth)
     placeholder = CNF(lambda t, x: x, StandardNormal(np.shape(x)[1]))
     rows = repeat_rows(data_rows(placeholder, x, None, "x", weights)).x

@@ -109,7 +109,10 @@ def prepare(
     rows = data_rows(flow, x, cond, "x", weights)
     _check_grid("x", flow, transform, rows)
     if isinstance(validation, float | int):
-        indices = split(len(rows.x), float(validation), sum(seed_of(key)) % 2**32)
+        try:
+            indices = split(len(rows.x), float(validation), sum(seed_of(key)) % 2**32)
+        except ValueError as error:
+            raise ValueError(str(error).replace("fraction", "validation")) from None
         rows, held_out = (jax.tree.map(lambda a, i=i: a[i], rows) for i in indices)
     else:
         held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
