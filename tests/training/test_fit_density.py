@@ -11,8 +11,10 @@ from jaxflow.estimator import FlowDensity
 from jaxflow.flows.data_space import with_transform
 from jaxflow.training import Comparison, History, TrainConfig
 from jaxflow.training.folds import make_folds
+from jaxflow.training.from_simple import Table
 from jaxflow.training.phases import phase_at
 from jaxflow.training.starts import Fold, Start, choose_start, forward
+from jaxflow.transforms import propose
 
 KEY = jax.random.key(0)
 
@@ -156,6 +158,27 @@ def test_too_few_rows_for_folds_give_a_gaussian(rows):
     assert np.isfinite(flow.log_prob(x)).all()
     assert str(comparison) == f"no held-out log-density: {rows} rows, too few to hold any out"
     assert history["step"] == []
+
+
+def test_every_column_varies_in_every_fold():
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    rare = np.zeros((50, 1))
+    rare[:2] = 1.0, 2.5
+    twice = jnp.asarray(np.concatenate([x, rare], axis=1))
+    proposal = propose(twice, ("a", "b", "c"))
+    table = Table(twice, proposal, 8, 1, KEY, TrainConfig(), False)
+    for train, _ in table.folds():
+        assert len(set(twice[train][:, 2].tolist())) > 1
+    once = twice.at[0, 2].set(0.0)
+    with pytest.raises(ValueError, match="column c of x has one value in all but a few rows"):
+        table._replace(x=once).folds()
+
+
+def test_a_time_limit_ends_the_folds():
+    history = jaxflow.fit_density(
+        clusters(60), key=KEY, width=8, max_seconds=1e-3, progress=False
+    ).history
+    assert history["step"] == [0, 25]
 
 
 def test_named_outcomes_of_bad_tables():

@@ -48,8 +48,9 @@ class Staged:
     """Minimise several objectives in turn, each for its share of the training steps.
 
     The default is flow matching, which solves no ODE, for 92 % of the steps, then maximum
-    likelihood. `fit` starts each stage from the best weights so far, with a learning-rate schedule
-    of its own, and before likelihood refines the training solver until its validation value is
+    likelihood. `fit` ends a stage early where the held-out rows become less likely. It starts each
+    stage from the best weights so far, with a learning-rate schedule of its own, and before
+    likelihood refines the training solver until its validation value is
     within `TrainConfig.solver_error` of the evaluation solver's.
 
     ```python

@@ -62,11 +62,13 @@ class Folds:
         self.runs, self.history = runs, History({name: [] for name in COLUMNS})
         for run in runs:
             pad_rows(run, num_rows)
-        self.lowest = self._record([run.validate() for run in runs])
+        self.lowest = self._record([run.validate() | {"loss": math.nan} for run in runs])
         self._keep(0)
 
-    def train(self, most: int, patience: int, progress: Progress) -> None:
-        """Train until `patience` validations bring nothing, or for `most` steps."""
+    def train(
+        self, most: int, patience: int, max_seconds: float | None, progress: Progress
+    ) -> None:
+        """Train until `patience` validations bring nothing, for `most` steps or `max_seconds`."""
         every = self.runs[0].config.eval_every
         for step in [*range(every, most, every), most]:
             for run in self.runs:
@@ -79,6 +81,8 @@ class Folds:
                 self.lowest = value
                 self._keep(step)
             if step - self.best_step >= patience * every:
+                break
+            if max_seconds is not None and self.history["seconds"][-1] > max_seconds:
                 break
 
     def held_out(self) -> Float[np.ndarray, " n"]:

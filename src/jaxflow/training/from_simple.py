@@ -17,7 +17,7 @@ from jaxflow.dynamics import MLP
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
 from jaxflow.objectives import maximum_likelihood
-from jaxflow.runtime.checks import split
+from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
@@ -40,6 +40,8 @@ NUM_FOLDS, FEWEST = 5, 10
 EVERY, PATIENCE = 25, 6
 # Updates in which the learning rate rises.
 RISE = 25
+# Splits that are tried for one in which every column varies in every fold.
+ATTEMPTS = 20
 
 
 class FittedDensity(NamedTuple):
@@ -103,10 +105,39 @@ class Table(NamedTuple):
         zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
         return eqx.tree_at(lambda field: field.layers[-1], field, zero)
 
+    def search(self, search: Folds, progress: Progress) -> None:
+        """Train the runs of the folds until they gain nothing."""
+        search.train(self.config.steps, PATIENCE, self.config.max_seconds, progress)
+
+    def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Row numbers of the folds, in each of which every column varies.
+
+        Raises:
+            ValueError: a column varies in too few rows.
+        """
+        x, groups = np.asarray(self.x, np.float64), self.groups()
+        constant, eps = np.zeros(x.shape[1], bool), float(jnp.finfo(self.x.dtype).eps)
+        for attempt in range(ATTEMPTS):
+            folds = make_folds(groups, NUM_FOLDS, self.seed + attempt)
+            parts = [constant_columns(x[train], eps) for train, _ in folds]
+            constant = np.any(parts, axis=0)
+            if not constant.any():
+                return folds
+        name = self.proposal.columns[int(np.argmax(constant))]
+        raise ValueError(
+            f"column {name} of x has one value in all but a few rows, so that some folds see no "
+            "other: drop the column, or fit these rows alone"
+        )
+
     def run(self, flow: CNF, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
         config = replace(
-            self.config, ema=0.95, eval_every=EVERY, patience=None, solver_error=math.inf
+            self.config,
+            ema=0.95,
+            eval_every=EVERY,
+            patience=None,
+            max_seconds=None,
+            solver_error=math.inf,
         )
         x = self.x
         problem = prepare(flow, x[train], None, self.key, (x[held],), scaling, config)
@@ -123,13 +154,13 @@ def _rising(rate: float) -> Any:
 
 def by_folds(table: Table) -> FittedDensity:
     """Choose the start and the number of steps by folds, then train on all rows."""
-    groups, every = table.groups(), np.arange(len(table.x))
-    if groups.max() + 1 < FEWEST:
+    every = np.arange(len(table.x))
+    if table.groups().max() + 1 < FEWEST:
         noisy, _ = before_scaling(table.x, table.first, table.key, [])
         flow = _start_flow(table, Start(ridge=0.2), noisy, every)
         nothing = f"{len(every)} rows, too few to hold any out"
         return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
-    folds = make_folds(groups, NUM_FOLDS, table.seed)
+    folds = table.folds()
     noisy, unscaled = before_scaling(table.x, table.first, table.key, folds)
     tried = choose_start(unscaled)
     start = next(iter(tried))
@@ -140,7 +171,7 @@ def by_folds(table: Table) -> FittedDensity:
     flow = _start_flow(table, start, noisy, every)
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
-        search.train(table.config.steps, PATIENCE, bar)
+        table.search(search, bar)
         if search.best_step:
             run = table.run(with_transform(flow, None), every, every, flow.transform)
             run.train_to(search.best_step)
@@ -177,7 +208,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         run = table.run(with_transform(simple, None), train, held, scaling)
         search = Folds([run], len(train))
         with Progress(table.config.steps, show=table.progress) as bar:
-            search.train(table.config.steps, PATIENCE, bar)
+            table.search(search, bar)
         flow, history, log_p = run.flow(search.best[0]), search.history, search.held_out()
     return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
 

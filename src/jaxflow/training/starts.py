@@ -16,7 +16,8 @@ from jaxflow.bases import GaussianMixture, StandardNormal
 from jaxflow.bases.mixture import estimate, one_thread
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, Whiten, spread_rows
 
-# Numbers of components that are tried, and the rows of training that each component needs.
+# Numbers of components that are tried, and the rows of training that each component needs; with
+# correlations as many as columns.
 COMPONENTS, ROWS_EACH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 8
 # Ridges that are tried, as shares of a scaled column's variance; the first one with any number of
 # components.
@@ -169,11 +170,10 @@ def choose_start(
 
 
 def _search(score: Callable[[Start], float], scaling: str, shape: tuple[int, ...]) -> None:
-    rows, dim = shape
     best, highest = Start(scaling), -np.inf
-    for covariance in ("full", "diag") if dim > MANY_COLUMNS else ("full",):
+    for covariance in ("full", "diag") if shape[1] > MANY_COLUMNS else ("full",):
         worse, top = 0, -np.inf
-        for start in _by_components(Start(scaling, covariance=covariance), rows):
+        for start in _by_components(Start(scaling, covariance=covariance), *shape):
             value = score(start)
             worse, top = (0, value) if value > top else (worse + 1, top)
             if value > highest:
@@ -185,9 +185,10 @@ def _search(score: Callable[[Start], float], scaling: str, shape: tuple[int, ...
         score(replace(Start(scaling), ridge=ridge))
 
 
-def _by_components(start: Start, rows: int) -> Iterator[Start]:
+def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
+    least = max(ROWS_EACH, dim) if start.covariance == "full" else ROWS_EACH
     for count in COMPONENTS if find_spec("sklearn") else COMPONENTS[:1]:
-        if count == 1 or count * ROWS_EACH <= rows:
+        if count == 1 or count * least <= rows:
             yield replace(start, components=count)
 
 
