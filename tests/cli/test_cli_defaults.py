@@ -34,13 +34,18 @@ def test_a_fit_says_what_a_simple_density_gives(by_default):
     assert history["step"][0] == 0
 
 
-def test_later_commands_know_the_run(jaxflow, by_default, table, tmp_path):
+def test_info_knows_the_run(jaxflow, by_default):
     run, _ = by_default
     info = jaxflow("info", run)
     assert "width by the rows" in info.stdout
     assert "each held out once in 5 folds" in info.stdout
     as_json = json.loads(jaxflow("--json", "info", run).stdout)
     assert as_json["comparison"]["rows"].startswith("200 rows")
+
+
+@pytest.mark.slow
+def test_its_own_table_is_a_kind_test(jaxflow, by_default, table, tmp_path):
+    run, _ = by_default
     result = jaxflow("score", run, table, "--out", tmp_path / "scores.csv")
     assert result.exit_code == 0, result.output
     result = jaxflow("check", run, table, "--rows", 40)
@@ -48,6 +53,7 @@ def test_later_commands_know_the_run(jaxflow, by_default, table, tmp_path):
     assert "log-density in nats per row" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_flow(jaxflow, by_default, table, tmp_path):
     assert jaxflow("fit", table, "--out", tmp_path / "run", "--steps", 25).exit_code == 0
     folders = tmp_path / "run", by_default[0]

@@ -156,6 +156,7 @@ def test_commands_start_no_jax_backend():
     assert python("-c", code).stdout == "{}\n"
 
 
+@pytest.mark.slow
 def test_program_on_its_own(fitted, table, tmp_path):
     """In JAX's default settings, from another folder, the numbers are the same."""
     run, _ = fitted

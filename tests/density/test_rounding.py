@@ -141,6 +141,7 @@ def test_a_tolerance_is_met_or_refused(verify):
     assert np.mean(true[1:] <= 1e-4) >= 0.999
 
 
+@pytest.mark.slow
 def test_gradients_of_a_transform_are_those_of_float32():
     flow = single(CNF(Pull(jnp.asarray([0.5, -0.7])), StandardNormal(2)))
     x = jnp.asarray(RNG.normal(size=(5, 2)), jnp.float32)

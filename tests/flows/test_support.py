@@ -67,6 +67,7 @@ def test_a_status_says_so_and_the_error_is_0():
     assert np.all(np.asarray(answer.ode_error) < 1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_0_outside_and_others_keep_theirs():
     flow = CNF(MLP(1, width=4, depth=1, key=KEY), StandardNormal(1), transform=HALF_LINE)
     slope = jax.jit(jax.grad(lambda x: jnp.sum(jnp.exp(flow.log_prob(x)))))

@@ -304,6 +304,7 @@ def test_an_ensemble_is_a_distribution(key):
     np.testing.assert_allclose(d.sample(key, (3,)), ensemble.sample(key, 3), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_the_limits_of_its_flows(key):
     other = replace(FLOW, field=Linear(matrix=-A), transform=LIMITS)
     d = FlowDistribution(Ensemble([LIMITED, other]))

@@ -113,6 +113,7 @@ def test_a_gaussian_is_left_as_it_is(gaussian):
     assert f"{len(comparison.log_p['flow'])} rows, each held out once" in comparison.rows
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_flow(gaussian):
     x, (flow, _, _) = gaussian
     again, _, _ = jaxflow.fit_density(x, key=KEY, progress=False)
@@ -143,6 +144,7 @@ def test_a_large_table_holds_a_share_out():
     assert np.isfinite(flow.log_prob(x[:5])).all()
 
 
+@pytest.mark.slow
 def test_weights_are_repetitions():
     x = clusters(40)
     weights = np.tile([2, 1, 0, 1], 10)

@@ -213,4 +213,4 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         """What turns `log_prob` of the flow into the log-density of the rows."""
         if self.discrete == "mass":
             return 0.0
-        return sum(math.log(step) for step in self.grid_ if step > 0)
+        return math.fsum(math.log(step) for step in self.grid_ if step > 0)
