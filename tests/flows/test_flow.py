@@ -363,6 +363,8 @@ ADAPTIVE = CNF(
 )
 
 
+# Compiled as for users, which is where the bits are promised (tests/laws/test_bits.py).
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(seed):
     x = 2 * jax.random.normal(jax.random.key(3), (300, 3))

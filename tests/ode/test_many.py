@@ -51,6 +51,8 @@ def test_values_are_those_of_one_solve_a_row():
         assert float(stats.t[i]) == 0.0
 
 
+# Compiled as for users, which is where the bits are promised (tests/laws/test_bits.py).
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_bits_do_not_depend_on_the_batch(seed):
     y, stats = solve(X)
