@@ -165,7 +165,7 @@ def test_too_few_rows_for_folds_give_a_gaussian(rows):
 def test_every_column_varies_in_every_fold():
     x = np.random.default_rng(0).normal(size=(50, 2))
     rare = np.zeros((50, 1))
-    rare[:2] = 1.0, 2.5
+    rare[:2, 0] = 1.0, 2.5
     twice = jnp.asarray(np.concatenate([x, rare], axis=1))
     proposal = propose(twice, ("a", "b", "c"))
     table = Table(twice, proposal, 8, 1, KEY, TrainConfig(), False)
