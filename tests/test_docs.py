@@ -23,6 +23,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 
 # Pages that take more than some 5 seconds of one core even with short trainings.
 SLOW = {
+    "howto/export.md",
     *(
         "index.md",
         "tutorial.md",

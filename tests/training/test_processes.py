@@ -72,6 +72,7 @@ def same(a, b):
     return all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_flow_of_two_devices(tmp_path):
     port = free_port()
     finish(*(start(i, 2, port, tmp_path / "two", 2) for i in range(2)))
