@@ -122,7 +122,8 @@ import json, sys
 from jaxflow import distil, fit, fit_classifier, fit_noise
 from jaxflow.training.config import TrainConfig
 
-MOST = {"steps": 20, "eval_every": 10, "batch_size": 64, "validation_rows": 64}
+# All rows of a fold are validated.
+MOST = {"steps": 20, "eval_every": 10, "batch_size": 64, "validation_rows": 512}
 
 def shorten(config):
     for name, most in MOST.items():

@@ -40,6 +40,8 @@ NUM_FOLDS, FEWEST = 5, 10
 EVERY, PATIENCE = 25, 6
 # Updates in which the learning rate rises.
 RISE = 25
+# Largest number of held-out rows that stop a training; those of a fold are all of them.
+MOST_HELD = 4096
 # Splits that are tried for one in which every column varies in every fold.
 ATTEMPTS = 20
 
@@ -136,6 +138,7 @@ class Table(NamedTuple):
             ema=0.95,
             eval_every=EVERY,
             patience=None,
+            validation_rows=min(len(held), MOST_HELD),
             max_seconds=None,
             solver_error=math.inf,
         )
@@ -209,7 +212,8 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         search = Folds([run], len(train))
         with Progress(table.config.steps, show=table.progress) as bar:
             table.search(search, bar)
-        flow, history, log_p = run.flow(search.best[0]), search.history, search.held_out()
+        flow, history = run.flow(search.best[0]), search.history
+        log_p = np.asarray(flow.log_prob(x[held]), np.float64)
     return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
 
 

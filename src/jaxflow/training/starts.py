@@ -21,7 +21,7 @@ from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, White
 COMPONENTS, ROWS_EACH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 8
 # Ridges that are tried, as shares of a scaled column's variance; the first one with any number of
 # components.
-RIDGES = (0.01, 0.001, 0.05, 0.2)
+RIDGES = (0.01, 0.001, 1e-5, 0.05, 0.2)
 # The search for the number of components ends after this many that are no better.
 WORSE = 2
 # Components without correlations have far fewer parameters only with more columns than this.
