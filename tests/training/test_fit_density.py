@@ -209,6 +209,9 @@ def test_a_comparison_says_what_the_differences_mean():
     assert same.verdict.startswith("the Gaussian is as good")
     assert same.as_dict()["densities"]["Gaussian"]["flow_gain"] == pytest.approx(0.01)
     assert Comparison({"flow": simple}).verdict == ""
+    single = Comparison({"flow": simple[:1] + 1.0, "Gaussian": simple[:1]})
+    assert single.verdict == "a single row does not compare densities"
+    assert single.as_dict()["densities"]["Gaussian"]["flow_gain_se"] is None
 
 
 def test_the_estimator_keeps_the_comparison(tmp_path):

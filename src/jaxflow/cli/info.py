@@ -96,16 +96,21 @@ def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
     if "comparison" not in record:
         error = record["validation_se"]
         return {
-            "held-out": f"{-record['validation']:.4f}"
-            f"{'' if error is None else f' +- {error:.4f}'} nats per row: log-density of "
+            "held-out": f"{_number(-record['validation'], error)} nats per row: log-density of "
             f"{plural(record['rows_held_out'], 'held-out row')}, higher is better (they also "
             "chose the best weights)"
         }
     comparison = record["comparison"]
     facts = {"held-out": f"log-density in nats per row, higher is better, {comparison['rows']}"}
     for name, numbers in comparison["densities"].items():
-        text = f"{numbers['mean']:.4f} +- {numbers['se']:.4f}"
+        text = _number(numbers["mean"], numbers["se"])
         if name != "flow":
-            text += f"; the flow {numbers['flow_gain']:+.4f} +- {numbers['flow_gain_se']:.4f}"
+            text += f"; the flow {_number(numbers['flow_gain'], numbers['flow_gain_se'], '+')}"
         facts[f"  {name}"] = text
     return facts | ({"verdict": comparison["verdict"]} if comparison["verdict"] else {})
+
+
+def _number(value: float | None, error: float | None, sign: str = "") -> str:
+    """A number with its standard error; the latter is None for a single row."""
+    text = "unknown" if value is None else f"{value:{sign}.4f}"
+    return text if error is None else f"{text} +- {error:.4f}"

@@ -52,12 +52,9 @@ class Comparison:
         for name in self.log_p:
             mean, error = self.mean(name)
             gain, gain_error = self.difference(name)
-            densities[name] = {
-                "mean": mean,
-                "se": error,
-                "flow_gain": gain,
-                "flow_gain_se": gain_error,
-            }
+            values = {"mean": mean, "se": error, "flow_gain": gain, "flow_gain_se": gain_error}
+            # JSON has no NaN, the standard error of a single row.
+            densities[name] = {n: v if math.isfinite(v) else None for n, v in values.items()}
         return {
             "rows": self.rows,
             "densities": densities,
@@ -73,6 +70,8 @@ class Comparison:
             return ""
         best = max(others, key=lambda name: self.mean(name)[0])
         gain, error = self.difference(best)
+        if not math.isfinite(error):
+            return "a single row does not compare densities"
         text = f"{gain:+.3f} +- {error:.3f} nats"
         if abs(gain) <= max(NEGLIGIBLE, 2 * error):
             return f"the {best} is as good: the flow gains {text}"

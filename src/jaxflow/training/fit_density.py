@@ -1,7 +1,6 @@
 """`fit_density`: choose and train a flow for a table of numbers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -37,12 +36,12 @@ def fit_density(
 ) -> FittedDensity:
     """Choose and train a density for a table of numbers.
 
-    A table of at most 5,000 rows is split into five folds. They choose a simple density: a scaling
-    of each column and a Gaussian mixture (Smyth and Wolpert 1999 and many before compare densities
-    so). A flow starts as that density, with a field of 0, and maximum likelihood trains its field
-    on each fold until the mean held-out log-density stops rising. The same number of steps on all
-    rows gives the result; none if no training helped. Every row was held out once, so
-    `comparison` is nearly an honest test: only its best step was chosen by these rows.
+    Five folds of a table of at most 5,000 rows choose a simple density: a scaling of each column
+    and a Gaussian mixture. A flow starts as that density, with a field of 0, and trains by maximum
+    likelihood on each fold until the rows held out become no more likely. The result trains on all
+    rows for the number of steps that was best, which is 0 if training did not help. Each row is
+    held out once, so `comparison` is nearly a test: these rows chose only the simple density and
+    the number of steps.
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.
@@ -91,16 +90,13 @@ def fit_density(
     check_columns(np.asarray(rows), columns)
     proposal = propose(rows, columns) if transform is None else transform
     large = len(rows) > FOLD_ROWS
+    rate = 2e-3 if large else 1e-3
     config = TrainConfig(
         steps=4000 if steps is None else steps,
+        batch_size=(512 if large else 128) if batch_size is None else batch_size,
+        learning_rate=rate if learning_rate is None else learning_rate,
         max_seconds=max_seconds,
-        **_own("batch_size", batch_size, 512 if large else 128),
-        **_own("learning_rate", learning_rate, 2e-3 if large else 1e-3),
     )
     width = (128 if large else 64) if width is None else check_count("width", width)
     table = Table(rows, proposal, width, depth, key, config, progress)
     return by_hold_out(table, validation) if large else by_folds(table)
-
-
-def _own(name: str, value: Any, default: Any) -> dict[str, Any]:
-    return {name: default if value is None else value}

@@ -108,6 +108,6 @@ def pad_rows(run: Run, num_rows: int) -> None:
     rows = run.problem.train
     count = len(rows.x)
     padded = jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf, jnp.zeros((num_rows - count, *leaf.shape[1:]))]), rows
+        lambda leaf: jnp.pad(leaf, [(0, num_rows - count)] + [(0, 0)] * (leaf.ndim - 1)), rows
     )
     run.minibatches = MemoryBatches(padded, seed_of(run.key), run.mesh, count)

@@ -33,9 +33,9 @@ from jaxflow.training.starts import Start, before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
 from jaxflow.transforms.kinds import GridColumn
 
-# A table of fewer distinct rows trains no field and holds nothing out: its Gaussian has the last
-# of the ridges.
-NUM_FOLDS, FEWEST = 5, 10
+# A table of fewer distinct rows than FEWEST holds none out and trains no field: its density is a
+# Gaussian with a large ridge.
+NUM_FOLDS, FEWEST, LARGE_RIDGE = 5, 10, 0.2
 # Steps between two validations, and validations without a gain after which a training stops.
 EVERY, PATIENCE = 25, 6
 # Updates in which the learning rate rises.
@@ -160,7 +160,7 @@ def by_folds(table: Table) -> FittedDensity:
     every = np.arange(len(table.x))
     if table.groups().max() + 1 < FEWEST:
         noisy, _ = before_scaling(table.x, table.first, table.key, [])
-        flow = _start_flow(table, Start(ridge=0.2), noisy, every)
+        flow = _start_flow(table, Start(ridge=LARGE_RIDGE), noisy, every)
         nothing = f"{len(every)} rows, too few to hold any out"
         return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
     folds = table.folds()

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import solve_triangular
@@ -14,7 +13,9 @@ from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal
 from jaxflow.bases.mixture import estimate, one_thread
-from jaxflow.transforms import Chain, Gaussianise, Standardise, Transform, Whiten, spread_rows
+from jaxflow.training.defaults import SCALINGS
+from jaxflow.transforms import Chain, Transform, Whiten, spread_rows
+from jaxflow.transforms.choose import forward
 
 # Numbers of components that are tried, and the rows of training that each component needs; with
 # correlations as many as columns.
@@ -29,7 +30,8 @@ MANY_COLUMNS = 3
 # Largest number of rows that a mixture is fitted to while one is chosen.
 MAX_ROWS = 5000
 
-SCALINGS: dict[str, Any] = {"standardise": Standardise, "gaussianise": Gaussianise}
+# Scalings that are tried; a mixture has correlations of its own.
+TRIED = ("standardise", "gaussianise")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def before_scaling(
 
 
 def choose_start(
-    folds: Sequence[Fold], scalings: Sequence[str] = tuple(SCALINGS)
+    folds: Sequence[Fold], scalings: Sequence[str] = TRIED
 ) -> dict[Start, Float[np.ndarray, " n"]]:
     """Choose a simple density by cross-validation.
 
@@ -197,13 +199,3 @@ def _scaled(kind: Any, fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     train = np.asarray(forward(scaling, fold.train[:MAX_ROWS])[0], np.float64)
     held, log_det = (np.asarray(part, np.float64) for part in forward(scaling, fold.held))
     return train, held, fold.log_det + log_det
-
-
-def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
-    """Apply a transform to rows: the rows, and their log-determinants."""
-    return _forward(transform, jnp.asarray(x))
-
-
-@jax.jit
-def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
-    return jax.vmap(transform.forward)(x)

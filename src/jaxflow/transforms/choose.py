@@ -52,14 +52,15 @@ def candidate_transforms(
 
 
 @eqx.filter_jit
-def _forward(transform: Transform, x: Array) -> tuple[Array, Array]:
+def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
+    """Apply a transform to rows: the rows, and their log-determinants."""
     return jax.vmap(transform.forward)(x)
 
 
 def _gaussian_score(transform: Transform, x: Array, held_out: Array) -> float:
     """Mean log-density of the held-out rows under a Gaussian in flow space, in nats."""
-    u = np.asarray(_forward(transform, x)[0], np.float64)
-    v, log_det = (np.asarray(part, np.float64) for part in _forward(transform, held_out))
+    u = np.asarray(forward(transform, x)[0], np.float64)
+    v, log_det = (np.asarray(part, np.float64) for part in forward(transform, held_out))
     # The ridge keeps the covariance regular if columns are linearly dependent.
     cov = np.cov(u, rowvar=False).reshape(u.shape[1], u.shape[1]) + 1e-6 * np.eye(u.shape[1])
     centred = v - u.mean(axis=0)
