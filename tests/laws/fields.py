@@ -11,9 +11,11 @@ from jaxflow.dynamics import (
     ACTIVATIONS,
     MLP,
     ConcatSquash,
+    EncodedCondition,
     Gated,
     Hollow,
     Linear,
+    LocationScale,
     OptionalCondition,
     Potential,
     Residual,
@@ -125,6 +127,15 @@ def table():
         ),
         "optional condition": Case(
             OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3
+        ),
+        "location and scale": Case(
+            LocationScale(MLP(5, width=7, cond_dim=10, key=KEY)), cond_dim=10
+        ),
+        "location and scale, matrix events": Case(
+            LocationScale(MLP(12, width=7, cond_dim=25, key=KEY)), (3, 4), cond_dim=25
+        ),
+        "encoded condition": Case(
+            EncodedCondition(MLP(5, width=7, cond_dim=3, key=KEY), jnp.sin), cond_dim=3
         ),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),

@@ -21,7 +21,7 @@ from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
-from jaxflow.training.fit_density import FOLD_ROWS
+from jaxflow.training.from_simple import FOLD_ROWS
 
 # Options of the groups in `--help`.
 _model, _training, _expert = (

@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.probes import Change, as_integrals, draw_probes
+from jaxflow.dynamics import EncodedCondition
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, Stats, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
@@ -90,6 +91,7 @@ def transport(
 
     With `save_at` the points at each of these times, along a new leading axis.
     """
+    field, cond = _encoded(field, cond)
     if save_at is None:
         return odeint_many(_point, x, t0, t1, field, (cond,), ode=ode)
     times = check_save_at(save_at, t0, t1, x.dtype)
@@ -159,6 +161,7 @@ def solve_density(
     ode: ODE,
 ) -> tuple[Any, Stats]:
     """Solve `augmented_dynamics` for rows, `log_p` (batch,) or (batch, k) for k probes."""
+    field, cond = _encoded(field, cond, grouped=solver is not odeint_together)
     field = field if probes is not None else prepare(field)
     return solver(_density, (x, log_p), t0, t1, field, (cond, probes), ode=ode)
 
@@ -232,8 +235,16 @@ def _times_jacobian(
     ode: ODE,
 ) -> tuple[Any, Stats]:
     """Points at `t1`, and the Jacobian integrated from `t0` to `t1` times each vector."""
+    field, cond = _encoded(field, cond, grouped=solver is not odeint_together)
     start = x, jnp.zeros(vectors.shape, vectors.dtype)
     return solver(_products, start, t0, t1, field, (cond, vectors), ode=ode)
+
+
+def _encoded(field: Any, cond: Array | None, *, grouped: bool = True) -> tuple[Any, Array | None]:
+    """The inner field, and the conditions of all rows encoded before the solve."""
+    if not isinstance(field, EncodedCondition) or cond is None:
+        return field, cond
+    return field.field, per_row(field.encode, cond, grouped=grouped)
 
 
 # Right sides for one row. Without conditions and probes the solver passes no row.

@@ -7,30 +7,37 @@ Any function or Equinox module with this signature is a field (`Field`). A field
 from jaxflow.dynamics.activations import ACTIVATIONS
 from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
-from jaxflow.dynamics.condition import ConditionScaling, StandardisedCondition
+from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
+from jaxflow.dynamics.location_scale import LocationScale, Moments, Regression
 from jaxflow.dynamics.mlp import MLP
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.protocol import Field
 from jaxflow.dynamics.residual import Residual
 from jaxflow.dynamics.rounded import Rounded, unrounded
+from jaxflow.dynamics.trees import Trees
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "ConcatSquash",
     "ConditionScaling",
+    "EncodedCondition",
     "Field",
     "Gated",
     "Hollow",
     "Linear",
+    "LocationScale",
+    "Moments",
     "OptionalCondition",
     "Potential",
+    "Regression",
     "Residual",
     "Rounded",
     "StandardisedCondition",
     "Sum",
+    "Trees",
     "unrounded",
 ]

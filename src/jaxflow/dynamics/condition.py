@@ -1,4 +1,4 @@
-"""Standardise conditions before a network sees them."""
+"""Conditions encoded before a network sees them; to standard units, for example."""
 
 from typing import Any
 
@@ -135,3 +135,55 @@ class StandardisedCondition(AbstractWrapper):
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) at the standardised condition."""
         return run(self.field, t, x, self.scaling(cond))
+
+
+class EncodedCondition(AbstractWrapper):
+    """`f(t, x, encoder(cond))`: a field that sees encoded conditions.
+
+    A flow encodes each row's condition once a solve rather than at each evaluation, if this is
+    its outermost field.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import MLP, EncodedCondition
+
+    network = MLP(2, cond_dim=4, key=jax.random.key(0))
+    field = EncodedCondition(network, lambda series: series.reshape(4, 25).mean(axis=1))
+    ```
+    """
+
+    field: Field
+    encoder: Any
+
+    def __init__(self, field: Any, encoder: Any) -> None:
+        """Put an encoder before a field.
+
+        Args:
+            field: a field or function `f(t, x, cond)`.
+            encoder: a function or module that maps one condition to the one that `field` sees.
+
+        Raises:
+            TypeError: one of them is not callable.
+        """
+        check_field(field, "field")
+        if not callable(encoder):
+            raise TypeError(f"encoder={encoder!r} must be a function of one condition")
+        self.field, self.encoder = field, encoder
+
+    def encode(self, cond: Array | None) -> Array:
+        """Encode one condition.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if cond is None:
+            raise ValueError("cond is None; this flow needs conditions: give cond=...")
+        return self.encoder(cond)
+
+    def parts(self) -> tuple[Field, ...]:
+        """The inner field."""
+        return (self.field,)
+
+    def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
+        """The field's value (and trace) at the encoded condition."""
+        return run(self.field, t, x, self.encode(cond))

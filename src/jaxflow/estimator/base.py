@@ -175,10 +175,11 @@ class FlowEstimator(BaseEstimator):
         seed = _seed_of(self.random_state)
         # Remove what an earlier fit had.
         self.__dict__.pop("comparison_", None)
-        if cond is None and self.objective == "auto" and self.scaling == "auto":
+        if self.objective == "auto" and self.scaling == "auto":
             with jax.enable_x64(float64):
                 self.flow_, history, comparison = fit_density(
                     rows.x,
+                    rows.cond,
                     key=jax.random.key(seed),
                     weights=rows.weights,
                     columns=columns,

@@ -10,16 +10,15 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.runtime.checks import check_columns, check_count
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.from_simple import FittedDensity, Table, by_folds, by_hold_out
+from jaxflow.training.from_regression import by_regression
+from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
 from jaxflow.training.rows import data_rows, repeat_rows
 from jaxflow.transforms import Proposal, propose
-
-# Tables with more rows hold out a share instead of using folds.
-FOLD_ROWS = 5000
 
 
 def fit_density(
     x: ArrayInput,
+    cond: ArrayInput | None = None,
     *,
     key: PRNGKeyArray,
     weights: ArrayInput | None = None,
@@ -34,7 +33,7 @@ def fit_density(
     max_seconds: float | None = None,
     progress: bool | None = None,
 ) -> FittedDensity:
-    """Choose and train a density for a table of numbers.
+    """Choose and train a density for a table of numbers, or of a target given conditions.
 
     Five folds of a table of at most 5,000 rows choose a simple density: a scaling of each column
     and a Gaussian mixture. A flow starts as that density, with a field of 0, and trains by maximum
@@ -45,6 +44,10 @@ def fit_density(
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.
+
+    With conditions the start is a regression, linear or by boosted trees (scikit-learn's), of each
+    column's location and spread, with a Gaussian mixture of what is left over
+    (`jaxflow.dynamics.LocationScale`). Each row is predicted by a regression that did not see it.
 
     ```python
     import jax
@@ -58,6 +61,7 @@ def fit_density(
 
     Args:
         x: rows, (n, d), in any units.
+        cond: conditions, (n, *condition); None for the density of `x` alone.
         key: for the folds, the weights and the minibatches; the same key gives the same flow.
         weights: how often each row counts, (n,), not negative; None for once each. Weights that
             are not integers are rounded to repetitions.
@@ -86,10 +90,10 @@ def fit_density(
         raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
     depth = check_count("depth", depth)
     placeholder = CNF(lambda t, x: x, StandardNormal(np.shape(x)[1]))
-    rows = repeat_rows(data_rows(placeholder, x, None, "x", weights)).x
-    check_columns(np.asarray(rows), columns)
-    proposal = propose(rows, columns) if transform is None else transform
-    large = len(rows) > FOLD_ROWS
+    rows = repeat_rows(data_rows(placeholder, x, cond, "x", weights))
+    check_columns(np.asarray(rows.x), columns)
+    proposal = propose(rows.x, columns) if transform is None else transform
+    large = len(rows.x) > FOLD_ROWS
     rate = 2e-3 if large else 1e-3
     config = TrainConfig(
         steps=4000 if steps is None else steps,
@@ -98,5 +102,8 @@ def fit_density(
         max_seconds=max_seconds,
     )
     width = (128 if large else 64) if width is None else check_count("width", width)
-    table = Table(rows, proposal, width, depth, key, config, progress)
+    table = Table(rows.x, None, proposal, width, depth, key, config, progress)
+    if rows.cond is not None:
+        cond = rows.cond.reshape(len(rows.x), -1)
+        return by_regression(table, cond, validation if large else None)
     return by_hold_out(table, validation) if large else by_folds(table)

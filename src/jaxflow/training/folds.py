@@ -21,7 +21,7 @@ GAIN = 1e-4
 
 
 def make_folds(
-    groups: Int[np.ndarray, " n"], count: int, seed: int
+    groups: Int[np.ndarray, " n"], count: int, seed: int, *, equal: bool = True
 ) -> list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]:
     """Split rows into `count` folds at random.
 
@@ -29,10 +29,11 @@ def make_folds(
         groups: number of the group of each row, from 0; the rows of a group stay together.
         count: number of folds.
         seed: of the order.
+        equal: whether folds have the same sizes, to share compiled programs, so that a few rows
+            may be in no fold.
 
     Returns:
-        Row numbers to train on and to hold out, for each fold. Folds have the same sizes, to share
-        compiled programs, so that a few rows may be in no fold.
+        Row numbers to train on and to hold out, for each fold.
     """
     order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
     place = np.empty(len(order), int)
@@ -41,9 +42,10 @@ def make_folds(
     rows = np.argsort(place[groups], kind="stable")
     at = place[groups[rows]] * count // len(order)
     parts = [rows[at == k] for k in range(count)]
-    size = min(map(len, parts))
     trains = [np.concatenate(parts[:k] + parts[k + 1 :]) for k in range(count)]
-    least = min(map(len, trains))
+    if not equal:
+        return list(zip(trains, parts, strict=True))
+    least, size = min(map(len, trains)), min(map(len, parts))
     return [(train[:least], held[:size]) for train, held in zip(trains, parts, strict=True)]
 
 

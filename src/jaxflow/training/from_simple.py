@@ -21,7 +21,7 @@ from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.defaults import default_frequency
+from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, default_frequency
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, make_folds
 from jaxflow.training.history import History
@@ -36,8 +36,13 @@ from jaxflow.transforms.kinds import GridColumn
 # A table of fewer distinct rows than FEWEST holds none out and trains no field: its density is a
 # Gaussian with a large ridge.
 NUM_FOLDS, FEWEST, LARGE_RIDGE = 5, 10, 0.2
-# Steps between two validations, and validations without a gain after which a training stops.
-EVERY, PATIENCE = 25, 6
+# Tables with more rows hold out a share instead of using folds.
+FOLD_ROWS = 5000
+# Rows that show edges; with fewer, sines overfit.
+MANY_ROWS = 1000
+# Steps between two validations, also of large tables, and validations without a gain after which
+# a training stops.
+EVERY, LARGE_EVERY, PATIENCE = 25, 100, 6
 # Updates in which the learning rate rises.
 RISE = 25
 # Largest number of held-out rows that stop a training; those of a fold are all of them.
@@ -66,6 +71,7 @@ class Table(NamedTuple):
 
     Attributes:
         x: rows, (n, d).
+        cond: conditions, (n, c), or None.
         proposal: transforms of the columns before the scaling.
         width: units of each hidden layer.
         depth: number of hidden layers.
@@ -75,6 +81,7 @@ class Table(NamedTuple):
     """
 
     x: Array
+    cond: Array | None
     proposal: Proposal
     width: int
     depth: int
@@ -99,11 +106,25 @@ class Table(NamedTuple):
         """
         if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
             return np.arange(len(self.x))
-        return np.unique(np.asarray(self.x), axis=0, return_inverse=True)[1].reshape(-1)
+        rows = np.asarray(self.x)
+        rows = rows if self.cond is None else np.concatenate([rows, self.cond], axis=1)
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
-    def field(self) -> MLP:
-        """A field that is 0 before training."""
-        field = MLP(self.x.shape[1], width=self.width, depth=self.depth, key=self.key)
+    @property
+    def is_tiny(self) -> bool:
+        """Whether there are too few rows to hold any out."""
+        return int(self.groups().max()) + 1 < FEWEST
+
+    def field(self, cond_dim: int = 0) -> MLP:
+        """A field that is 0 before training, for conditions of `cond_dim` entries.
+
+        Many rows of few columns may have sharp edges, which sines learn and tanh does not.
+        """
+        rows, dim = self.x.shape
+        sharp = rows >= MANY_ROWS and dim <= FEW_COLUMNS and not cond_dim
+        settings = {"activation": "sin", "frequency": HIGH_FREQUENCY} if sharp else {}
+        sizes = {"width": self.width, "depth": self.depth, "cond_dim": cond_dim}
+        field = MLP(dim, **sizes, **settings, key=self.key)
         zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
         return eqx.tree_at(lambda field: field.layers[-1], field, zero)
 
@@ -131,19 +152,33 @@ class Table(NamedTuple):
             "other: drop the column, or fit these rows alone"
         )
 
-    def run(self, flow: CNF, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
+    def unequal_folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Row numbers of folds in which every row is held out once."""
+        return make_folds(self.groups(), NUM_FOLDS, self.seed, equal=False)
+
+    def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
         config = replace(
             self.config,
             ema=0.95,
-            eval_every=EVERY,
+            eval_every=EVERY if len(self.x) <= FOLD_ROWS else LARGE_EVERY,
             patience=None,
             validation_rows=min(len(held), MOST_HELD),
             max_seconds=None,
             solver_error=math.inf,
         )
-        x = self.x
-        problem = prepare(flow, x[train], None, self.key, (x[held],), scaling, config)
+        x, cond = self.x, self.cond
+        held_out = (x[held],) if cond is None else (x[held], cond[held])
+        problem = prepare(
+            flow,
+            x[train],
+            None if cond is None else cond[train],
+            self.key,
+            held_out,
+            scaling,
+            config,
+            standardise=False,
+        )
         choice = Choice(schedule=_rising(config.learning_rate))
         (only,) = problem.values()
         return Run("start", only, self.key, config, maximum_likelihood, optimizer=choice)
@@ -158,11 +193,10 @@ def _rising(rate: float) -> Any:
 def by_folds(table: Table) -> FittedDensity:
     """Choose the start and the number of steps by folds, then train on all rows."""
     every = np.arange(len(table.x))
-    if table.groups().max() + 1 < FEWEST:
+    if table.is_tiny:
         noisy, _ = before_scaling(table.x, table.first, table.key, [])
         flow = _start_flow(table, Start(ridge=LARGE_RIDGE), noisy, every)
-        nothing = f"{len(every)} rows, too few to hold any out"
-        return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
+        return untrained(flow, len(every))
     folds = table.folds()
     noisy, unscaled = before_scaling(table.x, table.first, table.key, folds)
     tried = choose_start(unscaled)
@@ -190,20 +224,8 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
     noisy, unscaled = before_scaling(table.x, table.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
-    x, dim = table.x, table.x.shape[1]
-    field = MLP(
-        dim,
-        width=table.width,
-        depth=table.depth,
-        activation="sin",
-        frequency=default_frequency(dim),
-        key=table.key,
-    )
-    options: dict[str, Any] = {"key": table.key, "validation": (x[held],)}
-    options |= {"config": table.config, "progress": table.progress}
-    flow, history = fit(
-        CNF(field, StandardNormal(dim)), x[train], transform=table.proposal, **options
-    )
+    x = table.x
+    flow, history = usual_fit(table, train, held)
     log_p = np.asarray(flow.log_prob(x[held]), np.float64)
     if tried[start].mean() > log_p.mean():
         simple = _start_flow(table, start, noisy, train)
@@ -215,6 +237,32 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         flow, history = run.flow(search.best[0]), search.history
         log_p = np.asarray(flow.log_prob(x[held]), np.float64)
     return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
+
+
+def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
+    """Train a flow as `fit` does by default, with rows that are held out."""
+    x, cond, dim = table.x, table.cond, table.x.shape[1]
+    field = MLP(
+        dim,
+        width=table.width,
+        depth=table.depth,
+        activation="sin",
+        frequency=default_frequency(dim),
+        cond_dim=0 if cond is None else cond.shape[1],
+        key=table.key,
+    )
+    options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
+    options |= {"config": table.config, "progress": table.progress}
+    flow = CNF(field, StandardNormal(dim))
+    if cond is None:
+        return fit(flow, x[train], validation=(x[held],), **options)
+    return fit(flow, x[train], cond[train], validation=(x[held], cond[held]), **options)
+
+
+def untrained(flow: CNF, rows: int) -> FittedDensity:
+    """A flow of too few rows to train or to compare it."""
+    nothing = f"{rows} rows, too few to hold any out"
+    return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
 
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:

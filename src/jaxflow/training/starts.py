@@ -72,6 +72,12 @@ class Start:
             each.append(np.log(weight) - 0.5 * (z**2).sum(axis=0) - log_scale)
         return np.asarray(logsumexp(each, axis=0))
 
+    def mixture(self, scaled: Array) -> GaussianMixture:
+        """Fit the mixture to scaled rows, (n, d)."""
+        return GaussianMixture.fit(
+            scaled, self.components, ridge=self.ridge, covariance=self.covariance, starts=1
+        )
+
     def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
         """Fit scaling and mixture to rows.
 
@@ -84,10 +90,7 @@ class Start:
             standard normal.
         """
         scaling = SCALINGS[self.scaling].fit(u)
-        scaled = forward(scaling, u)[0]
-        base: Any = GaussianMixture.fit(
-            scaled, self.components, ridge=self.ridge, covariance=self.covariance, starts=1
-        )
+        base: Any = self.mixture(forward(scaling, u)[0])
         parts = [scaling]
         if self.components == 1:
             parts.append(Whiten(base.means[0], base.factors[0]))

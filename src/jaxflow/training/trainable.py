@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.bases import SeededBase
-from jaxflow.dynamics import ConditionScaling
+from jaxflow.dynamics import ConditionScaling, Regression
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import words
@@ -19,9 +19,10 @@ from jaxflow.transforms import Bounded, Dequantise
 # Attributes of a flow beside its field.
 OTHERS = ("base", "transform", "trace", "exact")
 NAMES = ("field", "base", "transform")
-# They describe the data: the units of conditions, the limits and the grids of columns. And the
-# distributions of other libraries, whose arrays depend on one another: a scale and its inverse.
-FACTS = (ConditionScaling, Bounded, Dequantise, SeededBase)
+# They describe the data: the units of conditions, regressions on them, the limits and the grids of
+# columns. And the distributions of other libraries, whose arrays depend on one another: a scale
+# and its inverse.
+FACTS = (ConditionScaling, Regression, Bounded, Dequantise, SeededBase)
 
 
 def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:

@@ -1,0 +1,115 @@
+"""Train a conditional flow from a regression: the flow learns what that leaves over."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxflow.dynamics import EncodedCondition, LocationScale
+from jaxflow.flows.cnf import CNF
+from jaxflow.flows.data_space import with_transform
+from jaxflow.runtime.checks import split
+from jaxflow.runtime.progress import Progress
+from jaxflow.training.comparison import Comparison
+from jaxflow.training.defaults import SCALINGS
+from jaxflow.training.folds import Folds, make_folds
+from jaxflow.training.from_simple import (
+    LARGE_RIDGE,
+    MOST_HELD,
+    NUM_FOLDS,
+    FittedDensity,
+    Table,
+    untrained,
+    usual_fit,
+)
+from jaxflow.training.regression import Predicted, predict
+from jaxflow.training.starts import Fold, Start, before_scaling, choose_start
+from jaxflow.transforms import Chain
+from jaxflow.transforms.choose import forward
+
+
+def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensity:
+    """Fit a regression, choose a density of its residuals, and train a flow from there.
+
+    Location and spread of each row are predicted by regressions that did not see it. Of a large
+    table with several columns a flow is also trained as `fit` does, and the better one on the rows
+    held out is the result: the regression of a target with several modes says little.
+
+    Args:
+        table: the target.
+        cond: conditions, (n, c).
+        share: of the rows to hold out of the flow's training; None for folds.
+
+    Returns:
+        The flow, its history, and its comparison with regressions with normal errors.
+    """
+    every = np.arange(len(table.x))
+    noisy, (clean,) = before_scaling(table.x, table.first, table.key, [(every, every)])
+    scaling = SCALINGS["standardise"].fit(noisy)
+    transform = Chain((*table.proposal.parts, scaling))
+    u, (exact, log_det) = forward(scaling, noisy)[0], forward(scaling, clean.held)
+    log_det = clean.log_det + np.asarray(log_det, np.float64)
+    groups = every if table.is_tiny else table.groups()
+    parts = make_folds(groups, min(NUM_FOLDS, len(every)), table.seed, equal=False)
+    seen = predict(np.asarray(u), np.asarray(cond), parts, u.dtype, table.proposal.columns)
+    encoded = jnp.asarray(seen.cond, u.dtype)
+    table = table._replace(cond=encoded)
+    residuals, unseen = (jnp.asarray(seen.chosen.residuals(each), u.dtype) for each in (u, exact))
+
+    def start_flow(start: Start, rows: np.ndarray) -> CNF:
+        field = LocationScale(table.field(encoded.shape[1]))
+        return CNF(field, start.mixture(residuals[rows]))
+
+    if table.is_tiny:
+        flow = start_flow(Start(ridge=LARGE_RIDGE), every)
+        return untrained(_for_new_conditions(flow, seen, transform), len(every))
+    offset = log_det - seen.chosen.log_scale.sum(axis=1)
+    folds = table.folds() if share is None else [_split(len(every), share, table.seed)]
+    tried = choose_start(
+        [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
+        ("standardise",),
+    )
+    start = next(iter(tried))
+    runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
+    flow = start_flow(start, every)
+    with Progress(table.config.steps, show=table.progress) as bar:
+        search = Folds(runs, len(every))
+        table.search(search, bar)
+        if share is None and search.best_step:
+            run = table.run(flow, every, every, transform)
+            run.train_to(search.best_step)
+            flow = run.flow(run.state.ema)
+        elif share is not None:
+            flow = runs[0].flow(search.best[0])
+    flow, history = _for_new_conditions(flow, seen, transform), search.history
+    log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
+    if share is not None and table.x.shape[1] > 1:
+        other, other_history = usual_fit(table._replace(cond=cond), *folds[0])
+        other_log_p = np.asarray(other.log_prob(table.x[held], cond[held]), np.float64)
+        if other_log_p.mean() > log_p.mean():
+            flow, history, log_p = other, other_history, other_log_p
+    densities = {"flow": log_p} | {
+        each.words: each.log_prob(exact)[held] + log_det[held]
+        for each in (seen.linear, seen.chosen)
+    }
+    densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
+    return FittedDensity(flow, history, Comparison(densities, _rows(len(held), share)))
+
+
+def _for_new_conditions(flow: CNF, seen: Predicted, transform: Chain) -> CNF:
+    """The flow that takes conditions as they are, and predicts location and spread itself."""
+    flow = replace(flow, field=EncodedCondition(flow.field, seen.moments))
+    return with_transform(flow, transform)
+
+
+def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to train on and to hold out, of the latter no more than stop a training."""
+    train, held = split(count, share, seed)
+    return train, held[:MOST_HELD]
+
+
+def _rows(count: int, share: float | None) -> str:
+    if share is None:
+        return f"{count:,} rows, each held out once in {NUM_FOLDS} folds"
+    return f"{count:,} held-out rows"
