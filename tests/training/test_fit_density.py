@@ -250,3 +250,14 @@ def test_flow_matching_ends_where_it_over_trains():
     assert isinstance(history, History)
     assert history["step"][-1] < 1000
     assert with_transform(flow, None).transform is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_600_rows_of_a_gaussian_lose_little_to_its_own_density(seed):
+    rng = np.random.default_rng(seed)
+    factor = np.asarray([[2.0, 0.0], [1.2, 0.5]])
+    x, new = (rng.normal(size=(n, 2)) @ factor.T for n in (600, 20_000))
+    flow, _, _ = jaxflow.fit_density(x, key=jax.random.key(seed), progress=False)
+    gaussian = jax.vmap(GaussianMixture.fit(x, 1).log_prob)(jnp.asarray(new))
+    assert float(gaussian.mean()) - float(flow.log_prob(new).mean()) < 0.02
