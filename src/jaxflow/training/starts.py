@@ -32,7 +32,7 @@ MAX_ROWS = 5000
 
 # A mixture must gain this many standard errors over a Gaussian, and normal scores over a mixture:
 # they may fit the tails badly, which few of the rows held out show.
-SURE = 1.5
+SURE = 1.0
 # Scalings that are tried; a mixture has correlations of its own.
 TRIED = ("standardise", "gaussianise")
 
