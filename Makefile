@@ -52,8 +52,8 @@ chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
 	$(BIN)/python tests/chaos/kill_resume.py --times 50
 	$(BIN)/python tests/chaos/hostile_files.py --files 1000
 
-bench-small: .venv/.ready  ## small tables with the defaults, beside simple densities (docs/benchmarks.md)
-	$(BIN)/python benchmarks/small.py
+bench-small: .venv/.ready .venv-peers/.ready  ## small tables with the defaults, beside simple densities and zuko (docs/benchmarks.md)
+	$(BIN)/python benchmarks/small.py --peers .venv-peers/bin/python
 
 bench-conditional: .venv/.ready  ## a target given features, beside regressions (docs/benchmarks.md); DATA=DIR adds two tables of UCI
 	$(BIN)/python benchmarks/conditional.py $(if $(DATA),--data $(DATA))

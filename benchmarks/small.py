@@ -5,7 +5,9 @@ five folds. All densities see the same rows, columns standardised by the trainin
 give log-densities per unit of those columns. The peers choose their settings by five folds of the
 training rows: a Gaussian mixture its number of components, covariance and ridge, a kernel density
 its bandwidth. Figures are means over all rows, each in nats and held out once, and differences
-from `FlowDensity` with their standard errors over the rows.
+from `FlowDensity` with their standard errors over the rows. With `--peers PYTHON`, an interpreter
+that has zuko, its neural spline flow with early stopping is trained on the same folds of finished
+tables.
 
 Finished tables are kept in results/small.json and are not run again without `--again`.
 
@@ -15,6 +17,8 @@ Finished tables are kept in results/small.json and are not run again without `--
 
 import argparse
 import json
+import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -32,7 +36,7 @@ from harness import RESULTS, table, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
 
-FOLDS = 5
+FOLDS, SPLINE = 5, "zuko's NSF"
 
 
 def correlated(n: int, dim: int, share: float) -> np.ndarray:
@@ -195,9 +199,31 @@ def compare(x: np.ndarray) -> dict[str, Any]:
     return result
 
 
+def neural_spline(x: np.ndarray, python: Path, flow: dict[str, float]) -> dict[str, float]:
+    """The figures of zuko's neural spline flow on the same folds."""
+    arrays = {}
+    for k, (train, held) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(x)):
+        mean, scale = x[train].mean(axis=0), x[train].std(axis=0)
+        arrays |= {f"train_{k}": (x[train] - mean) / scale, f"held_{k}": (x[held] - mean) / scale}
+    script = Path(__file__).parent / "peers" / "torch_small.py"
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder) / "folds.npz", Path(folder) / "out.json"
+        np.savez(data, **arrays)
+        subprocess.run([python, script, data, "--out", out], check=True)
+        result = json.loads(out.read_text())
+    mean = float(np.mean(result["log_p"]))
+    gain = flow["log_density"] - mean
+    return {
+        "log_density": mean,
+        "gain_of_flow": gain,
+        "seconds": float(np.median(result["seconds"])),
+    }
+
+
 def best_peer(result: dict[str, Any]) -> str:
     """The simple density with the highest mean."""
-    return max((n for n in result if n != "FlowDensity"), key=lambda n: result[n]["log_density"])
+    simple = [n for n in result if n not in ("FlowDensity", SPLINE)]
+    return max(simple, key=lambda n: result[n]["log_density"])
 
 
 def summarise(results: dict[str, Any]) -> str:
@@ -211,10 +237,18 @@ def summarise(results: dict[str, Any]) -> str:
                 f"{result['FlowDensity']['log_density']:.3f}",
                 f"{result[best]['log_density']:.3f}, {best}",
                 f"{result[best]['gain_of_flow']:+.3f} +- {result[best]['gain_se']:.3f}",
+                f"{result[SPLINE]['log_density']:.3f}" if SPLINE in result else "-",
                 f"{result['FlowDensity']['seconds']:.0f}",
             ]
         )
-    header = ["table", "FlowDensity", "best simple density", "gain of the flow", "seconds a fit"]
+    header = [
+        "table",
+        "FlowDensity",
+        "best simple density",
+        "gain of the flow",
+        SPLINE,
+        "seconds a fit",
+    ]
     gains = [result[best_peer(result)]["gain_of_flow"] for result in results.values()]
     errors = [result[best_peer(result)]["gain_se"] for result in results.values()]
     lost = sum(g < -max(0.02, e) for g, e in zip(gains, errors, strict=True))
@@ -242,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="FlowDensity beside simple densities.")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--again", action="store_true", help="run finished tables again")
+    parser.add_argument("--peers", type=Path, help="a Python that has zuko")
     parser.add_argument("--csv", type=Path, help="write the tables into this folder, and end")
     arguments = parser.parse_args()
     if arguments.csv:
@@ -256,6 +291,12 @@ def main() -> None:
             best = best_peer(results[name])
             gain = results[name][best]["gain_of_flow"]
             print(f"{name}: {gain:+.3f} nats against {best}", flush=True)
+    for name in arguments.tables if arguments.peers else ():
+        if SPLINE not in results[name] or arguments.again:
+            flow = results[name]["FlowDensity"]
+            results[name][SPLINE] = neural_spline(TABLES[name](), arguments.peers, flow)
+            write_results("small", results)
+            print(f"{name}: {results[name][SPLINE]}", flush=True)
     print(summarise(results))
 
 
