@@ -11,6 +11,7 @@ from jaxflow.dynamics.condition import ConditionScaling, StandardisedCondition
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.mlp import MLP
+from jaxflow.dynamics.on_manifold import OnManifold
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.protocol import Field
@@ -26,6 +27,7 @@ __all__ = [
     "Gated",
     "Hollow",
     "Linear",
+    "OnManifold",
     "OptionalCondition",
     "Potential",
     "Residual",
