@@ -76,7 +76,7 @@ class Euclidean(Manifold):
         """`|v|^2`."""
         return jnp.sum(v**2)
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""
         return jnp.eye(self.dim, dtype=x.dtype)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.manifolds.euclidean import log_normal
-from jaxflow.manifolds.manifold import Manifold, Vector, norm, ratio, root
+from jaxflow.manifolds.manifold import Manifold, Vector, even, norm, ratio, root
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Scalar
 
@@ -79,8 +79,9 @@ class Hyperbolic(Manifold):
 
     def exp(self, x: Vector, v: Vector) -> Vector:
         """`cosh(r) x + sinh(r) v / r` with `r^2 = <v, v>`."""
-        r = root(self.squared_norm(v))
-        return self.retract(jnp.cosh(r) * x + ratio(jnp.sinh(r), r) * v)
+        square = self.squared_norm(v)
+        across = even(lambda r: jnp.sinh(r) / r, 1 / 6, square)
+        return self.retract(even(jnp.cosh, 1 / 2, square) * x + across * v)
 
     def log(self, x: Vector, y: Vector) -> Vector:
         """`r u / |u|` with `u = y + <x, y> x` and the distance `r`."""
@@ -93,11 +94,11 @@ class Hyperbolic(Manifold):
         """`<v, v>`, which is positive for tangent vectors."""
         return minkowski(v, v)
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The boost that takes the vertex to `x` takes the other unit vectors to these."""
         rest = jnp.eye(len(x), dtype=x.dtype)[1:]
         moved = x.at[0].add(1)
-        return rest + x[1:, None] * moved / (1 + x[0])
+        return rest + jnp.outer(x[1:], moved) / (1 + x[0])
 
     def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
         """The wrapped normal density: `exp` stretches volumes by `(sinh(r) / r)^(d - 1)`."""

@@ -1,6 +1,7 @@
 """The interface of a manifold, and what all manifolds share."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jaxflow.runtime.checks import check_event, check_rows
 from jaxflow.runtime.shapes import ArrayInput, Scalar
 
 # A point, a tangent vector, or what a field sees of a point.
-Vector = Float[Array, " entries"]
+Vector = Float[Array, " _"]
 # Points further off are refused; nearer ones are rounded numbers, and are moved onto the manifold.
 TOLERANCE = 1e-3
 
@@ -94,7 +95,7 @@ class Manifold(eqx.Module):
         """Squared length of a tangent vector."""
 
     @abc.abstractmethod
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """Orthonormal tangent vectors at `x`, (dim, n)."""
 
     @abc.abstractmethod
@@ -158,7 +159,7 @@ class Manifold(eqx.Module):
 
 
 @eqx.filter_jit
-def _deviations(manifold: Manifold, x: Float[Array, "rows n"]) -> Float[Array, " rows"]:
+def _deviations(manifold: Manifold, x: Float[Array, "rows _"]) -> Float[Array, " rows"]:
     return jax.vmap(manifold.deviation)(x)
 
 
@@ -171,6 +172,12 @@ def root(square: Scalar) -> Scalar:
     """The square root, 0 with derivative 0 where it has none."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def even(f: Callable[[Scalar], Scalar], slope: float, square: Scalar) -> Scalar:
+    """`f(sqrt(square))` for `f(r) = 1 + slope r^2 + ...`, with two derivatives at 0."""
+    small = square < 1e-8
+    return jnp.where(small, 1 + slope * square, f(jnp.sqrt(jnp.where(small, 1.0, square))))
 
 
 def ratio(top: Scalar, bottom: Scalar) -> Scalar:

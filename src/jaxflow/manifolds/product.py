@@ -96,7 +96,7 @@ class Product(Manifold):
         """Sum of the factors' own."""
         return jnp.sum(jnp.stack([m.squared_norm(v) for m, v in self._each(v)]))
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The factors' vectors, 0 in the other factors' columns."""
         return jax.scipy.linalg.block_diag(*(m.frame(x) for m, x in self._each(x)))
 

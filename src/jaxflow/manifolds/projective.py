@@ -97,7 +97,7 @@ class Projective(Manifold):
         """`|v|^2`."""
         return jnp.sum(v**2)
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """As on the sphere."""
         return reflected_frame(x)
 

@@ -10,7 +10,7 @@ from jax.nn import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.manifolds.euclidean import log_normal
-from jaxflow.manifolds.manifold import Manifold, Vector, norm, ratio
+from jaxflow.manifolds.manifold import Manifold, Vector, even, norm
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Scalar
 
@@ -94,7 +94,7 @@ class Sphere(Manifold):
         """`|v|^2`."""
         return jnp.sum(v**2)
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The reflection that takes the first unit vector to `x` takes the others to these."""
         return reflected_frame(x)
 
@@ -126,8 +126,9 @@ def tangent(p: Vector, v: Vector) -> Vector:
 
 def great_circle(x: Vector, v: Vector) -> Vector:
     """`cos(|v|) x + sin(|v|) v / |v|`."""
-    angle = norm(v)
-    return unit(jnp.cos(angle) * x + ratio(jnp.sin(angle), angle) * v)
+    square = jnp.sum(v**2)
+    across = even(lambda r: jnp.sin(r) / r, -1 / 6, square)
+    return unit(even(jnp.cos, -1 / 2, square) * x + across * v)
 
 
 def towards(x: Vector, y: Vector) -> Vector:
@@ -143,11 +144,11 @@ def towards(x: Vector, y: Vector) -> Vector:
     return angle * direction
 
 
-def reflected_frame(x: Vector) -> Float[Array, "dim entries"]:
+def reflected_frame(x: Vector) -> Float[Array, "_ _"]:
     """Orthonormal vectors orthogonal to the unit vector `x`."""
     first = jnp.where(x[0] < 0, -1.0, 1.0).astype(x.dtype)
     mirror = x.at[0].add(first)
-    return jnp.eye(len(x), dtype=x.dtype)[1:] - mirror[1:, None] * mirror / (1 + jnp.abs(x[0]))
+    return jnp.eye(len(x), dtype=x.dtype)[1:] - jnp.outer(mirror[1:], mirror) / (1 + jnp.abs(x[0]))
 
 
 def log_wrapped_normal(angle: Scalar, turns: Array, dim: int, scale: Any) -> Scalar:

@@ -133,7 +133,7 @@ class Torus(Manifold):
         """`|v|^2`."""
         return jnp.sum(v**2)
 
-    def frame(self, x: Vector) -> Float[Array, "dim entries"]:
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""
         return jnp.eye(self.dim, dtype=x.dtype)
 
@@ -142,7 +142,7 @@ class Torus(Manifold):
         period, _ = self._lengths(x)
         scale = jnp.asarray(scale, x.dtype)
         turns = jnp.arange(-IMAGES, IMAGES + 1, dtype=x.dtype)
-        away = (self.log(loc, x) + turns[:, None] * period) / scale
+        away = (self.log(loc, x)[None] + jnp.outer(turns, period)) / scale
         each = jax.nn.logsumexp(-0.5 * away**2, axis=0)
         return jnp.sum(each) - self.dim * (jnp.log(scale) + 0.5 * math.log(2 * math.pi))
 
