@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from jaxflow import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
-from jaxflow.bases import Base, log_prob_rows, sample_rows
+from jaxflow.bases import Base, Independent, WrappedNormal, log_prob_rows, sample_rows
+from jaxflow.manifolds import Euclidean
 
 
 class Case(NamedTuple):
@@ -74,6 +75,16 @@ BASES = {
         GaussianMixture(Mixture.weights, Mixture.means, np.linalg.cholesky(Mixture.covs)),
         Mixture(),
         1.5,
+    ),
+    "independent": Case(
+        Independent((StandardNormal(1), DiagonalNormal(MEAN[1], SCALE[1]))),
+        stats.norm([0.0, *MEAN[1]], [1.0, *SCALE[1]]),
+        np.array([0.0, *MEAN[1]]),
+        np.array([1.0, *SCALE[1]]),
+    ),
+    # On other manifolds: `tests/manifolds/test_laws.py`.
+    "wrapped normal": Case(
+        WrappedNormal(Euclidean(2), MEAN[1], 3.0), stats.norm(MEAN[1], 3.0), MEAN[1], 3.0
     ),
     "mixture of numbers": Case(
         GaussianMixture([1.0, 3.0], [[-1.0], [2.0]], [[[0.5]], [[1.5]]]), Numbers(), 1.0

@@ -13,6 +13,8 @@ from tests.bases.test_laws import check_slopes
 from jaxflow import CNF, StandardNormal, load, save
 from jaxflow.dynamics import Linear
 from jaxflow.transforms import (
+    Angles,
+    Blocks,
     Bounded,
     Chain,
     Dequantise,
@@ -50,6 +52,7 @@ INSIDE = np.stack(
 )
 U = np.asarray(jax.vmap(LIMITS.forward)(jnp.asarray(INSIDE))[0])
 MIXED = RNG.normal(size=(300, 4)) @ RNG.normal(size=(4, 4)) + 3
+BLOCKS = np.concatenate([INSIDE, RNG.uniform(0.5, 2.5, (300, 1)), MIXED], axis=1)
 GRID = np.stack([RNG.integers(-9, 9, 50), RNG.normal(size=50), RNG.integers(0, 9, 50) / 4], axis=1)
 
 
@@ -107,6 +110,12 @@ TRANSFORMS = {
     "bounded": Case(LIMITS, INSIDE, BEYOND, reach=8.0),
     "chain": Case(
         Chain((LIMITS, Standardise.fit(U), Whiten.fit(2 * U))), INSIDE, BEYOND, reach=1.5
+    ),
+    "blocks": Case(
+        Blocks((LIMITS, Angles(1, period=3.0), Standardise.fit(MIXED))),
+        BLOCKS,
+        {r"of columns 0 to 3: column 0 has 1 values at or": with_entry(BLOCKS, -0.5)},
+        reach=1.2,
     ),
     "dequantise": Case(
         Dequantise([1.0, 0.0, 0.25]),

@@ -99,7 +99,7 @@ def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) ->
 
 def to_flow_space(
     transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True, dtype: Any = None
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+) -> tuple[Float[Array, "rows ..."], Float[Array, " rows"]]:
     """Transform rows from data to flow space; also `log |det du/dx|`.
 
     Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
@@ -170,7 +170,7 @@ def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
 
 def to_data_space(
     transform: Any, u: Float[Array, "rows *event"], *, grouped: bool = True
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+) -> tuple[Float[Array, "rows ..."], Float[Array, " rows"]]:
     """Transform rows from flow to data space; also `log |det dx/du|`."""
     if transform is None:
         return u, jnp.zeros(u.shape[:1], u.dtype)

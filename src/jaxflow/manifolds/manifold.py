@@ -102,6 +102,11 @@ class Manifold(eqx.Module):
     def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
         """Log-density at `x` of `exp(loc, v)` for normal `v` of standard deviation `scale`."""
 
+    def __str__(self) -> str:
+        """Its name and dimension, or its factors: in errors."""
+        parts = getattr(self, "factors", (self.dim,))
+        return f"{type(self).__name__}({', '.join(map(str, parts))})"
+
     def distance(self, x: Vector, y: Vector) -> Scalar:
         """Length of the shortest geodesic between two points."""
         square = self.squared_norm(self.log(x, y))

@@ -32,7 +32,7 @@ class Product(Manifold):
     factors: tuple[Manifold, ...]
     dim: int = eqx.field(static=True)
 
-    def __init__(self, *factors: Manifold) -> None:
+    def __init__(self, *factors: Any) -> None:
         """Make the product.
 
         Args:

@@ -45,8 +45,8 @@ class Torus(Manifold):
     def __init__(
         self,
         dim: SupportsIndex,
-        period: float | Sequence[float] = 2 * math.pi,
-        start: float | Sequence[float] = 0.0,
+        period: float | int | Sequence[float] = 2 * math.pi,
+        start: float | int | Sequence[float] = 0.0,
     ) -> None:
         """Make the torus.
 

@@ -6,7 +6,7 @@ from typing import Any, final
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
@@ -83,13 +83,13 @@ class Blocks(eqx.Module):
         each = zip(self.blocks, jnp.split(x, self._ends()), strict=True)
         return jnp.all(jnp.stack([inside(part, x) for part, x in each]))
 
-    def forward(self, x: Event) -> tuple[Event, Scalar]:
+    def forward(self, x: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one sample to flow space, and the sum of the log-determinants."""
         check_event("x", x, self.event_shape, "transform.forward")
         each = zip(self.blocks, jnp.split(x, self._ends()), strict=True)
         return _joined([part.forward(x) for part, x in each])
 
-    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+    def inverse(self, u: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one point of flow space to data space, and the sum of the log-determinants."""
         check_event("u", u, self.image_shape, "transform.inverse")
         ends = np.cumsum([image_shape(part)[0] for part in self.blocks])[:-1].tolist()
@@ -101,6 +101,6 @@ class Blocks(eqx.Module):
         return np.cumsum([part.event_shape[0] for part in self.blocks])[:-1].tolist()
 
 
-def _joined(results: list[tuple[Event, Scalar]]) -> tuple[Event, Scalar]:
+def _joined(results: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     vectors, log_dets = zip(*results, strict=True)
     return jnp.concatenate(vectors), jnp.sum(jnp.stack(log_dets))

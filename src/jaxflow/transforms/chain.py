@@ -6,7 +6,7 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.protocol import image_shape, inside
@@ -77,7 +77,7 @@ class Chain(eqx.Module):
             x, _ = part.forward(x)
         return jnp.all(jnp.stack(each))
 
-    def forward(self, x: Event) -> tuple[Event, Scalar]:
+    def forward(self, x: Event) -> tuple[Float[Array, "..."], Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         x, total = self.parts[0].forward(x)
         for part in self.parts[1:]:
@@ -85,7 +85,7 @@ class Chain(eqx.Module):
             total = total + log_det
         return x, total
 
-    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+    def inverse(self, u: Event) -> tuple[Float[Array, "..."], Scalar]:
         """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         u, total = self.parts[-1].inverse(u)
         for part in self.parts[-2::-1]:

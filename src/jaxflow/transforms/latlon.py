@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, SupportsIndex, final
+from typing import SupportsIndex, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -46,16 +46,14 @@ class LatLon(eqx.Module):
     """
 
     degrees: bool = eqx.field(static=True)
-    measure: Literal["chart", "surface"] = eqx.field(static=True)
+    measure: str = eqx.field(static=True)
 
     # Rows outside are mistakes, not points of density 0.
     strict = True
     event_shape = (2,)
     image_shape = (3,)
 
-    def __init__(
-        self, *, degrees: bool = True, measure: Literal["chart", "surface"] = "chart"
-    ) -> None:
+    def __init__(self, *, degrees: bool = True, measure: str = "chart") -> None:
         """Make the chart.
 
         Args:
@@ -116,8 +114,9 @@ class LatLon(eqx.Module):
         away = square > 0  # from the poles, where every longitude is right and 0 is taken
         across = jnp.where(away, jnp.sqrt(jnp.where(away, square, 1.0)), 0.0)
         lon = jnp.where(away, jnp.arctan2(u[1], jnp.where(away, u[0], 1.0)), 0.0)
-        lat = jnp.arctan2(across, u[2])
-        lat = math.pi / 2 - lat
+        up = jnp.where(away | (u[2] != 0), u[2], 1.0)  # 0 is no direction, and counts as a pole
+        # The angle from a pole is accurate near it, unlike the sine of the latitude.
+        lat = math.pi / 2 - jnp.arctan2(across, up)
         x = jnp.stack([lat, lon]) * (self._half_turn / math.pi)
         return x, -self._log_area(self._cosine(x[0]))
 
@@ -170,8 +169,8 @@ class Angles(eqx.Module):
     def __init__(
         self,
         dim: SupportsIndex,
-        period: float | Sequence[float] = 360.0,
-        start: float | Sequence[float] = 0.0,
+        period: float | int | Sequence[float] = 360.0,
+        start: float | int | Sequence[float] = 0.0,
     ) -> None:
         """Make the chart; arguments as for `jaxflow.manifolds.Torus`."""
         self.torus = Torus(dim, period, start)
