@@ -77,7 +77,7 @@ BASES = {
         1.5,
     ),
     "independent": Case(
-        Independent((StandardNormal(1), DiagonalNormal(MEAN[1], SCALE[1]))),
+        Independent((DiagonalNormal(np.zeros(1), np.ones(1)), DiagonalNormal(MEAN[1], SCALE[1]))),
         stats.norm([0.0, *MEAN[1]], [1.0, *SCALE[1]]),
         np.array([0.0, *MEAN[1]]),
         np.array([1.0, *SCALE[1]]),
@@ -246,9 +246,9 @@ def test_law(name, law):
     law(BASES[name])
 
 
-def test_all_but_a_mixture_of_vectors_have_a_cdf():
+def test_all_but_mixtures_of_vectors_and_those_of_manifolds_have_a_cdf():
     names = {name for name, case in BASES.items() if has_cdf(case.base)}
-    assert names == BASES.keys() - {"mixture"}
+    assert names == BASES.keys() - {"mixture", "independent", "wrapped normal"}
     with pytest.raises(NotImplementedError, match="cdf is for a mixture in one dimension"):
         BASES["mixture"].base.cdf(jnp.zeros(2))
     closed = {name for name, case in BASES.items() if hasattr(case.base, "icdf")}

@@ -221,15 +221,15 @@ def test_points_off_the_manifold_are_mistakes():
 def test_bad_parts_are_refused():
     with pytest.raises(ValueError, match=r"field takes 7 entries, .* it sees 14: write MLP"):
         OnManifold(MLP(7, key=KEY), Torus(7))
-    with pytest.raises(TypeError, match="must be one of jaxflow.manifolds"):
+    with pytest.raises(TypeError, match=r"must be one of jaxflow.manifolds"):
         OnManifold(up, "sphere")
-    with pytest.raises(TypeError, match="must be one of jaxflow.manifolds"):
+    with pytest.raises(TypeError, match=r"must be one of jaxflow.manifolds"):
         UniformOn(3)
     with pytest.raises(ValueError, match="at most 1 on Sphere"):
         WrappedNormal(SPHERE, [0.0, 0.0, 1.0], 3.0)
     with pytest.raises(ValueError, match=r"lies off Sphere.*first row 0"):
         WrappedNormal(SPHERE, [0.0, 0.0, 2.0], 0.5)
-    with pytest.raises(ValueError, match="period=-1.0 must be positive"):
+    with pytest.raises(ValueError, match=r"period=-1.0 must be positive"):
         Torus(2, period=-1.0)
     with pytest.raises(ValueError, match="one for each of 2 columns"):
         Torus(2, period=[1.0, 2.0, 3.0])

@@ -61,7 +61,7 @@ def test_the_poles_and_the_date_line_are_places_like_others(dtype):
 
 def test_the_surface_measure_has_no_area():
     x = jnp.asarray(PLACES[0])
-    u, log_det = LatLon(measure="surface").forward(x)
+    _, log_det = LatLon(measure="surface").forward(x)
     assert log_det == 0
     expected = math.log(math.cos(math.radians(PLACES[0, 0]))) + 2 * math.log(math.pi / 180)
     assert float(LatLon().forward(x)[1]) == pytest.approx(expected, abs=1e-12)
