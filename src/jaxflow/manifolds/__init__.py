@@ -11,6 +11,7 @@ from jaxflow.manifolds.hyperbolic import Hyperbolic
 from jaxflow.manifolds.manifold import Manifold
 from jaxflow.manifolds.product import Product
 from jaxflow.manifolds.projective import SO3, Projective
+from jaxflow.manifolds.quadrature import quadrature
 from jaxflow.manifolds.sphere import Sphere
 from jaxflow.manifolds.torus import Torus
 
@@ -23,4 +24,5 @@ __all__ = [
     "Projective",
     "Sphere",
     "Torus",
+    "quadrature",
 ]
