@@ -69,7 +69,7 @@ def fisher_mixture(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.nda
     across = np.cos(turn)[:, None] * frames[:, 0] + np.sin(turn)[:, None] * frames[:, 1]
     x = height[:, None] * centres[which] + flat[:, None] * across
     log_c = np.log(weight * kappa / (2 * math.pi)) - np.log1p(-np.exp(-2 * kappa))
-    return x, logsumexp(log_c + kappa * (x @ centres.T - 1), axis=1)
+    return x, np.asarray(logsumexp(log_c + kappa * (x @ centres.T - 1), axis=1))
 
 
 def wrapped_mixture(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def wrapped_mixture(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.nd
     turns = 2 * math.pi * np.arange(-3, 4)
     away = ((x[:, None] - centres)[..., None] + turns) / scale[:, None, None]
     each = logsumexp(-0.5 * away**2, axis=-1) - np.log(scale * (2 * math.pi) ** 0.5)[:, None]
-    return x % (2 * math.pi), logsumexp(np.log(weight) + each.sum(axis=-1), axis=1)
+    return x % (2 * math.pi), np.asarray(logsumexp(np.log(weight) + each.sum(axis=-1), axis=1))
 
 
 def bingham(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +163,7 @@ def kernel_density(
             for i in range(train.shape[1]):
                 each += kappa * (np.cos(x[:, i, None] - train[None, :, i]) - 1)
             each -= train.shape[1] * math.log(2 * math.pi * i0e(kappa))
-        return logsumexp(each, axis=1) - math.log(len(train))
+        return np.asarray(logsumexp(each, axis=1)) - math.log(len(train))
 
     best = max(KERNELS, key=lambda kappa: score(held_out, kappa).mean())
     return score(test, best)

@@ -56,7 +56,7 @@ MANIFOLDS = {
     "hyperbolic": Case(Hyperbolic(2), [1.25, 0.75, 0.0]),
     "hyperbolic space": Case(Hyperbolic(3), [1.0, 0.0, 0.0, 0.0]),
     "product": Case(
-        Product(Sphere(2), Torus(1, period=3.0), Euclidean(1)), [0.0, 0.0, 1.0, 0.1, 5.0]
+        Product(Projective(2), Torus(1, period=3.0), Euclidean(1)), [0.0, 0.0, 1.0, 0.1, 5.0]
     ),
     "compact product": Case(
         Product(Sphere(2), Torus(1)), [0.0, 0.0, 1.0, 0.1], math.log(8 * math.pi**2)
@@ -192,8 +192,8 @@ def a_uniform_point_prefers_no_direction(case):
 
 
 def it_is_a_transform(case):
-    m = case.manifold
-    assert isinstance(m, Transform)
+    m: Any = case.manifold
+    assert isinstance(case.manifold, Transform)
     x = case.points(5)
     near = x * 1.0001 if "Torus" not in str(m) else x
     for rows in (x, near):
@@ -240,7 +240,7 @@ def float32_stays_finite_with_its_gradients(case):
 
 
 # The others have the code of these.
-QUICK = ("torus", "sphere", "rotations", "hyperbolic space", "product")
+QUICK = ("sphere", "hyperbolic", "product")
 LAWS = (
     exp_undoes_log,
     the_frame_is_orthonormal_and_tangent,

@@ -76,9 +76,10 @@ def bimodal(n):
 
 @pytest.mark.parametrize(
     "objective",
-    [FlowMatching(), pytest.param(None, marks=pytest.mark.slow)],
+    [FlowMatching(), None],
     ids=["matching", "default"],
 )
+@pytest.mark.slow
 def test_fit_learns_a_density_across_the_seam(objective):
     torus = Torus(1)
     network = MLP(torus.ambient, width=32, activation="sin", frequency=4.0, key=KEY)
