@@ -77,6 +77,12 @@ def test_a_rising_field_has_its_closed_form():
     missed = np.abs(answer.value - expected)
     assert missed.max() > 1e-5
     assert (missed <= answer.ode_error).all()
+
+
+@pytest.mark.slow
+def test_probes_state_their_error_on_the_sphere():
+    height = np.linspace(-0.99, 0.999, 40)
+    x, expected = at_heights(height), log_density_of_rise(height)
     noisy = CNF(RISE.field, RISE.base, trace=Hutchinson(64))
     answer = noisy.log_prob_with_error(x, key=KEY)
     error = 4.5 * np.asarray(answer.trace_se) + np.asarray(answer.ode_error)
@@ -191,6 +197,7 @@ def test_a_product_of_independent_parts_is_a_sum():
     np.testing.assert_allclose(flow.log_prob(x, atol_nats=1e-8), parts, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_table_of_place_time_and_size_is_one_flow():
     manifold = Product(SPHERE, Torus(1), Euclidean(1))
     transform = Blocks((LatLon(), Angles(1, 24.0), Standardise(jnp.asarray([3.0]), jnp.ones(1))))
@@ -213,6 +220,7 @@ def test_a_field_in_a_sum_keeps_its_manifold(tmp_path):
     np.testing.assert_array_equal(again.log_prob(x), flow.log_prob(x))
 
 
+@pytest.mark.slow
 def test_rotations_have_no_sign():
     flow = learned(SO3())
     x = flow.sample(KEY, 5)
