@@ -107,6 +107,12 @@ def test_fit_names_rows_off_the_manifold():
         fit(flow, x, key=KEY, config=TrainConfig(steps=1), progress=False)
 
 
+def test_steps_of_a_map_would_leave_the_manifold():
+    flow = CNF(OnManifold(MLP(3, width=4, depth=1, key=KEY), SPHERE), UniformOn(SPHERE))
+    with pytest.raises(TypeError, match=r"on Sphere\(2\), which the steps of a FlowMap"):
+        jaxflow.distil(flow, np.eye(3), key=KEY)
+
+
 def test_the_likelihood_trains_too():
     torus = Torus(2)
     flow = CNF(OnManifold(MLP(4, width=8, depth=1, key=KEY), torus), UniformOn(torus))
