@@ -6,11 +6,12 @@ the validation rows choose. Rows are split 80/10/10 by each seed; figures are me
 their standard errors. Of known densities the Kullback-Leibler divergence by 10,000 fresh rows.
 
     python benchmarks/geometry.py [--minutes 30] [--data DIR] [--only quake rna] [--seeds 5]
-                                  [--steps 8000]
+                                  [--steps 8000] [--picture docs/images/globe.png]
 
 DIR has `earth/earth_*.npz` (latlon, degrees) and `torus/rna_torsions_deg.npz`; without it only the
 known densities run. `--minutes` is the time of one training; known densities take one minute.
 `--steps` fixes the steps of flow matching instead, where other programs take the machine's time.
+`--picture` draws a map of the first split's earthquakes.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from scipy.special import hyp1f1, i0e, logsumexp
 
 import jaxflow
 from harness import RESULTS, table, write_results
+from jaxflow import plotting
 from jaxflow.bases import UniformOn
 from jaxflow.dynamics import MLP, OnManifold
 from jaxflow.manifolds import SO3, Manifold, Sphere, Torus
@@ -180,7 +182,9 @@ def on_known(name: str, size: Size) -> dict[str, Any]:
     return result | {"kl": float(gap.mean()), "se": float(gap.std() / len(gap) ** 0.5)}
 
 
-def on_data(name: str, rows: np.ndarray, size: Size, seed: int) -> dict[str, Any]:
+def on_data(
+    name: str, rows: np.ndarray, size: Size, seed: int, picture: Path | None
+) -> dict[str, Any]:
     """Held-out negative log-densities of a flow and of kernels, for one split."""
     if name == "rna":
         manifold, transform = Torus(7), Angles(7, period=360.0, start=-180.0)
@@ -194,6 +198,10 @@ def on_data(name: str, rows: np.ndarray, size: Size, seed: int) -> dict[str, Any
     flow = make_flow(manifold, 256, 3, transform)
     flow, result = train(flow, x, held_out, size, likelihood=0.0)
     log_p = np.asarray(flow.log_prob(test), np.float64) - units
+    if picture is not None and name == "quake" and not seed:
+        axes = plotting.globe(flow, rows[::3], resolution=180, longitude=180)
+        axes.figure.set_size_inches(8, 4.2)
+        axes.figure.savefig(picture, dpi=110, bbox_inches="tight")
     into = jax.vmap(lambda row: transform.forward(row)[0])
     points = [np.asarray(into(jnp.asarray(part)), np.float64) for part in (x, held_out, test)]
     kernel = kernel_density(manifold, *points)
@@ -237,6 +245,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of one training, in place of its time")
     parser.add_argument("--data", type=Path, help="folder with earth/ and torus/")
     parser.add_argument("--only", nargs="+", help="some of the tables")
+    parser.add_argument("--picture", type=Path, help="file for a map of the earthquakes")
     parser.add_argument("--seeds", type=int, default=5, help="splits of each table")
     arguments = parser.parse_args()
     path = RESULTS / "geometry.json"
@@ -253,7 +262,8 @@ def main() -> None:
         if arguments.only is None or name in arguments.only:
             runs = []
             for seed in range(arguments.seeds):
-                runs.append(on_data(name, rows, Size(arguments.minutes, arguments.steps), seed))
+                size = Size(arguments.minutes, arguments.steps)
+                runs.append(on_data(name, rows, size, seed, arguments.picture))
                 print(name, seed, runs[-1], flush=True)
             results["data"][name] = runs
             write_results("geometry", results)
