@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -57,6 +57,9 @@ bench-small: .venv/.ready .venv-peers/.ready  ## small tables with the defaults,
 
 bench-conditional: .venv/.ready  ## a target given features, beside regressions (docs/benchmarks.md); DATA=DIR adds two tables of UCI
 	$(BIN)/python benchmarks/conditional.py $(if $(DATA),--data $(DATA))
+
+bench-geometry: .venv/.ready  ## densities on spheres and tori; MINUTES=30 for each training, DATA=DIR adds events on Earth and torsion angles
+	$(BIN)/python benchmarks/geometry.py --minutes $(or $(MINUTES),30) $(if $(DATA),--data $(DATA))
 
 bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py

@@ -35,7 +35,7 @@ SLOW = {
     ),
     *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/fields.md"),
     *("howto/gradient.md", "howto/inference.md", "howto/likelihood.md", "howto/mcmc.md"),
-    *("howto/own_loop.md", "howto/pod.md"),
+    *("howto/own_loop.md", "howto/pod.md", "howto/manifolds.md"),
 }
 # Code to run before pages whose blocks are only parts of a program.
 PREAMBLES = {

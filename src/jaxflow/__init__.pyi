@@ -5,6 +5,7 @@ from . import diffusion as diffusion
 from . import dynamics as dynamics
 from . import estimator as estimator
 from . import interop as interop
+from . import manifolds as manifolds
 from . import objectives as objectives
 from . import plotting as plotting
 from . import transforms as transforms

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from jaxflow import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
-from jaxflow.bases import Base, log_prob_rows, sample_rows
+from jaxflow.bases import Base, Independent, WrappedNormal, log_prob_rows, sample_rows
+from jaxflow.manifolds import Euclidean
 
 
 class Case(NamedTuple):
@@ -74,6 +75,16 @@ BASES = {
         GaussianMixture(Mixture.weights, Mixture.means, np.linalg.cholesky(Mixture.covs)),
         Mixture(),
         1.5,
+    ),
+    "independent": Case(
+        Independent((DiagonalNormal(np.zeros(1), np.ones(1)), DiagonalNormal(MEAN[1], SCALE[1]))),
+        stats.norm([0.0, *MEAN[1]], [1.0, *SCALE[1]]),
+        np.array([0.0, *MEAN[1]]),
+        np.array([1.0, *SCALE[1]]),
+    ),
+    # On other manifolds: `tests/manifolds/test_laws.py`.
+    "wrapped normal": Case(
+        WrappedNormal(Euclidean(2), MEAN[1], 3.0), stats.norm(MEAN[1], 3.0), MEAN[1], 3.0
     ),
     "mixture of numbers": Case(
         GaussianMixture([1.0, 3.0], [[-1.0], [2.0]], [[[0.5]], [[1.5]]]), Numbers(), 1.0
@@ -235,9 +246,9 @@ def test_law(name, law):
     law(BASES[name])
 
 
-def test_all_but_a_mixture_of_vectors_have_a_cdf():
+def test_all_but_mixtures_of_vectors_and_those_of_manifolds_have_a_cdf():
     names = {name for name, case in BASES.items() if has_cdf(case.base)}
-    assert names == BASES.keys() - {"mixture"}
+    assert names == BASES.keys() - {"mixture", "independent", "wrapped normal"}
     with pytest.raises(NotImplementedError, match="cdf is for a mixture in one dimension"):
         BASES["mixture"].base.cdf(jnp.zeros(2))
     closed = {name for name, case in BASES.items() if hasattr(case.base, "icdf")}

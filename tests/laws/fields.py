@@ -16,11 +16,13 @@ from jaxflow.dynamics import (
     Hollow,
     Linear,
     LocationScale,
+    OnManifold,
     OptionalCondition,
     Potential,
     Residual,
     Sum,
 )
+from jaxflow.manifolds import Euclidean, Product, Projective, Sphere, Torus
 
 
 class Case(NamedTuple):
@@ -136,6 +138,14 @@ def table():
         ),
         "encoded condition": Case(
             EncodedCondition(MLP(5, width=7, cond_dim=3, key=KEY), jnp.sin), cond_dim=3
+        ),
+        "on a sphere": Case(OnManifold(MLP(6, width=7, key=KEY), Sphere(5)), (6,)),
+        "on a sphere, condition": Case(
+            OnManifold(MLP(3, width=7, cond_dim=3, key=KEY), Sphere(2)), (3,), cond_dim=3
+        ),
+        "on a torus": Case(OnManifold(MLP(10, width=7, key=KEY), Torus(5))),
+        "on a product": Case(
+            OnManifold(MLP(12, width=7, key=KEY), Product(Projective(2), Torus(1), Euclidean(1)))
         ),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),

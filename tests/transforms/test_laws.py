@@ -13,6 +13,7 @@ from tests.bases.test_laws import check_slopes
 from jaxflow import CNF, StandardNormal, load, save
 from jaxflow.dynamics import Linear
 from jaxflow.transforms import (
+    Blocks,
     Bounded,
     Chain,
     Dequantise,
@@ -50,6 +51,7 @@ INSIDE = np.stack(
 )
 U = np.asarray(jax.vmap(LIMITS.forward)(jnp.asarray(INSIDE))[0])
 MIXED = RNG.normal(size=(300, 4)) @ RNG.normal(size=(4, 4)) + 3
+BLOCKS = np.concatenate([INSIDE, MIXED], axis=1)
 GRID = np.stack([RNG.integers(-9, 9, 50), RNG.normal(size=50), RNG.integers(0, 9, 50) / 4], axis=1)
 
 
@@ -107,6 +109,12 @@ TRANSFORMS = {
     "bounded": Case(LIMITS, INSIDE, BEYOND, reach=8.0),
     "chain": Case(
         Chain((LIMITS, Standardise.fit(U), Whiten.fit(2 * U))), INSIDE, BEYOND, reach=1.5
+    ),
+    "blocks": Case(
+        Blocks((LIMITS, Standardise.fit(MIXED))),
+        BLOCKS,
+        {r"of columns 0 to 3: column 0 has 1 values at or": with_entry(BLOCKS, -0.5)},
+        reach=1.2,
     ),
     "dequantise": Case(
         Dequantise([1.0, 0.0, 0.25]),
@@ -191,7 +199,7 @@ def float32_stays_float32(case):
 def parameters_can_be_replaced_and_shaped_without_values(case):
     doubled = jax.tree.map(lambda leaf: leaf * 2, case.transform)
     assert doubled.event_shape == case.transform.event_shape
-    if not isinstance(case.transform, Chain):
+    if not isinstance(case.transform, Chain | Blocks):
         leaves = jax.tree.leaves(case.transform)
         skeleton = eqx.filter_eval_shape(type(case.transform), *leaves)
         assert jax.tree.structure(skeleton) == jax.tree.structure(case.transform)

@@ -9,6 +9,7 @@ from jaxflow.bases.fitted import FlowBase
 from jaxflow.bases.frozen import ScipyBase
 from jaxflow.bases.mixture import GaussianMixture
 from jaxflow.bases.normal import DiagonalNormal, StandardNormal
+from jaxflow.bases.on_manifold import Independent, UniformOn, WrappedNormal
 from jaxflow.bases.protocol import (
     Base,
     as_base,
@@ -25,10 +26,13 @@ __all__ = [
     "DiagonalNormal",
     "FlowBase",
     "GaussianMixture",
+    "Independent",
     "ScipyBase",
     "SeededBase",
     "StandardNormal",
     "StudentT",
+    "UniformOn",
+    "WrappedNormal",
     "as_base",
     "cdf_rows",
     "check_base",

@@ -7,7 +7,7 @@ Jacobian: an error in the transform's own determinant shows.
 In up to three dimensions a grid is used: for smooth densities that vanish at its edge, the
 trapezoidal rule converges faster than any power of the spacing. In higher dimensions, and if the
 grid is too coarse, importance sampling is used. Its proposal comes from data and samples, not
-from the flow's own density.
+from the flow's own density. On manifolds see `jaxflow.diagnostics.surface`.
 """
 
 import math
@@ -23,6 +23,8 @@ from jaxtyping import Array, Float
 from jaxflow.density import dense_log_det
 from jaxflow.diagnostics.findings import Finding, Line, flatten, judge, to_host
 from jaxflow.diagnostics.proposal import Proposal
+from jaxflow.diagnostics.surface import surface_mass
+from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.data_space import to_flow_space
 from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.flows.importance import RELIABLE, log_mean
@@ -108,6 +110,10 @@ def measure_mass(
     `flow` has an exact trace, and its solves must not raise. `points`, data and samples in data
     units, show where the mass lies. `allowed` is the acceptable relative error of the density.
     """
+    manifold = manifold_of(getattr(flow, "field", None))
+    if manifold is not None:
+        found = surface_mass(flow, manifold, cond, rng)
+        return found if isinstance(found, str) else Mass(*found, allowed)
     size = math.prod(flow.event_shape)
     if size > LARGEST:
         return f"an event has {size} entries; up to {LARGEST} can be integrated"

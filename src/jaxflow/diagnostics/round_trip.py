@@ -42,7 +42,7 @@ class RoundTrip(NamedTuple):
 def measure_round_trip(
     flow: CNF | CouplingFlow,
     rows: Float[Array, "rows *event"],
-    z: Float[Array, "rows *event"],
+    z: Float[Array, "rows ..."],
     cond: Array | None,
 ) -> RoundTrip | str:
     """Decode the encoded rows `z`; returns the reason if no row returns.

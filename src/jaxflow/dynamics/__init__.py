@@ -12,6 +12,7 @@ from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.location_scale import LocationScale, Moments, Regression
 from jaxflow.dynamics.mlp import MLP
+from jaxflow.dynamics.on_manifold import OnManifold
 from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.protocol import Field
@@ -31,6 +32,7 @@ __all__ = [
     "Linear",
     "LocationScale",
     "Moments",
+    "OnManifold",
     "OptionalCondition",
     "Potential",
     "Regression",

@@ -21,6 +21,7 @@ from jaxflow.density.error import (
 )
 from jaxflow.density.probes import Change, choose_num_probes
 from jaxflow.dynamics import Linear
+from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.dynamics.protocol import check_field, has_closed_form
 from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.flows.accuracy import log_prob_to, with_error
@@ -39,6 +40,7 @@ from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
+from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import full_precision
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
@@ -66,6 +68,8 @@ class CNF(Flow):
         field: `f(t, x, cond=None)` for one sample `x` of shape (*event).
         base: density at `t = 0`: an object with `event_shape`, `log_prob` and `sample`.
         transform: fixed map from data to flow space, part of the log-density; None for none.
+            `"auto"` is none too, except for a field on a manifold: that manifold, which refuses
+            rows that lie off it.
         trace: how `tr(df/dx)` is computed. `"auto"` takes the field's closed form if it has one;
             else it is exact in evaluation and for events of up to four entries, and one
             Hutchinson probe in training. `"closed"` requires the closed form. `"exact"`,
@@ -92,7 +96,7 @@ class CNF(Flow):
         field: Any,
         base: Any,
         *,
-        transform: Any = None,
+        transform: Any = "auto",
         trace: Trace = "auto",
         ode: ODE = ODE(solver="rk4", num_steps=4),
         ode_eval: ODE = ODE(solver="tsit5", rtol=1e-5, atol=1e-5),
@@ -105,6 +109,10 @@ class CNF(Flow):
                     f"{name}={settings} may stop before t = 1, where the density is not the "
                     "flow's: leave partial out"
                 )
+        if isinstance(transform, str):
+            if transform != "auto":
+                raise ValueError(f"transform={transform!r}: give a transform, 'auto' or None")
+            transform = manifold_of(field)
         self.field, self.base, self.transform = field, base, transform
         self.trace, self.ode, self.ode_eval = as_trace(trace, field), ode, ode_eval
 
@@ -121,11 +129,15 @@ class CNF(Flow):
         }
 
     def _trace_words(self, *, training: bool) -> str:
-        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
+        trace = self._resolved(training=training)
         if not isinstance(trace, Exact):
             return words(trace)
         closed = has_closed_form(self.field)
         return f"exact, {'in closed form' if closed else 'by Jacobian-vector products'}"
+
+    def _resolved(self, *, training: bool) -> Exact | Estimator | XTrace:
+        size = math.prod(self.base.event_shape)
+        return resolve(self.trace, self.field, size, training=training)
 
     def check_loaded(self) -> None:
         """Raise ValueError unless the base of a flow from a file fits its field."""
@@ -136,9 +148,9 @@ class CNF(Flow):
             dim = len(part.matrix) if isinstance(part, Linear) else getattr(part, "dim", None)
             if not type(part).__module__.startswith("jaxflow."):
                 dim = None  # what it means there is not known
-            if dim is not None and dim != math.prod(self.event_shape):
+            if dim is not None and dim != math.prod(self.base.event_shape):
                 raise ValueError(
-                    f"base has events of shape {self.event_shape}, and the field's "
+                    f"base has events of shape {tuple(self.base.event_shape)}, and the field's "
                     f"{type(part).__name__} takes {dim} entries"
                 )
 
@@ -177,7 +189,9 @@ class CNF(Flow):
     ) -> tuple[Float[Array, "rows *event"], Stats | None]:
         """Carry rows of flow space to `t = 0`; as `Flow.encode_rows`."""
         ode = replace(self.ode_eval, throw=False)
-        return transport(self.field, u, 1.0, 0.0, cond, ode=ode)
+        z, stats = transport(self.field, u, 1.0, 0.0, cond, ode=ode)
+        manifold = manifold_of(self.field)
+        return z if manifold is None else per_row(manifold.retract, z), stats
 
     def change_rows(
         self,
@@ -197,7 +211,7 @@ class CNF(Flow):
 
     def trace_for(self, *, training: bool) -> Exact | Estimator | XTrace:
         """The trace in training or in evaluation: resolves `trace="auto"`."""
-        trace = resolve(self.trace, self.field, math.prod(self.event_shape), training=training)
+        trace = self._resolved(training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
             raise ValueError(
                 f"target_se={trace.target_se} chooses the number of probes from the values of "
@@ -477,5 +491,7 @@ def _transport(
     out, stats = transport(flow.field, u, t0, t1, cond, ode=ode, save_at=times)
     if times is not None:
         out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
-    flat, _ = to_data_space(flow.transform, out.reshape(-1, *flow.event_shape))
-    return nan_where(jnp.isneginf(log_det), flat.reshape(out.shape)), stats
+    batch = out.shape[: out.ndim - u.ndim + 1]
+    flat, _ = to_data_space(flow.transform, out.reshape(-1, *u.shape[1:]))
+    out = flat.reshape(*batch, *flow.event_shape)
+    return nan_where(jnp.isneginf(log_det), out), stats

@@ -24,29 +24,48 @@ from jaxflow.runtime.precision import (
     is_single,
     widest_dtype,
 )
-from jaxflow.transforms import inside
+from jaxflow.transforms import image_shape, inside
 
 # The counts of a solve; None where there is none.
 S = TypeVar("S", Stats, Stats | None)
 
 
 def check_arguments(
-    flow: Any, x: Any, cond: Any, name: str, *, keep_float64: bool = False
+    flow: Any,
+    x: Any,
+    cond: Any,
+    name: str,
+    *,
+    keep_float64: bool = False,
+    of_base: bool = False,
 ) -> tuple[Any, Any, Array | None, tuple[int, ...]]:
     """Check a user's arguments: flow, rows and conditions in one dtype, and the batch shape.
 
     With `keep_float64`, NumPy's float64 rows stay so, for `into_flow_space`, if there is a
-    transform to subtract their offsets.
+    transform to subtract their offsets. Rows `of_base` are points of the base.
 
     Raises:
         ValueError, TypeError: a shape, dtype or value does not fit; the message names it.
     """
     keep_float64 = keep_float64 and flow.transform is not None
-    rows, batch = as_rows(x, flow.event_shape, name, keep_float64=keep_float64)
+    shape = tuple(flow.base.event_shape) if of_base else flow.event_shape
+    rows, batch = as_rows(x, shape, name, keep_float64=keep_float64)
     check_finite(rows, name)
+    if not of_base:
+        check_mistakes(flow.transform, rows)
     arrays = rows if isinstance(rows, jax.Array) else jnp.zeros((), float)
     flow, arrays, cond = promote_dtypes(flow, arrays, as_cond_rows(cond, batch))
     return flow, arrays if isinstance(rows, jax.Array) else rows, cond, batch
+
+
+def check_mistakes(transform: Any, rows: Any) -> None:
+    """Raise if rows lie outside the support of a `strict` transform; no check under jit.
+
+    Raises:
+        ValueError: as `transform.check`.
+    """
+    if getattr(transform, "strict", False) and len(rows) and not isinstance(rows, Tracer):
+        transform.check(rows)
 
 
 def check_inside(ok: Bool[Array, " rows"], name: str = "x") -> None:
@@ -80,7 +99,7 @@ def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) ->
 
 def to_flow_space(
     transform: Any, x: Float[Array, "rows *event"], *, grouped: bool = True, dtype: Any = None
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+) -> tuple[Float[Array, "rows ..."], Float[Array, " rows"]]:
     """Transform rows from data to flow space; also `log |det du/dx|`.
 
     Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
@@ -133,7 +152,7 @@ def rows_into_flow_space(
 def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
     if not hasattr(transform, "inside"):
         return transform.forward(x)
-    ok, zeros = inside(transform, x), jnp.zeros(x.shape, x.dtype)
+    ok, zeros = inside(transform, x), jnp.zeros(image_shape(transform), x.dtype)
     u, log_det = transform.forward(jnp.where(ok, x, transform.inverse(zeros)[0]))
     return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
 
@@ -151,7 +170,7 @@ def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
 
 def to_data_space(
     transform: Any, u: Float[Array, "rows *event"], *, grouped: bool = True
-) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"]]:
+) -> tuple[Float[Array, "rows ..."], Float[Array, " rows"]]:
     """Transform rows from flow to data space; also `log |det dx/du|`."""
     if transform is None:
         return u, jnp.zeros(u.shape[:1], u.dtype)

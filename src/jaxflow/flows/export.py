@@ -150,7 +150,7 @@ def _members(
         log_det = jnp.where(_all_finite(x), log_det, jnp.nan)
         return scored.call(weights, u, log_det, *cond)
 
-    u = jax.ShapeDtypeStruct((rows, *flow.event_shape), dtype)
+    u = jax.ShapeDtypeStruct((rows, *flow.base.event_shape), dtype)
     scored = program("log_prob", score, u, jax.ShapeDtypeStruct((rows,), dtype))
     programs = {"sample": program("sample", draw, jax.ShapeDtypeStruct((rows, 2), np.uint32))}
     with jax.enable_x64(reads == np.float64 or jax.config.read("jax_enable_x64")):

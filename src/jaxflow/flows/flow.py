@@ -77,8 +77,8 @@ class Flow(eqx.Module):
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return tuple(self.base.event_shape)
+        """Shape of one sample, in data units; that of the base where the transform keeps it."""
+        return tuple(getattr(self.transform, "event_shape", self.base.event_shape))
 
     def summary(self) -> dict[str, str]:
         """A text for each part, by its name: the rows of `print(flow)` and of a notebook's table.
@@ -305,11 +305,11 @@ class Flow(eqx.Module):
         check_inside(~jnp.isneginf(log_det))
         z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond), None, False)
         z = raise_on_failure(self, z, stats, "encode")
-        return z.reshape(*batch, *self.event_shape)
+        return z.reshape(*batch, *self.base.event_shape)
 
     def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map points of the base to data, the inverse of `encode`; arguments alike."""
-        flow, rows, cond, batch = check_arguments(self, z, cond, "z")
+        flow, rows, cond, batch = check_arguments(self, z, cond, "z", of_base=True)
         x, stats = map_rows(flow, partial(_decode, flow), (rows, cond), None, False)
         x = raise_on_failure(self, x, stats, "decode")
         return x.reshape(*batch, *self.event_shape)

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import sample_rows
 from jaxflow.density.paths import Linear, check_path, check_path_base, interpolate
 from jaxflow.dynamics import Field
+from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.dynamics.protocol import evaluate
+from jaxflow.manifolds import Manifold
 from jaxflow.objectives.couplings import Swaps
 from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
@@ -28,6 +30,11 @@ TIME_MARGIN = 1e-3
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching:
     """Minimise `mean_i weight(t_i) |field(t_i, x_t) - u_t|^2`, with `x_t` and `u_t` on a path.
+
+    On a manifold (a field `jaxflow.dynamics.OnManifold`) the path is the geodesic from base to
+    data at constant speed, and velocities are compared in its metric (Chen and Lipman 2023,
+    "Flow Matching on General Geometries", arXiv 2302.03660); couplings see the points as the
+    field does, so the cost of a pair is the squared chord between them.
 
     The minimiser is `E[u_t | x_t]`, the field that carries the base to the data (Lipman et al.
     2023, arXiv 2210.02747, eq. 9). The loss is not a likelihood and does not fall to 0: the
@@ -89,6 +96,11 @@ class FlowMatching:
                 "write jaxflow.CNF(field, base), or objective=maximum_likelihood"
             )
         check_path_base(self.path, flow.base)
+        if manifold_of(flow.field) is not None and self.path != Linear():
+            raise ValueError(
+                f"path={self.path} is one of flat space, and the field is on "
+                f"{manifold_of(flow.field)}: write path=Linear(), which follows geodesics there"
+            )
 
     def __call__(
         self, flow: Any, x: Rows, cond: Array | None, key: PRNGKeyArray, weights: Weights = None
@@ -111,12 +123,17 @@ class FlowMatching:
         keys = jax.random.split(base_key, len(x))
         x0 = sample_rows(flow.base, keys, x.dtype, grouped=False)
         # Every device pairs the entire batch, which is cheaper than moving rows back and forth.
-        batch = replicate((x0, x, cond))
-        source, mass = replicate(self.coupling(*batch, coupling_key))
+        x0, x, cond = replicate((x0, x, cond))
+        manifold = manifold_of(flow.field)
+        seen = (x0, x) if manifold is None else tuple(map(jax.vmap(manifold.embed), (x0, x)))
+        source, mass = replicate(self.coupling(*seen, cond, coupling_key))
         t = self.times(time_key, len(x), x.dtype)
-        noise = jax.random.normal(noise_key, x.shape, x.dtype)
-        between = jax.vmap(interpolate, (None, 0, 0, 0, 0))
-        x_t, velocity = shard_rows(between(self.path, t, x0[source], x, noise))
+        if manifold is None:
+            noise = jax.random.normal(noise_key, x.shape, x.dtype)
+            between = jax.vmap(interpolate, (None, 0, 0, 0, 0))(self.path, t, x0[source], x, noise)
+        else:
+            between = jax.vmap(manifold.geodesic)(t, x0[source], x)
+        x_t, velocity = shard_rows(between)
         time_weights = None if self.weight is None else jax.vmap(self.weight)(t)
         return velocity_loss(flow.field, t, x_t, velocity, cond, time_weights, mass)
 
@@ -142,7 +159,7 @@ def velocity_loss(
     errors = squared_errors(field, t, x, velocity, cond)
     if time_weights is not None:
         errors = time_weights * errors
-    speed = weighted_mean(squared_norms(velocity), weights)
+    speed = weighted_mean(squared_norms(velocity, manifold_of(field)), weights)
     return weighted_mean(errors, weights), {"velocity": speed}
 
 
@@ -155,9 +172,11 @@ def squared_errors(
 ) -> Float[Array, " rows"]:
     """`|field(t_i, x_i, c_i) - u_i|^2` of each row, with velocities `u`."""
     values = jax.vmap(evaluate, (None, 0, 0, None if cond is None else 0))(field, t, x, cond)
-    return squared_norms(values - velocity)
+    return squared_norms(values - velocity, manifold_of(field))
 
 
-def squared_norms(x: Rows) -> Float[Array, " rows"]:
-    """`|x_i|^2` of each row."""
+def squared_norms(x: Rows, manifold: Manifold | None = None) -> Float[Array, " rows"]:
+    """`|x_i|^2` of each row, in the metric of a manifold if there is one."""
+    if manifold is not None:
+        return jax.vmap(manifold.squared_norm)(x)
     return jnp.sum(x**2, axis=tuple(range(1, x.ndim)))

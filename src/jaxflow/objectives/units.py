@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.flows.data_space import nan_where, to_flow_space
 from jaxflow.flows.ensemble import Ensemble, members
@@ -26,7 +26,9 @@ def with_noise(flow: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, PRNGKeyArra
     return spread_rows(transform, x, noise_key), key
 
 
-def to_field(flow: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, PRNGKeyArray]:
+def to_field(
+    flow: Any, x: Rows, key: PRNGKeyArray
+) -> tuple[Float[Array, "rows ..."], PRNGKeyArray]:
     """Rows in the units of the field, NaN outside the support; and the key for all else."""
     x, key = with_noise(flow, x, key)
     transform = getattr(flow, "transform", None)

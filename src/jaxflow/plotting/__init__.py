@@ -10,6 +10,7 @@ from jaxflow.plotting.curves import history
 from jaxflow.plotting.errors import calibration, coverage
 from jaxflow.plotting.explore import explore
 from jaxflow.plotting.fan import fan
+from jaxflow.plotting.globe import globe
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 from jaxflow.plotting.reliability import reliability
 
@@ -22,6 +23,7 @@ __all__ = [
     "density_over_time",
     "explore",
     "fan",
+    "globe",
     "history",
     "reliability",
     "trajectories",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.density.continuity import density_change
 from jaxflow.dynamics import MLP
+from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow_map import FlowMap, MapError
 from jaxflow.objectives.protocol import Loss
@@ -84,7 +85,7 @@ def distil(
         warning, if it could not be measured.
 
     Raises:
-        TypeError: the flow is not a CNF.
+        TypeError: the flow is not a CNF, or is one on a manifold.
         ValueError: bad rows, or `num_steps` or `num_samples` is not positive.
         SolveError: a solve of the flow failed.
         TrainingError: the loss or its gradient is not finite at the first step. A later one
@@ -95,6 +96,11 @@ def distil(
     if not isinstance(flow, CNF):
         raise TypeError(
             f"flow is a {type(flow).__name__}, and distil learns the solves of a CNF: pass one"
+        )
+    if manifold_of(flow.field) is not None:
+        raise TypeError(
+            f"the field of flow is on {manifold_of(flow.field)}, which the steps of a FlowMap "
+            "would leave: use the flow itself"
         )
     flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x"))
     conditions = rows.cond

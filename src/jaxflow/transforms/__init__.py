@@ -5,6 +5,7 @@ A transform (`Transform`) has `event_shape`, `forward(x) -> (u, log|det du/dx|)`
 trains its parameters only if `train` names the transform.
 """
 
+from jaxflow.transforms.blocks import Blocks
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
@@ -16,23 +17,28 @@ from jaxflow.transforms.dequantise import (
     without_noise,
 )
 from jaxflow.transforms.gaussianise import Gaussianise
+from jaxflow.transforms.latlon import Angles, LatLon
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
-from jaxflow.transforms.protocol import Transform, inside
+from jaxflow.transforms.protocol import Transform, image_shape, inside
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
 __all__ = [
+    "Angles",
+    "Blocks",
     "Bounded",
     "CellNoise",
     "Chain",
     "Dequantise",
     "Gaussianise",
+    "LatLon",
     "Proposal",
     "Standardise",
     "Transform",
     "Whiten",
     "candidate_transforms",
+    "image_shape",
     "inside",
     "log_mass",
     "noise_of",

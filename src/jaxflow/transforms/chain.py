@@ -6,10 +6,10 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.protocol import inside
+from jaxflow.transforms.protocol import image_shape, inside
 
 
 @final
@@ -33,14 +33,16 @@ class Chain(eqx.Module):
         """Compose transforms.
 
         Args:
-            parts: one or more transforms of one event shape; the first is applied to data first.
+            parts: one or more transforms, each of the shape that the one before it gives; the
+                first is applied to data first.
 
         Raises:
             ValueError: `parts` is empty, or the event shapes differ.
         """
         self.parts = tuple(parts)
         shapes = {part.event_shape for part in self.parts}
-        if len(shapes) != 1:
+        ends = [image_shape(part) for part in self.parts[:-1]]
+        if not shapes or ends != [tuple(part.event_shape) for part in self.parts[1:]]:
             raise ValueError(
                 f"parts={self.parts} have event shapes {shapes}; give one or more transforms of "
                 "one event shape"
@@ -50,6 +52,16 @@ class Chain(eqx.Module):
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.parts[0].event_shape
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one point of flow space."""
+        return image_shape(self.parts[-1])
+
+    @property
+    def strict(self) -> bool:
+        """Whether rows outside the first part's support are mistakes."""
+        return getattr(self.parts[0], "strict", False)
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless every part accepts the rows `x`, (rows, *event)."""
@@ -65,7 +77,7 @@ class Chain(eqx.Module):
             x, _ = part.forward(x)
         return jnp.all(jnp.stack(each))
 
-    def forward(self, x: Event) -> tuple[Event, Scalar]:
+    def forward(self, x: Event) -> tuple[Float[Array, "..."], Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         x, total = self.parts[0].forward(x)
         for part in self.parts[1:]:
@@ -73,7 +85,7 @@ class Chain(eqx.Module):
             total = total + log_det
         return x, total
 
-    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+    def inverse(self, u: Event) -> tuple[Float[Array, "..."], Scalar]:
         """Map one point of flow space to data space: `(x, log|det dx/du|)`."""
         u, total = self.parts[-1].inverse(u)
         for part in self.parts[-2::-1]:

@@ -15,7 +15,10 @@ class Transform(Protocol):
     The methods take one sample; vectorise them with `jax.vmap`. `fit` trains the parameters
     of a transform only if `train` names it, so the methods may cut no gradient (`stop_gradient`).
 
-    Optional methods:
+    Optional methods and attributes:
+        `image_shape`: shape of one point of flow space, if it is another than `event_shape`.
+        `strict`: True if rows outside the support are mistakes: a flow then raises by `check`
+            where it would give a log-density of -inf.
         `check(x)`: raise ValueError unless every row of `x`, (rows, *event), can be transformed.
             The library's transforms all have it.
         `inside(x) -> bool`: whether one sample lies in the support, where `forward` is defined.
@@ -45,6 +48,18 @@ class Transform(Protocol):
     def inverse(self, u: Event, /) -> tuple[Event, Scalar]:
         """Map one point of flow space back to data space: `(x, log|det dx/du|)`."""
         ...
+
+
+def image_shape(transform: Any) -> tuple[int, ...]:
+    """Shape of one point of a transform's flow space: `transform.image_shape` or `event_shape`.
+
+    ```python
+    from jaxflow.transforms import LatLon, image_shape
+
+    print(image_shape(LatLon()))  # (3,)
+    ```
+    """
+    return tuple(getattr(transform, "image_shape", transform.event_shape))
 
 
 def inside(transform: Any, x: Event) -> Bool[Array, ""]:

@@ -1,0 +1,196 @@
+"""Bases on manifolds, with respect to the surface measure; and products of bases."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.manifolds import Manifold
+from jaxflow.runtime.checks import check_event
+from jaxflow.runtime.precision import as_floats
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+
+
+class UniformOn(eqx.Module):
+    """The uniform density of a manifold of finite volume, such as a sphere or a torus.
+
+    ```python
+    import jax
+    from jaxflow.bases import UniformOn
+    from jaxflow.manifolds import Sphere
+
+    base = UniformOn(Sphere(2))
+    x = base.sample(jax.random.key(0))
+    print(base.log_prob(x))  # -log(4 pi) = -2.531
+    ```
+
+    Attributes:
+        manifold: where the points lie.
+    """
+
+    manifold: Any
+
+    def __init__(self, manifold: Any) -> None:
+        """Make the density.
+
+        Args:
+            manifold: a `jaxflow.manifolds.Manifold`.
+
+        Raises:
+            TypeError: it is no manifold.
+            ValueError: its volume is infinite.
+        """
+        self.manifold = _checked(manifold)
+        if not math.isfinite(manifold.log_volume):
+            raise ValueError(
+                f"manifold={manifold} has no uniform density, since its volume is infinite: write "
+                "WrappedNormal(manifold, loc, scale), or Independent((UniformOn(...), "
+                "StandardNormal(d))) for a product"
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point."""
+        return self.manifold.event_shape
+
+    def log_prob(self, x: Event) -> Scalar:
+        """`-log(volume)`, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
+        # Not the constant alone: NaN stays NaN.
+        return jnp.sum(0 * x) - self.manifold.log_volume
+
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one point."""
+        return self.manifold.uniform(key)
+
+
+class WrappedNormal(eqx.Module):
+    """The end of a geodesic from `loc` whose velocity is normal, of standard deviation `scale`.
+
+    On the torus the sum of a normal density over all periods; in flat space the normal density
+    itself. On spheres it has a faint pole opposite `loc`, so `scale` is at most 1 there.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.bases import WrappedNormal
+    from jaxflow.manifolds import Torus
+
+    base = WrappedNormal(Torus(2), loc=jnp.asarray([0.0, 3.0]), scale=0.5)
+    log_p = base.log_prob(jnp.asarray([6.2, 3.1]))  # 0.08 from loc in the first column
+    ```
+
+    Attributes:
+        manifold: where the points lie.
+        loc: centre, (n,).
+        scale: standard deviation in the units of the manifold's distances, ().
+    """
+
+    manifold: Any
+    loc: Event
+    scale: Scalar
+
+    def __init__(self, manifold: Any, loc: ArrayInput, scale: ArrayInput) -> None:
+        """Make the density.
+
+        Args:
+            manifold: a `jaxflow.manifolds.Manifold`.
+            loc: centre, a point of it.
+            scale: standard deviation, positive; at most a period of a torus, and 1 on spheres.
+
+        Raises:
+            TypeError: `manifold` is no manifold.
+            ValueError: `loc` is no point of it, or `scale` is out of range.
+        """
+        self.manifold = _checked(manifold)
+        self.loc, self.scale = as_floats(loc), as_floats(scale)
+        if isinstance(self.loc, Tracer) or isinstance(self.scale, Tracer):
+            return
+        if self.loc.shape != manifold.event_shape:
+            raise ValueError(f"loc has shape {self.loc.shape}: give {manifold.event_shape}")
+        manifold.check(self.loc[None])
+        most = getattr(manifold, "most_scale", math.inf)
+        if self.scale.shape or not 0 < float(self.scale) <= most:
+            raise ValueError(
+                f"scale={np.asarray(self.scale).tolist()} must be one number above 0 and at most "
+                f"{most:g} on {manifold}"
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point."""
+        return self.manifold.event_shape
+
+    def log_prob(self, x: Event) -> Scalar:
+        """Log-density with respect to the surface measure, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
+        manifold = self.manifold
+        return manifold.log_normal(manifold.retract(self.loc), manifold.retract(x), self.scale)
+
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one point."""
+        loc = self.manifold.retract(self.loc)
+        steps = jax.random.normal(key, (self.manifold.dim,), loc.dtype)
+        return self.manifold.exp(loc, self.scale * (steps @ self.manifold.frame(loc)))
+
+
+class Independent(eqx.Module):
+    """Columns in groups that are independent, each with a base of its own.
+
+    ```python
+    import jax
+    from jaxflow import StandardNormal
+    from jaxflow.bases import Independent, UniformOn
+    from jaxflow.manifolds import Sphere
+
+    base = Independent((UniformOn(Sphere(2)), StandardNormal(2)))
+    x = base.sample(jax.random.key(0))  # 5 entries
+    ```
+
+    Attributes:
+        parts: bases of vectors, in the order of the columns.
+    """
+
+    parts: tuple[Any, ...]
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        """Make the density.
+
+        Args:
+            parts: one or more bases whose events are vectors.
+
+        Raises:
+            ValueError: there is none, or the events of one are not vectors.
+        """
+        self.parts = tuple(parts)
+        shapes = [tuple(part.event_shape) for part in self.parts]
+        if not shapes or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(f"parts={parts!r} must be bases of vectors; they have {shapes}")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return (sum(part.event_shape[0] for part in self.parts),)
+
+    def log_prob(self, x: Event) -> Scalar:
+        """Sum of the parts' log-densities, in nats."""
+        check_event("x", x, self.event_shape, "base.log_prob")
+        ends = np.cumsum([part.event_shape[0] for part in self.parts])[:-1].tolist()
+        each = zip(self.parts, jnp.split(x, ends), strict=True)
+        return jnp.sum(jnp.stack([part.log_prob(x) for part, x in each]))
+
+    def sample(self, key: PRNGKeyArray) -> Event:
+        """Draw one event."""
+        keys = jax.random.split(key, len(self.parts))
+        return jnp.concatenate([part.sample(k) for part, k in zip(self.parts, keys, strict=True)])
+
+
+def _checked(manifold: Any) -> Any:
+    if not isinstance(manifold, Manifold):
+        raise TypeError(f"manifold={manifold!r} must be one of jaxflow.manifolds: Sphere(2)")
+    return manifold

@@ -1,0 +1,100 @@
+"""Fields on manifolds: any network, made tangent and periodic."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from jaxflow.dynamics.protocol import (
+    Field,
+    check_field,
+    evaluate,
+    evaluate_with_trace,
+    has_closed_form,
+    prepare,
+)
+from jaxflow.dynamics.wrapper import AbstractWrapper
+from jaxflow.manifolds import Manifold
+from jaxflow.runtime.shapes import Event, Scalar
+
+
+class OnManifold(eqx.Module):
+    """The part along a manifold of a field that sees its points as the manifold shows them.
+
+    On a sphere `f(x) = g(x) - (x . g(x)) x`; on a torus `g` sees cosines and sines. On spheres
+    a closed-form trace of `g` gives the divergence on the manifold with one Jacobian-vector
+    product, `tr(J) - x . J x - d x . g`.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import MLP, OnManifold
+    from jaxflow.manifolds import Torus
+
+    torus = Torus(7)
+    field = OnManifold(MLP(torus.ambient, width=64, key=jax.random.key(0)), torus)
+    ```
+
+    Attributes:
+        field: `g(t, p, cond=None)`, from `manifold.ambient` entries to as many.
+        manifold: a `jaxflow.manifolds.Manifold`.
+    """
+
+    field: Field
+    manifold: Manifold
+
+    def __init__(self, field: Any, manifold: Any) -> None:
+        """Put a field on a manifold.
+
+        Args:
+            field: `g(t, p, cond=None)`.
+            manifold: where the points lie.
+
+        Raises:
+            TypeError: `field` is not callable, or `manifold` is no manifold.
+            ValueError: the field was made for another number of entries.
+        """
+        check_field(field, "field")
+        if not isinstance(manifold, Manifold):
+            raise TypeError(f"manifold={manifold!r} must be one of jaxflow.manifolds: Sphere(2)")
+        dim = getattr(field, "dim", manifold.ambient)
+        if dim != manifold.ambient:
+            raise ValueError(
+                f"field takes {dim} entries, and on {manifold} it sees {manifold.ambient}: write "
+                f"{type(field).__name__}(manifold.ambient, ...)"
+            )
+        self.field, self.manifold = field, manifold
+
+    def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
+        """`dx/dt` at one point."""
+        m = self.manifold
+        return m.project(x, evaluate(self.field, t, m.embed(x), cond))
+
+    @property
+    def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
+        """`(t, x, cond=None) -> (f, div f)`; None without a closed form."""
+        closed = hasattr(self.manifold, "divergence") and has_closed_form(self.field)
+        return self._with_trace if closed else None
+
+    def prepare(self) -> "OnManifold":
+        """The same field with its inner field prepared, if the trace has a closed form."""
+        return self if self.with_trace is None else OnManifold(prepare(self.field), self.manifold)
+
+    def _with_trace(self, t: Scalar, x: Event, cond: Array | None = None) -> tuple[Array, Array]:
+        m: Any = self.manifold
+        p = m.embed(x)
+        value, trace = evaluate_with_trace(self.field, t, p, cond)
+        seen = partial(evaluate, self.field, t, cond=cond)
+        _, along = jax.jvp(seen, (p,), (p,))
+        value, along = value.astype(trace.dtype), along.astype(trace.dtype)
+        divergence = m.divergence(p.astype(trace.dtype), value, trace, along)
+        return m.project(x, value.astype(x.dtype)), divergence
+
+
+def manifold_of(field: Any) -> Manifold | None:
+    """The manifold of a field, or of the first inner one that has a manifold; None for none."""
+    if isinstance(field, AbstractWrapper):
+        return next(filter(None, map(manifold_of, field.parts())), None)
+    return getattr(field, "manifold", None)

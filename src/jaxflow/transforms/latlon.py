@@ -1,0 +1,204 @@
+"""Charts of the sphere and the torus: latitude and longitude, and columns with a period."""
+
+import math
+from collections.abc import Sequence
+from typing import SupportsIndex, final
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxflow.manifolds import Torus
+from jaxflow.runtime.checks import check_event
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.samples import checked_rows
+
+
+@final
+class LatLon(eqx.Module):
+    """Latitude and longitude, as a unit vector of 3 entries.
+
+    ```
+    u = (cos(lat) cos(lon), cos(lat) sin(lon), sin(lat))
+    ```
+    The surface measure of the sphere is `cos(lat) dlat dlon`. By default log-densities are those
+    of the two columns in their own units; with `measure="surface"` they are those of the sphere,
+    per steradian, which have no seam at the poles. Samples have longitudes from -180 to 180.
+
+    ```python
+    import jax
+    from jaxflow import CNF
+    from jaxflow.bases import UniformOn
+    from jaxflow.dynamics import MLP, OnManifold
+    from jaxflow.manifolds import Sphere
+    from jaxflow.transforms import LatLon
+
+    field = OnManifold(MLP(3, key=jax.random.key(0)), Sphere(2))
+    flow = CNF(field, UniformOn(Sphere(2)), transform=LatLon(measure="surface"))
+    print(flow.log_prob([[52.5, 13.4], [90.0, 0.0]]))
+    ```
+
+    Attributes:
+        degrees: whether the columns are in degrees; else in radians.
+        measure: what log-densities are per: `"chart"`, square degrees or square radians of the
+            columns, or `"surface"`, steradians.
+    """
+
+    degrees: bool = eqx.field(static=True)
+    measure: str = eqx.field(static=True)
+
+    # Rows outside are mistakes, not points of density 0.
+    strict = True
+    event_shape = (2,)
+    image_shape = (3,)
+
+    def __init__(self, *, degrees: bool = True, measure: str = "chart") -> None:
+        """Make the chart.
+
+        Args:
+            degrees: whether the columns are in degrees.
+            measure: `"chart"` or `"surface"`.
+
+        Raises:
+            ValueError: `measure` is unknown.
+        """
+        if measure not in ("chart", "surface"):
+            raise ValueError(f"measure={measure!r} is unknown; choose 'chart' or 'surface'")
+        self.degrees, self.measure = degrees, measure
+
+    def check(self, x: ArrayInput) -> None:
+        """Check that latitudes and longitudes are in range.
+
+        Args:
+            x: rows `(lat, lon)`, (rows, 2).
+
+        Raises:
+            ValueError: a latitude is beyond the poles, or a longitude beyond a full turn; names
+                the first row.
+        """
+        values = checked_rows(x, self.event_shape)
+        quarter = self._half_turn / 2
+        units = "degrees" if self.degrees else "radians"
+        for column, name, most in ((0, "latitude", quarter), (1, "longitude", 4 * quarter)):
+            size = np.abs(values[:, column])
+            rows = np.flatnonzero(size > most * (1 + 1e-6))
+            if rows.size:
+                hint = "write (lat, lon), in this order"
+                if not self.degrees:
+                    hint += ", or LatLon(degrees=True) if these are degrees"
+                raise ValueError(
+                    f"column {column} has {rows.size} values that are no {name} in {units}, from "
+                    f"{-most:g} to {most:g}, first {values[rows[0], column]:g} in row {rows[0]}: "
+                    f"{hint}"
+                )
+
+    def inside(self, x: Event) -> Bool[Array, ""]:
+        """Whether latitude and longitude are in range; True for NaN."""
+        check_event("x", x, self.event_shape, "transform.inside")
+        quarter = self._half_turn / 2 * (1 + 1e-6)
+        return ~((jnp.abs(x[0]) > quarter) | (jnp.abs(x[1]) > 4 * quarter))
+
+    def forward(self, x: Event) -> tuple[Float[Array, " 3"], Scalar]:
+        """The unit vector, and the logarithm of the area on the sphere for that of the columns."""
+        check_event("x", x, self.event_shape, "transform.forward")
+        radians = x * (math.pi / self._half_turn)
+        cos_lat, lon = self._cosine(x[0]), radians[1]
+        u = jnp.stack([cos_lat * jnp.cos(lon), cos_lat * jnp.sin(lon), jnp.sin(radians[0])])
+        return u, self._log_area(cos_lat)
+
+    def inverse(self, u: Float[Array, " 3"]) -> tuple[Event, Scalar]:
+        """Latitude and longitude of a vector of any length, and minus that logarithm."""
+        check_event("u", u, self.image_shape, "transform.inverse")
+        square = u[0] ** 2 + u[1] ** 2
+        away = square > 0  # from the poles, where every longitude is right and 0 is taken
+        across = jnp.where(away, jnp.sqrt(jnp.where(away, square, 1.0)), 0.0)
+        lon = jnp.where(away, jnp.arctan2(u[1], jnp.where(away, u[0], 1.0)), 0.0)
+        up = jnp.where(away | (u[2] != 0), u[2], 1.0)  # 0 is no direction, and counts as a pole
+        # The angle from a pole is accurate near it, unlike the sine of the latitude.
+        lat = math.pi / 2 - jnp.arctan2(across, up)
+        x = jnp.stack([lat, lon]) * (self._half_turn / math.pi)
+        return x, -self._log_area(self._cosine(x[0]))
+
+    @property
+    def _half_turn(self) -> float:
+        return 180.0 if self.degrees else math.pi
+
+    def _cosine(self, lat: Scalar) -> Scalar:
+        """The cosine, accurate near the poles; a pole counts as the nearest number before it."""
+        quarter = self._half_turn / 2
+        least = quarter * float(jnp.finfo(lat.dtype).eps) / 2
+        colatitude = jnp.maximum(quarter - jnp.abs(lat), least)
+        return jnp.sin(colatitude * (math.pi / self._half_turn))
+
+    def _log_area(self, cos_lat: Scalar) -> Scalar:
+        if self.measure == "surface":
+            return jnp.zeros_like(cos_lat)
+        return jnp.log(cos_lat) + 2 * math.log(math.pi / self._half_turn)
+
+
+@final
+class Angles(eqx.Module):
+    """Columns with a period, in radians from 0 to 2 pi: those of `Torus(dim)`.
+
+    In radians the columns weigh alike in training, and as much as standardised ones beside them.
+    Samples lie in `[start, start + period)`.
+
+    ```python
+    import jax
+    from jaxflow import CNF
+    from jaxflow.bases import UniformOn
+    from jaxflow.dynamics import MLP, OnManifold
+    from jaxflow.manifolds import Torus
+    from jaxflow.transforms import Angles
+
+    field = OnManifold(MLP(4, key=jax.random.key(0)), Torus(2))
+    flow = CNF(field, UniformOn(Torus(2)), transform=Angles(2, period=360.0, start=-180.0))
+    print(flow.log_prob([[-60.0, -45.0], [180.0, -180.0]]))  # per square degree
+    ```
+
+    Attributes:
+        torus: the columns in their own units.
+    """
+
+    torus: Torus
+
+    # Rows outside are mistakes, not points of density 0.
+    strict = True
+
+    def __init__(
+        self,
+        dim: SupportsIndex,
+        period: float | int | Sequence[float] = 360.0,
+        start: float | int | Sequence[float] = 0.0,
+    ) -> None:
+        """Make the chart; arguments as for `jaxflow.manifolds.Torus`."""
+        self.torus = Torus(dim, period, start)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.torus.event_shape
+
+    def check(self, x: ArrayInput) -> None:
+        """Raise ValueError unless all values of the rows `x`, (rows, dim), lie in the period."""
+        self.torus.check(checked_rows(x, self.event_shape))
+
+    def inside(self, x: Event) -> Bool[Array, ""]:
+        """Whether all values lie in the period; True for NaN."""
+        return self.torus.inside(x)
+
+    def forward(self, x: Event) -> tuple[Event, Scalar]:
+        """`2 pi (x - start) / period`, and the logarithm of its slope."""
+        x, _ = self.torus.forward(x)
+        rate, start = self._scale(x)
+        return rate * (x - start), jnp.sum(jnp.log(rate))
+
+    def inverse(self, u: Event) -> tuple[Event, Scalar]:
+        """The values within the period, and minus that logarithm."""
+        rate, start = self._scale(u)
+        return self.torus.retract(start + u / rate), -jnp.sum(jnp.log(rate))
+
+    def _scale(self, x: Event) -> tuple[Event, Event]:
+        period, start = (jnp.asarray(v, x.dtype) for v in (self.torus.period, self.torus.start))
+        return 2 * math.pi / period, start

@@ -1,0 +1,274 @@
+"""The laws of a manifold, over a table of all manifolds."""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.laws.fields import grown
+
+from jaxflow import exact_trace
+from jaxflow.bases import UniformOn, WrappedNormal
+from jaxflow.dynamics import MLP, OnManifold
+from jaxflow.manifolds import SO3, Euclidean, Hyperbolic, Product, Projective, Sphere, Torus
+from jaxflow.trace import jacobian_trace
+from jaxflow.transforms import Transform
+
+KEY = jax.random.key(5)
+
+
+class Case(NamedTuple):
+    """A manifold, one of its points, and the logarithm of its volume by another formula."""
+
+    manifold: Any
+    loc: Any
+    log_volume: float = math.inf
+    scale: float = 0.7
+
+    def points(self, n=20, seed=0):
+        base = WrappedNormal(self.manifold, self.loc, self.scale)
+        return jax.jit(jax.vmap(base.sample))(jax.random.split(jax.random.key(seed), n))
+
+    def pairs(self, n=20):
+        return self.points(n), self.points(n, seed=1)
+
+    def field(self):
+        field = MLP(self.manifold.ambient, width=5, depth=1, key=KEY)
+        return OnManifold(grown(field), self.manifold)
+
+
+MANIFOLDS = {
+    "space": Case(Euclidean(3), [0.5, -1.0, 2.0]),
+    "circle": Case(Torus(1), [6.0], math.log(2 * math.pi)),
+    "torus": Case(
+        Torus(3, period=[1.0, 2 * math.pi, 24.0], start=[0.0, -math.pi, 0.0]),
+        [0.1, 3.0, 23.0],
+        math.log(48 * math.pi),
+    ),
+    "sphere of one": Case(Sphere(1), [0.0, 1.0], math.log(2 * math.pi)),
+    "sphere": Case(Sphere(2), [0.6, 0.0, -0.8], math.log(4 * math.pi)),
+    "sphere of five": Case(Sphere(5), [-1.0, 0.0, 0.0, 0.0, 0.0, 0.0], math.log(math.pi**3)),
+    "axes": Case(Projective(2), [0.6, 0.0, -0.8], math.log(2 * math.pi)),
+    "rotations": Case(SO3(), [0.5, -0.5, 0.5, 0.5], math.log(math.pi**2)),
+    "hyperbolic": Case(Hyperbolic(2), [1.25, 0.75, 0.0]),
+    "hyperbolic space": Case(Hyperbolic(3), [1.0, 0.0, 0.0, 0.0]),
+    "product": Case(
+        Product(Projective(2), Torus(1, period=3.0), Euclidean(1)), [0.0, 0.0, 1.0, 0.1, 5.0]
+    ),
+    "compact product": Case(
+        Product(Sphere(2), Torus(1)), [0.0, 0.0, 1.0, 0.1], math.log(8 * math.pi**2)
+    ),
+}
+
+
+def exp_undoes_log(case):
+    m, (x, y) = case.manifold, case.pairs()
+    distance = jax.jit(jax.vmap(m.distance))
+
+    @jax.jit
+    @jax.vmap
+    def there_and_back(x, y):
+        v = m.log(x, y)
+        return m.embed(m.exp(x, v)), m.embed(y), jnp.sqrt(m.squared_norm(v))
+
+    back, there, length = there_and_back(x, y)
+    np.testing.assert_allclose(back, there, atol=1e-12)
+    np.testing.assert_allclose(distance(x, y), length, rtol=1e-12)
+    np.testing.assert_allclose(distance(y, x), length, rtol=1e-9)
+    np.testing.assert_array_equal(distance(x, x), 0.0)
+
+
+def the_frame_is_orthonormal_and_tangent(case):
+    m = case.manifold
+
+    @jax.jit
+    def products(x):
+        frame = m.frame(x)
+        norms = jax.vmap(jax.vmap(m.squared_norm))
+        # To first order a tangent vector does not leave the manifold.
+        moved = jax.vmap(lambda e: m.deviation(x + 1e-6 * e))(frame)
+        sums, differences = (norms(frame[:, None] + s * frame[None]) for s in (1, -1))
+        return (sums - differences) / 4, moved
+
+    for x in case.points(5):
+        inner, moved = products(x)
+        np.testing.assert_allclose(inner, np.eye(m.dim), atol=1e-12)
+        assert float(moved.max()) < 1e-11
+
+
+def geodesics_have_constant_speed(case):
+    m, (x, y) = case.manifold, case.pairs(5)
+    distance = jax.jit(jax.vmap(m.distance))
+    far = distance(x, y)
+
+    @jax.jit
+    def along(t):
+        point, velocity = jax.vmap(m.geodesic, (None, 0, 0))(t, x, y)
+        return point, jnp.sqrt(jax.vmap(m.squared_norm)(velocity))
+
+    for t in (0.0, 0.3, 1.0):
+        point, speed = along(jnp.asarray(t))
+        np.testing.assert_allclose(speed, far, rtol=1e-9)
+        np.testing.assert_allclose(distance(x, point), t * far, atol=1e-9)
+        np.testing.assert_allclose(distance(point, y), (1 - t) * far, atol=1e-9)
+
+
+def the_divergence_is_that_on_the_manifold(case):
+    # In normal coordinates the metric is flat to first order, so the divergence is the trace.
+    m, field, t = case.manifold, case.field(), jnp.asarray(0.3)
+
+    def inner(u, v):
+        return (m.squared_norm(u + v) - m.squared_norm(u - v)) / 4
+
+    def normal(x):
+        frame = m.frame(x)
+
+        def components(a):
+            def chart(a):
+                return m.exp(x, a @ frame)
+
+            slopes = jax.jacfwd(chart)(a).T
+            metric = jax.vmap(lambda u: jax.vmap(lambda v: inner(u, v))(slopes))(slopes)
+            value = field(t, chart(a))
+            return jnp.linalg.solve(metric, jax.vmap(lambda u: inner(u, value))(slopes))
+
+        zero = jnp.zeros(m.dim)
+        return components(zero) @ frame, jnp.trace(jax.jacfwd(components)(zero))
+
+    @jax.jit
+    @jax.vmap
+    def both(x):
+        return normal(x), exact_trace(field, t, x), jacobian_trace(field, t, x)
+
+    expected, found, generic = both(case.points(5))
+    for value, trace in (found, generic):
+        np.testing.assert_allclose(value, expected[0], atol=1e-12)
+        np.testing.assert_allclose(trace, expected[1], rtol=1e-9)
+
+
+def the_normal_density_is_that_of_its_samples(case):
+    # Importance weights have mean 1 if the density integrates to 1 and samples follow it.
+    m, n = case.manifold, 4000
+    wide, narrow = (WrappedNormal(m, case.loc, scale) for scale in (case.scale, case.scale / 1.3))
+    x = case.points(n)
+    weights = np.exp(_scores(narrow, x) - _scores(wide, x))
+    assert abs(weights.mean() - 1) < 4.5 * weights.std() / n**0.5
+    if math.isfinite(case.log_volume):
+        x = jax.jit(jax.vmap(UniformOn(m).sample))(jax.random.split(KEY, n))
+        weights = np.exp(_scores(wide, x) + case.log_volume)
+        assert abs(weights.mean() - 1) < 4.5 * weights.std() / n**0.5
+
+
+def _scores(base, x):
+    return np.asarray(jax.jit(jax.vmap(base.log_prob))(x))
+
+
+def the_volume_is_known(case):
+    m = case.manifold
+    assert m.log_volume == pytest.approx(case.log_volume)
+    if math.isfinite(case.log_volume):
+        base = UniformOn(m)
+        x = base.sample(KEY)
+        assert float(base.log_prob(x)) == pytest.approx(-case.log_volume)
+        assert float(m.deviation(x)) < 1e-12
+    else:
+        with pytest.raises(ValueError, match="no uniform density, since its volume is infinite"):
+            UniformOn(m)
+
+
+def a_uniform_point_prefers_no_direction(case):
+    if not math.isfinite(case.log_volume):
+        return
+    m, n = case.manifold, 4000
+    x = jax.jit(jax.vmap(UniformOn(m).sample))(jax.random.split(KEY, n))
+    # The mean of a divergence over a manifold without an edge is 0.
+    field, t = case.field(), jnp.asarray(0.3)
+    traces = np.asarray(jax.jit(jax.vmap(lambda x: exact_trace(field, t, x)[1]))(x))
+    assert traces.std() > 0.1
+    assert abs(traces.mean()) < 4.5 * traces.std() / n**0.5
+
+
+def it_is_a_transform(case):
+    m: Any = case.manifold
+    assert isinstance(case.manifold, Transform)
+    x = case.points(5)
+    near = x * 1.0001 if "Torus" not in str(m) else x
+    for rows in (x, near):
+        u, log_det = jax.vmap(m.forward)(rows)
+        assert bool(jax.vmap(m.inside)(rows).all())
+        np.testing.assert_array_equal(log_det, 0.0)
+        assert float(jax.vmap(m.deviation)(u).max()) < 1e-12
+        np.testing.assert_allclose(jax.vmap(m.retract)(u), u, rtol=1e-14)
+    m.check(x)
+
+
+def points_off_it_are_named(case):
+    m, x = case.manifold, np.array(case.points(5))
+    with pytest.raises(ValueError, match="x has shape"):
+        m.check(x[:, None])
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 5 rows"):
+        m.check(np.where(np.arange(5)[:, None] == 3, np.nan, x))
+    if isinstance(m, Euclidean):
+        return
+    x[2:] = 1.01 * x[2:] + 25
+    with pytest.raises(ValueError, match=r"in 3 of 5 rows, first row 2: .*manifold.retract"):
+        m.check(x)
+    inside = jax.vmap(m.inside)(jnp.asarray(x))
+    np.testing.assert_array_equal(inside, [True, True, False, False, False])
+
+
+def float32_stays_finite_with_its_gradients(case):
+    m = case.manifold
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(x, y):
+        v = m.log(x, y)
+        parts = m.exp(x, 0.5 * v), m.embed(x), m.project(x, m.embed(x)), m.retract(y)
+        return sum(map(jnp.sum, parts)) + m.distance(x, y)
+
+    x = jnp.asarray(case.points(1)[0], jnp.float32)
+    # The same point, the antipode where there is one, and another point.
+    for y in (x, m.retract(-x), jnp.asarray(case.loc, jnp.float32)):
+        value, slope = total(x, y)
+        assert value.dtype == slope.dtype == jnp.float32
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
+
+
+# The others have the code of these.
+QUICK = ("sphere", "hyperbolic", "product")
+LAWS = (
+    exp_undoes_log,
+    the_frame_is_orthonormal_and_tangent,
+    geodesics_have_constant_speed,
+    the_divergence_is_that_on_the_manifold,
+    the_normal_density_is_that_of_its_samples,
+    the_volume_is_known,
+    a_uniform_point_prefers_no_direction,
+    it_is_a_transform,
+    points_off_it_are_named,
+    float32_stays_finite_with_its_gradients,
+)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow, id=name)
+        for name in MANIFOLDS
+    ],
+)
+def test_law(name, law):
+    law(MANIFOLDS[name])
+
+
+def test_manifolds_hold_no_arrays_and_can_be_compared():
+    for case in MANIFOLDS.values():
+        assert not jax.tree.leaves(eqx.filter(case.manifold, eqx.is_array))
+    assert Sphere(2) == Sphere(2)
+    assert Torus(2) != Torus(2, period=360.0)

@@ -1,0 +1,136 @@
+"""Latitude and longitude, columns with a period, and transforms side by side."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.transforms import Angles, Blocks, Bounded, Chain, LatLon, Standardise, image_shape
+
+RNG = np.random.default_rng(3)
+PLACES = np.stack([RNG.uniform(-90, 90, 200), RNG.uniform(-180, 180, 200)], axis=1)
+CHARTS = {
+    "degrees": (LatLon(), PLACES),
+    "radians": (LatLon(degrees=False), np.deg2rad(PLACES)),
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_the_area_is_that_of_the_dense_jacobian(name):
+    chart, rows = CHARTS[name]
+    x = jnp.asarray(rows)
+    u, log_det = jax.vmap(chart.forward)(x)
+    np.testing.assert_allclose(jnp.linalg.norm(u, axis=1), 1, rtol=1e-15)
+    slopes = jax.vmap(jax.jacfwd(lambda x: chart.forward(x)[0]))(x)
+    areas = jnp.linalg.slogdet(jnp.einsum("nij,nik->njk", slopes, slopes))[1] / 2
+    np.testing.assert_allclose(log_det, areas, rtol=0, atol=1e-9)
+    back, back_log_det = jax.vmap(chart.inverse)(2.5 * u)
+    np.testing.assert_allclose(back, x, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(back_log_det, -log_det, rtol=0, atol=1e-9)
+
+
+def test_places_are_where_geographers_have_them():
+    u, _ = jax.vmap(LatLon().forward)(jnp.asarray([[0.0, 0.0], [0.0, 90.0], [90.0, 17.0]]))
+    np.testing.assert_allclose(u, np.eye(3), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_poles_and_the_date_line_are_places_like_others(dtype):
+    chart = LatLon()
+    poles = jnp.asarray([[90.0, 0.0], [90.0, 123.0], [-90.0, 180.0], [-90.0, -180.0]], dtype)
+    u, log_det = jax.vmap(chart.forward)(poles)
+    np.testing.assert_allclose(u[:, 2], [1, 1, -1, -1])
+    assert np.isfinite(log_det).all()
+    assert np.ptp(log_det) == 0
+    assert bool(jax.vmap(chart.inside)(poles).all())
+    chart.check(poles)
+    # Straight up, where no longitude is better than another; 0, as of masked rows; a fixed one.
+    x, log_det = jax.vmap(chart.inverse)(jnp.asarray([[0, 0, 1], [0, 0, -2], [0, 0, 0]], dtype))
+    np.testing.assert_allclose(x[:2], [[90, 0], [-90, 0]])
+    slopes = jax.vmap(jax.jacfwd(chart.inverse))(jnp.asarray([[0, 0, 1], [0, 0, 0]], dtype))
+    for part in (x, log_det, *slopes):
+        assert part.dtype == dtype
+        assert np.isfinite(part).all()
+    seam = jnp.asarray([[10.0, 180.0], [10.0, -180.0]], dtype)
+    u, log_det = jax.vmap(chart.forward)(seam)
+    np.testing.assert_allclose(u[0], u[1], atol=4 * float(jnp.finfo(dtype).eps))
+    assert log_det[0] == log_det[1]
+
+
+def test_the_surface_measure_has_no_area():
+    x = jnp.asarray(PLACES[0])
+    _, log_det = LatLon(measure="surface").forward(x)
+    assert log_det == 0
+    expected = math.log(math.cos(math.radians(PLACES[0, 0]))) + 2 * math.log(math.pi / 180)
+    assert float(LatLon().forward(x)[1]) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="measure='area' is unknown; choose 'chart' or 'surface'"):
+        LatLon(measure="area")
+
+
+def test_no_latitude_is_beyond_a_pole():
+    rows = PLACES.copy()
+    rows[7, 0] = 90.5
+    with pytest.raises(ValueError, match=r"column 0 has 1 values that are no latitude .* row 7"):
+        LatLon().check(rows)
+    inside = jax.vmap(LatLon().inside)(jnp.asarray(rows))
+    np.testing.assert_array_equal(np.flatnonzero(~inside), [7])
+    with pytest.raises(ValueError, match=r"column 1 .* no longitude in degrees, from -360 to 360"):
+        LatLon().check(10 * PLACES[:, ::-1] / 20 + [[0, 400]])
+    with pytest.raises(ValueError, match=r"in radians.*degrees=True. if these are degrees"):
+        LatLon(degrees=False).check(PLACES)
+
+
+def test_angles_are_in_radians():
+    chart = Angles(2, period=[360.0, 24.0], start=[-180.0, 0.0])
+    x = jnp.asarray([[-180.0, 6.0], [90.0, 23.0]])
+    u, log_det = jax.vmap(chart.forward)(x)
+    expected = [[0, math.pi / 2], [1.5 * math.pi, 23 / 12 * math.pi]]
+    np.testing.assert_allclose(u, expected, atol=1e-14)
+    np.testing.assert_allclose(log_det, math.log(2 * math.pi / 360) + math.log(math.pi / 12))
+    turned, back = jax.vmap(chart.inverse)(u + 2 * math.pi * jnp.asarray([[3.0, -2.0]]))
+    np.testing.assert_allclose(turned, x, atol=1e-12)
+    np.testing.assert_allclose(back, -log_det)
+    chart.check(x)
+    beyond = np.array([[0.0, 0.0], [0.0, 24.5]])
+    with pytest.raises(ValueError, match=r"row 1: .*Values lie in \[-180, 180\], \[0, 24\]"):
+        chart.check(beyond)
+    np.testing.assert_array_equal(jax.vmap(chart.inside)(jnp.asarray(beyond)), [True, False])
+
+
+def test_blocks_keep_their_columns_apart():
+    table = np.concatenate(
+        [PLACES, RNG.uniform(0, 24, (200, 1)), RNG.gamma(3.0, size=(200, 2))], 1
+    )
+    parts = LatLon(), Angles(1, period=24.0), Bounded([0.0, -np.inf], [np.inf, np.inf])
+    chart = Blocks(parts)
+    assert chart.event_shape == (5,)
+    assert image_shape(chart) == (6,)
+    u, log_det = jax.vmap(chart.forward)(jnp.asarray(table))
+    ends = [(0, 2, 0, 3), (2, 3, 3, 4), (3, 5, 4, 6)]
+    total = 0
+    for part, (a, b, c, d) in zip(parts, ends, strict=True):
+        own, own_log_det = jax.vmap(part.forward)(jnp.asarray(table[:, a:b]))
+        np.testing.assert_allclose(u[:, c:d], own)
+        total = total + own_log_det
+    np.testing.assert_allclose(log_det, total)
+    back, back_log_det = jax.vmap(chart.inverse)(u)
+    np.testing.assert_allclose(back, table, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(back_log_det, -log_det, atol=1e-9)
+    chart.check(table)
+    table[3, 3] = -1
+    with pytest.raises(ValueError, match=r"of columns 3 to 4: column 0 .* row 3"):
+        chart.check(table)
+    np.testing.assert_array_equal(np.flatnonzero(~jax.vmap(chart.inside)(jnp.asarray(table))), [3])
+    with pytest.raises(ValueError, match="must be transforms of vectors"):
+        Blocks(())
+
+
+def test_a_chain_ends_where_the_next_part_begins():
+    after = Standardise(jnp.zeros(3), jnp.ones(3))
+    chain = Chain((LatLon(), after))
+    assert chain.event_shape == (2,)
+    assert image_shape(chain) == (3,)
+    with pytest.raises(ValueError, match="have event shapes"):
+        Chain((LatLon(), Standardise(jnp.zeros(2), jnp.ones(2))))
