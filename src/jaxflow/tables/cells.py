@@ -145,7 +145,9 @@ def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     if known and all(isinstance(cell, int | float | np.number) for cell in known):
         return np.where(missing, np.nan, array).astype(np.float64)
     if known and all(hasattr(cell, "isoformat") for cell in known):
-        texts = [None if gap else cell.isoformat() for cell, gap in zip(array, missing, strict=True)]
+        texts = [
+            None if gap else cell.isoformat() for cell, gap in zip(array, missing, strict=True)
+        ]
         return np.array(texts, "datetime64[us]")
     stripped = np.empty(len(array), object)
     stripped[:] = [cell.strip() if isinstance(cell, str) else cell for cell in array]

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxflow.runtime.progress import Progress
+from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.tables.laws import Law
 
 # Units of the hidden layer, rows of an update, learning rate and decay of the weights.
@@ -50,9 +51,14 @@ class Head(eqx.Module):
     def make(cls, bias: np.ndarray, num_inputs: int, key: PRNGKeyArray) -> "Head":
         """A head whose parameters are `bias` whatever the inputs."""
         into = jax.random.normal(key, (WIDTH, num_inputs)) / np.sqrt(max(num_inputs, 1))
-        bias = jnp.asarray(bias, into.dtype)
         zeros = jnp.zeros((len(bias), num_inputs))
-        return cls(bias, zeros, jnp.zeros((len(bias), WIDTH)), into, jnp.zeros(WIDTH))
+        return cls(
+            jnp.asarray(bias, into.dtype),
+            zeros,
+            jnp.zeros((len(bias), WIDTH)),
+            into,
+            jnp.zeros(WIDTH),
+        )
 
     def __call__(self, inputs: Float[Array, " inputs"]) -> Float[Array, " parameters"]:
         """The parameters of one cell."""
@@ -156,7 +162,9 @@ def fit_discrete(
     laws = tuple(laws)
     data = _rows(laws, codes)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
-    weights = jnp.asarray([np.bincount(train, minlength=len(codes)) > 0 for train in trains], float)
+    weights = jnp.asarray(
+        [np.bincount(train, minlength=len(codes)) > 0 for train in trains], float
+    )
     heads = [_starts(laws, codes[train], key) for train in trains]
     heads = jax.tree.map(lambda *leaves: jnp.stack(leaves), *heads)
 
@@ -242,8 +250,8 @@ def _chunks(rows: np.ndarray) -> list[np.ndarray]:
 
 
 @eqx.filter_jit
-def _parameters(head: Head, inputs: Float[Array, "n inputs"]) -> Float[Array, "n parameters"]:
-    return jax.vmap(head)(inputs)
+def _parameters(head: Head, inputs: ArrayInput) -> Float[Array, "n parameters"]:
+    return jax.vmap(head)(jnp.asarray(inputs))
 
 
 @eqx.filter_jit

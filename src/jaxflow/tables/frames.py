@@ -54,8 +54,8 @@ def read_cells(frame: Frame, null: Sequence[str] = ()) -> dict[str, Cells]:
         columns = [(column.name, _from_polars(column)) for column in frame.get_columns()]
     else:
         raise TypeError(
-            f"frame is a {type(frame).__name__}; give a pandas or polars frame, a dict of columns, "
-            "or the path of a file"
+            f"frame is a {type(frame).__name__}; give a pandas or polars frame, a dict of "
+            "columns, or the path of a file"
         )
     cells = [Cells.of(str(name), values, tuple(null)) for name, values in columns]
     return _checked(cells)
@@ -91,7 +91,9 @@ def _with_gaps(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
         return np.where(missing, np.nan, values)
     if values.dtype.kind == "M":
         return np.where(missing, np.datetime64("NaT"), values)
-    return np.where(missing, None, values.astype(object))
+    filled = values.astype(object)
+    filled[missing] = None
+    return filled
 
 
 def _checked(cells: list[Cells]) -> dict[str, Cells]:
@@ -125,9 +127,7 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     layout = sniff(path)
-    parts = list(
-        delimited_frames(path, layout, range(len(layout.names)), _CHARS, numbers=False)
-    )
+    parts = list(delimited_frames(path, layout, range(len(layout.names)), _CHARS, numbers=False))
     columns = [
         np.array([cell for part in parts for cell in part[:, j].to_list()], object)
         for j in range(len(layout.names))

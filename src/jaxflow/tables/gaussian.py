@@ -1,6 +1,6 @@
 """A Gaussian whose mean is linear in labels, on any set of columns: where the flow starts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,9 +23,9 @@ class Given(NamedTuple):
         label: number of the covariance, ().
     """
 
-    seen: Array
-    inputs: Array
-    label: Array
+    seen: Any
+    inputs: Any
+    label: Any
 
 
 class LinearGaussian(eqx.Module):

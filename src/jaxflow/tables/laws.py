@@ -109,7 +109,7 @@ class Steps:
         values, counts = np.unique(known, return_counts=True)
         common = values[np.argsort(-counts, kind="stable")][:COMMON]
         log = bool(np.isfinite(lower)) and not np.isfinite(upper) and _is_skewed(known - lower)
-        lower, upper = max(lower, -MOST), min(upper, MOST)
+        lower, upper = float(max(lower, -MOST)), float(min(upper, MOST))
         g = np.log1p(known - lower) if log else known
         scale = float(g.std()) or 1.0
         return cls(lower, upper, log, float(g.mean()), scale, tuple(common.tolist()))

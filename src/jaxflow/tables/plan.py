@@ -88,7 +88,8 @@ class Plan:
             ValueError: a kind is unknown, belongs to no column, or does not fit its cells.
         """
         kinds = dict(kinds or {})
-        faults = [f"kinds names {name!r}, which is no column" for name in kinds if name not in cells]
+        unknown = [name for name in kinds if name not in cells]
+        faults = [f"kinds names {name!r}, which is no column" for name in unknown]
         columns = []
         for name, column in cells.items():
             try:
@@ -107,6 +108,11 @@ class Plan:
     def __str__(self) -> str:
         width = max(len(column.name) for column in self.columns)
         return "\n".join(_line(column, width) for column in self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns that are fitted."""
+        return [each.name for each in self.columns if not isinstance(each.kind, Ignored)]
 
     @property
     def ignored(self) -> list[str]:
@@ -155,7 +161,7 @@ class Plan:
     def number(self, i: int) -> Number:
         """The kind of the continuous column of this number."""
         kind = self.columns[self.numbers[i]].kind
-        assert isinstance(kind, Number)  # noqa: S101
+        assert isinstance(kind, Number)
         return kind
 
     def laws(self, codes: Float[np.ndarray, "n variables"]) -> list[Law]:
@@ -183,16 +189,22 @@ class Plan:
         Raises:
             ValueError: a column is absent, or a cell does not fit the kind of its column.
         """
-        cells = read_cells(frame, self.null)
+        return self.read_cells(read_cells(frame, self.null), partial=partial, gaps=gaps)
+
+    def read_cells(
+        self, cells: Mapping[str, Cells], *, partial: bool = False, gaps: bool = False
+    ) -> Coded:
+        """As `read`, from the columns of a table."""
         rows = len(next(iter(cells.values())))
         faults, read = [], {}
         for j, column in enumerate(self.columns):
             if isinstance(column.kind, Ignored):
                 continue
             if column.name not in cells:
-                if not partial:
+                if partial:
+                    read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
+                else:
                     faults.append(f"column {column.name!r} is absent")
-                read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
                 continue
             each = cells[column.name]
             if each.missing.any() and not column.gaps and not gaps:
@@ -228,7 +240,9 @@ class Plan:
             if isinstance(kind, Ignored):
                 continue
             missing = np.zeros(len(rows.y), bool) if gap is None else rows.codes[:, gap] == 1
-            value = rows.codes[:, place[j, False]] if (j, False) in place else np.zeros(len(rows.y))
+            value = (
+                rows.codes[:, place[j, False]] if (j, False) in place else np.zeros(len(rows.y))
+            )
             if isinstance(kind, Number):
                 values = kind.decode(rows.y[:, self.numbers.index(j)], value)
             else:

@@ -1,6 +1,6 @@
-"""`fit_table`: one exact joint density of a table of labels, counts, dates and numbers."""
+"""`FittedTable`: the joint density of a table, its samples, marginals and conditionals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -8,25 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.runtime.checks import check_count, split
-from jaxflow.runtime.progress import Progress
-from jaxflow.tables.continuous import Continuous, Data, fit_continuous
-from jaxflow.tables.discrete import Autoregressive, fit_discrete
-from jaxflow.tables.frames import Frame, read_cells, sort_of
-from jaxflow.tables.laws import Labels
+from jaxflow.runtime.checks import check_count
+from jaxflow.tables.cells import Cells
+from jaxflow.tables.continuous import Continuous
+from jaxflow.tables.discrete import Autoregressive
+from jaxflow.tables.frames import Frame, read_cells
+from jaxflow.tables.partial import Completions, Known, complete
 from jaxflow.tables.plan import Coded, Plan
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.config import TrainConfig
-from jaxflow.training.folds import make_folds
 from jaxflow.training.prepare import seed_of
-
-# Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
-# held out.
-FOLD_ROWS, NUM_FOLDS, FEWEST, SHARE = 5000, 5, 10, 0.1
-# Splits that are tried for one in which every continuous column varies in every fold.
-ATTEMPTS = 20
-# A label chooses the covariance of the continuous columns only among so many.
-MAX_GROUPS = 16
 
 
 class FittedTable(eqx.Module):
@@ -87,6 +77,110 @@ class FittedTable(eqx.Module):
         codes = self.discrete.sample(discrete_key, empty)
         return self.plan.write(Coded(codes, self.sample_numbers(key, codes)))
 
+    def marginal(
+        self, frame: Frame, key: PRNGKeyArray, *, draws: int = 256
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+        """Log-density of the cells that are there, whatever the others are.
+
+        Missing labels are summed over, exactly, where there are at most 512 combinations; over
+        other missing cells the mean of importance weights is taken.
+
+        Args:
+            frame: rows with gaps; columns may be absent.
+            key: for the draws.
+            draws: draws of the missing cells of a row, at least 2.
+
+        Returns:
+            Log-densities in nats, (rows,), and their standard errors, (rows,), 0 where exact.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
+        rows = self.plan.read(frame, partial=True, gaps=True)
+        known = Known.of(self.plan, rows, complete=False)
+        log_p, error = np.zeros((2, len(rows.y)))
+        for i, index in enumerate(known.patterns()):
+            found = self._complete(known.take(index), jax.random.fold_in(key, i), draws)
+            log_p[index], error[index] = found.log_density(len(index), draws)
+        return log_p - np.where(known.seen, self.plan.log_scales, 0.0).sum(axis=1), error
+
+    def impute(self, frame: Frame, key: PRNGKeyArray, *, draws: int = 64) -> Frame:
+        """Fill gaps by draws from their density given the cells that are there.
+
+        Missing cells are taken to be as in rows without gaps (missing at random). Each row's
+        fillings are `draws` draws, of which one is chosen by importance weights; where only labels
+        are missing the draw is exact.
+
+        Args:
+            frame: rows with gaps; columns may be absent.
+            key: for the draws; another key fills in other values.
+            draws: draws of the missing cells of a row.
+
+        Returns:
+            A frame without gaps, of the sort that was fitted.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
+        rows = self.plan.read(frame, partial=True, gaps=True)
+        known = Known.of(self.plan, rows, complete=True)
+        codes, y = rows.codes.copy(), rows.y.copy()
+        for i, index in enumerate(known.patterns()):
+            part, own_key = known.take(index), jax.random.fold_in(key, i)
+            codes[index], y[index] = self._draw(part, own_key, draws, 1)
+        return self.plan.write(Coded(codes, y))
+
+    def condition(
+        self, key: PRNGKeyArray | None = None, /, *, draws: int = 4096, **given: Any
+    ) -> "ConditionalTable":
+        """The density of the other columns given some cells.
+
+        ```python
+        import jax
+        import numpy as np
+        import jaxflow
+
+        rng = np.random.default_rng(0)
+        city = rng.choice(["Oslo", "Rome"], 60)
+        frame = {"city": city, "degrees": rng.normal(np.where(city == "Oslo", 5.0, 18.0))}
+        table = jaxflow.fit_table(frame, key=jax.random.key(0), steps=25)
+        oslo = table.condition(city="Oslo")
+        rows = oslo.sample(jax.random.key(1), 5)
+        ```
+
+        Args:
+            key: for the draws; None for a fixed key.
+            draws: draws for `p(given)` where it cannot be summed exactly.
+            given: cells by the name of their column; `**{"my column": 3}` for other names.
+
+        Raises:
+            ValueError: a column is unknown, or a cell does not fit it.
+        """
+        unknown = [name for name in given if name not in self.plan.names]
+        if unknown or not given:
+            raise ValueError(
+                f"given names {unknown}: name one or more of the columns {self.plan.names}"
+            )
+        frame = {name: np.array([cell], object) for name, cell in given.items()}
+        rows = self.plan.read(frame, partial=True, gaps=True)
+        known = Known.of(self.plan, rows, complete=False)
+        key = jax.random.key(0) if key is None else key
+        log_p, error = self.marginal(frame, key, draws=draws)
+        return ConditionalTable(self, known, dict(given), float(log_p[0]), float(error[0]))
+
+    def _complete(self, known: Known, key: PRNGKeyArray, draws: int) -> Completions:
+        return complete(self.discrete, self.continuous, known, key, draws)
+
+    def _draw(self, known: Known, key: PRNGKeyArray, draws: int, each: int) -> Coded:
+        """`each` draws of the unknown cells of rows with one pattern of known cells."""
+        count, (key, number_key) = len(known.rows.y), jax.random.split(key)
+        found = self._complete(known, key, draws)
+        chosen = found.choose(count, each, sum(seed_of(key)) % 2**32)
+        codes, y = (part[chosen] for part in found.rows)
+        if not known.seen.any():
+            y = self.sample_numbers(number_key, codes)
+        return Coded(codes, y)
+
     def log_prob_coded(self, rows: Coded) -> Float[np.ndarray, " rows"]:
         """Log-density of coded rows, in the units of the table."""
         log_p = self.discrete.log_prob(rows.codes).sum(axis=1)
@@ -105,149 +199,52 @@ class FittedTable(eqx.Module):
         )
 
 
-def fit_table(
-    frame: Frame,
-    *,
-    key: PRNGKeyArray,
-    kinds: Mapping[str, Any] | None = None,
-    null: Sequence[str] = (),
-    width: int = 64,
-    steps: int = 4000,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    max_seconds: float | None = None,
-    progress: bool | None = None,
-) -> FittedTable:
-    """Fit one exact joint density to a table of text, counts, dates and numbers, with gaps.
+class ConditionalTable(eqx.Module):
+    """The density of some columns of a table given cells of others: `FittedTable.condition`.
 
-    The kind of each column is found by its cells (`print(table.plan)`):
-
-    - dates, or text such as 2026-11-30: days or seconds;
-    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows: an
-      identifier, left out;
-    - other text, truth values, and numbers with at most two values: a category;
-    - whole numbers: a count from 0 on, or within limits where the least and the largest number
-      are frequent; numbers in coarse steps such as 0.1 likewise;
-    - other numbers: continuous, positive or bounded as `jaxflow.transforms.propose` finds.
-
-    Discrete cells are modelled one after another by small networks that start at the frequencies,
-    continuous ones by a flow that starts as a Gaussian with a mean linear in the labels. Each part
-    trains as long as that helps held-out rows: five folds of a table of at most 5,000 rows, a
-    share of a larger one.
-
-    ```python
-    import jax
-    import numpy as np
-    import jaxflow
-
-    rng = np.random.default_rng(0)
-    city = rng.choice(["Oslo", "Rome"], 100, p=[0.7, 0.3])
-    degrees = rng.normal(np.where(city == "Oslo", 5.0, 18.0))
-    visits = rng.poisson(3.0, 100)
-    frame = {"city": city, "degrees": degrees, "visits": visits}
-    table = jaxflow.fit_table(frame, key=jax.random.key(0), steps=25)
-    print(table)
-    log_p = table.log_prob(frame)
-    rows = table.sample(jax.random.key(1), 5)
-    ```
-
-    Args:
-        frame: a pandas or polars frame, a mapping of columns, a `jaxflow.data.Table`, or the path
-            of a file. In text files `NA`, `N/A`, `NaN`, `NULL`, `None`, `?`, `-` and empty cells
-            are missing, and numbers may have a decimal comma.
-        key: for the folds, the weights and the minibatches; the same key gives the same table.
-        kinds: kinds of columns by name, in place of those that are found: "category", "count",
-            "whole", "date", "continuous", "positive", "identifier", or limits `(lower, upper)`.
-        null: more words that stand for a missing cell.
-        width: units of each hidden layer of the flow.
-        steps: largest number of updates of the flow.
-        batch_size: rows of an update; None for 128, or 512 for a large table.
-        learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
-        max_seconds: stop training the flow at the first validation after this many seconds.
-        progress: show a progress bar; None for only on a terminal.
-
-    Returns:
-        The density.
-
-    Raises:
-        ValueError, TypeError: a bad table, all faults said together, or bad settings.
-        TrainingError: no validation value was finite.
+    Attributes:
+        table: the joint density.
+        known: the given cells, as one row.
+        given: the given cells by column.
+        log_p_given: log-density of the given cells, in nats.
+        standard_error: its standard error, 0 where it is exact; all values of `log_prob` share
+            this error.
     """
-    cells = read_cells(frame, null)
-    plan = Plan.of(cells, kinds, null, sort_of(frame))
-    rows = plan.read(frame)
-    count = len(rows.y)
-    large = count > FOLD_ROWS
-    rate = 2e-3 if large else 1e-3
-    config = TrainConfig(
-        steps=steps,
-        batch_size=(512 if large else 128) if batch_size is None else batch_size,
-        learning_rate=rate if learning_rate is None else learning_rate,
-        max_seconds=max_seconds,
-    )
-    folds = _folds(plan, rows, key)
-    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
-    with Progress(steps, show=progress) as bar:
-        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
-        held = discrete.held.sum(axis=1)
-        parts = {"flow": held, "independent columns": discrete.independent.sum(axis=1)}
-        continuous = None
-        if plan.numbers:
-            groups = {
-                j: law.count + bool(np.isnan(rows.codes[:, j]).any())
-                for j, law in enumerate(laws)
-                if isinstance(law, Labels) and 1 < law.count <= MAX_GROUPS
-            }
-            inputs = discrete.model.encode(rows.codes)
-            data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
-            fitted = fit_continuous(
-                data, folds, key, config, width=width, by_folds=not large, progress=bar
-            )
-            continuous = fitted.model
-            parts = {
-                "flow": held + fitted.held,
-                "Gaussian given the labels": held + fitted.start,
-                "independent columns": parts["independent columns"] + fitted.independent,
-            }
-    if folds:
-        out = np.concatenate([held for _, held in folds])
-        shift = np.where(np.isnan(rows.y[out]), 0.0, plan.log_scales).sum(axis=1)
-        text = f"{len(out):,} rows, each held out once in {len(folds)} folds"
-        text = f"{len(out):,} held-out rows" if large else text
-        comparison = Comparison({name: log_p - shift for name, log_p in parts.items()}, text)
-    else:
-        comparison = Comparison({}, f"{count} rows, too few to hold any out")
-    return FittedTable(plan, discrete.model, continuous, comparison)
+
+    table: FittedTable
+    known: Known
+    given: dict[str, Any] = eqx.field(static=True)
+    log_p_given: float
+    standard_error: float
+
+    def log_prob(self, frame: Frame) -> Float[np.ndarray, " rows"]:
+        """Log-density of the other cells of rows, `log p(row) - log p(given)`, in nats.
+
+        Args:
+            frame: rows without the given columns.
+        """
+        cells = read_cells(frame, self.table.plan.null)
+        twice = [name for name in self.given if name in cells]
+        if twice:
+            raise ValueError(f"frame has the columns {twice}, which are given: leave them out")
+        count = len(next(iter(cells.values())))
+        rows = self.table.plan.read_cells(cells | _repeat(self.given, count))
+        return self.table.log_prob_coded(rows) - self.log_p_given
+
+    def sample(self, key: PRNGKeyArray, num: int, *, draws: int = 8) -> Frame:
+        """Draw rows with the given cells.
+
+        Where the density of the given cells is exact, so are the draws. Elsewhere rows are chosen
+        by importance weights among `draws` times as many.
+
+        Args:
+            key: random key.
+            num: number of rows.
+            draws: as above.
+        """
+        most = max(draws * check_count("num", num), 4096)
+        return self.table.plan.write(self.table._draw(self.known, key, most, num))
 
 
-def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Row numbers to train on and to hold out; every continuous column varies in each fold.
-
-    Copies of a row stay together if they have continuous cells.
-    """
-    count, seed = len(rows.y), sum(seed_of(key)) % 2**32
-    if count < FEWEST:
-        return []
-    if count > FOLD_ROWS:
-        return [split(count, SHARE, seed)]
-    groups = np.arange(count)
-    if plan.numbers:
-        both = np.nan_to_num(np.concatenate([rows.codes, rows.y], axis=1), nan=-1e300)
-        groups = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    for attempt in range(ATTEMPTS):
-        folds = make_folds(groups, NUM_FOLDS, seed + attempt)
-        few = [
-            plan.columns[j].name
-            for i, j in enumerate(plan.numbers)
-            if any(len(np.unique(_known(rows.y[train, i]))) < 3 for train, _ in folds)
-        ]
-        if not few:
-            return folds
-    raise ValueError(
-        f"columns {', '.join(few)} have too few different numbers for folds: name another kind, "
-        'such as kinds={"' + few[0] + '": "category"}, or leave them out'
-    )
-
-
-def _known(values: np.ndarray) -> np.ndarray:
-    return values[~np.isnan(values)]
+def _repeat(given: Mapping[str, Any], count: int) -> dict[str, Cells]:
+    return {n: Cells.of(n, np.array([cell] * count, object)) for n, cell in given.items()}
