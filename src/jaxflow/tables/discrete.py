@@ -114,7 +114,7 @@ class Autoregressive(eqx.Module):
         uniform = np.random.default_rng(np.asarray(seed).tolist())
         codes[:, :] = codes if fixed is None else np.where(fixed, codes, np.nan)
         for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):
-            inputs = np.asarray(_encode(self.laws[:j], codes[:, :j]), np.float32)
+            inputs = _encode(self.laws[:j], codes[:, :j])
             parts = [np.asarray(_parameters(head, part)) for part in _chunks(inputs)]
             drawn = law.sample(np.concatenate(parts), uniform.random((len(codes), 2)))
             free = np.ones(len(codes), bool) if fixed is None else ~fixed[:, j]
@@ -165,8 +165,8 @@ def fit_discrete(
     weights = jnp.asarray(
         [np.bincount(train, minlength=len(codes)) > 0 for train in trains], float
     )
-    heads = [_starts(laws, codes[train], key) for train in trains]
-    heads = jax.tree.map(lambda *leaves: jnp.stack(leaves), *heads)
+    starts = [_starts(laws, codes[train], key) for train in trains]
+    heads = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
 
     def losses(heads: tuple[Head, ...]) -> np.ndarray:
         """Held-out log-probabilities of the folds in turn, (rows, variables)."""
@@ -176,6 +176,9 @@ def fit_discrete(
         ]
         return np.concatenate([np.asarray(part, np.float64) for part in each])
 
+    if not folds:
+        nothing = np.zeros((0, len(laws)))
+        return FittedDiscrete(Autoregressive(starts[-1], laws, tuple(gates)), nothing, nothing)
     held = losses(heads)
     best, since = list(heads), np.zeros(len(laws), int)
     state, average = optimizer().init(heads), heads
@@ -251,7 +254,7 @@ def _chunks(rows: np.ndarray) -> list[np.ndarray]:
 
 @eqx.filter_jit
 def _parameters(head: Head, inputs: ArrayInput) -> Float[Array, "n parameters"]:
-    return jax.vmap(head)(jnp.asarray(inputs))
+    return jax.vmap(head)(jnp.asarray(inputs, head.bias.dtype))
 
 
 @eqx.filter_jit
@@ -300,7 +303,8 @@ def _train(
             inputs, cells, present = (part[index] for part in data)
             rows, weight = (inputs, cells, present), weights[:, index]
         slopes = jax.vmap(jax.grad(loss), in_axes=(0, None, 0))(heads, rows, weight)
-        changes, state = optimizer().update(slopes, state, heads)
+        with jax.numpy_dtype_promotion("standard"):  # optax
+            changes, state = optimizer().update(slopes, state, heads)
         heads = optax.apply_updates(heads, changes)
         average = jax.tree.map(lambda a, b: AVERAGE * a + (1 - AVERAGE) * b, average, heads)
         return (heads, average, state), None

@@ -51,9 +51,9 @@ def fit_table(
     - other text, truth values, and numbers with at most two values: a category;
     - whole numbers: a count from 0 on, or within limits where the least and the largest number
       are frequent; numbers in coarse steps such as 0.1 likewise;
-    - other numbers: bounded, where they reach both ends of a usual interval such as (0, 1) to a twentieth
-      at both ends; positive, where none is negative and the least is nearer to 0 than to the
-      largest; else continuous. Values on a limit, and values of a hundredth of the rows, have
+    - other numbers: bounded, where they come close to both ends of a usual interval such as
+      (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
+      else continuous. Values on a limit, and values that a hundredth of the rows share, have
       probabilities of their own.
 
     Discrete cells are modelled one after another by small networks that start at the frequencies,

@@ -28,6 +28,7 @@ from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare
 from jaxflow.training.run import Run
 from jaxflow.transforms import Bounded, Chain
+from jaxflow.transforms.choose import forward
 
 # Ridges of the coefficients, in rows, and of the variances.
 DECAYS, RIDGES = (1.0, 30.0, math.inf), (1e-2, 1e-4)
@@ -112,14 +113,14 @@ class Data(NamedTuple):
         x, parts = jnp.asarray(filled, float), []
         if np.isfinite(self.limits).any():
             parts.append(Bounded(*(jnp.asarray(limit, float) for limit in self.limits)))
-            x = jax.vmap(parts[0].forward)(x)[0]
+            x = forward(parts[0], x)[0]
         parts.append(SCALINGS[settings.scaling].fit(x))
         scaling = Chain(tuple(parts)) if len(parts) > 1 else parts[0]
-        u = np.asarray(jax.vmap(parts[-1].forward)(x)[0], np.float64)
+        u = np.asarray(forward(parts[-1], x)[0], np.float64)
         seen = np.asarray(given.seen)
         if not seen.all():
             fill = jnp.asarray(np.where(seen, y, filled), float)
-            u = np.where(seen, np.asarray(scale(scaling, fill)[0], np.float64), np.nan)
+            u = np.where(seen, np.asarray(forward(scaling, fill)[0], np.float64), np.nan)
         start = fit_gaussian(
             u,
             self.inputs[rows],

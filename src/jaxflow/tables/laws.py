@@ -16,11 +16,11 @@ from scipy.special import expit, logit
 # Labels with an input of their own to the networks; the rarer ones share none.
 SHOWN = 32
 # Frequent numbers with a probability of their own, and logistic densities of the others.
-COMMON, COMPONENTS = 16, 5
+COMMON, COMPONENTS = 6, 5
 # Rows that each label is counted with beside those of the table.
 PSEUDO = 0.5
 # Share of the smooth part of `Steps` before training.
-SMOOTH = 0.1
+SMOOTH = 0.9
 # Numbers of steps beyond this are no cells: float64 cannot count further.
 MOST = 2.0**53
 # Logarithms of the scales lie within these, in standard deviations.

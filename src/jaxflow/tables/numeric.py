@@ -184,7 +184,6 @@ class Number:
     def within(cls, cells: Cells, lower: float, upper: float) -> "Number":
         """Numbers between limits; values that are exactly a limit, or frequent, are atoms."""
         x = cells.numbers
-        _refuse_infinite(cells)
         if not lower < upper:
             raise ValueError(
                 f"column {cells.name!r}: the limits {lower:g} and {upper:g} are empty"
@@ -202,7 +201,9 @@ class Number:
         bounded = np.isfinite(lower) and np.isfinite(upper)
         centre = lower if np.isfinite(lower) else upper if np.isfinite(upper) else mean
         scale = upper - lower if bounded else spread or 1.0
-        return cls(lower, upper, centre, scale, atoms)
+        kind = cls(lower, upper, centre, scale, atoms)
+        kind.encode(cells)
+        return kind
 
     def describe(self) -> str:
         """The limits, and the values with a probability of their own."""
