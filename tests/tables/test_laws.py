@@ -12,7 +12,7 @@ COUNTS = RNG.poisson(3.0, 500).astype(float)
 
 LAWS = {
     "labels": (Labels(4), np.arange(4.0)),
-    "count": (Steps.fit(COUNTS, 0.0, np.inf), np.arange(400.0)),
+    "count": (Steps.fit(COUNTS, 0.0, np.inf), np.arange(150.0)),
     "range": (Steps.fit(COUNTS + 1, 1.0, 25.0), np.arange(1.0, 26.0)),
     "skewed": (Steps.fit(np.floor(np.exp(2 * RNG.normal(size=500))), 0.0, np.inf), None),
     "whole": (Steps.fit(np.round(20 * RNG.normal(size=500)), -np.inf, np.inf), None),
@@ -37,7 +37,7 @@ def test_probabilities_of_all_cells_sum_to_one(name):
 def test_probabilities_of_wide_ranges_sum_to_one(name):
     law, _ = LAWS[name]
     parameters = jnp.asarray(parameters_of(law, 0.2))
-    cells = np.arange(0.0, 300_000.0) if law.log else np.arange(-5000.0, 5000.0)
+    cells = np.arange(0.0, 100_000.0) if law.log else np.arange(-5000.0, 5000.0)
     log_p = jax.vmap(law.log_prob, (None, 0))(parameters, jnp.asarray(law.cells(cells)))
     total = np.exp(log_p).sum()
     assert 0.999 < total < 1 + 1e-9

@@ -41,7 +41,7 @@ def table():
 
 def test_the_density_is_near_the_truth(table):
     frame, truth = draw(2000, seed=5)
-    assert 0 < (truth - table.log_prob(frame)).mean() < 0.12
+    assert 0 < (truth - table.log_prob(frame)).mean() < 0.2
 
 
 def test_mass_and_density_of_all_rows_sum_to_one(table):

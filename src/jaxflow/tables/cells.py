@@ -58,6 +58,10 @@ class Cells:
     def __len__(self) -> int:
         return len(self.raw)
 
+    def take(self, rows: np.ndarray) -> "Cells":
+        """The cells of some rows."""
+        return Cells(self.name, self.raw[rows], self.missing[rows])
+
     @property
     def known(self) -> np.ndarray:
         """The cells that are not missing."""

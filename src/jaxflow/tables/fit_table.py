@@ -117,7 +117,7 @@ def fit_table(
         discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
         held = discrete.held.sum(axis=1)
         parts = {"flow": held, "independent columns": discrete.independent.sum(axis=1)}
-        continuous = None
+        continuous, taken = None, 0
         if plan.numbers:
             groups = {
                 j: law.count + bool(np.isnan(rows.codes[:, j]).any())
@@ -129,7 +129,7 @@ def fit_table(
             fitted = fit_continuous(
                 data, folds, key, config, width=width, by_folds=not large, progress=bar
             )
-            continuous = fitted.model
+            continuous, taken = fitted.model, fitted.steps
             parts = {
                 "flow": held + fitted.held,
                 "Gaussian given the labels": held + fitted.start,
@@ -143,7 +143,7 @@ def fit_table(
         comparison = Comparison({name: log_p - shift for name, log_p in parts.items()}, text)
     else:
         comparison = Comparison({}, f"{count} rows, too few to hold any out")
-    return FittedTable(plan, discrete.model, continuous, comparison)
+    return FittedTable(plan, discrete.model, continuous, comparison, taken)
 
 
 def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -24,15 +24,16 @@ def sort_of(frame: Frame) -> str:
     module = type(frame).__module__.partition(".")[0]
     if module in ("pandas", "polars"):
         return module
-    return "polars" if isinstance(frame, str | os.PathLike) else "dict"
+    from_file = isinstance(frame, Mapping) and any(isinstance(c, Cells) for c in frame.values())
+    return "polars" if from_file or isinstance(frame, str | os.PathLike) else "dict"
 
 
 def read_cells(frame: Frame, null: Sequence[str] = ()) -> dict[str, Cells]:
     """The columns of a table by name.
 
     Args:
-        frame: a pandas or polars frame, a mapping of columns, a `jaxflow.data.Table`, or the path
-            of a .csv, .tsv, .txt, .parquet, .npy or .npz file.
+        frame: a pandas or polars frame, a mapping of columns or of `Cells`, a
+            `jaxflow.data.Table`, or the path of a .csv, .tsv, .txt, .parquet, .npy or .npz file.
         null: words that stand for a missing value; in text files also those of `NULLS`.
 
     Raises:
@@ -57,7 +58,10 @@ def read_cells(frame: Frame, null: Sequence[str] = ()) -> dict[str, Cells]:
             f"frame is a {type(frame).__name__}; give a pandas or polars frame, a dict of "
             "columns, or the path of a file"
         )
-    cells = [Cells.of(str(name), values, tuple(null)) for name, values in columns]
+    cells = [
+        each if isinstance(each, Cells) else Cells.of(str(name), each, tuple(null))
+        for name, each in columns
+    ]
     return _checked(cells)
 
 

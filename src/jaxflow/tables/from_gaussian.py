@@ -18,16 +18,15 @@ from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.progress import Progress
-from jaxflow.tables.continuous import Codes, Continuous, Present, Rows, labels_of, scale, seen_in
+from jaxflow.tables.continuous import Codes, Continuous, Present, Rows, labels_of, seen_in
 from jaxflow.tables.gaussian import Given, fit_gaussian
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.defaults import SCALINGS
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds
 from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare
 from jaxflow.training.run import Run
-from jaxflow.transforms import Bounded, Chain
+from jaxflow.transforms import Bounded, Chain, Gaussianise, Standardise
 from jaxflow.transforms.choose import forward
 
 # Ridges of the coefficients, in rows, and of the variances.
@@ -47,12 +46,14 @@ class FittedContinuous(NamedTuple):
         held: held-out log-densities of the rows of all folds in turn, (rows,).
         start: those of the Gaussian given the labels.
         independent: those of independent Gaussians of scaled columns.
+        steps: number of updates of the flow, 0 where it stayed the Gaussian.
     """
 
     model: Continuous
     held: Float[np.ndarray, " rows"]
     start: Float[np.ndarray, " rows"]
     independent: Float[np.ndarray, " rows"]
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class Settings:
     """How a Gaussian is fitted.
 
     Attributes:
-        scaling: name of the scaling of the columns.
+        curved: columns that are mapped to normal scores; the others are standardised.
         decay: ridge of the coefficients, in rows.
         ridge: added to the variances of scaled columns.
         group: number of the labels that choose a covariance; -1 for one covariance.
         diagonal: whether the columns are independent given the labels.
     """
 
-    scaling: str = "standardise"
+    curved: tuple[int, ...] = ()
     decay: float = DECAYS[0]
     ridge: float = RIDGES[0]
     group: int = -1
@@ -114,7 +115,7 @@ class Data(NamedTuple):
         if np.isfinite(self.limits).any():
             parts.append(Bounded(*(jnp.asarray(limit, float) for limit in self.limits)))
             x = forward(parts[0], x)[0]
-        parts.append(SCALINGS[settings.scaling].fit(x))
+        parts.append(_scaling(np.asarray(x, np.float64), settings.curved))
         scaling = Chain(tuple(parts)) if len(parts) > 1 else parts[0]
         u = np.asarray(forward(parts[-1], x)[0], np.float64)
         seen = np.asarray(given.seen)
@@ -151,16 +152,19 @@ class Data(NamedTuple):
         best = Settings()
         changes: list[list[dict[str, Any]]] = [
             [
-                {"scaling": name, "group": group}
-                for name in ("standardise", "gaussianise")
+                {"curved": curved, "group": group}
+                for curved in ((), tuple(range(self.y.shape[1])))
                 for group in (-1, *self.groups)
             ],
+            *([{"toggle": column}] for column in range(self.y.shape[1])),
             [{"decay": decay} for decay in DECAYS],
             [{"ridge": ridge} for ridge in RIDGES],
             [{"diagonal": False}, {"decay": math.inf, "group": -1, "diagonal": True}],
         ]
         for options in changes:
             for option in options:
+                if "toggle" in option:
+                    option = {"curved": tuple(sorted({*best.curved} ^ {option["toggle"]}))}
                 each = replace(best, **option)
                 if each not in tried:
                     tried[each] = self.score(each, folds)
@@ -206,8 +210,8 @@ def fit_continuous(
         values for each, values in tried.items() if each.diagonal and not np.isfinite(each.decay)
     )
     if by_folds:
-        model, held = _by_folds(data, settings, folds, zero, key, config, progress)
-        return FittedContinuous(model, held, simple, alone)
+        model, held, steps = _by_folds(data, settings, folds, zero, key, config, progress)
+        return FittedContinuous(model, held, simple, alone, steps)
     (train, held_rows), *_ = folds
     model = data.simple(settings, train, zero)
     parts = []
@@ -217,14 +221,14 @@ def fit_continuous(
     (z, cond), validation = parts
     flow = replace(model.flow, field=field)
     validation = validation[: 1 if cond is None else 2]
-    flow, _ = fit(
+    flow, history = fit(
         flow, z, cond, key=key, config=config, validation=validation, progress=progress.visible
     )
     trained = replace(model, flow=flow)
     held = trained.log_prob(data.y[held_rows], data.given(held_rows, settings.group))
     if held.mean() < simple.mean():
-        trained, held = model, simple
-    return FittedContinuous(trained, held, simple, alone)
+        return FittedContinuous(model, simple, simple, alone)
+    return FittedContinuous(trained, held, simple, alone, int(history["step"][-1]))
 
 
 def _by_folds(
@@ -235,7 +239,7 @@ def _by_folds(
     key: PRNGKeyArray,
     config: TrainConfig,
     progress: Progress,
-) -> tuple[Continuous, Float[np.ndarray, " rows"]]:
+) -> tuple[Continuous, Float[np.ndarray, " rows"], int]:
     """Train from the Gaussian on each fold, then on all rows for the best number of steps."""
 
     def run(train: np.ndarray, held: np.ndarray) -> tuple[Run, Continuous, np.ndarray]:
@@ -270,10 +274,24 @@ def _by_folds(
     held = search.held_out() + np.concatenate([more for _, _, more in started])
     every = np.arange(len(data.y))
     if not search.best_step:
-        return data.simple(settings, every, field), held
+        return data.simple(settings, every, field), held, 0
     last, model, _ = run(every, every)
     last.train_to(search.best_step)
-    return replace(model, flow=last.flow(last.state.ema)), held
+    return replace(model, flow=last.flow(last.state.ema)), held, search.best_step
+
+
+def _scaling(x: Rows, curved: tuple[int, ...]) -> Any:
+    """Normal scores of some columns, and a straight line for the others."""
+    if not curved:
+        return Standardise.fit(x)
+    curves = Gaussianise.fit(x)
+    knots, scores, slopes = (
+        np.array(part) for part in (curves.knots, curves.scores, curves.slopes)
+    )
+    for j in set(range(x.shape[1])) - set(curved):
+        scores[j] = np.linspace(-3, 3, scores.shape[1])
+        knots[j], slopes[j] = x[:, j].mean() + x[:, j].std() * scores[j], 1 / x[:, j].std()
+    return Gaussianise(*(jnp.asarray(part) for part in (knots, scores, slopes)))
 
 
 @functools.cache

@@ -139,6 +139,16 @@ class Plan:
         ]
         return gaps + values
 
+    @property
+    def variable_names(self) -> list[str]:
+        """Names of the discrete variables."""
+        names = []
+        for variable in self.variables:
+            column = self.columns[variable.column]
+            more = ", atoms" if isinstance(column.kind, Number) else ""
+            names.append(column.name + (", gaps" if variable.is_gap else more))
+        return names
+
     @cached_property
     def gates(self) -> tuple[int, ...]:
         """For each continuous column the variable that is 0 where it is present; -1 for none."""

@@ -35,12 +35,14 @@ class FittedTable(eqx.Module):
         discrete: probabilities of the discrete cells.
         continuous: density of the continuous ones; None if there are none.
         comparison: held-out log-densities beside those of simple densities.
+        steps: number of updates of the flow; 0 where it stayed the Gaussian that it starts from.
     """
 
     plan: Plan = eqx.field(static=True)
     discrete: Autoregressive
     continuous: Continuous | None
     comparison: Comparison = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.comparison}"
@@ -72,10 +74,7 @@ class FittedTable(eqx.Module):
             A pandas or polars frame (polars for files), or a dict of columns. Labels, whole
             numbers and dates are as they were, and numbers lie strictly within their limits.
         """
-        discrete_key, key = jax.random.split(key)
-        empty = np.zeros((check_count("num", num), len(self.plan.variables)))
-        codes = self.discrete.sample(discrete_key, empty)
-        return self.plan.write(Coded(codes, self.sample_numbers(key, codes)))
+        return self.plan.write(self.draw(key, check_count("num", num)))
 
     def marginal(
         self, frame: Frame, key: PRNGKeyArray, *, draws: int = 256
@@ -189,6 +188,12 @@ class FittedTable(eqx.Module):
         given = self.continuous.given(rows.codes, self.discrete.encode(rows.codes))
         log_p = log_p + self.continuous.log_prob(rows.y, given)
         return log_p - np.where(given.seen, self.plan.log_scales, 0.0).sum(axis=1)
+
+    def draw(self, key: PRNGKeyArray, num: int) -> Coded:
+        """Draw coded rows."""
+        discrete_key, key = jax.random.split(key)
+        codes = self.discrete.sample(discrete_key, np.zeros((num, len(self.plan.variables))))
+        return Coded(codes, self.sample_numbers(key, codes))
 
     def sample_numbers(self, key: PRNGKeyArray, codes: np.ndarray) -> np.ndarray:
         """Codes of the continuous columns of rows with these discrete cells."""
