@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-mixed clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -54,6 +54,9 @@ chaos: .venv/.ready  ## fits killed and resumed, and damaged files read
 
 bench-small: .venv/.ready  ## small tables with the defaults, beside simple densities (docs/benchmarks.md)
 	$(BIN)/python benchmarks/small.py
+
+bench-mixed: .venv/.ready  ## tables of labels, counts and gaps, beside known densities (docs/benchmarks.md); needs statsmodels
+	$(BIN)/python benchmarks/mixed.py
 
 bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
 	$(BIN)/python benchmarks/step.py
