@@ -44,6 +44,7 @@ def test_the_density_is_near_the_truth(table):
     assert 0 < (truth - table.log_prob(frame)).mean() < 0.2
 
 
+@pytest.mark.slow
 def test_mass_and_density_of_all_rows_sum_to_one(table):
     degrees, wind = np.meshgrid(np.linspace(-8, 28, 121), np.linspace(-9, 9, 61), indexing="ij")
     total = []
@@ -94,12 +95,14 @@ def test_labels_given_numbers_follow_bayes(table):
     assert abs((drawn["city"] == "Rome").mean() - share) < 5 * np.sqrt(share * (1 - share) / 400)
 
 
+@pytest.mark.slow
 def test_draws_given_a_label_are_exact(table):
     drawn = table.condition(city="Rome").sample(jax.random.key(0), 500)
     assert set(drawn["city"]) == {"Rome"}
     np.testing.assert_allclose(drawn["degrees"].mean(), 18.0, atol=0.4)
 
 
+@pytest.mark.slow
 def test_marginals_integrate_the_joint_density(table):
     wind = np.linspace(-9, 9, 401)
     cells = {"city": "Oslo", "visits": 1, "degrees": 6.0}
@@ -120,6 +123,7 @@ def test_the_marginal_of_a_gap_is_that_of_the_columns_left(table):
     np.testing.assert_allclose(table.marginal(nothing, jax.random.key(0))[0], 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gaps_are_filled_by_draws_from_what_the_other_cells_say(table):
     frame, _ = draw(300, seed=3)
     frame.loc[:40, "city"] = None

@@ -10,9 +10,10 @@ from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
-from jaxflow.tables.from_gaussian import Data, fit_continuous
+from jaxflow.tables.from_gaussian import fit_continuous
 from jaxflow.tables.laws import Labels
 from jaxflow.tables.plan import Coded, Plan
+from jaxflow.tables.start import Data
 from jaxflow.tables.table import FittedTable
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
@@ -149,7 +150,7 @@ def fit_table(
 def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row numbers to train on and to hold out; every continuous column varies in each fold.
 
-    Copies of a row stay together if they have continuous cells.
+    Copies of a row with continuous cells stay together: they test nothing.
     """
     count, seed = len(rows.y), sum(seed_of(key)) % 2**32
     if count < FEWEST:
@@ -157,9 +158,12 @@ def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray,
     if count > FOLD_ROWS:
         return [split(count, SHARE, seed)]
     groups = np.arange(count)
-    if plan.numbers:
-        both = np.nan_to_num(np.concatenate([rows.codes, rows.y], axis=1), nan=-1e300)
-        groups = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    measured = np.flatnonzero(~np.isnan(rows.y).all(axis=1))
+    if measured.size:
+        both = np.nan_to_num(np.concatenate(rows, axis=1)[measured], nan=-1e300)
+        _, first, which = np.unique(both, axis=0, return_index=True, return_inverse=True)
+        groups[measured] = measured[first][which.reshape(-1)]
+        groups = np.unique(groups, return_inverse=True)[1]
     for attempt in range(ATTEMPTS):
         folds = make_folds(groups, NUM_FOLDS, seed + attempt)
         few = [

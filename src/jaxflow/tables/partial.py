@@ -53,11 +53,19 @@ class Known(NamedTuple):
         rows = Coded(self.rows.codes[index], self.rows.y[index])
         return Known(rows, self.fixed[index], self.seen[index])
 
-    def patterns(self) -> list[Int[np.ndarray, " rows"]]:
-        """Numbers of the rows of each pattern of known cells."""
+    def patterns(self) -> list[tuple[Int[np.ndarray, " rows"], "Known"]]:
+        """Numbers of the rows of each pattern of known cells, and these rows.
+
+        The last row of a pattern is repeated, to a power of two of rows: few shapes to compile.
+        """
         both = np.concatenate([self.fixed, self.seen], axis=1)
         _, which = np.unique(both, axis=0, return_inverse=True)
-        return [np.flatnonzero(which.reshape(-1) == i) for i in range(which.max() + 1)]
+        parts = []
+        for i in range(which.max() + 1):
+            index = np.flatnonzero(which.reshape(-1) == i)
+            more = (1 << (len(index) - 1).bit_length()) - len(index)
+            parts.append((index, self.take(np.pad(index, (0, more), mode="edge"))))
+        return parts
 
 
 class Completions(NamedTuple):

@@ -98,9 +98,10 @@ class FittedTable(eqx.Module):
         rows = self.plan.read(frame, partial=True, gaps=True)
         known = Known.of(self.plan, rows, complete=False)
         log_p, error = np.zeros((2, len(rows.y)))
-        for i, index in enumerate(known.patterns()):
-            found = self._complete(known.take(index), jax.random.fold_in(key, i), draws)
-            log_p[index], error[index] = found.log_density(len(index), draws)
+        for i, (index, part) in enumerate(known.patterns()):
+            found = self._complete(part, jax.random.fold_in(key, i), draws)
+            values, errors = found.log_density(len(part.seen), draws)
+            log_p[index], error[index] = values[: len(index)], errors[: len(index)]
         return log_p - np.where(known.seen, self.plan.log_scales, 0.0).sum(axis=1), error
 
     def impute(self, frame: Frame, key: PRNGKeyArray, *, draws: int = 64) -> Frame:
@@ -124,9 +125,9 @@ class FittedTable(eqx.Module):
         rows = self.plan.read(frame, partial=True, gaps=True)
         known = Known.of(self.plan, rows, complete=True)
         codes, y = rows.codes.copy(), rows.y.copy()
-        for i, index in enumerate(known.patterns()):
-            part, own_key = known.take(index), jax.random.fold_in(key, i)
-            codes[index], y[index] = self._draw(part, own_key, draws, 1)
+        for i, (index, part) in enumerate(known.patterns()):
+            drawn = self._draw(part, jax.random.fold_in(key, i), draws, 1)
+            codes[index], y[index] = (each[: len(index)] for each in drawn)
         return self.plan.write(Coded(codes, y))
 
     def condition(
