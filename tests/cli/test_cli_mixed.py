@@ -40,7 +40,7 @@ def test_a_table_of_text_gaps_and_constants_is_fitted(run):
     _, _, result = run
     assert "city    category with 2 labels: Oslo, Rome; " in result.stderr
     assert "visits  count: whole numbers from 0 on" in result.stderr
-    assert "day     days from 2026-03-10 on or before" in result.stderr
+    assert "day     date, counted in days from 2026-03-10" in result.stderr
     assert "home    constant, Earth" in result.stderr
     assert "id      left out: an identifier: 200 different cells in 200 rows" in result.stderr
     assert "independent columns" in result.stdout
@@ -117,7 +117,7 @@ CELLS = {
     "exponents": ("1e5,100000,3.25,7.5", "positive"),
     "words": ("NA,5.5,?,-,null,2.25,9.1", "4 cells missing"),
     "truth": ("true,FALSE,True", "category with 2 labels: true, false"),
-    "dates": ("2026-01-02,2026-02-03", "days from 2026-01-02"),
+    "dates": ("2026-01-02,2026-02-03", "date, counted in days from 2026-01-02"),
 }
 
 

@@ -43,9 +43,11 @@ COLUMNS = {
         Number,
         "positive: logarithm; exactly 0 has a probability",
     ),
-    "days": Case(DAYS, Date, "days from 2026-01-0"),
-    "ISO days": Case(DAYS.astype(str), Date, "days from 2026-01-0"),
-    "times": Case(DAYS.astype("datetime64[s]") + RNG.integers(1, 9000, N), Date, "seconds from"),
+    "days": Case(DAYS, Date, "date, counted in days from 2026-01-0"),
+    "ISO days": Case(DAYS.astype(str), Date, "date, counted in days from 2026-01-0"),
+    "times": Case(
+        DAYS.astype("datetime64[s]") + RNG.integers(1, 9000, N), Date, "counted in seconds from"
+    ),
     "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
     "row number": Case(np.arange(5, 5 + N), Ignored, "left out: an identifier: the number of"),
     "nothing": Case([None] * N, Ignored, "left out: every cell is missing"),

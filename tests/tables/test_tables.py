@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import jaxflow
-from jaxflow.tables import fit_table
+from jaxflow.tables import check_table, fit_table
 
 N, GAPS = 300, 0.25
 
@@ -212,6 +212,26 @@ def test_all_faults_are_said_together(table, key):
         fit_table(3, key=key)
     with pytest.raises(ValueError, match="no column is left to fit"):
         fit_table({"x": [None, None]}, key=key)
+
+
+def test_a_check_finds_rows_of_another_density(table):
+    frame, _ = draw(600, seed=11)
+    found = check_table(table, frame, jax.random.key(0))
+    assert found.problems == []
+    assert str(found).startswith("verdict: no difference between rows and samples")
+    warmer = frame.assign(degrees=frame["degrees"] + 2)
+    found = check_table(table, warmer, jax.random.key(0))
+    assert any(problem.startswith("degrees: samples differ") for problem in found.problems)
+    assert found.gap < 0
+
+
+@pytest.mark.slow
+def test_large_tables_hold_a_share_out(key):
+    frame, _ = draw(6000, seed=0)
+    table = fit_table(frame, key=key, steps=100)
+    assert "600 held-out rows" in str(table)
+    new, truth = draw(4000, seed=1)
+    assert 0 < (truth - table.log_prob(new)).mean() < 0.05
 
 
 @pytest.mark.slow

@@ -127,7 +127,8 @@ class Date:
 
     def describe(self) -> str:
         """The unit and the first date."""
-        return f"{'days' if self.unit == 'D' else 'seconds'} from {self.origin} on or before"
+        unit = "days" if self.unit == "D" else "seconds"
+        return f"date, counted in {unit} from {self.origin}"
 
     def law(self, codes: Codes) -> Law:
         """The law of the codes."""
@@ -215,7 +216,9 @@ class Number:
         else:
             text = f"below {self.upper:g}: logarithm" if np.isfinite(self.upper) else "continuous"
         if self.atoms:
-            text += f"; exactly {', '.join(f'{a:g}' for a in self.atoms)} has a probability"
+            shown = ", ".join(f"{atom:g}" for atom in self.atoms)
+            few = len(self.atoms) == 1
+            text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
         return text
 
     def encode(self, cells: Cells) -> Codes:
