@@ -123,7 +123,7 @@ def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.
         if not equals:
             raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
         cells[name] = cell
-    source = fitted.condition(**cells) if cells else fitted
+    source = fitted.condition(cells) if cells else fitted
     return source.sample(key, num)
 
 

@@ -180,13 +180,12 @@ def fit_continuous(
     alone = next(
         values for each, values in tried.items() if each.diagonal and not np.isfinite(each.decay)
     )
+    training = Training(data, zero, key, config, progress)
+    chosen = training.pilot(list(dict.fromkeys([settings, straight])), folds)
     if by_folds:
-        training = Training(data, zero, key, config, progress)
-        chosen = training.pilot(list(dict.fromkeys([settings, straight])), folds)
         model, held, steps = training.by_folds(chosen, folds)
     else:
-        training = Training(data, field, key, config, progress)
-        model, held, steps = training.by_hold_out(straight, folds[0])
+        model, held, steps = training._replace(field=field).by_hold_out(chosen, folds[0])
     if held.mean() < tried[settings].mean():
         rows = every if by_folds else folds[0][0]
         model, held, steps = data.simple(settings, rows, zero), tried[settings], 0

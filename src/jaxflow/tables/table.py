@@ -131,7 +131,13 @@ class FittedTable(eqx.Module):
         return self.plan.write(Coded(codes, y))
 
     def condition(
-        self, key: PRNGKeyArray | None = None, /, *, draws: int = 4096, **given: Any
+        self,
+        given: Mapping[str, Any] | None = None,
+        /,
+        *,
+        key: PRNGKeyArray | None = None,
+        draws: int = 4096,
+        **cells: Any,
     ) -> "ConditionalTable":
         """The density of the other columns given some cells.
 
@@ -149,24 +155,29 @@ class FittedTable(eqx.Module):
         ```
 
         Args:
+            given: cells by the name of their column, for names that are no words of Python.
             key: for the draws; None for a fixed key.
             draws: draws for `p(given)` where it cannot be summed exactly.
-            given: cells by the name of their column; `**{"my column": 3}` for other names.
+            cells: cells by the name of their column.
 
         Raises:
-            ValueError: a column is unknown, or a cell does not fit it.
+            ValueError: a column is unknown, or a cell does not fit it or is missing.
         """
-        unknown = [name for name in given if name not in self.plan.names]
-        if unknown or not given:
+        cells = {**(given or {}), **cells}
+        unknown = [name for name in cells if name not in self.plan.names]
+        if unknown or not cells:
             raise ValueError(
                 f"given names {unknown}: name one or more of the columns {self.plan.names}"
             )
-        frame = {name: np.array([cell], object) for name, cell in given.items()}
-        rows = self.plan.read(frame, partial=True, gaps=True)
-        known = Known.of(self.plan, rows, complete=False)
+        frame = _repeat(cells, 1)
+        gaps = [name for name, each in frame.items() if each.missing.any()]
+        if gaps:
+            raise ValueError(f"the given cells of {gaps} are missing: leave these columns out")
         key = jax.random.key(0) if key is None else key
         log_p, error = self.marginal(frame, key, draws=draws)
-        return ConditionalTable(self, known, dict(given), float(log_p[0]), float(error[0]))
+        rows = self.plan.read(frame, partial=True, gaps=True)
+        known = Known.of(self.plan, rows, complete=False)
+        return ConditionalTable(self, known, cells, float(log_p[0]), float(error[0]))
 
     def _complete(self, known: Known, key: PRNGKeyArray, draws: int) -> Completions:
         return complete(self.discrete, self.continuous, known, key, draws)
