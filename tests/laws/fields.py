@@ -19,6 +19,7 @@ from jaxflow.dynamics import (
     Residual,
     Sum,
 )
+from jaxflow.tables.continuous import Present
 
 
 class Case(NamedTuple):
@@ -126,6 +127,7 @@ def table():
         "optional condition": Case(
             OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3
         ),
+        "present entries": Case(Present(MLP(5, width=7, cond_dim=7, key=KEY)), cond_dim=7),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),
         "linear, matrix events": Case(Linear(12, key=KEY), (3, 4)),

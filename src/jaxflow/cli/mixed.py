@@ -107,6 +107,8 @@ def fit_mixed(
             kinds=split_kinds(record["kind"]),
             null=record["null"],
             width=settings.width or 64,
+            depth=settings.depth,
+            validation=settings.validation,
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.runtime.checks import split
+from jaxflow.runtime.checks import check_count, split
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
@@ -36,9 +36,11 @@ def fit_table(
     kinds: Mapping[str, Any] | None = None,
     null: Sequence[str] = (),
     width: int = 64,
+    depth: int = 2,
     steps: int = 4000,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    validation: float = SHARE,
     max_seconds: float | None = None,
     progress: bool | None = None,
 ) -> FittedTable:
@@ -87,9 +89,11 @@ def fit_table(
             "whole", "date", "continuous", "positive", "identifier", or limits `(lower, upper)`.
         null: more words that stand for a missing cell.
         width: units of each hidden layer of the flow.
+        depth: number of its hidden layers.
         steps: largest number of updates of the flow.
         batch_size: rows of an update; None for 128, or 512 for a large table.
         learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
+        validation: share of a large table to hold out.
         max_seconds: stop training the flow at the first validation after this many seconds.
         progress: show a progress bar; None for only on a terminal.
 
@@ -100,6 +104,9 @@ def fit_table(
         ValueError, TypeError: a bad table, all faults said together, or bad settings.
         TrainingError: no validation value was finite.
     """
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
+    width, depth = check_count("width", width), check_count("depth", depth)
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))
     rows = plan.read(frame)
@@ -112,7 +119,7 @@ def fit_table(
         learning_rate=rate if learning_rate is None else learning_rate,
         max_seconds=max_seconds,
     )
-    folds = _folds(plan, rows, key)
+    folds = _folds(plan, rows, key, validation)
     laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:
         discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
@@ -128,7 +135,14 @@ def fit_table(
             inputs = discrete.model.encode(rows.codes)
             data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
             fitted = fit_continuous(
-                data, folds, key, config, width=width, by_folds=not large, progress=bar
+                data,
+                folds,
+                key,
+                config,
+                width=width,
+                depth=depth,
+                by_folds=not large,
+                progress=bar,
             )
             continuous, taken = fitted.model, fitted.steps
             parts = {
@@ -147,7 +161,9 @@ def fit_table(
     return FittedTable(plan, discrete.model, continuous, comparison, taken)
 
 
-def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(
+    plan: Plan, rows: Coded, key: PRNGKeyArray, share: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row numbers to train on and to hold out; every continuous column varies in each fold.
 
     Copies of a row with continuous cells stay together: they test nothing.
@@ -156,7 +172,7 @@ def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray) -> list[tuple[np.ndarray,
     if count < FEWEST:
         return []
     if count > FOLD_ROWS:
-        return [split(count, SHARE, seed)]
+        return [split(count, share, seed)]
     groups = np.arange(count)
     measured = np.flatnonzero(~np.isnan(rows.y).all(axis=1))
     if measured.size:

@@ -150,6 +150,7 @@ def fit_continuous(
     config: TrainConfig,
     *,
     width: int,
+    depth: int,
     by_folds: bool,
     progress: Progress,
 ) -> FittedContinuous:
@@ -161,13 +162,14 @@ def fit_continuous(
         key: for the weights and the minibatches.
         config: steps, minibatch size and learning rate.
         width: units of each hidden layer.
+        depth: number of hidden layers.
         by_folds: whether to train on every fold for the number of steps, then on all rows; else a
             flow trains on the rows of the only fold, as `jaxflow.fit` does by default.
         progress: where to show it.
     """
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
-    field = MLP(dim, width=width, cond_dim=cond_dim, key=key)
+    field = MLP(dim, width=width, depth=depth, cond_dim=cond_dim, key=key)
     if cond_dim:
         field = _with_condition(field, data, dim)
     zero = eqx.tree_at(_last, field, jax.tree.map(jnp.zeros_like, _last(field)))
