@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, split
 from jaxflow.runtime.progress import Progress
-from jaxflow.tables.discrete import fit_discrete
+from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
 from jaxflow.tables.from_gaussian import fit_continuous
 from jaxflow.tables.laws import Labels
