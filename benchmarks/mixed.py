@@ -85,8 +85,8 @@ def gaps(rng: np.random.Generator, n: int) -> Drawn:
     log_p += np.log(np.where(label, p_label, 1 - p_label))
     for pattern in np.unique(absent, axis=0):
         rows, here = (absent == pattern).all(axis=1), ~pattern
-        normal = stats.multivariate_normal(cov=cov[np.ix_(here, here)])
-        log_p[rows] += normal.logpdf((x - mean)[np.ix_(rows, here)])
+        part: Any = cov[np.ix_(here, here)]
+        log_p[rows] += stats.multivariate_normal(cov=part).logpdf((x - mean)[np.ix_(rows, here)])
     x[absent] = np.nan
     return {"ill": label, "x": x[:, 0], "y": x[:, 1], "z": x[:, 2]}, log_p
 
@@ -121,7 +121,7 @@ PUBLIC = ("fair", "anes96", "heart", "modechoice")
 
 def public(name: str) -> Any:
     """A table of statsmodels."""
-    import statsmodels.api as sm
+    import statsmodels.api as sm  # pyright: ignore[reportMissingImports]
 
     return getattr(sm.datasets, name).load_pandas().data
 

@@ -1,7 +1,7 @@
 """Kinds of table columns: what is found, and cells that go there and back."""
 
 import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ N = 400
 class Case(NamedTuple):
     """A column, its kind, and words of its description."""
 
-    column: object
+    column: Any
     kind: type
     words: str
 
@@ -71,7 +71,7 @@ def test_each_kind_is_found_and_described(name):
 def test_cells_come_back(name):
     case = COLUMNS[name]
     cells = Cells.of(name, case.column)
-    kind = kind_of(cells)
+    kind: Any = kind_of(cells)
     codes = kind.encode(cells)
     if isinstance(kind, Number):
         back = kind.decode(codes, kind.states(cells))
@@ -95,7 +95,8 @@ def test_missing_cells_of_any_type():
     ):
         found = Cells.of("x", cells, NULLS)
         np.testing.assert_array_equal(found.missing, [True, False, True, True])
-        codes = kind_of(found).encode(found)
+        kind: Any = kind_of(found)
+        codes = kind.encode(found)
         np.testing.assert_array_equal(np.isnan(codes), found.missing)
 
 
@@ -114,8 +115,9 @@ def test_missing_cells_of_any_type():
 )
 def test_a_kind_that_does_not_fit_is_refused(column, kind, words):
     cells = Cells.of("x", column)
+    find: Any = kind_of
     with pytest.raises(ValueError, match=words):
-        kind_of(cells, kind).encode(cells)
+        find(cells, kind).encode(cells)
 
 
 def test_kinds_by_name():
@@ -124,5 +126,6 @@ def test_kinds_by_name():
     assert kind_of(numbers, "count") == Whole(lower=0.0)
     assert kind_of(numbers, "whole") == Whole(1.0, 5.0)
     bounded = kind_of(numbers, (0, 6))
+    assert isinstance(bounded, Number)
     assert (bounded.lower, bounded.upper) == (0.0, 6.0)
     assert isinstance(kind_of(numbers, "identifier"), Ignored)
