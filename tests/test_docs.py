@@ -35,7 +35,7 @@ SLOW = {
     ),
     *("howto/anomalies.md", "howto/columns.md", "howto/conditions.md", "howto/fields.md"),
     *("howto/gradient.md", "howto/inference.md", "howto/likelihood.md", "howto/mcmc.md"),
-    *("howto/own_loop.md", "howto/pod.md", "howto/manifolds.md"),
+    *("howto/manifolds.md", "howto/mixed_tables.md", "howto/own_loop.md", "howto/pod.md"),
 }
 # Code to run before pages whose blocks are only parts of a program.
 PREAMBLES = {
@@ -109,6 +109,9 @@ SLOW_EXAMPLES = {
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",
     "jaxflow.interop.numpyro.distribution.FlowDistribution",
+    "jaxflow.tables.check.check_table",
+    "jaxflow.tables.fit_table.fit_table",
+    "jaxflow.tables.table.FittedTable.condition",
     "jaxflow.trace.protocol.Estimator",
     "jaxflow.trace.sketched.HutchPlusPlus",
     "jaxflow.trace.sketched.XTrace",

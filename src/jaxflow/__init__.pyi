@@ -8,6 +8,7 @@ from . import interop as interop
 from . import manifolds as manifolds
 from . import objectives as objectives
 from . import plotting as plotting
+from . import tables as tables
 from . import transforms as transforms
 from .bases import DiagonalNormal as DiagonalNormal
 from .bases import FlowBase as FlowBase
@@ -41,6 +42,8 @@ from .runtime.devices import use_devices as use_devices
 from .runtime.mesh import rows_mesh as rows_mesh
 from .runtime.processes import ProcessLostError as ProcessLostError
 from .runtime.processes import join_processes as join_processes
+from .tables import FittedTable as FittedTable
+from .tables import fit_table as fit_table
 from .trace import Hutchinson as Hutchinson
 from .trace import HutchPlusPlus as HutchPlusPlus
 from .trace import XTrace as XTrace

@@ -23,6 +23,7 @@ from jaxflow.dynamics import (
     Sum,
 )
 from jaxflow.manifolds import Euclidean, Product, Projective, Sphere, Torus
+from jaxflow.tables.continuous import Present
 
 
 class Case(NamedTuple):
@@ -147,6 +148,7 @@ def table():
         "on a product": Case(
             OnManifold(MLP(12, width=7, key=KEY), Product(Projective(2), Torus(1), Euclidean(1)))
         ),
+        "present entries": Case(Present(MLP(5, width=7, cond_dim=7, key=KEY)), cond_dim=7),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),
         "linear, matrix events": Case(Linear(12, key=KEY), (3, 4)),

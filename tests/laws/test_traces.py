@@ -18,6 +18,7 @@ from jaxflow.trace import (
 
 T = jnp.asarray(0.37)
 DEEP = {
+    "present entries",
     *("mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"),
     *("gated function", "sum with a function", "residual, condition, matrix events"),
     *("on a torus", "on a product"),

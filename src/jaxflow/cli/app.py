@@ -13,7 +13,7 @@ from jaxflow.cli.terminal import use_json
 # The module of each command, which holds a function of that name, and the first line of its
 # docstring.
 COMMANDS = {
-    "fit": ("jaxflow.cli.fit", "Fit a probability density to a table of numbers."),
+    "fit": ("jaxflow.cli.fit", "Fit a probability density to a table."),
     "score": ("jaxflow.cli.score", "Write the log-density of each row of a table."),
     "sample": ("jaxflow.cli.sample", "Draw new rows from a fitted density."),
     "check": ("jaxflow.cli.check", "Test how far the results of a run can be trusted."),
@@ -45,7 +45,7 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     name="jaxflow",
     cls=LazyGroup,
-    help="Fit the probability density of a table of numbers, score rows and draw new ones.",
+    help="Fit the probability density of a table, score rows and draw new ones.",
     epilog="Exit codes: 0 success, 1 computation failed, 2 invalid input, 130 interrupted. Errors "
     "are one line; set JAXFLOW_TRACEBACK=1 for the traceback.",
     no_args_is_help=True,

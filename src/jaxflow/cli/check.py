@@ -12,10 +12,11 @@ from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.html_report import write_report
 from jaxflow.cli.info import run_facts
+from jaxflow.cli.mixed import hash_cells, load_mixed
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import trained_on_all
+from jaxflow.cli.record import PLAN, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
@@ -23,6 +24,8 @@ from jaxflow.cli.terminal import note, plural, print_result
 from jaxflow.data import finite_rows, split
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.extras import import_extra
+from jaxflow.tables import check_table
+from jaxflow.tables.frames import read_cells
 
 
 def check(
@@ -84,6 +87,11 @@ def check(
         if path is not None and name != "card":
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
+    if PLAN in record:
+        refused = {"picture": picture, "report": report, "card": card}
+        with jax.enable_x64(record["settings"]["float64"]):
+            _check_mixed(load_mixed(run, record, **refused), table, record, seed, rows)
+        return
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
     x, row_numbers = _select_unseen(x, row_numbers, record, table)
     cond = RowConditions(record, table)(row_numbers)
@@ -125,6 +133,23 @@ def check(
     print_result(
         "\n\n".join([*parts, *(f"{name}: {path}" for name, path in written.items())]),
         {"problems": diagnosis.problems, "verdict": diagnosis.verdict, **written},
+    )
+
+
+def _check_mixed(fitted: Any, table: Path, record: dict[str, Any], seed: int, most: int) -> None:
+    """Compare rows of a table of more than numbers with samples."""
+    cells = read_cells(table, fitted.plan.null)
+    if hash_cells(cells) == record["table_sha256"]:
+        note(f"the run was fitted to rows of {table}: give rows that it has not seen, if you can")
+    count = len(next(iter(cells.values())))
+    if count > most:
+        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
+        cells = {name: each.take(chosen) for name, each in cells.items()}
+    found = check_table(fitted, cells, jax.random.key(seed))
+    text = f"{found}\n\n{record['comparison']['text']}"
+    print_result(
+        f"{plural(found.rows, 'row')} of {table}\n{text}",
+        {"problems": found.problems, "verdict": str(found).splitlines()[0], "rows": found.rows},
     )
 
 

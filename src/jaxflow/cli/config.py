@@ -37,7 +37,10 @@ def _load(ctx: Any, path: Path | None) -> Path | None:
             raise typer.BadParameter(f"{path}: unknown option {key!r}; choose from {keys}")
         # The first type of `float | None`.
         hint = next(iter(typing.get_args(hints[name])), hints[name])
-        types, words = _TYPES.get(hint, ((str,), "a string in quotes"))
+        if typing.get_origin(hint) is list:
+            types, words = (list,), "a list of strings"
+        else:
+            types, words = _TYPES.get(hint, ((str,), "a string in quotes"))
         if not isinstance(value, types) or (bool not in types and isinstance(value, bool)):
             raise typer.BadParameter(f"{path}: {key} = {value!r} must be {words}")
         defaults[name] = value

@@ -10,6 +10,7 @@ import typer
 import jaxflow
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.options import DropNan, Overwrite, Run, Seed
+from jaxflow.cli.record import check_numbers
 from jaxflow.cli.run_directory import MAP, read_finished
 from jaxflow.cli.run_flow import load_flow, map_error_text
 from jaxflow.cli.tables import read_rows
@@ -42,6 +43,7 @@ def distil(
     the error of its log-densities.
     """
     record = read_finished(run)
+    check_numbers(run, record, "jaxflow distil")
     path = run / MAP
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; add --overwrite to replace it")

@@ -13,6 +13,7 @@ from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
 from jaxflow.cli.density_fit import fit_by_default
 from jaxflow.cli.info import print_outcome
+from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
@@ -33,7 +34,7 @@ def fit(
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table of numbers, one row per sample: .csv, .tsv, .txt, .npy, .npz or .parquet. "
+            help="Table, one row per sample: .csv, .tsv, .txt, .npy, .npz or .parquet. "
             "Or a folder that jaxflow shards made; or, with --objective reverse-kl, a Python "
             "function x -> log p(x) as FILE.py:NAME."
         ),
@@ -52,6 +53,20 @@ def fit(
         typer.Option(help="Column of class labels, numbers or text. Fits the density per class."),
     ] = None,
     drop_nan: DropNan = False,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of a column as COLUMN=KIND: category, count, whole, date, continuous, "
+            "positive, identifier (left out), or limits such as 0:1. Repeat it for more columns."
+        ),
+    ] = None,
+    null: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Word for a missing cell, beside empty cells, NA, N/A, NaN, NULL, None, ? and -. "
+            "Repeat it for more words."
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -139,7 +154,10 @@ def fit(
         _expert(help="Folder to keep compiled programs in, for later fits of the same shapes."),
     ] = None,
 ) -> None:
-    """Fit a probability density to a table of numbers.
+    """Fit a probability density to a table.
+
+    A table of text, dates, gaps or constants beside numbers is fitted as one density by the kinds
+    of its columns, which are printed; so is any table with --kind or --null.
 
     Writes a run directory for the other commands. Prints the log-density of held-out rows in nats
     per row: higher is better.
@@ -153,11 +171,18 @@ def fit(
         settings = inherit_settings(start, settings, changed)
     plain = devices is None and coordinator is None and profile is None
     plain = plain and settings.by_default and class_column is None and not table.is_dir()
+    names = split_names(columns)
+    mixed = plain and (bool(kind or null) or is_mixed(table, names, drop_nan=drop_nan))
+    if (kind or null) and not plain:
+        raise ValueError(
+            f"--{'kind' if kind else 'null'} needs a table and the default model: leave out "
+            "options of the model, --class-column, --from and --devices"
+        )
     with join_job(coordinator, processes, process_index):
         folder = choose_together(
             lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
         )
-        x = cond = None
+        x = cond = cells = None
         if objective == "reverse-kl":
             if class_column is not None:
                 raise ValueError(
@@ -167,6 +192,10 @@ def fit(
             record = target_record(str(table), settings, split_names(columns))
         elif table.is_dir():
             record = shards_record(table, settings, columns, class_column, drop_nan=drop_nan)
+        elif mixed:
+            cells, record = read_mixed(
+                table, names, settings, kind or (), null or (), drop_nan=drop_nan
+            )
         else:
             x, cond, record = read_table_rows(
                 table, columns, class_column, settings, drop_nan=drop_nan
@@ -187,7 +216,9 @@ def fit(
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
-            if plain and x is not None and len(x) <= FOLD_ROWS:
+            if cells is not None:
+                record = fit_mixed(cells, record, settings, folder)
+            elif plain and x is not None and len(x) <= FOLD_ROWS:
                 record = fit_by_default(x, record, settings, folder)
             elif x is not None:
                 record = fit_table(x, cond, record, settings, folder, **how)

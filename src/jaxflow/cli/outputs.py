@@ -14,7 +14,7 @@ from jaxflow.runtime.extras import import_extra
 
 TABLES = (".csv", ".npy", ".parquet")
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray]
+Columns = Mapping[str, Sequence[Any] | np.ndarray | pl.Series]
 
 
 def check_output(

@@ -11,6 +11,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from jaxflow import __version__
 from jaxflow.cli.settings import Settings, option_name
 
+# The entry of a run on a table of more than numbers: the lines of its plan.
+PLAN = "plan"
+
 # Types of the entries that later commands read.
 STARTED: dict[str, Any] = {
     "jaxflow": str,
@@ -72,6 +75,15 @@ def is_diffusion(record: dict[str, Any]) -> bool:
 def trained_on_all(record: dict[str, Any]) -> bool:
     """Whether folds chose the flow, which then saw all rows."""
     return "folds" in record.get("comparison", {}).get("rows", "")
+
+
+def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
+    """Raise ValueError if the run was fitted to a table of more than numbers."""
+    if PLAN in record:
+        raise ValueError(
+            f"{option} is for tables of numbers, and {run} was fitted to labels, counts or gaps "
+            "too: leave it out"
+        )
 
 
 def settings_of(record: dict[str, Any]) -> Settings:

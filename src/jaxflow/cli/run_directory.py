@@ -146,7 +146,8 @@ def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
     else:
         names = record["columns"] if record["columns_chosen"] else None
         options |= {"columns": join_names(names), "class_column": record["class_column"]}
-    return options | settings | {"drop_nan": record["drop_nan"]}
+    lists = {name: record[name] for name in ("kind", "null") if record.get(name)}
+    return options | settings | lists | {"drop_nan": record["drop_nan"]}
 
 
 def _sibling(out: Path, suffix: str) -> Path:

@@ -1,13 +1,16 @@
 """`jaxflow sample`: new rows from a fitted density."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
+import polars as pl
 import typer
 
 from jaxflow.cli.classes import class_condition
+from jaxflow.cli.mixed import load_mixed
 from jaxflow.cli.options import (
     ClassName,
     Devices,
@@ -19,9 +22,9 @@ from jaxflow.cli.options import (
     check_choice,
     choice,
 )
-from jaxflow.cli.outputs import check_output
+from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import is_diffusion
+from jaxflow.cli.record import PLAN, is_diffusion
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
@@ -40,6 +43,13 @@ def sample(
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .npy or .parquet.")],
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="Number of rows.")] = 1000,
     class_name: ClassName = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cell of the rows to draw, as COLUMN=VALUE, for runs on tables of more than "
+            "numbers. Repeat it for more columns."
+        ),
+    ] = None,
     sampler: Annotated[
         str, choice("How to draw; all but ode are for diffusion models.", CHOICES)
     ] = "ode",
@@ -62,6 +72,18 @@ def sample(
     check_choice("--sampler", sampler, CHOICES)
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
+    if PLAN in record:
+        refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        with jax.enable_x64(record["settings"]["float64"]):
+            fitted = load_mixed(run, record, **refused)
+            _write(out, _sample_mixed(fitted, num, seed, given or ()))
+        _print(num, out)
+        return
+    if given:
+        raise ValueError(
+            f"--given {given[0]}: {run} was fitted to numbers alone; fit it with --kind or with "
+            "--class-column"
+        )
     if sampler != "ode" and fast:
         raise ValueError(f"--fast cannot be combined with --sampler {sampler}: leave one out")
     if sampler != "ode" and not is_diffusion(record):
@@ -84,9 +106,32 @@ def sample(
             x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
         x = np.asarray(x)
     write_table(out, x, record["columns"], overwrite=overwrite)
+    _print(num, out)
+
+
+def _print(num: int, out: Path) -> None:
     print_facts(
         {"drawn": plural(num, "row"), "samples": str(out)}, {"rows": num, "samples": str(out)}
     )
+
+
+def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.DataFrame:
+    """Rows of a table of more than numbers, with the given cells."""
+    key, cells = jax.random.key(seed), {}
+    for option in given:
+        name, equals, cell = option.partition("=")
+        if not equals:
+            raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
+        cells[name] = cell
+    source = fitted.condition(cells) if cells else fitted
+    return source.sample(key, num)
+
+
+def _write(out: Path, frame: pl.DataFrame) -> None:
+    if out.suffix.lower() == ".npy" and not all(dtype.is_numeric() for dtype in frame.dtypes):
+        raise ValueError(f"{out}: the columns are not all numbers; write .csv or .parquet")
+    with open_table(out) as append:
+        append({name: frame[name] for name in frame.columns})
 
 
 def _condition(

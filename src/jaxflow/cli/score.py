@@ -11,14 +11,17 @@ import typer
 
 from jaxflow import CNF, Status
 from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.mixed import load_mixed
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
+from jaxflow.cli.record import PLAN
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.diagnostics.solves import without_raising
+from jaxflow.tables.frames import read_cells
 
 # Rows read and scored at a time.
 BLOCK = 65_536
@@ -62,6 +65,11 @@ def score(
         raise ValueError("--with-error needs an ODE solve, and --fast has none: leave one out")
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
+    if PLAN in record:
+        refused = {"class": class_name, "with_error": with_error, "fast": fast}
+        with jax.enable_x64(record["settings"]["float64"]):
+            _score_mixed(load_mixed(run, record, **refused), table, out, drop_nan=drop_nan)
+        return
     conditions = RowConditions(record, table, class_name)
     moments = Moments()
     precision = jax.enable_x64(record["settings"]["float64"])
@@ -73,6 +81,26 @@ def score(
                 columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
             append({"row": row_numbers, **columns})
             moments.add(columns["log_prob"])
+    _print_scores(moments, out, flow.error if fast else None)
+
+
+def _score_mixed(fitted: Any, table: Path, out: Path, *, drop_nan: bool) -> None:
+    """Score a table of more than numbers."""
+    cells = read_cells(table, fitted.plan.null)
+    row_numbers = np.arange(len(next(iter(cells.values()))))
+    if drop_nan:
+        names = [name for name in fitted.plan.names if name in cells]
+        row_numbers = row_numbers[~np.any([cells[name].missing for name in names], axis=0)]
+        cells = {name: each.take(row_numbers) for name, each in cells.items()}
+    moments = Moments()
+    with open_table(out) as append:
+        log_p = fitted.log_prob(cells)
+        append({"row": row_numbers, "log_prob": log_p})
+        moments.add(log_p)
+    _print_scores(moments, out, None)
+
+
+def _print_scores(moments: "Moments", out: Path, map_error: Any) -> None:
     failed = f", {moments.failed} failed" if moments.failed else ""
     failed += f", {moments.outside} outside the support" if moments.outside else ""
     error = "" if moments.error is None else f" +- {moments.error:.4f}"
@@ -80,7 +108,7 @@ def score(
         {
             "scored": f"{plural(moments.count, 'row')}{failed}",
             "mean": f"{moments.mean:.4f}{error} nats per row, log-density",
-            **({"error": map_error_text(flow.error)} if fast else {}),
+            **({} if map_error is None else {"error": map_error_text(map_error)}),
             "scores": str(out),
         },
         {
@@ -88,7 +116,7 @@ def score(
             "failed": moments.failed,
             "mean": moments.mean if math.isfinite(moments.mean) else None,
             "mean_se": moments.error,
-            "off_by": asdict(flow.error) if fast else None,
+            "off_by": None if map_error is None else asdict(map_error),
             "scores": str(out),
         },
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
 from jaxflow.cli.models import build_flow, build_objective, fit_transform, transform_text
-from jaxflow.cli.record import is_diffusion, new_record, settings_of
+from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, Settings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
@@ -33,7 +33,9 @@ def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Set
 
     `changed` names the options that do not have their default; the other run may have fixed one.
     """
-    inherited = settings_of(read_finished(start))
+    of_run = read_finished(start)
+    check_numbers(start, of_run, "--from")
+    inherited = settings_of(of_run)
     for name in (*INHERITED, "columns", "class_column"):
         if name in changed:
             raise ValueError(

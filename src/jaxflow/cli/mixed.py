@@ -1,0 +1,154 @@
+"""Runs of `jaxflow fit` on tables of text, counts, dates, numbers and gaps."""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxflow.cli.record import PLAN, check_numbers, new_record
+from jaxflow.cli.run_directory import FLOW
+from jaxflow.cli.settings import Settings
+from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.training import discarding, finish
+from jaxflow.data import read_table, table_names
+from jaxflow.io.checkpoint import load
+from jaxflow.runtime.checks import constant_columns, finite_rows
+from jaxflow.tables import FittedTable, fit_table
+from jaxflow.tables.cells import Cells
+from jaxflow.tables.frames import read_cells
+from jaxflow.training.history import History
+from jaxflow.training.record import COLUMNS
+
+
+def is_mixed(table: Path, columns: Sequence[str] | None, *, drop_nan: bool) -> bool:
+    """Whether a table holds more than numbers that vary: text, gaps, or a constant."""
+    table_names(table)  # raises for what is no table at all
+    try:
+        values = read_table(table, columns).values
+    except ValueError:
+        return True
+    if drop_nan:
+        values = values[finite_rows(values)]
+    if not np.isfinite(values).all():
+        return True
+    return bool(
+        len(values) > 1 and constant_columns(values, float(np.finfo(np.float32).eps)).any()
+    )
+
+
+def split_kinds(options: Sequence[str]) -> dict[str, Any]:
+    """`city=category` and `share=0:1` as kinds by name."""
+    kinds: dict[str, Any] = {}
+    for option in options:
+        name, equals, kind = option.rpartition("=")
+        if not equals or not name or not kind:
+            raise ValueError(f"--kind {option}: write --kind COLUMN=KIND, such as city=category")
+        lower, colon, upper = kind.partition(":")
+        try:
+            limits = (float(lower or -math.inf), float(upper or math.inf))
+            kinds[name] = limits if colon else kind
+        except ValueError:
+            kinds[name] = kind
+    return kinds
+
+
+def read_mixed(
+    table: Path,
+    columns: Sequence[str] | None,
+    settings: Settings,
+    kind: Sequence[str],
+    null: Sequence[str],
+    *,
+    drop_nan: bool,
+) -> tuple[dict[str, Cells], dict[str, Any]]:
+    """The columns to fit, and the run's record."""
+    cells = read_cells(table, null)
+    missing = [name for name in columns or () if name not in cells]
+    if missing:
+        raise ValueError(f"{table}: no columns {missing}; the file has {list(cells)}")
+    cells = {name: cells[name] for name in columns or cells}
+    count = len(next(iter(cells.values())))
+    if drop_nan:
+        gaps = np.any([each.missing for each in cells.values()], axis=0)
+        cells = {name: each.take(~gaps) for name, each in cells.items()}
+        if gaps.all():
+            raise ValueError(f"{table}: each of its {plural(count, 'row')} has a gap")
+        note(f"dropped {gaps.sum()} of {plural(count, 'row')} with gaps")
+    rows = len(next(iter(cells.values())))
+    record = new_record(
+        str(table),
+        hash_cells(cells),
+        list(cells),
+        rows,
+        settings,
+        columns_chosen=columns is not None,
+        rows_dropped=count - rows,
+        drop_nan=drop_nan,
+        kind=list(kind),
+        null=list(null),
+    )
+    return cells, record
+
+
+def fit_mixed(
+    cells: dict[str, Cells], record: dict[str, Any], settings: Settings, folder: Path
+) -> dict[str, Any]:
+    """Fit the table and fill the run directory; returns the record with the results."""
+    start = time.monotonic()
+    with discarding(folder, record):
+        fitted = fit_table(
+            cells,
+            key=jax.random.key(settings.seed),
+            kinds=split_kinds(record["kind"]),
+            null=record["null"],
+            width=settings.width or 64,
+            depth=settings.depth,
+            validation=settings.validation,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            max_seconds=settings.max_seconds,
+        )
+    for line in str(fitted.plan).splitlines():
+        note(line)
+    comparison = fitted.comparison
+    mean, error = comparison.mean() if comparison.log_p else (math.nan, math.nan)
+    results = {
+        "transform": "by the kinds of the columns",
+        PLAN: str(fitted.plan).splitlines(),
+        "columns": fitted.plan.names,
+        "rows_held_out": len(comparison.log_p.get("flow", ())),
+        "validation": -mean if math.isfinite(mean) else None,
+        "validation_se": error if math.isfinite(error) else None,
+        "comparison": comparison.as_dict(),
+    }
+    history = History({name: [math.nan] for name in COLUMNS})
+    history["step"], history["validation"] = [fitted.steps], [-mean]
+    history["seconds"] = [time.monotonic() - start]
+    return finish(fitted, history, record | results, folder)
+
+
+def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable | None:
+    """The fitted table of a run; None for a run on numbers alone.
+
+    Raises ValueError for options that are set and that such a run does not take.
+    """
+    if PLAN not in record:
+        return None
+    for option, value in refused.items():
+        if value:
+            check_numbers(run, record, f"--{option.replace('_', '-')}")
+    return load(run / FLOW)
+
+
+def hash_cells(cells: dict[str, Cells]) -> str:
+    """SHA-256 of the cells as text."""
+    found = hashlib.sha256()
+    for name, each in cells.items():
+        found.update(repr((name, each.text.tolist(), each.missing.tolist())).encode())
+    return found.hexdigest()

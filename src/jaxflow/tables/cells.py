@@ -1,0 +1,166 @@
+"""The cells of one column as they are read: text, numbers, truth values or dates, and gaps."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxflow.data.delimited import is_number
+
+# Cells of text files that stand for a missing value.
+NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?")
+_CODE = re.compile(r"[+-]?0\d+")
+_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """One column of a table.
+
+    Attributes:
+        name: name of the column.
+        raw: the cells, (n,): text and other objects, numbers, truth values or dates; anything
+            where they are missing.
+        missing: which cells are missing, (n,).
+    """
+
+    name: str
+    raw: np.ndarray
+    missing: Bool[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, name: str, raw: Any, nulls: tuple[str, ...] = ()) -> "Cells":
+        """Cells of a column of any type; None, NaN, NaT and the words `nulls` are missing."""
+        array = np.asarray(raw)
+        if array.ndim != 1:
+            raise ValueError(f"column {name!r} has shape {array.shape}; give one cell a row")
+        if array.dtype.kind in "US":
+            array = array.astype(str).astype(object)
+        if array.dtype.kind == "O":
+            missing = np.array([_is_missing(cell, nulls) for cell in array], bool)
+            array = _from_objects(array, missing)
+        elif array.dtype.kind == "M":
+            missing = np.isnat(array)
+        elif array.dtype.kind in "biuf":
+            missing = np.isnan(array) if array.dtype.kind == "f" else np.zeros(len(array), bool)
+        else:
+            raise ValueError(
+                f"column {name!r} has dtype {array.dtype}; a cell is text, a number, true or "
+                "false, or a date"
+            )
+        return cls(name, array, missing)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def take(self, rows: np.ndarray) -> "Cells":
+        """The cells of some rows."""
+        return Cells(self.name, self.raw[rows], self.missing[rows])
+
+    @property
+    def known(self) -> np.ndarray:
+        """The cells that are not missing."""
+        return self.raw[~self.missing]
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """Each cell as text, the same for 7, 7.0 and the truth values true and True."""
+        return np.array([canonical(cell) for cell in self.raw.tolist()], object)
+
+    def parsed(self) -> "Cells":
+        """Text as numbers, if every cell is one and none is a code such as 007."""
+        known = self.known
+        if self.raw.dtype.kind != "O" or not len(known) or any(map(_CODE.fullmatch, known)):
+            return self
+        if np.isnan(self.numbers[~self.missing]).any():
+            return self
+        return Cells(self.name, self.numbers, self.missing)
+
+    @cached_property
+    def numbers(self) -> Float[np.ndarray, " n"]:
+        """The cells as numbers, NaN where they are missing or no numbers."""
+        kind = self.raw.dtype.kind
+        if kind in "biuf":
+            return np.where(self.missing, np.nan, self.raw.astype(np.float64))
+        values = np.full(len(self), np.nan)
+        if kind == "O":
+            for i in np.flatnonzero(~self.missing):
+                values[i] = _number(self.raw[i])
+        return values
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether the cells are numbers, and not truth values."""
+        return self.raw.dtype.kind in "iuf"
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """The cells as points in time, NaT where they are missing or none."""
+        if self.raw.dtype.kind == "M":
+            return np.where(self.missing, np.datetime64("NaT"), self.raw)
+        times = np.full(len(self), np.datetime64("NaT"), "datetime64[us]")
+        if self.raw.dtype.kind == "O":
+            for i in np.flatnonzero(~self.missing):
+                if isinstance(self.raw[i], str) and _DATE.fullmatch(self.raw[i]):
+                    try:
+                        times[i] = np.datetime64(self.raw[i].removesuffix("Z"), "us")
+                    except ValueError:  # the 31st of February
+                        continue
+        return times
+
+    def refuse(self, wrong: np.ndarray, why: str) -> None:
+        """Raise ValueError for the rows in `wrong`, naming column, first row, its cell and why."""
+        rows = np.flatnonzero(wrong & ~self.missing)
+        if rows.size:
+            more = f" ({rows.size} such rows)" if rows.size > 1 else ""
+            raise ValueError(
+                f"column {self.name!r} has {self.raw[rows[0]]!s:.60} in row {rows[0]}{more}: {why}"
+            )
+
+
+def canonical(cell: Any) -> str:
+    """Text of a cell: one for equal numbers, `true` and `false` for truth values."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
+        return str(int(cell))
+    if isinstance(cell, str):
+        return cell.lower() if cell.lower() in ("true", "false") else cell
+    return str(cell)
+
+
+def _is_missing(cell: Any, nulls: tuple[str, ...]) -> bool:
+    if isinstance(cell, str):
+        return cell.strip() in nulls
+    # NaN, NaT and pandas.NA are not equal to themselves, or not known to be.
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell
+
+
+def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """An array of one type where the known cells have one, else of objects with text stripped."""
+    known = array[~missing].tolist()
+    if known and all(isinstance(cell, bool | np.bool_) for cell in known):
+        return np.where(missing, False, array).astype(bool)
+    if known and all(isinstance(cell, int | float | np.number) for cell in known):
+        return np.where(missing, np.nan, array).astype(np.float64)
+    if known and all(hasattr(cell, "isoformat") for cell in known):
+        texts = [
+            None if gap else cell.isoformat() for cell, gap in zip(array, missing, strict=True)
+        ]
+        return np.array(texts, "datetime64[us]")
+    stripped = np.empty(len(array), object)
+    stripped[:] = [cell.strip() if isinstance(cell, str) else cell for cell in array]
+    return stripped
+
+
+def _number(cell: Any) -> float:
+    if isinstance(cell, str):
+        if _COMMA.fullmatch(cell):
+            cell = cell.replace(",", ".")
+        return float(cell) if is_number(cell) else np.nan
+    return float(cell) if isinstance(cell, int | float | np.number) else np.nan

@@ -1,0 +1,160 @@
+"""The density of continuous columns given the discrete ones: scaling, Gaussian, flow."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxflow.dynamics.protocol import Field
+from jaxflow.flows.cnf import CNF
+from jaxflow.tables.gaussian import Given, LinearGaussian
+
+# Draws from the Gaussian are wider than it by this factor, so that no weight is very large.
+WIDER = 1.1
+
+Rows = Float[np.ndarray, "n columns"]
+Codes = Float[np.ndarray, "n variables"]
+
+
+class Present(eqx.Module):
+    """`f(t, x, (seen, c)) = seen g(t, seen x, (seen, c))`: absent entries stand still, unseen.
+
+    Attributes:
+        network: `g`, with conditions of `columns + inputs` entries.
+    """
+
+    network: Field
+
+    def __call__(self, t: Array, x: Array, cond: Array) -> Array:
+        """`dx/dt` at one point."""
+        seen = cond[: x.size].reshape(x.shape)
+        return seen * self.network(t, seen * x, cond)
+
+
+class Continuous(eqx.Module):
+    """`p(y | seen, inputs)` of the present columns, in three steps: scaling, Gaussian, flow.
+
+    A scaling of each column and a Gaussian with a mean linear in the inputs make scores z, whose
+    density is a flow's. Absent columns have z = 0, where the flow leaves them.
+
+    Attributes:
+        scaling: a transform of each column by itself.
+        start: the Gaussian.
+        flow: density of the scores; its conditions are `(seen, inputs)`, or the inputs alone if
+            no cell was absent in training.
+        fill: a value of each column that the scaling takes, for absent cells.
+        masked: whether cells were absent in training.
+        group: the discrete variable whose label chooses the covariance; -1 for none.
+        gates: for each column the discrete variable that is 0 where it is present; -1 for none.
+    """
+
+    scaling: Any
+    start: LinearGaussian
+    flow: CNF
+    fill: Float[Array, " columns"]
+    masked: bool = eqx.field(static=True)
+    group: int = eqx.field(static=True)
+    gates: tuple[int, ...] = eqx.field(static=True)
+
+    def given(self, codes: Codes, inputs: Float[np.ndarray, "n inputs"]) -> Given:
+        """What the rows with these discrete cells are given."""
+        num_labels = self.start.covariances.shape[0]
+        return Given(seen_in(codes, self.gates), inputs, labels_of(codes, self.group, num_labels))
+
+    def log_prob(self, y: Rows, given: Given) -> Float[np.ndarray, " n"]:
+        """Log-density of the present columns of rows, in nats; 0 for a row without one."""
+        z, log_det = self.scores(y, given)
+        log_p = np.asarray(self.flow.log_prob(z, self.cond(given)), np.float64)
+        absent = (~np.asarray(given.seen)).sum(axis=1)
+        return log_p + 0.5 * math.log(2 * math.pi) * absent + np.asarray(log_det, np.float64)
+
+    def scores(self, y: Rows, given: Given) -> tuple[Array, Array]:
+        """Scores of rows, 0 where absent, and the log-determinants of the present columns."""
+        filled = jnp.asarray(np.where(given.seen, y, np.asarray(self.fill)), float)
+        return _scores(self.scaling, self.start, filled, given)
+
+    def sample(self, key: PRNGKeyArray, given: Given) -> Rows:
+        """Draw the present columns of rows; NaN elsewhere."""
+        z = self.flow.sample(key, len(given.seen), self.cond(given))
+        y = np.asarray(_columns(self.scaling, self.start, z, given), np.float64)
+        return np.where(given.seen, y, np.nan)
+
+    def propose(
+        self, key: PRNGKeyArray, y: Rows, known: Bool[np.ndarray, "n columns"], given: Given
+    ) -> tuple[Rows, Float[np.ndarray, " n"]]:
+        """Draw the present columns that are not known, from the Gaussian given those that are.
+
+        Returns:
+            The rows, NaN where absent, and the log-density of what was drawn.
+        """
+        filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
+        drawn, log_q = _propose(self.scaling, self.start, key, filled, jnp.asarray(known), given)
+        drawn = np.where(known, y, np.asarray(drawn, np.float64))
+        return np.where(given.seen, drawn, np.nan), np.asarray(log_q, np.float64)
+
+    def cond(self, given: Given) -> Array | None:
+        """Conditions of the flow."""
+        parts = [given.seen, given.inputs] if self.masked else [given.inputs]
+        cond = jnp.concatenate([jnp.asarray(part, float) for part in parts], axis=1)
+        return cond if cond.shape[1] else None
+
+
+def seen_in(codes: Codes, gates: tuple[int, ...]) -> Bool[np.ndarray, "n columns"]:
+    """The columns whose gate is 0, or that have none."""
+    each = [codes[:, gate] == 0 if gate >= 0 else np.ones(len(codes), bool) for gate in gates]
+    return np.stack(each, axis=1)
+
+
+def labels_of(codes: Codes, group: int, num_labels: int) -> Int[np.ndarray, " n"]:
+    """The label that chooses the covariance, the last one where it is absent."""
+    if group < 0:
+        return np.zeros(len(codes), int)
+    return np.nan_to_num(codes[:, group], nan=num_labels - 1.0).astype(int)
+
+
+def scale(scaling: Any, y: Array) -> tuple[Array, Array]:
+    """Scaled columns, and the logarithm of the slope of each; a column's scaling is its own."""
+
+    def one(y: Array) -> tuple[Array, Array]:
+        u, slope = jax.jvp(lambda y: scaling.forward(y)[0], (y,), (jnp.ones_like(y),))
+        return u, jnp.log(slope)
+
+    return jax.vmap(one)(y)
+
+
+@eqx.filter_jit
+def _scores(
+    scaling: Any, start: LinearGaussian, y: Float[Array, "n columns"], given: Given
+) -> tuple[Array, Array]:
+    u, log_slopes = scale(scaling, y)
+    z, log_det = jax.vmap(start.forward)(u, given)
+    return z, log_det + jnp.sum(jnp.where(given.seen, log_slopes, 0.0), axis=1)
+
+
+@eqx.filter_jit
+def _propose(
+    scaling: Any,
+    start: LinearGaussian,
+    key: PRNGKeyArray,
+    y: Float[Array, "n columns"],
+    known: Array,
+    given: Given,
+) -> tuple[Array, Array]:
+    mean, factor = jax.vmap(start.rest)(scale(scaling, y)[0], known, given)
+    noise = WIDER * jax.random.normal(key, mean.shape, mean.dtype)
+    free = given.seen & ~known
+    u = mean + jnp.einsum("nij,nj->ni", factor, jnp.where(free, noise, 0.0))
+    y = jax.vmap(scaling.inverse)(u)[0]
+    log_slopes = scale(scaling, y)[1] - jnp.log(jnp.diagonal(factor, axis1=1, axis2=2))
+    log_normal = -0.5 * (noise / WIDER) ** 2 - jnp.log(WIDER) - 0.5 * math.log(2 * math.pi)
+    return y, jnp.sum(jnp.where(free, log_normal + log_slopes, 0.0), axis=1)
+
+
+@eqx.filter_jit
+def _columns(scaling: Any, start: LinearGaussian, z: Array, given: Given) -> Array:
+    u = jax.vmap(start.inverse)(z, given)
+    return jax.vmap(scaling.inverse)(u)[0]

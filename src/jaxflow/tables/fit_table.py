@@ -1,0 +1,199 @@
+"""`fit_table`: one exact joint density of a table of labels, counts, dates and numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.runtime.checks import check_count, split
+from jaxflow.runtime.progress import Progress
+from jaxflow.tables.fit_discrete import fit_discrete
+from jaxflow.tables.frames import Frame, read_cells, sort_of
+from jaxflow.tables.from_gaussian import fit_continuous
+from jaxflow.tables.laws import Labels
+from jaxflow.tables.plan import Coded, Plan
+from jaxflow.tables.start import Data
+from jaxflow.tables.table import FittedTable
+from jaxflow.training.comparison import Comparison
+from jaxflow.training.config import TrainConfig
+from jaxflow.training.folds import make_folds
+from jaxflow.training.prepare import seed_of
+
+# Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
+# held out.
+FOLD_ROWS, NUM_FOLDS, FEWEST, SHARE = 5000, 5, 10, 0.1
+# Splits that are tried for one in which every continuous column varies in every fold.
+ATTEMPTS = 20
+# A label chooses the covariance of the continuous columns only among so many.
+MAX_GROUPS = 16
+
+
+def fit_table(
+    frame: Frame,
+    *,
+    key: PRNGKeyArray,
+    kinds: Mapping[str, Any] | None = None,
+    null: Sequence[str] = (),
+    width: int = 64,
+    depth: int = 2,
+    steps: int = 4000,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    validation: float = SHARE,
+    max_seconds: float | None = None,
+    progress: bool | None = None,
+) -> FittedTable:
+    """Fit one exact joint density to a table of text, counts, dates and numbers, with gaps.
+
+    The kind of each column is found by its cells (`print(table.plan)`):
+
+    - dates, or text such as 2026-11-30: days or seconds;
+    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows: an
+      identifier, left out;
+    - other text, truth values, and numbers with at most two values: a category;
+    - whole numbers: a count from 0 on, or within limits where the least and the largest number
+      are frequent; numbers in coarse steps such as 0.1 likewise;
+    - other numbers: bounded, where they come close to both ends of a usual interval such as
+      (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
+      else continuous. Values on a limit, and values that a hundredth of the rows share, have
+      probabilities of their own.
+
+    Discrete cells are modelled one after another by small networks that start at the frequencies,
+    continuous ones by a flow that starts as a Gaussian with a mean linear in the labels. Each part
+    trains as long as that helps held-out rows: five folds of a table of at most 5,000 rows, a
+    share of a larger one.
+
+    ```python
+    import jax
+    import numpy as np
+    import jaxflow
+
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Oslo", "Rome"], 100, p=[0.7, 0.3])
+    degrees = rng.normal(np.where(city == "Oslo", 5.0, 18.0))
+    visits = rng.poisson(3.0, 100)
+    frame = {"city": city, "degrees": degrees, "visits": visits}
+    table = jaxflow.fit_table(frame, key=jax.random.key(0), steps=25)
+    print(table)
+    log_p = table.log_prob(frame)
+    rows = table.sample(jax.random.key(1), 5)
+    ```
+
+    Args:
+        frame: a pandas or polars frame, a mapping of columns, a `jaxflow.data.Table`, or the path
+            of a file. In text files `NA`, `N/A`, `NaN`, `NULL`, `None`, `?`, `-` and empty cells
+            are missing, and numbers may have a decimal comma.
+        key: for the folds, the weights and the minibatches; the same key gives the same table.
+        kinds: kinds of columns by name, in place of those that are found: "category", "count",
+            "whole", "date", "continuous", "positive", "identifier", or limits `(lower, upper)`.
+        null: more words that stand for a missing cell.
+        width: units of each hidden layer of the flow.
+        depth: number of its hidden layers.
+        steps: largest number of updates of the flow.
+        batch_size: rows of an update; None for 128, or 512 for a large table.
+        learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
+        validation: share of a large table to hold out.
+        max_seconds: stop training the flow at the first validation after this many seconds.
+        progress: show a progress bar; None for only on a terminal.
+
+    Returns:
+        The density.
+
+    Raises:
+        ValueError, TypeError: a bad table, all faults said together, or bad settings.
+        TrainingError: no validation value was finite.
+    """
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
+    width, depth = check_count("width", width), check_count("depth", depth)
+    cells = read_cells(frame, null)
+    plan = Plan.of(cells, kinds, null, sort_of(frame))
+    rows = plan.read(frame)
+    count = len(rows.y)
+    large = count > FOLD_ROWS
+    rate = 2e-3 if large else 1e-3
+    config = TrainConfig(
+        steps=steps,
+        batch_size=(512 if large else 128) if batch_size is None else batch_size,
+        learning_rate=rate if learning_rate is None else learning_rate,
+        max_seconds=max_seconds,
+    )
+    folds = _folds(plan, rows, key, validation)
+    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
+    with Progress(steps, show=progress) as bar:
+        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
+        held = discrete.held.sum(axis=1)
+        parts = {"flow": held, "independent columns": discrete.independent.sum(axis=1)}
+        continuous, taken = None, 0
+        if plan.numbers:
+            groups = {
+                j: law.count + bool(np.isnan(rows.codes[:, j]).any())
+                for j, law in enumerate(laws)
+                if isinstance(law, Labels) and 1 < law.count <= MAX_GROUPS
+            }
+            inputs = discrete.model.encode(rows.codes)
+            data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
+            fitted = fit_continuous(
+                data,
+                folds,
+                key,
+                config,
+                width=width,
+                depth=depth,
+                by_folds=not large,
+                progress=bar,
+            )
+            continuous, taken = fitted.model, fitted.steps
+            parts = {
+                "flow": held + fitted.held,
+                "Gaussian given the labels": held + fitted.start,
+                "independent columns": parts["independent columns"] + fitted.independent,
+            }
+    if folds:
+        out = np.concatenate([held for _, held in folds])
+        shift = np.where(np.isnan(rows.y[out]), 0.0, plan.log_scales).sum(axis=1)
+        text = f"{len(out):,} rows, each held out once in {len(folds)} folds"
+        text = f"{len(out):,} held-out rows" if large else text
+        comparison = Comparison({name: log_p - shift for name, log_p in parts.items()}, text)
+    else:
+        comparison = Comparison({}, f"{count} rows, too few to hold any out")
+    return FittedTable(plan, discrete.model, continuous, comparison, taken)
+
+
+def _folds(
+    plan: Plan, rows: Coded, key: PRNGKeyArray, share: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers to train on and to hold out; every continuous column varies in each fold.
+
+    Copies of a row with continuous cells stay together: they test nothing.
+    """
+    count, seed = len(rows.y), sum(seed_of(key)) % 2**32
+    if count < FEWEST:
+        return []
+    if count > FOLD_ROWS:
+        return [split(count, share, seed)]
+    groups = np.arange(count)
+    measured = np.flatnonzero(~np.isnan(rows.y).all(axis=1))
+    if measured.size:
+        both = np.nan_to_num(np.concatenate(rows, axis=1)[measured], nan=-1e300)
+        _, first, which = np.unique(both, axis=0, return_index=True, return_inverse=True)
+        groups[measured] = measured[first][which.reshape(-1)]
+        groups = np.unique(groups, return_inverse=True)[1]
+    for attempt in range(ATTEMPTS):
+        folds = make_folds(groups, NUM_FOLDS, seed + attempt)
+        few = [
+            plan.columns[j].name
+            for i, j in enumerate(plan.numbers)
+            if any(len(np.unique(_known(rows.y[train, i]))) < 3 for train, _ in folds)
+        ]
+        if not few:
+            return folds
+    raise ValueError(
+        f"columns {', '.join(few)} have too few different numbers for folds: name another kind, "
+        'such as kinds={"' + few[0] + '": "category"}, or leave them out'
+    )
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]

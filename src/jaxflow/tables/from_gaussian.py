@@ -1,0 +1,217 @@
+"""Train the density of continuous columns from the best Gaussian."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
+from jaxflow.objectives import maximum_likelihood
+from jaxflow.runtime.progress import Progress
+from jaxflow.tables.continuous import Continuous, Present
+from jaxflow.tables.start import Data, Settings, Splits
+from jaxflow.training.config import TrainConfig
+from jaxflow.training.fit import fit
+from jaxflow.training.folds import Folds
+from jaxflow.training.optimizer import Choice
+from jaxflow.training.prepare import prepare
+from jaxflow.training.run import Run
+
+# Steps between two validations, and validations without a gain after which training stops; updates
+# in which the learning rate rises.
+EVERY, PATIENCE, RISE = 25, 6, 25
+# Steps for which two starts are trained on one fold before one is chosen.
+PILOT = 200
+
+
+class FittedContinuous(NamedTuple):
+    """What `fit_continuous` returns.
+
+    Attributes:
+        model: the density.
+        held: held-out log-densities of the rows of all folds in turn, (rows,).
+        start: those of the Gaussian given the labels.
+        independent: those of independent Gaussians of scaled columns.
+        steps: number of updates of the flow, 0 where it stayed the Gaussian.
+    """
+
+    model: Continuous
+    held: Float[np.ndarray, " rows"]
+    start: Float[np.ndarray, " rows"]
+    independent: Float[np.ndarray, " rows"]
+    steps: int = 0
+
+
+class Training(NamedTuple):
+    """How to train from a Gaussian.
+
+    Attributes:
+        data: the rows.
+        field: the field before training.
+        key: for the minibatches.
+        config: steps, minibatch size and learning rate.
+        progress: where to show it.
+    """
+
+    data: Data
+    field: Any
+    key: PRNGKeyArray
+    config: TrainConfig
+    progress: Progress
+
+    def scored(self, model: Continuous, rows: np.ndarray) -> tuple[tuple[Array, ...], np.ndarray]:
+        """Scores and conditions of rows, and their log-density minus that of the scores."""
+        given = self.data.given(rows, model.group)
+        z, log_det = model.scores(self.data.y[rows], given)
+        absent = (~np.asarray(given.seen)).sum(axis=1)
+        more = np.asarray(log_det, np.float64) + 0.5 * math.log(2 * math.pi) * absent
+        cond = model.cond(given)
+        return ((z,) if cond is None else (z, cond)), more
+
+    def run(
+        self, settings: Settings, train: np.ndarray, held: np.ndarray
+    ) -> tuple[Run, Continuous, Float[np.ndarray, " held"]]:
+        """A training on some rows that validates others, its start, and as `scored` of these."""
+        model = self.data.simple(settings, train, self.field)
+        config = replace(
+            self.config,
+            ema=0.95,
+            eval_every=EVERY,
+            patience=None,
+            max_seconds=None,
+            validation_rows=len(held),
+            solver_error=math.inf,
+        )
+        (z, *cond), _ = self.scored(model, train)
+        validation, more = self.scored(model, held)
+        arguments = (cond[0] if cond else None), self.key, validation, None, config
+        (problem,) = prepare(model.flow, z, *arguments, standardise=False).values()
+        choice = Choice(schedule=_rising(config.learning_rate))
+        run = Run("start", problem, self.key, config, maximum_likelihood, optimizer=choice)
+        return run, model, more
+
+    def pilot(self, starts: list[Settings], folds: Splits) -> Settings:
+        """The start from which a short training on one fold comes furthest."""
+        if len(starts) == 1:
+            return starts[0]
+        values = []
+        for start in starts:
+            run, _, more = self.run(start, *folds[0])
+            first = run.validate()["validation"]
+            run.advance(min(PILOT, self.config.steps), self.progress)
+            values.append(min(first, run.best_value) - more.mean())
+        return starts[int(np.argmin(values))]
+
+    def by_folds(self, settings: Settings, folds: Splits) -> tuple[Continuous, np.ndarray, int]:
+        """Train on each fold, then on all rows for the best number of steps."""
+        runs = [self.run(settings, train, held) for train, held in folds]
+        every = np.arange(len(self.data.y))
+        search = Folds([run for run, _, _ in runs], len(every))
+        search.train(self.config.steps, PATIENCE, self.config.max_seconds, self.progress)
+        held = search.held_out() + np.concatenate([more for _, _, more in runs])
+        if not search.best_step:
+            return self.data.simple(settings, every, self.field), held, 0
+        last, model, _ = self.run(settings, every, every)
+        last.train_to(search.best_step)
+        return replace(model, flow=last.flow(last.state.ema)), held, search.best_step
+
+    def by_hold_out(self, settings: Settings, fold: Any) -> tuple[Continuous, np.ndarray, int]:
+        """Train on the rows of a fold as `jaxflow.fit` does by default."""
+        train, held = fold
+        model = self.data.simple(settings, train, self.field)
+        (z, *cond), _ = self.scored(model, train)
+        validation, _ = self.scored(model, held)
+        flow, history = fit(
+            model.flow,
+            z,
+            cond[0] if cond else None,
+            key=self.key,
+            validation=validation,
+            transform=None,
+            config=self.config,
+            progress=self.progress.visible,
+        )
+        trained = replace(model, flow=flow)
+        log_p = trained.log_prob(self.data.y[held], self.data.given(held, settings.group))
+        return trained, log_p, int(history["step"][-1])
+
+
+def fit_continuous(
+    data: Data,
+    folds: Splits,
+    key: PRNGKeyArray,
+    config: TrainConfig,
+    *,
+    width: int,
+    depth: int,
+    by_folds: bool,
+    progress: Progress,
+) -> FittedContinuous:
+    """Choose a Gaussian by held-out rows, and train a flow from it where that helps them.
+
+    Args:
+        data: the rows.
+        folds: row numbers to train on and to hold out, for each fold; none for too few rows.
+        key: for the weights and the minibatches.
+        config: steps, minibatch size and learning rate.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+        by_folds: whether to train on every fold for the number of steps, then on all rows; else a
+            flow trains on the rows of the only fold, as `jaxflow.fit` does by default.
+        progress: where to show it.
+    """
+    every, dim = np.arange(len(data.y)), data.y.shape[1]
+    cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
+    field = MLP(dim, width=width, depth=depth, cond_dim=cond_dim, key=key)
+    if cond_dim:
+        field = _with_condition(field, data, dim)
+    zero = eqx.tree_at(_last, field, jax.tree.map(jnp.zeros_like, _last(field)))
+    if not folds:
+        nothing = np.zeros(0)
+        settings = Settings(decay=30.0, ridge=0.2)
+        return FittedContinuous(data.simple(settings, every, zero), nothing, nothing, nothing)
+    settings, tried = data.choose(folds)
+    straight = max((each for each in tried if not each.curved), key=lambda e: tried[e].mean())
+    alone = next(
+        values for each, values in tried.items() if each.diagonal and not np.isfinite(each.decay)
+    )
+    training = Training(data, zero, key, config, progress)
+    chosen = training.pilot(list(dict.fromkeys([settings, straight])), folds)
+    if by_folds:
+        model, held, steps = training.by_folds(chosen, folds)
+    else:
+        model, held, steps = training._replace(field=field).by_hold_out(chosen, folds[0])
+    if held.mean() < tried[settings].mean():
+        rows = every if by_folds else folds[0][0]
+        model, held, steps = data.simple(settings, rows, zero), tried[settings], 0
+    return FittedContinuous(model, held, tried[settings], alone, steps)
+
+
+@functools.cache
+def _rising(rate: float) -> Any:
+    """A learning rate that rises and stays, since the number of steps is not yet known."""
+    return optax.linear_schedule(0.0, rate, RISE)
+
+
+def _with_condition(network: MLP, data: Data, dim: int) -> StandardisedCondition:
+    """The network with standardised inputs, and blind to absent columns where there are any."""
+    scaling = ConditionScaling.fit(jnp.asarray(data.inputs, float))
+    if not data.masked:
+        return StandardisedCondition(network, scaling)
+    mean = jnp.concatenate([jnp.zeros(dim), scaling.mean])
+    scale = jnp.concatenate([jnp.ones(dim), scaling.scale])
+    return StandardisedCondition(Present(network), ConditionScaling(mean, scale))
+
+
+def _last(field: Any) -> Any:
+    """The last layer of a field's network."""
+    while not isinstance(field, MLP):
+        field = field.network if isinstance(field, Present) else field.field
+    return field.layers[-1]

@@ -1,0 +1,164 @@
+"""Kinds of table columns: what each detects, how it is described, coded and printed.
+
+To add a kind, write a class with the methods of the others and put it into `DETECTED`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxflow.tables.cells import Cells
+from jaxflow.tables.laws import Labels, Law
+from jaxflow.tables.numeric import Date, Number, Whole
+from jaxflow.transforms.kinds import ATOM, ATOM_ROWS
+
+# Text with more different cells than this, or than this share of the rows, tells rows apart. So
+# few rows show nothing.
+MAX_LABELS, OWN_SHARE, OWN_ROWS = 1000, 0.5, 20
+
+Codes = Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Category:
+    """Labels: text, truth values, codes, or the only value of a column.
+
+    Attributes:
+        labels: their text, the frequent ones first.
+        type: what the cells are: "text", "number" or "bool".
+    """
+
+    labels: tuple[str, ...]
+    type: str = "text"
+
+    @classmethod
+    def detect(cls, cells: Cells) -> "Category | None":
+        """Text, truth values, and numbers with at most two values."""
+        if cells.are_numbers and len(np.unique(cells.known)) > 2:
+            return None
+        return cls.of(cells)
+
+    @classmethod
+    def few(cls, cells: Cells) -> "Category | None":
+        """Numbers with few values, each in many rows."""
+        counts = np.unique(cells.known, return_counts=True)[1]
+        return cls.of(cells) if counts.min() >= max(ATOM_ROWS, ATOM * len(cells)) else None
+
+    @classmethod
+    def of(cls, cells: Cells) -> "Category":
+        """A category with the labels of these cells."""
+        labels, counts = np.unique(cells.text[~cells.missing], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        kind = {"b": "bool", "i": "number", "u": "number", "f": "number"}
+        found = kind.get(cells.raw.dtype.kind, "text")
+        if found == "text" and set(labels) <= {"true", "false"}:
+            found = "bool"
+        return cls(tuple(str(labels[i]) for i in order), found)
+
+    def describe(self) -> str:
+        """The number of labels, and some of them."""
+        if len(self.labels) == 1:
+            return f"constant, {self.labels[0]}"
+        shown = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
+        return f"category with {len(self.labels)} labels: {shown}"
+
+    def law(self, codes: Codes) -> Law:
+        """The law of the codes."""
+        return Labels(len(self.labels))
+
+    def encode(self, cells: Cells) -> Codes:
+        """Numbers of the labels; raises ValueError for an unknown one."""
+        place = {label: float(i) for i, label in enumerate(self.labels)}
+        codes = np.array([place.get(text, -1.0) for text in cells.text])
+        known = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
+        cells.refuse(codes < 0, f"the labels are {known}")
+        return np.where(cells.missing, np.nan, codes)
+
+    def decode(self, codes: Codes) -> np.ndarray:
+        """Labels of codes, with the type that they had."""
+        texts = np.array(self.labels, object)[np.nan_to_num(codes).astype(int)]
+        if self.type == "bool":
+            return texts == "true"
+        if self.type == "number":
+            values = texts.astype(float)
+            return values.astype(int) if (values == np.floor(values)).all() else values
+        return texts
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A column that is left out of the density.
+
+    Attributes:
+        reason: why.
+    """
+
+    reason: str = "left out as you said"
+
+    @classmethod
+    def detect(cls, cells: Cells) -> "Ignored | None":
+        """A column without cells, or whose cells tell rows apart."""
+        known = cells.known
+        if not len(known):
+            return cls("every cell is missing")
+        if len(known) < OWN_ROWS:
+            return None
+        if cells.are_numbers:
+            in_order = bool((np.diff(known) == 1).all())
+            return cls("an identifier: the number of the row") if in_order else None
+        distinct = len(set(cells.text[~cells.missing]))
+        if distinct > MAX_LABELS or distinct > OWN_SHARE * len(known):
+            return cls(f"an identifier: {distinct} different cells in {len(known)} rows")
+        return None
+
+    def describe(self) -> str:
+        """The reason."""
+        return f"left out: {self.reason}"
+
+
+Kind = Category | Whole | Date | Number | Ignored
+
+# In the order of detection; all that comes after `Category.detect` sees numbers only.
+DETECTED: tuple[Any, ...] = (
+    Date.detect,
+    Ignored.detect,
+    Category.detect,
+    Whole.detect,
+    Category.few,
+    Number.detect,
+)
+
+# How a user names a kind.
+NAMED: dict[str, Any] = {
+    "category": Category.of,
+    "count": Whole.count,
+    "whole": Whole.whole,
+    "date": Date.of,
+    "continuous": lambda cells: Number.within(cells, -np.inf, np.inf),
+    "positive": lambda cells: Number.within(cells, 0.0, np.inf),
+    "identifier": lambda cells: Ignored(),
+}
+
+
+def kind_of(cells: Cells, wanted: Any = None) -> Kind:
+    """The kind of a column.
+
+    Args:
+        cells: the column.
+        wanted: a name in `NAMED`, or limits `(lower, upper)`; None to detect it.
+
+    Raises:
+        ValueError: the kind is unknown, or does not fit the cells.
+    """
+    if wanted is None or not len(cells.known):
+        return next(kind for detect in DETECTED if (kind := detect(cells)) is not None)
+    if isinstance(wanted, tuple | list) and len(wanted) == 2:
+        return Number.within(cells, float(wanted[0]), float(wanted[1]))
+    if not isinstance(wanted, str) or wanted not in NAMED:
+        raise ValueError(
+            f"kinds[{cells.name!r}]={wanted!r} is unknown; choose {', '.join(NAMED)}, or limits "
+            "such as (0, 1)"
+        )
+    return NAMED[wanted](cells)

@@ -1,0 +1,264 @@
+"""Kinds of columns of numbers and dates: what each detects, and how it is coded and printed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxflow.tables.cells import Cells
+from jaxflow.tables.laws import Law, Steps
+from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, INTERVALS, Column, GridColumn
+
+# Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
+# END_SHARE of the mean count of a number.
+END_ROWS, END_SHARE = 10, 0.25
+# Numbers within a usual interval are bounded by it if at both ends at least this share of the rows
+# is as close as NEAR of the interval; shares and percentages need a single row there.
+NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
+# Most values of a continuous column that have a probability of their own.
+MAX_ATOMS = 8
+# Digits of a number that is drawn; float32 knows no more.
+DIGITS = 8
+
+Codes = Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Counts, whole numbers, and numbers in steps such as 0.1, within limits.
+
+    Attributes:
+        lower: least number; -inf for none.
+        upper: largest number; inf for none.
+        step: distance of two neighbours.
+        origin: a number that occurs.
+    """
+
+    lower: float = -np.inf
+    upper: float = np.inf
+    step: float = 1.0
+    origin: float = 0.0
+
+    @classmethod
+    def detect(cls, cells: Cells) -> "Whole | None":
+        """Whole numbers, or repeated numbers on a coarse grid."""
+        x = cells.numbers[~cells.missing]
+        if np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)):
+            return cls(*_limits(x))
+        grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
+        if grid is None:
+            return None
+        return cls(*_limits(x, grid.step), step=grid.step, origin=grid.origin)
+
+    @classmethod
+    def count(cls, cells: Cells) -> "Whole":
+        """Whole numbers from 0 on; raises ValueError for other cells."""
+        kind = cls(lower=0.0)
+        kind.encode(cells)
+        return kind
+
+    @classmethod
+    def whole(cls, cells: Cells) -> "Whole":
+        """Whole numbers within the limits that they show; raises ValueError for other cells."""
+        cls().encode(cells)
+        return cls(*_limits(cells.numbers[~cells.missing]))
+
+    def describe(self) -> str:
+        """The name of the kind, and its limits."""
+        word = "whole numbers" if self.step == 1 else f"numbers in steps of {self.step:g}"
+        if np.isfinite(self.upper):
+            return f"{word} from {self.lower:g} to {self.upper:g}"
+        if self.lower == 0 and self.step == 1:
+            return "count: whole numbers from 0 on"
+        return f"{word} from {self.lower:g} on" if np.isfinite(self.lower) else word
+
+    def law(self, codes: Codes) -> Law:
+        """The law of the codes."""
+        low, high = ((limit - self.origin) / self.step for limit in (self.lower, self.upper))
+        # The limits may lie between two steps, or be rounded.
+        return Steps.fit(codes, np.ceil(low - 0.01), np.floor(high + 0.01))
+
+    def encode(self, cells: Cells) -> Codes:
+        """Numbers of steps; raises ValueError off the steps and beyond the limits."""
+        x = cells.numbers
+        cells.refuse(~np.isfinite(x), f"not a finite number, and the column is {self.describe()}")
+        k = (x - self.origin) / self.step
+        cells.refuse(np.abs(k - np.round(k)) > 0.01, f"the column is {self.describe()}")
+        slack = 0.01 * self.step
+        out = (x < self.lower - slack) | (x > self.upper + slack)
+        cells.refuse(out, f"beyond the limits of {self.describe()}")
+        return np.round(k)
+
+    def decode(self, codes: Codes) -> np.ndarray:
+        """Numbers of codes; integers where the steps are whole."""
+        k = np.nan_to_num(codes)
+        if self.step == round(self.step) and self.origin == round(self.origin):
+            return (self.origin + self.step * k).astype(np.int64)
+        decimals = int(np.ceil(-np.log10(self.step))) + 2
+        return np.round(self.origin + self.step * k, decimals)
+
+
+@dataclass(frozen=True)
+class Date:
+    """Dates, or points in time to a second, counted from the first one that was seen.
+
+    Attributes:
+        origin: the first date, in the ISO format.
+        unit: "D" for days, "s" for seconds.
+    """
+
+    origin: str
+    unit: str
+
+    @classmethod
+    def detect(cls, cells: Cells) -> "Date | None":
+        """Dates, or text such as 2026-11-30 or 2026-11-30T12:00."""
+        times = cells.times[~cells.missing]
+        return None if not len(times) or np.isnat(times).any() else cls.of(cells)
+
+    @classmethod
+    def of(cls, cells: Cells) -> "Date":
+        """Dates counted from the first of these; raises ValueError for other cells."""
+        cells.refuse(np.isnat(cells.times), "not a date such as 2026-11-30")
+        times = cells.times[~cells.missing]
+        whole = (times == times.astype("datetime64[D]")).all()
+        unit = "D" if whole else "s"
+        return cls(str(times.min().astype(f"datetime64[{unit}]")), unit)
+
+    def describe(self) -> str:
+        """The unit and the first date."""
+        unit = "days" if self.unit == "D" else "seconds"
+        return f"date, counted in {unit} from {self.origin}"
+
+    def law(self, codes: Codes) -> Law:
+        """The law of the codes."""
+        return Steps.fit(codes, -np.inf, np.inf)
+
+    def encode(self, cells: Cells) -> Codes:
+        """Days or seconds since the origin."""
+        times = cells.times
+        cells.refuse(np.isnat(times), "not a date such as 2026-11-30")
+        since = times.astype(f"datetime64[{self.unit}]") - np.datetime64(self.origin, self.unit)
+        return np.where(np.isnat(times), np.nan, since.astype(float))
+
+    def decode(self, codes: Codes) -> np.ndarray:
+        """Dates."""
+        k = np.nan_to_num(codes).astype(int).astype(f"timedelta64[{self.unit}]")
+        return np.datetime64(self.origin, self.unit) + k
+
+
+@dataclass(frozen=True)
+class Number:
+    """Continuous numbers, with limits or without.
+
+    Codes are `(x - centre) / scale` in float64: the density is of these, times `1 / scale`.
+
+    Attributes:
+        lower: lower limit; -inf for none.
+        upper: upper limit; inf for none.
+        centre: the lower limit, or the mean.
+        scale: the distance of the limits, or the standard deviation.
+        atoms: values with a probability of their own, which are no part of the density.
+    """
+
+    lower: float
+    upper: float
+    centre: float
+    scale: float
+    atoms: tuple[float, ...] = ()
+
+    @classmethod
+    def detect(cls, cells: Cells) -> "Number":
+        """Any column of numbers: bounded, positive, or continuous."""
+        _refuse_infinite(cells)
+        x = cells.numbers[~cells.missing]
+        low, high = float(x.min()), float(x.max())
+        for lower, upper in INTERVALS:
+            near = NEAR * (upper - lower)
+            least = 1 if (lower, upper) in SHARES else max(1.0, CLOSE * len(x))
+            ends = np.sum(x - lower < near), np.sum(upper - x < near)
+            if lower <= low and high <= upper and min(ends) >= least:
+                return cls.within(cells, lower, upper)
+        return cls.within(cells, 0.0 if 0 <= low < high - low else -np.inf, np.inf)
+
+    @classmethod
+    def within(cls, cells: Cells, lower: float, upper: float) -> "Number":
+        """Numbers between limits; values that are exactly a limit, or frequent, are atoms."""
+        x = cells.numbers
+        if not lower < upper:
+            raise ValueError(
+                f"column {cells.name!r}: the limits {lower:g} and {upper:g} are empty"
+            )
+        x = x[~cells.missing & np.isfinite(x)]
+        on_limit = [limit for limit in (lower, upper) if limit in x]
+        atoms = tuple(dict.fromkeys([*on_limit, *_atoms(x)]))
+        rest = x[~np.isin(x, atoms)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, spread = (float(rest.mean()), float(rest.std())) if len(rest) else (0.0, 1.0)
+        if not np.isfinite(spread) or not np.isfinite(mean):
+            cells.refuse(
+                np.abs(cells.numbers) > 1e150, "too large to compute a standard deviation"
+            )
+        bounded = np.isfinite(lower) and np.isfinite(upper)
+        centre = lower if np.isfinite(lower) else upper if np.isfinite(upper) else mean
+        scale = upper - lower if bounded else spread or 1.0
+        kind = cls(lower, upper, centre, scale, atoms)
+        kind.encode(cells)
+        return kind
+
+    def describe(self) -> str:
+        """The limits, and the values with a probability of their own."""
+        if np.isfinite(self.lower) and np.isfinite(self.upper):
+            text = f"bounded, within ({self.lower:g}, {self.upper:g}): logit"
+        elif np.isfinite(self.lower):
+            word = "positive" if self.lower == 0 else f"above {self.lower:g}"
+            text = f"{word}: logarithm"
+        else:
+            text = f"below {self.upper:g}: logarithm" if np.isfinite(self.upper) else "continuous"
+        if self.atoms:
+            shown = ", ".join(f"{atom:g}" for atom in self.atoms)
+            few = len(self.atoms) == 1
+            text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
+        return text
+
+    def encode(self, cells: Cells) -> Codes:
+        """Codes; raises ValueError beyond the limits, and on a limit that is no atom."""
+        _refuse_infinite(cells)
+        x = cells.numbers
+        out = (x <= self.lower) | (x >= self.upper)
+        cells.refuse(out & ~np.isin(x, self.atoms), f"the column is {self.describe()}")
+        return (x - self.centre) / self.scale
+
+    def states(self, cells: Cells) -> Codes:
+        """0 for a number with a density, 1 and on for the atoms; NaN where missing."""
+        hits = cells.numbers[:, None] == np.array(self.atoms)
+        place = np.where(hits.any(axis=1), 1.0 + hits.argmax(axis=1) if self.atoms else 0.0, 0.0)
+        return np.where(cells.missing, np.nan, place)
+
+    def decode(self, codes: Codes, states: Codes) -> np.ndarray:
+        """Numbers strictly within the limits, and atoms."""
+        x = self.centre + self.scale * np.nan_to_num(codes)
+        x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
+        x = np.clip(x, np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf))
+        place = np.nan_to_num(states).astype(int)
+        return np.where(place > 0, np.array([0.0, *self.atoms])[place], x)
+
+
+def _refuse_infinite(cells: Cells) -> None:
+    cells.refuse(~np.isfinite(cells.numbers), "not a finite number")
+
+
+def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
+    """Limits of numbers in steps: both ends if they are frequent, else 0 or none."""
+    values, counts = np.unique(x, return_counts=True)
+    least = max(END_ROWS, END_SHARE * len(x) * step / (values[-1] - values[0] + step))
+    if len(values) > 2 and counts[0] >= least and counts[-1] >= least:
+        return float(values[0]), float(values[-1])
+    return (0.0 if values[0] >= 0 else -np.inf), np.inf
+
+
+def _atoms(x: np.ndarray) -> tuple[float, ...]:
+    """The values that many rows share, the frequent ones first."""
+    values, counts = np.unique(x, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MAX_ATOMS]
+    return tuple(float(values[i]) for i in order if counts[i] >= max(ATOM_ROWS, ATOM * len(x)))

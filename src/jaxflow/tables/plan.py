@@ -1,0 +1,277 @@
+"""The plan of a table: the kind of each column, and rows as codes and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxflow.tables.cells import Cells
+from jaxflow.tables.frames import Frame, read_cells, write_frame
+from jaxflow.tables.kinds import Ignored, Kind, Number, kind_of
+from jaxflow.tables.laws import Labels, Law
+
+
+class Coded(NamedTuple):
+    """Rows as numbers.
+
+    Attributes:
+        codes: the discrete variables, NaN where absent, (n, variables).
+        y: the continuous columns, NaN where absent, (n, columns).
+    """
+
+    codes: Float[np.ndarray, "n variables"]
+    y: Float[np.ndarray, "n columns"]
+
+
+class Variable(NamedTuple):
+    """A discrete variable of the model.
+
+    Attributes:
+        column: number of its column.
+        is_gap: whether it says that the cell is missing (1) or not (0).
+        gate: the variable that must be 0 for this one to be present; -1 for none.
+    """
+
+    column: int
+    is_gap: bool
+    gate: int
+
+
+@dataclass(frozen=True)
+class PlannedColumn:
+    """A column and how it is modelled.
+
+    Attributes:
+        name: name of the column.
+        kind: its kind.
+        gaps: number of missing cells in the rows that were fitted.
+    """
+
+    name: str
+    kind: Kind
+    gaps: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The columns of a table; `print` shows a line for each.
+
+    The discrete variables are, in turn, the gaps of the columns that have any, then the values of
+    the discrete columns and which atom a continuous cell is, in the order of the table.
+
+    Attributes:
+        columns: the columns, in the order of the table.
+        rows: number of rows that were fitted.
+        null: words that stand for a missing value.
+        sort: sort of frame of samples: "pandas", "polars" or "dict".
+    """
+
+    columns: tuple[PlannedColumn, ...]
+    rows: int
+    null: tuple[str, ...]
+    sort: str
+
+    @classmethod
+    def of(
+        cls,
+        cells: Mapping[str, Cells],
+        kinds: Mapping[str, Any] | None,
+        null: Sequence[str],
+        sort: str,
+    ) -> "Plan":
+        """The plan of a table; all faults are said together.
+
+        Raises:
+            ValueError: a kind is unknown, belongs to no column, or does not fit its cells.
+        """
+        kinds = dict(kinds or {})
+        unknown = [name for name in kinds if name not in cells]
+        faults = [f"kinds names {name!r}, which is no column" for name in unknown]
+        columns = []
+        for name, column in cells.items():
+            try:
+                kind = kind_of(column, kinds.get(name))
+            except ValueError as error:
+                wanted = f" (kinds[{name!r}]={kinds[name]!r})" if name in kinds else ""
+                faults.append(f"{error}{wanted}")
+            else:
+                columns.append(PlannedColumn(name, kind, int(column.missing.sum())))
+        _raise(faults)
+        if all(isinstance(column.kind, Ignored) for column in columns):
+            raise ValueError("no column is left to fit: " + "; ".join(map(_line, columns)))
+        rows = len(next(iter(cells.values())))
+        return cls(tuple(columns), rows, tuple(null), sort)
+
+    def __str__(self) -> str:
+        width = max(len(column.name) for column in self.columns)
+        return "\n".join(_line(column, width) for column in self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns that are fitted."""
+        return [each.name for each in self.columns if not isinstance(each.kind, Ignored)]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the columns that are left out."""
+        return [each.name for each in self.columns if isinstance(each.kind, Ignored)]
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the continuous columns."""
+        return [j for j, each in enumerate(self.columns) if isinstance(each.kind, Number)]
+
+    @cached_property
+    def variables(self) -> list[Variable]:
+        """The discrete variables."""
+        used = [
+            (j, each) for j, each in enumerate(self.columns) if not isinstance(each.kind, Ignored)
+        ]
+        gaps = [Variable(j, True, -1) for j, each in used if each.gaps]
+        place = {variable.column: i for i, variable in enumerate(gaps)}
+        values = [
+            Variable(j, False, place.get(j, -1))
+            for j, each in used
+            if not isinstance(each.kind, Number) or each.kind.atoms
+        ]
+        return gaps + values
+
+    @property
+    def variable_names(self) -> list[str]:
+        """Names of the discrete variables."""
+        names = []
+        for variable in self.variables:
+            column = self.columns[variable.column]
+            more = ", atoms" if isinstance(column.kind, Number) else ""
+            names.append(column.name + (", gaps" if variable.is_gap else more))
+        return names
+
+    @cached_property
+    def gates(self) -> tuple[int, ...]:
+        """For each continuous column the variable that is 0 where it is present; -1 for none."""
+        # The last variable of a column: its atoms, or else its gaps.
+        last = {variable.column: i for i, variable in enumerate(self.variables)}
+        return tuple(last.get(j, -1) for j in self.numbers)
+
+    @property
+    def limits(self) -> Float[np.ndarray, "2 columns"]:
+        """Limits of the codes of the continuous columns."""
+        kinds = [self.number(i) for i in range(len(self.numbers))]
+        each = [[(limit - k.centre) / k.scale for limit in (k.lower, k.upper)] for k in kinds]
+        return np.array(each).reshape(-1, 2).T
+
+    @property
+    def log_scales(self) -> Float[np.ndarray, " columns"]:
+        """Logarithms of the units of the codes of the continuous columns."""
+        return np.log([self.number(i).scale for i in range(len(self.numbers))])
+
+    def number(self, i: int) -> Number:
+        """The kind of the continuous column of this number."""
+        kind = self.columns[self.numbers[i]].kind
+        assert isinstance(kind, Number)
+        return kind
+
+    def laws(self, codes: Float[np.ndarray, "n variables"]) -> list[Law]:
+        """Laws of the discrete variables."""
+        laws = []
+        for variable, column in zip(self.variables, codes.T, strict=True):
+            kind = self.columns[variable.column].kind
+            if variable.is_gap:
+                laws.append(Labels(2))
+            elif isinstance(kind, Number):
+                laws.append(Labels(1 + len(kind.atoms)))
+            else:
+                laws.append(kind.law(column))  # pyright: ignore[reportAttributeAccessIssue]
+        return laws
+
+    def read(self, frame: Frame, *, partial: bool = False, gaps: bool = False) -> Coded:
+        """Rows of a table as codes; all faults are said together.
+
+        Args:
+            frame: the table, with the columns of the plan in any order.
+            partial: whether columns may be absent; their cells are then missing.
+            gaps: whether cells may be missing in columns without gaps in the rows that were
+                fitted.
+
+        Raises:
+            ValueError: a column is absent, or a cell does not fit the kind of its column.
+        """
+        return self.read_cells(read_cells(frame, self.null), partial=partial, gaps=gaps)
+
+    def read_cells(
+        self, cells: Mapping[str, Cells], *, partial: bool = False, gaps: bool = False
+    ) -> Coded:
+        """As `read`, from the columns of a table."""
+        rows = len(next(iter(cells.values())))
+        faults, read = [], {}
+        for j, column in enumerate(self.columns):
+            if isinstance(column.kind, Ignored):
+                continue
+            if column.name not in cells:
+                if partial:
+                    read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
+                else:
+                    faults.append(f"column {column.name!r} is absent")
+                continue
+            each = cells[column.name]
+            if each.missing.any() and not column.gaps and not gaps:
+                faults.append(
+                    f"column {column.name!r} has {each.missing.sum()} missing cells, first in row "
+                    f"{np.flatnonzero(each.missing)[0]}, and had none in the rows that were "
+                    "fitted, so a gap has probability 0: write table.marginal(frame, key)"
+                )
+            try:
+                read[j] = self._code(column.kind, each)
+            except ValueError as error:
+                faults.append(str(error))
+        _raise(faults)
+        codes = [
+            np.isnan(read[v.column][1]).astype(float) if v.is_gap else read[v.column][0]
+            for v in self.variables
+        ]
+        y = []
+        for j in self.numbers:
+            values, states = read[j][1], read[j][0]
+            y.append(np.where(states == 0, values, np.nan))
+        empty = np.zeros((rows, 0))
+        return Coded(
+            np.stack(codes, axis=1) if codes else empty, np.stack(y, axis=1) if y else empty
+        )
+
+    def write(self, rows: Coded) -> Frame:
+        """A frame of coded rows, of the sort that was fitted."""
+        place = {(v.column, v.is_gap): i for i, v in enumerate(self.variables)}
+        columns = {}
+        for j, column in enumerate(self.columns):
+            kind, gap = column.kind, place.get((j, True))
+            if isinstance(kind, Ignored):
+                continue
+            missing = np.zeros(len(rows.y), bool) if gap is None else rows.codes[:, gap] == 1
+            value = (
+                rows.codes[:, place[j, False]] if (j, False) in place else np.zeros(len(rows.y))
+            )
+            if isinstance(kind, Number):
+                values = kind.decode(rows.y[:, self.numbers.index(j)], value)
+            else:
+                values = kind.decode(value)
+            columns[column.name] = (values, missing)
+        return write_frame(self.sort, columns)
+
+    @staticmethod
+    def _code(kind: Any, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of the discrete variable of a column, and of its values; NaN where missing."""
+        values = kind.encode(cells)
+        return (kind.states(cells) if isinstance(kind, Number) else values), values
+
+
+def _line(column: PlannedColumn, width: int = 0) -> str:
+    text = f"{column.name.ljust(width)}  {column.kind.describe()}"
+    return text + (f"; {column.gaps} cells missing" if column.gaps else "")
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("; ".join(faults))

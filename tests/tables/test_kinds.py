@@ -1,0 +1,131 @@
+"""Kinds of table columns: what is found, and cells that go there and back."""
+
+import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from jaxflow.tables.cells import NULLS, Cells
+from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
+
+RNG = np.random.default_rng(4)
+N = 400
+
+
+class Case(NamedTuple):
+    """A column, its kind, and words of its description."""
+
+    column: Any
+    kind: type
+    words: str
+
+
+WORDS = np.array(["oak", "ash", "elm"])[RNG.integers(0, 3, N)]
+DAYS = np.datetime64("2026-01-01") + RNG.integers(0, 365, N)
+COLUMNS = {
+    "text": Case(WORDS, Category, "category with 3 labels"),
+    "truth": Case(RNG.random(N) < 0.3, Category, "2 labels: false, true"),
+    "two numbers": Case(RNG.integers(0, 2, N), Category, "category with 2 labels"),
+    "codes": Case(np.array(["007", "7", "07"])[RNG.integers(0, 3, N)], Category, "3 labels"),
+    "constant": Case(np.full(N, 3.5), Category, "constant, 3.5"),
+    "few numbers": Case(np.array([0.12, 5.1, np.pi])[RNG.integers(0, 3, N)], Category, "3 labels"),
+    "count": Case(RNG.poisson(4.0, N), Whole, "count: whole numbers from 0 on"),
+    "rating": Case(RNG.integers(1, 6, N), Whole, "whole numbers from 1 to 5"),
+    "signed": Case(np.round(9 * RNG.normal(size=N)), Whole, "whole numbers"),
+    "tenths": Case(np.round(RNG.normal(size=N), 1), Whole, "numbers in steps of 0.1"),
+    "large": Case(np.floor(np.exp(10 + RNG.normal(size=N))), Whole, "count"),
+    "normal": Case(RNG.normal(size=N), Number, "continuous"),
+    "positive": Case(np.exp(RNG.normal(size=N)), Number, "positive: logarithm"),
+    "share": Case(RNG.uniform(size=N), Number, "bounded, within (0, 1): logit"),
+    "with zeros": Case(
+        np.where(RNG.random(N) < 0.3, 0.0, np.exp(RNG.normal(size=N))),
+        Number,
+        "positive: logarithm; exactly 0 has a probability",
+    ),
+    "days": Case(DAYS, Date, "date, counted in days from 2026-01-0"),
+    "ISO days": Case(DAYS.astype(str), Date, "date, counted in days from 2026-01-0"),
+    "times": Case(
+        DAYS.astype("datetime64[s]") + RNG.integers(1, 9000, N), Date, "counted in seconds from"
+    ),
+    "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
+    "row number": Case(np.arange(5, 5 + N), Ignored, "left out: an identifier: the number of"),
+    "nothing": Case([None] * N, Ignored, "left out: every cell is missing"),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_each_kind_is_found_and_described(name):
+    case = COLUMNS[name]
+    cells = Cells.of(name, case.column)
+    kind = kind_of(cells)
+    assert type(kind) is case.kind
+    assert case.words in kind.describe()
+    # Parts of the table have the same kind: folds do not change it.
+    rows = RNG.permutation(N)[:320]
+    if case.kind is not Ignored:
+        assert type(kind_of(Cells.of(name, np.asarray(case.column)[rows]))) is case.kind
+
+
+@pytest.mark.parametrize("name", [n for n, c in COLUMNS.items() if c.kind is not Ignored])
+def test_cells_come_back(name):
+    case = COLUMNS[name]
+    cells = Cells.of(name, case.column)
+    kind: Any = kind_of(cells)
+    codes = kind.encode(cells)
+    if isinstance(kind, Number):
+        back = kind.decode(codes, kind.states(cells))
+        np.testing.assert_allclose(back, np.asarray(case.column), rtol=1e-6)
+    elif np.asarray(case.column).dtype.kind == "f":
+        np.testing.assert_allclose(kind.decode(codes), case.column)
+    else:
+        back = kind.decode(codes)
+        expected = DAYS if name == "ISO days" else np.asarray(case.column)
+        np.testing.assert_array_equal(back, expected)
+        assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
+
+
+def test_missing_cells_of_any_type():
+    for cells in (
+        [None, "a", np.nan, " NA "],
+        np.array([np.nan, 1.0, np.nan, np.nan]),
+        np.array(["NaT", "2026-01-01", "NaT", "NaT"], "datetime64[D]"),
+        [None, True, None, None],
+        [None, datetime.date(2026, 1, 1), None, None],
+    ):
+        found = Cells.of("x", cells, NULLS)
+        np.testing.assert_array_equal(found.missing, [True, False, True, True])
+        kind: Any = kind_of(found)
+        codes = kind.encode(found)
+        np.testing.assert_array_equal(np.isnan(codes), found.missing)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "words"),
+    [
+        (["a", "b"], "count", "'x' has a in row 0.*not a finite number"),
+        ([1.0, 2.5], "count", "has 2.5 in row 1: the column is count"),
+        ([1.0, -2.0], "count", "has -2.0 in row 1: beyond the limits"),
+        ([0.5, 1.5], (0, 1), r"has 1.5 in row 1: the column is bounded, within \(0, 1\)"),
+        ([0.5, -0.5], "positive", "has -0.5 in row 1"),
+        ([0.5, 0.7], (1, 0), "limits 1 and 0 are empty"),
+        (["yes", "no"], "date", "has yes in row 0.*not a date"),
+        ([1.0, 2.0], "colour", "choose category, count, whole, date"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused(column, kind, words):
+    cells = Cells.of("x", column)
+    find: Any = kind_of
+    with pytest.raises(ValueError, match=words):
+        find(cells, kind).encode(cells)
+
+
+def test_kinds_by_name():
+    numbers = Cells.of("x", RNG.integers(1, 6, N))
+    assert isinstance(kind_of(numbers, "category"), Category)
+    assert kind_of(numbers, "count") == Whole(lower=0.0)
+    assert kind_of(numbers, "whole") == Whole(1.0, 5.0)
+    bounded = kind_of(numbers, (0, 6))
+    assert isinstance(bounded, Number)
+    assert (bounded.lower, bounded.upper) == (0.0, 6.0)
+    assert isinstance(kind_of(numbers, "identifier"), Ignored)

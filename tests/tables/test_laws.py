@@ -1,0 +1,83 @@
+"""Laws of discrete cells: probabilities that sum to 1, and samples that follow them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.tables.laws import Labels, Steps
+
+RNG = np.random.default_rng(0)
+COUNTS = RNG.poisson(3.0, 500).astype(float)
+
+LAWS = {
+    "labels": (Labels(4), np.arange(4.0)),
+    "count": (Steps.fit(COUNTS, 0.0, np.inf), np.arange(150.0)),
+    "range": (Steps.fit(COUNTS + 1, 1.0, 25.0), np.arange(1.0, 26.0)),
+    "skewed": (Steps.fit(np.floor(np.exp(2 * RNG.normal(size=500))), 0.0, np.inf), None),
+    "whole": (Steps.fit(np.round(20 * RNG.normal(size=500)), -np.inf, np.inf), None),
+}
+
+
+def parameters_of(law, spread=0.5):
+    """The parameters at the start, moved at random."""
+    codes = RNG.integers(0, 4, 300).astype(float)
+    return law.start(codes) + spread * RNG.normal(size=law.num_parameters)
+
+
+@pytest.mark.parametrize("name", ["labels", "count", "range"])
+def test_probabilities_of_all_cells_sum_to_one(name):
+    law, cells = LAWS[name]
+    parameters = jnp.asarray(parameters_of(law))
+    log_p = jax.vmap(law.log_prob, (None, 0))(parameters, jnp.asarray(law.cells(cells)))
+    np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["skewed", "whole"])
+def test_probabilities_of_wide_ranges_sum_to_one(name):
+    law, _ = LAWS[name]
+    parameters = jnp.asarray(parameters_of(law, 0.2))
+    cells = np.arange(0.0, 100_000.0) if law.log else np.arange(-5000.0, 5000.0)
+    log_p = jax.vmap(law.log_prob, (None, 0))(parameters, jnp.asarray(law.cells(cells)))
+    total = np.exp(log_p).sum()
+    assert 0.999 < total < 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_samples_follow_the_probabilities(name):
+    law, _ = LAWS[name]
+    parameters = parameters_of(law, 0.2)
+    drawn = law.sample(np.tile(parameters, (40_000, 1)), RNG.random((40_000, 2)))
+    np.testing.assert_array_equal(drawn, np.round(drawn))
+    if isinstance(law, Steps):
+        assert drawn.min() >= law.lower
+        assert drawn.max() <= law.upper
+    values, counts = np.unique(drawn, return_counts=True)
+    cells = jnp.asarray(law.cells(values))
+    p = np.exp(jax.vmap(law.log_prob, (None, 0))(jnp.asarray(parameters), cells))
+    frequent = p > 1e-3
+    error = np.sqrt(p * (1 - p) / 40_000)
+    assert (np.abs(counts / 40_000 - p) < 5 * error + 1e-9)[frequent].all()
+
+
+def test_a_law_is_exact_in_float32_where_numbers_are_large():
+    codes = np.floor(1e6 + 1e5 * RNG.normal(size=400))
+    law = Steps.fit(codes, 0.0, np.inf)
+    parameters, cells = law.start(codes), law.cells(codes)
+    with jax.enable_x64(False):
+        rounded = jax.vmap(law.log_prob, (None, 0))(
+            jnp.asarray(parameters, jnp.float32), jnp.asarray(cells, jnp.float32)
+        )
+    exact = jax.vmap(law.log_prob, (None, 0))(jnp.asarray(parameters), jnp.asarray(cells))
+    np.testing.assert_allclose(rounded, exact, atol=1e-3)
+
+
+def test_starts_are_frequencies():
+    law = Labels(3)
+    codes = np.repeat([0.0, 1.0, 2.0], [70, 20, 10])
+    p = np.exp(jax.vmap(law.log_prob, (None, 0))(jnp.asarray(law.start(codes)), law_cells(law)))
+    np.testing.assert_allclose(p, [70.5 / 101.5, 20.5 / 101.5, 10.5 / 101.5])
+
+
+def law_cells(law):
+    return jnp.asarray(law.cells(np.arange(3.0)))
