@@ -22,7 +22,7 @@ demo: .venv/.ready  ## train on 8 gaussians and images of digits; pictures and a
 	$(BIN)/jaxflow demo --out demo --overwrite
 
 test: lint  ## lint, then the test suite
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: .venv/.ready  ## the longer checks as well, compiled as for users
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"

@@ -52,7 +52,8 @@ def check_arguments(
     rows, batch = as_rows(x, shape, name, keep_float64=keep_float64)
     check_finite(rows, name)
     if not of_base:
-        check_mistakes(flow.transform, rows)
+        # An ensemble has no transform; its flows check the rows.
+        check_mistakes(getattr(flow, "transform", None), rows)
     arrays = rows if isinstance(rows, jax.Array) else jnp.zeros((), float)
     flow, arrays, cond = promote_dtypes(flow, arrays, as_cond_rows(cond, batch))
     return flow, arrays if isinstance(rows, jax.Array) else rows, cond, batch
