@@ -160,7 +160,7 @@ def test_a_run_repeats_from_its_options(jaxflow, tmp_path):
     first, again = tmp_path / "first", tmp_path / "again"
     result = jaxflow("fit", table, "--out", first, *kinds)
     assert result.exit_code == 0, result.output
-    assert "temp    continuous; " in result.stderr
+    assert "temp    positive: logarithm; " in result.stderr
     assert "share   bounded, within (0, 1): logit" in result.stderr
     result = jaxflow("fit", table, "--out", again, "--config", first / "run.toml")
     assert result.exit_code == 0, result.output
