@@ -43,7 +43,7 @@ def test_a_table_of_text_gaps_and_constants_is_fitted(run):
     assert "day     date, counted in days from 2026-03-10" in result.stderr
     assert "home    constant, Earth" in result.stderr
     assert "id      left out: an identifier: 200 different cells in 200 rows" in result.stderr
-    assert "independent columns" in result.stdout
+    assert "product of all columns" in result.stdout
 
 
 def test_samples_have_the_labels_and_gaps_of_the_table(jaxflow, run, tmp_path):

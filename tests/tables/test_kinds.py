@@ -4,10 +4,14 @@ import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 from jaxflow.tables.cells import NULLS, Cells
+from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
+from jaxflow.tables.plan import Plan
 
 RNG = np.random.default_rng(4)
 N = 400
@@ -34,6 +38,9 @@ COLUMNS = {
     "rating": Case(RNG.integers(1, 6, N), Whole, "whole numbers from 1 to 5"),
     "signed": Case(np.round(9 * RNG.normal(size=N)), Whole, "whole numbers"),
     "tenths": Case(np.round(RNG.normal(size=N), 1), Whole, "numbers in steps of 0.1"),
+    "in 25s": Case(
+        25.0 * np.round(160 + 20 * RNG.normal(size=N)), Whole, "numbers in steps of 25 from 0 on"
+    ),
     "large": Case(np.floor(np.exp(10 + RNG.normal(size=N))), Whole, "count"),
     "normal": Case(RNG.normal(size=N), Number, "continuous"),
     "positive": Case(np.exp(RNG.normal(size=N)), Number, "positive: logarithm"),
@@ -47,6 +54,9 @@ COLUMNS = {
     "ISO days": Case(DAYS.astype(str), Date, "date, counted in days from 2026-01-0"),
     "times": Case(
         DAYS.astype("datetime64[s]") + RNG.integers(1, 9000, N), Date, "counted in seconds from"
+    ),
+    "hours": Case(
+        DAYS.astype("datetime64[h]") + RNG.integers(0, 9000, N), Date, "counted in hours from"
     ),
     "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
     "row number": Case(np.arange(5, 5 + N), Ignored, "left out: an identifier: the number of"),
@@ -83,6 +93,16 @@ def test_cells_come_back(name):
         expected = DAYS if name == "ISO days" else np.asarray(case.column)
         np.testing.assert_array_equal(back, expected)
         assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
+
+
+@pytest.mark.parametrize("sort", [pd.DataFrame, pl.DataFrame, dict])
+@pytest.mark.parametrize("unit", ["D", "h", "m", "s"])
+def test_points_in_time_are_written_to_every_frame(sort, unit):
+    when = np.datetime64("2026-01-01") + np.arange(1, 50).astype(f"timedelta64[{unit}]")
+    frame = sort({"when": when if unit == "D" else when.astype("datetime64[us]")})
+    plan = Plan.of(read_cells(frame, ()), {"when": "date"}, (), sort_of(frame))
+    back = plan.write(plan.read(frame))
+    np.testing.assert_array_equal(np.asarray(back["when"]).astype(f"datetime64[{unit}]"), when)
 
 
 def test_missing_cells_of_any_type():

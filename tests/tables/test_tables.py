@@ -166,7 +166,7 @@ def test_the_plan_and_the_comparison_are_printed(table):
     assert "city     category with 2 labels: Oslo, Rome\n" in text
     assert "visits   count: whole numbers from 0 on\n" in text
     assert "cells missing" in text
-    assert "independent columns" in text
+    assert "product of all columns" in text
 
 
 def test_tables_of_discrete_columns_alone(key):

@@ -13,6 +13,8 @@ from jaxflow.io.atomic import atomic_write
 from jaxflow.runtime.extras import import_extra
 
 TABLES = (".csv", ".npy", ".parquet")
+# How points in time are written.
+TIMES = "%Y-%m-%dT%H:%M:%S"
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray | pl.Series]
 
@@ -51,7 +53,7 @@ def open_table(path: Path) -> Iterator[Callable[[Columns], None]]:
                 return
             frame = pl.DataFrame(dict(columns))
             if suffix == ".csv":
-                frame.write_csv(file, include_header=not blocks)
+                frame.write_csv(file, include_header=not blocks, datetime_format=TIMES)
                 frame = frame.clear()
             blocks.append(frame)
 

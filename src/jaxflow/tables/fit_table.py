@@ -48,7 +48,7 @@ def fit_table(
 
     The kind of each column is found by its cells (`print(table.plan)`):
 
-    - dates, or text such as 2026-11-30: days or seconds;
+    - dates, or text such as 2026-11-30T12:00: days, hours, minutes or seconds;
     - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows: an
       identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
@@ -124,7 +124,7 @@ def fit_table(
     with Progress(steps, show=progress) as bar:
         discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
         held = discrete.held.sum(axis=1)
-        parts = {"flow": held, "independent columns": discrete.independent.sum(axis=1)}
+        parts = {"flow": held, "product of all columns": discrete.independent.sum(axis=1)}
         continuous, taken = None, 0
         if plan.numbers:
             groups = {
@@ -148,7 +148,7 @@ def fit_table(
             parts = {
                 "flow": held + fitted.held,
                 "Gaussian given the labels": held + fitted.start,
-                "independent columns": parts["independent columns"] + fitted.independent,
+                "product of all columns": parts["product of all columns"] + fitted.independent,
             }
     if folds:
         out = np.concatenate([held for _, held in folds])

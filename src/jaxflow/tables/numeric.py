@@ -12,11 +12,15 @@ from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, INTERVALS, Column, GridCol
 # Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
 # END_SHARE of the mean count of a number.
 END_ROWS, END_SHARE = 10, 0.25
+# So many different whole numbers in steps of 2 or more are no accident.
+STEP_VALUES = 8
 # Numbers within a usual interval are bounded by it if at both ends at least this share of the rows
 # is as close as NEAR of the interval; shares and percentages need a single row there.
 NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
 # Most values of a continuous column that have a probability of their own.
 MAX_ATOMS = 8
+# Units of points in time.
+UNITS = {"D": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
 
@@ -44,7 +48,8 @@ class Whole:
         """Whole numbers, or repeated numbers on a coarse grid."""
         x = cells.numbers[~cells.missing]
         if np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)):
-            return cls(*_limits(x))
+            step = _whole_step(x)
+            return cls(*_limits(x, step), step=step, origin=float(x[0]) if step > 1 else 0.0)
         grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
         if grid is None:
             return None
@@ -100,11 +105,11 @@ class Whole:
 
 @dataclass(frozen=True)
 class Date:
-    """Dates, or points in time to a second, counted from the first one that was seen.
+    """Dates, or points in time, counted from the first one that was seen.
 
     Attributes:
         origin: the first date, in the ISO format.
-        unit: "D" for days, "s" for seconds.
+        unit: "D", "h", "m" or "s", the longest unit of which all are multiples.
     """
 
     origin: str
@@ -121,21 +126,20 @@ class Date:
         """Dates counted from the first of these; raises ValueError for other cells."""
         cells.refuse(np.isnat(cells.times), "not a date such as 2026-11-30")
         times = cells.times[~cells.missing]
-        whole = (times == times.astype("datetime64[D]")).all()
-        unit = "D" if whole else "s"
+        units = (u for u in UNITS if (times == times.astype(f"datetime64[{u}]")).all())
+        unit = next(units, "s")
         return cls(str(times.min().astype(f"datetime64[{unit}]")), unit)
 
     def describe(self) -> str:
         """The unit and the first date."""
-        unit = "days" if self.unit == "D" else "seconds"
-        return f"date, counted in {unit} from {self.origin}"
+        return f"date, counted in {UNITS[self.unit]} from {self.origin}"
 
     def law(self, codes: Codes) -> Law:
         """The law of the codes."""
         return Steps.fit(codes, -np.inf, np.inf)
 
     def encode(self, cells: Cells) -> Codes:
-        """Days or seconds since the origin."""
+        """Units since the origin."""
         times = cells.times
         cells.refuse(np.isnat(times), "not a date such as 2026-11-30")
         since = times.astype(f"datetime64[{self.unit}]") - np.datetime64(self.origin, self.unit)
@@ -144,7 +148,9 @@ class Date:
     def decode(self, codes: Codes) -> np.ndarray:
         """Dates."""
         k = np.nan_to_num(codes).astype(int).astype(f"timedelta64[{self.unit}]")
-        return np.datetime64(self.origin, self.unit) + k
+        times = np.datetime64(self.origin, self.unit) + k
+        # Frames know days and fractions of seconds.
+        return times if self.unit == "D" else times.astype("datetime64[us]")
 
 
 @dataclass(frozen=True)
@@ -255,6 +261,12 @@ def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
     if len(values) > 2 and counts[0] >= least and counts[-1] >= least:
         return float(values[0]), float(values[-1])
     return (0.0 if values[0] >= 0 else -np.inf), np.inf
+
+
+def _whole_step(x: np.ndarray) -> float:
+    """The common step of whole numbers; 1 for too few different ones to show another."""
+    values = np.unique(x).astype(np.int64)
+    return float(np.gcd.reduce(np.diff(values))) if len(values) >= STEP_VALUES else 1.0
 
 
 def _atoms(x: np.ndarray) -> tuple[float, ...]:

@@ -269,7 +269,9 @@ class Plan:
 
 def _line(column: PlannedColumn, width: int = 0) -> str:
     text = f"{column.name.ljust(width)}  {column.kind.describe()}"
-    return text + (f"; {column.gaps} cells missing" if column.gaps else "")
+    if not column.gaps:
+        return text
+    return f"{text}; {column.gaps} {'cell' if column.gaps == 1 else 'cells'} missing"
 
 
 def _raise(faults: list[str]) -> None:
