@@ -9,7 +9,7 @@ import numpy as np
 import jaxflow
 from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
-from jaxflow.cli.training import discarding, finish, note_proposal
+from jaxflow.cli.training import discarding, finish, held_out_results, note_proposal
 from jaxflow.runtime.checks import check_columns
 from jaxflow.transforms import propose
 
@@ -39,12 +39,5 @@ def fit_by_default(
             validation=settings.validation,
             max_seconds=settings.max_seconds,
         )
-    mean, error = comparison.mean() if comparison.log_p else (np.nan, np.nan)
-    results = {
-        "transform": transform_text(flow.transform),
-        "rows_held_out": len(comparison.log_p.get("flow", ())),
-        "validation": -mean if np.isfinite(mean) else None,
-        "validation_se": error if np.isfinite(error) else None,
-        "comparison": comparison.as_dict(),
-    }
+    results = {"transform": transform_text(flow.transform), **held_out_results(comparison)}
     return finish(flow, history, record | results, folder)

@@ -14,7 +14,7 @@ from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import discarding, finish
+from jaxflow.cli.training import discarding, finish, held_out_results
 from jaxflow.data import read_table, table_names
 from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
@@ -116,19 +116,16 @@ def fit_mixed(
         )
     for line in str(fitted.plan).splitlines():
         note(line)
-    comparison = fitted.comparison
-    mean, error = comparison.mean() if comparison.log_p else (math.nan, math.nan)
+    held_out = held_out_results(fitted.comparison)
     results = {
         "transform": "by the kinds of the columns",
         PLAN: str(fitted.plan).splitlines(),
         "columns": fitted.plan.names,
-        "rows_held_out": len(comparison.log_p.get("flow", ())),
-        "validation": -mean if math.isfinite(mean) else None,
-        "validation_se": error if math.isfinite(error) else None,
-        "comparison": comparison.as_dict(),
+        **held_out,
     }
     history = History({name: [math.nan] for name in COLUMNS})
-    history["step"], history["validation"] = [fitted.steps], [-mean]
+    value = held_out["validation"]
+    history["step"], history["validation"] = [fitted.steps], [math.nan if value is None else value]
     history["seconds"] = [time.monotonic() - start]
     return finish(fitted, history, record | results, folder)
 

@@ -1,6 +1,7 @@
 """Train a flow and fill its run directory."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note
+from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
 from jaxflow.training.record import Record
 from jaxflow.transforms import Proposal
@@ -25,6 +27,17 @@ from jaxflow.transforms import Proposal
 LINE_INTERVAL = 5.0
 # Least seconds of a profile: calls that follow at once are not separated by training steps.
 PROFILE_TIME = 0.05
+
+
+def held_out_results(comparison: Comparison) -> dict[str, Any]:
+    """What a record says of a comparison with simple densities."""
+    mean, error = comparison.mean() if comparison.log_p else (math.nan, math.nan)
+    return {
+        "rows_held_out": len(comparison.log_p.get("flow", ())),
+        "validation": -mean if math.isfinite(mean) else None,
+        "validation_se": error if math.isfinite(error) else None,
+        "comparison": comparison.as_dict(),
+    }
 
 
 def train(

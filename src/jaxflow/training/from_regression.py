@@ -72,16 +72,17 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     )
     start = next(iter(tried))
     runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
-    flow = start_flow(start, every)
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
         table.search(search, bar)
-        if share is None and search.best_step:
-            run = table.run(flow, every, every, transform)
-            run.train_to(search.best_step)
-            flow = run.flow(run.state.ema)
-        elif share is not None:
+        if share is not None:
             flow = runs[0].flow(search.best[0])
+        else:
+            flow = start_flow(start, every)
+            if search.best_step:
+                run = table.run(flow, every, every, transform)
+                run.train_to(search.best_step)
+                flow = run.flow(run.state.ema)
     flow, history = _for_new_conditions(flow, seen, transform), search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
     if share is not None and table.x.shape[1] > 1:

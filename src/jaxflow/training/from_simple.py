@@ -152,10 +152,6 @@ class Table(NamedTuple):
             "other: drop the column, or fit these rows alone"
         )
 
-    def unequal_folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Row numbers of folds in which every row is held out once."""
-        return make_folds(self.groups(), NUM_FOLDS, self.seed, equal=False)
-
     def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
         config = replace(

@@ -32,8 +32,6 @@ LEAST = 1e-6
 GAIN = 0.005
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
-# Fit to conditions (n, c) and one target (n,); returns the function of conditions.
-Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
 class Normal(NamedTuple):
