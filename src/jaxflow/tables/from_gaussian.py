@@ -1,6 +1,5 @@
 """Train the density of continuous columns from the best Gaussian."""
 
-import functools
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,24 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
-from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.continuous import Continuous, Present
 from jaxflow.tables.start import Data, Settings, Splits
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
-from jaxflow.training.folds import Folds
-from jaxflow.training.optimizer import Choice
-from jaxflow.training.prepare import prepare
+from jaxflow.training.folds import Folds, start_run
 from jaxflow.training.run import Run
 
-# Steps between two validations, and validations without a gain after which training stops; updates
-# in which the learning rate rises.
-EVERY, PATIENCE, RISE = 25, 6, 25
 # Steps for which two starts are trained on one fold before one is chosen.
 PILOT = 200
 
@@ -80,22 +72,8 @@ class Training(NamedTuple):
     ) -> tuple[Run, Continuous, Float[np.ndarray, " held"]]:
         """A training on some rows that validates others, its start, and as `scored` of these."""
         model = self.data.simple(settings, train, self.field)
-        config = replace(
-            self.config,
-            ema=0.95,
-            eval_every=EVERY,
-            patience=None,
-            max_seconds=None,
-            validation_rows=len(held),
-            solver_error=math.inf,
-        )
-        (z, *cond), _ = self.scored(model, train)
-        validation, more = self.scored(model, held)
-        arguments = (cond[0] if cond else None), self.key, validation, None, config
-        (problem,) = prepare(model.flow, z, *arguments, standardise=False).values()
-        choice = Choice(schedule=_rising(config.learning_rate))
-        run = Run("start", problem, self.key, config, maximum_likelihood, optimizer=choice)
-        return run, model, more
+        (rows, _), (validation, more) = self.scored(model, train), self.scored(model, held)
+        return start_run(model.flow, rows, validation, self.key, self.config), model, more
 
     def pilot(self, starts: list[Settings], folds: Splits) -> Settings:
         """The start from which a short training on one fold comes furthest."""
@@ -114,13 +92,11 @@ class Training(NamedTuple):
         runs = [self.run(settings, train, held) for train, held in folds]
         every = np.arange(len(self.data.y))
         search = Folds([run for run, _, _ in runs], len(every))
-        search.train(self.config.steps, PATIENCE, self.config.max_seconds, self.progress)
+        search.train(self.config, self.progress)
         held = search.held_out() + np.concatenate([more for _, _, more in runs])
-        if not search.best_step:
-            return self.data.simple(settings, every, self.field), held, 0
-        last, model, _ = self.run(settings, every, every)
-        last.train_to(search.best_step)
-        return replace(model, flow=last.flow(last.state.ema)), held, search.best_step
+        model = self.data.simple(settings, every, self.field)
+        flow = search.train_all(lambda: self.run(settings, every, every)[0])
+        return (model if flow is None else replace(model, flow=flow)), held, search.best_step
 
     def by_hold_out(self, settings: Settings, fold: Any) -> tuple[Continuous, np.ndarray, int]:
         """Train on the rows of a fold as `jaxflow.fit` does by default."""
@@ -192,12 +168,6 @@ def fit_continuous(
         rows = every if by_folds else folds[0][0]
         model, held, steps = data.simple(settings, rows, zero), tried[settings], 0
     return FittedContinuous(model, held, tried[settings], alone, steps)
-
-
-@functools.cache
-def _rising(rate: float) -> Any:
-    """A learning rate that rises and stays, since the number of steps is not yet known."""
-    return optax.linear_schedule(0.0, rate, RISE)
 
 
 def _with_condition(network: MLP, data: Data, dim: int) -> StandardisedCondition:

@@ -1,23 +1,40 @@
-"""Folds of a small table, and runs on them that stop together."""
+"""Folds of a small table, and runs on them that start from a density and stop together."""
 
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.progress import Progress
+from jaxflow.training.config import TrainConfig
 from jaxflow.training.history import History
 from jaxflow.training.minibatches import MemoryBatches
-from jaxflow.training.prepare import seed_of
+from jaxflow.training.optimizer import Choice
+from jaxflow.training.prepare import prepare, seed_of
 from jaxflow.training.record import COLUMNS, progress_text
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
 # Least gain in nats that counts as one.
 GAIN = 1e-4
+# Steps between two validations, also of large tables, and validations without a gain after which
+# a training stops.
+EVERY, LARGE_EVERY, PATIENCE = 25, 100, 6
+# Updates in which the learning rate rises.
+RISE = 25
+# Largest number of held-out rows that stop a training; those of a fold are all of them.
+MOST_HELD = 4096
+
+# Rows, and their conditions where there are any.
+Rows = tuple[Array, ...]
 
 
 def make_folds(
@@ -67,11 +84,9 @@ class Folds:
         self.lowest = self._record([run.validate() | {"loss": math.nan} for run in runs])
         self._keep(0)
 
-    def train(
-        self, most: int, patience: int, max_seconds: float | None, progress: Progress
-    ) -> None:
-        """Train until `patience` validations bring nothing, for `most` steps or `max_seconds`."""
-        every = self.runs[0].config.eval_every
+    def train(self, config: TrainConfig, progress: Progress) -> None:
+        """Train until `PATIENCE` validations bring nothing, or as long as `config` says."""
+        every, most, max_seconds = self.runs[0].config.eval_every, config.steps, config.max_seconds
         for step in [*range(every, most, every), most]:
             for run in self.runs:
                 run.advance(step, progress)
@@ -82,10 +97,18 @@ class Folds:
             if value < self.lowest - GAIN:
                 self.lowest = value
                 self._keep(step)
-            if step - self.best_step >= patience * every:
+            if step - self.best_step >= PATIENCE * every:
                 break
             if max_seconds is not None and self.history["seconds"][-1] > max_seconds:
                 break
+
+    def train_all(self, make_run: Callable[[], Run]) -> Any | None:
+        """The flow of a run on all rows, trained to the best step; None if that is the start."""
+        if not self.best_step:
+            return None
+        run = make_run()
+        run.train_to(self.best_step)
+        return run.flow(run.state.ema)
 
     def held_out(self) -> Float[np.ndarray, " n"]:
         """Log-densities of the held-out rows of all folds in turn at the best step, in nats."""
@@ -113,3 +136,46 @@ def pad_rows(run: Run, num_rows: int) -> None:
         lambda leaf: jnp.pad(leaf, [(0, num_rows - count)] + [(0, 0)] * (leaf.ndim - 1)), rows
     )
     run.minibatches = MemoryBatches(padded, seed_of(run.key), run.mesh, count)
+
+
+def start_run(
+    flow: Any,
+    train: Rows,
+    held: Rows,
+    key: PRNGKeyArray,
+    config: TrainConfig,
+    *,
+    scaling: Any = None,
+    large: bool = False,
+) -> Run:
+    """A training by maximum likelihood of a flow that is a density already; it never stops itself.
+
+    Args:
+        flow: the flow, without a transform.
+        train: rows to train on.
+        held: rows to validate.
+        key: for the minibatches.
+        config: steps, minibatch size and learning rate.
+        scaling: transform of the rows.
+        large: whether to validate less often.
+    """
+    config = replace(
+        config,
+        ema=0.95,
+        eval_every=LARGE_EVERY if large else EVERY,
+        patience=None,
+        validation_rows=min(len(held[0]), MOST_HELD),
+        max_seconds=None,
+        solver_error=math.inf,
+    )
+    x, *cond = train
+    arguments = (cond[0] if cond else None), key, held, scaling, config
+    (problem,) = prepare(flow, x, *arguments, standardise=False).values()
+    choice = Choice(schedule=_rising(config.learning_rate))
+    return Run("start", problem, key, config, maximum_likelihood, optimizer=choice)
+
+
+@functools.cache
+def _rising(rate: float) -> Any:
+    """A learning rate that rises and stays, since the number of steps is not yet known."""
+    return optax.linear_schedule(0.0, rate, RISE)

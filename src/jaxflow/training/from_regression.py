@@ -13,10 +13,9 @@ from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import SCALINGS
-from jaxflow.training.folds import Folds, make_folds
+from jaxflow.training.folds import MOST_HELD, Folds, make_folds
 from jaxflow.training.from_simple import (
     LARGE_RIDGE,
-    MOST_HELD,
     NUM_FOLDS,
     FittedDensity,
     Table,
@@ -74,15 +73,13 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
-        table.search(search, bar)
+        search.train(table.config, bar)
         if share is not None:
             flow = runs[0].flow(search.best[0])
         else:
             flow = start_flow(start, every)
-            if search.best_step:
-                run = table.run(flow, every, every, transform)
-                run.train_to(search.best_step)
-                flow = run.flow(run.state.ema)
+            trained = search.train_all(lambda: table.run(flow, every, every, transform))
+            flow = flow if trained is None else trained
     flow, history = _for_new_conditions(flow, seen, transform), search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
     if share is not None and table.x.shape[1] > 1:

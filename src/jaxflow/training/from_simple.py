@@ -1,7 +1,5 @@
 """Train a flow for a table from the best simple density, by folds or by a share held out."""
 
-import functools
-import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,24 +7,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
-from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, default_frequency
 from jaxflow.training.fit import fit
-from jaxflow.training.folds import Folds, make_folds
+from jaxflow.training.folds import Folds, make_folds, start_run
 from jaxflow.training.history import History
-from jaxflow.training.optimizer import Choice
-from jaxflow.training.prepare import prepare, seed_of
+from jaxflow.training.prepare import seed_of
 from jaxflow.training.record import COLUMNS
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
@@ -40,13 +35,6 @@ NUM_FOLDS, FEWEST, LARGE_RIDGE = 5, 10, 0.2
 FOLD_ROWS = 5000
 # Rows that show edges; with fewer, sines overfit.
 MANY_ROWS = 1000
-# Steps between two validations, also of large tables, and validations without a gain after which
-# a training stops.
-EVERY, LARGE_EVERY, PATIENCE = 25, 100, 6
-# Updates in which the learning rate rises.
-RISE = 25
-# Largest number of held-out rows that stop a training; those of a fold are all of them.
-MOST_HELD = 4096
 # Splits that are tried for one in which every column varies in every fold.
 ATTEMPTS = 20
 
@@ -128,10 +116,6 @@ class Table(NamedTuple):
         zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
         return eqx.tree_at(lambda field: field.layers[-1], field, zero)
 
-    def search(self, search: Folds, progress: Progress) -> None:
-        """Train the runs of the folds until they gain nothing."""
-        search.train(self.config.steps, PATIENCE, self.config.max_seconds, progress)
-
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Row numbers of the folds, in each of which every column varies.
 
@@ -154,36 +138,12 @@ class Table(NamedTuple):
 
     def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
-        config = replace(
-            self.config,
-            ema=0.95,
-            eval_every=EVERY if len(self.x) <= FOLD_ROWS else LARGE_EVERY,
-            patience=None,
-            validation_rows=min(len(held), MOST_HELD),
-            max_seconds=None,
-            solver_error=math.inf,
+        arrays = (self.x,) if self.cond is None else (self.x, self.cond)
+        rows, held_rows = (tuple(array[each] for array in arrays) for each in (train, held))
+        large = len(self.x) > FOLD_ROWS
+        return start_run(
+            flow, rows, held_rows, self.key, self.config, scaling=scaling, large=large
         )
-        x, cond = self.x, self.cond
-        held_out = (x[held],) if cond is None else (x[held], cond[held])
-        problem = prepare(
-            flow,
-            x[train],
-            None if cond is None else cond[train],
-            self.key,
-            held_out,
-            scaling,
-            config,
-            standardise=False,
-        )
-        choice = Choice(schedule=_rising(config.learning_rate))
-        (only,) = problem.values()
-        return Run("start", only, self.key, config, maximum_likelihood, optimizer=choice)
-
-
-@functools.cache
-def _rising(rate: float) -> Any:
-    """A learning rate that rises and stays, since the number of steps is not yet known."""
-    return optax.linear_schedule(0.0, rate, RISE)
 
 
 def by_folds(table: Table) -> FittedDensity:
@@ -204,13 +164,12 @@ def by_folds(table: Table) -> FittedDensity:
     flow = _start_flow(table, start, noisy, every)
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
-        table.search(search, bar)
-        if search.best_step:
-            run = table.run(with_transform(flow, None), every, every, flow.transform)
-            run.train_to(search.best_step)
-            flow = run.flow(run.state.ema)
+        search.train(table.config, bar)
+        scaling, start_flow = flow.transform, with_transform(flow, None)
+        trained = search.train_all(lambda: table.run(start_flow, every, every, scaling))
     count = sum(len(held) for _, held in folds)
     text = f"{count:,} rows, each held out once in {len(folds)} folds"
+    flow = flow if trained is None else trained
     return FittedDensity(flow, search.history, compare(search.held_out(), tried, text))
 
 
@@ -229,7 +188,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         run = table.run(with_transform(simple, None), train, held, scaling)
         search = Folds([run], len(train))
         with Progress(table.config.steps, show=table.progress) as bar:
-            table.search(search, bar)
+            search.train(table.config, bar)
         flow, history = run.flow(search.best[0]), search.history
         log_p = np.asarray(flow.log_prob(x[held]), np.float64)
     return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
