@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 
 import jaxflow as library
@@ -41,6 +42,31 @@ def test_info_knows_the_run(jaxflow, by_default):
     assert "each held out once in 5 folds" in info.stdout
     as_json = json.loads(jaxflow("--json", "info", run).stdout)
     assert as_json["comparison"]["rows"].startswith("200 rows")
+
+
+def test_scores_name_what_is_unusual(jaxflow, by_default, values, write, tmp_path):
+    run, _ = by_default
+    rows = values.copy()
+    rows[17, 0] = 12.0
+    table = write(tmp_path / "new.csv", np.column_stack([rows, np.arange(200.0)]), "a,b,log_prob")
+    out = tmp_path / "scores.csv"
+    options = "--out", out, "--percentile", "--keep-columns", "--unusual", 2
+    result = jaxflow("score", run, table, *options)
+    assert result.exit_code == 0, result.output
+    assert "unusual 1  row 17: " in result.stdout
+    assert "; a 12 (" in result.stdout
+    scores = pl.read_csv(out)
+    assert scores.columns == ["row", "log_prob", "percentile", "a", "b", "log_prob of table"]
+    np.testing.assert_array_equal(scores["a"].to_numpy(), rows[:, 0])
+    percent = scores["percentile"].to_numpy()
+    assert percent[17] == 0
+    assert 30 < np.median(percent) < 70
+    order = np.argsort(scores["log_prob"].to_numpy())
+    assert (np.diff(percent[order]) >= 0).all()
+    told = json.loads(jaxflow("--json", "score", run, table, *options, "--overwrite").stdout)
+    assert [each["row"] for each in told["unusual"]] == order[:2].tolist()
+    result = jaxflow("score", run, table, "--out", tmp_path / "x.npy", "--keep-columns")
+    assert "--keep-columns" in result.stderr
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import jaxflow
 from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
-from jaxflow.cli.training import discarding, finish, held_out_results, note_proposal
+from jaxflow.cli.training import compared_results, discarding, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
 from jaxflow.transforms import propose
 
@@ -39,5 +39,5 @@ def fit_by_default(
             validation=settings.validation,
             max_seconds=settings.max_seconds,
         )
-    results = {"transform": transform_text(flow.transform), **held_out_results(comparison)}
+    results = {"transform": transform_text(flow.transform), **compared_results(comparison)}
     return finish(flow, history, record | results, folder)

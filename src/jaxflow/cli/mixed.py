@@ -14,7 +14,7 @@ from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import discarding, finish, held_out_results
+from jaxflow.cli.training import compared_results, discarding, finish
 from jaxflow.data import read_table, table_names
 from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
@@ -116,7 +116,7 @@ def fit_mixed(
         )
     for line in str(fitted.plan).splitlines():
         note(line)
-    held_out = held_out_results(fitted.comparison)
+    held_out = compared_results(fitted.comparison)
     results = {
         "transform": "by the kinds of the columns",
         PLAN: str(fitted.plan).splitlines(),

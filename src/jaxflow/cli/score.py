@@ -1,12 +1,14 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+import polars as pl
 import typer
 
 from jaxflow import CNF, Status
@@ -20,11 +22,13 @@ from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
 from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.unusual import Lowest, UnusualRow, unusual_in_table
 from jaxflow.diagnostics.solves import without_raising
-from jaxflow.tables.frames import read_cells
+from jaxflow.tables.frames import read_cells, read_frame
 
-# Rows read and scored at a time.
+# Rows read and scored at a time, and names of the columns of results.
 BLOCK = 65_536
+SCORES = ("row", "log_prob", "ode_error", "trace_se", "status", "percentile")
 
 
 def score(
@@ -47,6 +51,26 @@ def score(
             "a number, 0 for success.",
         ),
     ] = False,
+    keep_columns: Annotated[
+        bool,
+        typer.Option("--keep-columns", help="Copy all columns of the table to the output."),
+    ] = False,
+    percentile: Annotated[
+        bool,
+        typer.Option(
+            "--percentile",
+            help="Add a column of the share of held-out training rows, in percent, that are less "
+            "likely than the row.",
+        ),
+    ] = False,
+    unusual: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of rows to print with the lowest log-densities, and the columns that "
+            "make them unusual.",
+        ),
+    ] = 5,
     guidance: Guidance = None,
     fast: Fast = False,
     devices: Devices = None,
@@ -54,7 +78,9 @@ def score(
 ) -> None:
     """Write the log-density of each row of a table.
 
-    Log-densities are in nats: the lower, the more unusual the row. Rows are numbered from 0.
+    Log-densities are in nats: the lower, the more unusual the row. Rows are numbered from 0. The
+    most unusual rows are printed: age 312 (58: +21.3) says that the log-density would rise by 21.3
+    nats if the age were 58, the best of some ages of the table.
 
     For a run with classes it is the density given the class, from the run's class column or from
     --class. With --guidance it is the density of the samples that jaxflow sample draws with the
@@ -65,26 +91,80 @@ def score(
         raise ValueError("--with-error needs an ODE solve, and --fast has none: leave one out")
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
+    more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):
-            _score_mixed(load_mixed(run, record, **refused), table, out, drop_nan=drop_nan)
+            fitted = load_mixed(run, record, **refused)
+            _score_mixed(fitted, table, out, more, unusual, drop_nan=drop_nan)
         return
     conditions = RowConditions(record, table, class_name)
-    moments = Moments()
+    moments, lowest = Moments(), Lowest(unusual)
     precision = jax.enable_x64(record["settings"]["float64"])
-    with on_devices(devices), precision, open_table(out) as append:
+    with on_devices(devices), precision:
         flow = load_flow(run, guidance, fast=fast)
-        for x, row_numbers in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
-            columns = _score(flow, x, conditions(row_numbers), fast=fast, with_error=with_error)
-            if with_error and out.suffix.lower() != ".npy":
-                columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
-            append({"row": row_numbers, **columns})
-            moments.add(columns["log_prob"])
-    _print_scores(moments, out, flow.error if fast else None)
+        with open_table(out) as append:
+            for x, row_numbers in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
+                cond = conditions(row_numbers)
+                columns = _score(flow, x, cond, fast=fast, with_error=with_error)
+                if with_error and out.suffix.lower() != ".npy":
+                    columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
+                log_p = columns["log_prob"]
+                append({"row": row_numbers, **columns, **more(row_numbers, log_p)})
+                moments.add(log_p)
+                lowest.add(row_numbers, log_p, x, cond)
+        quiet = flow if fast else without_raising(flow)
+        rows = lowest.explain(
+            lambda x, cond: _score(quiet, x, cond, fast=fast, with_error=False)["log_prob"],
+            record["columns"],
+        )
+    _print_scores(moments, out, flow.error if fast else None, rows)
 
 
-def _score_mixed(fitted: Any, table: Path, out: Path, *, drop_nan: bool) -> None:
+class MoreColumns(NamedTuple):
+    """Columns of the output beside the log-density; call it for those of some rows.
+
+    Attributes:
+        frame: the table, to copy its columns; None not to.
+        held_out: quantiles of the log-density of held-out rows, from 0 to 1; None for no column
+            of percentiles.
+    """
+
+    frame: pl.DataFrame | None
+    held_out: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls, record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
+    ) -> "MoreColumns":
+        """What the options ask for; raises ValueError where that is impossible."""
+        if keep and out.suffix.lower() == ".npy":
+            raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
+        held_out = record.get("held_out_quantiles")
+        if percentile and not held_out:
+            raise ValueError(
+                "--percentile needs a run with held-out rows, fitted by this version of jaxflow"
+            )
+        frame = read_frame(table) if keep else None
+        return cls(frame, np.array(held_out) if percentile else None)
+
+    def __call__(self, rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
+        """The columns for the rows with these numbers."""
+        columns: dict[str, Any] = {}
+        if self.held_out is not None:
+            levels = np.linspace(0, 100, len(self.held_out))
+            columns["percentile"] = np.interp(log_p, self.held_out, levels)
+        if self.frame is not None:
+            kept = self.frame[rows]
+            columns |= {
+                f"{name} of table" if name in SCORES else name: kept[name] for name in kept.columns
+            }
+        return columns
+
+
+def _score_mixed(
+    fitted: Any, table: Path, out: Path, more: MoreColumns, num: int, *, drop_nan: bool
+) -> None:
     """Score a table of more than numbers."""
     cells = read_cells(table, fitted.plan.null)
     row_numbers = np.arange(len(next(iter(cells.values()))))
@@ -95,12 +175,18 @@ def _score_mixed(fitted: Any, table: Path, out: Path, *, drop_nan: bool) -> None
     moments = Moments()
     with open_table(out) as append:
         log_p = fitted.log_prob(cells)
-        append({"row": row_numbers, "log_prob": log_p})
+        append({"row": row_numbers, "log_prob": log_p, **more(row_numbers, log_p)})
         moments.add(log_p)
-    _print_scores(moments, out, None)
+    unusual = [
+        each._replace(row=int(row_numbers[each.row]))
+        for each in unusual_in_table(fitted, cells, log_p, num)
+    ]
+    _print_scores(moments, out, None, unusual)
 
 
-def _print_scores(moments: "Moments", out: Path, map_error: Any) -> None:
+def _print_scores(
+    moments: "Moments", out: Path, map_error: Any, unusual: Sequence[UnusualRow]
+) -> None:
     failed = f", {moments.failed} failed" if moments.failed else ""
     failed += f", {moments.outside} outside the support" if moments.outside else ""
     error = "" if moments.error is None else f" +- {moments.error:.4f}"
@@ -109,6 +195,7 @@ def _print_scores(moments: "Moments", out: Path, map_error: Any) -> None:
             "scored": f"{plural(moments.count, 'row')}{failed}",
             "mean": f"{moments.mean:.4f}{error} nats per row, log-density",
             **({} if map_error is None else {"error": map_error_text(map_error)}),
+            **{f"unusual {i}": str(row) for i, row in enumerate(unusual, 1)},
             "scores": str(out),
         },
         {
@@ -117,6 +204,7 @@ def _print_scores(moments: "Moments", out: Path, map_error: Any) -> None:
             "mean": moments.mean if math.isfinite(moments.mean) else None,
             "mean_se": moments.error,
             "off_by": None if map_error is None else asdict(map_error),
+            "unusual": [row.as_dict() for row in unusual],
             "scores": str(out),
         },
     )

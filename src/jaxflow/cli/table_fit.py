@@ -1,6 +1,5 @@
 """`jaxflow fit TABLE`: read the rows, train, and judge the flow by held-out rows."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, Settings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
-from jaxflow.cli.training import finish, note_proposal, train
+from jaxflow.cli.training import finish, held_out_results, note_proposal, train
 from jaxflow.data import check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
@@ -145,12 +144,8 @@ def fit_table(
     )
     log_p = np.asarray(flow.log_prob(x[held], held_cond, key=fit_key), np.float64)
     results = {
-        "rows_held_out": len(held),
         "transform": transform_text(flow.transform),
-        "validation": -float(log_p.mean()),
-        "validation_se": float(log_p.std(ddof=1)) / math.sqrt(len(held))
-        if len(held) > 1
-        else None,
+        **held_out_results(log_p),
     }
     if cond is None and settings.start is None:
         parts = transform.parts if isinstance(transform, Proposal) else ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import typer
 
 import jaxflow
@@ -23,21 +24,31 @@ from jaxflow.training.defaults import default_eval_every
 from jaxflow.training.record import Record
 from jaxflow.transforms import Proposal
 
+# Quantiles of held-out log-densities that a run keeps.
+LEVELS = np.linspace(0, 1, 101)
 # Least seconds between two lines of progress, if there is no progress bar.
 LINE_INTERVAL = 5.0
 # Least seconds of a profile: calls that follow at once are not separated by training steps.
 PROFILE_TIME = 0.05
 
 
-def held_out_results(comparison: Comparison) -> dict[str, Any]:
-    """What a record says of a comparison with simple densities."""
-    mean, error = comparison.mean() if comparison.log_p else (math.nan, math.nan)
+def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
+    """What a record says of the log-densities of held-out rows."""
+    count, finite = len(log_p), bool(len(log_p) and np.isfinite(log_p).all())
     return {
-        "rows_held_out": len(comparison.log_p.get("flow", ())),
-        "validation": -mean if math.isfinite(mean) else None,
-        "validation_se": error if math.isfinite(error) else None,
-        "comparison": comparison.as_dict(),
+        "rows_held_out": count,
+        "validation": -float(log_p.mean()) if finite else None,
+        "validation_se": float(log_p.std(ddof=1)) / math.sqrt(count)
+        if count > 1 and finite
+        else None,
+        "held_out_quantiles": np.quantile(log_p, LEVELS).tolist() if finite else [],
     }
+
+
+def compared_results(comparison: Comparison) -> dict[str, Any]:
+    """The same with the log-densities of simple densities."""
+    held_out = held_out_results(comparison.log_p.get("flow", np.zeros(0)))
+    return held_out | {"comparison": comparison.as_dict()}
 
 
 def train(

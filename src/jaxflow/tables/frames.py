@@ -65,6 +65,17 @@ def read_cells(frame: Frame, null: Sequence[str] = ()) -> dict[str, Cells]:
     return _checked(cells)
 
 
+def read_frame(path: Path) -> Any:
+    """The columns of a file as they are written, as a polars frame; text files as text."""
+    pl = import_polars()
+    if path.suffix.lower() == ".parquet":
+        return pl.read_parquet(path, glob=False)
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        table = read_table(path)
+        return pl.DataFrame(table.values, schema=list(table.columns))
+    return pl.concat(_text_frames(path))
+
+
 def write_frame(sort: str, columns: dict[str, tuple[np.ndarray, np.ndarray]]) -> Frame:
     """A frame of values and of which of them are missing, by the name of the column."""
     if sort == "polars":
@@ -130,18 +141,24 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
         return read_cells(read_table(path), null)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    layout = sniff(path)
-    parts = list(delimited_frames(path, layout, range(len(layout.names)), _CHARS, numbers=False))
-    columns = [
-        np.array([cell for part in parts for cell in part[:, j].to_list()], object)
-        for j in range(len(layout.names))
-    ]
+    parts = _text_frames(path)
     try:
         return _checked(
             [
-                Cells.of(name, column, (*NULLS, *null)).parsed()
-                for name, column in zip(layout.names, columns, strict=True)
+                Cells.of(name, _cells(parts, j), (*NULLS, *null)).parsed()
+                for j, name in enumerate(parts[0].columns)
             ]
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _text_frames(path: Path) -> list[Any]:
+    """The cells of a text file as text, in parts."""
+    layout = sniff(path)
+    every = range(len(layout.names))
+    return list(delimited_frames(path, layout, every, _CHARS, numbers=False))
+
+
+def _cells(parts: list[Any], column: int) -> np.ndarray:
+    return np.array([cell for part in parts for cell in part[:, column].to_list()], object)
