@@ -1,12 +1,15 @@
 """`jaxflow fit` with nothing but a table: simple densities beside the flow."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import polars as pl
 import pytest
 
 import jaxflow as library
+from jaxflow.cli.training import Monitor
 from jaxflow.io.checkpoint import load_extra
 
 
@@ -67,6 +70,24 @@ def test_scores_name_what_is_unusual(jaxflow, by_default, values, write, tmp_pat
     assert [each["row"] for each in told["unusual"]] == order[:2].tolist()
     result = jaxflow("score", run, table, "--out", tmp_path / "x.npy", "--keep-columns")
     assert "--keep-columns" in result.stderr
+
+
+def test_ctrl_c_keeps_what_was_best(jaxflow, table, tmp_path, monkeypatch):
+    call, steps = Monitor.__call__, []
+
+    def interrupt(self, row):
+        steps.append(row.step)
+        os.kill(os.getpid(), signal.SIGINT)
+        return call(self, row)
+
+    monkeypatch.setattr(Monitor, "__call__", interrupt)
+    result = jaxflow("fit", table, "--out", tmp_path / "run")
+    assert (result.exit_code, steps) == (130, [25])
+    assert "keeping what was best so far" in result.stderr
+    record = load_extra(tmp_path / "run" / "flow.safetensors")
+    assert record["interrupted"]
+    assert record["finished"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import jaxflow
 from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
-from jaxflow.cli.training import compared_results, discarding, finish, note_proposal
+from jaxflow.cli.training import compared_results, ending_early, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
 from jaxflow.transforms import propose
 
@@ -19,13 +19,13 @@ def fit_by_default(
 ) -> dict[str, Any]:
     """Train on rows and fill the run directory; returns the record with the results.
 
-    An interruption leaves nothing to resume: with few rows the training is short.
+    Ctrl-C ends the training early and keeps what was best so far.
     """
     names = record["columns"]
     check_columns(x, names)
     proposal = propose(x, names)
     note_proposal(proposal)
-    with discarding(folder, record):
+    with ending_early(folder, record, settings) as monitor:
         flow, history, comparison = jaxflow.fit_density(
             x,
             key=jax.random.key(settings.seed),
@@ -38,6 +38,11 @@ def fit_by_default(
             learning_rate=settings.learning_rate,
             validation=settings.validation,
             max_seconds=settings.max_seconds,
+            callback=monitor,
         )
-    results = {"transform": transform_text(flow.transform), **compared_results(comparison)}
+    results = {
+        "interrupted": monitor.interrupted,
+        "transform": transform_text(flow.transform),
+        **compared_results(comparison),
+    }
     return finish(flow, history, record | results, folder)

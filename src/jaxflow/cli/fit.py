@@ -12,6 +12,7 @@ import typer
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
 from jaxflow.cli.density_fit import fit_by_default
+from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.info import print_outcome
 from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
@@ -229,3 +230,5 @@ def fit(
         if is_first():
             run_directory.put_in_place(folder, out)
             print_outcome(record, out)
+            if record.get("interrupted"):
+                raise typer.Exit(INTERRUPTED)

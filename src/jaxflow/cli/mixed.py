@@ -14,7 +14,7 @@ from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import compared_results, discarding, finish
+from jaxflow.cli.training import compared_results, ending_early, finish
 from jaxflow.data import read_table, table_names
 from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
@@ -100,7 +100,7 @@ def fit_mixed(
 ) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
     start = time.monotonic()
-    with discarding(folder, record):
+    with ending_early(folder, record, settings) as monitor:
         fitted = fit_table(
             cells,
             key=jax.random.key(settings.seed),
@@ -113,11 +113,13 @@ def fit_mixed(
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             max_seconds=settings.max_seconds,
+            callback=monitor,
         )
     for line in str(fitted.plan).splitlines():
         note(line)
     held_out = compared_results(fitted.comparison)
     results = {
+        "interrupted": monitor.interrupted,
         "transform": "by the kinds of the columns",
         PLAN: str(fitted.plan).splitlines(),
         "columns": fitted.plan.names,

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +113,30 @@ def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def ending_early(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator["Monitor"]:
+    """As `discarding`, for a training without a state: Ctrl-C ends it at its next validation.
+
+    Yields its callback. Ctrl-C for a second time raises.
+    """
+    monitor = Monitor(settings.steps, None)
+
+    def end(*_: Any) -> None:
+        if monitor.interrupted:
+            raise KeyboardInterrupt
+        monitor.interrupted = True
+        note("interrupted: keeping what was best so far; Ctrl-C again to leave nothing")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, end) if in_main else None
+    try:
+        with discarding(folder, record):
+            yield monitor
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+
+
 def finish(
     flow: Any, history: dict[str, Any], record: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
@@ -141,16 +167,20 @@ def note_proposal(transform: Any) -> None:
 
 
 class Monitor:
-    """Callback at each validation: prints progress without a terminal, and takes the profile."""
+    """Callback at each validation: prints progress without a terminal, and takes the profile.
+
+    Attributes:
+        interrupted: whether to end the training.
+    """
 
     def __init__(self, steps: int, profile: Path | None) -> None:
-        self.steps, self.profile = steps, profile
+        self.steps, self.profile, self.interrupted = steps, profile, False
         self.prints = is_first() and not sys.stderr.isatty()
         self.last_line = time.monotonic()
         self.profile_start: float | None = None
 
-    def __call__(self, row: Record) -> None:
-        """Receive the newest row of the history."""
+    def __call__(self, row: Record) -> bool:
+        """Receive the newest row of the history; returns whether to stop."""
         now = time.monotonic()
         if self.prints and now - self.last_line >= LINE_INTERVAL:
             self.last_line = now
@@ -161,6 +191,7 @@ class Monitor:
             self.profile_start = time.monotonic()
         elif self.profile_start is not None and now > self.profile_start + PROFILE_TIME:
             self.close()
+        return self.interrupted
 
     def close(self) -> None:
         """End the profile."""

@@ -19,6 +19,7 @@ from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.folds import make_folds
 from jaxflow.training.prepare import seed_of
+from jaxflow.training.record import Callback
 
 # Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
 # held out.
@@ -43,6 +44,7 @@ def fit_table(
     validation: float = SHARE,
     max_seconds: float | None = None,
     progress: bool | None = None,
+    callback: Callback | None = None,
 ) -> FittedTable:
     """Fit one exact joint density to a table of text, counts, dates and numbers, with gaps.
 
@@ -96,6 +98,8 @@ def fit_table(
         validation: share of a large table to hold out.
         max_seconds: stop training the flow at the first validation after this many seconds.
         progress: show a progress bar; None for only on a terminal.
+        callback: called after each validation of the flow with a `jaxflow.training.Record`;
+            return True to stop training it. What was best so far is the result.
 
     Returns:
         The density.
@@ -143,6 +147,7 @@ def fit_table(
                 depth=depth,
                 by_folds=not large,
                 progress=bar,
+                callback=callback,
             )
             continuous, taken = fitted.model, fitted.steps
             parts = {

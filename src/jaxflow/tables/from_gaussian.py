@@ -17,6 +17,7 @@ from jaxflow.tables.start import Data, Settings, Splits
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, start_run
+from jaxflow.training.record import Callback
 from jaxflow.training.run import Run
 
 # Steps for which two starts are trained on one fold before one is chosen.
@@ -50,6 +51,7 @@ class Training(NamedTuple):
         key: for the minibatches.
         config: steps, minibatch size and learning rate.
         progress: where to show it.
+        callback: called after each validation.
     """
 
     data: Data
@@ -57,6 +59,7 @@ class Training(NamedTuple):
     key: PRNGKeyArray
     config: TrainConfig
     progress: Progress
+    callback: Callback | None
 
     def scored(self, model: Continuous, rows: np.ndarray) -> tuple[tuple[Array, ...], np.ndarray]:
         """Scores and conditions of rows, and their log-density minus that of the scores."""
@@ -92,7 +95,7 @@ class Training(NamedTuple):
         runs = [self.run(settings, train, held) for train, held in folds]
         every = np.arange(len(self.data.y))
         search = Folds([run for run, _, _ in runs], len(every))
-        search.train(self.config, self.progress)
+        search.train(self.config, self.progress, self.callback)
         held = search.held_out() + np.concatenate([more for _, _, more in runs])
         model = self.data.simple(settings, every, self.field)
         flow = search.train_all(lambda: self.run(settings, every, every)[0])
@@ -113,6 +116,7 @@ class Training(NamedTuple):
             transform=None,
             config=self.config,
             progress=self.progress.visible,
+            callback=self.callback,
         )
         trained = replace(model, flow=flow)
         log_p = trained.log_prob(self.data.y[held], self.data.given(held, settings.group))
@@ -129,6 +133,7 @@ def fit_continuous(
     depth: int,
     by_folds: bool,
     progress: Progress,
+    callback: Callback | None,
 ) -> FittedContinuous:
     """Choose a Gaussian by held-out rows, and train a flow from it where that helps them.
 
@@ -142,6 +147,7 @@ def fit_continuous(
         by_folds: whether to train on every fold for the number of steps, then on all rows; else a
             flow trains on the rows of the only fold, as `jaxflow.fit` does by default.
         progress: where to show it.
+        callback: called after each validation with a `Record`; True stops the training.
     """
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
@@ -158,7 +164,7 @@ def fit_continuous(
     alone = next(
         values for each, values in tried.items() if each.diagonal and not np.isfinite(each.decay)
     )
-    training = Training(data, zero, key, config, progress)
+    training = Training(data, zero, key, config, progress, callback)
     chosen = training.pilot(list(dict.fromkeys([settings, straight])), folds)
     if by_folds:
         model, held, steps = training.by_folds(chosen, folds)

@@ -12,6 +12,7 @@ from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.from_regression import by_regression
 from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
+from jaxflow.training.record import Callback
 from jaxflow.training.rows import data_rows, repeat_rows
 from jaxflow.transforms import Proposal, propose
 
@@ -32,6 +33,7 @@ def fit_density(
     validation: float = 0.1,
     max_seconds: float | None = None,
     progress: bool | None = None,
+    callback: Callback | None = None,
 ) -> FittedDensity:
     """Choose and train a density for a table of numbers, or of a target given conditions.
 
@@ -76,6 +78,9 @@ def fit_density(
         validation: share of a large table to hold out.
         max_seconds: stop training at the first validation after this many seconds.
         progress: show a progress bar; None for only on a terminal.
+        callback: called after each validation with a `jaxflow.training.Record`, of the means over
+            the folds where there are any; return True to stop training. What was best so far is
+            the result.
 
     Returns:
         The flow, its training history, and its comparison with simple densities.
@@ -102,7 +107,7 @@ def fit_density(
         max_seconds=max_seconds,
     )
     width = (128 if large else 64) if width is None else check_count("width", width)
-    table = Table(rows.x, None, proposal, width, depth, key, config, progress)
+    table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback)
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
         return by_regression(table, cond, validation if large else None)

@@ -19,7 +19,7 @@ from jaxflow.training.history import History
 from jaxflow.training.minibatches import MemoryBatches
 from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare, seed_of
-from jaxflow.training.record import COLUMNS, progress_text
+from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
@@ -84,20 +84,29 @@ class Folds:
         self.lowest = self._record([run.validate() | {"loss": math.nan} for run in runs])
         self._keep(0)
 
-    def train(self, config: TrainConfig, progress: Progress) -> None:
-        """Train until `PATIENCE` validations bring nothing, or as long as `config` says."""
+    def train(
+        self, config: TrainConfig, progress: Progress, callback: Callback | None = None
+    ) -> None:
+        """Train until `PATIENCE` validations bring nothing, or as long as `config` says.
+
+        Also until `callback` returns True; it gets the means over the folds.
+        """
         every, most, max_seconds = self.runs[0].config.eval_every, config.steps, config.max_seconds
         for step in [*range(every, most, every), most]:
             for run in self.runs:
                 run.advance(step, progress)
             value = self._record([run.last_record() for run in self.runs])
-            progress.update(step, progress_text({n: v[-1] for n, v in self.history.items()}))
+            numbers: dict[str, Any] = {name: values[-1] for name, values in self.history.items()}
+            record = Record(**numbers)
+            progress.update(step, progress_text(record))
             if any(run.finished for run in self.runs) or not math.isfinite(value):
                 break
             if value < self.lowest - GAIN:
                 self.lowest = value
                 self._keep(step)
             if step - self.best_step >= PATIENCE * every:
+                break
+            if callback is not None and callback(record):
                 break
             if max_seconds is not None and self.history["seconds"][-1] > max_seconds:
                 break

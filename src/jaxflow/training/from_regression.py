@@ -73,7 +73,7 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
-        search.train(table.config, bar)
+        search.train(table.config, bar, table.callback)
         if share is not None:
             flow = runs[0].flow(search.best[0])
         else:

@@ -22,7 +22,7 @@ from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, make_folds, start_run
 from jaxflow.training.history import History
 from jaxflow.training.prepare import seed_of
-from jaxflow.training.record import COLUMNS
+from jaxflow.training.record import COLUMNS, Callback
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
@@ -66,6 +66,7 @@ class Table(NamedTuple):
         key: for the folds, the weights and the minibatches.
         config: settings; those of validation and stopping are not used with folds.
         progress: as for `fit_density`.
+        callback: likewise.
     """
 
     x: Array
@@ -76,6 +77,7 @@ class Table(NamedTuple):
     key: PRNGKeyArray
     config: TrainConfig
     progress: bool | None
+    callback: Callback | None
 
     @property
     def first(self) -> Chain | None:
@@ -164,7 +166,7 @@ def by_folds(table: Table) -> FittedDensity:
     flow = _start_flow(table, start, noisy, every)
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
-        search.train(table.config, bar)
+        search.train(table.config, bar, table.callback)
         scaling, start_flow = flow.transform, with_transform(flow, None)
         trained = search.train_all(lambda: table.run(start_flow, every, every, scaling))
     count = sum(len(held) for _, held in folds)
@@ -188,7 +190,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
         run = table.run(with_transform(simple, None), train, held, scaling)
         search = Folds([run], len(train))
         with Progress(table.config.steps, show=table.progress) as bar:
-            search.train(table.config, bar)
+            search.train(table.config, bar, table.callback)
         flow, history = run.flow(search.best[0]), search.history
         log_p = np.asarray(flow.log_prob(x[held]), np.float64)
     return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
@@ -207,7 +209,7 @@ def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, H
         key=table.key,
     )
     options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
-    options |= {"config": table.config, "progress": table.progress}
+    options |= {"config": table.config, "progress": table.progress, "callback": table.callback}
     flow = CNF(field, StandardNormal(dim))
     if cond is None:
         return fit(flow, x[train], validation=(x[held],), **options)
