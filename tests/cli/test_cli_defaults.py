@@ -91,6 +91,44 @@ def test_ctrl_c_keeps_what_was_best(jaxflow, table, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_density_given_other_columns(jaxflow, values, write, tmp_path):
+    table = write(tmp_path / "table.csv", values, "a,b")
+    run, scores = tmp_path / "run", tmp_path / "scores.csv"
+    result = jaxflow("fit", table, "--given", "a", "--out", run, "--steps", 25)
+    assert result.exit_code == 0, result.output
+    assert "linear regression" in result.stdout
+    assert 'given = "a"' in (run / "run.toml").read_text()
+    result = jaxflow("score", run, table, "--out", scores, "--unusual", 1)
+    assert "ignored" not in result.stderr
+    log_p = pl.read_csv(scores)["log_prob"].to_numpy()
+    flow = library.load(run / "flow.safetensors")
+    expected = flow.log_prob(values[:, 1:], values[:, :1])
+    np.testing.assert_allclose(log_p, expected, atol=1e-4)
+    samples = tmp_path / "samples.csv"
+    assert jaxflow("sample", run, "--given", "a=1", "--out", samples, "-n", 50).exit_code == 0
+    # b = a^2 + 5 + 0.3 noise
+    assert abs(pl.read_csv(samples)["b"].to_numpy().mean() - 6) < 1
+    for options, words in [
+        ((), "needs a number for a"),
+        (("--given", "b=1"), "add --given a=..."),
+        (("--given", "a=x"), "no numbers"),
+    ]:
+        result = jaxflow("sample", run, *options, "--out", tmp_path / "no.csv")
+        assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+
+
+def test_given_columns_are_checked(jaxflow, table, tmp_path):
+    for options, words in [
+        (("--given", "c"), "no columns ['c']"),
+        (("--given", "a,b"), "no column is left"),
+        (("--given", "a", "--columns", "a,b"), "in both --columns and --given"),
+        (("--given", "a", "--kind", "b=positive"), "leave out"),
+    ]:
+        result = jaxflow("fit", table, *options, "--out", tmp_path / "no")
+        assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.slow
 def test_its_own_table_is_a_kind_test(jaxflow, by_default, table, tmp_path):
     run, _ = by_default
     result = jaxflow("score", run, table, "--out", tmp_path / "scores.csv")

@@ -89,10 +89,22 @@ def test_trees_are_those_of_scikit_learn(dtype):
     c = RNG.normal(size=(400, 3)).round(1).astype(dtype)
     y = np.sin(2 * c[:, 0]) + c[:, 1] * c[:, 2]
     model = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=9).fit(c, y)
-    trees = Trees.stack([_nodes(each.nodes) for (each,) in model._predictors], dtype)
+    columns = [np.unique(column) for column in c.T]
+    trees = Trees.stack([_nodes(each.nodes, columns) for (each,) in model._predictors], dtype)
     sums = np.asarray(jax.vmap(trees)(jnp.asarray(c))) + np.ravel(model._baseline_prediction)[0]
     np.testing.assert_allclose(sums, model.predict(c), atol=1e-5 if dtype == np.float32 else 1e-12)
     assert trees.value.dtype == dtype
+
+
+def test_rounding_sends_no_row_to_another_leaf():
+    """Thresholds of scikit-learn may be values of the column."""
+    c = np.random.default_rng(0).normal(size=(2000, 1))
+    model = HistGradientBoostingRegressor(max_iter=20).fit(c, np.sin(3 * c[:, 0]))
+    nodes = [each.nodes for (each,) in model._predictors]
+    assert np.isin(nodes[0]["num_threshold"], c).any()
+    trees = Trees.stack([_nodes(each, [np.unique(c)]) for each in nodes])
+    sums = [jax.vmap(trees)(jnp.asarray(c, dtype)) for dtype in (np.float32, np.float64)]
+    np.testing.assert_array_equal(*map(np.asarray, sums))
 
 
 def test_moments_are_saved_with_the_flow(tmp_path):

@@ -166,7 +166,8 @@ def _select_unseen(
         )
         return x, row_numbers
     settings = record["settings"]
-    held = np.sort(split(len(x), settings["validation"], settings["seed"])[1])
+    seed = record.get("split_seed", settings["seed"])
+    held = np.sort(split(len(x), settings["validation"], seed)[1])
     note(
         f"the run was fitted to {table}, so only its {plural(len(held), 'held-out row')} are "
         "tested. They chose the best weights: new rows would be a fairer test"

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from jaxflow.cli.given import given_rows
 from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table, table_names
 from jaxflow.data.delimited import text_column
@@ -22,18 +23,22 @@ OneHot = Float[np.ndarray, "rows classes"]
 class RowConditions:
     """Conditions of the rows of a table for a run: call it with row numbers.
 
-    They come from the run's class column, or are those of one class for all rows.
+    They come from the run's class column or from the columns that it is given, or are those of
+    one class for all rows.
     """
 
     def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:
         self.path, self.column, self.classes = path, record.get("class_column"), None
+        self.record = record
         self.fixed = None if class_name is None else class_condition(record, class_name)
         if self.fixed is None and record.get("classes") is not None:
             self.classes = record["classes"]
             self.labels = read_labels(path, str(self.column))
 
     def __call__(self, row_numbers: Int[np.ndarray, " rows"]) -> OneHot | None:
-        """One-hot classes of the rows with these numbers; None for a run without classes."""
+        """Conditions of the rows with these numbers; None for a run without any."""
+        if self.record.get("given"):
+            return given_rows(self.record, self.path, row_numbers)
         if self.fixed is not None:
             return np.broadcast_to(self.fixed, (len(row_numbers), len(self.fixed)))
         if self.classes is None:

@@ -15,19 +15,26 @@ from jaxflow.transforms import propose
 
 
 def fit_by_default(
-    x: np.ndarray, record: dict[str, Any], settings: Settings, folder: Path
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    record: dict[str, Any],
+    settings: Settings,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Train on rows and fill the run directory; returns the record with the results.
+    """Train on rows and what they are given; returns the record with the results.
 
     Ctrl-C ends the training early and keeps what was best so far.
     """
     names = record["columns"]
     check_columns(x, names)
+    if cond is not None:
+        check_columns(cond, record["given"])
     proposal = propose(x, names)
     note_proposal(proposal)
     with ending_early(folder, record, settings) as monitor:
         flow, history, comparison = jaxflow.fit_density(
             x,
+            cond,
             key=jax.random.key(settings.seed),
             transform=proposal,
             columns=names,

@@ -13,6 +13,7 @@ from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
 from jaxflow.cli.density_fit import fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
+from jaxflow.cli.given import read_given
 from jaxflow.cli.info import print_outcome
 from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
@@ -52,6 +53,13 @@ def fit(
     class_column: Annotated[
         str | None,
         typer.Option(help="Column of class labels, numbers or text. Fits the density per class."),
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns to condition on, such as a,b: fits the density of the other columns "
+            "given these. All must be numbers."
+        ),
     ] = None,
     drop_nan: DropNan = False,
     kind: Annotated[
@@ -173,7 +181,16 @@ def fit(
     plain = devices is None and coordinator is None and profile is None
     plain = plain and settings.by_default and class_column is None and not table.is_dir()
     names = split_names(columns)
-    mixed = plain and (bool(kind or null) or is_mixed(table, names, drop_nan=drop_nan))
+    if given is not None and (not plain or kind or null):
+        raise ValueError(
+            f"--given {given} needs the default model and a table of numbers: leave out options "
+            "of the model, --class-column, --from, --devices, --kind and --null"
+        )
+    mixed = (
+        plain
+        and given is None
+        and (bool(kind or null) or is_mixed(table, names, drop_nan=drop_nan))
+    )
     if (kind or null) and not plain:
         raise ValueError(
             f"--{'kind' if kind else 'null'} needs a table and the default model: leave out "
@@ -193,6 +210,10 @@ def fit(
             record = target_record(str(table), settings, split_names(columns))
         elif table.is_dir():
             record = shards_record(table, settings, columns, class_column, drop_nan=drop_nan)
+        elif given is not None:
+            x, cond, record = read_given(
+                table, names, split_names(given) or [], settings, drop_nan=drop_nan
+            )
         elif mixed:
             cells, record = read_mixed(
                 table, names, settings, kind or (), null or (), drop_nan=drop_nan
@@ -219,8 +240,8 @@ def fit(
                 check_float64()
             if cells is not None:
                 record = fit_mixed(cells, record, settings, folder)
-            elif plain and x is not None and len(x) <= FOLD_ROWS:
-                record = fit_by_default(x, record, settings, folder)
+            elif plain and x is not None and (len(x) <= FOLD_ROWS or given is not None):
+                record = fit_by_default(x, cond, record, settings, folder)
             elif x is not None:
                 record = fit_table(x, cond, record, settings, folder, **how)
             elif objective == "reverse-kl":

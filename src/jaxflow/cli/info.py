@@ -75,6 +75,8 @@ def print_outcome(record: dict[str, Any], out: Path) -> None:
 
 def _column_facts(record: dict[str, Any]) -> dict[str, str]:
     facts = {"columns": ", ".join(record["columns"])}
+    if record.get("given"):
+        facts["given"] = ", ".join(record["given"])
     if record.get("classes"):
         facts["classes"] = ", ".join(record["classes"])
     return facts

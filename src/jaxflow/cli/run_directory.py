@@ -146,6 +146,7 @@ def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
     else:
         names = record["columns"] if record["columns_chosen"] else None
         options |= {"columns": join_names(names), "class_column": record["class_column"]}
+    settings |= {"given": join_names(record.get("given"))}
     lists = {name: record[name] for name in ("kind", "null") if record.get(name)}
     return options | settings | lists | {"drop_nan": record["drop_nan"]}
 

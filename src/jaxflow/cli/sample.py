@@ -10,6 +10,7 @@ import polars as pl
 import typer
 
 from jaxflow.cli.classes import class_condition
+from jaxflow.cli.given import given_condition
 from jaxflow.cli.mixed import load_mixed
 from jaxflow.cli.options import (
     ClassName,
@@ -46,8 +47,8 @@ def sample(
     given: Annotated[
         list[str] | None,
         typer.Option(
-            help="Cell of the rows to draw, as COLUMN=VALUE, for runs on tables of more than "
-            "numbers. Repeat it for more columns."
+            help="Cell of the rows to draw, as COLUMN=VALUE, for runs that were fitted with "
+            "--given or to more than numbers. Repeat it for more columns."
         ),
     ] = None,
     sampler: Annotated[
@@ -79,10 +80,10 @@ def sample(
             _write(out, _sample_mixed(fitted, num, seed, given or ()))
         _print(num, out)
         return
-    if given:
+    if given and not record.get("given"):
         raise ValueError(
-            f"--given {given[0]}: {run} was fitted to numbers alone; fit it with --kind or with "
-            "--class-column"
+            f"--given {given[0]}: {run} was fitted to numbers alone; fit it with --given, --kind "
+            "or --class-column"
         )
     if sampler != "ode" and fast:
         raise ValueError(f"--fast cannot be combined with --sampler {sampler}: leave one out")
@@ -93,7 +94,10 @@ def sample(
         )
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
-    cond = _condition(record, class_name, guidance, fast=fast)
+    if record.get("given"):
+        cond = given_condition(run, record, given or ())
+    else:
+        cond = _condition(record, class_name, guidance, fast=fast)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow, key = load_flow(run, guidance, fast=fast), jax.random.key(seed)
         if fast:

@@ -48,7 +48,7 @@ def read_rows(
     Returns the rows, their numbers in the file, and how many rows the file has.
     """
     names = record["columns"]
-    columns = columns_to_read(path, names, chosen=record["columns_chosen"])
+    columns = _columns_of_run(record, path)
     values = read_table(path, columns).values
     float64 = record["settings"]["float64"]
     x, row_numbers = clean_rows(values, names, path, drop_nan=drop_nan, float64=float64)
@@ -78,7 +78,7 @@ def _clean_blocks(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> Iterator[tuple[Values, RowNumbers]]:
     names, float64 = record["columns"], record["settings"]["float64"]
-    columns = columns_to_read(path, names, chosen=record["columns_chosen"])
+    columns = _columns_of_run(record, path)
     num_read = num_kept = 0
     for block in read_blocks(path, columns):
         if not drop_nan:
@@ -151,18 +151,23 @@ def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:
             )
 
 
-def columns_to_read(path: Path, expected: Sequence[str], *, chosen: bool) -> Sequence[str] | None:
+def columns_to_read(
+    path: Path, expected: Sequence[str], *, chosen: bool, also: Sequence[str] = ()
+) -> Sequence[str] | None:
     """Choose the columns of a table that a run needs; None for all columns, by position.
 
     Columns are matched by name. If the file or the run has no names, its columns are called x0,
     x1, ..., and columns are matched by position: their number must agree.
 
     `chosen` tells whether the run was fitted with --columns: then x0, x1, ... are names too.
+    `also` names columns that are used in another way.
     """
     names = table_names(path)
     run_is_unnamed = _are_automatic(expected) and not chosen
     if set(expected) <= set(names) and not (run_is_unnamed and _are_automatic(names)):
-        ignored = [name or "one without a name" for name in names if name not in expected]
+        ignored = [
+            name or "one without a name" for name in names if name not in (*expected, *also)
+        ]
         if ignored:
             note(f"ignored {plural(len(ignored), 'column')}: {', '.join(ignored)}")
         return expected
@@ -174,6 +179,13 @@ def columns_to_read(path: Path, expected: Sequence[str], *, chosen: bool) -> Seq
         f"got {len(names)} ({', '.join(names)})"
         + (f": missing {', '.join(missing)}" if missing else "")
     )
+
+
+def _columns_of_run(record: dict[str, Any], path: Path) -> Sequence[str] | None:
+    """`columns_to_read` for a run."""
+    also = [record.get("class_column"), *record.get("given", ())]
+    chosen = record["columns_chosen"]
+    return columns_to_read(path, record["columns"], chosen=chosen, also=also)
 
 
 def _are_automatic(names: Sequence[str]) -> bool:

@@ -206,19 +206,30 @@ def _boosted(penalty: float) -> Callable[..., _Model]:
         leaves = MANY_LEAVES if len(c) > MANY_ROWS else LEAVES
         trees = HistGradientBoostingRegressor(max_leaf_nodes=leaves, **TREES)
         trees.fit(c, y - line.predict(c))
-        nodes = [_nodes(each.nodes) for (each,) in trees._predictors]
+        columns = [np.unique(column) for column in c.T]
+        nodes = [_nodes(each.nodes, columns) for (each,) in trees._predictors]
         bias = line.bias + float(np.ravel(trees._baseline_prediction)[0])
         return _Model(line.slope, bias, nodes, lambda c: line.predict(c) + trees.predict(c))
 
     return fit
 
 
-def _nodes(nodes: np.ndarray) -> dict[str, np.ndarray]:
-    """A tree of scikit-learn's boosting, for `Trees.stack`; its leaves point to themselves."""
+def _nodes(nodes: np.ndarray, columns: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """A tree of scikit-learn's boosting, for `Trees.stack`; its leaves point to themselves.
+
+    A threshold may be a value of its column. It moves to the middle of the gap above, so that
+    rounding sends no row of the training to another leaf.
+    """
     own, leaf = np.arange(len(nodes)), nodes["is_leaf"].astype(bool)
+    feature, threshold = np.where(leaf, 0, nodes["feature_idx"]), nodes["num_threshold"].copy()
+    for i in np.flatnonzero(~leaf):
+        values = columns[feature[i]]
+        above = np.searchsorted(values, threshold[i], side="right")
+        if 0 < above < len(values):
+            threshold[i] = 0.5 * (values[above - 1] + values[above])
     return {
-        "feature": np.where(leaf, 0, nodes["feature_idx"]),
-        "threshold": nodes["num_threshold"],
+        "feature": feature,
+        "threshold": threshold,
         "left": np.where(leaf, own, nodes["left"]),
         "right": np.where(leaf, own, nodes["right"]),
         "value": np.where(leaf, nodes["value"], 0.0),

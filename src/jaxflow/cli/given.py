@@ -1,0 +1,92 @@
+"""`jaxflow fit --given`: the density of some columns of a table given others, all of numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxflow.cli.record import new_record
+from jaxflow.cli.settings import Settings
+from jaxflow.cli.tables import clean_rows, hash_rows
+from jaxflow.data import check_rows, read_table, table_names
+from jaxflow.training.prepare import seed_of
+
+
+def read_given(
+    table: Path,
+    columns: Sequence[str] | None,
+    given: Sequence[str],
+    settings: Settings,
+    *,
+    drop_nan: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Read the rows to fit, (n, d), and what they are given, (n, c), and make the run's record."""
+    names = table_names(table)
+    missing = [name for name in given if name not in names]
+    if missing or not given:
+        raise ValueError(f"--given: {table} has no columns {missing}; it has {', '.join(names)}")
+    chosen = [name for name in names if name not in given] if columns is None else list(columns)
+    both = [name for name in given if name in chosen]
+    if both or not chosen:
+        why = f"{', '.join(both)} in both --columns and --given" if both else "no column is left"
+        raise ValueError(f"--given {','.join(given)}: {why}")
+    every = [*chosen, *given]
+    values = read_table(table, every).values
+    rows, row_numbers = clean_rows(
+        values, every, table, drop_nan=drop_nan, float64=settings.float64
+    )
+    x, cond = rows[:, : len(chosen)], rows[:, len(chosen) :]
+    record = new_record(
+        str(table),
+        hash_rows(x),
+        chosen,
+        len(x),
+        settings,
+        given=list(given),
+        labels_sha256=hash_rows(cond),
+        rows_dropped=len(values) - len(row_numbers),
+        drop_nan=drop_nan,
+        split_seed=_split_seed(settings),
+    )
+    return x, cond, record
+
+
+def given_rows(
+    record: dict[str, Any], path: Path, row_numbers: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, "rows given"]:
+    """What the rows of a table with these numbers are given; raises ValueError for NaN."""
+    names, given = table_names(path), record["given"]
+    missing = [name for name in given if name not in names]
+    if missing:
+        raise ValueError(f"{path}: no columns {missing}, which the run is given")
+    values = read_table(path, given).values[row_numbers]
+    try:
+        check_rows(values, columns=given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return values
+
+
+def given_condition(
+    run: Path, record: dict[str, Any], options: Sequence[str]
+) -> Float[np.ndarray, " given"]:
+    """`a=3` and `b=2` as the condition of all samples."""
+    cells = {name: cell for name, _, cell in (option.partition("=") for option in options)}
+    names = record["given"]
+    if set(cells) != set(names):
+        want = " ".join(f"--given {name}=..." for name in names)
+        raise ValueError(f"{run} needs a number for {', '.join(names)}, and no other: add {want}")
+    try:
+        condition = np.array([float(cells[name]) for name in names])
+    except ValueError:
+        raise ValueError(f"--given {' --given '.join(options)}: these are no numbers") from None
+    check_rows(condition[None], columns=names)
+    return condition
+
+
+def _split_seed(settings: Settings) -> int:
+    """The seed by which `fit_density` holds rows out."""
+    return sum(seed_of(jax.random.key(settings.seed))) % 2**32
