@@ -125,6 +125,14 @@ def test_history_shows_the_curves_and_the_best(ax):
     np.testing.assert_array_equal(best.get_xydata(), [[20, 2.5]])
 
 
+def test_losses_of_different_stages_are_not_joined(ax):
+    table = {"step": [10, 20, 30], "loss": [0.9, 0.8, 1.0], "validation": [3.5, 2.5, 2.0]}
+    plotting.history(table | {"stage": [0, 0, 1]}, ax)
+    right = next(other for other in ax.figure.axes if other is not ax)
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[30, 1.0]])
+    np.testing.assert_array_equal(right.lines[0].get_xydata(), [[10, 0.9], [20, 0.8]])
+
+
 def test_a_flow_without_moments_has_a_density_at_the_end_alone(ax, key):
     flow = CouplingFlow(2, num_layers=2, width=4, key=key)
     plotting.density(flow, ax, limits=LIMITS, resolution=4)

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.plotting.style import BLUE, VERMILION, Number, open_axes
+from jaxflow.plotting.style import BLUE, GREY, VERMILION, Number, open_axes
 
 
 def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     """Draw the training loss, the held-out loss, and the step whose weights were kept.
+
+    The losses of a stage before the last one, such as flow matching before likelihood, are other
+    quantities: they are drawn dashed, against an axis on the right.
 
     ```python
     from jaxflow import plotting
@@ -37,7 +40,12 @@ def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
         raise ValueError("history has no rows: train until the first validation")
     ax = open_axes(ax)
     step, validation = history["step"], np.asarray(history["validation"], float)
-    ax.plot(step, history["loss"], color=BLUE, linewidth=1.2, label="training")
+    stage = np.asarray(history.get("stage", np.zeros(len(step))))
+    is_last = stage == stage[-1]
+    steps, loss = np.asarray(step), np.asarray(history["loss"], float)
+    ax.plot(steps[is_last], loss[is_last], color=BLUE, linewidth=1.2, label="training")
+    if not is_last.all():
+        _before(ax, steps[~is_last], loss[~is_last], stage[~is_last])
     ax.plot(step, validation, color=VERMILION, linewidth=1.6, label="held out")
     finite = np.isfinite(validation)
     if finite.any():
@@ -48,3 +56,17 @@ def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     ax.set(xlabel="step", ylabel="mean negative log-density, nats")
     ax.legend(frameon=False)
     return ax
+
+
+def _before(ax: Any, step: np.ndarray, loss: np.ndarray, stage: np.ndarray) -> None:
+    """Draw the losses of the stages before the last one against an axis on the right."""
+    right = ax.twinx()
+    for number in np.unique(stage):
+        own = stage == number
+        right.plot(step[own], loss[own], "--", color=GREY, linewidth=1.2)
+    right.set_ylabel("loss of the stages before (dashed)")
+    ax.plot([], [], "--", color=GREY, label="training, stages before")
+    ax.axvline(step[-1], color=GREY, linewidth=0.8, alpha=0.5)
+    # The curves of the last stage stay in front.
+    ax.set_zorder(right.get_zorder() + 1)
+    ax.patch.set_visible(False)

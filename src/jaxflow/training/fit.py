@@ -117,7 +117,8 @@ def fit(
         likelihood); `validation` (mean negative log-density of the validation rows by the
         evaluation solver, nats and data units); `coarse` (the same by the training solver);
         `num_evals` (field evaluations of a validation row); `learning_rate`; `seconds` (since
-        the start).
+        the start); `stage` (of a
+        `Staged` objective, from 0).
 
     Raises:
         ValueError, TypeError: bad data (rows and columns named), a flow without arrays to train,

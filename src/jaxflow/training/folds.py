@@ -132,7 +132,8 @@ class Folds:
         means = {name: float(np.mean([r[name] for r in records])) for name in COLUMNS}
         # The folds take turns.
         means["seconds"] = float(np.sum([r["seconds"] for r in records]))
-        for name, value in (means | {"step": round(means["step"])}).items():
+        counts = {name: round(means[name]) for name in ("step", "stage")}
+        for name, value in (means | counts).items():
             self.history[name].append(value)
         return means["validation"]
 

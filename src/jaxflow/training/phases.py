@@ -21,12 +21,14 @@ class Phase:
         config: their settings; `config.steps` is the length of the phase.
         first: its first step, counted from 0 over the entire training.
         least: steps before its first validation.
+        stage: number of the stage of a `Staged` objective, from 0.
     """
 
     objective: Objective
     config: TrainConfig
     first: int
     least: int = 1
+    stage: int = 0
 
     @property
     def end(self) -> int:
@@ -63,7 +65,8 @@ def phase_at(objective: Objective, config: TrainConfig, step: int) -> Phase:
         learning_rate=stage.rate * config.learning_rate,
         ema=config.ema if stage.ema is None else stage.ema,
     )
-    phase = Phase(stage.objective, settings, first)
+    number = objective.parts.index(stage)
+    phase = Phase(stage.objective, settings, first, stage=number)
     if phase.solves:
         return phase
     every = max(config.eval_every, math.ceil(count / MAX_VALIDATIONS))

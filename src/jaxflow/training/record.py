@@ -26,6 +26,8 @@ class Record(Mapping[str, int | float]):
         num_evals: mean number of field evaluations of a validation row.
         learning_rate: of the last update; NaN if the optimizer does not state it.
         seconds: since the start of the training.
+        stage: number of the stage of a `Staged` objective, from 0. Losses of different stages are
+            different quantities.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Record(Mapping[str, int | float]):
     num_evals: float
     learning_rate: float
     seconds: float
+    stage: int = 0
 
     def __getitem__(self, name: str) -> int | float:
         if name not in COLUMNS:

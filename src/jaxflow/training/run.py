@@ -108,7 +108,7 @@ class Run:
                 self._begin(phase, progress)
             count = min(until, phase.next_validation(self.step)) - self.step
             loss, rate = self._train(phase, count)
-            record = self.validate() | {"loss": loss, "learning_rate": rate}
+            record = self.validate() | {"loss": loss, "learning_rate": rate, "stage": phase.stage}
             record["seconds"] = broadcast_from_first(time.monotonic() - start)
             self._record(record, progress)
             progress.update(self.step, progress_text(record))
