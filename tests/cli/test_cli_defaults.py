@@ -43,7 +43,7 @@ def test_info_knows_the_run(jaxflow, by_default):
     info = jaxflow("info", run)
     assert "width by the rows" in info.stdout
     assert "each held out once in 5 folds" in info.stdout
-    as_json = json.loads(jaxflow("--json", "info", run).stdout)
+    as_json = json.loads(jaxflow("info", run, "--json").stdout)
     assert as_json["comparison"]["rows"].startswith("200 rows")
 
 

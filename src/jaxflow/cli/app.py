@@ -37,7 +37,13 @@ class LazyGroup(TyperGroup):
     """A group whose commands are listed from `COMMANDS` and imported when they run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command to run; raises a usage error for an unknown name."""
+        """Find the command to run; raises a usage error for an unknown name.
+
+        `--json` may come after the command too.
+        """
+        if "--json" in args:
+            ctx.params["as_json"] = True
+            args = [arg for arg in args if arg != "--json"]
         name, listed, rest = super().resolve_command(ctx, args)
         return name, listed and load_command(str(name)), rest
 

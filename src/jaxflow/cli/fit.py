@@ -27,8 +27,9 @@ from jaxflow.cli.target_fit import fit_target, target_record
 from jaxflow.training.from_simple import FOLD_ROWS
 
 # Options of the groups in `--help`.
-_model, _training, _expert = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Training", EXPERTS)
+_table, _model, _training, _expert = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("Table", "Model", "Training", EXPERTS)
 )
 
 
@@ -48,15 +49,15 @@ def fit(
         ),
     ],
     columns: Annotated[
-        str | None, typer.Option(help="Columns to fit, such as a,b. Default: all.")
+        str | None, _table(help="Columns to fit, such as a,b. Default: all.")
     ] = None,
     class_column: Annotated[
         str | None,
-        typer.Option(help="Column of class labels, numbers or text. Fits the density per class."),
+        _table(help="Column of class labels, numbers or text. Fits the density per class."),
     ] = None,
     given: Annotated[
         str | None,
-        typer.Option(
+        _table(
             help="Columns to condition on, such as a,b: fits the density of the other columns "
             "given these. All must be numbers."
         ),
@@ -64,14 +65,14 @@ def fit(
     drop_nan: DropNan = False,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
+        _table(
             help="Kind of a column as COLUMN=KIND: category, count, whole, date, continuous, "
             "positive, identifier (left out), or limits such as 0:1. Repeat it for more columns."
         ),
     ] = None,
     null: Annotated[
         list[str] | None,
-        typer.Option(
+        _table(
             help="Word for a missing cell, beside empty cells, NA, N/A, NaN, NULL, None, ? and -. "
             "Repeat it for more words."
         ),

@@ -140,7 +140,8 @@ def check_run(run: Path) -> None:
 def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
     """Options of `jaxflow fit` that repeat the run."""
     settings = {option_name(name): value for name, value in record["settings"].items()}
-    options: dict[str, Any] = {"table": record["table"]}
+    # A path that does not depend on the folder in which the file is used.
+    options: dict[str, Any] = {"table": str(Path(record["table"]).resolve())}
     if settings["from"] is not None:
         settings = {name: settings[name] for name in settings if name not in INHERITED}
     else:
