@@ -78,9 +78,17 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     assert 0 < len(known) < 200
     picked = scores["log_prob"].to_numpy()[known["row"].to_numpy()]
     np.testing.assert_allclose(known["log_prob"], picked, rtol=1e-6)
-    result = jaxflow("--json", "check", folder, table, "--rows", 150)
+    files = {"report": tmp_path / "report.html", "card": tmp_path / "README.md"}
+    options = [part for name, path in files.items() for part in (f"--{name}", path)]
+    result = jaxflow("check", folder, table, "--rows", 150, *options, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["problems"] == []
+    told = json.loads(result.stdout)
+    assert told["problems"] == []
+    page = files["report"].read_text()
+    assert f"Tested on 150 rows of {table}: no problem found." in page
+    assert "category with 2 labels: Oslo, Rome" in page
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 1
+    assert "city" in files["card"].read_text()
     assert "city" in jaxflow("info", folder).stdout
 
 
@@ -91,7 +99,7 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
         (("score", "RUN", "TABLE", "--out", "OUT", "--fast"), "--fast is for tables of numbers"),
         (("sample", "RUN", "--out", "OUT", "--given", "town=x"), r"given names ['town']"),
         (("sample", "RUN", "--out", "OUT", "--given", "town"), "write --given COLUMN=VALUE"),
-        (("check", "RUN", "TABLE", "--report", "r.html"), "--report is for tables of numbers"),
+        (("check", "RUN", "TABLE", "--picture", "r.png"), "--picture is for tables of numbers"),
         (("distil", "RUN", "TABLE"), "jaxflow distil is for tables of numbers"),
         (("fit", "TABLE", "--out", "new", "--from", "RUN"), "--from is for tables of numbers"),
         (("fit", "TABLE", "--out", "new", "--kind", "city"), "write --kind COLUMN=KIND"),

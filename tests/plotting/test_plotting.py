@@ -133,6 +133,26 @@ def test_losses_of_different_stages_are_not_joined(ax):
     np.testing.assert_array_equal(right.lines[0].get_xydata(), [[10, 0.9], [20, 0.8]])
 
 
+def test_columns_of_any_sort():
+    rng = np.random.default_rng(0)
+    x = {
+        "city": np.array(["Oslo", None, "Rome", "Oslo"], object),
+        "degrees": np.array([1.0, np.nan, 2.0, 3.0]),
+        "visits": rng.poisson(3.0, 100),
+        "open": np.array([True, False, True]),
+        "day": np.array(["2026-11-30", "NaT", "2026-12-01"], "datetime64[D]"),
+    }
+    figure = plotting.columns(x, x)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[:5] == list(x)
+    data, flow = figure.axes[0].containers
+    np.testing.assert_allclose([bar.get_height() for bar in data], [2 / 3, 1 / 3])
+    np.testing.assert_allclose([bar.get_height() for bar in flow], [2 / 3, 1 / 3])
+    with pytest.raises(ValueError, match="reference lacks the columns"):
+        plotting.columns(x, {"city": x["city"]})
+    plt.close("all")
+
+
 def test_a_flow_without_moments_has_a_density_at_the_end_alone(ax, key):
     flow = CouplingFlow(2, num_layers=2, width=4, key=key)
     plotting.density(flow, ax, limits=LIMITS, resolution=4)

@@ -11,7 +11,7 @@ from jaxflow.io.card import ModelCard
 
 
 def card_of(run: Path, record: dict[str, Any], solves: Any) -> ModelCard:
-    """The card of a finished run; `solves` are the solves of its checked rows."""
+    """The card of a finished run; `solves` are the solves of its checked rows, or None."""
     source = Path(record["table"]).name
     if "log_z" in record:
         data, notes = f"no rows: the log-density {source}", f"The fit: {target_text(record)}."
@@ -28,7 +28,7 @@ def card_of(run: Path, record: dict[str, Any], solves: Any) -> ModelCard:
         held_out=record.get("validation"),
         held_out_se=record.get("validation_se"),
         held_out_rows=record.get("rows_held_out"),
-        error=_error_text(solves),
+        error="not measured" if solves is None else _error_text(solves),
         notes=notes,
     )
 

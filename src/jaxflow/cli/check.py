@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import typer
 
-from jaxflow import diagnostics
+from jaxflow import diagnostics, plotting
 from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
-from jaxflow.cli.html_report import write_report
+from jaxflow.cli.html_report import history_figure, numbers_report, text_html, write_report
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.mixed import hash_cells, load_mixed
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
@@ -24,7 +24,7 @@ from jaxflow.cli.terminal import note, plural, print_result
 from jaxflow.data import finite_rows, split
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.extras import import_extra
-from jaxflow.tables import check_table
+from jaxflow.tables import FittedTable, check_table
 from jaxflow.tables.frames import read_cells
 
 
@@ -88,9 +88,9 @@ def check(
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
     if PLAN in record:
-        refused = {"picture": picture, "report": report, "card": card}
         with jax.enable_x64(record["settings"]["float64"]):
-            _check_mixed(load_mixed(run, record, **refused), table, record, seed, rows)
+            fitted = load_mixed(run, record, picture=picture)
+            _check_mixed(fitted, run, table, record, seed, rows, report=report, card=card)
         return
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
     x, row_numbers = _select_unseen(x, row_numbers, record, table)
@@ -113,15 +113,12 @@ def check(
             used_cond = None if cond is None else cond[used]
             samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
             samples = np.asarray(samples)
-            write_report(
-                report,
-                run,
-                run_facts(run, record),
-                record["columns"],
-                x[used],
-                samples[finite_rows(samples)],
-                diagnosis,
-            )
+            samples = samples[finite_rows(samples)]
+            sections, figures = numbers_report(record["columns"], x[used], samples, diagnosis)
+            figures["Training history"] = history_figure(run)
+            examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
+            facts, problems = run_facts(run, record), diagnosis.problems
+            write_report(report, run, facts, examined, problems, sections, figures)
     if card is not None:
         write_bytes(card, card_of(run, record, diagnosis.solves).text(flow, FLOW).encode())
     if picture is not None:
@@ -136,8 +133,19 @@ def check(
     )
 
 
-def _check_mixed(fitted: Any, table: Path, record: dict[str, Any], seed: int, most: int) -> None:
+def _check_mixed(
+    fitted: FittedTable | None,
+    run: Path,
+    table: Path,
+    record: dict[str, Any],
+    seed: int,
+    most: int,
+    *,
+    report: Path | None,
+    card: Path | None,
+) -> None:
     """Compare rows of a table of more than numbers with samples."""
+    assert fitted is not None
     cells = read_cells(table, fitted.plan.null)
     if hash_cells(cells) == record["table_sha256"]:
         note(f"the run was fitted to rows of {table}: give rows that it has not seen, if you can")
@@ -146,10 +154,31 @@ def _check_mixed(fitted: Any, table: Path, record: dict[str, Any], seed: int, mo
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
         cells = {name: each.take(chosen) for name, each in cells.items()}
     found = check_table(fitted, cells, jax.random.key(seed))
-    text = f"{found}\n\n{record['comparison']['text']}"
+    examined = f"{plural(found.rows, 'row')} of {table}"
+    written = {n: str(p) for n, p in (("report", report), ("card", card)) if p is not None}
+    if report is not None:
+        drawn = fitted.plan.write(fitted.draw(jax.random.key(seed + 1), found.rows))
+        rows = fitted.plan.write(fitted.plan.read(cells))
+        sections = {
+            "Columns": [text_html(str(fitted.plan))],
+            "Tests": [text_html(str(found))],
+            "Held-out log-density": [text_html(record["comparison"]["text"])],
+        }
+        both = ({name: each[name].to_numpy() for name in each.columns} for each in (drawn, rows))
+        figures = {"Samples and rows, a column at a time": plotting.columns(*both)}
+        facts = run_facts(run, record)
+        write_report(report, run, facts, examined, found.problems, sections, figures)
+    if card is not None:
+        write_bytes(card, card_of(run, record, None).text(fitted, FLOW).encode())
+    text = f"{examined}\n{found}\n\n{record['comparison']['text']}"
     print_result(
-        f"{plural(found.rows, 'row')} of {table}\n{text}",
-        {"problems": found.problems, "verdict": str(found).splitlines()[0], "rows": found.rows},
+        "\n".join([text, *(f"{name}: {path}" for name, path in written.items())]),
+        {
+            "problems": found.problems,
+            "verdict": str(found).splitlines()[0],
+            "rows": found.rows,
+            **written,
+        },
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxflow import diagnostics, plotting
 from jaxflow.cli.outputs import render, write_bytes
 from jaxflow.cli.run_directory import HISTORY
+from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table
 from jaxflow.diagnostics import Diagnosis
 
@@ -38,39 +39,87 @@ def write_report(
     path: Path,
     run: Path,
     facts: Mapping[str, str],
+    examined: str,
+    problems: Sequence[str],
+    sections: Mapping[str, Sequence[str]],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the report on a run and on its tests, the verdict first.
+
+    The file is complete and loads nothing else.
+
+    Args:
+        path: the file.
+        run: the run.
+        facts: its description: label -> text.
+        examined: the table and the number of rows that were tested.
+        problems: what the tests found; empty for no problem.
+        sections: HTML by its heading.
+        figures: matplotlib figures by their captions.
+    """
+    name = html.escape(run.resolve().name)
+    verdict = [f"<li>{html.escape(problem)}</li>" for problem in problems]
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{name}: a density by jaxflow</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>{name}</h1>",
+        f"<p>Tested on {html.escape(examined)}: "
+        + ("no problem found." if not verdict else f"{plural(len(verdict), 'problem')}.")
+        + "</p>",
+        f"<ul>{''.join(verdict)}</ul>" if verdict else "",
+        table_html(["", ""], [[label, text] for label, text in facts.items()]),
+    ]
+    for heading, lines in sections.items():
+        parts += [f"<h2>{heading}</h2>", *lines]
+    parts += ["<h2>Pictures</h2>", *(_picture(*each) for each in figures.items())]
+    write_bytes(path, "\n".join([*parts, "</body></html>\n"]).encode())
+
+
+def numbers_report(
     columns: Sequence[str],
     x: Float[np.ndarray, "rows columns"],
     samples: Float[np.ndarray, "samples columns"],
     diagnosis: Diagnosis,
-) -> None:
-    """Write the report on a run, described by `facts`, and on its tests with the rows `x`.
-
-    The file is complete and loads nothing else.
-    """
-    title = html.escape(f"{run.name}: a density by jaxflow")
-    parts = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>' + title + "</title>"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body>",
-        f"<h1>{html.escape(run.name)}</h1>",
-        _table(["", ""], [[label, text] for label, text in facts.items()]),
-        "<h2>Data</h2>",
-        _table(
-            ["column", *STATISTICS],
-            [[name, *_statistics(values)] for name, values in zip(columns, x.T, strict=True)],
-        ),
-        "<h2>Log-density</h2>",
-        *_log_density(diagnosis.solves),
-        "<h2>Tests</h2>",
-        f"<pre>{html.escape(str(diagnosis))}</pre>",
-        "<h2>Pictures</h2>",
-        *_pictures(run, columns, x, samples, diagnosis),
-        "</body></html>\n",
-    ]
-    write_bytes(path, "\n".join(parts).encode())
+) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
+    """Sections and figures of `write_report` on a table of numbers."""
+    statistics = [[name, *_statistics(v)] for name, v in zip(columns, x.T, strict=True)]
+    first = slice(0, MAX_COLUMNS)
+    axes = plotting.corner(
+        samples[:MAX_ROWS, first], x[:MAX_ROWS, first], columns=list(columns[first])
+    )
+    return {
+        "Data": [table_html(["column", *STATISTICS], statistics)],
+        "Log-density": _log_density(diagnosis.solves),
+        "Tests": [text_html(str(diagnosis))],
+    }, {
+        "Samples and rows, two columns at a time": axes[0, 0].figure,
+        "Encoded rows and errors": diagnostics.draw(diagnosis),
+    }
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
+def history_figure(run: Path) -> Any:
+    """The training curves of a run."""
+    history = read_table(run / HISTORY)
+    curves = dict(zip(history.columns, history.values.T.tolist(), strict=True))
+    return plotting.history(curves).figure
+
+
+def text_html(text: str) -> str:
+    """Printed text as HTML."""
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def _picture(caption: str, figure: Any) -> str:
+    data = base64.b64encode(render(figure, "png", dpi=110, bbox_inches="tight")).decode()
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure><figcaption>{caption}</figcaption>{image}</figure>"
+
+
+def table_html(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
+    """A table as HTML."""
+
     def cell(value: str | float) -> str:
         if isinstance(value, str):
             return f"<td>{html.escape(value)}</td>"
@@ -93,26 +142,4 @@ def _log_density(solves: Any) -> list[str]:
     solved = {name: v[np.isfinite(v)] for name, v in named.items() if v is not None}
     rows = [[name, *_statistics(values)] for name, values in solved.items() if len(values)]
     failed, count = sum(map(len, solves.failed.values())), len(solves.log_prob)
-    return [_table(["", *STATISTICS], rows), f"<p>{failed} of {count} rows failed.</p>"]
-
-
-def _pictures(
-    run: Path, columns: Sequence[str], x: np.ndarray, samples: np.ndarray, diagnosis: Diagnosis
-) -> list[str]:
-    first = slice(0, MAX_COLUMNS)
-    axes = plotting.corner(
-        samples[:MAX_ROWS, first], x[:MAX_ROWS, first], columns=list(columns[first])
-    )
-    history = read_table(run / HISTORY)
-    curves = dict(zip(history.columns, history.values.T.tolist(), strict=True))
-    figures = {
-        "Samples and rows, two columns at a time": axes[0, 0].figure,
-        "Encoded rows and errors": diagnostics.draw(diagnosis),
-        "Training history": plotting.history(curves).figure,
-    }
-    parts = []
-    for caption, figure in figures.items():
-        data = base64.b64encode(render(figure, "png", dpi=110, bbox_inches="tight")).decode()
-        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-        parts.append(f"<figure><figcaption>{caption}</figcaption>{image}</figure>")
-    return parts
+    return [table_html(["", *STATISTICS], rows), f"<p>{failed} of {count} rows failed.</p>"]

@@ -5,6 +5,7 @@ The colour maps are perceptually uniform: they work with any colour vision and i
 """
 
 from jaxflow.plotting.animation import animation
+from jaxflow.plotting.columns import columns
 from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
 from jaxflow.plotting.errors import calibration, coverage
@@ -17,6 +18,7 @@ from jaxflow.plotting.reliability import reliability
 __all__ = [
     "animation",
     "calibration",
+    "columns",
     "corner",
     "coverage",
     "density",
