@@ -183,7 +183,9 @@ def columns_to_read(
 
 def _columns_of_run(record: dict[str, Any], path: Path) -> Sequence[str] | None:
     """`columns_to_read` for a run."""
-    also = [record.get("class_column"), *record.get("given", ())]
+    also = [*record.get("given", ())]
+    if record.get("class_column") is not None:
+        also.append(record["class_column"])
     chosen = record["columns_chosen"]
     return columns_to_read(path, record["columns"], chosen=chosen, also=also)
 

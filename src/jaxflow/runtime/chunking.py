@@ -1,6 +1,7 @@
 """Many rows in chunks: bounded memory, few compilations, the same bits in any batch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
 from jaxflow.runtime.progress import Progress
+from jaxflow.runtime.threads import in_threads, num_threads
 
 # Most rows of a chunk, and most entries of their events: these bound the memory of a solve.
 # An accelerator, which runs many lanes, takes 64 times as much.
@@ -32,7 +34,8 @@ def map_chunks(
     of similar size therefore share one compilation, and no row falls into the scalar remainder
     of a vectorised loop, which may round differently: a row has the same bits in any batch.
 
-    Inside `jaxflow.use_devices` the devices take chunks in turn.
+    Inside `jaxflow.use_devices` the devices take chunks in turn. Otherwise the cores of a CPU do,
+    after the first chunk, for which the program is compiled.
 
     Args:
         f: returns arrays with one entry a row.
@@ -55,28 +58,40 @@ def map_chunks(
     if -(-count // size) < len(devices):
         # Too few chunks for all processes: each computes all of them.
         devices = [device for device in devices if is_local(device)]
+
+    def compute(number: int) -> Any:
+        start = number * size
+        keep = min(size, count - start)
+        padded = -(-keep // multiple) * multiple if count <= size else size
+        indices = jnp.minimum(start + jnp.arange(padded), count - 1)
+        part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
+        chunk = jax.tree.map(lambda leaf: leaf[indices], rows)
+        return jax.tree.map(lambda leaf: leaf[:keep], f(*chunk, part_key))
+
     parts: list[Any] = []
+    traced = _traced(rows)
     with Progress(count, task="rows", show=progress) as bar:
         for number, start in enumerate(range(0, count, size)):
-            keep = min(size, count - start)
-            padded = -(-keep // multiple) * multiple if count <= size else size
-            indices = jnp.minimum(start + jnp.arange(padded), count - 1)
-            part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
             device = devices[number % len(devices)] if devices else None
             if device is not None and not is_local(device):
                 parts.append(None)
                 continue
             with running_on(device):
-                chunk = jax.tree.map(lambda leaf, at=indices: leaf[at], rows)
-                out = f(*chunk, part_key)
-            parts.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], out))
-            if _traced(out):
+                parts.append(compute(number))
+            traced = traced or _traced(parts[-1])
+            if traced:
                 # Derivatives are taken on one device.
                 devices = []
             if bar.visible:
                 # Keep as many chunks running as there are devices.
                 jax.block_until_ready(parts[max(0, number + 1 - max(1, len(devices)))])
-                bar.update(start + keep)
+                bar.update(min(start + size, count))
+            if not devices and not traced and num_threads() > 1:
+                break
+        rest = [partial(compute, number) for number in range(len(parts), -(-count // size))]
+        for part in in_threads(rest, num_threads()) if rest else ():
+            parts.append(part)
+            bar.update(min(len(parts) * size, count))
     if devices:
         return _join_devices(parts, devices, size, count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -1,0 +1,65 @@
+"""Chunks of rows on the cores of a CPU: a thread each."""
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+# Settings of jax that hold for a thread, and the contexts that set them.
+_SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "jax_enable_x64": jax.enable_x64,
+    "jax_default_matmul_precision": jax.default_matmul_precision,
+    "jax_numpy_dtype_promotion": jax.numpy_dtype_promotion,
+    "jax_default_device": jax.default_device,
+    "jax_default_prng_impl": jax.default_prng_impl,
+    "jax_disable_jit": jax.disable_jit,
+    "jax_debug_nans": jax.debug_nans,
+}
+
+
+def num_threads() -> int:
+    """How many chunks a CPU computes at once; 1 for an accelerator, which needs no threads.
+
+    The operations of a solve are too small for XLA to split among cores, and several solves are
+    not.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any]:
+    """The results of calls in order; `threads` of them run at once, with the caller's settings.
+
+    The first error is raised in its place, and calls that have not begun are then left out.
+    """
+    settings = {name: getattr(jax.config, name) for name in _SETTINGS}
+
+    def compute(call: Callable[[], Any]) -> Any:
+        with contextlib.ExitStack() as stack:
+            for name, value in settings.items():
+                if value != getattr(jax.config, name):
+                    stack.enter_context(_SETTINGS[name](value))
+            return jax.block_until_ready(call())
+
+    with ThreadPoolExecutor(threads, "jaxflow") as pool:
+        # No more under way than threads: results are not kept before they are wanted.
+        waiting: list[Future[Any]] = []
+        todo = iter(calls)
+        try:
+            for call in todo:
+                context = contextvars.copy_context()
+                waiting.append(pool.submit(context.run, compute, call))
+                if len(waiting) > threads:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()

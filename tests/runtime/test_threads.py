@@ -1,0 +1,80 @@
+"""Chunks on the cores of a CPU: the same bits, the caller's settings, errors in order."""
+
+import threading
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import CNF, StandardNormal
+from jaxflow.dynamics import MLP
+from jaxflow.runtime import chunking
+from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.threads import in_threads
+
+KEY = jax.random.key(0)
+ROWS = {"row_size": 1, "lanes": 4}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunking, "chunk_size", lambda *_: 8)
+    monkeypatch.setattr(chunking, "num_threads", lambda: 3)
+
+
+def test_rows_of_a_flow_have_the_same_bits(small_chunks, monkeypatch):
+    flow = CNF(MLP(2, width=8, key=KEY), StandardNormal(2))
+    x = np.random.default_rng(0).normal(size=(61, 2))
+    together = flow.log_prob(x), flow.sample(KEY, 61)
+    monkeypatch.setattr(chunking, "num_threads", lambda: 1)
+    in_turn = flow.log_prob(x), flow.sample(KEY, 61)
+    for ours, theirs in zip(together, in_turn, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threads_have_the_settings_of_the_caller(small_chunks):
+    seen = []
+
+    def f(x, key):
+        name = threading.current_thread().name
+        seen.append((name, jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision))
+        return jnp.asarray(x, float) + 1
+
+    with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+        out = map_chunks(f, (np.arange(40.0, dtype=np.float32),), **ROWS)
+    np.testing.assert_array_equal(np.asarray(out), np.arange(1.0, 41.0))
+    assert out.dtype == np.float32
+    assert len(seen) == 5
+    assert sum(name.startswith("jaxflow") for name, _, _ in seen) == 4
+    assert {each[1:] for each in seen} == {(False, "highest")}
+
+
+def test_derivatives_are_taken_in_one_thread(small_chunks):
+    def loss(scale):
+        names = []
+
+        def f(x, key):
+            names.append(threading.current_thread().name)
+            return scale * x
+
+        value = map_chunks(f, (jnp.arange(40.0),), **ROWS).sum()
+        assert not any(name.startswith("jaxflow") for name in names)
+        return value
+
+    assert jax.grad(loss)(2.0) == sum(range(40))
+
+
+def test_the_first_error_is_raised():
+    started = []
+
+    def call(number):
+        started.append(number)
+        if number == 1:
+            raise ValueError("row 1")
+        return number
+
+    with pytest.raises(ValueError, match="row 1"):
+        list(in_threads([partial(call, number) for number in range(50)], 2))
+    assert len(started) < 10
