@@ -109,8 +109,9 @@ def lc2st(
     p-value says that the posterior is wrong at x_o or close to it.
 
     The default classifier is a least-squares fit of the labels by random Fourier features of three
-    widths (Rahimi and Recht 2007). One factorisation serves all exchanges, so a thousand of them
-    take a second; a classifier of scikit-learn is fitted anew for each.
+    widths (Rahimi and Recht 2007), whose d may leave [0, 1]. One factorisation serves all
+    exchanges, so a thousand of them take a second; a classifier of scikit-learn is fitted anew for
+    each.
 
     For the variant for flows (L-C2ST-NF), give base coordinates in place of parameters:
     `theta=flow.encode(theta, x)`, and samples of the base as `draws` and `observed_draws`.
