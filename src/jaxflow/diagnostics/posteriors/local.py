@@ -81,7 +81,7 @@ class LocalTest(Verdict):
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each observation."""
-        return self.report([f"pairs    {self.num_pairs:,}"])
+        return self._report([f"pairs    {self.num_pairs:,}"])
 
 
 def lc2st(

@@ -46,7 +46,7 @@ class PredictiveCheck(Verdict):
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each statistic."""
-        return self.report([f"simulations {len(self.simulated):,}"])
+        return self._report([f"simulations {len(self.simulated):,}"])
 
 
 def predictive_check(

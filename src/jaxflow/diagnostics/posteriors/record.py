@@ -139,7 +139,7 @@ class Calibration(Verdict):
             lines.append((test.name, f"{shares}   {p_value(p)}"))
         width = max(len(name) for name, _ in lines)
         table = [f"{name.ljust(width)}  {text}" for name, text in lines]
-        return self.report([*table, ""], only_problems=True)
+        return self._report([*table, ""], only_problems=True)
 
     def _of(self, kind: str) -> list[RankTest]:
         return [test for test in self.tests if test.kind == kind]

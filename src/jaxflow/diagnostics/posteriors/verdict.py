@@ -18,7 +18,7 @@ class Verdict(abc.ABC):
         """The sentences against the posterior."""
         return tuple(finding.text for finding in self.findings if finding.grade == "bad")
 
-    def report(self, heading: list[str], *, only_problems: bool = False) -> str:
+    def _report(self, heading: list[str], *, only_problems: bool = False) -> str:
         """The heading, the verdict in one line, then the sentences; `!!` marks a problem."""
         count = len(self.problems)
         lines = [*heading, f"verdict: {plural(count, 'problem') if count else 'no problem found'}"]
