@@ -1,18 +1,38 @@
-"""Checks of fields and flows: traces, gradients, and the trustworthiness of log-densities."""
+"""Checks of fields, flows and posteriors: traces, gradients, log-densities, calibration."""
 
 from jaxflow.diagnostics.check_trace import check_trace
 from jaxflow.diagnostics.diagnose import diagnose
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.gradients import gradients
+from jaxflow.diagnostics.posteriors.calibration import calibration
+from jaxflow.diagnostics.posteriors.coverage import expected_coverage
+from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
+from jaxflow.diagnostics.posteriors.local_calibration import local_calibration
+from jaxflow.diagnostics.posteriors.predictive import PredictiveCheck, predictive_check, rarity
+from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
+from jaxflow.diagnostics.posteriors.sbc import sbc
+from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.unusual import ColumnGains, column_gains
 from jaxflow.plotting.diagnosis import draw
 
 __all__ = [
+    "Calibration",
     "ColumnGains",
     "Diagnosis",
+    "LocalTest",
+    "PredictiveCheck",
+    "RankTest",
+    "calibration",
     "check_trace",
     "column_gains",
     "diagnose",
     "draw",
+    "expected_coverage",
     "gradients",
+    "lc2st",
+    "local_calibration",
+    "predictive_check",
+    "rarity",
+    "sbc",
+    "tarp",
 ]

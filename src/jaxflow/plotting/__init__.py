@@ -9,10 +9,12 @@ from jaxflow.plotting.columns import columns
 from jaxflow.plotting.corner import corner
 from jaxflow.plotting.curves import history
 from jaxflow.plotting.errors import calibration, coverage
+from jaxflow.plotting.excess import excess
 from jaxflow.plotting.explore import explore
 from jaxflow.plotting.fan import fan
 from jaxflow.plotting.globe import globe
 from jaxflow.plotting.plane import density, density_over_time, trajectories
+from jaxflow.plotting.rank_curves import rank_curves
 from jaxflow.plotting.reliability import reliability
 
 __all__ = [
@@ -23,10 +25,12 @@ __all__ = [
     "coverage",
     "density",
     "density_over_time",
+    "excess",
     "explore",
     "fan",
     "globe",
     "history",
+    "rank_curves",
     "reliability",
     "trajectories",
 ]

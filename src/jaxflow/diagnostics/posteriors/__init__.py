@@ -1,0 +1,1 @@
+"""Checks of conditional densities: is `q(theta | x)` the posterior of simulated pairs?"""

@@ -1,0 +1,78 @@
+"""Truths and draws as arrays of NumPy, checked."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxflow.diagnostics.findings import LEAST_PAIRS, to_host
+from jaxflow.runtime.checks import check_rows
+
+
+def as_matrix(values: Any, name: str, ndim: int, axes: str) -> Float[np.ndarray, "..."]:
+    """Finite numbers with `ndim` axes, in float64."""
+    array = to_host(jnp.asarray(values))
+    if array.ndim != ndim or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}; give {axes}, none of them 0")
+    check_rows(array, name)
+    return array
+
+
+def as_pairs(
+    theta: Any, draws: Any
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n k d"]]:
+    """Truths, (n, d), and the draws of each, (n, k, d)."""
+    theta = as_matrix(theta, "theta", 2, "(n, d)")
+    draws = as_matrix(draws, "draws", 3, "(n, k, d)")
+    if draws.shape[0] != len(theta) or draws.shape[2] != theta.shape[1]:
+        n, d = theta.shape
+        raise ValueError(
+            f"draws has shape {draws.shape} and theta has shape {theta.shape}: give ({n}, k, {d}),"
+            " k draws for each row of theta"
+        )
+    check_num_pairs(len(theta))
+    return theta, draws
+
+
+def as_log_densities(values: Any, name: str, ndim: int) -> Float[np.ndarray, "..."]:
+    """Log-densities in float64; -inf is the density 0, NaN is refused."""
+    array = to_host(jnp.asarray(values))
+    axes = "(n, k)" if ndim == 2 else "(n,)"
+    if array.ndim != ndim or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}; give {axes}, none of them 0")
+    if np.isnan(array).any():
+        rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(axis=1))
+        raise ValueError(
+            f"{name} has NaN in {len(rows)} rows, first row {rows[0]}: solve it again"
+        )
+    return array
+
+
+def check_num_pairs(n: int) -> None:
+    """Raise unless there are enough pairs for a test."""
+    if n < LEAST_PAIRS:
+        raise ValueError(f"theta has {n} rows, too few to test; give {LEAST_PAIRS} or more")
+
+
+def check_level(level: float) -> None:
+    """Raise unless it is a probability."""
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie in (0, 1), such as 0.01")
+
+
+def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:
+    """Parameters and data of new pairs as arrays of jax, in floating point."""
+    arrays = []
+    for name, values in (("theta", theta), ("x", x)):
+        array = jnp.asarray(values)
+        if array.ndim < 2:
+            raise ValueError(f"{name} has shape {array.shape}; give rows, (n, columns)")
+        array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+        check_rows(array, name)
+        arrays.append(array)
+    theta, x = arrays
+    if len(theta) != len(x):
+        raise ValueError(f"theta has {len(theta)} rows and x has {len(x)}; give pairs")
+    check_num_pairs(len(theta))
+    return theta, x

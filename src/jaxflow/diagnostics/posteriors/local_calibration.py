@@ -1,0 +1,91 @@
+"""`local_calibration`: is the posterior of a conditional flow right at given observations?"""
+
+from typing import Any, SupportsIndex
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.diagnostics.findings import flatten
+from jaxflow.diagnostics.posteriors.arguments import as_rows_of
+from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
+from jaxflow.runtime.checks import check_count, check_rows
+
+
+def local_calibration(
+    flow: Any,
+    theta: Any,
+    x: Any,
+    observed: Any,
+    *,
+    key: PRNGKeyArray,
+    num_draws: SupportsIndex = 500,
+    classifier: Any = None,
+    exchanges: SupportsIndex | None = None,
+    level: float = 1e-2,
+) -> LocalTest:
+    """Test the posterior `q(theta | observed)` of a flow itself, by `lc2st` on new pairs.
+
+    It finds what `calibration` averages away: a posterior that is too wide at one observation and
+    right, or too narrow, at others. It needs more pairs, some thousands, because only those whose
+    data resemble the observation say something.
+
+    ```python
+    import jax
+    from jaxflow import CouplingFlow, diagnostics
+
+    key, new = jax.random.split(jax.random.key(0))
+    posterior = CouplingFlow(2, cond_dim=2, num_layers=2, width=8, key=key)  # not trained
+    theta = jax.random.normal(new, (2000, 2))
+    x = theta + jax.random.normal(key, (2000, 2))
+    found = diagnostics.local_calibration(posterior, theta, x, [0.3, -0.1], key=key)
+    print(found)
+    ```
+
+    Args:
+        flow: a conditional flow: an object with `sample(key, shape, cond)`.
+        theta: parameters of new pairs, (n, *event), drawn from the prior, n at least 20; not
+            those of the fit.
+        x: their simulated data, (n, *condition).
+        observed: an observation, (*condition), or several, (m, *condition).
+        key: random key.
+        num_draws: draws at each observation.
+        classifier: as for `lc2st`.
+        exchanges: as for `lc2st`.
+        level: p-values below this, corrected for the number of observations, count as a
+            difference.
+
+    Returns:
+        Statistics and p-values; `print` it, or look at its `plot()`.
+
+    Raises:
+        ValueError: as `lc2st`.
+        ImportError: as `lc2st`.
+        SolveError: a solve of the flow failed.
+    """
+    k = check_count("num_draws", num_draws)
+    theta, x = as_rows_of(theta, x)
+    at = jnp.asarray(observed, x.dtype)
+    if at.shape not in (x.shape[1:], (*at.shape[:1], *x.shape[1:])) or not at.size:
+        raise ValueError(
+            f"observed has shape {at.shape} and x has shape {x.shape}: give an observation "
+            f"{x.shape[1:]} or several, (m, {', '.join(map(str, x.shape[1:]))})"
+        )
+    at = at.reshape(-1, *x.shape[1:])
+    check_rows(at, "observed")
+    draw_key, test_key = jax.random.split(key)
+    n, m = len(theta), len(at)
+    # One call for the draws of the pairs and those at the observations.
+    cond = jnp.concatenate([x, jnp.repeat(at, k, axis=0)])
+    draws = flatten(jnp.asarray(flow.sample(draw_key, (n + m * k,), cond)))
+    return lc2st(
+        flatten(theta),
+        draws[:n],
+        x,
+        draws[n:].reshape(m, k, -1),
+        at,
+        key=test_key,
+        classifier=classifier,
+        exchanges=exchanges,
+        level=level,
+    )

@@ -1,0 +1,145 @@
+"""`Calibration`: tests of ranks of truths among draws, as a table, findings and a picture."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxflow.diagnostics.corrected import holm
+from jaxflow.diagnostics.findings import Finding, Line, p_value, plural
+from jaxflow.diagnostics.posteriors.uniform import band, counts_of, uniform_p
+from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.plotting.rank_curves import rank_curves
+from jaxflow.plotting.style import pyplot
+
+HEAD = f"{'in 50 %':>8}{'in 90 %':>9}{'mean rank':>11}   p-value"
+
+
+class RankTest(NamedTuple):
+    """Ranks of truths among their draws.
+
+    Attributes:
+        name: what is ranked.
+        kind: `"parameter"`, or `"coverage"` for the share of draws that lie further in than the
+            truth: the level of the smallest region that holds it.
+        ranks: from 0 to `num_draws`, uniform if truths are draws like the others.
+        num_draws: draws of each truth.
+    """
+
+    name: str
+    kind: Literal["parameter", "coverage"]
+    ranks: Int[np.ndarray, " n"]
+    num_draws: int
+
+    @property
+    def levels(self) -> Float[np.ndarray, " n"]:
+        """The ranks as numbers in (0, 1)."""
+        return (self.ranks + 0.5) / (self.num_draws + 1)
+
+    def inside(self, share: float) -> float:
+        """Share of the truths in the central intervals, or regions, that hold `share` of draws."""
+        u = self.levels if self.kind == "coverage" else 2 * np.abs(self.levels - 0.5)
+        return float(np.mean(u < share))
+
+    def reading(self) -> str:
+        """What the largest departure from uniform ranks says of the posterior."""
+        u, n = self.levels - 0.5, len(self.ranks)
+        shift = float(np.mean(u) * np.sqrt(12 * n))
+        if self.kind == "coverage":
+            wide, narrow = "too wide", "too narrow, or at the wrong place"
+            return wide if shift < 0 else narrow
+        spread = float((np.mean(u**2) - 1 / 12) * np.sqrt(180 * n))
+        if abs(spread) > abs(shift):
+            return "too narrow" if spread > 0 else "too wide"
+        return "too low" if shift > 0 else "too high"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration(Verdict):
+    """Tests of a posterior by ranks of the true parameters; `print` it, and `plot` it.
+
+    ```python
+    import jax
+    from jaxflow import diagnostics
+
+    theta = jax.random.normal(jax.random.key(0), (200, 1))
+    draws = 2.0 * jax.random.normal(jax.random.key(1), (200, 99, 1))
+    found = diagnostics.sbc(theta, draws, key=jax.random.key(2))
+    print(found)  # theta 0: too wide
+    ```
+
+    Attributes:
+        tests: the ranks, one `RankTest` for each p-value.
+        level: corrected p-values below this count as a difference.
+    """
+
+    tests: tuple[RankTest, ...]
+    level: float
+
+    @cached_property
+    def p(self) -> Float[np.ndarray, " tests"]:
+        """P-values of the tests, corrected for their number (Holm)."""
+        return holm(np.asarray([uniform_p(test.ranks, test.num_draws) for test in self.tests]))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """A sentence for each test, with its grade."""
+        threshold = f"threshold {self.level:g}"
+        return tuple(
+            Finding(f"{test.name}: {test.reading()} ({p_value(p)}, {threshold})", "bad")
+            if p < self.level
+            else Finding(f"{test.name}: no difference ({p_value(p)}, {threshold})", "good")
+            for test, p in zip(self.tests, self.p, strict=True)
+        )
+
+    def bands(self, test: RankTest) -> tuple[Float[np.ndarray, " k"], ...]:
+        """Curve of a test and its band: `(expected, observed, low, high)` shares, (k,) each.
+
+        Observed are the shares of ranks that are at most j, for j from 0 to k - 1. All
+        curves of a correct posterior stay in their bands with probability 1 - `level` at least.
+        """
+        n, k = len(test.ranks), test.num_draws
+        low, high = band(n, k, self.level / len(self.tests))
+        expected = np.arange(1, k + 1) / (k + 1)
+        return expected, counts_of(test.ranks, k) / n, low / n, high / n
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the curves of all tests with their bands, ranks and coverages apart.
+
+        Args:
+            axes: matplotlib axes, one for each of the two kinds that there are; None for new ones.
+
+        Returns:
+            The figure.
+        """
+        kinds = [kind for kind in ("parameter", "coverage") if self._of(kind)]
+        if axes is None:
+            size = (5.4 * len(kinds), 4.0)
+            axes = pyplot().subplots(1, len(kinds), figsize=size, layout="constrained")[1]
+        axes = np.atleast_1d(axes)
+        for kind, ax in zip(kinds, axes, strict=True):
+            curves = {test.name: self.bands(test) for test in self._of(kind)}
+            is_rank = kind == "parameter"
+            rank_curves(curves, ax, xlabel="rank, share of draws" if is_rank else "level")
+            ax.set_title("Ranks of the parameters" if is_rank else "Coverage of the regions")
+        return axes[0].figure
+
+    def __str__(self) -> str:
+        """A table, the verdict, and a sentence for each problem."""
+        n, k = len(self.tests[0].ranks), self.tests[0].num_draws
+        lines: list[Line] = [
+            ("pairs", f"{n:,}, with {plural(k, 'draw')} each"),
+            ("tests", f"{plural(len(self.tests), 'p-value')}, corrected for their number (Holm)"),
+            ("", HEAD),
+        ]
+        for test, p in zip(self.tests, self.p, strict=True):
+            shares = f"{test.inside(0.5):8.3f}{test.inside(0.9):9.3f}{np.mean(test.levels):11.3f}"
+            lines.append((test.name, f"{shares}   {p_value(p)}"))
+        width = max(len(name) for name, _ in lines)
+        table = [f"{name.ljust(width)}  {text}" for name, text in lines]
+        return self._report([*table, ""], only_problems=True)
+
+    def _of(self, kind: str) -> list[RankTest]:
+        return [test for test in self.tests if test.kind == kind]

@@ -1,0 +1,65 @@
+"""Simulation-based calibration: ranks of the true parameters among posterior draws."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import PRNGKeyArray
+
+from jaxflow.diagnostics.findings import numpy_rng
+from jaxflow.diagnostics.posteriors.arguments import as_pairs, check_level
+from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
+from jaxflow.diagnostics.posteriors.uniform import rank
+
+
+def sbc(
+    theta: Any,
+    draws: Any,
+    *,
+    key: PRNGKeyArray,
+    names: Sequence[str] | None = None,
+    level: float = 1e-2,
+) -> Calibration:
+    """Test the ranks of true parameters among posterior draws, one test a column.
+
+    If `theta` and x are simulated from prior and model, and `draws` come from the posterior at
+    that x, then a truth is one more draw: the rank of each column is uniform (Talts et al. 2018,
+    "Validating Bayesian Inference Algorithms with Simulation-Based Calibration", arXiv
+    1804.06788). So is the rank of any function of parameters and x: give its values as more
+    columns. The prior passes as posterior unless a column depends on x (Modrak et al. 2023, arXiv
+    2211.02383), such as `log p(x | theta)` where it is known.
+
+    ```python
+    import jax
+    from jaxflow import diagnostics
+
+    theta = jax.random.normal(jax.random.key(0), (200, 2))
+    x = theta + jax.random.normal(jax.random.key(1), (200, 2))
+    noise = jax.random.normal(jax.random.key(2), (200, 99, 2))
+    draws = x[:, None] / 2 + noise / 2**0.5  # the posterior
+    print(diagnostics.sbc(theta, draws, key=jax.random.key(3)))
+    ```
+
+    Args:
+        theta: true parameters of new pairs, (n, d), n at least 20.
+        draws: k draws of the posterior for each pair, (n, k, d).
+        key: random key, for the ranks of equal values.
+        names: names of the columns; `theta 0`, ... by default.
+        level: p-values below this, corrected for their number, count as a difference.
+
+    Returns:
+        The ranks and their tests.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, or fewer than 20 pairs.
+    """
+    check_level(level)
+    theta, draws = as_pairs(theta, draws)
+    d, rng = theta.shape[1], numpy_rng(key)
+    names = [f"theta {i}" for i in range(d)] if names is None else list(names)
+    if len(names) != d:
+        raise ValueError(f"names={names} has {len(names)} names for {d} columns of theta")
+    tests = [
+        RankTest(name, "parameter", rank(theta[:, i], draws[:, :, i], rng), draws.shape[1])
+        for i, name in enumerate(names)
+    ]
+    return Calibration(tuple(tests), level)

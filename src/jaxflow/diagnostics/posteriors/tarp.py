@@ -1,0 +1,107 @@
+"""Tests of accuracy with random points (TARP): expected coverage of balls around references."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from jaxflow.diagnostics.findings import flatten, numpy_rng
+from jaxflow.diagnostics.posteriors.arguments import as_matrix, as_pairs, check_level
+from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
+from jaxflow.diagnostics.posteriors.uniform import rank
+from jaxflow.runtime.checks import check_rows
+
+
+def tarp(
+    theta: Any,
+    draws: Any,
+    x: Any = None,
+    *,
+    key: PRNGKeyArray,
+    references: Any = None,
+    level: float = 1e-2,
+) -> Calibration:
+    """Test how often balls around reference points hold the true parameters; needs no density.
+
+    The level of the ball around a reference that ends at the truth, the share of draws nearer to
+    the reference, is uniform for the posterior, whatever the references (Lemos et al. 2023,
+    "Sampling-Based Accuracy Testing of Posterior Estimators for General Inference", arXiv
+    2302.03026). Distances are Euclidean, in standard deviations of each column of `theta`.
+
+    References that depend on x find even the prior as posterior. With `x`, each is a rough draw: a
+    linear regression of theta on x, fitted to the other half of the pairs, plus noise as large as
+    its residuals. Without, references are uniform in the range of `theta`, and the prior passes.
+
+    ```python
+    import jax
+    from jaxflow import diagnostics
+
+    theta = jax.random.normal(jax.random.key(0), (200, 2))
+    x = theta + jax.random.normal(jax.random.key(1), (200, 2))
+    prior = jax.random.normal(jax.random.key(2), (200, 99, 2))
+    print(diagnostics.tarp(theta, prior, x, key=jax.random.key(3)))  # finds it
+    ```
+
+    Args:
+        theta: true parameters of new pairs, (n, d), n at least 20.
+        draws: k draws of the posterior for each pair, (n, k, d).
+        x: simulated data of the pairs, (n, *condition), for the references.
+        key: random key, for the references.
+        references: reference points, (n, d), which may depend on x, not on theta given x.
+        level: p-values below this count as a difference.
+
+    Returns:
+        The ranks and their test.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, or fewer than 20 pairs.
+    """
+    check_level(level)
+    theta, draws = as_pairs(theta, draws)
+    rng = numpy_rng(key)
+    if references is not None:
+        points = as_matrix(references, "references", 2, "(n, d)")
+        if points.shape != theta.shape:
+            raise ValueError(f"references has shape {points.shape}; give {theta.shape}, as theta")
+    elif x is not None:
+        points = _regressed(theta, _conditions(x, len(theta)), rng)
+    else:
+        points = rng.uniform(theta.min(axis=0), theta.max(axis=0), theta.shape)
+    scale = _spread(theta)
+    far = np.linalg.norm((theta - points) / scale, axis=-1)
+    far_draws = np.linalg.norm((draws - points[:, None]) / scale, axis=-1)
+    test = RankTest("random balls (TARP)", "coverage", rank(far, far_draws, rng), draws.shape[1])
+    return Calibration((test,), level)
+
+
+def _conditions(x: Any, n: int) -> Float[np.ndarray, "n c"]:
+    if np.ndim(x) == 0 or len(x) != n:
+        raise ValueError(f"x has shape {np.shape(x)}; give {n} rows, one for each row of theta")
+    rows = flatten(x)
+    check_rows(rows, "x")
+    return rows
+
+
+def _regressed(
+    theta: Float[np.ndarray, "n d"], x: Float[np.ndarray, "n c"], rng: np.random.Generator
+) -> Float[np.ndarray, "n d"]:
+    """Rough draws of theta given x: for each half of the pairs, a regression of the other half."""
+    points = np.empty_like(theta)
+    halves = np.array_split(rng.permutation(len(theta)), 2)
+    for here, other in (halves, halves[::-1]):
+        centre, scale = x[other].mean(axis=0), _spread(x[other])
+        ones = np.ones((len(theta), 1))
+        design = np.concatenate([ones, (x - centre) / scale], axis=1)
+        a, b = design[other], theta[other]
+        # A ridge of one pair for each column keeps many columns of x from fitting the noise.
+        ridge = design.shape[1] * np.eye(design.shape[1])
+        ridge[0, 0] = 0.0
+        weights = np.linalg.solve(a.T @ a + ridge, a.T @ b)
+        noise = rng.normal(size=theta[here].shape) * (b - a @ weights).std(axis=0)
+        points[here] = design[here] @ weights + noise
+    return points
+
+
+def _spread(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    scale = rows.std(axis=0)
+    return np.where(scale > 0, scale, 1.0)
