@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import CNF, StandardNormal
+from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
 from jaxflow.runtime import chunking
 from jaxflow.runtime.chunking import map_chunks
-from jaxflow.runtime.threads import in_threads
+from jaxflow.runtime.threads import Ahead, in_threads
+from jaxflow.training.run import Run
 
 KEY = jax.random.key(0)
 ROWS = {"row_size": 1, "lanes": 4}
@@ -64,6 +65,29 @@ def test_derivatives_are_taken_in_one_thread(small_chunks):
         return value
 
     assert jax.grad(loss)(2.0) == sum(range(40))
+
+
+def test_programs_compiled_ahead_change_no_bit(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    flow = CNF(MLP(2, width=4, key=KEY), StandardNormal(2))
+    config = TrainConfig(steps=20, eval_every=10, batch_size=40)
+    names = []
+    compiled = Run.compile_ahead
+
+    def watched(run):
+        ahead = compiled(run)
+        names.extend(future for future in ahead._futures)
+        return ahead
+
+    fits = []
+    for ahead in (watched, lambda run: Ahead()):
+        monkeypatch.setattr(Run, "compile_ahead", ahead)
+        trained, _ = fit(flow, x, key=KEY, config=config, transform=None)
+        fits.append(jax.tree.leaves(trained.field))
+    assert len(names) == 3
+    assert all(future.exception() is None for future in names)
+    for ours, theirs in zip(*fits, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_first_error_is_raised():

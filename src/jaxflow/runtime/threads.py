@@ -1,5 +1,6 @@
-"""Chunks of rows on the cores of a CPU: a thread each."""
+"""Work in threads beside the caller's, with the caller's settings of jax."""
 
+import concurrent.futures
 import contextlib
 import contextvars
 import os
@@ -34,28 +35,35 @@ def num_threads() -> int:
     return os.cpu_count() or 1
 
 
-def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any]:
-    """The results of calls in order; `threads` of them run at once, with the caller's settings.
+def with_settings(call: Callable[[], Any]) -> Callable[[], Any]:
+    """`call` for another thread, with the settings of this one; it returns when arrays are ready.
 
-    The first error is raised in its place, and calls that have not begun are then left out.
+    jax keeps settings such as float64 for each thread.
     """
     settings = {name: getattr(jax.config, name) for name in _SETTINGS}
+    context = contextvars.copy_context()
 
-    def compute(call: Callable[[], Any]) -> Any:
+    def compute() -> Any:
         with contextlib.ExitStack() as stack:
             for name, value in settings.items():
                 if value != getattr(jax.config, name):
                     stack.enter_context(_SETTINGS[name](value))
             return jax.block_until_ready(call())
 
+    return lambda: context.run(compute)
+
+
+def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any]:
+    """The results of calls in order; `threads` of them run at once, with the caller's settings.
+
+    The first error is raised in its place, and calls that have not begun are then left out.
+    """
     with ThreadPoolExecutor(threads, "jaxflow") as pool:
         # No more under way than threads: results are not kept before they are wanted.
         waiting: list[Future[Any]] = []
-        todo = iter(calls)
         try:
-            for call in todo:
-                context = contextvars.copy_context()
-                waiting.append(pool.submit(context.run, compute, call))
+            for call in calls:
+                waiting.append(pool.submit(with_settings(call)))
                 if len(waiting) > threads:
                     yield waiting.pop(0).result()
             while waiting:
@@ -63,3 +71,25 @@ def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class Ahead:
+    """Calls that a thread makes beside this one, in turn, to have their programs compiled.
+
+    What they return or raise is dropped: the same call, made later, is fast, or raises again. As
+    a context it leaves out, at its end, what has not begun.
+    """
+
+    def __init__(self, calls: Sequence[Callable[[], Any]] = ()) -> None:
+        self._pool = ThreadPoolExecutor(1, "jaxflow-ahead")
+        self._futures = [self._pool.submit(with_settings(call)) for call in calls]
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self, count: int | None = None) -> None:
+        """Wait for the first `count` calls, or for all."""
+        concurrent.futures.wait(self._futures[:count])

@@ -161,13 +161,19 @@ def fit(
     store = open_store(checkpoint, data, resume=resume)
     check_processes_agree(f"{data} {store is not None and store.exists()}")
     with Progress(config.steps, show=progress) as bar, name_lost_processes():
-        if resume and store is not None and store.exists():
-            run = Run.load(store, problems, bar, *settings)
+        resumes = resume and store is not None and store.exists()
+        if store is not None and resumes:
+            runs = [Run.load(store, problems, bar, *settings)]
         else:
             runs = [Run(name, problem, *settings) for name, problem in problems.items()]
+        # The candidates share their programs.
+        with runs[0].compile_ahead() as ahead:
+            for run in runs:
+                run.ahead = ahead
             run = _best_run(runs, config.pilot_steps, bar) if len(runs) > 1 else runs[0]
-            run.report(callback, store)
-        run.advance(config.steps, bar, callback, store)
+            if not resumes:
+                run.report(callback, store)
+            run.advance(config.steps, bar, callback, store)
     if run.failure and not run.step:
         raise TrainingError(f"{run.failure}; {choice.lower(config)}")
     if not math.isfinite(run.best_value):

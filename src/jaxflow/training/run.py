@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from jaxflow.ode import ODE, SolveError
 from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
 from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
+from jaxflow.runtime.threads import Ahead
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.history import History
@@ -91,6 +93,29 @@ class Run:
             transform = jax.tree.map(jnp.shape, transform)
         self.made_of["flow"] |= describe(transform, "flow.transform")
         self.history = History({name: [] for name in COLUMNS})
+        self.ahead = Ahead()
+
+    def compile_ahead(self) -> Ahead:
+        """Compile the programs of a likelihood that comes later while the first steps train.
+
+        Not on several devices, whose programs all threads must call in one order.
+        """
+        now = self._phase(self.step)
+        later = self._phase(min(now.end, self.config.steps - 1))
+        alone = self.mesh is None and jax.process_count() == 1 and self.problem.stream is None
+        if now.solves or not later.solves or not alone or not hasattr(self.frozen, "ode"):
+            return Ahead()
+        flow = combine_trainable(self.best, self.frozen)
+
+        def value(flow: Any) -> Any:
+            return validation_value(flow, self.problem, self.objective, self.key)
+
+        def steps() -> Any:
+            state = initial_state(self.best, self.optimizer.at(later))
+            return train_steps(self._inputs(later, later.first, 0), state)
+
+        coarse = replace(flow, ode_eval=self.frozen.ode)
+        return Ahead([partial(value, flow), steps, partial(value, coarse)])
 
     def advance(
         self,
@@ -192,17 +217,14 @@ class Run:
             0,
         )
         if phase.solves and not self._phase(self.step - 1).solves:
+            self.ahead.wait()
             ode = accurate_ode(self.frozen.ode, self._value, self.config.solver_error)
             self.frozen = with_ode(self.frozen, ode)
             progress.say(f"step {self.step}: likelihood from here on, with {ode}")
 
     def _train(self, phase: Phase, count: int) -> tuple[float, float]:
         """Take `count` steps; return their mean loss and the last learning rate."""
-        rows, indices = self.minibatches.load(phase.config, self.step, count)
-        numbers = jnp.asarray(count), jnp.asarray(self.step), jnp.asarray(phase.first)
-        loss_args = self.frozen, rows, self.problem.batch_transform, phase.objective
-        optimizer = self.optimizer.at(phase)
-        inputs = Steps(loss_args, indices, *numbers, self.key, phase.config, optimizer, self.place)
+        inputs = self._inputs(phase, self.step, count)
         with self._on_mesh():
             self.state, losses, rate = train_steps(inputs, self.state)
         values = np.asarray(losses)[:count].astype(float)
@@ -210,7 +232,8 @@ class Run:
         if taken < count:
             step_key = jax.random.fold_in(self.key, self.step + taken)
             with self._on_mesh():
-                name = first_non_finite(loss_args, self.state.params, indices[taken], step_key)
+                batch = inputs.indices[taken]
+                name = first_non_finite(inputs.loss_args, self.state.params, batch, step_key)
             self.failure = (
                 f"the loss or its gradient is not finite at step {self.step + taken + 1}, "
                 f"first {name}"
@@ -218,8 +241,17 @@ class Run:
         self.step += taken
         return float(np.mean(values)) + self.problem.offsets[0], float(rate)
 
+    def _inputs(self, phase: Phase, step: int, count: int) -> Steps:
+        """The inputs of `count` steps from a step of a phase on."""
+        rows, indices = self.minibatches.load(phase.config, step, count)
+        numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(phase.first)
+        loss_args = self.frozen, rows, self.problem.batch_transform, phase.objective
+        optimizer = self.optimizer.at(phase)
+        return Steps(loss_args, indices, *numbers, self.key, phase.config, optimizer, self.place)
+
     def _value(self, ode: ODE | None = None) -> tuple[float, float]:
         """Validation value and evaluations by this solver; None is the evaluation solver."""
+        self.ahead.wait(1)
         flow = combine_trainable(self.to_host(self.state.ema), self.frozen)
         flow = flow if ode is None else replace(flow, ode_eval=ode)
         try:
