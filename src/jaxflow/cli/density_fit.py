@@ -11,26 +11,36 @@ from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.training import discarding, finish, held_out_results, note_proposal
 from jaxflow.runtime.checks import check_columns
-from jaxflow.transforms import propose
+from jaxflow.training.from_simple import FOLD_ROWS
+from jaxflow.transforms import Proposal, propose
+
+
+def default_proposal(
+    x: np.ndarray, record: dict[str, Any], kinds: dict[str, Any]
+) -> Proposal | None:
+    """What is proposed for the columns of a table, with the kinds that the user gave.
+
+    None for many rows in flat space, which `jaxflow.fit` trains on as well, and can resume.
+    """
+    check_columns(x, record["columns"])
+    proposal = propose(x, record["columns"], kinds)
+    return proposal if proposal.surface is not None or len(x) <= FOLD_ROWS else None
 
 
 def fit_by_default(
-    x: np.ndarray, record: dict[str, Any], settings: Settings, folder: Path
+    x: np.ndarray, proposal: Proposal, record: dict[str, Any], settings: Settings, folder: Path
 ) -> dict[str, Any]:
     """Train on rows and fill the run directory; returns the record with the results.
 
-    An interruption leaves nothing to resume: with few rows the training is short.
+    An interruption leaves nothing to resume: the training is short.
     """
-    names = record["columns"]
-    check_columns(x, names)
-    proposal = propose(x, names)
     note_proposal(proposal)
     with discarding(folder, record):
         flow, history, comparison = jaxflow.fit_density(
             x,
             key=jax.random.key(settings.seed),
             transform=proposal,
-            columns=names,
+            columns=record["columns"],
             width=settings.width,
             depth=settings.depth,
             steps=settings.steps,

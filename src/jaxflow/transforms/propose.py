@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.transforms.groups import Columns, Periodic, find_groups
+from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.groups import find_groups
 from jaxflow.transforms.kinds import (
     ColumnKind,
     ContinuousColumn,
@@ -15,6 +16,7 @@ from jaxflow.transforms.kinds import (
     kind_of,
     transforms_of,
 )
+from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.samples import host_samples
 from jaxflow.transforms.surface import Surface
 

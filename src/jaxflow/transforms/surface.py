@@ -9,8 +9,9 @@ from jaxflow.bases.on_manifold import Independent, UniformOn
 from jaxflow.manifolds import Euclidean, Manifold, Product, Torus
 from jaxflow.transforms.blocks import Blocks
 from jaxflow.transforms.chain import Chain
-from jaxflow.transforms.groups import Group, Periodic
+from jaxflow.transforms.groups import Group
 from jaxflow.transforms.latlon import Angles
+from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.protocol import Transform
 
 
