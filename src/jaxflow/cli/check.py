@@ -121,6 +121,7 @@ def check(
                 x[used],
                 samples[finite_rows(samples)],
                 diagnosis,
+                getattr(flow, "transform", None),
             )
     if card is not None:
         write_bytes(card, card_of(run, record, diagnosis.solves).text(flow, FLOW).encode())

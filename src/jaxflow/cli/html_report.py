@@ -42,8 +42,11 @@ def write_report(
     x: Float[np.ndarray, "rows columns"],
     samples: Float[np.ndarray, "samples columns"],
     diagnosis: Diagnosis,
+    transform: Any = None,
 ) -> None:
     """Write the report on a run, described by `facts`, and on its tests with the rows `x`.
+
+    `transform` is that of the flow, which knows the periods of columns.
 
     The file is complete and loads nothing else.
     """
@@ -64,7 +67,7 @@ def write_report(
         "<h2>Tests</h2>",
         f"<pre>{html.escape(str(diagnosis))}</pre>",
         "<h2>Pictures</h2>",
-        *_pictures(run, columns, x, samples, diagnosis),
+        *_pictures(run, columns, x, samples, diagnosis, transform),
         "</body></html>\n",
     ]
     write_bytes(path, "\n".join(parts).encode())
@@ -97,11 +100,19 @@ def _log_density(solves: Any) -> list[str]:
 
 
 def _pictures(
-    run: Path, columns: Sequence[str], x: np.ndarray, samples: np.ndarray, diagnosis: Diagnosis
+    run: Path,
+    columns: Sequence[str],
+    x: np.ndarray,
+    samples: np.ndarray,
+    diagnosis: Diagnosis,
+    transform: Any,
 ) -> list[str]:
     first = slice(0, MAX_COLUMNS)
     axes = plotting.corner(
-        samples[:MAX_ROWS, first], x[:MAX_ROWS, first], columns=list(columns[first])
+        samples[:MAX_ROWS, first],
+        x[:MAX_ROWS, first],
+        columns=list(columns[first]),
+        periods=plotting.periods(transform, x.shape[1])[first],
     )
     history = read_table(run / HISTORY)
     curves = dict(zip(history.columns, history.values.T.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The integral of a density over a manifold, with respect to its surface measure."""
+"""Flows on manifolds: the integral over the surface, and rows as the manifold shows them."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxflow.diagnostics.findings import to_host
-from jaxflow.flows.data_space import with_transform
+from jaxflow.flows.data_space import to_flow_space, with_transform
 from jaxflow.flows.flow import score_rows
 from jaxflow.flows.importance import log_mean
 from jaxflow.manifolds import Manifold, Sphere, Torus, quadrature
@@ -59,3 +59,13 @@ def surface_mass(
     how = f"{DRAWS:,} uniform points, {effective:,.0f} of them effective"
     value = float(np.exp(log_value))
     return value, relative * value, how, float(effective), failed
+
+
+def as_seen(transform: Any, manifold: Manifold, x: Array) -> Array:
+    """Rows in data units as fields on the manifold see them, without seams, (rows, ambient).
+
+    Failed rows are NaN, as they were.
+    """
+    u, _ = to_flow_space(transform, x)
+    failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
+    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))

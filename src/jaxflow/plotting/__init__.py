@@ -11,8 +11,10 @@ from jaxflow.plotting.errors import calibration, coverage
 from jaxflow.plotting.explore import explore
 from jaxflow.plotting.fan import fan
 from jaxflow.plotting.globe import globe
+from jaxflow.plotting.periods import periods
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 from jaxflow.plotting.reliability import reliability
+from jaxflow.plotting.torsions import torsions
 
 __all__ = [
     "animation",
@@ -25,6 +27,8 @@ __all__ = [
     "fan",
     "globe",
     "history",
+    "periods",
     "reliability",
+    "torsions",
     "trajectories",
 ]
