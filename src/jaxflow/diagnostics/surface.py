@@ -68,4 +68,5 @@ def as_seen(transform: Any, manifold: Manifold, x: Array) -> Array:
     """
     u, _ = to_flow_space(transform, x)
     failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
+    # What is not finite would be shown as some point.
     return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))

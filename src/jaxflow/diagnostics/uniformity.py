@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.bases import sample_rows
-from jaxflow.diagnostics.findings import SURVIVORS, Finding, Line, flatten, p_value
+from jaxflow.diagnostics.findings import SURVIVORS, Finding, Line, finite, flatten, p_value
 from jaxflow.diagnostics.two_sample import energy
 from jaxflow.manifolds import Manifold
 
@@ -82,16 +82,14 @@ def measure_uniformity(
     Returns:
         The tests; the reason if too many rows failed or too few are left.
     """
-    seen = jax.vmap(manifold.embed)
-    points = flatten(seen(z))
-    solved = np.isfinite(points).all(axis=1)
+    solved = finite(z)
     if np.mean(solved) < SURVIVORS:
-        return f"{np.sum(~solved):,} of {len(points):,} encoded rows failed"
-    points = points[solved]
+        return f"{np.sum(~solved):,} of {len(z):,} encoded rows failed"
+    points = flatten(_seen(manifold, z))[solved]
     if len(points) < LEAST:
         return f"{len(points)} encoded rows are too few to test; {LEAST} are needed"
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), DRAWS + len(points))
-    drawn = flatten(seen(sample_rows(base, keys, z.dtype)))
+    drawn = flatten(_seen(manifold, _draw(base, keys)))
     reference = drawn[:DRAWS]
     mean_p = square_p = _moments_p(points, reference)
     if points.shape[1] <= FEW_ENTRIES:
@@ -100,6 +98,16 @@ def measure_uniformity(
     assert not isinstance(found, str)
     named = type(base).__name__
     return Uniformity(len(points), mean_p, square_p, *found, named, level)
+
+
+@eqx.filter_jit
+def _draw(base: Any, keys: Array) -> Float[Array, "draws n"]:
+    return jax.vmap(base.sample)(keys)
+
+
+@eqx.filter_jit
+def _seen(manifold: Manifold, z: Float[Array, "rows n"]) -> Float[Array, "rows ambient"]:
+    return jax.vmap(manifold.embed)(z)
 
 
 def _with_products(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n _"]:
@@ -114,7 +122,9 @@ def _moments_p(x: Float[np.ndarray, "n k"], reference: Float[np.ndarray, "m k"])
     spread = reference.std(axis=0)
     scale = np.where(spread > FLAT * spread.max(), spread, np.inf)
     away = (x.mean(axis=0) - reference.mean(axis=0)) / scale
-    values, vectors = np.linalg.eigh(np.cov(reference / scale, rowvar=False).reshape(len(away), -1))
+    values, vectors = np.linalg.eigh(
+        np.cov(reference / scale, rowvar=False).reshape(len(away), -1)
+    )
     free = values > FLAT * values.max()
     parts = (vectors.T @ away)[free] ** 2 / values[free]
     statistic = float(parts.sum()) / (1 / len(x) + 1 / len(reference))

@@ -107,7 +107,9 @@ def _density(
         rows[:, list(columns)] = grid
         return np.exp(np.asarray(flow.log_prob(rows), np.float64)).reshape(resolution, resolution)
     drawn = np.asarray(flow.sample(jax.random.key(seed), DRAWS), np.float64)[:, list(columns)]
-    counts = np.histogram2d(drawn[:, 1], drawn[:, 0], bins=BINS, range=sides[::-1], density=True)[0]
+    counts = np.histogram2d(drawn[:, 1], drawn[:, 0], bins=BINS, range=sides[::-1], density=True)[
+        0
+    ]
     wave = np.fft.fftfreq(BINS)
     damp = np.exp(-2 * (np.pi * SMOOTH * wave) ** 2)
     smooth = np.fft.ifft2(np.fft.fft2(counts) * np.outer(damp, damp)).real
