@@ -22,7 +22,7 @@ from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
-from jaxflow.transforms import is_group
+from jaxflow.transforms.groups import is_group
 
 # Options of the groups in `--help`.
 _model, _training, _expert = (

@@ -17,7 +17,6 @@ from jaxflow.transforms.dequantise import (
     without_noise,
 )
 from jaxflow.transforms.gaussianise import Gaussianise
-from jaxflow.transforms.groups import is_group
 from jaxflow.transforms.latlon import Angles, LatLon
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
@@ -41,7 +40,6 @@ __all__ = [
     "candidate_transforms",
     "image_shape",
     "inside",
-    "is_group",
     "log_mass",
     "noise_of",
     "propose",
