@@ -94,13 +94,13 @@ def corner(
                 ax.scatter(rows[:, j], rows[:, i], s=2, **style)
         ax.set_xlim(low[j], high[j])
         if periods and periods[j] is not None:
-            ax.set_xticks(np.linspace(low[j], high[j], 3))
+            ax.set_xticks(np.linspace(low[j], high[j], 5)[1:-1])
         if i == j:
             ax.set_yticks([])
         else:
             ax.set_ylim(low[i], high[i])
             if periods and periods[i] is not None:
-                ax.set_yticks(np.linspace(low[i], high[i], 3))
+                ax.set_yticks(np.linspace(low[i], high[i], 5)[1:-1])
         ax.tick_params(labelbottom=i == dim - 1, labelleft=j == 0 and i != j)
         if i == dim - 1:
             ax.set_xlabel(names[j])

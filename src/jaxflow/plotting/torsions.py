@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.plotting.periods import periods
-from jaxflow.plotting.style import DENSITY_MAP, GAMMA, LIGHT, pyplot
+from jaxflow.plotting.style import DENSITY_MAP, LIGHT, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
 # Samples that show the density of two of several columns, and the bins of a side, which are
 # smoothed by a wrapped normal of SMOOTH bins.
-DRAWS, BINS, SMOOTH = 50_000, 90, 1.5
+DRAWS, BINS, SMOOTH = 20_000, 90, 1.5
+# Exponent of the colours: these densities have sharp peaks.
+GAMMA = 0.3
 
 
 def torsions(
@@ -30,7 +32,7 @@ def torsions(
     """Draw the density of two columns with a period, over one period of each.
 
     Of a flow of two columns it is the density; of more columns that of the two alone, from
-    50,000 samples.
+    20,000 samples.
 
     ```python
     import jax
