@@ -139,6 +139,8 @@ def diagnose(
     # On grids of integers, integrate the dequantised density.
     exact = with_transform(exact, without_noise(exact.transform))
     points = samples if cond is not None else jnp.concatenate([rows, samples])
+    if manifold is not None:
+        points = spread_rows(flow.transform, points, jax.random.fold_in(key, 2))
     first = None if cond is None else cond[0]
     parts["mass"] = measure_mass(exact, points, first, numpy_rng(mass_key), allowed=atol_nats)
     parts["round trip"] = measure_round_trip(flow, rows, z, cond)

@@ -1,15 +1,14 @@
 """Train a flow for a table with columns on a manifold: places, angles, directions."""
 
-import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.density.kernels import best_width, log_kernel_density
 from jaxflow.dynamics import MLP, OnManifold
 from jaxflow.flows.cnf import CNF
 from jaxflow.manifolds import Manifold
@@ -29,12 +28,8 @@ from jaxflow.transforms import Blocks, Chain, spread_rows
 from jaxflow.transforms.choose import forward
 from jaxflow.transforms.surface import Surface
 
-# Widths of kernels that are tried, in radians and standard deviations; rows that choose the width,
-# and the most kernels then and in the end.
-WIDTHS = tuple(np.geomspace(0.005, 1.0, 12).tolist())
-CHOOSING, FEW_KERNELS, KERNELS = 200, 4000, 20_000
-# Rows that are scored by all kernels at a time.
-CHUNK = 32
+# Largest number of kernels.
+KERNELS = 20_000
 
 
 def by_geodesics(table: Table, share: float) -> FittedDensity:
@@ -140,22 +135,5 @@ def kernel_density(flow: CNF, x: Array, held: Array, key: PRNGKeyArray) -> Float
     u, _ = forward(flow.transform, spread_rows(flow.transform, x, key))
     v, log_det = forward(flow.transform, held)
     u = u[jax.random.permutation(key, len(u))[:KERNELS]]
-    chosen, rest = u[:CHOOSING], u[CHOOSING : CHOOSING + FEW_KERNELS]
-    if len(rest) < CHOOSING:
-        chosen, rest = u[::2], u[1::2]
-    widths = jnp.asarray(WIDTHS, u.dtype)
-    best = widths[
-        jnp.argmax(jnp.stack([_score(manifold, rest, chosen, w).mean() for w in widths]))
-    ]
-    return np.asarray(_score(manifold, u, v, best) + log_det, np.float64)
-
-
-@eqx.filter_jit
-def _score(
-    manifold: Any, kernels: Float[Array, "k n"], x: Float[Array, "m n"], width: Array
-) -> Float[Array, " m"]:
-    def score(x: Array) -> Array:
-        each = jax.vmap(lambda loc: manifold.log_normal(loc, x, width))(kernels)
-        return logsumexp(each) - math.log(len(kernels))
-
-    return jax.lax.map(score, x, batch_size=CHUNK)
+    log_p = log_kernel_density(manifold, u, v, best_width(manifold, u))
+    return np.asarray(log_p + log_det, np.float64)
