@@ -114,7 +114,10 @@ def check(
             samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
             samples = np.asarray(samples)
             samples = samples[finite_rows(samples)]
-            sections, figures = numbers_report(record["columns"], x[used], samples, diagnosis)
+            transform = getattr(flow, "transform", None)
+            sections, figures = numbers_report(
+                record["columns"], x[used], samples, diagnosis, transform
+            )
             figures["Training history"] = history_figure(run)
             examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
             facts, problems = run_facts(run, record), diagnosis.problems

@@ -11,12 +11,27 @@ from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.training import compared_results, ending_early, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
-from jaxflow.transforms import propose
+from jaxflow.training.from_simple import FOLD_ROWS
+from jaxflow.transforms import Proposal, propose
+
+
+def default_proposal(
+    x: np.ndarray, record: dict[str, Any], kinds: dict[str, Any]
+) -> Proposal | None:
+    """What is proposed for the columns of a table, with the kinds that the user gave.
+
+    None for many rows in flat space, which `jaxflow.fit` trains on as well, and can resume.
+    """
+    check_columns(x, record["columns"])
+    proposal = propose(x, record["columns"], kinds)
+    alone = proposal.surface is None and not record.get("given")
+    return None if alone and len(x) > FOLD_ROWS else proposal
 
 
 def fit_by_default(
     x: np.ndarray,
     cond: np.ndarray | None,
+    proposal: Proposal,
     record: dict[str, Any],
     settings: Settings,
     folder: Path,
@@ -25,11 +40,8 @@ def fit_by_default(
 
     Ctrl-C ends the training early and keeps what was best so far.
     """
-    names = record["columns"]
-    check_columns(x, names)
     if cond is not None:
         check_columns(cond, record["given"])
-    proposal = propose(x, names)
     note_proposal(proposal)
     with ending_early(folder, record, settings) as monitor:
         flow, history, comparison = jaxflow.fit_density(
@@ -37,7 +49,7 @@ def fit_by_default(
             cond,
             key=jax.random.key(settings.seed),
             transform=proposal,
-            columns=names,
+            columns=record["columns"],
             width=settings.width,
             depth=settings.depth,
             steps=settings.steps,

@@ -11,11 +11,11 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
-from jaxflow.cli.density_fit import fit_by_default
+from jaxflow.cli.density_fit import default_proposal, fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.given import read_given
 from jaxflow.cli.info import print_outcome
-from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed
+from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed, split_kinds
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
@@ -24,7 +24,7 @@ from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
-from jaxflow.training.from_simple import FOLD_ROWS
+from jaxflow.transforms.groups import is_group
 
 # Options of the groups in `--help`.
 _table, _model, _training, _expert = (
@@ -67,7 +67,9 @@ def fit(
         list[str] | None,
         _table(
             help="Kind of a column as COLUMN=KIND: category, count, whole, date, continuous, "
-            "positive, identifier (left out), or limits such as 0:1. Repeat it for more columns."
+            "positive, identifier (left out), or limits such as 0:1. In tables of numbers also "
+            "lat,lon=place, COLUMN=periodic:360, x,y,z=direction, x,y,z=axis, COLUMN=interval. "
+            "Repeat it for more columns."
         ),
     ] = None,
     null: Annotated[
@@ -187,11 +189,17 @@ def fit(
             f"--given {given} needs the default model and a table of numbers: leave out options "
             "of the model, --class-column, --from, --devices, --kind and --null"
         )
-    mixed = (
-        plain
-        and given is None
-        and (bool(kind or null) or is_mixed(table, names, drop_nan=drop_nan))
-    )
+    kinds = split_kinds(kind or ())
+    groups = {name: word for name, word in kinds.items() if is_group(word)}
+    mixed = len(groups) < len(kinds) or bool(null)
+    mixed = plain and given is None and (mixed or is_mixed(table, names, drop_nan=drop_nan))
+    if groups and mixed:
+        name, word = next(iter(groups.items()))
+        raise ValueError(
+            f"--kind {name}={word} is for tables of numbers alone, and {table} has text, gaps or "
+            "constants, or another --kind or --null: choose the numbers by --columns, or add "
+            "--drop-nan"
+        )
     if (kind or null) and not plain:
         raise ValueError(
             f"--{'kind' if kind else 'null'} needs a table and the default model: leave out "
@@ -239,10 +247,13 @@ def fit(
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
+            proposal = None
+            if plain and x is not None:
+                proposal = default_proposal(x, record, kinds)
             if cells is not None:
                 record = fit_mixed(cells, record, settings, folder)
-            elif plain and x is not None and (len(x) <= FOLD_ROWS or given is not None):
-                record = fit_by_default(x, cond, record, settings, folder)
+            elif x is not None and proposal is not None:
+                record = fit_by_default(x, cond, proposal, record, settings, folder)
             elif x is not None:
                 record = fit_table(x, cond, record, settings, folder, **how)
             elif objective == "reverse-kl":

@@ -82,12 +82,19 @@ def numbers_report(
     x: Float[np.ndarray, "rows columns"],
     samples: Float[np.ndarray, "samples columns"],
     diagnosis: Diagnosis,
+    transform: Any = None,
 ) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
-    """Sections and figures of `write_report` on a table of numbers."""
+    """Sections and figures of `write_report` on a table of numbers.
+
+    `transform` is that of the flow, which knows the periods of columns.
+    """
     statistics = [[name, *_statistics(v)] for name, v in zip(columns, x.T, strict=True)]
     first = slice(0, MAX_COLUMNS)
     axes = plotting.corner(
-        samples[:MAX_ROWS, first], x[:MAX_ROWS, first], columns=list(columns[first])
+        samples[:MAX_ROWS, first],
+        x[:MAX_ROWS, first],
+        columns=list(columns[first]),
+        periods=plotting.periods(transform, x.shape[1])[first],
     )
     return {
         "Data": [table_html(["column", *STATISTICS], statistics)],

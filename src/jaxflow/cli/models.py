@@ -51,14 +51,16 @@ def _build_network(settings: Settings, dim: int, cond_dim: int, key: PRNGKeyArra
 def fit_transform(name: str, x: Float[np.ndarray, "rows dim"], columns: list[str]) -> Any:
     """Return the `transform` argument of `jaxflow.fit`, fitted to training rows."""
     if name == "auto":
-        return propose(jnp.asarray(x), columns)
+        return propose(jnp.asarray(x), columns).flat
     return None if name == "none" else SCALINGS[name].fit(jnp.asarray(x))
 
 
 def transform_text(transform: Any) -> str:
     """Name a transform, such as `dequantise, bounded, standardise`."""
-    parts = getattr(transform, "parts", (transform,))
-    return ", ".join("none" if part is None else type(part).__name__.lower() for part in parts)
+    parts = getattr(transform, "parts", None) or getattr(transform, "blocks", None)
+    if parts:
+        return ", ".join(map(transform_text, parts))
+    return "none" if transform is None else type(transform).__name__.lower()
 
 
 def build_objective(

@@ -18,8 +18,11 @@ from jaxflow.diagnostics.ranks import measure_ranks
 from jaxflow.diagnostics.round_trip import measure_round_trip
 from jaxflow.diagnostics.slope import measure_slope
 from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
+from jaxflow.diagnostics.surface import as_seen
 from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
+from jaxflow.diagnostics.uniformity import measure_uniformity
+from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
@@ -48,6 +51,11 @@ def diagnose(
     samples against data by two tests (`jaxflow.diagnostics.two_sample`), and the log-densities of
     data against those of samples by two more (`jaxflow.diagnostics.ranks`). Failed rows are
     counted and named; they do not raise. A part that cannot be measured is reported as unknown.
+
+    On a manifold (a field `jaxflow.dynamics.OnManifold`) the integral is over it; encoded rows are
+    tested against the base by means, squares and energy distance
+    (`jaxflow.diagnostics.uniformity`); and samples are compared with data as the manifold shows
+    points, without seams.
 
     Use rows that did not train the flow: training rows fit too well. A test that finds no
     difference only says that this many rows do not reveal one: below 200 rows the tests are weak,
@@ -113,7 +121,8 @@ def diagnose(
     solves = measure_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
     # On grids of integers it is the rows with noise that are N(0, I) at the base.
     z = flow.encode(spread_rows(flow.transform, rows, jax.random.fold_in(key, 1)), cond)
-    scores = normal_scores(flow.base, z)
+    manifold = manifold_of(getattr(flow, "field", None))
+    scores = normal_scores(flow.base, z) if manifold is None else None
     pairs = _choose(len(rows), num_samples, rng)
     paired, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)
 
@@ -130,13 +139,21 @@ def diagnose(
     # On grids of integers, integrate the dequantised density.
     exact = with_transform(exact, without_noise(exact.transform))
     points = samples if cond is not None else jnp.concatenate([rows, samples])
+    if manifold is not None:
+        points = spread_rows(flow.transform, points, jax.random.fold_in(key, 2))
     first = None if cond is None else cond[0]
     parts["mass"] = measure_mass(exact, points, first, numpy_rng(mass_key), allowed=atol_nats)
     parts["round trip"] = measure_round_trip(flow, rows, z, cond)
     no_cdf = f"a {type(flow.base).__name__} has no method cdf to test the encoded rows with"
-    parts["base"] = no_cdf if scores is None else measure_normality(scores, level)
+    if manifold is None:
+        parts["base"] = no_cdf if scores is None else measure_normality(scores, level)
+        shown = rows[pairs], paired
+    else:
+        base_rng = numpy_rng(jax.random.fold_in(test_key, 1))
+        parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
+        shown = tuple(as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired))
     parts["MMD"], parts["classifier"] = _compare_samples(
-        rows[pairs], paired, _take(cond, pairs), numpy_rng(test_key), level
+        *shown, _take(cond, pairs), numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
         flow, solves.log_prob[pairs], paired, _take(cond, pairs), key=solve_key, level=level
@@ -156,6 +173,7 @@ def diagnose(
         round_trip=measured.get("round trip"),
         slope=measured.get("slope"),
         normality=measured.get("base"),
+        uniformity=measured.get("uniformity"),
         mmd=measured.get("MMD"),
         c2st=measured.get("classifier"),
         ranks=measured.get("log-densities"),

@@ -14,6 +14,7 @@ from jaxflow.diagnostics.slope import Slope
 from jaxflow.diagnostics.solves import Solves
 from jaxflow.diagnostics.truth import Truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD
+from jaxflow.diagnostics.uniformity import Uniformity
 
 # Fewer rows than this miss a distance of a sixth in a coordinate.
 WEAK = 200
@@ -46,6 +47,7 @@ class Diagnosis:
         round_trip: whether points return from data to base to data.
         slope: the field's Lipschitz constant along trajectories, and its trace's error.
         normality: the encoded data compared with N(0, I).
+        uniformity: the encoded data compared with the base of a flow on a manifold.
         mmd: samples compared with data, by a kernel.
         c2st: samples compared with data, by a classifier.
         ranks: log-densities of data compared with those of samples.
@@ -67,6 +69,7 @@ class Diagnosis:
     round_trip: RoundTrip | None
     slope: Slope | None
     normality: Normality | None
+    uniformity: Uniformity | None
     mmd: MMD | None
     c2st: C2ST | None
     ranks: Ranks | None
@@ -85,8 +88,8 @@ class Diagnosis:
         return [part for part in parts if part is not None]
 
     @property
-    def _tests(self) -> tuple[Normality | MMD | C2ST | Ranks | None, ...]:
-        return self.normality, self.mmd, self.c2st, self.ranks
+    def _tests(self) -> tuple[Normality | Uniformity | MMD | C2ST | Ranks | None, ...]:
+        return self.normality, self.uniformity, self.mmd, self.c2st, self.ranks
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -112,8 +112,7 @@ def measure_mass(
     """
     manifold = manifold_of(getattr(flow, "field", None))
     if manifold is not None:
-        found = surface_mass(flow, manifold, cond, rng)
-        return found if isinstance(found, str) else Mass(*found, allowed)
+        return _judged(Mass(*surface_mass(flow, manifold, points, cond, rng), allowed))
     size = math.prod(flow.event_shape)
     if size > LARGEST:
         return f"an event has {size} entries; up to {LARGEST} can be integrated"
@@ -139,6 +138,12 @@ def measure_mass(
         hopeless = on_grid.error > HOPELESS * on_grid.value
         return on_grid._replace(value=math.nan) if hopeless else on_grid
     return sampled
+
+
+def _judged(mass: Mass) -> Mass:
+    """The mass, NaN where too few draws measure it."""
+    few = mass.effective is not None and mass.effective < LEAST
+    return mass._replace(value=math.nan, error=math.inf) if few else mass
 
 
 def grid_mass(log_density: LogDensity, u: Float[np.ndarray, "n d"], allowed: float) -> Mass:

@@ -1,42 +1,54 @@
-"""The integral of a density over a manifold, with respect to its surface measure."""
+"""Flows on manifolds: the integral over the surface, and rows as the manifold shows them."""
 
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.nn import logsumexp
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.density.kernels import best_width, log_kernel_density
 from jaxflow.diagnostics.findings import to_host
-from jaxflow.flows.data_space import with_transform
+from jaxflow.flows.data_space import to_flow_space, with_transform
 from jaxflow.flows.flow import score_rows
 from jaxflow.flows.importance import log_mean
 from jaxflow.manifolds import Manifold, Sphere, Torus, quadrature
 
-# Steps of two rules, whose difference is the error; uniform points where there is no rule.
-COARSE, FINE, DRAWS = 48, 96, 8192
+# Steps of two rules, whose difference is the error.
+COARSE, FINE = 48, 96
+# Draws of importance sampling, of which a share is from the base; kernels that the others are
+# around, and how much wider than the best ones they are.
+DRAWS, SHARE, KERNELS, WIDER = 8192, 0.2, 1000, 1.3
 
 
 def surface_mass(
-    flow: Any, manifold: Manifold, cond: Array | None, rng: np.random.Generator
-) -> tuple[float, float, str, float | None, int] | str:
+    flow: Any,
+    manifold: Manifold,
+    points: Array,
+    cond: Array | None,
+    rng: np.random.Generator,
+) -> tuple[float, float, str, float | None, int]:
     """Integrate the density of a flow over the manifold of its field.
+
+    By a quadrature rule on circles, spheres and tori of two dimensions; elsewhere by importance
+    sampling from kernels around the points, with a share of draws from the base.
 
     Args:
         flow: a flow with an exact trace, whose solves do not raise.
         manifold: of its field.
+        points: rows in data units, which show where the mass lies; NaN for failed ones.
         cond: one condition, or None.
-        rng: for uniform points.
+        rng: for draws.
 
     Returns:
         The integral; the difference of two rules, or one standard error; the method in words; the
         effective number of draws, None for a rule; the number of failed points, counted as
-        density 0. Or the reason why there is none.
+        density 0.
     """
-    if not math.isfinite(manifold.log_volume):
-        return f"the volume of {manifold} is infinite"
-    flow = with_transform(flow, None)
+    transform, flow = flow.transform, with_transform(flow, None)
 
     def density(x: Any) -> tuple[np.ndarray, int]:
         each = None if cond is None else jnp.broadcast_to(cond, (len(x), *cond.shape))
@@ -47,15 +59,54 @@ def surface_mass(
     if isinstance(manifold, Sphere | Torus) and manifold.dim <= 2:
         values, failed = [], 0
         for num in (COARSE, FINE):
-            points, weights = quadrature(manifold, num)
-            log_p, failed = density(points)
+            nodes, weights = quadrature(manifold, num)
+            log_p, failed = density(nodes)
             values.append(float(np.sum(weights * np.exp(log_p))))
-        how = f"{len(points):,} points of a quadrature rule"
+        how = f"{len(nodes):,} points of a quadrature rule"
         return values[1], abs(values[1] - values[0]), how, None, failed
-    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), DRAWS)
-    uniform: Any = manifold
-    log_p, failed = density(jax.vmap(uniform.uniform)(keys))
-    log_value, relative, effective = log_mean(log_p + manifold.log_volume)
-    how = f"{DRAWS:,} uniform points, {effective:,.0f} of them effective"
+    known = points[np.asarray(jnp.isfinite(points).all(axis=1))]
+    u = to_flow_space(transform, known[rng.permutation(len(known))[:KERNELS]])[0]
+    key = jax.random.key(int(rng.integers(2**31)))
+    draws, log_q = _propose(flow.base, manifold, u, best_width(manifold, u), key)
+    log_p, failed = density(draws)
+    log_value, relative, effective = log_mean(log_p - to_host(log_q))
+    how = f"importance sampling, {effective:,.0f} effective of {DRAWS:,} draws"
     value = float(np.exp(log_value))
     return value, relative * value, how, float(effective), failed
+
+
+@eqx.filter_jit
+def _propose(
+    base: Any, manifold: Any, kernels: Float[Array, "k n"], width: Array, key: PRNGKeyArray
+) -> tuple[Float[Array, "draws n"], Float[Array, " draws"]]:
+    """Draws of kernels around points and of the base, and their log-densities."""
+    # Wider than the best kernels: the tails of a proposal must not be too light.
+    width = jnp.minimum(WIDER * width, getattr(manifold, "most_scale", math.inf))
+    num_base = round(SHARE * DRAWS)
+    base_key, choice_key, step_key = jax.random.split(key, 3)
+    from_base = jax.vmap(base.sample)(jax.random.split(base_key, num_base))
+    centres = kernels[jax.random.randint(choice_key, (DRAWS - num_base,), 0, len(kernels))]
+    steps = jax.random.normal(step_key, (len(centres), manifold.dim), kernels.dtype)
+
+    def step(centre: Array, v: Array) -> Array:
+        return manifold.exp(centre, width * (v @ manifold.frame(centre)))
+
+    draws = jnp.concatenate([from_base.astype(kernels.dtype), jax.vmap(step)(centres, steps)])
+    each = jnp.stack(
+        [
+            math.log(SHARE) + jax.vmap(base.log_prob)(draws),
+            math.log1p(-SHARE) + log_kernel_density(manifold, kernels, draws, width),
+        ]
+    )
+    return draws, logsumexp(each, axis=0)
+
+
+def as_seen(transform: Any, manifold: Manifold, x: Array) -> Array:
+    """Rows in data units as fields on the manifold see them, without seams, (rows, ambient).
+
+    Failed rows are NaN, as they were.
+    """
+    u, _ = to_flow_space(transform, x)
+    failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
+    # What is not finite would be shown as some point.
+    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))

@@ -173,9 +173,16 @@ class FlowEstimator(BaseEstimator):
         objective = make_objective(self.objective)
         sizes = self.steps, self.batch_size, self.learning_rate
         seed = _seed_of(self.random_state)
+        kinds = getattr(self, "kinds", None)
         # Remove what an earlier fit had.
         self.__dict__.pop("comparison_", None)
-        if self.objective == "auto" and self.scaling == "auto":
+        by_default = self.objective == "auto" and self.scaling == "auto"
+        if kinds and not by_default:
+            raise ValueError(
+                f"kinds={kinds!r} is for the default flow: leave objective={self.objective!r} and "
+                f"scaling={self.scaling!r} out"
+            )
+        if by_default:
             with jax.enable_x64(float64):
                 self.flow_, history, comparison = fit_density(
                     rows.x,
@@ -183,6 +190,7 @@ class FlowEstimator(BaseEstimator):
                     key=jax.random.key(seed),
                     weights=rows.weights,
                     columns=columns,
+                    kinds=kinds,
                     width=None if self.width is None else as_int("width", self.width),
                     depth=as_int("depth", self.depth),
                     validation=self.validation,

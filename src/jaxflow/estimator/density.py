@@ -42,6 +42,10 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             `"standardise"`, `"gaussianise"`, `"whiten"`, or None. `"auto"` dequantises columns on
             a grid, takes logits or logarithms of bounded columns, and chooses the rest by the
             held-out density.
+        kinds: which columns are angles, places or directions, and which are not, as for
+            `jaxflow.transforms.propose`: `{"lat,lon": "place"}`, `{"phase": "periodic:1"}`,
+            `{"share": "interval"}`, by the names of `X` or by numbers such as `"0,1"`. None to
+            find out. It needs `objective` and `scaling` to be `"auto"`.
         validation: share of the rows held out to choose the best weights. A table that
             `jaxflow.fit_density` splits into folds holds each row out once instead.
         contamination: share of new rows that `predict` calls outliers, in (0, 0.5]: the threshold
@@ -80,6 +84,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         learning_rate: Any = None,
         objective: Any = "auto",
         scaling: Any = "auto",
+        kinds: Any = None,
         validation: Any = 0.1,
         contamination: Any = 0.1,
         discrete: Any = "density",
@@ -100,7 +105,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             random_state=random_state,
             verbose=verbose,
         )
-        self.contamination, self.discrete = contamination, discrete
+        self.kinds, self.contamination, self.discrete = kinds, contamination, discrete
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
         """Train the flow.

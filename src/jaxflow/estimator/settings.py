@@ -42,7 +42,7 @@ def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | 
     if name is None:
         return None
     _check_choice("scaling", name, ("auto", *SCALINGS))
-    return propose(x, columns) if name == "auto" else SCALINGS[name].fit(jnp.asarray(x))
+    return propose(x, columns).flat if name == "auto" else SCALINGS[name].fit(jnp.asarray(x))
 
 
 def make_objective(name: Any) -> Any:

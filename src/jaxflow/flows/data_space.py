@@ -25,6 +25,7 @@ from jaxflow.runtime.precision import (
     widest_dtype,
 )
 from jaxflow.transforms import image_shape, inside
+from jaxflow.transforms.protocol import check_strict
 
 # The counts of a solve; None where there is none.
 S = TypeVar("S", Stats, Stats | None)
@@ -66,7 +67,7 @@ def check_mistakes(transform: Any, rows: Any) -> None:
         ValueError: as `transform.check`.
     """
     if getattr(transform, "strict", False) and len(rows) and not isinstance(rows, Tracer):
-        transform.check(rows)
+        check_strict(transform, rows)
 
 
 def check_inside(ok: Bool[Array, " rows"], name: str = "x") -> None:

@@ -13,9 +13,11 @@ from jaxflow.plotting.excess import excess
 from jaxflow.plotting.explore import explore
 from jaxflow.plotting.fan import fan
 from jaxflow.plotting.globe import globe
+from jaxflow.plotting.periods import periods
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 from jaxflow.plotting.rank_curves import rank_curves
 from jaxflow.plotting.reliability import reliability
+from jaxflow.plotting.torsions import torsions
 
 __all__ = [
     "animation",
@@ -30,7 +32,9 @@ __all__ = [
     "fan",
     "globe",
     "history",
+    "periods",
     "rank_curves",
     "reliability",
+    "torsions",
     "trajectories",
 ]

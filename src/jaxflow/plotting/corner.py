@@ -21,6 +21,7 @@ def corner(
     *,
     columns: Sequence[str] | None = None,
     labels: tuple[str, str] = ("flow", "data"),
+    periods: Sequence[tuple[float, float] | None] | None = None,
     axes: Any = None,
 ) -> Any:
     """Draw the histogram of each column and, below, the scatter of each pair of columns.
@@ -38,6 +39,8 @@ def corner(
         reference: data to draw behind them, (m, d), or None.
         columns: names of the columns; x0, x1, ... by default.
         labels: names of `x` and `reference` in the legend.
+        periods: for each column that repeats, such as an angle, where a period begins and its
+            length, by `jaxflow.plotting.periods(flow.transform, d)`; its axes show one period.
         axes: matplotlib axes, (d, d); None for new ones.
 
     Returns:
@@ -58,6 +61,8 @@ def corner(
             raise ValueError(f"reference has {reference.shape[1]} columns, and x has {dim}")
         sets.insert(0, (reference, VERMILION, labels[1]))
     names = [f"x{i}" for i in range(dim)] if columns is None else list(columns)
+    if periods is not None and len(periods) != dim:
+        raise ValueError(f"periods={periods} has {len(periods)} entries for {dim} columns")
     if len(names) != dim:
         raise ValueError(f"columns={names} are {len(names)} names for {dim} columns")
     if axes is None:
@@ -70,6 +75,9 @@ def corner(
     low, high = np.quantile(sets[0][0], (0.001, 0.999), axis=0)
     margin = 0.05 * np.maximum(high - low, 1e-12)
     low, high = low - margin, high + margin
+    for i, period in enumerate(periods or ()):
+        if period is not None:
+            low[i], high[i] = period[0], period[0] + period[1]
     for i, j in np.ndindex(dim, dim):
         if j > i:
             axes[i, j].set_axis_off()
@@ -85,10 +93,14 @@ def corner(
                 style = {"alpha": min(0.6, 1200 / len(rows)), "color": colour, "linewidths": 0}
                 ax.scatter(rows[:, j], rows[:, i], s=2, **style)
         ax.set_xlim(low[j], high[j])
+        if periods and periods[j] is not None:
+            ax.set_xticks(np.linspace(low[j], high[j], 5)[1:-1])
         if i == j:
             ax.set_yticks([])
         else:
             ax.set_ylim(low[i], high[i])
+            if periods and periods[i] is not None:
+                ax.set_yticks(np.linspace(low[i], high[i], 5)[1:-1])
         ax.tick_params(labelbottom=i == dim - 1, labelleft=j == 0 and i != j)
         if i == dim - 1:
             ax.set_xlabel(names[j])

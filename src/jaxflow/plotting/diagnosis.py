@@ -47,7 +47,7 @@ def draw(diagnosis: Any) -> Any:
         open_axes(ax)
     z = diagnosis.encoded[finite_rows(diagnosis.encoded)]
     if diagnosis.normality is None:
-        reason = diagnosis.skipped.get("base", "not measured")
+        reason = diagnosis.skipped.get("base", "not normal")
         for ax in axes[:2]:
             _write_text(ax, f"base: {reason}")
     else:

@@ -1,6 +1,7 @@
 """`fit_density`: choose and train a flow for a table of numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -12,6 +13,7 @@ from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.from_regression import by_regression
 from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
+from jaxflow.training.from_surface import by_geodesics
 from jaxflow.training.record import Callback
 from jaxflow.training.rows import data_rows, repeat_rows
 from jaxflow.transforms import Proposal, propose
@@ -25,6 +27,7 @@ def fit_density(
     weights: ArrayInput | None = None,
     transform: Proposal | None = None,
     columns: Sequence[str] | None = None,
+    kinds: Mapping[Any, str] | None = None,
     width: int | None = None,
     depth: int = 2,
     steps: int | None = None,
@@ -46,6 +49,12 @@ def fit_density(
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.
+
+    Columns that live on a manifold, such as latitude and longitude, angles or unit vectors
+    (`jaxflow.transforms.propose` finds them), make a flow on that manifold
+    (`jaxflow.dynamics.OnManifold`): a share of the rows is held out, and the flow trains along
+    geodesics, then by likelihood, from the uniform density beside a Gaussian mixture of the other
+    columns.
 
     With conditions the start is a regression, linear or by boosted trees (scikit-learn's), of each
     column's location and spread, with a Gaussian mixture of what is left over
@@ -69,13 +78,19 @@ def fit_density(
             are not integers are rounded to repetitions.
         transform: transforms of the columns before the scaling, by `jaxflow.transforms.propose`;
             None for what that proposes for these rows.
-        columns: names of the columns, for messages.
-        width: units of each hidden layer; None for 64, or 128 for a large table.
+        columns: names of the columns, for messages, and as hints at angles and places.
+        kinds: which columns are angles, places or directions, and which are not, as for
+            `jaxflow.transforms.propose`: `{"lat,lon": "place", "phase": "periodic:1"}`; None to
+            find out. With conditions all columns are intervals.
+        width: units of each hidden layer; None for 64, or 128 for a
+            large table and on a manifold.
         depth: number of hidden layers.
         steps: largest number of updates; None for 4000.
-        batch_size: rows of an update; None for 128, or 512 for a large table.
-        learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
-        validation: share of a large table to hold out.
+        batch_size: rows of an update; None for 128, or 512 for a large table and on
+            a manifold.
+        learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table and
+            on a manifold.
+        validation: share of a large table, or of one on a manifold, to hold out.
         max_seconds: stop training at the first validation after this many seconds.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation with a `jaxflow.training.Record`, of the means over
@@ -97,8 +112,14 @@ def fit_density(
     placeholder = CNF(lambda t, x: x, StandardNormal(np.shape(x)[1]))
     rows = repeat_rows(data_rows(placeholder, x, cond, "x", weights))
     check_columns(np.asarray(rows.x), columns)
-    proposal = propose(rows.x, columns) if transform is None else transform
-    large = len(rows.x) > FOLD_ROWS
+    if kinds and (cond is not None or transform is not None):
+        raise ValueError(
+            f"kinds={dict(kinds)!r} is for the density of x alone, without cond and transform: "
+            "write transform=jaxflow.transforms.propose(x, columns, kinds)"
+        )
+    proposal = propose(rows.x, columns, kinds) if transform is None else transform
+    curved = proposal.surface is not None and cond is None
+    large = curved or len(rows.x) > FOLD_ROWS
     rate = 2e-3 if large else 1e-3
     config = TrainConfig(
         steps=4000 if steps is None else steps,
@@ -111,4 +132,6 @@ def fit_density(
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
         return by_regression(table, cond, validation if large else None)
+    if curved:
+        return by_geodesics(table, validation)
     return by_hold_out(table, validation) if large else by_folds(table)

@@ -232,6 +232,11 @@ def compare(
     log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]], rows: str
 ) -> Comparison:
     """The flow beside the best Gaussian of scaled columns and the best simple density."""
-    gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
-    densities = {each.name: tried[each] for each in (gaussian, next(iter(tried)))}
+    densities = {each.name: tried[each] for each in simplest_and_best(tried)}
     return Comparison({"flow": log_p, **densities}, rows)
+
+
+def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> tuple[Start, Start]:
+    """The best Gaussian of scaled columns and the best simple density; perhaps the same."""
+    gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
+    return gaussian, next(iter(tried))

@@ -1,6 +1,6 @@
 """Transforms side by side, each of its own columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import equinox as eqx
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.protocol import image_shape, inside
+from jaxflow.transforms.protocol import check_strict, image_shape, inside
 from jaxflow.transforms.samples import checked_rows
 
 
@@ -18,7 +18,7 @@ from jaxflow.transforms.samples import checked_rows
 class Blocks(eqx.Module):
     """The first transform takes the first columns, the second one the next, ...
 
-    The log-determinants add up.
+    The log-determinants add up. `columns` says which columns come first, if they lie elsewhere.
 
     ```python
     import jax
@@ -30,19 +30,24 @@ class Blocks(eqx.Module):
     ```
 
     Attributes:
-        blocks: transforms of vectors, in the order of the columns.
+        blocks: transforms of vectors, in the order of `columns`.
+        columns: numbers of the columns that the blocks take, one after the other.
     """
 
     blocks: tuple[Any, ...]
+    columns: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, blocks: Sequence[Any]) -> None:
+    def __init__(self, blocks: Sequence[Any], columns: Sequence[int] | None = None) -> None:
         """Put transforms side by side.
 
         Args:
             blocks: one or more transforms whose events are vectors.
+            columns: number of the column for each entry of their events, in turn; None for their
+                order in the table.
 
         Raises:
-            ValueError: `blocks` is empty, or the events of one are not vectors.
+            ValueError: `blocks` is empty, the events of one are not vectors, or `columns` does
+                not name every column once.
         """
         self.blocks = tuple(blocks)
         shapes = [tuple(part.event_shape) for part in self.blocks]
@@ -50,6 +55,10 @@ class Blocks(eqx.Module):
             raise ValueError(
                 f"blocks={blocks!r} must be transforms of vectors; they have {shapes}"
             )
+        (size,) = self.event_shape
+        self.columns = tuple(range(size) if columns is None else map(int, columns))
+        if sorted(self.columns) != list(range(size)):
+            raise ValueError(f"columns={columns} must name each column from 0 to {size - 1} once")
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -68,37 +77,49 @@ class Blocks(eqx.Module):
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless every part accepts its columns of the rows `x`."""
-        columns = np.split(checked_rows(x, self.event_shape), self._ends(), axis=1)
-        first = 0
-        for part, rows in zip(self.blocks, columns, strict=True):
+        self._check(x, lambda part, rows: part.check(rows))
+
+    def check_strict(self, x: ArrayInput) -> None:
+        """Raise ValueError if a `strict` part refuses its columns of the rows `x`."""
+        self._check(x, check_strict)
+
+    def _check(self, x: ArrayInput, check: Callable[[Any, np.ndarray], None]) -> None:
+        rows, each = checked_rows(x, self.event_shape), np.split(self.columns, self._ends())
+        for part, columns in zip(self.blocks, each, strict=True):
             try:
-                part.check(rows)
+                check(part, rows[:, columns])
             except ValueError as error:
-                last = first + rows.shape[1] - 1
-                raise ValueError(f"of columns {first} to {last}: {error}") from error
-            first += rows.shape[1]
+                raise ValueError(f"of columns {_places(columns)}: {error}") from error
 
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether each part's columns lie in its support."""
-        each = zip(self.blocks, jnp.split(x, self._ends()), strict=True)
+        each = zip(self.blocks, self._split(x), strict=True)
         return jnp.all(jnp.stack([inside(part, x) for part, x in each]))
 
     def forward(self, x: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one sample to flow space, and the sum of the log-determinants."""
         check_event("x", x, self.event_shape, "transform.forward")
-        each = zip(self.blocks, jnp.split(x, self._ends()), strict=True)
+        each = zip(self.blocks, self._split(x), strict=True)
         return _joined([part.forward(x) for part, x in each])
 
     def inverse(self, u: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one point of flow space to data space, and the sum of the log-determinants."""
         check_event("u", u, self.image_shape, "transform.inverse")
         ends = np.cumsum([image_shape(part)[0] for part in self.blocks])[:-1].tolist()
-        return _joined(
-            [p.inverse(u) for p, u in zip(self.blocks, jnp.split(u, ends), strict=True)]
-        )
+        each = zip(self.blocks, jnp.split(u, ends), strict=True)
+        x, log_det = _joined([part.inverse(u) for part, u in each])
+        return x[np.argsort(self.columns)], log_det
+
+    def _split(self, x: Event) -> list[Array]:
+        return jnp.split(x[np.asarray(self.columns)], self._ends())
 
     def _ends(self) -> list[int]:
         return np.cumsum([part.event_shape[0] for part in self.blocks])[:-1].tolist()
+
+
+def _places(columns: np.ndarray) -> str:
+    adjacent = len(columns) > 1 and bool((np.diff(columns) == 1).all())
+    return f"{columns[0]} to {columns[-1]}" if adjacent else ", ".join(map(str, columns))
 
 
 def _joined(results: list[tuple[Array, Array]]) -> tuple[Array, Array]:

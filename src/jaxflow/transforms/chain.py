@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.protocol import image_shape, inside
+from jaxflow.transforms.protocol import check_strict, image_shape, inside
 
 
 @final
@@ -60,14 +60,21 @@ class Chain(eqx.Module):
 
     @property
     def strict(self) -> bool:
-        """Whether rows outside the first part's support are mistakes."""
-        return getattr(self.parts[0], "strict", False)
+        """Whether rows outside the support of a part are mistakes."""
+        return any(getattr(part, "strict", False) for part in self.parts)
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless every part accepts the rows `x`, (rows, *event)."""
         for part in self.parts:
             part.check(x)
             x = jax.vmap(part.forward)(jnp.asarray(x))[0]
+
+    def check_strict(self, x: ArrayInput) -> None:
+        """Raise ValueError if a `strict` part refuses the rows `x`, (rows, *event)."""
+        for i, part in enumerate(self.parts):
+            check_strict(part, x)
+            if i + 1 < len(self.parts):
+                x = jax.vmap(part.forward)(jnp.asarray(x))[0]
 
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether a sample lies in the first part's support, its image in the next one's."""

@@ -146,7 +146,7 @@ class LimitedColumn(ColumnKind):
         """A column that fills a usual interval, or that the logarithm makes symmetric."""
         x, values, _ = column
         for lower, upper in INTERVALS:
-            if _fills(values, lower, upper):
+            if fills(values, lower, upper):
                 return cls(lower, upper, notes=atom_notes(column))
         if values[0] > 0 and _skew(x) > SKEW and abs(_skew(np.log(x))) < LESS * _skew(x):
             return cls(0.0, notes=atom_notes(column))
@@ -234,13 +234,22 @@ def _grid_step(column: Column) -> float:
     return 0.0
 
 
-def _fills(values: np.ndarray, lower: float, upper: float) -> bool:
-    """Whether the values lie strictly within the limits and reach close to both."""
+def fills(values: Float[np.ndarray, " m"], lower: float, upper: float) -> bool:
+    """Whether sorted values lie strictly within the limits and reach close to both."""
     if not (lower < values[0] and values[-1] < upper):
         return False
-    # A density that is not small at a limit leaves a gap of a few mean spacings.
-    gap = min(10 / len(values), 0.02) * (upper - lower)
-    return bool(values[0] - lower < gap and upper - values[-1] < gap)
+    return reaches(values, lower, upper, usual_gap(len(values)))
+
+
+def reaches(values: Float[np.ndarray, " m"], lower: float, upper: float, gap: float) -> bool:
+    """Whether sorted values leave gaps at both limits below this share of the interval."""
+    most = gap * (upper - lower)
+    return bool(values[0] - lower < most and upper - values[-1] < most)
+
+
+def usual_gap(count: int) -> float:
+    """The share of an interval that a density which is not small at a limit leaves there."""
+    return min(10 / count, 0.02)
 
 
 def _skew(x: np.ndarray) -> float:

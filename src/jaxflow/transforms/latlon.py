@@ -24,7 +24,8 @@ class LatLon(eqx.Module):
     ```
     The surface measure of the sphere is `cos(lat) dlat dlon`. By default log-densities are those
     of the two columns in their own units; with `measure="surface"` they are those of the sphere,
-    per steradian, which have no seam at the poles. Samples have longitudes from -180 to 180.
+    per steradian, which have no seam at the poles. Samples have longitudes from -180 to 180, or
+    from `west` on: 0 for right ascensions.
 
     ```python
     import jax
@@ -43,29 +44,50 @@ class LatLon(eqx.Module):
         degrees: whether the columns are in degrees; else in radians.
         measure: what log-densities are per: `"chart"`, square degrees or square radians of the
             columns, or `"surface"`, steradians.
+        polar: whether the first column is the angle from the pole, from 0 to 180 degrees.
+        west: least longitude of samples.
     """
 
     degrees: bool = eqx.field(static=True)
     measure: str = eqx.field(static=True)
+    polar: bool = eqx.field(static=True)
+    west: float = eqx.field(static=True)
 
     # Rows outside are mistakes, not points of density 0.
     strict = True
     event_shape = (2,)
     image_shape = (3,)
 
-    def __init__(self, *, degrees: bool = True, measure: str = "chart") -> None:
+    def __init__(
+        self,
+        *,
+        degrees: bool = True,
+        measure: str = "chart",
+        polar: bool = False,
+        west: float | int | None = None,
+    ) -> None:
         """Make the chart.
 
         Args:
             degrees: whether the columns are in degrees.
             measure: `"chart"` or `"surface"`.
+            polar: whether the first column is the angle from the pole, in place of a latitude.
+            west: least longitude of samples; None for -180 degrees.
 
         Raises:
-            ValueError: `measure` is unknown.
+            ValueError: `measure` is unknown, or `west` is out of range.
         """
         if measure not in ("chart", "surface"):
             raise ValueError(f"measure={measure!r} is unknown; choose 'chart' or 'surface'")
-        self.degrees, self.measure = degrees, measure
+        self.degrees, self.measure, self.polar = degrees, measure, polar
+        self.west = -self.half_turn if west is None else float(west)
+        if not -self.half_turn <= self.west <= 0:
+            raise ValueError(f"west={west} must lie in [{-self.half_turn:g}, 0], such as 0")
+
+    @property
+    def half_turn(self) -> float:
+        """180 or pi."""
+        return 180.0 if self.degrees else math.pi
 
     def check(self, x: ArrayInput) -> None:
         """Check that latitudes and longitudes are in range.
@@ -78,33 +100,37 @@ class LatLon(eqx.Module):
                 the first row.
         """
         values = checked_rows(x, self.event_shape)
-        quarter = self._half_turn / 2
-        units = "degrees" if self.degrees else "radians"
-        for column, name, most in ((0, "latitude", quarter), (1, "longitude", 4 * quarter)):
-            size = np.abs(values[:, column])
-            rows = np.flatnonzero(size > most * (1 + 1e-6))
+        half, units = self.half_turn, "degrees" if self.degrees else "radians"
+        first = ("polar angle", 0.0, half) if self.polar else ("latitude", -half / 2, half / 2)
+        for column, (name, low, high) in enumerate((first, ("longitude", -2 * half, 2 * half))):
+            slack = 1e-6 * high
+            beyond = (values[:, column] < low - slack) | (values[:, column] > high + slack)
+            rows = np.flatnonzero(beyond)
             if rows.size:
-                hint = "write (lat, lon), in this order"
+                hint = f"write ({'angle' if self.polar else 'lat'}, lon), in this order"
                 if not self.degrees:
                     hint += ", or LatLon(degrees=True) if these are degrees"
                 raise ValueError(
                     f"column {column} has {rows.size} values that are no {name} in {units}, from "
-                    f"{-most:g} to {most:g}, first {values[rows[0], column]:g} in row {rows[0]}: "
+                    f"{low:g} to {high:g}, first {values[rows[0], column]:g} in row {rows[0]}: "
                     f"{hint}"
                 )
 
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether latitude and longitude are in range; True for NaN."""
         check_event("x", x, self.event_shape, "transform.inside")
-        quarter = self._half_turn / 2 * (1 + 1e-6)
-        return ~((jnp.abs(x[0]) > quarter) | (jnp.abs(x[1]) > 4 * quarter))
+        quarter = self.half_turn / 2
+        lat = quarter - x[0] if self.polar else x[0]
+        beyond = jnp.maximum(jnp.abs(lat), jnp.abs(x[1]) / 4) > quarter * (1 + 1e-6)
+        return ~beyond
 
     def forward(self, x: Event) -> tuple[Float[Array, " 3"], Scalar]:
         """The unit vector, and the logarithm of the area on the sphere for that of the columns."""
         check_event("x", x, self.event_shape, "transform.forward")
-        radians = x * (math.pi / self._half_turn)
+        radians = x * (math.pi / self.half_turn)
         cos_lat, lon = self._cosine(x[0]), radians[1]
-        u = jnp.stack([cos_lat * jnp.cos(lon), cos_lat * jnp.sin(lon), jnp.sin(radians[0])])
+        height = jnp.cos(radians[0]) if self.polar else jnp.sin(radians[0])
+        u = jnp.stack([cos_lat * jnp.cos(lon), cos_lat * jnp.sin(lon), height])
         return u, self._log_area(cos_lat)
 
     def inverse(self, u: Float[Array, " 3"]) -> tuple[Event, Scalar]:
@@ -116,25 +142,32 @@ class LatLon(eqx.Module):
         lon = jnp.where(away, jnp.arctan2(u[1], jnp.where(away, u[0], 1.0)), 0.0)
         up = jnp.where(away | (u[2] != 0), u[2], 1.0)  # 0 is no direction, and counts as a pole
         # The angle from a pole is accurate near it, unlike the sine of the latitude.
-        lat = math.pi / 2 - jnp.arctan2(across, up)
-        x = jnp.stack([lat, lon]) * (self._half_turn / math.pi)
+        angle = jnp.arctan2(across, up)
+        angle = angle if self.polar else math.pi / 2 - angle
+        x = jnp.stack([angle, lon]) * (self.half_turn / math.pi)
+        if self.west > -self.half_turn:
+            turned = jnp.where(x[1] < self.west, x[1] + 2 * self.half_turn, x[1])
+            # A longitude just below `west` is rounded to the end of the turn, which is `west`.
+            x = x.at[1].set(jnp.where(turned >= self.west + 2 * self.half_turn, self.west, turned))
         return x, -self._log_area(self._cosine(x[0]))
 
-    @property
-    def _half_turn(self) -> float:
-        return 180.0 if self.degrees else math.pi
+    def _cosine(self, angle: Scalar) -> Scalar:
+        """The cosine of the latitude, accurate near the poles.
 
-    def _cosine(self, lat: Scalar) -> Scalar:
-        """The cosine, accurate near the poles; a pole counts as the nearest number before it."""
-        quarter = self._half_turn / 2
-        least = quarter * float(jnp.finfo(lat.dtype).eps) / 2
-        colatitude = jnp.maximum(quarter - jnp.abs(lat), least)
-        return jnp.sin(colatitude * (math.pi / self._half_turn))
+        A pole counts as the nearest number before it.
+        """
+        quarter = self.half_turn / 2
+        least = quarter * float(jnp.finfo(angle.dtype).eps) / 2
+        if self.polar:
+            from_pole = jnp.minimum(angle, self.half_turn - angle)
+        else:
+            from_pole = quarter - jnp.abs(angle)
+        return jnp.sin(jnp.maximum(from_pole, least) * (math.pi / self.half_turn))
 
     def _log_area(self, cos_lat: Scalar) -> Scalar:
         if self.measure == "surface":
             return jnp.zeros_like(cos_lat)
-        return jnp.log(cos_lat) + 2 * math.log(math.pi / self._half_turn)
+        return jnp.log(cos_lat) + 2 * math.log(math.pi / self.half_turn)
 
 
 @final

@@ -1,36 +1,54 @@
 """Propose transforms for the columns of a table, with reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.transforms.kinds import ColumnKind, GridColumn, kind_of, transforms_of
+from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.groups import find_groups
+from jaxflow.transforms.kinds import (
+    ColumnKind,
+    ContinuousColumn,
+    GridColumn,
+    kind_of,
+    transforms_of,
+)
+from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.samples import host_samples
+from jaxflow.transforms.surface import Surface
 
 
 class Proposal(NamedTuple):
     """Transforms to apply before scaling; `print` shows a line for each column that needs one.
 
-    Pass it to `jaxflow.fit` as `transform`.
+    Pass it to `jaxflow.fit_density` or `jaxflow.fit` as `transform`. A flow of `fit_density` lives
+    on `surface`; `fit` trains a flow in flat space, and takes its columns for intervals.
 
     Attributes:
-        parts: transforms in the order in which they are applied to data; empty if every column
-            is continuous and without limits.
-        kinds: the kind of each column.
+        parts: transforms in the order in which they are applied to data in flat space; empty if
+            every column is continuous and without limits.
+        kinds: the kind of each column in flat space.
         columns: names of the columns.
         notes: remarks about the table, for example duplicate rows.
+        surface: the columns that live on a manifold, such as places and angles; None for none.
     """
 
     parts: tuple[Any, ...]
     kinds: tuple[ColumnKind, ...]
     columns: tuple[str, ...]
     notes: tuple[str, ...]
+    surface: Surface | None = None
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    @property
+    def flat(self) -> "Proposal":
+        """The same without a manifold: all columns are intervals."""
+        return self._replace(surface=None)
 
     def lines(self) -> list[str]:
         """The reasons: a line for each column with a transform or a remark, then the notes.
@@ -38,51 +56,113 @@ class Proposal(NamedTuple):
         Returns:
             Lines of text.
         """
-        lines = []
-        for name, kind in zip(self.columns, self.kinds, strict=True):
-            remarks = [text for text in (kind.describe(), *kind.notes) if text]
+        lines, groups = [], () if self.surface is None else self.surface.groups
+        for group in groups:
+            names = ", ".join(self.columns[i] for i in group.columns)
+            lines.append(f"{names}: {group.describe()}")
+        taken = {i for group in groups for i in group.columns}
+        for i, (name, kind) in enumerate(zip(self.columns, self.kinds, strict=True)):
+            flat = "" if i in taken and not isinstance(kind, GridColumn) else kind.describe()
+            remarks = [text for text in (flat, *kind.notes) if text]
             if remarks:
                 lines.append(f"{name}: {'; '.join(remarks)}")
+        if groups:
+            key = ",".join(self.columns[i] for i in groups[0].columns)
+            lines.append(
+                f"to take {key} for numbers of a line instead: kinds={{{key!r}: 'interval'}}, or "
+                f"--kind {key}=interval"
+            )
         return [*lines, *self.notes]
 
 
-def propose(x: ArrayInput, columns: Sequence[str] | None = None) -> Proposal:
-    """Propose a transform for each column, by its grid, limits and atoms.
+def propose(
+    x: ArrayInput,
+    columns: Sequence[str] | None = None,
+    kinds: Mapping[Any, str] | None = None,
+) -> Proposal:
+    """Propose a transform for each column, by its grid, limits and atoms; find angles and places.
 
     A column on a coarse grid (repeated integers or rounded values) is dequantised. A column that
     fills a usual interval, such as (0, 1), gets a logit; a positive and skewed one a logarithm.
     Atoms, duplicate rows, one-hot and linearly dependent columns are reported and left unchanged.
+
+    A column that fills a period of 360 or 2 pi, with values on both sides of the seam, is
+    periodic; so is one that fills 24, 12, 7 or 1 and has a name such as hour, month, weekday or
+    phase. Two columns with the names and ranges of latitude and longitude, or of declination and
+    right ascension, are a place on a sphere; two to four adjacent columns whose rows have length
+    1 are unit vectors.
 
     ```python
     import numpy as np
     from jaxflow.transforms import propose
 
     rng = np.random.default_rng(0)
-    x = np.stack([rng.poisson(4.0, 1000), rng.uniform(size=1000)], axis=1)
-    print(propose(x, columns=("count", "share")))
+    x = np.stack([rng.poisson(4.0, 1000), rng.uniform(0, 360, size=1000)], axis=1)
+    print(propose(x, columns=("count", "direction")))
+    print(propose(x, columns=("count", "direction"), kinds={"direction": "interval"}))
     ```
 
     Args:
         x: training rows, (n, dim), finite, without constant columns.
         columns: names of the columns; None for their numbers.
+        kinds: what columns are, by name, or by names such as `"lat,lon"`: `"periodic"` or
+            `"periodic:360"`, `"place"` or `"place:radians"` (latitude, longitude), `"direction"`
+            (unit vectors), `"axis"` (unit vectors up to sign, rotations as quaternions), or
+            `"interval"` (none of these). None to find out.
 
     Returns:
         The proposal.
 
     Raises:
-        ValueError: the rows are not vectors.
+        ValueError: the rows are not vectors; a kind is unknown, or does not fit its columns.
     """
     values, dtype = host_samples(x)
     if values.ndim != 2:
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
-    kinds = tuple(kind_of(column) for column in values.T)
-    notes = _notes(values, kinds, names, dtype)
-    return Proposal(transforms_of(kinds, dtype), kinds, names, notes)
+    found = tuple(kind_of(column) for column in values.T)
+    surface = _surface(Columns(values, names, found), _wanted(kinds or {}, names), dtype)
+    notes = _notes(values, found, names, dtype, surface)
+    return Proposal(transforms_of(found, dtype), found, names, notes, surface)
+
+
+def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
+    """Words by the numbers of their columns."""
+    wanted = {}
+    for key, word in kinds.items():
+        whole = str(key) in names
+        parts = [str(key)] if whole else [part.strip() for part in str(key).split(",")]
+        if isinstance(key, tuple):
+            parts = [str(part) for part in key]
+        missing = [part for part in parts if part not in names]
+        if missing:
+            raise ValueError(f"kinds names {missing[0]!r}; the columns are {', '.join(names)}")
+        wanted[tuple(names.index(part) for part in parts)] = word
+    return wanted
+
+
+def _surface(table: Columns, wanted: dict[tuple[int, ...], str], dtype: Any) -> Surface | None:
+    """The columns on a manifold, if there are any."""
+    groups = find_groups(table, wanted)
+    if not groups:
+        return None
+    groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
+    taken = {i for group in groups for i in group.columns}
+    plain = ContinuousColumn()
+    kinds = [
+        kind if i not in taken or isinstance(kind, GridColumn) else plain
+        for i, kind in enumerate(table.kinds)
+    ]
+    others = tuple(i for i in range(len(kinds)) if i not in taken)
+    return Surface(tuple(groups), others, transforms_of(kinds, dtype))
 
 
 def _notes(
-    values: np.ndarray, kinds: Sequence[ColumnKind], names: Sequence[str], dtype: np.dtype
+    values: np.ndarray,
+    kinds: Sequence[ColumnKind],
+    names: Sequence[str],
+    dtype: np.dtype,
+    surface: Surface | None,
 ) -> tuple[str, ...]:
     notes = []
     repeated = len(values) - len(np.unique(values, axis=0))

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from jaxflow.runtime.shapes import Event, Scalar
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
 @runtime_checkable
@@ -82,3 +82,20 @@ def inside(transform: Any, x: Event) -> Bool[Array, ""]:
     """
     method = getattr(transform, "inside", None)
     return jnp.asarray(True) if method is None else method(x)
+
+
+def check_strict(transform: Any, x: ArrayInput) -> None:
+    """Raise where rows are mistakes: outside the support of a `strict` transform, or part of one.
+
+    Args:
+        transform: a transform, or None.
+        x: rows, (rows, *event).
+
+    Raises:
+        ValueError: as `transform.check`.
+    """
+    method = getattr(transform, "check_strict", None)
+    if method is not None:
+        method(x)
+    elif getattr(transform, "strict", False):
+        transform.check(x)

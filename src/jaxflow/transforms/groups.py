@@ -1,0 +1,64 @@
+"""Columns of a table that live on a manifold: which there are, and how users name them.
+
+To add one, write a class with the methods of the others in a file of its own, and put it into
+`GROUPS`, in the order of detection, and into `NAMED`, by the word that users write.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.periodic import Periodic
+from jaxflow.transforms.place import Place
+from jaxflow.transforms.unit_vectors import UnitVector
+
+Group = Place | UnitVector | Periodic
+
+# In the order of detection.
+GROUPS: tuple[Any, ...] = (Place, UnitVector, Periodic)
+
+# How a user names them; the last one takes columns for numbers of a line.
+NAMED: dict[str, Callable[..., list[Any]]] = {
+    "place": Place.of,
+    "direction": UnitVector.directions,
+    "axis": UnitVector.axes,
+    "periodic": Periodic.of,
+    "interval": lambda columns, options, table: [],
+}
+
+
+def is_group(word: Any) -> bool:
+    """Whether a user's word, such as `periodic:360`, is one of `NAMED`."""
+    return isinstance(word, str) and word.partition(":")[0] in NAMED
+
+
+def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Group]:
+    """The groups that a user wants, then those that are detected in the other columns.
+
+    Raises:
+        ValueError: a word is unknown, or does not fit its columns.
+    """
+    found: list[Group] = []
+    free = set(range(len(table.names)))
+    for columns, text in wanted.items():
+        if not is_group(text):
+            raise ValueError(
+                f"kinds[{_key(columns, table)!r}]={text!r} is unknown; choose {', '.join(NAMED)}"
+            )
+        if not set(columns) <= free:
+            raise ValueError(f"kinds names a column of {_key(columns, table)!r} twice")
+        word, *options = text.split(":")
+        try:
+            found += NAMED[word](columns, options, table)
+        except ValueError as error:
+            raise ValueError(f"kinds[{_key(columns, table)!r}]={text!r} {error}") from None
+        free -= set(columns)
+    for group in GROUPS:
+        new = group.detect(table, free)
+        found += new
+        free -= {i for each in new for i in each.columns}
+    return found
+
+
+def _key(columns: Sequence[int], table: Columns) -> str:
+    return ",".join(table.names[i] for i in columns)

@@ -1,0 +1,87 @@
+"""A table some of whose columns live on a manifold: its manifold, base and transform."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jaxflow.bases import StandardNormal
+from jaxflow.bases.on_manifold import Independent, UniformOn
+from jaxflow.manifolds import Euclidean, Manifold, Product, Torus
+from jaxflow.transforms.blocks import Blocks
+from jaxflow.transforms.chain import Chain
+from jaxflow.transforms.groups import Group
+from jaxflow.transforms.latlon import Angles
+from jaxflow.transforms.periodic import Periodic
+from jaxflow.transforms.protocol import Transform
+
+
+class Surface(NamedTuple):
+    """Columns on a manifold, and the others, which are numbers of a line.
+
+    In flow space the places and unit vectors come first, then the columns with a period, in
+    radians, then the others.
+
+    Attributes:
+        groups: the columns on a manifold; those with a period last.
+        others: numbers of the other columns.
+        parts: transforms that come before, of grids and limits.
+    """
+
+    groups: tuple[Group, ...]
+    others: tuple[int, ...]
+    parts: tuple[Any, ...]
+
+    @property
+    def curved(self) -> Manifold:
+        """The manifold without the other columns; its volume is finite."""
+        factors: list[Manifold] = [g.manifold for g in self.groups if not isinstance(g, Periodic)]
+        if self._periodic:
+            factors.append(Torus(len(self._periodic)))
+        return factors[0] if len(factors) == 1 else Product(*factors)
+
+    @property
+    def manifold(self) -> Manifold:
+        """The manifold of all columns."""
+        if not self.others:
+            return self.curved
+        factors = getattr(self.curved, "factors", (self.curved,))
+        return Product(*factors, Euclidean(len(self.others)))
+
+    def base(self, of_others: Any = None) -> Any:
+        """Uniform on the manifold, beside a base of the other columns.
+
+        Args:
+            of_others: that base; None for a standard normal one.
+        """
+        uniform = UniformOn(self.curved)
+        if not self.others:
+            return uniform
+        return Independent((uniform, of_others or StandardNormal(len(self.others))))
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Numbers of the columns on the manifold, in the order of flow space."""
+        return tuple(itertools.chain.from_iterable(group.columns for group in self.groups))
+
+    @property
+    def charts(self) -> list[Any]:
+        """Transforms of these columns, in turn."""
+        charts: list[Any] = [g.chart for g in self.groups if not isinstance(g, Periodic)]
+        if self._periodic:
+            periods, starts = zip(*((g.period, g.start) for g in self._periodic), strict=True)
+            charts.append(Angles(len(periods), periods, starts))
+        return charts
+
+    def transform(self, scaling: Transform | None = None) -> Transform:
+        """The columns as a point of the manifold.
+
+        Args:
+            scaling: of the other columns; None for none of them.
+        """
+        blocks = self.charts if scaling is None else [*self.charts, scaling]
+        each = Blocks(blocks, (*self.columns, *self.others))
+        return Chain((*self.parts, each)) if self.parts else each
+
+    @property
+    def _periodic(self) -> Sequence[Periodic]:
+        return [group for group in self.groups if isinstance(group, Periodic)]

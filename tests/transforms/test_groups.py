@@ -1,0 +1,197 @@
+"""Columns on a manifold: what is detected, what users may say, and the transform that follows."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.manifolds import SO3, Euclidean, Product, Projective, Sphere, Torus
+from jaxflow.transforms import Blocks, LatLon, Standardise, propose
+from jaxflow.transforms.groups import GROUPS, NAMED
+from jaxflow.transforms.periodic import Periodic
+from jaxflow.transforms.place import Place
+from jaxflow.transforms.unit_vectors import UnitVector
+
+RNG = np.random.default_rng(3)
+N = 2000
+
+
+def directions(size, scale=1.0):
+    x = RNG.normal(size=(N, size)) + np.eye(size)[0]
+    return scale * x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def places():
+    z = directions(3)
+    return np.degrees(np.stack([np.arcsin(z[:, 2]), np.arctan2(z[:, 1], z[:, 0])], axis=1))
+
+
+LINE = RNG.normal(size=(N, 1))
+TURN = RNG.uniform(0, 1, (N, 1))
+PLACES = places()
+
+# Columns by name, and the groups that are found.
+CASES = {
+    "degrees without a name": ({"a": 360 * TURN - 180}, [Periodic((0,), 360.0, -180.0)]),
+    "radians": ({"a": 2 * math.pi * TURN}, [Periodic((0,), 2 * math.pi, 0.0)]),
+    "hours": ({"hour": 24 * TURN}, [Periodic((0,), 24.0, 0.0)]),
+    "months": ({"month": np.floor(12 * TURN) + 1}, [Periodic((0,), 12.0, 0.5)]),
+    "weekdays": ({"week day": np.floor(7 * TURN)}, [Periodic((0,), 7.0, -0.5)]),
+    "phases": ({"phase": TURN}, [Periodic((0,), 1.0, 0.0)]),
+    "no hours without a name": ({"a": 24 * TURN}, []),
+    "a rating from 1 to 7": ({"rating": np.floor(7 * TURN) + 1}, []),
+    "a share": ({"share": TURN}, []),
+    "a name is not enough": ({"angle": 30 * LINE}, []),
+    "no values at the seam": ({"angle": 90 + 180 * TURN}, []),
+    "beside other angles": (
+        {"a": 360 * TURN, "zeta": 50 + 260 * RNG.uniform(size=(N, 1))},
+        [Periodic((0,), 360.0, 0.0), Periodic((1,), 360.0, 0.0)],
+    ),
+    "a place": ({"lat": PLACES[:, :1], "lon": PLACES[:, 1:]}, [Place((0, 1), LatLon())]),
+    "in the other order": (
+        {"Longitude (deg)": PLACES[:, 1:], "depth": LINE, "Latitude (deg)": PLACES[:, :1]},
+        [Place((2, 0), LatLon())],
+    ),
+    "the sky": (
+        {"right_ascension": PLACES[:, 1:] % 360, "declination": PLACES[:, :1]},
+        [Place((1, 0), LatLon(west=0))],
+    ),
+    "polar angles": (
+        {"theta": np.radians(90 - PLACES[:, :1]), "phi": np.radians(PLACES[:, 1:])},
+        [Place((0, 1), LatLon(degrees=False, polar=True))],
+    ),
+    "two places": (
+        {f"{end}{each}": PLACES[:, i : i + 1] for end in ("start", "end") for i, each in
+         enumerate(("Lat", "Lng"))},
+        [Place((0, 1), LatLon()), Place((2, 3), LatLon())],
+    ),
+    "no latitudes": ({"lat": 3 * PLACES[:, :1], "lon": 50 * LINE}, []),
+    "a small region": ({"lat": 52 + 0.1 * LINE, "lon": 13 + 0.1 * LINE[::-1]}, []),
+    "small across the seam": (
+        {"lat": LINE, "lon": (360 + 2 * LINE[::-1]) % 360 - 180},
+        [Place((0, 1), LatLon())],
+    ),
+    "unit vectors": ({"a": LINE, "v": directions(3)}, [UnitVector((1, 2, 3))]),
+    "unit vectors, rounded": ({"v": directions(3).round(4)}, [UnitVector((0, 1, 2))]),
+    "quaternions": ({"q": directions(4)}, [UnitVector((0, 1, 2, 3), True)]),
+    "four numbers of length 1": ({"v": directions(4)}, [UnitVector((0, 1, 2, 3))]),
+    "cosine and sine": ({"v": directions(2)}, [UnitVector((0, 1))]),
+    "other lengths": ({"v": directions(3, 1.01)}, []),
+    "one-hot": ({"v": np.eye(3)[RNG.integers(0, 3, N)]}, []),
+}  # fmt: skip
+
+
+def table_of(columns):
+    names = [
+        name + (f" {i}" if x.shape[1] > 1 else "")
+        for name, x in columns.items()
+        for i in range(x.shape[1])
+    ]
+    return np.concatenate(list(columns.values()), axis=1), names
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_groups_are_found(name):
+    columns, expected = CASES[name]
+    x, names = table_of(columns)
+    for dtype in (np.float64, np.float32):
+        proposal = propose(x.astype(dtype), names)
+        found = () if proposal.surface is None else proposal.surface.groups
+        assert [type(each) for each in found] == [type(each) for each in expected]
+        for group, other in zip(found, expected, strict=True):
+            assert group.columns == other.columns
+            assert group.manifold == other.manifold
+            if isinstance(other, Periodic):
+                assert (group.period, group.start) == pytest.approx((other.period, other.start))
+            else:
+                assert group == other
+    assert (": 'interval'}, or --kind" in str(proposal)) == bool(expected)
+    assert proposal.flat.surface is None
+    assert "circle" not in str(proposal.flat)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1]])
+def test_the_transform_leads_to_the_manifold_and_back(name):
+    x, names = table_of(CASES[name][0])
+    surface = propose(x, names).surface
+    others = x[:, np.asarray(surface.others, int)]
+    transform = surface.transform(Standardise.fit(others) if surface.others else None)
+    transform.check(x)
+    u, log_det = jax.vmap(transform.forward)(jnp.asarray(x))
+    surface.manifold.check(u)
+    assert surface.base().event_shape == u.shape[1:] == surface.manifold.event_shape
+    back, minus = jax.vmap(transform.inverse)(u)
+    np.testing.assert_allclose(back, x, atol=1e-3)  # rounded unit vectors
+    if not any(isinstance(group, UnitVector) for group in surface.groups):
+        np.testing.assert_allclose(log_det, -minus, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back, x, atol=1e-6)
+
+
+def test_the_manifold_of_a_mixed_table():
+    x, names = table_of({"depth": LINE, "hour": 24 * TURN, "lon": PLACES[:, 1:],
+                         "q": directions(4), "lat": PLACES[:, :1], "az": 360 * TURN})  # fmt: skip
+    surface = propose(x, names).surface
+    assert surface.columns == (3, 4, 5, 6, 7, 2, 1, 8)
+    assert surface.others == (0,)
+    assert surface.manifold == Product(SO3(), Sphere(2), Torus(2), Euclidean(1))
+
+
+def test_what_users_say_comes_first():
+    x, names = table_of({"lat": 52 + LINE, "lon": 13 + LINE[::-1], "a": TURN, "n": directions(3)})
+    surface = propose(x, names).surface
+    assert [type(group) for group in surface.groups] == [UnitVector]
+    kinds = {"lat,lon": "place", "a": "periodic:1", "n 0, n 1, n 2": "axis"}
+    surface = propose(x, names, kinds).surface
+    assert surface.groups == (
+        Place((0, 1), LatLon()),
+        UnitVector((3, 4, 5), True),
+        Periodic((2,), 1.0, 0.0),
+    )
+    assert surface.manifold == Product(Sphere(2), Projective(2), Torus(1))
+    assert propose(x, names, {("n 0", "n 1", "n 2"): "interval"}).surface is None
+    by_number = propose(x, kinds={"2": "periodic:2pi:-1", 3: "interval"}).surface
+    assert by_number.groups == (Periodic((2,), 2 * math.pi, -1.0),)
+    radians = {"lat,lon": "place:radians"}
+    assert propose(x / 60, names, radians).surface.groups[0].chart == LatLon(degrees=False)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        ({"a": "periodic:6.283"}, "from 10 to 350: give the period"),
+        ({"a": "periodic"}, "needs the period"),
+        ({"a": "circle"}, "unknown; choose place, direction"),
+        ({"b": "periodic:360"}, "kinds names 'b'; the columns are a, lat, lon"),
+        ({"lon,lat": "place"}, "no latitude and longitude in this order"),
+        ({"a": "place"}, "takes two columns"),
+        ({"a,lat,lon": "direction"}, "needs rows of length 1; row 0 has"),
+        ({"a": "interval", "a,lat": "axis"}, "twice"),
+        ({"a": "periodic:x"}, "could not convert"),
+    ],
+)
+def test_what_users_say_must_fit(kinds, words):
+    columns = {"a": np.linspace(10, 350, N)[:, None], "lat": PLACES[:, :1], "lon": PLACES[:, 1:]}
+    x, names = table_of(columns)
+    with pytest.raises(ValueError, match=words):
+        propose(x, names, kinds)
+
+
+def test_every_group_has_a_word():
+    assert len(GROUPS) == 3
+    assert set(NAMED) == {"place", "direction", "axis", "periodic", "interval"}
+
+
+def test_blocks_take_columns_in_any_order():
+    blocks = Blocks((LatLon(), Standardise.fit(LINE)), (2, 0, 1))
+    x = jnp.asarray(np.column_stack([PLACES[:, 1], LINE[:, 0], PLACES[:, 0]])[:5])
+    u, log_det = jax.vmap(blocks.forward)(x)
+    turned, alike = jax.vmap(Blocks(blocks.blocks).forward)(x[:, jnp.asarray([2, 0, 1])])
+    np.testing.assert_array_equal(u, turned)
+    np.testing.assert_array_equal(log_det, alike)
+    np.testing.assert_allclose(jax.vmap(blocks.inverse)(u)[0], x, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"of columns 2, 0: column 0 .* no latitude"):
+        blocks.check(x.at[0, 2].set(91.0))
+    with pytest.raises(ValueError, match="must name each column from 0 to 2 once"):
+        Blocks(blocks.blocks, (0, 1, 1))
