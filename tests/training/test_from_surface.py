@@ -79,6 +79,7 @@ def test_mistakes_are_refused_and_named(fitted, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_is_never_second_to_the_uniform_density():
     # Nothing to learn: the flow of a few steps would be worse.
     rng = np.random.default_rng(1)
@@ -89,6 +90,7 @@ def test_it_is_never_second_to_the_uniform_density():
     assert np.sum(weights * np.exp(flow.log_prob(points))) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_trained_flow_has_mass_1_and_beats_the_uniform_density():
     rng = np.random.default_rng(2)
     x = np.radians([100.0, 0.0]) + np.asarray([0.9, 2.5]) * rng.normal(size=(600, 2))

@@ -178,6 +178,15 @@ def test_what_users_say_must_fit(kinds, words):
         propose(x, names, kinds)
 
 
+def test_rounded_latitudes_are_spread_only_between_the_poles():
+    rows = np.round(PLACES)
+    away = rows[np.abs(rows[:, 0]) < 89]
+    kept = propose(away, ["lat", "lon"]).surface
+    np.testing.assert_array_equal(kept.parts[0].step, [1, 1])
+    rows[0, 0] = 90
+    assert propose(rows, ["lat", "lon"]).surface.parts == ()
+
+
 def test_every_group_has_a_word():
     assert len(GROUPS) == 3
     assert set(NAMED) == {"place", "direction", "axis", "periodic", "interval"}

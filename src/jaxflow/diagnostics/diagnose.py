@@ -147,13 +147,13 @@ def diagnose(
     no_cdf = f"a {type(flow.base).__name__} has no method cdf to test the encoded rows with"
     if manifold is None:
         parts["base"] = no_cdf if scores is None else measure_normality(scores, level)
-        shown = rows[pairs], paired
+        shown = [rows[pairs], paired]
     else:
         base_rng = numpy_rng(jax.random.fold_in(test_key, 1))
         parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
-        shown = tuple(as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired))
+        shown = [as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired)]
     parts["MMD"], parts["classifier"] = _compare_samples(
-        *shown, _take(cond, pairs), numpy_rng(test_key), level
+        shown[0], shown[1], _take(cond, pairs), numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
         flow, solves.log_prob[pairs], paired, _take(cond, pairs), key=solve_key, level=level

@@ -67,14 +67,15 @@ def torsions(
     check_count("resolution", resolution, least=2)
     across, up = columns
     limits = periods(flow.transform, flow.event_shape[0])
-    if limits[across] is None or limits[up] is None or across == up:
+    both = limits[across], limits[up]
+    if both[0] is None or both[1] is None or across == up:
         raise ValueError(
             f"columns={columns} must be two columns with a period; those of the flow are "
             f"{[i for i, each in enumerate(limits) if each is not None]}"
         )
     from matplotlib.colors import PowerNorm
 
-    sides = [(start, start + length) for start, length in (limits[across], limits[up])]
+    sides = [(start, start + length) for start, length in (both[0], both[1])]
     values = _density(flow, columns, sides, resolution, seed)
     ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")[1] if ax is None else ax
     norm = PowerNorm(GAMMA, vmin=0.0, vmax=float(np.nanmax(values)) or 1.0)

@@ -108,13 +108,18 @@ class Blocks(eqx.Module):
         ends = np.cumsum([image_shape(part)[0] for part in self.blocks])[:-1].tolist()
         each = zip(self.blocks, jnp.split(u, ends), strict=True)
         x, log_det = _joined([part.inverse(u) for part, u in each])
-        return x[np.argsort(self.columns)], log_det
+        return _in_order(x, np.argsort(self.columns).tolist()), log_det
 
     def _split(self, x: Event) -> list[Array]:
-        return jnp.split(x[np.asarray(self.columns)], self._ends())
+        return jnp.split(_in_order(x, self.columns), self._ends())
 
     def _ends(self) -> list[int]:
         return np.cumsum([part.event_shape[0] for part in self.blocks])[:-1].tolist()
+
+
+def _in_order(x: Event, columns: Sequence[int]) -> Event:
+    """The entries in another order, without an array of indices that a trace would keep."""
+    return jnp.stack([x[i] for i in columns])
 
 
 def _places(columns: np.ndarray) -> str:

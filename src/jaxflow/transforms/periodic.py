@@ -107,6 +107,10 @@ class Periodic:
                     return [cls((i,), period, start)]
         return []
 
+    def keeps_grid(self, table: Columns) -> bool:
+        """Whether noise within cells stays within the period."""
+        return True
+
     def describe(self) -> str:
         """The period."""
         return f"repeats after {self.period:.4g}, from {self.start:.4g} on: a circle"

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxflow.manifolds import Manifold, Sphere
 from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.kinds import GridColumn
 from jaxflow.transforms.latlon import LatLon
 
 # Words in names: of latitudes and of the longitudes beside them.
@@ -91,6 +92,16 @@ class Place:
         turns = np.sort(lon)
         across = turns[0] + 2 * math.pi - turns[-1]
         return bool(length > SMALL and across >= np.diff(turns).max(initial=0.0))
+
+    def keeps_grid(self, table: Columns) -> bool:
+        """Whether noise within the cells of rounded latitudes stays between the poles."""
+        lat, kind = table.x[:, self.columns[0]], table.kinds[self.columns[0]]
+        half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
+        low = 0.0 if self.chart.polar else -self.chart.half_turn / 2
+        within = (
+            low + half_step <= lat.min() and lat.max() <= low + self.chart.half_turn - half_step
+        )
+        return bool(within)
 
     def describe(self) -> str:
         """What the columns are."""

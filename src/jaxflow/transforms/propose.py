@@ -149,8 +149,10 @@ def _surface(table: Columns, wanted: dict[tuple[int, ...], str], dtype: Any) -> 
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
     taken = {i for group in groups for i in group.columns}
     plain = ContinuousColumn()
+    # The cells of a grid must not reach beyond a pole.
+    whole = {i for group in groups for i in group.columns if group.keeps_grid(table)}
     kinds = [
-        kind if i not in taken or isinstance(kind, GridColumn) else plain
+        kind if i not in taken or (i in whole and isinstance(kind, GridColumn)) else plain
         for i, kind in enumerate(table.kinds)
     ]
     others = tuple(i for i in range(len(kinds)) if i not in taken)

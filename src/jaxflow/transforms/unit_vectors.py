@@ -83,6 +83,10 @@ class UnitVector:
         """How users name it."""
         return "axis" if self.up_to_sign else "direction"
 
+    def keeps_grid(self, table: Columns) -> bool:
+        """Whether noise keeps the length: it does not."""
+        return False
+
     def describe(self) -> str:
         """What the columns are."""
         size = len(self.columns)
