@@ -1,0 +1,365 @@
+"""`Posterior`: a flow of parameters given observations, confined to the prior's support."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxflow.density.error import LogDensity
+from jaxflow.flows.ensemble import members
+from jaxflow.inference.priors import Prior
+from jaxflow.ode import Status
+from jaxflow.runtime.checks import check_count, check_rows
+from jaxflow.training import History
+
+# Draws that measure the mass outside a prior that is no box, and the key of these draws.
+LEAK_DRAWS, LEAK_SEED = 4096, 0
+# Most batches that are drawn until enough rows lie inside.
+MOST_BATCHES = 50
+# Draws from which the search for a maximum starts, starts and steps of it.
+MAP_DRAWS, MAP_STARTS, MAP_STEPS = 2000, 8, 200
+
+
+class Inside(NamedTuple):
+    """Share of a flow's mass inside the prior's support, with its standard error."""
+
+    share: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The density `q(theta | x)` of parameters given an observation, 0 outside the prior.
+
+    `fit_posterior` makes it. A prior whose support is a box, a half space or the entire space
+    needs no correction: the flow has no mass outside. For others, `q` is the flow's density
+    inside, divided by its mass there (`inside`), and draws outside are drawn again.
+
+    An observation may be a set: `embed=SetEncoder(...)` of `fit_posterior`.
+
+    ```python
+    import jax
+    import numpy as np
+    from jaxflow.inference import fit_posterior
+
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(-1, 1, (300, 1))
+    x = theta + 0.1 * rng.normal(size=(300, 1))
+    key = jax.random.key(0)
+    posterior = fit_posterior(theta, x, prior=(-1.0, 1.0), key=key, steps=100)
+    draws = posterior.sample(key, 10, x[0])
+    print(posterior.log_prob(draws, x[0]))
+    ```
+
+    Attributes:
+        flow: the conditional flow, `flow.log_prob(theta, x)`; `jaxflow.save` writes it, and
+            `Posterior(jaxflow.load(path), as_prior(prior, d))` reads it.
+        prior: the prior.
+        names: names of the parameters, or None.
+        left_out: simulations that had NaN or infinity and were not used.
+        history: the columns of `jaxflow.fit`, or None.
+    """
+
+    flow: Any
+    prior: Prior
+    names: tuple[str, ...] | None = None
+    left_out: int = 0
+    history: History | None = None
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters."""
+        return int(self.flow.event_shape[0])
+
+    def sample(self, key: PRNGKeyArray, num: int, x_obs: Any) -> Float[Array, "num d"]:
+        """Draw parameters, all inside the prior's support.
+
+        Args:
+            key: random key.
+            num: number of draws.
+            x_obs: one observation, (k,) or as `embed` takes it.
+
+        Returns:
+            Draws, (num, d).
+
+        Raises:
+            ValueError: a bad observation, or too little of the flow lies inside the prior.
+            SolveError: a solve failed.
+        """
+        return self.sample_and_log_prob(key, num, x_obs, with_log_prob=False)[0]
+
+    def sample_and_log_prob(
+        self, key: PRNGKeyArray, num: int, x_obs: Any, *, with_log_prob: bool = True
+    ) -> tuple[Float[Array, "num d"], Float[Array, " num"] | None]:
+        """Draw parameters and their log-densities by one solve; arguments as for `sample`."""
+        check_count("num", num)
+        cond = self.checked(x_obs)
+        kept, values, count = [], [], 0
+        for batch_key in jax.random.split(key, MOST_BATCHES):
+            theta, value = self._draw(batch_key, num, cond, with_log_prob=with_log_prob)
+            inside = self._is_inside(theta)
+            kept.append(theta[inside])
+            values.append(value[inside] if with_log_prob else value)
+            count += int(inside.sum())
+            if count >= num:
+                break
+        else:
+            raise ValueError(
+                f"{count} of {MOST_BATCHES * num} draws lie inside the prior: the flow at x_obs "
+                "has nearly all of its mass outside, so x_obs is unlike the simulations"
+            )
+        theta = jnp.concatenate(kept)[:num]
+        if not with_log_prob:
+            return theta, None
+        return theta, jnp.concatenate(values)[:num] - self._log_share(cond)
+
+    def log_prob(self, theta: Any, x_obs: Any) -> Float[Array, " n"]:
+        """Log-density `log q(theta | x_obs)` in nats; -inf outside the prior's support.
+
+        Args:
+            theta: parameters, (n, d).
+            x_obs: one observation, or one for each row, (n, k).
+
+        Returns:
+            Log-densities, (n,).
+
+        Raises:
+            ValueError: shapes that do not fit, or NaN.
+            SolveError: the solve of a row failed.
+        """
+        theta, cond = self._rows(theta), self.checked(x_obs)
+        value = self.flow.log_prob(theta, self._for_rows(cond, len(theta)))
+        if self.prior.fills_box:
+            return jnp.where(jnp.asarray(self.prior.in_box(theta)), value, -jnp.inf)
+        share = jnp.asarray(np.reshape(self._log_share(cond), -1), value.dtype)
+        return jnp.where(jnp.asarray(self._is_inside(theta)), value - share, -jnp.inf)
+
+    def log_prob_with_error(
+        self, theta: Any, x_obs: Any, *, atol_nats: float | None = None
+    ) -> LogDensity:
+        """Log-density with an estimate of its numerical error, as `CNF.log_prob_with_error`.
+
+        Where the flow has mass outside the prior, two standard errors of the logarithm of the mass
+        inside are added to `ode_error`.
+        """
+        theta, cond = self._rows(theta), self.checked(x_obs)
+        rows = self._for_rows(cond, len(theta))
+        result = self.flow.log_prob_with_error(theta, rows, atol_nats=atol_nats)
+        outside = ~jnp.asarray(self._is_inside(theta))
+        share, se = 1.0, 0.0
+        if not self.prior.fills_box:
+            share, se = self.inside(x_obs)
+        added = 2 * se / share
+        error, refined = result.ode_error, result.refined
+        return result._replace(
+            value=jnp.where(outside, -jnp.inf, result.value - np.log(share)),
+            refined=None
+            if refined is None
+            else jnp.where(outside, -jnp.inf, refined - np.log(share)),
+            ode_error=None if error is None else jnp.where(outside, 0.0, error + added),
+            status=jnp.where(outside, int(Status.OUTSIDE), result.status),
+        )
+
+    def inside(self, x_obs: Any, num: int = LEAK_DRAWS) -> Inside:
+        """Share of the flow's mass inside the prior's support, from draws.
+
+        It is 1 exactly if the prior fills its box. The rest is what the flow leaks; `sample` and
+        `log_prob` correct for it.
+
+        Args:
+            x_obs: one observation.
+            num: number of draws.
+
+        Returns:
+            The share and its standard error.
+
+        Raises:
+            ValueError: no draw lies inside.
+        """
+        if self.prior.fills_box:
+            return Inside(1.0, 0.0)
+        cond = self._for_rows(self.checked(x_obs), num)
+        draws = self.flow.sample(jax.random.key(LEAK_SEED), num, cond)
+        share = float(self._is_inside(draws).mean())
+        if not share:
+            raise ValueError(
+                f"none of {num} draws lies inside the prior: x_obs is unlike the simulations"
+            )
+        return Inside(share, float(np.sqrt(share * (1 - share) / num)))
+
+    def map(self, x_obs: Any, *, key: PRNGKeyArray | None = None) -> Float[Array, " d"]:
+        """The parameters of the highest density (maximum a posteriori).
+
+        Gradient ascent from the best of many draws, on the density in the units of `theta`. It
+        lies inside the prior; a density that rises to the prior's edge has its maximum there.
+
+        Args:
+            x_obs: one observation.
+            key: for the draws; None for a fixed one.
+
+        Returns:
+            The parameters, (d,).
+        """
+        cond = self.checked(x_obs)
+        key = jax.random.key(0) if key is None else key
+        draws, value = self.sample_and_log_prob(key, MAP_DRAWS, x_obs)
+        best = np.argsort(np.asarray(value))[-MAP_STARTS:]
+        spread = np.asarray(draws).std(axis=0)
+        theta, value = _ascend(self, draws[best], cond, jnp.asarray(spread))
+        return theta[int(np.argmax(value))]
+
+    def credible_level(
+        self, theta: Any, x_obs: Any, *, key: PRNGKeyArray, num: int = 1000
+    ) -> Float[np.ndarray, " n"]:
+        """Probability of the smallest highest-density region that holds each row.
+
+        The share of draws that have a higher density than the row: a row with level 0.9 lies on
+        the edge of the 90 % region. Over pairs of the joint density the levels of the true
+        parameters are uniform if the posterior is right (expected coverage).
+
+        Args:
+            theta: parameters, (n, d).
+            x_obs: one observation, or one for each row, (n, k); then each row has its own draws.
+            key: random key.
+            num: number of draws for each observation.
+
+        Returns:
+            Levels in [0, 1], (n,).
+        """
+        theta = self._rows(theta)
+        value = np.asarray(self.log_prob(theta, x_obs))
+        cond = self.checked(x_obs)
+        if cond.ndim == self._cond_ndim:
+            _, drawn = self.sample_and_log_prob(key, num, x_obs)
+            return (np.asarray(drawn)[:, None] > value).mean(axis=0)
+        conds = jnp.broadcast_to(cond, (num, *cond.shape))
+        draws, drawn = self.flow.sample_and_log_prob(key, (num, len(cond)), conds)
+        rows = np.asarray(draws).reshape(-1, self.dim)
+        inside = self._is_inside(rows).reshape(num, len(cond))
+        higher = (np.asarray(drawn) - self._log_share(cond) > value) & inside
+        return higher.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)
+
+    def density_level(
+        self, level: float, x_obs: Any, *, key: PRNGKeyArray, num: int = 4000
+    ) -> float:
+        """Log-density on the edge of the highest-density region of probability `level`."""
+        if not 0 < level < 1:
+            raise ValueError(f"level={level} must lie in (0, 1), such as 0.9")
+        _, value = self.sample_and_log_prob(key, num, x_obs)
+        return float(np.quantile(np.asarray(value), 1 - level))
+
+    def to_arviz(self, key: PRNGKeyArray, num: int, x_obs: Any) -> Any:
+        """Draws as an `arviz.InferenceData`; arguments as for `sample`."""
+        from jaxflow.interop.arviz import to_arviz
+
+        return to_arviz(self.sample(key, num, x_obs), self._names())
+
+    def corner(
+        self, key: PRNGKeyArray, x_obs: Any, num: int = 2000, *, reference: Any = None
+    ) -> Any:
+        """Draw `jaxflow.plotting.corner` of `num` draws, before `reference` rows (m, d) if given.
+
+        Returns:
+            The axes, (d, d).
+        """
+        from jaxflow.plotting import corner
+
+        draws = np.asarray(self.sample(key, num, x_obs))
+        labels = ("posterior", "reference")
+        return corner(draws, reference, columns=self._names(), labels=labels)
+
+    def with_prior(self, prior: Prior) -> "Posterior":
+        """The posterior confined to another prior's support; the flow stays."""
+        return replace(self, prior=prior)
+
+    def checked(self, x_obs: Any) -> Array:
+        """One observation, or several, as an array.
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
+        x = np.asarray(x_obs, np.float64)
+        check_rows(x.reshape(1, -1), "x_obs")
+        return jnp.asarray(x, jnp.result_type(float))
+
+    @property
+    def _cond_ndim(self) -> int:
+        encoder = getattr(getattr(members(self.flow)[0], "field", None), "encoder", None)
+        return len(getattr(encoder, "shape", (0,)))
+
+    def _names(self) -> list[str]:
+        return list(self.names or [f"theta{i}" for i in range(self.dim)])
+
+    def _rows(self, theta: Any) -> Any:
+        if np.ndim(theta) != 2 or np.shape(theta)[1] != self.dim:
+            raise ValueError(
+                f"theta has shape {np.shape(theta)}; give rows (n, {self.dim}): for one vector "
+                "write theta[None]"
+            )
+        return theta
+
+    def _for_rows(self, cond: Array, num: int) -> Array:
+        """An observation for each of `num` rows."""
+        if cond.ndim != self._cond_ndim:
+            return cond
+        return jnp.broadcast_to(cond, (num, *cond.shape))
+
+    def _draw(self, key: Any, num: int, cond: Any, *, with_log_prob: bool) -> tuple[Any, Any]:
+        cond = self._for_rows(cond, num)
+        if with_log_prob:
+            return self.flow.sample_and_log_prob(key, num, cond)
+        return self.flow.sample(key, num, cond), None
+
+    def _is_inside(self, theta: Any) -> np.ndarray:
+        inside = self.prior.in_box(theta)
+        if self.prior.fills_box or self.prior.log_density is None:
+            return inside
+        return inside & np.isfinite(self.prior.log_prob(theta))
+
+    def _log_share(self, cond: Any) -> Any:
+        """Logarithm of the mass inside, for one observation or for each of several."""
+        if self.prior.fills_box:
+            return 0.0
+        if cond.ndim == self._cond_ndim:
+            return float(np.log(self.inside(cond).share))
+        return np.log([self.inside(each).share for each in cond])
+
+
+def _ascend(
+    posterior: Posterior, start: Array, cond: Array, spread: Array
+) -> tuple[Float[Array, "starts d"], Float[np.ndarray, " starts"]]:
+    """The best points of gradient ascents, kept strictly inside the prior's limits."""
+    prior, flow = posterior.prior, posterior.flow
+    margin = 1e-4 * spread
+    low, high = (jnp.asarray(each, start.dtype) for each in (prior.lower, prior.upper))
+    low, high = low + margin, high - margin
+    conds = jnp.broadcast_to(cond, (len(start), *cond.shape))
+
+    @eqx.filter_jit
+    def steps(flow: Any, z: Array) -> tuple[Array, Array]:
+        rule = optax.adam(optax.cosine_decay_schedule(0.05, MAP_STEPS))
+
+        def total(z: Array) -> tuple[Array, Array]:
+            each = flow.train_log_prob(jnp.clip(start + spread * z, low, high), conds)
+            return -jnp.sum(jnp.where(jnp.isfinite(each), each, 0.0)), each
+
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            z, state, best, value = carry
+            slope, each = jax.grad(total, has_aux=True)(z)
+            better = each > value
+            best, value = jnp.where(better[:, None], z, best), jnp.where(better, each, value)
+            change, state = rule.update(jnp.nan_to_num(slope), state)
+            return (z + change, state, best, value), None
+
+        first = z, rule.init(z), z, jnp.full(len(z), -jnp.inf, z.dtype)
+        _, _, best, value = jax.lax.scan(step, first, length=MAP_STEPS)[0]
+        return jnp.clip(start + spread * best, low, high), value
+
+    theta, _ = steps(flow, jnp.zeros_like(start))
+    both = jnp.concatenate([start, theta])
+    return both, np.asarray(posterior.log_prob(both, cond))
