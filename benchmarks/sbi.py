@@ -11,7 +11,7 @@ importance weights by the exact likelihood as a share of the draws, and their lo
 Finished runs are kept in results/sbi.json and are not run again without `--again`.
 
     python benchmarks/sbi.py --data DIR [--tasks two_moons slcp] [--simulations 1000 10000]
-        [--seconds 150] [--members 1] [--again]
+        [--seconds 150] [--observations 5] [--members 1] [--again]
 """
 
 import argparse
@@ -62,7 +62,9 @@ def c2st(draws: np.ndarray, reference: np.ndarray) -> float:
         return float(cross_val_score(network, rows, labels, cv=folds).mean())
 
 
-def run(task: Task, simulations: int, data: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def run(
+    task: Task, simulations: int, data: Any, observations: int, settings: dict[str, Any]
+) -> dict[str, Any]:
     """One fit, judged at the observations."""
     rng = np.random.default_rng(simulations)
     theta = task.draw(rng, simulations)
@@ -76,8 +78,8 @@ def run(task: Task, simulations: int, data: Any, settings: dict[str, Any]) -> di
     }
     start = time.perf_counter()
     each = []
-    pairs = zip(data["observation"], data["reference"], strict=True)
-    for number, (observed, reference) in enumerate(pairs):
+    pairs = list(zip(data["observation"], data["reference"], strict=True))
+    for number, (observed, reference) in enumerate(pairs[:observations]):
         observed, reference = observed.astype(np.float64), reference.astype(np.float64)
         draws = np.asarray(posterior.sample(jax.random.fold_in(key, number), DRAWS, observed))
         found = {"c2st": c2st(draws.astype(np.float64), reference)}
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--simulations", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--seconds", type=float, help="limit of each training")
+    parser.add_argument("--observations", type=int, default=5, help="judge at the first ones")
     parser.add_argument("--members", type=int, default=1, help="flows to average")
     parser.add_argument("--again", action="store_true", help="run finished tasks too")
     arguments = parser.parse_args()
@@ -126,7 +129,7 @@ def main() -> None:
                 continue
             print(name, entry, flush=True)
             with np.load(arguments.data / f"{name}.npz", allow_pickle=False) as data:
-                figures = run(TASKS[name], simulations, data, settings)
+                figures = run(TASKS[name], simulations, data, arguments.observations, settings)
             results.setdefault(name, {})[entry] = figures
             write_results("sbi", results)
             print(

@@ -1,10 +1,8 @@
 """`fit_posterior` and `fit_likelihood`: conditional flows of simulations, with the defaults."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,75 +22,24 @@ from jaxflow.inference.framed import FramedMatching
 from jaxflow.inference.likelihood import Likelihood
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
+from jaxflow.inference.settings import Settings
 from jaxflow.objectives import Stage, Staged, maximum_likelihood
-from jaxflow.runtime.checks import check_columns, check_count, constant_columns, finite_rows
-from jaxflow.training import History, TrainConfig, fit
+from jaxflow.runtime.checks import check_columns, constant_columns, finite_rows
+from jaxflow.training import History, fit
 from jaxflow.training.defaults import default_frequency
 from jaxflow.transforms import Bounded, Chain, Whiten, propose
 
 # Fewest simulations that are left to fit.
 FEWEST = 20
-# Weight decay, which keeps the field near 0, a normal density.
-DECAY = 0.0
 # Least spread that a line leaves over, as a share of the parameter's own.
 LEAST = 1e-4
 # Matching, then likelihood: shares of the steps, chosen by `make bench-sbi`.
 OBJECTIVE = Staged(
     (
-        Stage(FramedMatching(), 0.88, rate=1.5, ema=0.998),
-        Stage(maximum_likelihood, 0.12, rate=0.5),
+        Stage(FramedMatching(), 0.9, ema=0.998),
+        Stage(maximum_likelihood, 0.1, rate=0.4),
     )
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of `fit_posterior` and `fit_likelihood`, chosen by `make bench-sbi`.
-
-    Attributes:
-        members: number of flows to train, each with its own split, and to average
-            (`jaxflow.Ensemble`).
-        width: units of each hidden layer.
-        depth: number of hidden layers.
-        steps: largest number of updates.
-        batch_size: rows of an update.
-        learning_rate: peak learning rate.
-        validation: share of the simulations to hold out.
-        max_seconds: stop training at the first validation after this many seconds, of each flow.
-        progress: show a progress bar; None for only on a terminal.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
-
-    members: int = 1
-    width: int = 128
-    depth: int = 2
-    steps: int = 4000
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    validation: float = 0.1
-    max_seconds: float | None = None
-    progress: bool | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("members", "width", "depth", "steps", "batch_size"):
-            check_count(name, getattr(self, name))
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation={self.validation} must lie between 0 and 1, such as 0.1")
-
-    @property
-    def config(self) -> TrainConfig:
-        """Settings of the training."""
-        return TrainConfig(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=DECAY,
-            max_seconds=self.max_seconds,
-            validation_rows=2000,
-            eval_every=max(1, min(200, self.steps // 10)),
-        )
 
 
 def fit_posterior(
@@ -272,8 +219,6 @@ def _fit(
             cond_dim=encoder.num_outputs,
             key=field_key,
         )
-        zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
-        field = eqx.tree_at(lambda field: field.layers[-1], field, zero)
         flow, history = fit(
             CNF(EncodedCondition(LocationScale(field), encoder), StandardNormal(dim)),
             rows,

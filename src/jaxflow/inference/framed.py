@@ -8,14 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
-from jaxflow.density.paths import Trigonometric
 from jaxflow.flows import CNF
 from jaxflow.objectives import FlowMatching, Power, independent
 from jaxflow.objectives.units import to_field
 from jaxflow.objectives.weights import weighted_mean
 
-# The path keeps a standard normal as it is: a field of 0 is right for residuals that are normal.
-MATCHING = FlowMatching(path=Trigonometric(), coupling=independent, time=Power(1.0))
+MATCHING = FlowMatching(coupling=independent, time=Power(1.0))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class Likelihood:
 
     def sample(self, key: PRNGKeyArray, num: int, theta: Any) -> Float[Array, "num k"]:
         """Draw `num` observations given parameters (d,): an emulator of the simulator."""
-        return self.flow.sample(key, num, jnp.broadcast_to(jnp.asarray(theta, float), (num, np.size(theta))))
+        return self.flow.sample(
+            key, num, jnp.broadcast_to(jnp.asarray(theta, float), (num, np.size(theta)))
+        )
 
     def sample_posterior(
         self,

@@ -1,17 +1,16 @@
 """`Posterior`: a flow of parameters given observations, confined to the prior's support."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.error import LogDensity
 from jaxflow.flows.ensemble import members
+from jaxflow.inference.maximum import ascend
 from jaxflow.inference.priors import Prior
 from jaxflow.ode import Status
 from jaxflow.runtime.checks import check_count, check_rows
@@ -21,8 +20,8 @@ from jaxflow.training import History
 LEAK_DRAWS, LEAK_SEED = 4096, 0
 # Most batches that are drawn until enough rows lie inside.
 MOST_BATCHES = 50
-# Draws from which the search for a maximum starts, starts and steps of it.
-MAP_DRAWS, MAP_STARTS, MAP_STEPS = 2000, 8, 200
+# Draws from which the search for a maximum starts, and starts of it.
+MAP_DRAWS, MAP_STARTS = 2000, 8
 
 
 class Inside(NamedTuple):
@@ -205,13 +204,16 @@ class Posterior:
         Returns:
             The parameters, (d,).
         """
-        cond = self.checked(x_obs)
         key = jax.random.key(0) if key is None else key
         draws, value = self.sample_and_log_prob(key, MAP_DRAWS, x_obs)
         best = np.argsort(np.asarray(value))[-MAP_STARTS:]
-        spread = np.asarray(draws).std(axis=0)
-        theta, value = _ascend(self, draws[best], cond, jnp.asarray(spread))
-        return theta[int(np.argmax(value))]
+        spread = jnp.asarray(np.asarray(draws).std(axis=0))
+        conds = self._for_rows(self.checked(x_obs), MAP_STARTS)
+        limits = self.prior.lower, self.prior.upper
+        theta = jnp.concatenate(
+            [draws[best], ascend(self.flow, draws[best], conds, spread, limits)]
+        )
+        return theta[int(np.argmax(np.asarray(self.log_prob(theta, x_obs))))]
 
     def credible_level(
         self, theta: Any, x_obs: Any, *, key: PRNGKeyArray, num: int = 1000
@@ -244,15 +246,6 @@ class Posterior:
         higher = (np.asarray(drawn) - self._log_share(cond) > value) & inside
         return higher.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)
 
-    def density_level(
-        self, level: float, x_obs: Any, *, key: PRNGKeyArray, num: int = 4000
-    ) -> float:
-        """Log-density on the edge of the highest-density region of probability `level`."""
-        if not 0 < level < 1:
-            raise ValueError(f"level={level} must lie in (0, 1), such as 0.9")
-        _, value = self.sample_and_log_prob(key, num, x_obs)
-        return float(np.quantile(np.asarray(value), 1 - level))
-
     def to_arviz(self, key: PRNGKeyArray, num: int, x_obs: Any) -> Any:
         """Draws as an `arviz.InferenceData`; arguments as for `sample`."""
         from jaxflow.interop.arviz import to_arviz
@@ -272,10 +265,6 @@ class Posterior:
         draws = np.asarray(self.sample(key, num, x_obs))
         labels = ("posterior", "reference")
         return corner(draws, reference, columns=self._names(), labels=labels)
-
-    def with_prior(self, prior: Prior) -> "Posterior":
-        """The posterior confined to another prior's support; the flow stays."""
-        return replace(self, prior=prior)
 
     def checked(self, x_obs: Any) -> Array:
         """One observation, or several, as an array.
@@ -328,38 +317,3 @@ class Posterior:
         if cond.ndim == self._cond_ndim:
             return float(np.log(self.inside(cond).share))
         return np.log([self.inside(each).share for each in cond])
-
-
-def _ascend(
-    posterior: Posterior, start: Array, cond: Array, spread: Array
-) -> tuple[Float[Array, "starts d"], Float[np.ndarray, " starts"]]:
-    """The best points of gradient ascents, kept strictly inside the prior's limits."""
-    prior, flow = posterior.prior, posterior.flow
-    margin = 1e-4 * spread
-    low, high = (jnp.asarray(each, start.dtype) for each in (prior.lower, prior.upper))
-    low, high = low + margin, high - margin
-    conds = jnp.broadcast_to(cond, (len(start), *cond.shape))
-
-    @eqx.filter_jit
-    def steps(flow: Any, z: Array) -> tuple[Array, Array]:
-        rule = optax.adam(optax.cosine_decay_schedule(0.05, MAP_STEPS))
-
-        def total(z: Array) -> tuple[Array, Array]:
-            each = flow.train_log_prob(jnp.clip(start + spread * z, low, high), conds)
-            return -jnp.sum(jnp.where(jnp.isfinite(each), each, 0.0)), each
-
-        def step(carry: Any, _: None) -> tuple[Any, None]:
-            z, state, best, value = carry
-            slope, each = jax.grad(total, has_aux=True)(z)
-            better = each > value
-            best, value = jnp.where(better[:, None], z, best), jnp.where(better, each, value)
-            change, state = rule.update(jnp.nan_to_num(slope), state)
-            return (z + change, state, best, value), None
-
-        first = z, rule.init(z), z, jnp.full(len(z), -jnp.inf, z.dtype)
-        _, _, best, value = jax.lax.scan(step, first, length=MAP_STEPS)[0]
-        return jnp.clip(start + spread * best, low, high), value
-
-    theta, _ = steps(flow, jnp.zeros_like(start))
-    both = jnp.concatenate([start, theta])
-    return both, np.asarray(posterior.log_prob(both, cond))
