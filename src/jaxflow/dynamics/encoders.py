@@ -75,10 +75,12 @@ class RobustScaling(eqx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Scale one observation; the shape stays."""
-        shift, mean, scale = (each.astype(x.dtype) for each in (self.shift, self.mean, self.scale))
+        is_log = jnp.broadcast_to(self.is_log, x.shape)
+        parts = (self.shift, self.mean, self.scale)
+        shift, mean, scale = (jnp.broadcast_to(each, x.shape).astype(x.dtype) for each in parts)
         tiny = jnp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
-        logs = jnp.log(jnp.maximum(jnp.where(self.is_log, x, 1) + shift, tiny))
-        z = (jnp.where(self.is_log, logs, x) - mean) / scale
+        logs = jnp.log(jnp.maximum(jnp.where(is_log, x, 1) + shift, tiny))
+        z = (jnp.where(is_log, logs, x) - mean) / scale
         size = jnp.abs(z)
         far = jnp.sign(z) * (FAR + jnp.log1p(jnp.maximum(size - FAR, 0)))
         return jnp.where(size > FAR, far, z)
@@ -211,7 +213,7 @@ class SeriesEncoder(eqx.Module):
             h = jax.lax.conv_general_dilated(
                 h, kernel.astype(h.dtype), (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
             )
-            h = jnp.tanh(h + bias.astype(h.dtype))
+            h = jnp.tanh(h + bias.astype(h.dtype)[None, None])
         return apply_network(self.outer, h.reshape(-1), None)
 
 

@@ -24,7 +24,7 @@ from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.inference.settings import Settings
 from jaxflow.objectives import Stage, Staged, maximum_likelihood
-from jaxflow.runtime.checks import check_columns, constant_columns, finite_rows
+from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
 from jaxflow.training import History, fit
 from jaxflow.training.defaults import default_frequency
 from jaxflow.transforms import Bounded, Chain, Whiten, propose
@@ -155,7 +155,7 @@ def _pairs(first: str, a: Any, second: str, b: Any) -> tuple[np.ndarray, np.ndar
             f"{first} has shape {theta.shape} and {second} has shape {x.shape}; give rows (n, d) "
             "and (n, *observation): for one number a row write x[:, None]"
         )
-    check_columns(theta)
+    check_rows(theta, first)
     failed = np.asarray(np.isnan(x).all(axis=0))
     if failed.any():
         raise ValueError(f"{second} is NaN in all simulations in {_entries(failed)}: leave it out")
@@ -164,12 +164,10 @@ def _pairs(first: str, a: Any, second: str, b: Any) -> tuple[np.ndarray, np.ndar
         raise ValueError(
             f"{valid.sum()} of {len(x)} simulations are without NaN; at least {FEWEST} are needed"
         )
-    constant = constant_columns(x[valid], float(np.finfo(np.float32).eps))
-    if constant.any():
-        raise ValueError(
-            f"{second} is constant in {_entries(constant)}, which says nothing of {first}: leave "
-            "it out of the simulations and the observation"
-        )
+    for name, rows in ((first, theta[valid]), (second, x[valid])):
+        constant = constant_columns(rows, float(np.finfo(np.float32).eps))
+        if constant.any():
+            raise ValueError(f"{name} is constant in {_entries(constant)}: leave it out")
     return theta[valid], x[valid], int((~valid).sum())
 
 

@@ -39,8 +39,6 @@ class Posterior:
     needs no correction: the flow has no mass outside. For others, `q` is the flow's density
     inside, divided by its mass there (`inside`), and draws outside are drawn again.
 
-    An observation may be a set: `embed=SetEncoder(...)` of `fit_posterior`.
-
     ```python
     import jax
     import numpy as np
@@ -98,12 +96,16 @@ class Posterior:
         """Draw parameters and their log-densities by one solve; arguments as for `sample`."""
         check_count("num", num)
         cond = self.checked(x_obs)
+        rows = self._for_rows(cond, num)
         kept, values, count = [], [], 0
         for batch_key in jax.random.split(key, MOST_BATCHES):
-            theta, value = self._draw(batch_key, num, cond, with_log_prob=with_log_prob)
+            if with_log_prob:
+                theta, value = self.flow.sample_and_log_prob(batch_key, num, rows)
+            else:
+                theta, value = self.flow.sample(batch_key, num, rows), np.zeros(num)
             inside = self._is_inside(theta)
             kept.append(theta[inside])
-            values.append(value[inside] if with_log_prob else value)
+            values.append(value[inside])
             count += int(inside.sum())
             if count >= num:
                 break
@@ -115,7 +117,7 @@ class Posterior:
         theta = jnp.concatenate(kept)[:num]
         if not with_log_prob:
             return theta, None
-        return theta, jnp.concatenate(values)[:num] - self._log_share(cond)
+        return theta, jnp.concatenate(values)[:num] - float(np.log(self._shares(cond)[0]))
 
     def log_prob(self, theta: Any, x_obs: Any) -> Float[Array, " n"]:
         """Log-density `log q(theta | x_obs)` in nats; -inf outside the prior's support.
@@ -133,10 +135,8 @@ class Posterior:
         """
         theta, cond = self._rows(theta), self.checked(x_obs)
         value = self.flow.log_prob(theta, self._for_rows(cond, len(theta)))
-        if self.prior.fills_box:
-            return jnp.where(jnp.asarray(self.prior.in_box(theta)), value, -jnp.inf)
-        share = jnp.asarray(np.reshape(self._log_share(cond), -1), value.dtype)
-        return jnp.where(jnp.asarray(self._is_inside(theta)), value - share, -jnp.inf)
+        log_share = jnp.asarray(np.log(self._shares(cond)[0]), value.dtype)
+        return jnp.where(jnp.asarray(self._is_inside(theta)), value - log_share, -jnp.inf)
 
     def log_prob_with_error(
         self, theta: Any, x_obs: Any, *, atol_nats: float | None = None
@@ -150,16 +150,12 @@ class Posterior:
         rows = self._for_rows(cond, len(theta))
         result = self.flow.log_prob_with_error(theta, rows, atol_nats=atol_nats)
         outside = ~jnp.asarray(self._is_inside(theta))
-        share, se = 1.0, 0.0
-        if not self.prior.fills_box:
-            share, se = self.inside(x_obs)
-        added = 2 * se / share
+        share, se = self._shares(cond)
+        log_share, added = (jnp.asarray(e, float) for e in (np.log(share), 2 * se / share))
         error, refined = result.ode_error, result.refined
         return result._replace(
-            value=jnp.where(outside, -jnp.inf, result.value - np.log(share)),
-            refined=None
-            if refined is None
-            else jnp.where(outside, -jnp.inf, refined - np.log(share)),
+            value=jnp.where(outside, -jnp.inf, result.value - log_share),
+            refined=None if refined is None else jnp.where(outside, -jnp.inf, refined - log_share),
             ode_error=None if error is None else jnp.where(outside, 0.0, error + added),
             status=jnp.where(outside, int(Status.OUTSIDE), result.status),
         )
@@ -170,15 +166,8 @@ class Posterior:
         It is 1 exactly if the prior fills its box. The rest is what the flow leaks; `sample` and
         `log_prob` correct for it.
 
-        Args:
-            x_obs: one observation.
-            num: number of draws.
-
-        Returns:
-            The share and its standard error.
-
         Raises:
-            ValueError: no draw lies inside.
+            ValueError: none of `num` draws lies inside.
         """
         if self.prior.fills_box:
             return Inside(1.0, 0.0)
@@ -196,13 +185,7 @@ class Posterior:
 
         Gradient ascent from the best of many draws, on the density in the units of `theta`. It
         lies inside the prior; a density that rises to the prior's edge has its maximum there.
-
-        Args:
-            x_obs: one observation.
-            key: for the draws; None for a fixed one.
-
-        Returns:
-            The parameters, (d,).
+        `key` is for the draws; None for a fixed one.
         """
         key = jax.random.key(0) if key is None else key
         draws, value = self.sample_and_log_prob(key, MAP_DRAWS, x_obs)
@@ -243,28 +226,31 @@ class Posterior:
         draws, drawn = self.flow.sample_and_log_prob(key, (num, len(cond)), conds)
         rows = np.asarray(draws).reshape(-1, self.dim)
         inside = self._is_inside(rows).reshape(num, len(cond))
-        higher = (np.asarray(drawn) - self._log_share(cond) > value) & inside
+        higher = (np.asarray(drawn) - np.log(self._shares(cond)[0]) > value) & inside
         return higher.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)
 
     def to_arviz(self, key: PRNGKeyArray, num: int, x_obs: Any) -> Any:
         """Draws as an `arviz.InferenceData`; arguments as for `sample`."""
         from jaxflow.interop.arviz import to_arviz
 
-        return to_arviz(self.sample(key, num, x_obs), self._names())
+        return to_arviz(
+            self.sample(key, num, x_obs), self.names or [f"theta{i}" for i in range(self.dim)]
+        )
 
     def corner(
         self, key: PRNGKeyArray, x_obs: Any, num: int = 2000, *, reference: Any = None
     ) -> Any:
-        """Draw `jaxflow.plotting.corner` of `num` draws, before `reference` rows (m, d) if given.
-
-        Returns:
-            The axes, (d, d).
-        """
+        """Draw `jaxflow.plotting.corner` of `num` draws, before `reference` rows (m, d)."""
         from jaxflow.plotting import corner
 
         draws = np.asarray(self.sample(key, num, x_obs))
         labels = ("posterior", "reference")
-        return corner(draws, reference, columns=self._names(), labels=labels)
+        return corner(
+            draws,
+            reference,
+            columns=self.names or [f"theta{i}" for i in range(self.dim)],
+            labels=labels,
+        )
 
     def checked(self, x_obs: Any) -> Array:
         """One observation, or several, as an array.
@@ -281,9 +267,6 @@ class Posterior:
         encoder = getattr(getattr(members(self.flow)[0], "field", None), "encoder", None)
         return len(getattr(encoder, "shape", (0,)))
 
-    def _names(self) -> list[str]:
-        return list(self.names or [f"theta{i}" for i in range(self.dim)])
-
     def _rows(self, theta: Any) -> Any:
         if np.ndim(theta) != 2 or np.shape(theta)[1] != self.dim:
             raise ValueError(
@@ -298,22 +281,16 @@ class Posterior:
             return cond
         return jnp.broadcast_to(cond, (num, *cond.shape))
 
-    def _draw(self, key: Any, num: int, cond: Any, *, with_log_prob: bool) -> tuple[Any, Any]:
-        cond = self._for_rows(cond, num)
-        if with_log_prob:
-            return self.flow.sample_and_log_prob(key, num, cond)
-        return self.flow.sample(key, num, cond), None
-
     def _is_inside(self, theta: Any) -> np.ndarray:
         inside = self.prior.in_box(theta)
         if self.prior.fills_box or self.prior.log_density is None:
             return inside
         return inside & np.isfinite(self.prior.log_prob(theta))
 
-    def _log_share(self, cond: Any) -> Any:
-        """Logarithm of the mass inside, for one observation or for each of several."""
-        if self.prior.fills_box:
-            return 0.0
-        if cond.ndim == self._cond_ndim:
-            return float(np.log(self.inside(cond).share))
-        return np.log([self.inside(each).share for each in cond])
+    def _shares(self, cond: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Mass inside and its standard error, of one observation () or of each of several."""
+        if self.prior.fills_box or cond.ndim == self._cond_ndim:
+            share, se = self.inside(cond)
+            return np.asarray(share), np.asarray(se)
+        each = np.array([self.inside(one) for one in cond])
+        return each[:, 0], each[:, 1]
