@@ -6,7 +6,8 @@ simulations and judged at the five observations by C2ST, as Lueckmann et al. 202
 counterpart, a scikit-learn network of two layers of ten units a dimension, the mean accuracy of
 five folds. 0.5 is perfect, 1 is worst. Beside it: the mean log-density of the reference draws in
 nats, which the reference's own (negative) entropy bounds from above, the effective sample size of
-importance weights by the exact likelihood as a share of the draws, and their log evidence.
+importance weights by the exact likelihood as a share of the draws, and their log evidence (for
+sir and bernoulli_glm up to a constant).
 
 Finished runs are kept in results/sbi.json and are not run again without `--again`.
 
@@ -82,7 +83,7 @@ def run(
     for number, (observed, reference) in enumerate(pairs[:observations]):
         observed, reference = observed.astype(np.float64), reference.astype(np.float64)
         draws = np.asarray(posterior.sample(jax.random.fold_in(key, number), DRAWS, observed))
-        found = {"c2st": c2st(draws.astype(np.float64), reference)}
+        found: dict[str, Any] = {"c2st": c2st(draws.astype(np.float64), reference)}
         log_q = posterior.log_prob(reference[::10], observed)
         found["log_q"] = float(np.mean(np.asarray(log_q)))
         try:

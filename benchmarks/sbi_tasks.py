@@ -28,7 +28,8 @@ class Task:
         prior: as `jaxflow.inference.fit_posterior` takes it.
         draw: `(rng, n) -> theta` (n, d).
         simulate: `(rng, theta) -> x` (n, k).
-        log_likelihood: `(theta, x)` of one pair, in jax; None where it has no simple form.
+        log_likelihood: `(theta, x)` of one pair, in jax; of an epidemic and of the generalised
+            linear model up to a constant of x.
     """
 
     prior: Any
@@ -91,7 +92,9 @@ def _glm() -> tuple[np.ndarray, np.ndarray]:
 
 
 DESIGN, PRECISION = _glm()
-GLM_PRIOR = stats.multivariate_normal(np.zeros(10), np.linalg.inv(PRECISION))
+# Its stub takes a covariance for an integer.
+NORMAL: Any = stats.multivariate_normal
+GLM_PRIOR = NORMAL(np.zeros(10), np.linalg.inv(PRECISION))
 
 
 def glm(rng: Rng, theta: np.ndarray) -> np.ndarray:

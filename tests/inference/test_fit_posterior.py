@@ -21,7 +21,7 @@ from jaxflow.inference import (
 
 KEY = jax.random.key(0)
 SHORT: dict[str, Any] = {"width": 16, "steps": 60, "progress": False}
-LONGER = SHORT | {"width": 32, "steps": 400}
+LONGER: dict[str, Any] = SHORT | {"width": 32, "steps": 400}
 NOISE, SCALE = 0.5, 2.0**10
 
 

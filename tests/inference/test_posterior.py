@@ -146,6 +146,7 @@ def test_leaked_mass_is_stated_and_corrected():
     inside = stats.norm.logpdf([0.1, 0.2]).sum() - np.log(share)
     assert_allclose(np.asarray(value), [inside, -np.inf], atol=1e-4)
     answer = posterior.log_prob_with_error(np.array([[0.1, 0.2]]), X)
+    assert answer.ode_error is not None
     assert float(answer.ode_error[0]) >= 2 * se / share
 
 
