@@ -4,6 +4,7 @@ from . import diagnostics as diagnostics
 from . import diffusion as diffusion
 from . import dynamics as dynamics
 from . import estimator as estimator
+from . import inference as inference
 from . import interop as interop
 from . import manifolds as manifolds
 from . import objectives as objectives

@@ -8,6 +8,12 @@ from jaxflow.dynamics.activations import ACTIVATIONS
 from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
 from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
+from jaxflow.dynamics.encoders import (
+    ObservationEncoder,
+    RobustScaling,
+    SeriesEncoder,
+    SetEncoder,
+)
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.location_scale import LocationScale, Moments, Regression
@@ -32,12 +38,16 @@ __all__ = [
     "Linear",
     "LocationScale",
     "Moments",
+    "ObservationEncoder",
     "OnManifold",
     "OptionalCondition",
     "Potential",
     "Regression",
     "Residual",
+    "RobustScaling",
     "Rounded",
+    "SeriesEncoder",
+    "SetEncoder",
     "StandardisedCondition",
     "Sum",
     "Trees",

@@ -118,11 +118,32 @@ def importance_sample(
     x, log_q = flow.sample_and_log_prob(key, num, cond)
     args = () if cond is None else (jnp.asarray(cond),)
     log_p = np.asarray(jax.jit(jax.vmap(lambda x: target(x, *args)))(x), np.float64)
+    return weigh(x, log_p, np.asarray(log_q, np.float64))
+
+
+def weigh(
+    x: Float[Array, "n *event"],
+    log_p: Float[np.ndarray, " n"],
+    log_q: Float[np.ndarray, " n"],
+) -> ImportanceSample:
+    """Weight samples of a density `q` to represent a target `p`.
+
+    Args:
+        x: samples of `q`, (n, *event).
+        log_p: log-density of the target, up to a constant, (n,), in nats.
+        log_q: log-density of `q`, (n,), in nats.
+
+    Returns:
+        An `ImportanceSample`.
+
+    Raises:
+        ValueError: the target is finite at no sample.
+    """
     undefined = np.isnan(log_p) | np.isposinf(log_p)
-    raw = np.where(undefined, -np.inf, log_p - np.asarray(log_q, np.float64))
+    raw = np.where(undefined, -np.inf, log_p - log_q)
     if not np.isfinite(raw).any():
         raise ValueError(
-            f"target is finite at none of {num} samples: check target, or train the flow first"
+            f"target is finite at none of {len(x)} samples: check target, or train the flow first"
         )
     log_z, log_z_se, effective = log_mean(raw)
     smoothed, k = pareto_smoothed(raw)

@@ -181,8 +181,10 @@ def _check_cond_values(cond: Array) -> None:
     """Raise unless each row is finite, or NaN throughout (the empty condition)."""
     if isinstance(cond, Tracer) or not cond.size:
         return
-    flat = cond.reshape(len(cond), -1)
-    bad = np.asarray(~jnp.all(jnp.isfinite(flat), axis=1) & ~jnp.all(jnp.isnan(flat), axis=1))
+    # Known numbers, also where another function is traced around them.
+    with jax.ensure_compile_time_eval():
+        flat = cond.reshape(len(cond), -1)
+        bad = np.asarray(~jnp.all(jnp.isfinite(flat), axis=1) & ~jnp.all(jnp.isnan(flat), axis=1))
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.data.shards import Shards
-from jaxflow.dynamics import ConditionScaling, StandardisedCondition
+from jaxflow.dynamics import ConditionScaling, ObservationEncoder, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_mistakes, to_flow_space, with_transform
 from jaxflow.flows.ensemble import Ensemble
@@ -219,7 +219,9 @@ def _cond_scaling(flow: Any, cond: Array | None) -> ConditionScaling | None:
     if isinstance(flow, CouplingFlow):
         has_place = flow.cond_scaling is None
     else:
-        has_place = hasattr(flow, "field") and not isinstance(flow.field, StandardisedCondition)
+        field = getattr(flow, "field", None)
+        scales = isinstance(getattr(field, "encoder", None), ObservationEncoder)
+        has_place = field is not None and not (isinstance(field, StandardisedCondition) or scales)
     return ConditionScaling.fit(cond) if has_place and cond is not None else None
 
 

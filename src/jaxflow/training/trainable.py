@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.bases import SeededBase
-from jaxflow.dynamics import ConditionScaling, Regression
+from jaxflow.dynamics import ConditionScaling, Regression, RobustScaling
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import words
@@ -22,7 +22,7 @@ NAMES = ("field", "base", "transform")
 # They describe the data: the units of conditions, regressions on them, the limits and the grids of
 # columns. And the distributions of other libraries, whose arrays depend on one another: a scale
 # and its inverse.
-FACTS = (ConditionScaling, Regression, Bounded, Dequantise, SeededBase)
+FACTS = (ConditionScaling, RobustScaling, Regression, Bounded, Dequantise, SeededBase)
 
 
 def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:

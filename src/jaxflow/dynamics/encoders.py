@@ -1,0 +1,319 @@
+"""Encoders of observations: robust units, sets of rows, and series."""
+
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxflow.dynamics.layers import (
+    ContextLinear,
+    apply_network,
+    context_linear,
+    network_from_zero,
+)
+from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import ArrayInput
+
+# Values beyond this many standard deviations grow by their logarithm only.
+FAR = 4.0
+# Non-negative entries get a logarithm if their skewness exceeds this and the logarithm has less.
+SKEWED = 1.0
+
+
+class RobustScaling(eqx.Module):
+    """Observations of order one: logarithms of skewed entries, then mean 0 and deviation 1.
+
+    ```
+    y = log(x + shift) where an entry is positive and skewed, else x;   z = (y - mean) / scale
+    out = z for |z| <= 4,   sign(z) (4 + log(1 + |z| - 4)) beyond
+    ```
+    An outlier moves a network little, and counts and populations are seen by their ratios. It
+    describes the data: `jaxflow.trainable` leaves it out.
+
+    ```python
+    import jax.numpy as jnp
+    from jaxflow.dynamics import RobustScaling
+
+    scaling = RobustScaling.fit(jnp.asarray([[1e4, 0.1], [3e4, 0.2], [2e4, 0.3]]))
+    scaled = scaling(jnp.asarray([2e4, 0.2]))  # (0, 0)
+    ```
+    """
+
+    is_log: Bool[Array, "..."]
+    shift: Float[Array, "..."]
+    mean: Float[Array, "..."]
+    scale: Float[Array, "..."]
+
+    @classmethod
+    def fit(cls, x: ArrayInput, *, rows: int = 1) -> "RobustScaling":
+        """Choose logarithms, means and deviations, in float64.
+
+        Args:
+            x: observations, (n, *observation), none of whose entries is constant.
+            rows: axes to average over; 2 for sets, all of whose members get one scaling.
+
+        Returns:
+            The scaling.
+        """
+        values = np.asarray(x, np.float64)
+        values = values.reshape(-1, *values.shape[rows:])
+        low, axis = values.min(axis=0), 0
+        least = np.where(values > 0, values, np.inf).min(axis=0)
+        shift = np.where((low == 0) & np.isfinite(least), least, 0.0)
+        logs = np.log(np.maximum(values, 0) + np.where(low < 0, 1.0, shift))
+        skew, left = (_skewness(each) for each in (values, logs))
+        is_log = (low >= 0) & (skew > SKEWED) & (np.abs(left) < skew)
+        seen = np.where(is_log, logs, values)
+        mean, scale = seen.mean(axis=axis), seen.std(axis=axis)
+        dtype = jnp.result_type(float)
+        parts = (jnp.asarray(each, dtype) for each in (shift, mean, np.where(scale > 0, scale, 1)))
+        return cls(jnp.asarray(is_log), *parts)
+
+    def __call__(self, x: Array) -> Array:
+        """Scale one observation; the shape stays."""
+        is_log = jnp.broadcast_to(self.is_log, x.shape)
+        parts = (self.shift, self.mean, self.scale)
+        shift, mean, scale = (jnp.broadcast_to(each, x.shape).astype(x.dtype) for each in parts)
+        tiny = jnp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
+        logs = jnp.log(jnp.maximum(jnp.where(is_log, x, 1) + shift, tiny))
+        z = (jnp.where(is_log, logs, x) - mean) / scale
+        size = jnp.abs(z)
+        far = jnp.sign(z) * (FAR + jnp.log1p(jnp.maximum(size - FAR, 0)))
+        return jnp.where(size > FAR, far, z)
+
+
+class SetEncoder(eqx.Module):
+    """`rho(mean_i phi(x_i))`: features of a set of rows, in any order (deep sets).
+
+    Zaheer et al. 2017, "Deep Sets", arXiv 1703.06114. All sets have the same number of rows: the
+    posterior of more rows is narrower, which a mean does not show.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import SetEncoder
+
+    encoder = SetEncoder(20, 2, features=16, key=jax.random.key(0))
+    features = encoder(jax.random.normal(jax.random.key(1), (20, 2)))  # (16,)
+    ```
+
+    Attributes:
+        shape: (rows, columns) of a set.
+        features: number of features.
+    """
+
+    inner: tuple[ContextLinear, ...]
+    outer: tuple[ContextLinear, ...]
+    shape: tuple[int, int] = eqx.field(static=True)
+    features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        rows: SupportsIndex,
+        columns: SupportsIndex,
+        *,
+        features: SupportsIndex = 32,
+        width: SupportsIndex = 64,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Make an encoder with random weights.
+
+        Args:
+            rows: number of rows of a set.
+            columns: number of columns of a row.
+            features: number of features.
+            width: units of the hidden layers.
+            key: for the weights.
+
+        Raises:
+            ValueError: a size is not positive.
+        """
+        sizes = [check_count("columns", columns), check_count("width", width)]
+        self.shape = (check_count("rows", rows), sizes[0])
+        self.features = check_count("features", features)
+        one, two = jax.random.split(key)
+        self.inner = _network([*sizes, sizes[1], sizes[1]], one)
+        self.outer = _network([sizes[1], sizes[1], self.features], two)
+
+    def __call__(self, x: Float[Array, "rows columns"]) -> Float[Array, " features"]:
+        """Encode one set."""
+        _check_shape(x, self.shape)
+        members = jax.vmap(lambda row: apply_network(self.inner, row, None))(x)
+        return apply_network(self.outer, members.mean(axis=0), None)
+
+
+class SeriesEncoder(eqx.Module):
+    """Features of a series by convolutions that halve its length each.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import SeriesEncoder
+
+    encoder = SeriesEncoder(100, 2, features=16, key=jax.random.key(0))
+    features = encoder(jax.random.normal(jax.random.key(1), (100, 2)))  # (16,)
+    ```
+
+    Attributes:
+        shape: (length, channels) of a series.
+        features: number of features.
+    """
+
+    kernels: tuple[Float[Array, "_ _ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
+    outer: tuple[ContextLinear, ...]
+    shape: tuple[int, int] = eqx.field(static=True)
+    features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        length: SupportsIndex,
+        channels: SupportsIndex = 1,
+        *,
+        features: SupportsIndex = 32,
+        width: SupportsIndex = 32,
+        layers: SupportsIndex = 3,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Make an encoder with random weights.
+
+        Args:
+            length: number of times of a series.
+            channels: numbers at each time.
+            features: number of features.
+            width: channels of the hidden layers.
+            layers: number of convolutions of five times each.
+            key: for the weights.
+
+        Raises:
+            ValueError: a size is not positive.
+        """
+        self.shape = (check_count("length", length), check_count("channels", channels))
+        self.features, width = check_count("features", features), check_count("width", width)
+        *keys, last = jax.random.split(key, check_count("layers", layers) + 1)
+        sizes = [self.shape[1], *[width] * len(keys)]
+        pairs = list(zip(sizes, sizes[1:], keys, strict=False))
+        self.kernels = tuple(
+            jax.random.normal(each, (5, inputs, outputs)) / (5 * inputs) ** 0.5
+            for inputs, outputs, each in pairs
+        )
+        self.biases = tuple(jnp.zeros(width) for _ in pairs)
+        left = self.shape[0]
+        for _ in pairs:
+            left = -(-left // 2)
+        self.outer = _network([left * width, 2 * width, self.features], last)
+
+    def __call__(self, x: Float[Array, "length channels"]) -> Float[Array, " features"]:
+        """Encode one series."""
+        _check_shape(x, self.shape)
+        h = x[None]
+        for kernel, bias in zip(self.kernels, self.biases, strict=True):
+            h = jax.lax.conv_general_dilated(
+                h, kernel.astype(h.dtype), (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+            )
+            h = jnp.tanh(h + bias.astype(h.dtype)[None, None])
+        return apply_network(self.outer, h.reshape(-1), None)
+
+
+class ObservationEncoder(eqx.Module):
+    """`x -> (features, location, log_scale)`: the encoder that `jaxflow.inference` trains.
+
+    The features are the entries of `scaling(x)`, or those of `embed`. A line and a network predict
+    the location of each entry of an event, and the network its log-scale; `LocationScale` reads
+    both. The network is 0 at the start.
+
+    ```python
+    import jax
+    from jaxflow.dynamics import ObservationEncoder, RobustScaling
+
+    x = jax.random.normal(jax.random.key(0), (100, 3))
+    encoder = ObservationEncoder(2, RobustScaling.fit(x), (3,), key=jax.random.key(1))
+    print(encoder(x[0]).shape)  # (7,)
+    ```
+
+    Attributes:
+        scaling: puts an observation in units of order one.
+        embed: turns it into features; None takes its entries.
+        line: `A features + b`, added to the location.
+        layers: the network of location and log-scale.
+        shape: shape of one observation.
+    """
+
+    scaling: RobustScaling
+    embed: Any
+    line: ContextLinear
+    layers: tuple[ContextLinear, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: SupportsIndex,
+        scaling: RobustScaling,
+        shape: tuple[int, ...],
+        embed: Any = None,
+        *,
+        line: tuple[ArrayInput, ArrayInput] | None = None,
+        width: SupportsIndex = 64,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Make an encoder whose network has random weights.
+
+        Args:
+            dim: number of entries of an event.
+            scaling: of observations.
+            shape: shape of one observation.
+            embed: module with `features`, the number of them, that encodes a scaled observation;
+                None for its entries.
+            line: matrix (features, dim) and constant (dim,) of the line, such as those of least
+                squares; None for 0.
+            width: units of the two hidden layers.
+            key: for the weights.
+        """
+        self.scaling, self.embed, self.shape = scaling, embed, shape
+        inputs = int(np.prod(shape)) if embed is None else embed.features
+        width, dim = check_count("width", width), check_count("dim", dim)
+        matrix, constant = (jnp.zeros((inputs, dim)), jnp.zeros(dim)) if line is None else line
+        self.line = ContextLinear(jnp.asarray(matrix), jnp.asarray(constant), None, None)
+        self.layers = network_from_zero(inputs, 2 * dim, width=width, depth=2, key=key)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of entries of the encoded condition."""
+        first, last = self.layers[0], self.layers[-1]
+        return first.weight.shape[0] + last.weight.shape[1]
+
+    def __call__(self, x: Array) -> Float[Array, " entries"]:
+        """Encode one observation.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        _check_shape(x, self.shape)
+        scaled = self.scaling(x)
+        features = scaled.reshape(-1) if self.embed is None else self.embed(scaled)
+        moments = apply_network(self.layers, features, None)
+        location, log_scale = jnp.split(moments, 2)
+        location = location + apply_network((self.line,), features, None)
+        # A spread of e^-7 of the prior's is as narrow as a float32 flow resolves.
+        return jnp.concatenate([features, location, jnp.clip(log_scale, -7.0, 2.0)])
+
+
+def _network(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[ContextLinear, ...]:
+    keys = jax.random.split(key, len(sizes) - 1)
+    return tuple(
+        context_linear(inputs, outputs, 0, each, time=False)
+        for inputs, outputs, each in zip(sizes, sizes[1:], keys, strict=False)
+    )
+
+
+def _check_shape(x: Array, shape: tuple[int, ...]) -> None:
+    if x.shape != shape:
+        raise ValueError(f"an observation has shape {x.shape}; this encoder was made for {shape}")
+
+
+def _skewness(values: np.ndarray) -> np.ndarray:
+    gap = values - values.mean(axis=0)
+    spread = np.maximum(values.std(axis=0), np.finfo(float).tiny)
+    return np.mean((gap / spread) ** 3, axis=0)

@@ -1,0 +1,59 @@
+"""Settings of the fits, with defaults chosen by `make bench-sbi`."""
+
+from dataclasses import dataclass
+
+from jaxflow.runtime.checks import check_count
+from jaxflow.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of `fit_posterior` and `fit_likelihood`, chosen by `make bench-sbi`.
+
+    Attributes:
+        members: number of flows to train, each with its own split, and to average
+            (`jaxflow.Ensemble`).
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+        steps: largest number of updates.
+        batch_size: rows of an update.
+        learning_rate: peak learning rate.
+        weight_decay: decay rate of the weights, which keeps few simulations from being learned by
+            heart.
+        validation: share of the simulations to hold out.
+        max_seconds: stop training at the first validation after this many seconds, of each flow.
+        progress: show a progress bar; None for only on a terminal.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    members: int = 1
+    width: int = 128
+    depth: int = 2
+    steps: int = 4000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.3
+    validation: float = 0.1
+    max_seconds: float | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("members", "width", "depth", "steps", "batch_size"):
+            check_count(name, getattr(self, name))
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation={self.validation} must lie between 0 and 1, such as 0.1")
+
+    @property
+    def config(self) -> TrainConfig:
+        """Settings of the training."""
+        return TrainConfig(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            max_seconds=self.max_seconds,
+            validation_rows=2000,
+            eval_every=max(1, min(200, self.steps // 10)),
+        )
