@@ -124,17 +124,24 @@ def _starts(laws: tuple[Law, ...], codes: Codes, key: PRNGKeyArray) -> tuple[Hea
 def _frequencies(
     laws: tuple[Law, ...], codes: Codes, train: np.ndarray, held: np.ndarray
 ) -> Float[np.ndarray, "held variables"]:
-    """Log-probabilities of held-out cells by the counts of each variable, and a few more."""
+    """Log-probabilities of held-out cells by the counts of each variable, and a smooth law.
+
+    The smooth law has the share of the cells that occur once: so often a new cell is new (Good
+    1953, "The population frequencies of species", eq. 9), and two cells more.
+    """
     # Before training a head does not see its inputs.
     heads = _starts(laws, codes[train], jax.random.key(0))
     prior = np.exp(np.asarray(log_prob_rows(heads, laws, *rows_of(laws, codes[held])), np.float64))
-    counts = np.zeros_like(prior)
+    counts, shares = np.zeros_like(prior), np.zeros(len(laws))
     totals = (~np.isnan(codes[train])).sum(axis=0)
     for j in range(len(laws)):
-        values, inverse = np.unique(codes[train][:, j], return_counts=True)
-        place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
-        counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
-    table = np.log((counts + MORE * prior) / (totals + MORE))
+        known = codes[train][:, j]
+        values, inverse = np.unique(known[~np.isnan(known)], return_counts=True)
+        shares[j] = ((inverse == 1).sum() + MORE) / (totals[j] + MORE)
+        if len(values):
+            place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
+            counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
+    table = np.log((1 - shares) * counts / np.maximum(totals, 1) + shares * prior)
     return np.where(np.isnan(codes[held]), 0.0, table)
 
 

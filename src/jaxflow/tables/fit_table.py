@@ -50,12 +50,14 @@ def fit_table(
 
     The kind of each column is found by its cells (`print(table.plan)`):
 
-    - dates, or text such as 2026-11-30T12:00: days, hours, minutes or seconds;
-    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows: an
-      identifier, left out;
+    - dates, or text such as 2026-11-30T12:00 or 11/30/2026, where one order of day and month fits
+      the column: years, months, days, hours, minutes or seconds, in steps where all keep them;
+    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows
+      from 0 or 1 on: an identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
-    - whole numbers: a count from 0 on, or within limits where the least and the largest number
-      are frequent; numbers in coarse steps such as 0.1 likewise;
+    - whole numbers: a count from 0 on, or from the least or to the largest number where that is
+      frequent; numbers in coarse steps such as 0.1 likewise; a category where few of the numbers
+      between the least and the largest occur, each in many rows;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
       (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
       else continuous. Values on a limit, and values that a hundredth of the rows share, have
