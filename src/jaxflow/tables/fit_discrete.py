@@ -1,5 +1,7 @@
 """Train the probabilities of discrete cells from their frequencies."""
 
+import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +56,7 @@ def fit_discrete(
     folds: Folds,
     key: PRNGKeyArray,
     progress: Progress,
+    max_seconds: float | None = None,
 ) -> FittedDiscrete:
     """Train the heads from independent frequencies, each as long as that helps held-out rows.
 
@@ -67,8 +70,9 @@ def fit_discrete(
         folds: row numbers to train on and to hold out, for each fold.
         key: for the weights and the minibatches.
         progress: where to show it.
+        max_seconds: stop at the first validation after this many seconds; None for no limit.
     """
-    laws = tuple(laws)
+    laws, end = tuple(laws), time.monotonic() + (math.inf if max_seconds is None else max_seconds)
     data = rows_of(laws, codes)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
     weights = jnp.asarray(
@@ -100,7 +104,8 @@ def fit_discrete(
         for j in np.flatnonzero(gains):
             best[j], held[:, j] = average[j], now[:, j]
         progress.update(step, f"labels and counts: {-held.sum(axis=1).mean():.3f} nats")
-        if (since >= PATIENCE).all() or not np.isfinite(now).all():
+        done = (since >= PATIENCE).all() or not np.isfinite(now).all()
+        if done or time.monotonic() > end:
             break
     last = jax.tree.map(lambda leaf: leaf[-1], tuple(best))
     tables = [_frequencies(laws, codes, train, part) for train, part in folds]

@@ -1,6 +1,8 @@
 """`fit_table`: one exact joint density of a table of labels, counts, dates and numbers."""
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from jaxflow.training.record import Callback
 # Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
 # held out.
 FOLD_ROWS, NUM_FOLDS, FEWEST, SHARE = 5000, 5, 10, 0.1
+# The flow has at least this time to train, so that it is validated once.
+LEAST_SECONDS = 1e-3
 # Splits that are tried for one in which every continuous column varies in every fold.
 ATTEMPTS = 20
 # A label chooses the covariance of the continuous columns only among so many.
@@ -98,7 +102,8 @@ def fit_table(
         batch_size: rows of an update; None for 128, or 512 for a large table.
         learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
         validation: share of a large table to hold out.
-        max_seconds: stop training the flow at the first validation after this many seconds.
+        max_seconds: stop training, of discrete cells and then of the flow, at the first validation
+            after this many seconds.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation of the flow with a `jaxflow.training.Record`;
             return True to stop training it. What was best so far is the result.
@@ -110,6 +115,7 @@ def fit_table(
         ValueError, TypeError: a bad table, all faults said together, or bad settings.
         TrainingError: no validation value was finite.
     """
+    start = time.monotonic()
     if not 0 < validation < 1:
         raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
     width, depth = check_count("width", width), check_count("depth", depth)
@@ -128,7 +134,7 @@ def fit_table(
     folds = _folds(plan, rows, key, validation)
     laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:
-        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
+        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar, max_seconds)
         held = discrete.held.sum(axis=1)
         parts = {"flow": held, "product of all columns": discrete.independent.sum(axis=1)}
         continuous, taken = None, 0
@@ -139,6 +145,9 @@ def fit_table(
                 if isinstance(law, Labels) and 1 < law.count <= MAX_GROUPS
             }
             inputs = discrete.model.encode(rows.codes)
+            if max_seconds is not None:
+                left = max(max_seconds - (time.monotonic() - start), LEAST_SECONDS)
+                config = replace(config, max_seconds=left)
             data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
             fitted = fit_continuous(
                 data,
