@@ -59,6 +59,9 @@ COLUMNS = {
         DAYS.astype("datetime64[h]") + RNG.integers(0, 9000, N), Date, "counted in hours from"
     ),
     "series of years": Case(np.arange(1629, 1629 + N), Whole, "whole numbers from 0 on"),
+    "years up to now": Case(
+        np.minimum(2014 - RNG.poisson(2.0, N), 2013), Whole, "count: whole numbers from 0 on"
+    ),
     "brackets": Case(
         np.array([2500, 7500, 15000, 35000, 75000, 200000])[RNG.integers(0, 6, N)],
         Category,

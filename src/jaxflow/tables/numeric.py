@@ -209,6 +209,8 @@ def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
     least = min(max(END_ROWS, END_SHARE * mean), max(END_ROWS / 2, 2 * END_SHARE * mean))
     low, high = (len(values) > 2 and count >= least for count in (counts[0], counts[-1]))
     none = 0.0 if values[0] >= 0 else -np.inf
+    # The last of a series of years is no limit: more may come.
+    high = high and (low or 0 <= values[0] < values[-1] - values[0])
     return float(values[0]) if low else none, float(values[-1]) if high else np.inf
 
 
