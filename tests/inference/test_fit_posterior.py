@@ -72,6 +72,7 @@ def test_pictures_and_tables_of_draws(fitted):
     assert set(data.posterior.data_vars) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_failed_simulations_are_left_out_and_counted():
     theta, x = pairs(300)
     x[theta[:, 0] > 2.5] = np.nan
@@ -111,6 +112,7 @@ def test_bad_settings_are_named():
         fit_posterior(theta, x, key=KEY, names=["a"], **SHORT)
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_fitted():
     theta, x = pairs(600)
     likelihood = fit_likelihood(x, theta, key=KEY, **SHORT)
@@ -120,6 +122,7 @@ def test_a_likelihood_is_fitted():
     assert_allclose(draws.std(axis=0), NOISE, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_rounds_simulate_near_the_posterior():
     rng = np.random.default_rng(0)
     seen = []
@@ -140,6 +143,7 @@ def test_rounds_simulate_near_the_posterior():
         fit_rounds(lambda t: t[:3], prior, [0.5], key=KEY, simulations=80, **SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("series", [False, True])
 def test_sets_and_series_are_encoded(series):
     rng = np.random.default_rng(0)

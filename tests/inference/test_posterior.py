@@ -166,6 +166,7 @@ def test_levels_of_true_parameters_are_uniform(gaussian):
     assert stats.kstest(level, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_observations_compose(gaussian):
     x = jnp.asarray(np.random.default_rng(0).normal(0.5, 0.7, (5, 2)))
     chains = compose(gaussian, x, key=KEY, num=500, chains=2, warmup=200)
@@ -176,6 +177,7 @@ def test_observations_compose(gaussian):
     assert_allclose(chains.draws.std(axis=0), precision**-0.5, rtol=0.12)
 
 
+@pytest.mark.slow
 def test_a_likelihood_of_several_observations():
     likelihood = Likelihood(normal_flow(1.0, NOISE))
     rng = np.random.default_rng(0)

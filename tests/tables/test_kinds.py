@@ -58,8 +58,46 @@ COLUMNS = {
     "hours": Case(
         DAYS.astype("datetime64[h]") + RNG.integers(0, 9000, N), Date, "counted in hours from"
     ),
+    "series of years": Case(np.arange(1629, 1629 + N), Whole, "whole numbers from 0 on"),
+    "years up to now": Case(
+        np.minimum(2014 - RNG.poisson(2.0, N), 2013), Whole, "count: whole numbers from 0 on"
+    ),
+    "brackets": Case(
+        np.array([2500, 7500, 15000, 35000, 75000, 200000])[RNG.integers(0, 6, N)],
+        Category,
+        "category with 6 labels",
+    ),
+    "uneven steps": Case(
+        np.array([0.19, 0.22, 0.27, 0.32, 0.72])[RNG.integers(0, 5, N)], Category, "5 labels"
+    ),
+    "few steps of 2": Case(2 * RNG.integers(0, 4, N), Whole, "numbers in steps of 2 from 0 to 6"),
+    "persons": Case(1 + RNG.poisson(1.5, N), Whole, "whole numbers from 1 on"),
+    "day of the month": Case(1 + np.arange(N) % 30, Whole, "whole numbers from 1 to 30"),
+    "month first": Case(
+        [f"{day.month}/{day.day}/{day.year}" for day in DAYS.tolist()],
+        Date,
+        "date read as month/day/year, counted in days from 2026-01-0",
+    ),
+    "day first": Case(
+        [day.strftime("%d.%m.%Y") for day in DAYS.tolist()],
+        Date,
+        "date read as day/month/year, counted in days",
+    ),
+    "weeks": Case(
+        np.datetime64("2015-01-04") + 7 * np.arange(N), Date, "in steps of 7 days from 2015-01-"
+    ),
+    "months": Case(
+        (np.datetime64("1992-01") + np.arange(N)).astype("datetime64[D]"),
+        Date,
+        "counted in months from 1992-0",
+    ),
+    "minutes": Case(
+        [day.strftime("%Y/%m/%d 7:05") for day in DAYS.tolist()],
+        Date,
+        "date read as year/month/day, counted in steps of 1440 minutes from 2026-01-0",
+    ),
     "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
-    "row number": Case(np.arange(5, 5 + N), Ignored, "left out: an identifier: the number of"),
+    "row number": Case(np.arange(1, 1 + N), Ignored, "left out: an identifier: the number of"),
     "nothing": Case([None] * N, Ignored, "left out: every cell is missing"),
 }
 
@@ -90,7 +128,9 @@ def test_cells_come_back(name):
         np.testing.assert_allclose(kind.decode(codes), case.column)
     else:
         back = kind.decode(codes)
-        expected = DAYS if name == "ISO days" else np.asarray(case.column)
+        days = {"minutes": DAYS + np.timedelta64(425, "m")}
+        days |= dict.fromkeys(("ISO days", "month first", "day first"), DAYS)
+        expected = days.get(name, np.asarray(case.column))
         np.testing.assert_array_equal(back, expected)
         assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
 
@@ -120,6 +160,19 @@ def test_missing_cells_of_any_type():
         np.testing.assert_array_equal(np.isnan(codes), found.missing)
 
 
+def test_dates_between_the_steps_have_no_probability():
+    months = (np.datetime64("1992-01") + np.arange(30)).astype("datetime64[D]")
+    kind: Any = kind_of(Cells.of("x", months))
+    np.testing.assert_array_equal(kind.encode(Cells.of("x", ["1993-01-01", None]))[0], 12)
+    with pytest.raises(ValueError, match="has 1993-01-02 in row 0: the column is date, counted"):
+        kind.encode(Cells.of("x", ["1993-01-02"]))
+
+
+def test_text_of_dates_whose_month_is_unknown_is_text():
+    cells = Cells.of("x", ["1/2/2026", "3/4/2026"] * 30)
+    assert isinstance(kind_of(cells), Category)
+
+
 @pytest.mark.parametrize(
     ("column", "kind", "words"),
     [
@@ -130,6 +183,7 @@ def test_missing_cells_of_any_type():
         ([0.5, -0.5], "positive", "has -0.5 in row 1"),
         ([0.5, 0.7], (1, 0), "limits 1 and 0 are empty"),
         (["yes", "no"], "date", "has yes in row 0.*not a date"),
+        (["1/2/2026", "3/4/2026"], "date", "has 1/2/2026 in row 0.*day or month first"),
         ([1.0, 2.0], "colour", "choose category, count, whole, date"),
     ],
 )

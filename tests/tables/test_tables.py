@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 import jaxflow
-from jaxflow.tables import check_table, fit_table
+import jaxflow.tables.fit_discrete as fit_discrete
+from jaxflow.tables import TableCheck, check_table, fit_table
 
 N, GAPS = 300, 0.25
 
@@ -184,6 +185,23 @@ def test_tables_of_discrete_columns_alone(key):
     assert rows["a"].dtype == pl.Int64
 
 
+def test_the_product_of_columns_is_fair_to_counts_that_hardly_repeat(key):
+    rng = np.random.default_rng(0)
+    frame = {name: np.floor(np.exp(rng.normal(9.0, 1.0, 150))) for name in ("a", "b")}
+    gain, _ = fit_table(frame, key=key).comparison.difference("product of all columns")
+    # The columns are independent: nothing can be gained.
+    assert abs(gain) < 0.5
+
+
+def test_the_time_limit_ends_the_training_of_labels(key, monkeypatch):
+    updates, train = [], fit_discrete._train
+    monkeypatch.setattr(fit_discrete, "_train", lambda *args: updates.append(1) or train(*args))
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 2, 200)
+    fit_table({"a": a, "b": a ^ (rng.random(200) < 0.1)}, key=key, max_seconds=1e-3)
+    assert len(updates) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -225,6 +243,15 @@ def test_a_check_finds_rows_of_another_density(table):
     found = check_table(table, warmer, jax.random.key(0))
     assert any(problem.startswith("degrees: samples differ") for problem in found.problems)
     assert found.gap < 0
+
+
+@pytest.mark.parametrize(
+    ("gap", "fitted", "count"), [(1.5, False, 1), (1.5, True, 0), (-1.5, True, 1)]
+)
+def test_rows_that_were_fitted_may_be_more_likely_than_samples(gap, fitted, count):
+    found = TableCheck(50, -5.0, 0.1, gap, 0.1, {"a": 0.1}, {"a": 0.5}, fitted)
+    assert len(found.problems) == count
+    assert ("of rows that were fitted" in str(found)) is fitted
 
 
 @pytest.mark.slow

@@ -182,9 +182,12 @@ def test_rounded_latitudes_are_spread_only_between_the_poles():
     rows = np.round(PLACES)
     away = rows[np.abs(rows[:, 0]) < 89]
     kept = propose(away, ["lat", "lon"]).surface
+    assert kept is not None
     np.testing.assert_array_equal(kept.parts[0].step, [1, 1])
     rows[0, 0] = 90
-    assert propose(rows, ["lat", "lon"]).surface.parts == ()
+    spread = propose(rows, ["lat", "lon"]).surface
+    assert spread is not None
+    assert spread.parts == ()
 
 
 def test_every_group_has_a_word():

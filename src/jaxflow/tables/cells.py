@@ -14,6 +14,9 @@ from jaxflow.data.delimited import is_number
 NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?")
+# Other dates, such as 11/30/2026, by their separator and the order of day, month and year.
+_PARTS = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[T ]+(\d{1,2}):(\d{2})(:\d{2})?)?")
+ORDERS = {"month/day/year": (2, 0, 1), "day/month/year": (2, 1, 0), "year/month/day": (0, 1, 2)}
 _CODE = re.compile(r"[+-]?0\d+")
 _COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 
@@ -98,20 +101,30 @@ class Cells:
         """Whether the cells are numbers, and not truth values."""
         return self.raw.dtype.kind in "iuf"
 
-    @cached_property
-    def times(self) -> np.ndarray:
-        """The cells as points in time, NaT where they are missing or none."""
+    def times(self, order: str = "") -> np.ndarray:
+        """The cells as points in time, NaT where they are missing or none.
+
+        Args:
+            order: how dates are written that are not as 2026-11-30, a name of `ORDERS`.
+        """
         if self.raw.dtype.kind == "M":
             return np.where(self.missing, np.datetime64("NaT"), self.raw)
         times = np.full(len(self), np.datetime64("NaT"), "datetime64[us]")
         if self.raw.dtype.kind == "O":
             for i in np.flatnonzero(~self.missing):
-                if isinstance(self.raw[i], str) and _DATE.fullmatch(self.raw[i]):
-                    try:
-                        times[i] = np.datetime64(self.raw[i].removesuffix("Z"), "us")
-                    except ValueError:  # the 31st of February
-                        continue
+                times[i] = _time(self.raw[i], order)
         return times
+
+    def date_orders(self) -> list[str]:
+        """The orders in which all cells are dates; [""] where these are as 2026-11-30."""
+        known = Cells(self.name, self.known, np.zeros(len(self.known), bool))
+
+        def are_dates(order: str) -> bool:
+            # The first cell alone excludes most columns.
+            parts = (known.take(np.arange(min(len(known), n))) for n in (1, len(known)))
+            return len(known) > 0 and not any(np.isnat(part.times(order)).any() for part in parts)
+
+        return [""] if are_dates("") else [order for order in ORDERS if are_dates(order)]
 
     def refuse(self, wrong: np.ndarray, why: str) -> None:
         """Raise ValueError for the rows in `wrong`, naming column, first row, its cell and why."""
@@ -156,6 +169,24 @@ def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     stripped = np.empty(len(array), object)
     stripped[:] = [cell.strip() if isinstance(cell, str) else cell for cell in array]
     return stripped
+
+
+def _time(cell: Any, order: str) -> np.datetime64:
+    """The point in time that a cell says, NaT for none."""
+    if not isinstance(cell, str):
+        return np.datetime64("NaT")
+    text = cell.removesuffix("Z") if _DATE.fullmatch(cell) else ""
+    found = _PARTS.fullmatch(cell) if order and not text else None
+    if found:
+        parts, (hour, minute, seconds) = found.group(1, 3, 4), found.group(5, 6, 7)
+        year, month, day = (parts[i] for i in ORDERS[order])
+        if len(year) == 4 and len(day) <= 2 and len(month) <= 2:
+            text = f"{year}-{month:0>2}-{day:0>2}"
+            text += f"T{hour:0>2}:{minute}{seconds or ''}" if hour else ""
+    try:
+        return np.datetime64(text or "NaT", "us")
+    except ValueError:  # the 31st of February
+        return np.datetime64("NaT")
 
 
 def _number(cell: Any) -> float:

@@ -1,5 +1,7 @@
 """Train the probabilities of discrete cells from their frequencies."""
 
+import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +56,7 @@ def fit_discrete(
     folds: Folds,
     key: PRNGKeyArray,
     progress: Progress,
+    max_seconds: float | None = None,
 ) -> FittedDiscrete:
     """Train the heads from independent frequencies, each as long as that helps held-out rows.
 
@@ -67,8 +70,9 @@ def fit_discrete(
         folds: row numbers to train on and to hold out, for each fold.
         key: for the weights and the minibatches.
         progress: where to show it.
+        max_seconds: stop at the first validation after this many seconds; None for no limit.
     """
-    laws = tuple(laws)
+    laws, end = tuple(laws), time.monotonic() + (math.inf if max_seconds is None else max_seconds)
     data = rows_of(laws, codes)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
     weights = jnp.asarray(
@@ -100,7 +104,8 @@ def fit_discrete(
         for j in np.flatnonzero(gains):
             best[j], held[:, j] = average[j], now[:, j]
         progress.update(step, f"labels and counts: {-held.sum(axis=1).mean():.3f} nats")
-        if (since >= PATIENCE).all() or not np.isfinite(now).all():
+        done = (since >= PATIENCE).all() or not np.isfinite(now).all()
+        if done or time.monotonic() > end:
             break
     last = jax.tree.map(lambda leaf: leaf[-1], tuple(best))
     tables = [_frequencies(laws, codes, train, part) for train, part in folds]
@@ -124,17 +129,24 @@ def _starts(laws: tuple[Law, ...], codes: Codes, key: PRNGKeyArray) -> tuple[Hea
 def _frequencies(
     laws: tuple[Law, ...], codes: Codes, train: np.ndarray, held: np.ndarray
 ) -> Float[np.ndarray, "held variables"]:
-    """Log-probabilities of held-out cells by the counts of each variable, and a few more."""
+    """Log-probabilities of held-out cells by the counts of each variable, and a smooth law.
+
+    The smooth law has the share of the cells that occur once: so often a new cell is new (Good
+    1953, "The population frequencies of species", eq. 9), and two cells more.
+    """
     # Before training a head does not see its inputs.
     heads = _starts(laws, codes[train], jax.random.key(0))
     prior = np.exp(np.asarray(log_prob_rows(heads, laws, *rows_of(laws, codes[held])), np.float64))
-    counts = np.zeros_like(prior)
+    counts, shares = np.zeros_like(prior), np.zeros(len(laws))
     totals = (~np.isnan(codes[train])).sum(axis=0)
     for j in range(len(laws)):
-        values, inverse = np.unique(codes[train][:, j], return_counts=True)
-        place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
-        counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
-    table = np.log((counts + MORE * prior) / (totals + MORE))
+        known = codes[train][:, j]
+        values, inverse = np.unique(known[~np.isnan(known)], return_counts=True)
+        shares[j] = ((inverse == 1).sum() + MORE) / (totals[j] + MORE)
+        if len(values):
+            place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
+            counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
+    table = np.log((1 - shares) * counts / np.maximum(totals, 1) + shares * prior)
     return np.where(np.isnan(codes[held]), 0.0, table)
 
 

@@ -1,6 +1,8 @@
 """`fit_table`: one exact joint density of a table of labels, counts, dates and numbers."""
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from jaxflow.training.record import Callback
 # Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
 # held out.
 FOLD_ROWS, NUM_FOLDS, FEWEST, SHARE = 5000, 5, 10, 0.1
+# The flow has at least this time to train, so that it is validated once.
+LEAST_SECONDS = 1e-3
 # Splits that are tried for one in which every continuous column varies in every fold.
 ATTEMPTS = 20
 # A label chooses the covariance of the continuous columns only among so many.
@@ -50,12 +54,14 @@ def fit_table(
 
     The kind of each column is found by its cells (`print(table.plan)`):
 
-    - dates, or text such as 2026-11-30T12:00: days, hours, minutes or seconds;
-    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows: an
-      identifier, left out;
+    - dates, or text such as 2026-11-30T12:00 or 11/30/2026, where one order of day and month fits
+      the column: years, months, days, hours, minutes or seconds, in steps where all keep them;
+    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows
+      from 0 or 1 on: an identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
-    - whole numbers: a count from 0 on, or within limits where the least and the largest number
-      are frequent; numbers in coarse steps such as 0.1 likewise;
+    - whole numbers: a count from 0 on, or from the least or to the largest number where that is
+      frequent; numbers in coarse steps such as 0.1 likewise; a category where few of the numbers
+      between the least and the largest occur, each in many rows;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
       (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
       else continuous. Values on a limit, and values that a hundredth of the rows share, have
@@ -96,7 +102,8 @@ def fit_table(
         batch_size: rows of an update; None for 128, or 512 for a large table.
         learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
         validation: share of a large table to hold out.
-        max_seconds: stop training the flow at the first validation after this many seconds.
+        max_seconds: stop training, of discrete cells and then of the flow, at the first validation
+            after this many seconds.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation of the flow with a `jaxflow.training.Record`;
             return True to stop training it. What was best so far is the result.
@@ -108,6 +115,7 @@ def fit_table(
         ValueError, TypeError: a bad table, all faults said together, or bad settings.
         TrainingError: no validation value was finite.
     """
+    start = time.monotonic()
     if not 0 < validation < 1:
         raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
     width, depth = check_count("width", width), check_count("depth", depth)
@@ -126,7 +134,7 @@ def fit_table(
     folds = _folds(plan, rows, key, validation)
     laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:
-        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar)
+        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar, max_seconds)
         held = discrete.held.sum(axis=1)
         parts = {"flow": held, "product of all columns": discrete.independent.sum(axis=1)}
         continuous, taken = None, 0
@@ -137,6 +145,9 @@ def fit_table(
                 if isinstance(law, Labels) and 1 < law.count <= MAX_GROUPS
             }
             inputs = discrete.model.encode(rows.codes)
+            if max_seconds is not None:
+                left = max(max_seconds - (time.monotonic() - start), LEAST_SECONDS)
+                config = replace(config, max_seconds=left)
             data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
             fitted = fit_continuous(
                 data,

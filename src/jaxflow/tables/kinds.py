@@ -10,13 +10,15 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
+from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
-from jaxflow.tables.numeric import Date, Number, Whole
-from jaxflow.transforms.kinds import ATOM, ATOM_ROWS
+from jaxflow.tables.numeric import Number, Whole, are_frequent
 
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
 # few rows show nothing.
 MAX_LABELS, OWN_SHARE, OWN_ROWS = 1000, 0.5, 20
+# Frequent numbers are labels if they fill less than this share of their range.
+FILLED = 0.5
 
 Codes = Float[np.ndarray, " n"]
 
@@ -44,7 +46,17 @@ class Category:
     def few(cls, cells: Cells) -> "Category | None":
         """Numbers with few values, each in many rows."""
         counts = np.unique(cells.known, return_counts=True)[1]
-        return cls.of(cells) if counts.min() >= max(ATOM_ROWS, ATOM * len(cells)) else None
+        return cls.of(cells) if are_frequent(counts) else None
+
+    @classmethod
+    def scattered(cls, cells: Cells) -> "Category | None":
+        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000."""
+        steps = Whole.detect(cells)
+        if steps is None:
+            return None
+        values = np.unique(cells.known)
+        places = (values[-1] - values[0]) / steps.step + 1
+        return cls.few(cells) if len(values) < FILLED * places else None
 
     @classmethod
     def of(cls, cells: Cells) -> "Category":
@@ -106,7 +118,8 @@ class Ignored:
         if len(known) < OWN_ROWS:
             return None
         if cells.are_numbers:
-            in_order = bool((np.diff(known) == 1).all())
+            # A series of years is no number of the row.
+            in_order = known[0] in (0, 1) and bool((np.diff(known) == 1).all())
             return cls("an identifier: the number of the row") if in_order else None
         distinct = len(set(cells.text[~cells.missing]))
         if distinct > MAX_LABELS or distinct > OWN_SHARE * len(known):
@@ -125,6 +138,7 @@ DETECTED: tuple[Any, ...] = (
     Date.detect,
     Ignored.detect,
     Category.detect,
+    Category.scattered,
     Whole.detect,
     Category.few,
     Number.detect,

@@ -1,4 +1,4 @@
-"""Kinds of columns of numbers and dates: what each detects, and how it is coded and printed."""
+"""Kinds of columns of numbers: what each detects, and how it is coded and printed."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,15 @@ from jaxflow.tables.laws import Law, Steps
 from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, INTERVALS, Column, GridColumn
 
 # Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
-# END_SHARE of the mean count of a number.
+# END_SHARE of the mean count of a number; or half as many rows and twice the share.
 END_ROWS, END_SHARE = 10, 0.25
-# So many different whole numbers in steps of 2 or more are no accident.
+# So many different whole numbers in steps of 2 or more, or dates in steps, are no accident.
 STEP_VALUES = 8
 # Numbers within a usual interval are bounded by it if at both ends at least this share of the rows
 # is as close as NEAR of the interval; shares and percentages need a single row there.
 NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
 # Most values of a continuous column that have a probability of their own.
 MAX_ATOMS = 8
-# Units of points in time.
-UNITS = {"D": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
 
@@ -101,56 +99,6 @@ class Whole:
             return (self.origin + self.step * k).astype(np.int64)
         decimals = int(np.ceil(-np.log10(self.step))) + 2
         return np.round(self.origin + self.step * k, decimals)
-
-
-@dataclass(frozen=True)
-class Date:
-    """Dates, or points in time, counted from the first one that was seen.
-
-    Attributes:
-        origin: the first date, in the ISO format.
-        unit: "D", "h", "m" or "s", the longest unit of which all are multiples.
-    """
-
-    origin: str
-    unit: str
-
-    @classmethod
-    def detect(cls, cells: Cells) -> "Date | None":
-        """Dates, or text such as 2026-11-30 or 2026-11-30T12:00."""
-        times = cells.times[~cells.missing]
-        return None if not len(times) or np.isnat(times).any() else cls.of(cells)
-
-    @classmethod
-    def of(cls, cells: Cells) -> "Date":
-        """Dates counted from the first of these; raises ValueError for other cells."""
-        cells.refuse(np.isnat(cells.times), "not a date such as 2026-11-30")
-        times = cells.times[~cells.missing]
-        units = (u for u in UNITS if (times == times.astype(f"datetime64[{u}]")).all())
-        unit = next(units, "s")
-        return cls(str(times.min().astype(f"datetime64[{unit}]")), unit)
-
-    def describe(self) -> str:
-        """The unit and the first date."""
-        return f"date, counted in {UNITS[self.unit]} from {self.origin}"
-
-    def law(self, codes: Codes) -> Law:
-        """The law of the codes."""
-        return Steps.fit(codes, -np.inf, np.inf)
-
-    def encode(self, cells: Cells) -> Codes:
-        """Units since the origin."""
-        times = cells.times
-        cells.refuse(np.isnat(times), "not a date such as 2026-11-30")
-        since = times.astype(f"datetime64[{self.unit}]") - np.datetime64(self.origin, self.unit)
-        return np.where(np.isnat(times), np.nan, since.astype(float))
-
-    def decode(self, codes: Codes) -> np.ndarray:
-        """Dates."""
-        k = np.nan_to_num(codes).astype(int).astype(f"timedelta64[{self.unit}]")
-        times = np.datetime64(self.origin, self.unit) + k
-        # Frames know days and fractions of seconds.
-        return times if self.unit == "D" else times.astype("datetime64[us]")
 
 
 @dataclass(frozen=True)
@@ -255,18 +203,27 @@ def _refuse_infinite(cells: Cells) -> None:
 
 
 def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
-    """Limits of numbers in steps: both ends if they are frequent, else 0 or none."""
+    """Limits of numbers in steps: each end that is frequent; else 0 below, where none is less."""
     values, counts = np.unique(x, return_counts=True)
-    least = max(END_ROWS, END_SHARE * len(x) * step / (values[-1] - values[0] + step))
-    if len(values) > 2 and counts[0] >= least and counts[-1] >= least:
-        return float(values[0]), float(values[-1])
-    return (0.0 if values[0] >= 0 else -np.inf), np.inf
+    mean = len(x) * step / (values[-1] - values[0] + step)
+    least = min(max(END_ROWS, END_SHARE * mean), max(END_ROWS / 2, 2 * END_SHARE * mean))
+    low, high = (len(values) > 2 and count >= least for count in (counts[0], counts[-1]))
+    none = 0.0 if values[0] >= 0 else -np.inf
+    # The last of a series of years is no limit: more may come.
+    high = high and (low or 0 <= values[0] < values[-1] - values[0])
+    return float(values[0]) if low else none, float(values[-1]) if high else np.inf
 
 
 def _whole_step(x: np.ndarray) -> float:
     """The common step of whole numbers; 1 for too few different ones to show another."""
-    values = np.unique(x).astype(np.int64)
-    return float(np.gcd.reduce(np.diff(values))) if len(values) >= STEP_VALUES else 1.0
+    values, counts = np.unique(x, return_counts=True)
+    shown = len(values) >= STEP_VALUES or (len(values) > 2 and are_frequent(counts))
+    return float(np.gcd.reduce(np.diff(values.astype(np.int64)))) if shown else 1.0
+
+
+def are_frequent(counts: np.ndarray) -> bool:
+    """Whether each value has so many rows that no accident repeats it."""
+    return bool(counts.min() >= max(ATOM_ROWS, ATOM * counts.sum()))
 
 
 def _atoms(x: np.ndarray) -> tuple[float, ...]:

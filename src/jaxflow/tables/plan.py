@@ -269,7 +269,7 @@ class Plan:
 
 def _line(column: PlannedColumn, width: int = 0) -> str:
     text = f"{column.name.ljust(width)}  {column.kind.describe()}"
-    if not column.gaps:
+    if not column.gaps or isinstance(column.kind, Ignored):
         return text
     return f"{text}; {column.gaps} {'cell' if column.gaps == 1 else 'cells'} missing"
 
