@@ -70,7 +70,7 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     scores = pl.read_csv(tmp_path / "scores.csv")
     assert len(scores) == 200
     assert np.isfinite(scores["log_prob"].to_numpy()).all()
-    lowest = int(scores["log_prob"].arg_min())
+    lowest = scores["log_prob"].to_numpy().argmin()
     assert f"unusual 1  row {lowest}: " in result.stdout
     options = "--out", tmp_path / "known.csv", "--drop-nan", "--unusual", 0
     result = jaxflow("score", folder, table, *options)

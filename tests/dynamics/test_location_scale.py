@@ -104,7 +104,7 @@ def test_rounding_sends_no_row_to_another_leaf():
     assert np.isin(nodes[0]["num_threshold"], c).any()
     trees = Trees.stack([_nodes(each, [np.unique(c)]) for each in nodes])
     sums = [jax.vmap(trees)(jnp.asarray(c, dtype)) for dtype in (np.float32, np.float64)]
-    np.testing.assert_array_equal(*map(np.asarray, sums))
+    np.testing.assert_array_equal(np.asarray(sums[0]), np.asarray(sums[1]))
 
 
 def test_moments_are_saved_with_the_flow(tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxflow.runtime.threads import Ahead, in_threads
 from jaxflow.training.run import Run
 
 KEY = jax.random.key(0)
-ROWS = {"row_size": 1, "lanes": 4}
+ROWS: dict[str, Any] = {"row_size": 1, "lanes": 4}
 
 
 @pytest.fixture
@@ -39,8 +40,9 @@ def test_threads_have_the_settings_of_the_caller(small_chunks):
     seen = []
 
     def f(x, key):
+        config: Any = jax.config
         name = threading.current_thread().name
-        seen.append((name, jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision))
+        seen.append((name, config.jax_enable_x64, config.jax_default_matmul_precision))
         return jnp.asarray(x, float) + 1
 
     with jax.enable_x64(False), jax.default_matmul_precision("highest"):

@@ -168,7 +168,7 @@ def test_every_column_varies_in_every_fold():
     rare[:2, 0] = 1.0, 2.5
     twice = jnp.asarray(np.concatenate([x, rare], axis=1))
     proposal = propose(twice, ("a", "b", "c"))
-    table = Table(twice, None, proposal, 8, 1, KEY, TrainConfig(), False)
+    table = Table(twice, None, proposal, 8, 1, KEY, TrainConfig(), False, None)
     for train, _ in table.folds():
         assert len(set(twice[train][:, 2].tolist())) > 1
     once = twice.at[0, 2].set(0.0)

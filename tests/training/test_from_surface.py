@@ -1,6 +1,7 @@
 """Tables with places, angles and directions: `fit_density` puts the flow on their manifold."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def test_a_trained_flow_has_mass_1_and_beats_the_uniform_density():
     rng = np.random.default_rng(2)
     x = np.radians([100.0, 0.0]) + np.asarray([0.9, 2.5]) * rng.normal(size=(600, 2))
     x = x.astype(np.float32) % np.float32(2 * math.pi)
-    settings = SMALL | {"steps": 150, "width": 16}
+    settings: dict[str, Any] = SMALL | {"steps": 150, "width": 16}
     flow, _, comparison = jaxflow.fit_density(x, columns=["phi", "psi"], **settings)
     assert comparison.difference("uniform density")[0] > 0.1
     points, weights = quadrature(Torus(2), 64)
