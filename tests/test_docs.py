@@ -24,6 +24,8 @@ PAGES = sorted(DOCS.rglob("*.md"))
 # Pages that take more than some 5 seconds of one core even with short trainings.
 SLOW = {
     "howto/export.md",
+    "howto/trace.md",
+    "migrate.md",
     *(
         "index.md",
         "tutorial.md",
@@ -107,8 +109,10 @@ assert len(history["step"]) == 3
 SLOW_EXAMPLES = {
     "jaxflow.diffusion",
     "jaxflow.diagnostics.gradients.gradients",
+    "jaxflow.diagnostics.diagnosis.Diagnosis",
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",
+    "jaxflow.flows.predictive.calibration_curve",
     "jaxflow.inference.fit.fit_likelihood",
     "jaxflow.inference.fit.fit_posterior",
     "jaxflow.inference.importance.importance_sample",
@@ -118,6 +122,7 @@ SLOW_EXAMPLES = {
     "jaxflow.interop.numpyro.distribution.FlowDistribution",
     "jaxflow.tables.check.check_table",
     "jaxflow.tables.fit_table.fit_table",
+    "jaxflow.training.fit_density.fit_density",
     "jaxflow.tables.table.FittedTable.condition",
     "jaxflow.trace.protocol.Estimator",
     "jaxflow.trace.sketched.HutchPlusPlus",

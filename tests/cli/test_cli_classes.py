@@ -77,6 +77,7 @@ def test_noise_that_explodes(jaxflow, fit, table, tmp_path, sampler):
     )
 
 
+@pytest.mark.slow
 def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
     run, _ = diffusion
     result = jaxflow("score", run, labelled, "--out", tmp_path / "own.csv")

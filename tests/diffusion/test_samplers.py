@@ -126,6 +126,7 @@ def test_only_the_exact_step_leaves_a_gaussian_as_it_is(exact):
     np.testing.assert_allclose(after, v if exact else v + h**2 / v, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_annealed_langevin_finds_the_weights_of_modes_where_plain_does_not(key):
     mixture = GaussianMixture(
         jnp.asarray([0.2, 0.8]),

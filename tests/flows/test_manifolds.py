@@ -112,6 +112,7 @@ def test_a_rotation_carries_a_density_unchanged():
     np.testing.assert_allclose(flow.decode(z), x, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_mass_on_the_sphere_is_one():
     flow = learned(SPHERE)
     placed = CNF(flow.field, flow.base, transform=LatLon(measure="surface"))

@@ -46,6 +46,7 @@ def test_a_linear_gaussian_model_has_its_posterior(fitted):
     assert (np.abs(draws) < 3).all()
 
 
+@pytest.mark.slow
 def test_other_units_give_the_same_posterior(fitted):
     theta, x = pairs()
     scaled = fit_posterior(

@@ -81,6 +81,7 @@ def test_an_exact_posterior_has_constant_weights_and_the_evidence(gaussian):
     assert result.correction == 0
 
 
+@pytest.mark.slow
 def test_the_number_of_draws_follows_from_the_target():
     wide = Posterior(normal_flow(SHRINK, 2 * SPREAD), as_prior(NORMAL, 2))
     result = importance_sample(wide, log_likelihood, X, key=KEY, num=400, target_ess=800)
@@ -128,6 +129,7 @@ def test_the_density_is_zero_outside(boxed):
     assert np.isneginf(np.asarray(answer.value[1:])).all()
 
 
+@pytest.mark.slow
 def test_leaked_mass_is_stated_and_corrected():
     flow = normal_flow(0.0, 1.0)
     disc = Prior(
@@ -150,6 +152,7 @@ def test_leaked_mass_is_stated_and_corrected():
     assert float(answer.ode_error[0]) >= 2 * se / share
 
 
+@pytest.mark.slow
 def test_the_maximum_and_regions_of_a_normal_density(gaussian):
     assert_allclose(np.asarray(gaussian.map(X)), np.asarray(X) * SHRINK, atol=2e-3)
     mean = np.asarray(X)[None] * SHRINK
@@ -194,6 +197,7 @@ def test_a_likelihood_of_several_observations():
         likelihood.sample_posterior(KEY, 5, x, prior=[stats.norm()] * 2)
 
 
+@pytest.mark.slow
 def test_a_truncated_prior_holds_the_posterior():
     limits = Bounded(jnp.full(2, -4.0), jnp.full(2, 4.0))
     posterior = Posterior(normal_flow(0.1, 0.1, limits), as_prior((-4.0, 4.0), 2))

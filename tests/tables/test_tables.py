@@ -170,6 +170,7 @@ def test_the_plan_and_the_comparison_are_printed(table):
     assert "product of all columns" in text
 
 
+@pytest.mark.slow
 def test_tables_of_discrete_columns_alone(key):
     rng = np.random.default_rng(0)
     a = rng.integers(0, 2, 600)

@@ -176,6 +176,7 @@ def test_every_column_varies_in_every_fold():
         table._replace(x=once).folds()
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_the_folds():
     history = jaxflow.fit_density(
         clusters(60), key=KEY, width=8, max_seconds=1e-3, progress=False
@@ -214,6 +215,7 @@ def test_a_comparison_says_what_the_differences_mean():
     assert single.as_dict()["densities"]["Gaussian"]["flow_gain_se"] is None
 
 
+@pytest.mark.slow
 def test_the_estimator_keeps_the_comparison(tmp_path):
     x = clusters(60)
     density = FlowDensity(steps=25, random_state=0).fit(x)

@@ -115,6 +115,7 @@ def test_unit_vectors_and_few_rows():
     assert jaxflow.fit_density(x, **SMALL)[0].field.manifold == Sphere(2)
 
 
+@pytest.mark.slow
 def test_intervals_on_request_and_with_conditions():
     x = np.random.default_rng(4).uniform(0, 360, (60, 1))
     flow, _, _ = jaxflow.fit_density(x, kinds={"0": "interval"}, **SMALL)
@@ -139,6 +140,7 @@ def test_the_kernel_density_has_mass_1():
     assert log_p[0] == pytest.approx(log_p[359], abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_estimator_takes_kinds(tmp_path):
     frame = pd.DataFrame(quakes(80)[:, [2, 0]], columns=["lat", "lon"])
     settings = {"width": 8, "depth": 1, "steps": 4, "random_state": 0, "contamination": None}
