@@ -13,6 +13,7 @@ SLOW = {
     "08_flow_matching_to_likelihood.ipynb",
     "09_guidance_trained.ipynb",
     "10_ffjord_end_to_end.ipynb",
+    "11_continuity_on_a_sphere.ipynb",
 }
 
 

@@ -43,6 +43,7 @@ def test_a_table_of_places_is_fitted_on_the_sphere(jaxflow, places, tmp_path):
     assert np.isfinite(scores["log_prob"]).all()
 
 
+@pytest.mark.slow
 def test_the_user_may_say_otherwise(jaxflow, places, tmp_path):
     kinds = ("--kind", "lat=interval", "--kind", "lon=periodic:360")
     result = jaxflow("fit", places, "--out", tmp_path / "circle", *SMALL, *kinds)

@@ -41,6 +41,7 @@ def test_periods_are_those_of_the_transform():
     assert plotting.periods(None, 2) == [None, None]
 
 
+@pytest.mark.slow
 def test_torsions_of_two_columns_are_the_density():
     base = WrappedNormal(Torus(2), np.array([math.pi, 0.0]), 0.5)
     flow = still(2, base, Angles(2, 360.0, -180.0))

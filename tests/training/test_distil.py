@@ -30,6 +30,7 @@ def fast(flow):
     )
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_the_error(flow, fast):
     x = flow.sample(KEY, 500)
     gap = np.abs(fast.log_prob(x) - flow.log_prob(x))
