@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from jaxflow.cli.given import given_rows
+from jaxflow.cli.given import check_given, read_given_columns
 from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table, table_names
 from jaxflow.data.delimited import text_column
@@ -29,7 +29,7 @@ class RowConditions:
 
     def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:
         self.path, self.column, self.classes = path, record.get("class_column"), None
-        self.record = record
+        self.given = None if not record.get("given") else read_given_columns(record, path)
         self.fixed = None if class_name is None else class_condition(record, class_name)
         if self.fixed is None and record.get("classes") is not None:
             self.classes = record["classes"]
@@ -37,8 +37,8 @@ class RowConditions:
 
     def __call__(self, row_numbers: Int[np.ndarray, " rows"]) -> OneHot | None:
         """Conditions of the rows with these numbers; None for a run without any."""
-        if self.record.get("given"):
-            return given_rows(self.record, self.path, row_numbers)
+        if self.given is not None:
+            return check_given(self.given, row_numbers, self.path)
         if self.fixed is not None:
             return np.broadcast_to(self.fixed, (len(row_numbers), len(self.fixed)))
         if self.classes is None:

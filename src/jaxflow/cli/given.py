@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.tables import clean_rows, hash_rows
-from jaxflow.data import check_rows, read_table, table_names
-from jaxflow.training.prepare import seed_of
+from jaxflow.data import Table, check_rows, read_table, table_names
+from jaxflow.training.prepare import host_seed
 
 
 def read_given(
@@ -49,22 +49,27 @@ def read_given(
         labels_sha256=hash_rows(cond),
         rows_dropped=len(values) - len(row_numbers),
         drop_nan=drop_nan,
-        split_seed=_split_seed(settings),
+        split_seed=host_seed(jax.random.key(settings.seed)),
     )
     return x, cond, record
 
 
-def given_rows(
-    record: dict[str, Any], path: Path, row_numbers: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "rows given"]:
-    """What the rows of a table with these numbers are given; raises ValueError for NaN."""
+def read_given_columns(record: dict[str, Any], path: Path) -> Table:
+    """The columns that a run is given, of all rows of a table."""
     names, given = table_names(path), record["given"]
     missing = [name for name in given if name not in names]
     if missing:
         raise ValueError(f"{path}: no columns {missing}, which the run is given")
-    values = read_table(path, given).values[row_numbers]
+    return read_table(path, given)
+
+
+def check_given(
+    given: Table, row_numbers: Int[np.ndarray, " rows"], path: Path
+) -> Float[np.ndarray, "rows given"]:
+    """What the rows with these numbers are given; raises ValueError for NaN."""
+    values = given.values[row_numbers]
     try:
-        check_rows(values, columns=given)
+        check_rows(values, columns=given.columns)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return values
@@ -85,8 +90,3 @@ def given_condition(
         raise ValueError(f"--given {' --given '.join(options)}: these are no numbers") from None
     check_rows(condition[None], columns=names)
     return condition
-
-
-def _split_seed(settings: Settings) -> int:
-    """The seed by which `fit_density` holds rows out."""
-    return sum(seed_of(jax.random.key(settings.seed))) % 2**32

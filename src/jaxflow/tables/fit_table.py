@@ -20,7 +20,7 @@ from jaxflow.tables.table import FittedTable
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.folds import make_folds
-from jaxflow.training.prepare import seed_of
+from jaxflow.training.prepare import host_seed
 from jaxflow.training.record import Callback
 
 # Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
@@ -184,7 +184,7 @@ def _folds(
 
     Copies of a row with continuous cells stay together: they test nothing.
     """
-    count, seed = len(rows.y), sum(seed_of(key)) % 2**32
+    count, seed = len(rows.y), host_seed(key)
     if count < FEWEST:
         return []
     if count > FOLD_ROWS:

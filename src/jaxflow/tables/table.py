@@ -16,7 +16,7 @@ from jaxflow.tables.frames import Frame, read_cells
 from jaxflow.tables.partial import Completions, Known, complete
 from jaxflow.tables.plan import Coded, Plan
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.prepare import seed_of
+from jaxflow.training.prepare import host_seed
 
 
 class FittedTable(eqx.Module):
@@ -186,7 +186,7 @@ class FittedTable(eqx.Module):
         """`each` draws of the unknown cells of rows with one pattern of known cells."""
         count, (key, number_key) = len(known.rows.y), jax.random.split(key)
         found = self._complete(known, key, draws)
-        chosen = found.choose(count, each, sum(seed_of(key)) % 2**32)
+        chosen = found.choose(count, each, host_seed(key))
         codes, y = (part[chosen] for part in found.rows)
         if not known.seen.any():
             y = self.sample_numbers(number_key, codes)

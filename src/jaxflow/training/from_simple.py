@@ -21,7 +21,7 @@ from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, default_frequ
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, make_folds, start_run
 from jaxflow.training.history import History
-from jaxflow.training.prepare import seed_of
+from jaxflow.training.prepare import host_seed
 from jaxflow.training.record import COLUMNS, Callback
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
@@ -87,7 +87,7 @@ class Table(NamedTuple):
     @property
     def seed(self) -> int:
         """A seed for NumPy."""
-        return sum(seed_of(self.key)) % 2**32
+        return host_seed(self.key)
 
     def groups(self) -> np.ndarray:
         """Number of the group of each row: a copy of a training row tests nothing.

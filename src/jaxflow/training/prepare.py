@@ -110,7 +110,7 @@ def prepare(
     _check_grid("x", flow, transform, rows)
     if isinstance(validation, float | int):
         try:
-            indices = split(len(rows.x), float(validation), sum(seed_of(key)) % 2**32)
+            indices = split(len(rows.x), float(validation), host_seed(key))
         except ValueError as error:
             raise ValueError(str(error).replace("fraction", "validation")) from None
         rows, held_out = (jax.tree.map(lambda a, i=i: a[i], rows) for i in indices)
@@ -241,6 +241,11 @@ def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
     """The words of a key, to seed generators on the host."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return tuple(int(word) for word in np.asarray(jax.random.key_data(key) if typed else key))
+
+
+def host_seed(key: PRNGKeyArray) -> int:
+    """The words of a key as one seed, such as that by which rows are held out."""
+    return sum(seed_of(key)) % 2**32
 
 
 def _problem(
