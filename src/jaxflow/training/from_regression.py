@@ -68,6 +68,7 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     tried = choose_start(
         [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
         ("standardise",),
+        heavy=False,
     )
     start = next(iter(tried))
     runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]

@@ -1,4 +1,4 @@
-"""Simple densities that a flow can start from: Gaussian mixtures behind a scaling."""
+"""Simple densities that a flow can start from: Gaussian mixtures and Student's t."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,14 +6,16 @@ from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-from jaxflow.bases import GaussianMixture, StandardNormal
+from jaxflow.bases import GaussianMixture, StandardNormal, StudentT
 from jaxflow.bases.mixture import estimate, one_thread
 from jaxflow.training.defaults import SCALINGS
+from jaxflow.training.heavy_tails import HeavyTails, fit_heavy_tails
 from jaxflow.transforms import Chain, Transform, Whiten, spread_rows
 from jaxflow.transforms.choose import forward
 
@@ -39,26 +41,34 @@ TRIED = ("standardise", "gaussianise")
 
 @dataclass(frozen=True)
 class Start:
-    """A simple density: a scaling of each column, then a Gaussian mixture.
+    """A simple density: a scaling of each column, then a Gaussian mixture or Student's t.
 
     Attributes:
         scaling: `"standardise"` or `"gaussianise"`.
         components: number of Gaussians.
         covariance: `"full"`, or `"diag"` for none within a component.
         ridge: added to each variance of the scaled columns.
+        heavy: whether a single component is Student's t, with tails as the rows have.
     """
 
     scaling: str = "standardise"
     components: int = 1
     covariance: Literal["full", "diag"] = "full"
     ridge: float = RIDGES[0]
+    heavy: bool = False
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether it is a single Gaussian."""
+        return self.components == 1 and not self.heavy
 
     @property
     def name(self) -> str:
         """The density in a few words."""
         diagonal = self.covariance == "diag"
         if self.components == 1:
-            density = "Gaussian without correlations" if diagonal else "Gaussian"
+            density = "Student t" if self.heavy else "Gaussian"
+            density += " without correlations" if diagonal else ""
         else:
             density = f"mixture of {self.components} Gaussians"
         return density + (" of normal scores" if self.scaling == "gaussianise" else "")
@@ -66,7 +76,9 @@ class Start:
     def log_density(
         self, train: Float[np.ndarray, "n d"], held: Float[np.ndarray, "m d"]
     ) -> Float[np.ndarray, " m"]:
-        """Log-density of scaled rows under the mixture that is fitted to others, in nats."""
+        """Log-density of scaled rows under the density that is fitted to others, in nats."""
+        if self.heavy:
+            return self.heavy_tails(train).log_density(held)
         fitted = estimate(train, self.components, self.ridge, self.covariance)
         each = []
         for weight, mean, factor in zip(*fitted, strict=True):
@@ -75,6 +87,10 @@ class Start:
             each.append(np.log(weight) - 0.5 * (z**2).sum(axis=0) - log_scale)
         return np.asarray(logsumexp(each, axis=0))
 
+    def heavy_tails(self, scaled: Float[np.ndarray, "n d"]) -> HeavyTails:
+        """Fit Student's t to scaled rows."""
+        return fit_heavy_tails(scaled, self.covariance, self.ridge)
+
     def mixture(self, scaled: Array) -> GaussianMixture:
         """Fit the mixture to scaled rows, (n, d)."""
         return GaussianMixture.fit(
@@ -82,24 +98,30 @@ class Start:
         )
 
     def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
-        """Fit scaling and mixture to rows.
+        """Fit scaling and density to rows.
 
         Args:
             first: what was applied to the data before; None for nothing.
             u: the rows, (n, d), after `first`.
 
         Returns:
-            The transform of the data, and the base. A single Gaussian is a `Whiten` and a
-            standard normal.
+            The transform of the data, and the base. A single Gaussian or t is a `Whiten` and a
+            standard base.
         """
         scaling = SCALINGS[self.scaling].fit(u)
-        base: Any = self.mixture(forward(scaling, u)[0])
-        parts = [scaling]
-        if self.components == 1:
-            parts.append(Whiten(base.means[0], base.factors[0]))
-            base = StandardNormal(u.shape[1:])
+        scaled = forward(scaling, u)[0]
+        base: Any = StandardNormal(u.shape[1:])
+        parts: list[Any] = [scaling]
+        if self.heavy:
+            fitted = self.heavy_tails(np.asarray(scaled, np.float64))
+            mean, factor, df = (jnp.asarray(part, scaled.dtype) for part in fitted)
+            parts.append(Whiten(mean, factor))
+            base = StudentT(df, u.shape[1:])
+        elif self.components == 1:
+            mixture = self.mixture(scaled)
+            parts.append(Whiten(mixture.means[0], mixture.factors[0]))
         else:
-            base = jax.tree.map(lambda leaf: leaf.astype(u.dtype), base)
+            base = jax.tree.map(lambda leaf: leaf.astype(u.dtype), self.mixture(scaled))
         parts = [*getattr(first, "parts", () if first is None else (first,)), *parts]
         return (Chain(tuple(parts)) if len(parts) > 1 else parts[0]), base
 
@@ -145,16 +167,17 @@ def before_scaling(
 
 
 def choose_start(
-    folds: Sequence[Fold], scalings: Sequence[str] = TRIED
+    folds: Sequence[Fold], scalings: Sequence[str] = TRIED, *, heavy: bool = True
 ) -> dict[Start, Float[np.ndarray, " n"]]:
     """Choose a simple density by cross-validation.
 
     For each scaling the number of components rises until the held-out rows are no better; then
-    other ridges are tried.
+    Student's t, of columns that are only standardised, and other ridges are tried.
 
     Args:
         folds: the folds; of many rows the first `MAX_ROWS` train.
         scalings: the scalings to try; those after the first must be clearly better.
+        heavy: whether to try Student's t.
 
     Returns:
         Log-densities of the held-out rows, of all folds in turn, in nats and data units, for each
@@ -173,10 +196,10 @@ def choose_start(
             return float(tried[start].mean())
 
         with one_thread():
-            _search(score, scaling, mapped[0][0].shape)
+            _search(score, scaling, mapped[0][0].shape, heavy and scaling == "standardise")
     ranked = sorted(tried, key=lambda start: -float(tried[start].mean()))
     plain = [start for start in ranked if start.scaling == scalings[0]]
-    gaussian = next(start for start in plain if start.components == 1)
+    gaussian = next(start for start in plain if start.is_gaussian)
     for simple in (gaussian, plain[0]):
         gain = tried[ranked[0]] - tried[simple]
         if gain.mean() < SURE * gain.std() / len(gain) ** 0.5:
@@ -185,7 +208,9 @@ def choose_start(
     return {start: tried[start] for start in ranked}
 
 
-def _search(score: Callable[[Start], float], scaling: str, shape: tuple[int, ...]) -> None:
+def _search(
+    score: Callable[[Start], float], scaling: str, shape: tuple[int, ...], heavy: bool
+) -> None:
     best, highest = Start(scaling), -np.inf
     for covariance in ("full", "diag") if shape[1] > MANY_COLUMNS else ("full",):
         worse, top = 0, -np.inf
@@ -196,6 +221,9 @@ def _search(score: Callable[[Start], float], scaling: str, shape: tuple[int, ...
                 best, highest = start, value
             if worse == WORSE:
                 break
+        t = Start(scaling, covariance=covariance, heavy=True)
+        if heavy and score(t) > highest:
+            best, highest = t, score(t)
     for ridge in RIDGES[1:]:
         score(replace(best, ridge=ridge))
         score(replace(Start(scaling), ridge=ridge))
