@@ -79,8 +79,12 @@ class StudentT(eqx.Module):
 
     def cdf(self, x: Event) -> Event:
         """Distribution function of each coordinate, by the incomplete beta function."""
-        df = self.df
-        tail = 0.5 * betainc(df / 2, jnp.asarray(0.5, x.dtype), df / (df + x**2))
+        df, half = self.df, jnp.asarray(0.5, x.dtype)
+        share = x**2 / (df + x**2)
+        from_0 = half * betainc(half, df / 2, share)
+        tail = half * betainc(df / 2, half, 1 / (1 + x**2 / df))
+        # Near 0 the tail is 1/2 to rounding; far out it is what is small.
+        tail = jnp.where(share < half, half - from_0, tail)
         return jnp.where(x < 0, tail, 1 - tail)
 
 
