@@ -113,7 +113,8 @@ def test_a_density_given_other_columns(jaxflow, values, write, tmp_path):
     for options, words in [
         ((), "needs a number for a"),
         (("--given", "b=1"), "add --given a=..."),
-        (("--given", "a=x"), "no numbers"),
+        (("--given", "a=x"), "give numbers"),
+        (("--given", "a=1", "--class", "b"), "has no classes"),
     ]:
         result = jaxflow("sample", run, *options, "--out", tmp_path / "no.csv")
         assert (result.exit_code, words in result.stderr) == (2, True), result.stderr

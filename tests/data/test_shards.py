@@ -17,8 +17,9 @@ from jaxflow.data import shards as module
 from jaxflow.data.permutation import shuffled
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching
+from jaxflow.runtime.keys import seed_words
 from jaxflow.training.minibatches import ShardBatches, minibatches_of
-from jaxflow.training.prepare import prepare, seed_of
+from jaxflow.training.prepare import prepare
 
 ROWS = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
 
@@ -87,7 +88,7 @@ def flow_of(dim, key, cond_dim=0):
 
 def test_an_epoch_has_every_training_row_once_and_no_held_out_one(shards, key):
     problem = prepare(flow_of(3, key), shards, None, key, 0.1, None, CONFIG)["as given"]
-    source = minibatches_of(problem, seed_of(key), None)
+    source = minibatches_of(problem, seed_words(key), None)
     assert isinstance(source, ShardBatches)
     assert problem.stream is not None
     # 950 rows in steps of 40: 23 steps, whose remainder of 30 rows waits for another epoch.

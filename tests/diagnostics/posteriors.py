@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.diagnostics.findings import numpy_rng
+from jaxflow.runtime.keys import numpy_rng
 
 ROOT = np.sqrt(2)
 # The observation of the local tests, of either simulator.

@@ -35,6 +35,12 @@ def tiny(**settings):
     return FlowDensity(**{**TINY, "random_state": 0, **settings})
 
 
+@pytest.mark.parametrize("rows", [3, 9])
+def test_few_rows_have_a_threshold_of_their_own(rows):
+    density = FlowDensity(steps=10, random_state=0, contamination=0.5).fit(X[:rows])
+    assert (density.decision_function(X[:rows]) < 0).sum() == rows // 2
+
+
 @pytest.fixture(scope="module")
 def fitted(two_steps, no_updates):
     return tiny().fit(X)
@@ -244,11 +250,11 @@ def test_rows_that_have_no_density_are_refused(x, match):
 @pytest.mark.parametrize(
     ("weights", "match"),
     [
-        (np.where(np.arange(60) == 5, -1.0, 1.0), "negative: -1 in row 5"),
-        (np.zeros(60), "zero in every row"),
-        (np.ones(59), r"shape \(59,\) for 60 rows"),
+        (np.where(np.arange(60) == 5, -1.0, 1.0), "positive numbers; row 5 has -1"),
+        (np.zeros(60), "must not be zero in every row"),
+        (np.ones(59), r"shape \(60,\), one a row: got \(59,\)"),
         (np.arange(60) < 2, "leaves 2 rows of X with a positive weight; at least 3"),
-        (np.full(60, np.nan), "sample_weight contains NaN"),
+        (np.full(60, np.nan), "sample_weight must be 0 or positive numbers; row 0 has nan"),
     ],
 )
 def test_bad_weights_are_refused(weights, match):

@@ -144,6 +144,12 @@ def test_rounds_simulate_near_the_posterior():
         fit_rounds(lambda t: t[:3], prior, [0.5], key=KEY, simulations=80, **SHORT)
 
 
+@pytest.mark.parametrize("prior", [(-1.0, 1.0), (np.float32(0), [[1.0]]), ()])
+def test_rounds_need_the_number_of_parameters(prior):
+    with pytest.raises(ValueError, match=r"number of parameters: write fit_rounds\(..., dim=2\)"):
+        fit_rounds(lambda t: t, prior, [0.5], key=KEY, simulations=80, **SHORT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("series", [False, True])
 def test_sets_and_series_are_encoded(series):

@@ -87,8 +87,8 @@ def test_rows_of_weight_zero_teach_nothing():
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        (np.ones(3), r"weights of x have shape \(3,\) for 400 rows"),
-        (np.zeros(400), "are all 0"),
+        (np.ones(3), r"weights of x must have shape \(400,\), one a row: got \(3,\)"),
+        (np.zeros(400), "must not be zero in every row"),
         (np.where(np.arange(400) == 7, -1.0, 1.0), r"row 7 has -1.0 \(1 such rows\)"),
     ],
 )

@@ -138,13 +138,14 @@ def test_columns_of_any_sort():
     x = {
         "city": np.array(["Oslo", None, "Rome", "Oslo"], object),
         "degrees": np.array([1.0, np.nan, 2.0, 3.0]),
+        "constant": np.full(5, 0.25),
         "visits": rng.poisson(3.0, 100),
         "open": np.array([True, False, True]),
         "day": np.array(["2026-11-30", "NaT", "2026-12-01"], "datetime64[D]"),
     }
     figure = plotting.columns(x, x)
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:5] == list(x)
+    assert titles[:6] == list(x)
     data, flow = figure.axes[0].containers
     np.testing.assert_allclose([bar.get_height() for bar in data], [2 / 3, 1 / 3])
     np.testing.assert_allclose([bar.get_height() for bar in flow], [2 / 3, 1 / 3])

@@ -141,9 +141,9 @@ def test_nan_is_never_best_and_stops_training(key, caplog):
 def jaxflow_validation(x, key):
     """The rows that `fit` holds out."""
     from jaxflow.data import split
-    from jaxflow.training.prepare import seed_of
+    from jaxflow.runtime.keys import host_seed
 
-    return x[split(len(x), 0.1, sum(seed_of(key)) % 2**32)[1]]
+    return x[split(len(x), 0.1, host_seed(key))[1]]
 
 
 def test_no_finite_validation_raises(key):

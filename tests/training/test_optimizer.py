@@ -16,10 +16,10 @@ import pytest
 from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
+from jaxflow.runtime.keys import seed_words
 from jaxflow.training import Record
 from jaxflow.training.minibatches import minibatch_indices
 from jaxflow.training.optimizer import Choice
-from jaxflow.training.prepare import seed_of
 from jaxflow.training.step import TrainingError
 
 KEY = jax.random.key(4)
@@ -71,7 +71,7 @@ def test_the_optimizer_makes_the_updates():
         FLOW, X, key=KEY, config=config, transform=None, objective=maximum_likelihood,
         validation=X, optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
     )  # fmt: skip
-    rows = jnp.asarray(X)[minibatch_indices(64, config, seed_of(KEY), 0, 1)[0]]
+    rows = jnp.asarray(X)[minibatch_indices(64, config, seed_words(KEY), 0, 1)[0]]
 
     def loss(flow):
         return maximum_likelihood(flow, rows, None, jax.random.fold_in(KEY, 0))[0]

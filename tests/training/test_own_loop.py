@@ -25,8 +25,8 @@ from jaxflow import (
 )
 from jaxflow.dynamics import MLP, ConditionScaling, Linear, StandardisedCondition
 from jaxflow.objectives import FlowMatching, MaximumLikelihood, ReverseKL, maximum_likelihood
+from jaxflow.runtime.keys import seed_words
 from jaxflow.training.minibatches import minibatch_indices
-from jaxflow.training.prepare import seed_of
 from jaxflow.transforms import Bounded, Chain, Dequantise, Standardise
 
 KEY = jax.random.key(11)
@@ -304,7 +304,7 @@ def test_a_loop_with_fits_optimizer_batches_and_keys_gives_fits_weights():
             updates, state = optimizer.update(eqx.filter_grad(loss)(params), state, params)
         return eqx.apply_updates(params, updates), state
 
-    batches = minibatch_indices(len(rows), config, seed_of(KEY), 0, steps)
+    batches = minibatch_indices(len(rows), config, seed_words(KEY), 0, steps)
     for i in range(steps):
         params, state = step(params, state, rows[batches[i]], jax.random.fold_in(KEY, i))
     ours = eqx.combine(params, static)

@@ -12,7 +12,7 @@ from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.tables import clean_rows, hash_rows
 from jaxflow.data import Table, check_rows, read_table, table_names
-from jaxflow.training.prepare import host_seed
+from jaxflow.runtime.keys import host_seed
 
 
 def read_given(
@@ -87,6 +87,6 @@ def given_condition(
     try:
         condition = np.array([float(cells[name]) for name in names])
     except ValueError:
-        raise ValueError(f"--given {' --given '.join(options)}: these are no numbers") from None
+        raise ValueError(f"--given {' --given '.join(options)}: give numbers") from None
     check_rows(condition[None], columns=names)
     return condition

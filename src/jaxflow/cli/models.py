@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
@@ -11,8 +10,7 @@ from jaxflow.cli.settings import NETWORKS, OBJECTIVES, Settings
 from jaxflow.diffusion import Denoiser, as_flow
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives import Reflow
-from jaxflow.training.defaults import SCALINGS, default_frequency
-from jaxflow.transforms import propose
+from jaxflow.training.defaults import default_frequency
 
 # Number of trajectories that --objective reflow trains on.
 REFLOW_PAIRS = 32_768
@@ -46,13 +44,6 @@ def _build_network(settings: Settings, dim: int, cond_dim: int, key: PRNGKeyArra
     if settings.network == "mlp" and settings.nonlinearity == "sin":
         sizes["frequency"] = default_frequency(dim)
     return NETWORKS[settings.network](dim, **sizes, key=key)
-
-
-def fit_transform(name: str, x: Float[np.ndarray, "rows dim"], columns: list[str]) -> Any:
-    """Return the `transform` argument of `jaxflow.fit`, fitted to training rows."""
-    if name == "auto":
-        return propose(jnp.asarray(x), columns).flat
-    return None if name == "none" else SCALINGS[name].fit(jnp.asarray(x))
 
 
 def transform_text(transform: Any) -> str:

@@ -95,6 +95,8 @@ def sample(
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
     if record.get("given"):
+        if class_name is not None:
+            raise ValueError(f"--class {class_name}: {run} has no classes; leave --class out")
         cond = given_condition(run, record, given or ())
     else:
         cond = _condition(record, class_name, guidance, fast=fast)

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from jaxflow import TrainConfig
-from jaxflow.cli.models import build_flow, build_objective, fit_transform, transform_text
+from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.options import DropNan
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import Settings
@@ -17,6 +17,7 @@ from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.cli.training import finish, note_proposal, train
 from jaxflow.data import Shards
 from jaxflow.data.permutation import shuffled
+from jaxflow.training.defaults import scaling
 from jaxflow.training.stream import SAMPLE_ROWS, num_validation_rows
 
 
@@ -88,7 +89,7 @@ def fit_shards(
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
     flow = build_flow(settings, len(data.columns), init_key)
     sample = shuffled(np.arange(min(SAMPLE_ROWS, len(data))), len(data), [settings.seed])
-    transform = fit_transform(settings.transform, data.rows(sample)[0], record["columns"])
+    transform = scaling(settings.transform, data.rows(sample)[0], record["columns"])
     note_proposal(transform)
     flow, history = train(
         flow,

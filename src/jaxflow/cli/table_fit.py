@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
-from jaxflow.cli.models import build_flow, build_objective, fit_transform, transform_text
+from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, Settings
@@ -19,6 +19,7 @@ from jaxflow.cli.training import finish, held_out_results, note_proposal, train
 from jaxflow.data import check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
+from jaxflow.training.defaults import scaling
 from jaxflow.training.from_simple import compare
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
@@ -123,7 +124,7 @@ def fit_table(
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
     if settings.start is None:
         flow = build_flow(settings, x.shape[1], init_key, len(record["classes"] or ()))
-        transform = fit_transform(settings.transform, x[training], record["columns"])
+        transform = scaling(settings.transform, x[training], record["columns"])
     else:
         # Keep its transform.
         flow, transform = load(Path(settings.start) / FLOW), None

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
-from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten, numpy_rng
+from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
@@ -28,6 +28,7 @@ from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.precision import accumulation_dtype
 
@@ -122,8 +121,3 @@ def list_rows(rows: Sequence[int]) -> str:
 def p_value(value: float) -> str:
     """`p = 0.03`, `p < 1e-16`."""
     return f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
-
-
-def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:
-    """A NumPy generator seeded by a random key of jax."""
-    return np.random.default_rng(np.asarray(jax.random.bits(key, (4,), np.uint32)))

@@ -45,28 +45,6 @@ def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
     return np.asarray(cond)
 
 
-def check_weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
-    """Weights in float64, or None."""
-    if sample_weight is None:
-        return None
-    weights = check_array(
-        sample_weight, dtype="float64", ensure_2d=False, input_name="sample_weight"
-    )
-    if weights.shape != (rows,):
-        raise ValueError(
-            f"sample_weight has shape {weights.shape} for {rows} rows of X: give ({rows},)"
-        )
-    negative = np.flatnonzero(weights < 0)
-    if negative.size:
-        raise ValueError(
-            f"sample_weight must not be negative: {weights[negative[0]]:g} in row {negative[0]} "
-            f"({negative.size} such rows)"
-        )
-    if not weights.any():
-        raise ValueError("sample_weight is zero in every row; give at least one positive weight")
-    return weights
-
-
 def to_precision(
     values: Float[np.ndarray, "n d"], name: str, *, float64: bool, warn: bool = False
 ) -> Float[np.ndarray, "n d"]:

@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 from jaxflow.estimator.arguments import (
     MIN_ROWS,
     as_int,
-    check_weights,
     feature_names,
     to_precision,
 )
@@ -29,14 +28,15 @@ from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_ext
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training import fit, fit_density
+from jaxflow.training.rows import checked_weights
 
 
 class Held(NamedTuple):
-    """Rows that trained no weight of the flow that scores them.
+    """Rows that trained no weight of the flow that scores them, or all of very few rows.
 
     Attributes:
         rows: the rows, still to be scored; None if they are scored.
-        log_p: their log-densities, (n,); None for too few rows to hold any out.
+        log_p: their log-densities, (n,).
     """
 
     rows: Rows | None
@@ -158,7 +158,7 @@ class FlowEstimator(BaseEstimator):
         sample_weight: Any,
     ) -> Held:
         """Fit `flow_`, `history_` and perhaps `comparison_`; returns what was held out."""
-        weights = check_weights(sample_weight, len(x))
+        weights = _weights(sample_weight, len(x))
         float64 = bool(self.float64)
         x = to_precision(x, "X", float64=float64, warn=True)
         cond = None if cond is None else to_precision(cond, "y", float64=float64)
@@ -199,7 +199,8 @@ class FlowEstimator(BaseEstimator):
                 )
             self.history_ = dict(history)
             self.comparison_ = comparison.as_dict()
-            return Held(None, comparison.log_p.get("flow"))
+            log_p = comparison.log_p.get("flow")
+            return Held(rows, None) if log_p is None else Held(None, log_p)
         config = make_config(*sizes)
         train, held = hold_out(rows, self.validation, seed)
         with jax.enable_x64(float64):
@@ -246,7 +247,13 @@ class FlowEstimator(BaseEstimator):
 
 def mean_score(log_p: Float[np.ndarray, " n"], sample_weight: Any) -> float:
     """Weighted mean log-density."""
-    return float(np.average(log_p, weights=check_weights(sample_weight, len(log_p))))
+    return float(np.average(log_p, weights=_weights(sample_weight, len(log_p))))
+
+
+def _weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " n"] | None:
+    if sample_weight is None:
+        return None
+    return checked_weights(sample_weight, rows, "sample_weight")
 
 
 def _seed_of(random_state: Any) -> int:

@@ -1,19 +1,23 @@
 """Parameters of an estimator as a flow, a transform, an objective and a configuration."""
 
+from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
-from jaxflow.dynamics import MLP
 from jaxflow.estimator.arguments import as_int
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
 from jaxflow.training import TrainConfig
-from jaxflow.training.defaults import SCALINGS, default_eval_every, default_frequency
-from jaxflow.transforms import propose
+from jaxflow.training.defaults import (
+    SCALINGS,
+    default_eval_every,
+    scaling,
+    sine_network,
+    table_config,
+)
 
 OBJECTIVES = {
     "auto": None,
@@ -25,15 +29,8 @@ OBJECTIVES = {
 
 def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray) -> CNF:
     """An untrained continuous flow whose field is an MLP of sines."""
-    field = MLP(
-        dim,
-        width=128 if width is None else as_int("width", width),
-        depth=as_int("depth", depth),
-        cond_dim=cond_dim,
-        activation="sin",
-        frequency=default_frequency(dim),
-        key=key,
-    )
+    width, depth = 128 if width is None else as_int("width", width), as_int("depth", depth)
+    field = sine_network(dim, width=width, depth=depth, cond_dim=cond_dim, key=key)
     return CNF(field, StandardNormal((dim,)))
 
 
@@ -42,7 +39,7 @@ def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | 
     if name is None:
         return None
     _check_choice("scaling", name, ("auto", *SCALINGS))
-    return propose(x, columns).flat if name == "auto" else SCALINGS[name].fit(jnp.asarray(x))
+    return scaling(name, x, columns)
 
 
 def make_objective(name: Any) -> Any:
@@ -53,13 +50,8 @@ def make_objective(name: Any) -> Any:
 
 def make_config(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
     """The training configuration; ten validations if there are fewer than 1000 steps."""
-    steps = 4000 if steps is None else as_int("steps", steps)
-    return TrainConfig(
-        steps=steps,
-        batch_size=512 if batch_size is None else as_int("batch_size", batch_size),
-        learning_rate=2e-3 if learning_rate is None else float(learning_rate),
-        eval_every=default_eval_every(steps),
-    )
+    config = table_config(**make_options(steps, batch_size, learning_rate))
+    return replace(config, eval_every=default_eval_every(config.steps))
 
 
 def make_options(steps: Any, batch_size: Any, learning_rate: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import (
-    MLP,
     EncodedCondition,
     LocationScale,
     ObservationEncoder,
@@ -26,7 +25,7 @@ from jaxflow.inference.settings import Settings
 from jaxflow.objectives import Stage, Staged, maximum_likelihood
 from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
 from jaxflow.training import History, fit
-from jaxflow.training.defaults import default_frequency
+from jaxflow.training.defaults import sine_network
 from jaxflow.transforms import Bounded, Chain, Whiten, propose
 
 # Fewest simulations that are left to fit.
@@ -208,12 +207,10 @@ def _fit(
     for own in jax.random.split(key, settings.members):
         field_key, encoder_key, fit_key = jax.random.split(own, 3)
         encoder = ObservationEncoder(dim, scaling, shape, embed, line=line, key=encoder_key)
-        field = MLP(
+        field = sine_network(
             dim,
             width=settings.width,
             depth=settings.depth,
-            activation="sin",
-            frequency=default_frequency(dim),
             cond_dim=encoder.num_outputs,
             key=field_key,
         )

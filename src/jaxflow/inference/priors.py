@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from jaxflow.runtime.keys import numpy_rng
+
 Draws = Float[np.ndarray, "n d"]
 ALLOWED = (
     "give a box as (low, high), a distribution of NumPyro with event shape (d,), a frozen "
@@ -103,9 +105,9 @@ def as_prior(prior: Any, dim: int) -> Prior:
         found = Prior(np.full(dim, -np.inf), np.full(dim, np.inf))
     elif hasattr(prior, "support") and hasattr(prior, "event_shape"):
         found = _numpyro(prior, dim)
-    elif _is_frozen(prior):
+    elif is_frozen(prior):
         found = _joint(prior, dim) if not hasattr(prior, "ppf") else _marginals([prior], dim)
-    elif isinstance(prior, Sequence | np.ndarray) and len(prior) and _is_frozen(prior[0]):
+    elif isinstance(prior, Sequence | np.ndarray) and len(prior) and is_frozen(prior[0]):
         found = _marginals(prior, dim)
     elif isinstance(prior, tuple | list) and len(prior) == 2:
         found = _box(prior[0], prior[1], dim)
@@ -114,11 +116,6 @@ def as_prior(prior: Any, dim: int) -> Prior:
     if found.lower.shape != (dim,):
         raise ValueError(f"prior has {found.lower.size} parameters, and theta has {dim} columns")
     return found
-
-
-def seed_of(key: PRNGKeyArray) -> np.random.Generator:
-    """A generator of NumPy from a key of jax."""
-    return np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
 
 
 def _box(low: Any, high: Any, dim: int) -> Prior:
@@ -141,13 +138,14 @@ def _box(low: Any, high: Any, dim: int) -> Prior:
         lower,
         upper,
         lambda theta: np.full(len(theta), constant),
-        lambda key, n: seed_of(key).uniform(lower, upper, (n, dim)),
+        lambda key, n: numpy_rng(key).uniform(lower, upper, (n, dim)),
         lambda theta: jnp.asarray(constant, theta.dtype),
         is_uniform=True,
     )
 
 
-def _is_frozen(prior: Any) -> bool:
+def is_frozen(prior: Any) -> bool:
+    """Whether it is a distribution of scipy with fixed parameters."""
     return hasattr(prior, "logpdf") and hasattr(prior, "rvs")
 
 
@@ -160,7 +158,7 @@ def _marginals(priors: Any, dim: int) -> Prior:
             lower,
             upper,
             lambda theta: only.logpdf(theta).sum(axis=1),
-            lambda key, n: only.rvs((n, dim), random_state=seed_of(key)),
+            lambda key, n: only.rvs((n, dim), random_state=numpy_rng(key)),
         )
     ends = np.array([each.support() for each in priors], np.float64).reshape(len(priors), 2)
     if len(priors) != dim:
@@ -171,7 +169,7 @@ def _marginals(priors: Any, dim: int) -> Prior:
         return np.sum(each, axis=0)
 
     def draw(key: PRNGKeyArray, n: int) -> Any:
-        rng = seed_of(key)
+        rng = numpy_rng(key)
         return np.stack([one.rvs(n, random_state=rng) for one in priors], axis=1)
 
     return Prior(ends[:, 0], ends[:, 1], log_density, draw)
@@ -181,7 +179,7 @@ def _joint(prior: Any, dim: int) -> Prior:
     """A multivariate scipy distribution, whose support scipy does not state."""
 
     def draw(key: PRNGKeyArray, n: int) -> Any:
-        return np.asarray(prior.rvs(n, random_state=seed_of(key))).reshape(n, dim)
+        return np.asarray(prior.rvs(n, random_state=numpy_rng(key))).reshape(n, dim)
 
     full = type(prior).__name__ in ("multivariate_normal_frozen", "multivariate_t_frozen")
     size = np.shape(draw(jax.random.key(0), 1))[1]

@@ -11,8 +11,9 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.inference.fit import fit_posterior
 from jaxflow.inference.posterior import Posterior
-from jaxflow.inference.priors import Prior, as_prior, seed_of
+from jaxflow.inference.priors import Prior, as_prior, is_frozen
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.keys import numpy_rng
 
 # Draws that find the edge of the truncated prior, and how far beyond their range it may reach.
 EDGE_DRAWS, MARGIN = 4000, 0.1
@@ -70,7 +71,7 @@ def truncated_prior(
         kept: list[np.ndarray] = []
         for each in jax.random.split(key, MOST_BATCHES):
             if uniform:
-                theta = seed_of(each).uniform(low, high, (BATCH, len(low)))
+                theta = numpy_rng(each).uniform(low, high, (BATCH, len(low)))
             else:
                 theta = prior.sample(each, BATCH)
             kept.append(theta[inside(theta)])
@@ -168,8 +169,14 @@ def _dim(prior: Any) -> int:
         return math.prod(shape)
     if isinstance(prior, Prior):
         return len(prior.lower)
-    if isinstance(prior, tuple | list) and len(prior) == 2 and np.ndim(prior[0]) == 1:
-        return len(np.asarray(prior[0]))
-    if isinstance(prior, list | tuple):
+    if is_frozen(prior):
+        return int(np.size(prior.rvs(random_state=0)))
+    if isinstance(prior, list | tuple) and prior and is_frozen(prior[0]):
         return len(prior)
-    return int(np.size(prior.rvs(random_state=0)))
+    if isinstance(prior, list | tuple) and len(prior) == 2:
+        sizes = {np.size(limit) for limit in prior if np.ndim(limit) == 1}
+        if len(sizes) == 1:
+            return sizes.pop()
+    raise ValueError(
+        f"prior={prior!r} does not state the number of parameters: write fit_rounds(..., dim=2)"
+    )

@@ -96,6 +96,8 @@ def _histogram(ax: Any, each: list[np.ndarray], style: list[tuple[str, str]]) ->
     low, high = np.quantile(both, (0.005, 0.995))
     values = np.unique(both)
     whole = len(values) <= 2 * BINS and np.all(values == np.round(values))
+    if low == high and not whole:
+        low, high = low - abs(low) / 2, high + abs(high) / 2
     bins = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, BINS + 1)
     for part, (colour, label) in zip(each, style, strict=True):
         # Dates as dates, so that the axis names them.

@@ -1,13 +1,18 @@
 """Defaults that depend on the model or the data, shared by `fit`, the estimators and the CLI."""
 
-from typing import Any
+from typing import Any, SupportsIndex
+
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from jaxflow.diffusion import ProbabilityFlow
-from jaxflow.dynamics import OptionalCondition
+from jaxflow.dynamics import MLP, OptionalCondition
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
 from jaxflow.objectives.protocol import Objective
+from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.training.config import TrainConfig
 from jaxflow.training.trainable import trains
-from jaxflow.transforms import Gaussianise, Standardise, Whiten
+from jaxflow.transforms import Gaussianise, Standardise, Whiten, propose
 
 # Sharp densities of few columns need a field that varies quickly: a higher frequency of the sines
 # in its first layer.
@@ -19,6 +24,34 @@ SCALINGS = {"standardise": Standardise, "gaussianise": Gaussianise, "whiten": Wh
 def default_frequency(dim: int) -> float:
     """Frequency of the first layer of sines, for events with `dim` entries."""
     return HIGH_FREQUENCY if dim <= FEW_COLUMNS else 1.0
+
+
+def sine_network(
+    dim: int,
+    *,
+    width: SupportsIndex,
+    depth: SupportsIndex,
+    cond_dim: int = 0,
+    intrinsic: int | None = None,
+    key: PRNGKeyArray,
+) -> MLP:
+    """A field of sines for events of `dim` entries, on a manifold of `intrinsic` dimensions."""
+    frequency = default_frequency(dim if intrinsic is None else intrinsic)
+    sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
+    return MLP(dim, **sizes, activation="sin", frequency=frequency, key=key)
+
+
+def table_config(*, large: bool = True, **given: Any) -> TrainConfig:
+    """Settings of the training on a table; of `given`, those that are None are chosen."""
+    chosen: dict[str, Any] = {} if large else {"batch_size": 128, "learning_rate": 1e-3}
+    return TrainConfig(**chosen | {n: value for n, value in given.items() if value is not None})
+
+
+def scaling(name: str, x: ArrayInput, columns: list[str] | None) -> Any:
+    """The argument `transform` of `fit` for a name of `SCALINGS`, `"auto"` or `"none"`."""
+    if name == "auto":
+        return propose(jnp.asarray(x), columns).flat
+    return None if name == "none" else SCALINGS[name].fit(jnp.asarray(x))
 
 
 def default_eval_every(steps: int) -> int:

@@ -10,7 +10,7 @@ from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
 from jaxflow.runtime.checks import check_columns, check_count
 from jaxflow.runtime.shapes import ArrayInput
-from jaxflow.training.config import TrainConfig
+from jaxflow.training.defaults import table_config
 from jaxflow.training.from_regression import by_regression
 from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
 from jaxflow.training.from_surface import by_geodesics
@@ -40,12 +40,12 @@ def fit_density(
 ) -> FittedDensity:
     """Choose and train a density for a table of numbers, or of a target given conditions.
 
-    Five folds of a table of at most 5,000 rows choose a simple density: a scaling of each column
-    and a Gaussian mixture, or Student's t. A flow starts as that density, with a field of 0, and trains by maximum
-    likelihood on each fold until the rows held out become no more likely. The result trains on all
-    rows for the number of steps that was best, which is 0 if training did not help. Each row is
-    held out once, so `comparison` is nearly a test: these rows chose only the simple density and
-    the number of steps.
+    Five folds of a table of at most 5,000 rows choose a simple density: a scaling of each column,
+    then a Gaussian mixture or Student's t. A flow starts as that density, with a field of 0, and
+    trains by maximum likelihood on each fold until the rows held out become no more likely. The
+    result trains on all rows for the number of steps that was best, which is 0 if training did not
+    help. Each row is held out once, so `comparison` is nearly a test: these rows chose only the
+    simple density and the number of steps.
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.
@@ -120,13 +120,8 @@ def fit_density(
     proposal = propose(rows.x, columns, kinds) if transform is None else transform
     curved = proposal.surface is not None and cond is None
     large = curved or len(rows.x) > FOLD_ROWS
-    rate = 2e-3 if large else 1e-3
-    config = TrainConfig(
-        steps=4000 if steps is None else steps,
-        batch_size=(512 if large else 128) if batch_size is None else batch_size,
-        learning_rate=rate if learning_rate is None else learning_rate,
-        max_seconds=max_seconds,
-    )
+    sizes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    config = table_config(large=large, **sizes, max_seconds=max_seconds)
     width = (128 if large else 64) if width is None else check_count("width", width)
     table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback)
     if rows.cond is not None:

@@ -13,12 +13,13 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.objectives import maximum_likelihood
+from jaxflow.runtime.keys import seed_words
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.history import History
 from jaxflow.training.minibatches import MemoryBatches
 from jaxflow.training.optimizer import Choice
-from jaxflow.training.prepare import prepare, seed_of
+from jaxflow.training.prepare import prepare
 from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
@@ -145,7 +146,7 @@ def pad_rows(run: Run, num_rows: int) -> None:
     padded = jax.tree.map(
         lambda leaf: jnp.pad(leaf, [(0, num_rows - count)] + [(0, 0)] * (leaf.ndim - 1)), rows
     )
-    run.minibatches = MemoryBatches(padded, seed_of(run.key), run.mesh, count)
+    run.minibatches = MemoryBatches(padded, seed_words(run.key), run.mesh, count)
 
 
 def start_run(

@@ -14,14 +14,14 @@ from jaxflow.dynamics import MLP
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
 from jaxflow.runtime.checks import constant_columns, split
+from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, default_frequency
+from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, sine_network
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, make_folds, start_run
 from jaxflow.training.history import History
-from jaxflow.training.prepare import host_seed
 from jaxflow.training.record import COLUMNS, Callback
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
@@ -199,14 +199,9 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
 def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
     """Train a flow as `fit` does by default, with rows that are held out."""
     x, cond, dim = table.x, table.cond, table.x.shape[1]
-    field = MLP(
-        dim,
-        width=table.width,
-        depth=table.depth,
-        activation="sin",
-        frequency=default_frequency(dim),
-        cond_dim=0 if cond is None else cond.shape[1],
-        key=table.key,
+    cond_dim = 0 if cond is None else cond.shape[1]
+    field = sine_network(
+        dim, width=table.width, depth=table.depth, cond_dim=cond_dim, key=table.key
     )
     options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
     options |= {"config": table.config, "progress": table.progress, "callback": table.callback}

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.kernels import best_width, log_kernel_density
-from jaxflow.dynamics import MLP, OnManifold
+from jaxflow.dynamics import OnManifold
 from jaxflow.flows.cnf import CNF
 from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import split
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.defaults import default_frequency
+from jaxflow.training.defaults import sine_network
 from jaxflow.training.fit import fit
 from jaxflow.training.from_simple import (
     LARGE_RIDGE,
@@ -84,14 +84,8 @@ def _flow(table: Table, surface: Surface, start: Start, noisy: Array) -> CNF:
     if surface.others:
         scaling, base = start.fit(None, noisy[:, np.asarray(surface.others)])
     manifold = surface.manifold
-    network = MLP(
-        manifold.ambient,
-        width=table.width,
-        depth=table.depth,
-        activation="sin",
-        frequency=default_frequency(manifold.dim),
-        key=table.key,
-    )
+    sizes: dict[str, Any] = {"width": table.width, "depth": table.depth}
+    network = sine_network(manifold.ambient, **sizes, intrinsic=manifold.dim, key=table.key)
     field = OnManifold(network, manifold)
     return CNF(field, surface.base(base), transform=surface.transform(scaling))
 

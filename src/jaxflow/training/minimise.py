@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.objectives.protocol import Objective
+from jaxflow.runtime.keys import seed_words
 from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import minibatch_indices
 from jaxflow.training.optimizer import optimizer_of
-from jaxflow.training.prepare import seed_of
 from jaxflow.training.rows import Dataset
 from jaxflow.training.step import (
     Steps,
@@ -62,7 +62,7 @@ def minimise(
     with Progress(config.steps, show=progress) as bar:
         for step in range(0, config.steps, config.eval_every):
             count = min(config.eval_every, config.steps - step)
-            indices = minibatch_indices(len(data.x), config, seed_of(key), step, count)
+            indices = minibatch_indices(len(data.x), config, seed_words(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
             inputs = Steps(loss_args, indices, *numbers, key, config, optimizer, replicate)
             state, losses, _ = train_steps(inputs, state)

@@ -20,6 +20,7 @@ from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.checks import check_columns, split
 from jaxflow.runtime.dependence import check_independent
+from jaxflow.runtime.keys import host_seed, seed_words
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows
@@ -104,7 +105,7 @@ def prepare(
         return {GIVEN[0]: _without_data(flow, cond, transform, weights, chosen)}
     stream = None
     if isinstance(x, Shards):
-        seed = seed_of(key)
+        seed = seed_words(key)
         stream, x, cond, validation = split_shards(x, cond, weights, validation, seed, config)
     rows = data_rows(flow, x, cond, "x", weights)
     _check_grid("x", flow, transform, rows)
@@ -235,17 +236,6 @@ def in_data_units(flow: Any, problem: Problem) -> Any:
         flow = replace(flow, field=StandardisedCondition(flow.field, problem.cond_scaling))
     # A transform that was trained is part of the flow.
     return with_transform(flow, problem.transform) if flow.transform is None else flow
-
-
-def seed_of(key: PRNGKeyArray) -> tuple[int, ...]:
-    """The words of a key, to seed generators on the host."""
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return tuple(int(word) for word in np.asarray(jax.random.key_data(key) if typed else key))
-
-
-def host_seed(key: PRNGKeyArray) -> int:
-    """The words of a key as one seed, such as that by which rows are held out."""
-    return sum(seed_of(key)) % 2**32
 
 
 def _problem(

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxflow.flows.flow import Flow
 from jaxflow.runtime.arguments import as_cond_rows, as_rows
@@ -45,7 +45,8 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
             f"{name} has shape {np.shape(x)}; give rows of shape (n, "
             f"{', '.join(map(str, flow.event_shape))}) with n at least 1"
         )
-    weights = _checked_weights(weights, len(rows), name)
+    if weights is not None:
+        weights = jnp.asarray(checked_weights(weights, len(rows), f"the weights of {name}"), float)
     counts = np.ones(len(rows), bool) if weights is None else np.asarray(weights) > 0
     rows = _blank(rows, counts)
     check_rows(np.asarray(rows), name)
@@ -66,23 +67,21 @@ def _blank(values: Any, counts: Bool[np.ndarray, " rows"]) -> Any:
     return jnp.where(mask, values, jnp.zeros_like(values))
 
 
-def _checked_weights(weights: Any, count: int, name: str) -> Array | None:
-    if weights is None:
-        return None
-    weights = jnp.asarray(weights, float)
+def checked_weights(weights: Any, count: int, name: str) -> Float[np.ndarray, " rows"]:
+    """Weights in float64; raises ValueError unless they can weigh `count` rows."""
+    weights = np.asarray(weights, np.float64)
     if weights.shape != (count,):
-        raise ValueError(
-            f"the weights of {name} have shape {weights.shape} for {count} rows: give ({count},)"
-        )
-    host = np.asarray(weights)
-    bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+        raise ValueError(f"{name} must have shape ({count},), one a row: got {weights.shape}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:
         raise ValueError(
-            f"the weights of {name} must be 0 or positive numbers; row {bad[0]} has "
-            f"{host[bad[0]]} ({bad.size} such rows)"
+            f"{name} must be 0 or positive numbers; row {bad[0]} has {weights[bad[0]]} "
+            f"({bad.size} such rows)"
         )
-    if not host.any():
-        raise ValueError(f"the weights of {name} are all 0: give at least one positive weight")
+    if not weights.any():
+        raise ValueError(
+            f"{name} must not be zero in every row: give at least one positive weight"
+        )
     return weights
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, PRNGKeyArray
 from jaxflow.flows.flow import score_rows
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE, SolveError
+from jaxflow.runtime.keys import seed_words
 from jaxflow.runtime.mesh import put_on_mesh, replicate, shard_largest_axis, to_host
 from jaxflow.runtime.processes import broadcast_from_first
 from jaxflow.runtime.progress import Progress
@@ -29,7 +30,7 @@ from jaxflow.training.interrupted import keep
 from jaxflow.training.minibatches import minibatches_of
 from jaxflow.training.optimizer import OWN, Choice
 from jaxflow.training.phases import Phase, phase_at
-from jaxflow.training.prepare import GIVEN, Problem, in_data_units, seed_of
+from jaxflow.training.prepare import GIVEN, Problem, in_data_units
 from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.step import (
     Steps,
@@ -75,7 +76,7 @@ class Run:
         self.config, self.objective, self.mesh = config, objective, mesh
         self.optimizer = optimizer
         self.place = shard_largest_axis if shard_weights else replicate
-        self.minibatches = minibatches_of(problem, seed_of(key), mesh)
+        self.minibatches = minibatches_of(problem, seed_words(key), mesh)
         params, self.frozen = partition_trainable(problem.flow, problem.trained)
         self.state = self.to_mesh(initial_state(params, optimizer.at(self._phase(0))))
         self.best, self.best_value, self.since_best = params, math.inf, 0

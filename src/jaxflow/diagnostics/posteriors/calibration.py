@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.diagnostics.findings import flatten, numpy_rng, to_host
+from jaxflow.diagnostics.findings import flatten, to_host
 from jaxflow.diagnostics.posteriors.arguments import as_rows_of, check_level
 from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
@@ -17,6 +17,7 @@ from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.flows.flow import Flow
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.keys import numpy_rng
 
 Statistic = Callable[[Array, Array], Any]
 

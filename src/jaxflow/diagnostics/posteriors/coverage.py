@@ -4,7 +4,6 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.diagnostics.findings import numpy_rng
 from jaxflow.diagnostics.posteriors.arguments import (
     as_log_densities,
     check_level,
@@ -12,6 +11,7 @@ from jaxflow.diagnostics.posteriors.arguments import (
 )
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
+from jaxflow.runtime.keys import numpy_rng
 
 
 def expected_coverage(

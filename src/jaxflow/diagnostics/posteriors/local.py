@@ -11,7 +11,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases.mixture import one_thread
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, flatten, numpy_rng, p_value
+from jaxflow.diagnostics.findings import Finding, flatten, p_value
 from jaxflow.diagnostics.posteriors.arguments import (
     as_matrix,
     check_level,
@@ -29,6 +29,7 @@ from jaxflow.diagnostics.posteriors.verdict import Verdict
 from jaxflow.plotting.excess import excess
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.keys import numpy_rng
 
 # Exchanges of the built-in classifier, at least, for which they are cheap.
 EXCHANGES = 500
@@ -157,7 +158,8 @@ def lc2st(
     at = as_matrix(observed_draws, "observed_draws", 3, "(m, k, d)")
     n, d = theta.shape
     check_num_pairs(n)
-    x, observed = (as_matrix(flatten(jnp.asarray(v)), "x", 2, "(n, c)") for v in (x, observed))
+    x = as_matrix(flatten(jnp.asarray(x)), "x", 2, "(n, c)")
+    observed = as_matrix(flatten(jnp.asarray(observed)), "observed", 2, "(m, c)")
     m, k = at.shape[:2]
     wanted = {"draws": (draws, (n, d)), "x": (x, (n, x.shape[1]))}
     wanted |= {"observed_draws": (at, (m, k, d)), "observed": (observed, (m, x.shape[1]))}

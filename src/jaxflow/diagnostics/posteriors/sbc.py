@@ -5,10 +5,10 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.diagnostics.findings import numpy_rng
 from jaxflow.diagnostics.posteriors.arguments import as_pairs, check_level
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
+from jaxflow.runtime.keys import numpy_rng
 
 
 def sbc(

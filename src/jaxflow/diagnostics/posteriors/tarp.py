@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.diagnostics.findings import flatten, numpy_rng
+from jaxflow.diagnostics.findings import flatten
 from jaxflow.diagnostics.posteriors.arguments import as_matrix, as_pairs, check_level
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.runtime.checks import check_rows
+from jaxflow.runtime.keys import numpy_rng
 
 
 def tarp(
