@@ -15,7 +15,6 @@ known densities run. `--minutes` is the time of one training; known densities ta
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ import numpy as np
 from scipy.special import hyp1f1, i0e, logsumexp
 
 import jaxflow
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow import plotting
 from jaxflow.bases import UniformOn
 from jaxflow.dynamics import MLP, OnManifold
@@ -248,8 +247,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file for a map of the earthquakes")
     parser.add_argument("--seeds", type=int, default=5, help="splits of each table")
     arguments = parser.parse_args()
-    path = RESULTS / "geometry.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("geometry")
     results = {"known": {}, "data": {}} | results
     for name in KNOWN:
         if arguments.only is None or name in arguments.only:

@@ -52,6 +52,12 @@ def at_error(errors: list[float], work: list[float], error: float) -> float:
     return float(work[i] * (work[i + 1] / work[i]) ** share)
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """What `write_results` wrote last under this name; empty for nothing."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
 def write_results(name: str, results: dict[str, Any]) -> Path:
     """Write results as JSON, with the machine and the versions that gave them."""
     RESULTS.mkdir(exist_ok=True)

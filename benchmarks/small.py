@@ -32,7 +32,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
 
@@ -282,8 +282,7 @@ def main() -> None:
     if arguments.csv:
         write_files(arguments.csv, arguments.tables)
         return
-    path = RESULTS / "small.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("small")
     for name in arguments.tables:
         if name not in results or arguments.again:
             results[name] = compare(TABLES[name]())
