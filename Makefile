@@ -92,7 +92,7 @@ bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out l
 	$(BIN)/python benchmarks/reverse_kl.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/penalties.py $(if $(QUICK),--quick)
 
-bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones, and a model of when they pay; QUICK=1 for a look
+bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones; QUICK=1 for a look
 	$(BIN)/python benchmarks/scaling.py $(if $(QUICK),--quick)
 
 # The peers have an environment of their own: torch is no dependency of jaxflow.
