@@ -67,11 +67,10 @@ bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference post
 bench-mixed: .venv/.ready  ## tables of labels, counts and gaps, beside known densities (docs/benchmarks.md); needs statsmodels
 	$(BIN)/python benchmarks/mixed.py
 
-bench: .venv/.ready  ## training steps, adjoint memory and toys (docs/benchmarks.md)
+bench: .venv/.ready  ## training steps and adjoint memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/own_loop.py
 	$(BIN)/python benchmarks/adjoint_memory.py
-	$(BIN)/python benchmarks/toys.py
 
 bench-traces: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## exact against stochastic traces, beside zuko and torchdiffeq; QUICK=1 for a look
 	$(BIN)/python benchmarks/traces.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python)

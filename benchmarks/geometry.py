@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import hyp1f1, i0e, logsumexp
+from scipy.stats import sem
 
 import jaxflow
 from harness import read_results, table, write_results
@@ -225,7 +226,7 @@ def summarise(results: dict[str, Any]) -> str:
         values = [f"{name}, {len(runs)} splits"]
         for key in ("flow", "kernels"):
             each = np.array([run[key] for run in runs])
-            error = each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else math.nan
+            error = sem(each) if len(each) > 1 else math.nan
             values.append(f"{each.mean():.3f} +- {error:.3f}")
         seconds = np.mean([run["seconds"] for run in runs])
         rows.append([*values, f"{np.mean([run['steps'] for run in runs]):,.0f}", f"{seconds:.0f}"])

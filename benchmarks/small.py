@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import sem
 from sklearn import datasets
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold
@@ -193,7 +194,7 @@ def compare(x: np.ndarray) -> dict[str, Any]:
         result[name] = {
             "log_density": float(log_p.mean()),
             "gain_of_flow": float(gain.mean()),
-            "gain_se": float(gain.std(ddof=1) / len(gain) ** 0.5),
+            "gain_se": float(sem(gain)),
             "seconds": float(np.median(seconds[name])),
         }
     return result
