@@ -12,7 +12,6 @@ tables.
 Finished tables are kept in results/small.json and are not run again without `--again`.
 
     python benchmarks/small.py [--tables iris wine] [--again]
-    python benchmarks/small.py --csv DIR    # the tables as files, for `jaxflow fit`
 """
 
 import argparse
@@ -262,27 +261,12 @@ def summarise(results: dict[str, Any]) -> str:
     )
 
 
-def write_files(folder: Path, names: list[str]) -> None:
-    """Write tables as CSV, columns a, b, c, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        x = TABLES[name]()
-        path = folder / f"{name.replace(', ', '_').replace(' ', '_')}.csv"
-        header = ",".join(chr(ord("a") + i) for i in range(x.shape[1]))
-        np.savetxt(path, x, "%.9g", ",", header=header, comments="")
-        print(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="FlowDensity beside simple densities.")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--again", action="store_true", help="run finished tables again")
     parser.add_argument("--peers", type=Path, help="a Python that has zuko")
-    parser.add_argument("--csv", type=Path, help="write the tables into this folder, and end")
     arguments = parser.parse_args()
-    if arguments.csv:
-        write_files(arguments.csv, arguments.tables)
-        return
     results = read_results("small")
     for name in arguments.tables:
         if name not in results or arguments.again:
