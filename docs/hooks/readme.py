@@ -1,4 +1,4 @@
-"""MkDocs hook: `<!-- README: TITLE -->` on a page of `docs/` becomes that section of the README."""
+"""MkDocs hook: `<!-- README: ## TITLE -->` becomes the section of that title in README.md."""
 
 import re
 from pathlib import Path
