@@ -67,12 +67,10 @@ bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference post
 bench-mixed: .venv/.ready  ## tables of labels, counts and gaps, beside known densities (docs/benchmarks.md); needs statsmodels
 	$(BIN)/python benchmarks/mixed.py
 
-bench: .venv/.ready  ## training steps, adjoint memory, toys and tables (docs/benchmarks.md); DATA=DIR adds a larger table
+bench: .venv/.ready  ## training steps and adjoint memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/own_loop.py
 	$(BIN)/python benchmarks/adjoint_memory.py
-	$(BIN)/python benchmarks/toys.py
-	$(BIN)/python benchmarks/tables.py $(if $(DATA),--data $(DATA))
 
 bench-traces: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## exact against stochastic traces, beside zuko and torchdiffeq; QUICK=1 for a look
 	$(BIN)/python benchmarks/traces.py $(if $(QUICK),--quick,--peers .venv-peers/bin/python)
@@ -93,7 +91,7 @@ bench-likelihood: .venv/.ready $(if $(QUICK),,.venv-peers/.ready)  ## held-out l
 	$(BIN)/python benchmarks/reverse_kl.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/penalties.py $(if $(QUICK),--quick)
 
-bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones, and a model of when they pay; QUICK=1 for a look
+bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones; QUICK=1 for a look
 	$(BIN)/python benchmarks/scaling.py $(if $(QUICK),--quick)
 
 # The peers have an environment of their own: torch is no dependency of jaxflow.

@@ -28,18 +28,13 @@ import optax
 import engine
 import gradients
 import jaxflow
-from harness import interleaved, table, wide, write_results
+from harness import density, interleaved, table, wide, write_results
 from jaxflow.data import Moons
-from jaxflow.density.continuity import augmented_dynamics
 from jaxflow.dynamics import MLP, Rounded, unrounded
 from jaxflow.ode.many import odeint_many
 
 LANES = (256, 4096, 16384, 65536)
 PRECISIONS = ("default", "high", "highest")
-
-
-def density(t: Any, state: Any, field: Any) -> Any:
-    return augmented_dynamics(t, state, (field, None, None))
 
 
 @eqx.filter_jit

@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import interleaved, table, write_results
+from harness import interleaved, noisier, table, write_results
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "accuracy.png"
@@ -29,18 +28,6 @@ EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11, max_steps=20_000)
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
 NATS = (1e-1, 1e-2, 1e-3, 1e-4)
 KEY = jax.random.key(8)
-
-
-def steep(field: Any, scale: float) -> Any:
-    """The field with larger and noisier weights, as after much training."""
-    rng = np.random.default_rng(17)
-
-    def grow(w: Any) -> Any:
-        if not eqx.is_inexact_array(w):
-            return w
-        return jnp.asarray(w + scale * rng.normal(size=w.shape), w.dtype)
-
-    return jax.tree.map(grow, field)
 
 
 def wave(t: Any, x: Any) -> Any:
@@ -55,12 +42,12 @@ def stiff(t: Any, x: Any) -> Any:
 
 def fields() -> dict[str, tuple[Any, int]]:
     return {
-        "tanh, d 3": (steep(MLP(3, width=12, key=KEY), 0.5), 3),
-        "sin, d 2": (steep(MLP(2, width=8, activation="sin", key=KEY), 0.5), 2),
-        "softplus, d 4": (steep(MLP(4, width=10, activation="softplus", key=KEY), 0.5), 4),
-        "concatsquash, d 3": (steep(ConcatSquash(3, width=8, key=KEY), 0.5), 3),
-        "tanh, d 16": (steep(MLP(16, width=32, key=KEY), 0.2), 16),
-        "tanh, d 64": (steep(MLP(64, width=64, key=KEY), 0.1), 64),
+        "tanh, d 3": (noisier(MLP(3, width=12, key=KEY), 0.5), 3),
+        "sin, d 2": (noisier(MLP(2, width=8, activation="sin", key=KEY), 0.5), 2),
+        "softplus, d 4": (noisier(MLP(4, width=10, activation="softplus", key=KEY), 0.5), 4),
+        "concatsquash, d 3": (noisier(ConcatSquash(3, width=8, key=KEY), 0.5), 3),
+        "tanh, d 16": (noisier(MLP(16, width=32, key=KEY), 0.2), 16),
+        "tanh, d 64": (noisier(MLP(64, width=64, key=KEY), 0.1), 64),
         "linear, d 4": (Linear(4, key=KEY), 4),
         "wave, d 2": (wave, 2),
         "stiff, d 2": (stiff, 2),

@@ -18,7 +18,6 @@ and MMD^2 with a Gaussian kernel at the median distance, both on 10,000 and 2,00
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow import diffusion as d
 from jaxflow.bases import GaussianMixture
 from jaxflow.data import EightGaussians, digits, split
@@ -513,9 +512,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a look, nothing is kept")
     parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
     arguments = parser.parse_args()
-    path = RESULTS / "diffusion.json"
     # Parts that are not run keep what they found before.
-    found = json.loads(path.read_text())["results"] if path.exists() else {}
+    found = read_results("diffusion")
     for name in arguments.parts:
         print(f"\n## {name}", flush=True)
         found[name] = PARTS[name](QUICK if arguments.quick else Sizes())

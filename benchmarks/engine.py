@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import at_error, interleaved, table, wide, write_results
-from jaxflow.density.continuity import augmented_dynamics, solve_density
+from harness import at_error, density, dynamics, interleaved, table, wide, write_results
+from jaxflow.density.continuity import solve_density
 from jaxflow.ode import odeint_many, odeint_together
 
 BASE = jaxflow.StandardNormal((2,))
 EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 ERRORS = (1e-3, 1e-4)
+ADJOINT = diffrax.RecursiveCheckpointAdjoint()
 
 
 def field(key: Any) -> Any:
@@ -51,31 +52,32 @@ def ours(field: Any, x: jax.Array, tolerance: float, each: bool) -> jax.Array:
     return jax.vmap(BASE.log_prob)(z) - change
 
 
+def solved_by_diffrax(
+    f: Any, start: Any, args: Any, tolerance: float, adjoint: Any = ADJOINT
+) -> Any:
+    """The state at t = 0 from `start` at t = 1, by Tsit5 and one joint choice of steps."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(f),
+        diffrax.Tsit5(),
+        t0=1.0,
+        t1=0.0,
+        dt0=None,
+        y0=start,
+        args=args,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        adjoint=adjoint,
+    )
+    return jax.tree.map(lambda y: y[0], solution.ys)
+
+
 @eqx.filter_jit
 def theirs(field: Any, x: jax.Array, tolerance: float, each: bool) -> jax.Array:
-    prepared = field.prepare()
-
-    def one(t: Any, state: Any) -> Any:
-        return augmented_dynamics(jnp.asarray(t), state, (prepared, None, None))
-
-    def solve(f: Any, x: jax.Array, zero: jax.Array) -> Any:
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: f(t, y)),
-            diffrax.Tsit5(),
-            t0=1.0,
-            t1=0.0,
-            dt0=None,
-            y0=(x, zero),
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-        )
-        assert solution.ys is not None
-        return solution.ys[0][0], solution.ys[1][0]
-
+    prepared, zero = field.prepare(), jnp.zeros(len(x))
     if each:
-        z, change = jax.vmap(lambda x: solve(one, x, jnp.zeros(())))(x)
+        solve = jax.vmap(lambda *state: solved_by_diffrax(density, state, prepared, tolerance))
+        z, change = solve(x, zero)
     else:
-        rows = jax.vmap(one, in_axes=(None, 0))
-        z, change = solve(rows, x, jnp.zeros(len(x)))
+        z, change = solved_by_diffrax(dynamics, (x, zero), prepared, tolerance)
     return jax.vmap(BASE.log_prob)(z) - change
 
 

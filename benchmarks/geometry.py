@@ -15,7 +15,6 @@ known densities run. `--minutes` is the time of one training; known densities ta
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -26,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import hyp1f1, i0e, logsumexp
+from scipy.stats import sem
 
 import jaxflow
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow import plotting
 from jaxflow.bases import UniformOn
 from jaxflow.dynamics import MLP, OnManifold
@@ -226,7 +226,7 @@ def summarise(results: dict[str, Any]) -> str:
         values = [f"{name}, {len(runs)} splits"]
         for key in ("flow", "kernels"):
             each = np.array([run[key] for run in runs])
-            error = each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else math.nan
+            error = sem(each) if len(each) > 1 else math.nan
             values.append(f"{each.mean():.3f} +- {error:.3f}")
         seconds = np.mean([run["seconds"] for run in runs])
         rows.append([*values, f"{np.mean([run['steps'] for run in runs]):,.0f}", f"{seconds:.0f}"])
@@ -248,8 +248,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file for a map of the earthquakes")
     parser.add_argument("--seeds", type=int, default=5, help="splits of each table")
     arguments = parser.parse_args()
-    path = RESULTS / "geometry.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("geometry")
     results = {"known": {}, "data": {}} | results
     for name in KNOWN:
         if arguments.only is None or name in arguments.only:

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import at_error, interleaved, table, wide, write_results
-from jaxflow.density.continuity import augmented_dynamics
+from engine import solved_by_diffrax
+from harness import at_error, dynamics, flat, interleaved, table, wide, write_results
 
 DIM, WIDTH, ROWS = 43, 256, 1000
 BASE = jaxflow.StandardNormal((DIM,))
@@ -40,11 +40,6 @@ def field(key: Any) -> Any:
     return eqx.tree_at(lambda f: [layer.weight for layer in f.layers], made, weights)
 
 
-def dynamics(t: Any, state: Any, field: Any) -> Any:
-    rows = jax.vmap(augmented_dynamics, in_axes=(None, 0, None))
-    return rows(jnp.asarray(t), state, (field, None, None))
-
-
 def ours(method: Any, tolerance: float) -> Loss:
     ode = jaxflow.ODE(rtol=tolerance, atol=tolerance, gradient=method)
 
@@ -58,19 +53,8 @@ def ours(method: Any, tolerance: float) -> Loss:
 
 def theirs(adjoint: Any, tolerance: float) -> Loss:
     def loss(field: Any, x: jax.Array) -> jax.Array:
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(dynamics),
-            diffrax.Tsit5(),
-            t0=1.0,
-            t1=0.0,
-            dt0=None,
-            y0=(x, jnp.zeros(len(x), x.dtype)),
-            args=field.prepare(),
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-            adjoint=adjoint,
-        )
-        assert solution.ys is not None
-        z, change = solution.ys[0][0], solution.ys[1][0]
+        start = x, jnp.zeros(len(x), x.dtype)
+        z, change = solved_by_diffrax(dynamics, start, field.prepare(), tolerance, adjoint)
         return jnp.mean(change - jax.vmap(BASE.log_prob)(z))
 
     return loss
@@ -86,10 +70,6 @@ PAIRS = (
     ("jaxflow, adjoint", "diffrax, BacksolveAdjoint"),
     ("jaxflow, checkpointed", "diffrax, RecursiveCheckpointAdjoint"),
 )
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def truth(net: Any, x: jax.Array, rows: int) -> np.ndarray:

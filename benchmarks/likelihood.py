@@ -7,8 +7,8 @@ core each. jaxflow's clock counts all of `fit`, compiling too; the peers' clock 
 validation (`peers/torch_likelihood.py`). Continuous flows are judged in float64 by solves at 1e-7
 with an exact trace.
 
-Every finished run is a file in `benchmarks/results/likelihood/`, so that a run that was cut off
-goes on where it was; `--again` starts over. The last call draws the picture and the tables.
+Finished runs are kept in results/likelihood.json and are not run again without `--again`. The last
+call draws the picture and prints the table.
 
     python benchmarks/likelihood.py [--quick] [--peers .venv-peers/bin/python] [--data DIR]
 """
@@ -29,12 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import RESULTS, table, wide, write_results
+from harness import read_results, table, wide, write_results
 from jaxflow import data as toys
 from jaxflow.flows.flow import score_rows
 
 HERE = Path(__file__).parent
-RUNS = RESULTS / "likelihood"
 IMAGE = HERE.parent / "docs" / "images" / "likelihood.png"
 TOYS = {
     "8 gaussians": toys.EightGaussians,
@@ -157,11 +156,10 @@ def theirs(parts: Parts, peer: str, python: str, seconds: float) -> list[dict[st
         return json.loads(out.read_text())
 
 
-def run(problem: str, method: str, arguments: argparse.Namespace, peer_seconds: float) -> None:
-    """One method on one problem, unless its file is there."""
-    path = RUNS / f"{problem} {method}.json".replace(" ", "_").replace(",", "")
-    if path.exists() and not arguments.again:
-        return
+def run(
+    problem: str, method: str, arguments: argparse.Namespace, peer_seconds: float
+) -> list[dict[str, float]]:
+    """One method on one problem."""
     parts = load(problem, arguments.data)
     if method in OURS:
         settings = replace(OURS[method], steps=200) if arguments.quick else OURS[method]
@@ -171,22 +169,10 @@ def run(problem: str, method: str, arguments: argparse.Namespace, peer_seconds: 
     if "truth" in parts:
         entropy = -float(np.mean(parts["truth"]))
         found = [each | {"kl": each["test"] - entropy} for each in found]
-    last = {"problem": problem, "method": method, "found": found}
     print(f"{problem}, {method}: {found[-1]}", flush=True)
-    if not arguments.quick:
-        path.write_text(json.dumps(last, indent=2) + "\n")
     # Every compiled function holds memory maps, of which a process has so many.
     jax.clear_caches()
-
-
-def collected() -> dict[str, dict[str, list[dict[str, float]]]]:
-    """What the finished runs found, by problem and method."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(RUNS.glob("*.json")):
-        document = json.loads(path.read_text())
-        found.setdefault(document["problem"], {})[document["method"]] = document["found"]
-    order = [*TOYS, *SHIPPED, *FILES]
-    return {name: found[name] for name in order if name in found}
+    return found
 
 
 def tables(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
@@ -263,20 +249,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="of a peer's training")
     parser.add_argument("--only", nargs="+", help="problems, by name")
     parser.add_argument("--methods", nargs="+", choices=[*OURS, *PEERS])
-    parser.add_argument("--again", action="store_true", help="forget the finished runs")
+    parser.add_argument("--again", action="store_true", help="run finished ones too")
     arguments = parser.parse_args()
-    RUNS.mkdir(parents=True, exist_ok=True)
     names = [*TOYS, *SHIPPED, *(FILES if arguments.data else ())]
     names = ["8 gaussians"] if arguments.quick else arguments.only or names
     methods = arguments.methods or [*OURS, *(PEERS if arguments.peers else ())]
+    found = {} if arguments.quick else read_results("likelihood")
     for method in methods:
         for name in names:
-            run(name, method, arguments, 10.0 if arguments.quick else arguments.seconds)
+            if method in found.get(name, {}) and not arguments.again:
+                continue
+            seconds = 10.0 if arguments.quick else arguments.seconds
+            found.setdefault(name, {})[method] = run(name, method, arguments, seconds)
+            if not arguments.quick:
+                write_results("likelihood", found)
     if arguments.quick:
         return
-    found = collected()
+    found = {name: found[name] for name in (*TOYS, *SHIPPED, *FILES) if name in found}
     print(tables(found))
-    print(f"written to {write_results('likelihood', found)}")
     draw(found)
 
 

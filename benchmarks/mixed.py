@@ -17,7 +17,6 @@ Finished tables are kept in results/mixed.json and are not run again without `--
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow.tables import check_table, fit_table
 
 TRAIN, NEW, DRAWN = 5_000, 20_000, 100_000
@@ -189,8 +188,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=[*KNOWN, *PUBLIC])
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    path = RESULTS / "mixed.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("mixed")
     for name in args.tables:
         if name not in results or args.again:
             results[name] = run(name)

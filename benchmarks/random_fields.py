@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from harness import table, wide, write_results
-from jaxflow.density.continuity import augmented_dynamics
+from harness import dynamics, flat, table, wide, write_results
 from jaxflow.dynamics import MLP, ConcatSquash, Linear
 from jaxflow.ode import Adjoint
 
@@ -67,11 +66,6 @@ def randomised(field: Any, seed: int, scale: float) -> Any:
     return jax.tree.map(draw, field)
 
 
-def dynamics(t: Any, state: Any, field: Any) -> Any:
-    rows = jax.vmap(augmented_dynamics, in_axes=(None, 0, None))
-    return rows(jnp.asarray(t), state, (field, None, None))
-
-
 def loss_of(ode: jaxflow.ODE) -> Any:
     @eqx.filter_jit
     @eqx.filter_value_and_grad(has_aux=True)
@@ -102,10 +96,6 @@ def amplification(field: Any, x: jax.Array) -> jax.Array:
 
     jacobian = jax.vmap(jax.jacfwd(end))(x)
     return jnp.maximum(1.0, jnp.max(jnp.linalg.norm(jacobian, ord=2, axis=(1, 2))))
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def gradient_errors(field: Any, x: jax.Array) -> tuple[float, float, dict[str, float]]:

@@ -16,7 +16,6 @@ Finished runs are kept in results/sbi.json and are not run again without `--agai
 """
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -28,7 +27,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow.inference import fit_posterior, importance_sample
 from sbi_tasks import TASKS, Task
 
@@ -116,8 +115,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1, help="flows to average")
     parser.add_argument("--again", action="store_true", help="run finished tasks too")
     arguments = parser.parse_args()
-    path = RESULTS / "sbi.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("sbi")
     settings = {"max_seconds": arguments.seconds, "members": arguments.members, "progress": False}
     for simulations in arguments.simulations:
         for name in arguments.tasks:

@@ -1,4 +1,4 @@
-"""What training on many devices costs, and when it pays.
+"""What training on many devices costs.
 
 Simulated devices share the cores of one machine, so no speed-up can show here. What shows is
 
@@ -6,20 +6,13 @@ Simulated devices share the cores of one machine, so no speed-up can show here. 
   in CPU seconds, which are the work of all devices together;
 - agreement: losses of 200 steps on 8 devices against those on one;
 - traffic: the collective operations in the compiled step, and their bytes, against the paper model
-  in which a step sums its gradient once;
-- a model of the time of a step on real devices, from the step times of one H200
-  (`results/accelerator_gpu.json`), that traffic and the nominal figures of the links. It predicts,
-  and nothing here was run on more than one GPU.
+  in which a step sums its gradient once.
 
-    python benchmarks/scaling.py [--quick] [--parts overhead agreement traffic] [--latency-us 5 10]
-
-It draws docs/images/scaling.png.
+    python benchmarks/scaling.py [--quick] [--parts overhead agreement traffic]
 """
 # ruff: noqa: E402
 
 import argparse
-import itertools
-import json
 import math
 import os
 import re
@@ -28,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -42,46 +34,24 @@ if __name__ == "__main__" and FLAG not in os.environ.get("XLA_FLAGS", "").split(
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import jax
-import matplotlib
 import numpy as np
 
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-
 import jaxflow
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching, maximum_likelihood
-from jaxflow.objectives.couplings import Swaps, independent
+from jaxflow.objectives.couplings import independent
 from jaxflow.training import run as training_run
 from jaxflow.training.prepare import prepare
 from jaxflow.training.step import train_steps
 
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "scaling.png"
 OBJECTIVES = {
     "likelihood": maximum_likelihood,
     "matching": FlowMatching(),
     "matching, independent": FlowMatching(coupling=independent),
 }
-# Fixed steps of the training solve and evaluations of a step, here and in accelerator.py.
-STEPS, STAGES = 4, 4
-
-# Nominal figures of the vendors, bytes a second in one direction. H200: 18 links of the fourth
-# NVLink, 900 GB/s both ways (github.com/mlcommons/inference_results_v4.1, closed/NVIDIA/systems/
-# H200-SXM-141GBx8_TRT_MaxQ.json). Between hosts: InfiniBand NDR, 400 Gb/s, an adapter a device
-# (as in inference_results_v6.0, closed/Nebius/systems/nebius_b200_n1.json).
-NVLINK, INFINIBAND = 450e9, 50e9
-# Devices of a host; more of them go by InfiniBand. 50 GB/s is a ring by one adapter a host; eight
-# rings by eight adapters at once carry eight times as much.
-HOST = 8
-LINKS = {
-    "8, NVLink": (8, NVLINK),
-    "64, one adapter a host": (64, INFINIBAND),
-    "64, eight": (64, HOST * INFINIBAND),
-}
-COUNTS = (1, 2, 4, 8, 16, 32, 64)
-GOOD = 0.9
-
+# Fixed steps of the training solve.
+STEPS = 4
 
 # A training as `fit` makes it.
 
@@ -261,233 +231,7 @@ def traffic(kind: str, sizes: tuple[int, int, int, int], *, shard: bool) -> dict
     return result
 
 
-# A model of the time of a step.
-
-
-def products(kind: str, dim: int, width: int, depth: int) -> float:
-    """Floating-point operations in matrix products of a step's loss and gradient, of one row.
-
-    As counted in step.py: reverse mode costs twice the forward pass, a checkpointed solve runs
-    its stages once more; the exact trace of two layers adds one product of hidden layers, a probe
-    repeats all of them.
-    """
-    field = 2 * dim * width + (depth - 1) * width**2
-    if kind != "likelihood":
-        return 2 * 3 * field
-    trace = width**2 if depth <= 2 else field
-    return 2 * 4 * STEPS * STAGES * (field + trace)
-
-
-def pairing(kind: str, rows: float, dim: int) -> float:
-    """Seconds in which swaps pair the rows of a whole batch, which every device does alone.
-
-    A round reads four arrays of the batch and writes one; at the nominal 4.8 TB/s of an H200.
-    """
-    return Swaps().rounds * 5 * 4 * rows * dim / 4.8e12 if kind == "matching" else 0.0
-
-
-class Model:
-    """Seconds of a step.
-
-    Args:
-        measured: times of steps on one device, of accelerator_gpu.json.
-        sent: what each kind's step sends, by `traffic`.
-        sizes: of which `sent` is.
-        latency: seconds of an operation, within a host and between hosts, for each doubling.
-    """
-
-    def __init__(
-        self,
-        measured: dict[str, Any],
-        sent: dict[str, Any],
-        sizes: tuple[int, int, int, int],
-        latency: tuple[float, float],
-    ) -> None:
-        self.latency = latency
-        self.floor, self.rate, self.fit = {}, {}, {}
-        self.count, self.gathered = {}, {}
-        self.sums = {
-            name: each["operations"]["all-reduce"]["bytes"] / (4 * each["parameters"])
-            for name, each in sent.items()
-        }
-        for kind in OBJECTIVES:
-            like = kind.split(",")[0]
-            times = {}
-            for name, each in measured.items():
-                said = re.fullmatch(rf"d (\d+), (\d)x(\d+), (\d+) rows, {like}", name)
-                if said:
-                    dim, depth, width, rows = map(int, said.groups())
-                    times[dim, width, depth, rows] = each["step"]
-            self.floor[kind] = min(times.values())
-            largest = max(times, key=lambda s: s[3] * products(kind, *s[:3]))
-            dim, width, depth, rows = largest
-            over = times[largest] - self.floor[kind] - pairing(like, rows, dim)
-            self.rate[kind] = rows * products(kind, dim, width, depth) / over
-            if kind == like:
-                self.fit[kind] = {
-                    f"d {s[0]}, {s[2]}x{s[1]}, {s[3]} rows": [t, self.alone(kind, s[:3], s[3])]
-                    for s, t in times.items()
-                }
-            operations = sent[kind]["operations"]
-            self.count[kind] = sum(each["a step"] for each in operations.values())
-            gathered = operations.get("all-gather", {"bytes": 0})["bytes"]
-            self.gathered[kind] = gathered / (4 * sizes[0] * sizes[3])
-
-    def alone(
-        self, kind: str, net: tuple[int, int, int], rows: float, whole: float | None = None
-    ) -> float:
-        """Seconds of the computation, of a batch of which this device has so many rows."""
-        batch = rows if whole is None else whole
-        work = rows * products(kind, *net) / self.rate[kind]
-        return self.floor[kind] + pairing(kind, batch, net[0]) + work
-
-    def step(
-        self,
-        kind: str,
-        net: tuple[int, int, int],
-        rows: float,
-        devices: int,
-        link: float | None = None,
-    ) -> float:
-        """Seconds of a step with so many rows a device.
-
-        Args:
-            kind: the objective.
-            net: columns, width, depth.
-            rows: of each device.
-            devices: how many.
-            link: bytes a second; None for NVLink within a host, one adapter a host beyond.
-        """
-        dim, width, depth = net
-        weights = 2 * dim * width + (depth - 1) * width**2
-        inside = devices <= HOST
-        share = (devices - 1) / devices
-        sums = self.sums[f"{kind}, 3 layers" if kind == "likelihood" and depth > 2 else kind]
-        gathered = self.gathered[kind] * rows * devices * dim
-        sent = 2 * share * 4 * sums * weights + share * 4 * gathered
-        wait = self.latency[0 if inside else 1] * self.count[kind] * math.log2(devices)
-        link = link or (NVLINK if inside else INFINIBAND)
-        return self.alone(kind, net, rows, rows * devices) + wait + sent / link
-
-    def efficiency(
-        self, kind: str, net: tuple[int, int, int], rows: float, devices: int, **how: Any
-    ) -> float:
-        """Rows a second over those of as many devices that work alone, so many rows on each."""
-        return self.alone(kind, net, rows) / self.step(kind, net, rows, devices, **how)
-
-    def shared_out(
-        self, kind: str, net: tuple[int, int, int], batch: float, devices: int, **how: Any
-    ) -> float:
-        """The same with one batch, of which each device has its part."""
-        step = self.step(kind, net, batch / devices, devices, **how)
-        return self.alone(kind, net, batch) / (devices * step)
-
-
-NETS = {
-    "43 columns, 2x256": (43, 256, 2),
-    "43 columns, 3x1024": (43, 1024, 3),
-    "256 columns, 3x2048": (256, 2048, 3),
-    "256 columns, 3x8192": (256, 8192, 3),
-}
-ROWS = [2**i for i in range(4, 19)]
-WIDTHS = [2**i for i in range(6, 18)]
-
-
-def span(values: list[int], good: list[bool]) -> list[int] | None:
-    """The smallest and the largest good value; None for none."""
-    found = [value for value, is_good in zip(values, good, strict=True) if is_good]
-    return [found[0], found[-1]] if found else None
-
-
-def thresholds(model: Model) -> dict[str, Any]:
-    """Where efficiency is 90 % or more: rows a device, widths, and one batch shared out."""
-    found: dict[str, Any] = {}
-    for kind, (name, (devices, link)) in itertools.product(OBJECTIVES, LINKS.items()):
-        how = {"devices": devices, "link": link}
-        good = partial(model.efficiency, kind, **how)
-        shared = partial(model.shared_out, kind, **how)
-        found[f"{kind}; {name}"] = {
-            "rows a device": {
-                each: span(ROWS, [good(net, r) >= GOOD for r in ROWS])
-                for each, net in NETS.items()
-            },
-            "widths of 3 layers, 256 columns": {
-                str(r): span(WIDTHS, [good((256, w, 3), r) >= GOOD for w in WIDTHS])
-                for r in (512, 4096, 16384)
-            },
-            "one batch shared out": {
-                each: {str(b): shared(net, b) for b in (16384, 262144)}
-                for each, net in NETS.items()
-            },
-        }
-    return found
-
-
-def draw(model: Model, path: Path) -> None:
-    """Efficiency against the number of devices."""
-    colours = ["#0072B2", "#E69F00", "#009E73", "#D55E00"]
-    figure, axes = plt.subplots(
-        1, len(OBJECTIVES), figsize=(11, 3.8), sharex=True, sharey=True, layout="constrained"
-    )
-    for ax, kind in zip(axes, OBJECTIVES, strict=True):
-        for (name, net), colour, marker in zip(NETS.items(), colours, "osD^", strict=True):
-            for rows, line in ((512, "--"), (16384, "-")):
-                y = [100 * model.efficiency(kind, net, rows, n) for n in COUNTS]
-                label = f"{name}; {rows:,} rows"
-                ax.plot(COUNTS, y, line, c=colour, marker=marker, ms=4, lw=1.4, label=label)
-        ax.axhline(100 * GOOD, c="0.4", lw=1, ls=":")
-        ax.axvspan(HOST, COUNTS[-1], color="0.93", zorder=0)
-        ax.set_xscale("log", base=2)
-        ax.set(xticks=COUNTS, xticklabels=COUNTS, ylim=(0, 104), xlim=(1, COUNTS[-1]))
-        ax.grid(alpha=0.3)
-        title = {"matching": "matching, pairs by swaps"}.get(kind, kind)
-        ax.set_title(f"{title} (model)", fontsize=10)
-        ax.set_xlabel("devices; shaded: more than one host")
-    axes[0].set_ylabel("efficiency, %")
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        title="columns, layers x width; rows of each device",
-        fontsize=8,
-        title_fontsize=8,
-        frameon=False,
-        loc="outside lower center",
-        ncols=4,
-    )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 # What is printed.
-
-
-def in_words(found: list[int] | None, values: list[int]) -> str:
-    """A range of good values, open where it goes on to the end of what was tried."""
-    if found is None:
-        return "none"
-    low = "" if found[0] == values[0] else f"from {found[0]:,}"
-    high = "" if found[1] == values[-1] else f"to {found[1]:,}"
-    return f"{low} {high}".strip() or "all"
-
-
-def say_thresholds(found: dict[str, Any]) -> None:
-    for what, values in (("rows a device", ROWS), ("widths of 3 layers, 256 columns", WIDTHS)):
-        columns = list(next(iter(found.values()))[what])
-        lines = [
-            [*case.split("; "), *(in_words(each[what][c], values) for c in columns)]
-            for case, each in found.items()
-        ]
-        if what != "rows a device":
-            columns = [f"{int(c):,} rows" for c in columns]
-        print(f"\nat least 90 % efficiency, {what} (model):")
-        print(table(["step", "devices", *columns], lines), flush=True)
-    lines = [
-        [*case.split("; "), *(" ".join(f"{100 * e:.0f}" for e in by.values()) for by in shared)]
-        for case, each in found.items()
-        for shared in [each["one batch shared out"].values()]
-    ]
-    print("\nefficiency in %, one batch of 16,384 and of 262,144 rows shared out (model):")
-    print(table(["step", "devices", *NETS], lines), flush=True)
 
 
 def measure_overhead(kinds: list[str], *, quick: bool) -> dict[str, Any]:
@@ -520,20 +264,17 @@ def measure_agreement(kinds: list[str], *, quick: bool) -> dict[str, Any]:
     return found
 
 
-def measure_traffic(latency_us: tuple[float, float], *, quick: bool) -> dict[str, Any]:
-    """What a step sends, and what follows by the model."""
-    results: dict[str, Any] = {}
+def measure_traffic(*, quick: bool) -> dict[str, Any]:
+    """What a step sends."""
     sizes = (8, 64, 2, 64) if quick else (43, 256, 2, 512)
-    results["traffic"] = {
+    found = {
         f"{kind}{', weights split' if shard else ''}": traffic(kind, sizes, shard=shard)
         for kind in OBJECTIVES
         for shard in ((False,) if quick else (False, True))
     }
     # Whose trace takes a probe, where two layers have a closed form.
     deep = "likelihood, 3 layers"
-    results["traffic"][deep] = traffic(
-        "likelihood", (sizes[0], sizes[1], 3, sizes[3]), shard=False
-    )
+    found[deep] = traffic("likelihood", (sizes[0], sizes[1], 3, sizes[3]), shard=False)
     lines = [
         [kind]
         + [
@@ -543,62 +284,28 @@ def measure_traffic(latency_us: tuple[float, float], *, quick: bool) -> dict[str
         + [str(sum(op["a step"] for n, op in each["operations"].items() if n not in KINDS[:2]))]
         + [f"{each[name] / 1e6:.3f}" for name in ("ring bytes", "paper ring bytes")]
         + [f"{each['ring bytes'] / each['paper ring bytes']:.2f}"]
-        for kind, each in results["traffic"].items()
+        for kind, each in found.items()
     ]
-    print(f"parameters: {results['traffic']['likelihood']['parameters']:,}; numbers a step,")
+    print(f"parameters: {found['likelihood']['parameters']:,}; numbers a step,")
     print("in parentheses those in loops within a step; megabytes, of the ring a device")
     header = ["step", "all-reduce, MB", "all-gather, MB", "others"]
     print(table([*header, "ring, MB", "paper's, MB", "ratio"], lines), flush=True)
-
-    measured = json.loads((RESULTS / "accelerator_gpu.json").read_text())["results"]["speed"]
-    latency = (1e-6 * latency_us[0], 1e-6 * latency_us[1])
-    model = Model(measured, results["traffic"], sizes, latency)
-    lines = [
-        [kind, name, f"{1e3 * t:.2f}", f"{1e3 * m:.2f}"]
-        for kind, each in model.fit.items()
-        for name, (t, m) in each.items()
-    ]
-    print(table(["step on an H200", "size", "measured, ms", "model, ms"], lines))
-    rates = ", ".join(f"{kind} {rate / 1e12:.0f}" for kind, rate in model.rate.items())
-    print(f"above the floor, TFLOP/s: {rates}")
-    results["model"] = {
-        "links": LINKS,
-        "assumed_latency": latency,
-        "one_device": model.fit,
-        "flop_rate": model.rate,
-        "floor": model.floor,
-        "sums_of_gradient": model.sums,
-        "gathered_batches": model.gathered,
-        "operations": model.count,
-        "90_percent": thresholds(model),
-    }
-    say_thresholds(results["model"]["90_percent"])
-    if not quick:
-        draw(model, PICTURE)
-    return results
+    return found
 
 
 PARTS = ("overhead", "agreement", "traffic")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What many devices cost, and when they pay.")
+    parser = argparse.ArgumentParser(description="What many devices cost.")
     parser.add_argument("--quick", action="store_true", help="small, and nothing is kept")
-    parser.add_argument(
-        "--latency-us",
-        type=float,
-        nargs=2,
-        default=(5.0, 10.0),
-        help="assumed for each doubling of devices, within a host and between hosts",
-    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     quick = arguments.quick
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{DEVICES} simulated devices on {cores} cores, jax {jax.__version__}")
-    path = RESULTS / "scaling.json"
     # Parts that are not run keep what they found before.
-    results = json.loads(path.read_text())["results"] if path.exists() and not quick else {}
+    results = {} if quick else read_results("scaling")
     kinds = ["likelihood"] if quick else ["likelihood", "matching"]
     if "overhead" in arguments.parts:
         results["cores_used"] = cores
@@ -606,7 +313,7 @@ def main() -> None:
     if "agreement" in arguments.parts:
         results["agreement"] = measure_agreement(kinds, quick=quick)
     if "traffic" in arguments.parts:
-        results |= measure_traffic(arguments.latency_us, quick=quick)
+        results["traffic"] = measure_traffic(quick=quick)
     if not quick:
         print(f"written to {write_results('scaling', results)}")
 

@@ -12,7 +12,6 @@ tables.
 Finished tables are kept in results/small.json and are not run again without `--again`.
 
     python benchmarks/small.py [--tables iris wine] [--again]
-    python benchmarks/small.py --csv DIR    # the tables as files, for `jaxflow fit`
 """
 
 import argparse
@@ -26,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import sem
 from sklearn import datasets
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
 
@@ -193,7 +193,7 @@ def compare(x: np.ndarray) -> dict[str, Any]:
         result[name] = {
             "log_density": float(log_p.mean()),
             "gain_of_flow": float(gain.mean()),
-            "gain_se": float(gain.std(ddof=1) / len(gain) ** 0.5),
+            "gain_se": float(sem(gain)),
             "seconds": float(np.median(seconds[name])),
         }
     return result
@@ -261,29 +261,13 @@ def summarise(results: dict[str, Any]) -> str:
     )
 
 
-def write_files(folder: Path, names: list[str]) -> None:
-    """Write tables as CSV, columns a, b, c, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        x = TABLES[name]()
-        path = folder / f"{name.replace(', ', '_').replace(' ', '_')}.csv"
-        header = ",".join(chr(ord("a") + i) for i in range(x.shape[1]))
-        np.savetxt(path, x, "%.9g", ",", header=header, comments="")
-        print(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="FlowDensity beside simple densities.")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--again", action="store_true", help="run finished tables again")
     parser.add_argument("--peers", type=Path, help="a Python that has zuko")
-    parser.add_argument("--csv", type=Path, help="write the tables into this folder, and end")
     arguments = parser.parse_args()
-    if arguments.csv:
-        write_files(arguments.csv, arguments.tables)
-        return
-    path = RESULTS / "small.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results = read_results("small")
     for name in arguments.tables:
         if name not in results or arguments.again:
             results[name] = compare(TABLES[name]())

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import sem
 
 import jaxflow
 from harness import interleaved
@@ -80,7 +81,7 @@ def equal_time(name: str, seconds: float) -> dict[str, dict[str, float]]:
         log_p = np.asarray(exact.log_prob(held), float)
         results[method] = {
             "log_p": float(log_p.mean()),
-            "se": float(log_p.std(ddof=1) / len(log_p) ** 0.5),
+            "se": float(sem(log_p)),
             "steps": float(history["step"][-1]),
             "seconds": spent,
         }

@@ -24,7 +24,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from harness import RESULTS, interleaved, table, write_results
+from harness import interleaved, read_results, table, write_results
 from step import flow as step_flow
 from step import gradient as step_gradient
 from trace_costs import EVALS, FIELDS, WIDTH, measure, peak_memory
@@ -211,9 +211,8 @@ def main() -> None:
         ),
         "equal_work": (lambda: equal_work(arguments.peers, quick=quick), show_equal_work),
     }
-    kept = RESULTS / "traces.json"
     # A question asked alone replaces its own answer in the file.
-    results = json.loads(kept.read_text())["results"] if kept.exists() and not quick else {}
+    results = {} if quick else read_results("traces")
     results["settings"] = {"width": WIDTH, "evaluations": EVALS}
     for question in arguments.only:
         if question == "equal_work" and not arguments.peers:

@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 import accuracy
 import jaxflow
-from harness import table, wide, write_results
+from harness import noisier, table, wide, write_results
 from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
 from jaxflow.dynamics import MLP
 from jaxflow.trace import Hutchinson
@@ -72,18 +72,6 @@ def single(tree: Any) -> Any:
     )
 
 
-def grown(field: Any, rng: np.random.Generator, scale: float) -> Any:
-    """The field with larger and noisier weights, as after much training."""
-    return jax.tree.map(
-        lambda w: (
-            w + jnp.asarray(scale * rng.normal(size=w.shape), w.dtype)
-            if eqx.is_inexact_array(w)
-            else w
-        ),
-        field,
-    )
-
-
 def truth_of(flow: Any, x: Any) -> np.ndarray:
     """Log-densities by a float64 solve at 1e-11 of the same numbers."""
     with jax.enable_x64(True):
@@ -123,7 +111,7 @@ def bits(arguments: argparse.Namespace) -> Iterator[Line]:
             "whiten": lambda x=x: Whiten.fit(x),
             "chain": lambda x=x: Chain((Standardise.fit(x), Gaussianise.fit(x))),
         }
-        field = grown(MLP(dim, width=32, depth=2, key=KEY), np.random.default_rng(17), 0.1)
+        field = noisier(MLP(dim, width=32, depth=2, key=KEY), 0.1)
         flow = single(jaxflow.CNF(field, bases[base](), transform=transforms[transform]()))
         calls = [
             flow.log_prob,
@@ -166,7 +154,7 @@ def rounding(arguments: argparse.Namespace) -> Iterator[Line]:
     axes = np.linalg.qr(rng.normal(size=(4, 4)))[0] * np.logspace(0, -4, 4)
     x = (rng.normal(size=(n, 4)) @ axes.T + 1).astype(np.float32)
     flow = jaxflow.CNF(
-        grown(MLP(4, width=16, key=KEY), rng, 0.3), StandardNormal(4), transform=Whiten.fit(x)
+        noisier(MLP(4, width=16, key=KEY), 0.3, rng), StandardNormal(4), transform=Whiten.fit(x)
     )
     found = [judged(flow, x, truth_of(flow, x))]
     base = DiagonalNormal(jnp.full(2, 100.0), jnp.full(2, 1e-3))
@@ -204,7 +192,7 @@ def rounding(arguments: argparse.Namespace) -> Iterator[Line]:
             transform = transform or Chain((Standardise.fit(x), Gaussianise.fit(x)))
         except ValueError:
             continue
-        field = grown(MLP(x.shape[1], width=32, key=KEY), rng, 0.1)
+        field = noisier(MLP(x.shape[1], width=32, key=KEY), 0.1, rng)
         flow = single(jaxflow.CNF(field, StandardNormal(x.shape[1]), transform=transform))
         found.append(judged(flow, x, truth_of(flow, x)))
         jax.clear_caches()
@@ -370,7 +358,7 @@ def random_cases(arguments: argparse.Namespace) -> Iterator[Line]:
         for _ in range(min(arguments.same, arguments.random - counts)):
             with jax.enable_x64(True):
                 case = dataclasses.replace(
-                    flow, field=grown(wide(field), rng, rng.uniform(0, 0.8))
+                    flow, field=noisier(wide(field), rng.uniform(0, 0.8), rng)
                 )
             n = int(rng.integers(1, 257))
             rows_of = rng.uniform(0.5, 2) * rng.normal(size=(n, dim))
