@@ -87,6 +87,7 @@ def test_the_field_obeys_the_law_of_fields(added):
         case.field(jnp.asarray(0.0), case.x(), jnp.ones(2))
 
 
+@pytest.mark.slow
 def test_the_base_obeys_the_laws_of_bases(added):
     case = line_for("logistic", {"Case": bases.Case, "Logistic": added.Logistic, "stats": stats})
     laws = bases.laws_of(case)
@@ -97,6 +98,7 @@ def test_the_base_obeys_the_laws_of_bases(added):
     assert jnp.isfinite(flow.log_prob(flow.sample(KEY, 3))).all()
 
 
+@pytest.mark.slow
 def test_the_transform_obeys_the_laws_of_transforms(added):
     names = {"Case": transforms.Case, "ArcSinh": added.ArcSinh, "X": transforms.X}
     case = line_for("arcsinh", names)

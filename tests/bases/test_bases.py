@@ -214,6 +214,7 @@ def test_only_the_ratios_of_a_mixtures_weights_count(key):
     np.testing.assert_allclose(jax.vmap(one.log_prob)(x), jax.vmap(other.log_prob)(x), rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_samples_of_student_move_with_their_degrees_of_freedom(key):
     # d/d(df) E[log(1 + x^2)] by quadrature, and as the mean of the slopes of samples.
     def mean(df):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import pytest
 
 from jaxflow.io.checkpoint import load_extra
 
@@ -39,6 +40,7 @@ def test_columns_without_names_are_taken_by_position(
         assert found.equals(expected)
 
 
+@pytest.mark.slow
 def test_run_without_names_takes_named_columns_by_position(
     jaxflow, fit, fitted, table, values, write, tmp_path
 ):

@@ -75,7 +75,7 @@ def test_scores_name_what_is_unusual(jaxflow, by_default, values, write, tmp_pat
 
 
 def test_ctrl_c_keeps_what_was_best(jaxflow, table, tmp_path, monkeypatch):
-    call, steps = Monitor.__call__, []
+    call, steps, handler = Monitor.__call__, [], signal.getsignal(signal.SIGINT)
 
     def interrupt(self, row):
         steps.append(row.step)
@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_what_was_best(jaxflow, table, tmp_path, monkeypatch):
     record = load_extra(tmp_path / "run" / "flow.safetensors")
     assert record["interrupted"]
     assert record["finished"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def test_the_stated_error_covers_the_true_one(name):
         assert np.median(np.abs(answer.refined - truth)) < 0.5 * np.median(true), tolerance
 
 
+@pytest.mark.slow
 def test_a_row_of_more_steps_than_are_kept_has_no_measure(monkeypatch):
     rates = jnp.linspace(0.1, 30.0, 60)
 

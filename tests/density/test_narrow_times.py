@@ -46,6 +46,7 @@ def test_what_the_second_solve_alone_sees_is_no_number():
     assert np.all((stated > 1e30) | (true < 1e-3))
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_step_meets_a_change_of_a_known_length():
     # A width of 0.003: the field moves for about 0.02, four steps long.
     for time in (0.37, 0.61):

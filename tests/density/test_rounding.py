@@ -87,6 +87,7 @@ def test_a_transform_that_is_ill_conditioned():
     assert ratio < 20
 
 
+@pytest.mark.slow
 def test_a_base_far_from_0():
     base = DiagonalNormal(jnp.full(2, 100.0), jnp.full(2, 2.0**-10))
     flow = CNF(Pull(jnp.full(2, -0.25)), base)
@@ -128,7 +129,8 @@ def test_offsets_are_subtracted_before_rows_are_rounded():
             plain.log_prob(x)
 
 
-@pytest.mark.parametrize("verify", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("verify", [True, False])
 def test_a_tolerance_is_met_or_refused(verify):
     flow, x, truth = pulled(8.0)
     # float32 itself cannot hold -1e6 to 1e-4.

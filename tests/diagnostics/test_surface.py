@@ -20,6 +20,7 @@ KEY = jax.random.key(0)
 measure_mass: Any = masses.measure_mass
 
 
+@pytest.mark.slow
 def test_a_product_with_a_line_has_mass_1(monkeypatch):
     monkeypatch.setattr(surface, "DRAWS", 2000)
     manifold = Product(Sphere(2), Euclidean(1))

@@ -110,6 +110,7 @@ def test_guided_samples_are_of_their_class(guide, key):
     assert float(jnp.mean(jnp.argmax(logs, axis=1) == 1)) >= 0.99
 
 
+@pytest.mark.slow
 def test_the_guided_model_has_a_density_of_mass_1():
     # The density of the second class, pushed away from the others, on a grid around it.
     ode = jaxflow.ODE(rtol=1e-4, atol=1e-4)

@@ -90,6 +90,7 @@ def test_the_closed_trace_is_exact(guided):
     np.testing.assert_allclose(trace, exact, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_without_a_closed_form_the_trace_is_computed():
     field = ProbabilityFlow(Known(VariancePreserving()))
     assert field.with_trace is None

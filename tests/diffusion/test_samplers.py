@@ -145,6 +145,7 @@ def test_annealed_langevin_finds_the_weights_of_modes_where_plain_does_not(key):
     assert float(jnp.mean(stuck[:, 0] < 0)) > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [SCHEDULE, VarianceExploding(0.01, 10.0)], ids=["vp", "ve"])
 def test_long_corrections_keep_the_weights_of_modes(schedule, key):
     # Mean 0 and variance 1 in the first column; noise joins the modes while steps are long.

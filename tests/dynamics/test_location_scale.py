@@ -107,6 +107,7 @@ def test_rounding_sends_no_row_to_another_leaf():
     np.testing.assert_array_equal(np.asarray(sums[0]), np.asarray(sums[1]))
 
 
+@pytest.mark.slow
 def test_moments_are_saved_with_the_flow(tmp_path):
     trees = Trees.stack(
         [

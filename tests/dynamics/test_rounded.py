@@ -40,6 +40,7 @@ def test_gradients_reach_the_weights_in_their_own_precision():
     assert any(bool(jnp.any(leaf != 0)) for leaf in leaves)
 
 
+@pytest.mark.slow
 def test_log_densities_keep_their_precision(tmp_path):
     flow = CNF(Rounded(NET), StandardNormal((5,)))
     x = jax.random.normal(jax.random.key(1), (6, 5))

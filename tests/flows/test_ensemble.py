@@ -255,6 +255,7 @@ EXACT: Any = SOLVED.with_flows(
 )
 
 
+@pytest.mark.slow
 def test_stated_error_covers_the_true_one():
     x = jax.random.normal(KEY, (200, 2)) * 2
     answer, truth = SOLVED.log_prob_with_error(x), EXACT.log_prob(x)

@@ -377,6 +377,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(seed):
     assert float(ADAPTIVE.log_prob(x[order[0]])) == float(together[order[0]])
 
 
+@pytest.mark.slow
 def test_a_hard_row_leaves_its_neighbours_alone():
     x = jax.random.normal(jax.random.key(3), (20, 3))
     answer = ADAPTIVE.log_prob_with_error(x.at[4].set(1e300))

@@ -130,6 +130,7 @@ def test_rademacher_is_exact_for_a_diagonal_jacobian():
             np.testing.assert_array_equal(error, np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["rademacher", "gaussian", "orthogonal"])
 @pytest.mark.parametrize("k", [8, 16])
 def test_intervals_cover_the_exact_log_density(law, k):

@@ -157,6 +157,7 @@ def test_a_quadrature_rule_is_exact_for_polynomials():
         quadrature(SO3())
 
 
+@pytest.mark.slow
 def test_there_is_no_seam():
     flow = learned(SPHERE, transform=LatLon(measure="surface"))
     rows = np.array([[40.0, 179.999999], [40.0, -179.999999], [40.0, 180.0], [40.0, -180.0]])
@@ -171,6 +172,7 @@ def test_there_is_no_seam():
     np.testing.assert_allclose(*hours.log_prob([[0.0], [24.0]]), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_lie_within_the_chart():
     flow = learned(SPHERE, transform=LatLon())
     x = np.asarray(flow.sample(KEY, 500))

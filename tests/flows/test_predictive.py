@@ -26,6 +26,7 @@ def rounded(step, scale):
     return conditional_normal(slope=0.0, transform=transform), stats.norm(0.3 * scale, scale)
 
 
+@pytest.mark.slow
 def test_crps_of_a_normal_is_right_to_2e_4_standard_deviations():
     flow, y = conditional_normal(), np.linspace(-1.0, 1.0, 49)[:, None]
     z = np.linspace(-6.0, 6.0, 49)
@@ -47,6 +48,7 @@ def test_crps_is_the_integral_over_the_distribution_function():
     np.testing.assert_allclose(crps(flow, x[:, None], [0.0]), np.add(low, high), rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.1, 0.3, 2.0])
 def test_crps_on_a_grid_is_the_sum_over_its_points(scale):
     flow, law = rounded(1.0, scale)

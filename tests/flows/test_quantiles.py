@@ -89,6 +89,7 @@ def test_the_base_carries_its_quantiles_and_the_way_back_gives_the_levels(name):
         np.testing.assert_allclose(x.reshape(-1), exact, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_slope_of_the_cdf_is_the_density():
     def bend(t, x, cond):
         return jnp.sin(2 * x) * t + cond

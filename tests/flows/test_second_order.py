@@ -21,7 +21,9 @@ SETTINGS = {
 FORWARD_TWICE = {"direct, adaptive"}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("direct" in n)) for n in SETTINGS]
+)
 def test_the_second_derivative_is_minus_the_inverse_covariance(name):
     flow = CNF(Linear(matrix=A), StandardNormal(2), ode_eval=SETTINGS[name])
     outer = jax.jacfwd if name in FORWARD_TWICE else jax.jacrev

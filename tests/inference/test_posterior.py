@@ -161,6 +161,7 @@ def test_the_maximum_and_regions_of_a_normal_density(gaussian):
     assert_allclose(level, [0.0, 0.5, 1.0], atol=0.03)
 
 
+@pytest.mark.slow
 def test_levels_of_true_parameters_are_uniform(gaussian):
     rng = np.random.default_rng(0)
     theta = rng.normal(size=(400, 2))

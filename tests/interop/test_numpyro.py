@@ -286,6 +286,7 @@ def test_values_on_a_grid_are_refused():
 # --- a model as a target ---
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_a_distribution(key):
     other = replace(FLOW, field=Linear(matrix=-A))
     ensemble = Ensemble([FLOW, other], [1, 3])

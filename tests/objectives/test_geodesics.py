@@ -42,6 +42,7 @@ def test_the_path_is_the_geodesic():
     assert float(metrics["velocity"]) == pytest.approx(math.pi**2 / 2 - 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_rows_of_a_chart_are_moved_to_the_manifold():
     flow = CNF(OnManifold(TowardsPole(), SPHERE), UniformOn(SPHERE), transform=LatLon())
     x = jnp.broadcast_to(jnp.asarray([90.0, 17.0]), (64, 2))

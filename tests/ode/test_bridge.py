@@ -41,6 +41,7 @@ def test_value_and_gradients_are_those_of_the_closed_form(ode):
     np.testing.assert_allclose([value, of_rate, of_t1], [exact, -exact, -2 * exact], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_implicit_solver_takes_few_steps_on_stiff_rows():
     rates = jnp.asarray([1.0, 1e2, 1e4, 1e6])
 

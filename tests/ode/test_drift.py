@@ -51,6 +51,7 @@ def test_the_limit_of_a_drift(ode, most):
     assert drifted(y0 + 1.001 * most * off, y0, ode)
 
 
+@pytest.mark.slow
 def test_checkpoints_prevent_the_drift():
     exact = gradient(50.0, ODE(rtol=1e-11, atol=1e-11))
     kept = gradient(50.0, ODE(gradient=Adjoint(checkpoints=15), rtol=1e-8, atol=1e-8))

@@ -43,6 +43,7 @@ def test_probabilities_of_wide_ranges_sum_to_one(name):
     assert 0.999 < total < 1 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_samples_follow_the_probabilities(name):
     law, _ = LAWS[name]

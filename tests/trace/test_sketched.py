@@ -123,6 +123,7 @@ def test_a_direction_is_paid_for_where_it_lowers_the_variance(key):
         assert (len(chosen.subspace), chosen.num_probes) == (rank, 4 - rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6,), (2, 3)])
 def test_xtrace_is_unbiased_and_its_standard_error_near(shape, key):
     keys = jax.random.split(key, 2)

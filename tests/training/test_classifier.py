@@ -26,6 +26,7 @@ def problem():
     return flow, 1 + 10 * u, labels
 
 
+@pytest.mark.slow
 def test_it_tells_the_posterior_at_every_noise(key):
     flow, x, labels = problem()
     classifier = Residual(1, outputs=2, width=32, depth=1, key=key)

@@ -121,6 +121,7 @@ def test_a_value_of_weight_zero_does_not_count():
     assert float(jax.grad(lambda v: weighted_mean(v, weights))(values)[1]) == 0
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_grid_counts_rows_too():
     x = RNG.poisson(4.0, size=(60, 1)).astype(float)
     grid = Dequantise([1.0], [0.0])

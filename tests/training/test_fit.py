@@ -211,6 +211,7 @@ def test_conditions_reach_the_density(key):
     assert abs(float(drawn.mean()) - 2.0) < 0.1
 
 
+@pytest.mark.slow
 def test_a_coupling_flow_is_trained_by_the_same_call(key):
     flow = jaxflow.CouplingFlow(2, num_layers=2, width=8, key=key)
     _, history = fit(flow, normal(200), key=key, config=TINY)

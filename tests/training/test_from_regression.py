@@ -40,6 +40,7 @@ def test_the_comparison_names_the_regressions(fitted):
     assert gain > 0.1 > 2 * error
 
 
+@pytest.mark.slow
 def test_intervals_of_new_rows_hold_their_share(fitted):
     x, c, _ = rows(2000, 3)
     ends = [jaxflow.quantile(fitted.flow, np.full(len(x), q), c) for q in (0.05, 0.95)]

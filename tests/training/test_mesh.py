@@ -90,6 +90,7 @@ def test_losses_of_200_steps(key):
     np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_weights_are_split_on_request(key):
     seen = []
     trained(key, 8, shard_weights=True, callback=lambda row: seen.append(live_shapes()))

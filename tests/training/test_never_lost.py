@@ -93,6 +93,7 @@ QUICK_FIRST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK_FIRST)
 def test_the_weights_before_the_failure_are_kept(name, monkeypatch, caplog):
     train = TRAINERS[name]

@@ -322,6 +322,7 @@ CONFIG = TrainConfig(
 )
 
 
+@pytest.mark.slow
 def test_a_gaussian_base_alone_learns_mean_and_standard_deviation():
     x, tight = jnp.asarray(X), 1e-6
     flow = CNF(ZERO, BASE, ode=ODE(num_steps=1))
