@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_columns, check_count, check_event
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
@@ -55,7 +56,7 @@ class GaussianMixture(eqx.Module):
             ValueError: the shapes do not fit, the weights are not positive, or the
                 factors are not lower triangular with a positive diagonal.
         """
-        self.weights, self.means, self.factors = map(jnp.asarray, (weights, means, factors))
+        self.weights, self.means, self.factors = map(as_floats, (weights, means, factors))
         count, *size = self.means.shape
         if len(size) != 1 or self.weights.shape != (count,):
             raise ValueError(

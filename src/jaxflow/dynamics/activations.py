@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "sin": sine,
 }
 """Activations by name, for `MLP(activation=...)` and other fields."""
-_KINKED = "relu relu6 leaky_relu elu selu celu hard_tanh hard_sigmoid hard_swish hard_silu"
+_KINKED = "relu relu6 leaky_relu selu hard_tanh hard_sigmoid hard_swish hard_silu"
 KINKED = frozenset(_KINKED.split())
 
 

@@ -79,5 +79,5 @@ def unrounded(tree: Any) -> Any:
         return isinstance(node, Rounded)
 
     return jax.tree.map(
-        lambda node: node.field if is_rounded(node) else node, tree, is_leaf=is_rounded
+        lambda node: unrounded(node.field) if is_rounded(node) else node, tree, is_leaf=is_rounded
     )

@@ -159,14 +159,23 @@ def weigh(
 
 
 def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """As `log_means`, of one sample."""
+    log_z, se, effective = map(float, log_means(log_weights))
+    return log_z, se, effective
+
+
+def log_means(log_weights: Float[np.ndarray, "*rows n"]) -> tuple[Any, Any, Any]:
     """`log mean(w)`, its standard error, and the effective sample size `(sum w)^2 / sum w^2`.
 
-    At least one weight must be positive.
+    Over the last axis, each (*rows,); -inf, 0 and 0 where all weights are 0.
     """
-    top = log_weights.max()
-    w = np.exp(log_weights - top)
-    se = w.std(ddof=1) / (w.mean() * np.sqrt(len(w)))
-    return float(top + np.log(w.mean())), float(se), float(w.sum() ** 2 / np.sum(w**2))
+    top = log_weights.max(axis=-1, keepdims=True)
+    w = np.exp(log_weights - np.where(np.isneginf(top), 0.0, top))
+    zero = top[..., 0] == -np.inf
+    mean, total = w.mean(axis=-1), w.sum(axis=-1)
+    se = w.std(axis=-1, ddof=1) / np.where(zero, 1.0, mean * np.sqrt(w.shape[-1]))
+    log_z = top[..., 0] + np.log(np.where(zero, 1.0, mean))
+    return log_z, se, total**2 / np.where(zero, 1.0, np.sum(w**2, axis=-1))
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:

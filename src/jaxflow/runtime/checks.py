@@ -36,7 +36,8 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
         ValueError: a size is not an integer >= 1.
     """
     sizes = tuple(event_shape) if np.ndim(event_shape) else (event_shape,)
-    if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+    whole = (isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
+    if not all(whole) or min(sizes, default=1) < 1:
         raise ValueError(f"event_shape={event_shape} must hold sizes of at least 1")
     return tuple(map(int, sizes))
 
