@@ -24,11 +24,7 @@ KINKED = frozenset(_KINKED.split())
 
 
 def check_activation(activation: str | Activation) -> str | Activation:
-    """Return the activation if a flow can use it.
-
-    Raises:
-        ValueError: the name is unknown, or the function has a kink.
-    """
+    """Return the activation; raise if its name is unknown, or it has a kink."""
     name = getattr(activation, "__name__", "") if callable(activation) else activation
     if name in KINKED:
         raise ValueError(

@@ -18,19 +18,7 @@ LEAST_NUM = 25
 
 
 class ImportanceSample(NamedTuple):
-    """Samples of a flow `q`, weighted to represent a target `p`.
-
-    ```python
-    import jax
-    import jax.numpy as jnp
-    from jaxflow import CouplingFlow, importance_sample
-
-    key = jax.random.key(0)
-    flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
-    result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
-    if result.reliable:
-        mean = jnp.exp(result.log_weights) @ result.x  # E_p[x]
-    ```
+    """Samples of a flow `q`, weighted to represent a target `p`: see `importance_sample`.
 
     Attributes:
         x: samples, (n, *event).
@@ -98,6 +86,8 @@ def importance_sample(
     flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
     result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
     print(result.log_z, result.log_z_se)  # log(pi) = 1.14
+    if result.reliable:
+        mean = jnp.exp(result.log_weights) @ result.x  # E_p[x]
     ```
 
     Args:
@@ -126,18 +116,9 @@ def weigh(
     log_p: Float[np.ndarray, " n"],
     log_q: Float[np.ndarray, " n"],
 ) -> ImportanceSample:
-    """Weight samples of a density `q` to represent a target `p`.
+    """Weight samples of a density `q` to represent a target `p`, known up to a constant.
 
-    Args:
-        x: samples of `q`, (n, *event).
-        log_p: log-density of the target, up to a constant, (n,), in nats.
-        log_q: log-density of `q`, (n,), in nats.
-
-    Returns:
-        An `ImportanceSample`.
-
-    Raises:
-        ValueError: the target is finite at no sample.
+    Log-densities are in nats. Raises ValueError if the target is finite at no sample.
     """
     undefined = np.isnan(log_p) | np.isposinf(log_p)
     raw = np.where(undefined, -np.inf, log_p - log_q)

@@ -193,27 +193,15 @@ class Dequantise(eqx.Module):
 
 
 def noise_of(transform: Any) -> Dequantise | None:
-    """The `Dequantise` at the start of a transform, or None.
-
-    Args:
-        transform: a transform, possibly a `Chain`.
-
-    Returns:
-        The transform itself or the first part of the chain, if that is a `Dequantise`.
-    """
+    """The `Dequantise` at the start of a transform or `Chain`, or None."""
     first = transform.parts[0] if isinstance(transform, Chain) else transform
     return first if isinstance(first, Dequantise) else None
 
 
 def without_noise(transform: Any) -> Any:
-    """The transform without the `Dequantise` at its start.
+    """The transform without the `Dequantise` at its start, or None if nothing is left.
 
-    Args:
-        transform: a transform, possibly a `Chain`.
-
-    Returns:
-        The rest of the chain, or None if there is none. Its density is that of the values with
-        noise, not a probability.
+    Its density is that of the values with noise, not a probability.
     """
     if noise_of(transform) is None:
         return transform
@@ -222,15 +210,6 @@ def without_noise(transform: Any) -> Any:
 
 
 def spread_rows(transform: Any, x: Rows, key: PRNGKeyArray) -> Rows:
-    """Add noise to rows if the transform starts with a `Dequantise`.
-
-    Args:
-        transform: a transform, or None.
-        x: rows, (rows, *event).
-        key: for the noise.
-
-    Returns:
-        The rows with noise, or unchanged.
-    """
+    """Add noise to rows if the transform starts with a `Dequantise`."""
     noise = noise_of(transform)
     return x if noise is None else jax.vmap(noise.spread)(x, jax.random.split(key, len(x)))
