@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule, check_schedule
+from jaxflow.diffusion.schedule import Schedule, check_schedule
 from jaxflow.dynamics.protocol import (
     Field,
     check_field,
@@ -21,6 +21,7 @@ from jaxflow.dynamics.protocol import (
     has_closed_form,
     prepare,
 )
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class AbstractDenoiser(eqx.Module):

@@ -8,6 +8,7 @@ trains its parameters only if `train` names the transform.
 from importlib import import_module
 from typing import Any
 
+from jaxflow.transforms.angles import Angles
 from jaxflow.transforms.blocks import Blocks
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
@@ -19,7 +20,7 @@ from jaxflow.transforms.dequantise import (
     without_noise,
 )
 from jaxflow.transforms.gaussianise import Gaussianise
-from jaxflow.transforms.latlon import Angles, LatLon
+from jaxflow.transforms.latlon import LatLon
 from jaxflow.transforms.noise import CellNoise
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
@@ -39,12 +40,7 @@ __all__ = [
     "Standardise",
     "Transform",
     "Whiten",
-    "candidate_transforms",
-    "image_shape",
-    "inside",
-    "noise_of",
     "propose",
-    "spread_rows",
     "without_noise",
 ]
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.bases.mixture import one_thread
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, flatten, numpy_rng, p_value
 from jaxflow.diagnostics.posteriors.arguments import (
@@ -29,6 +28,7 @@ from jaxflow.diagnostics.posteriors.verdict import Verdict
 from jaxflow.plotting.excess import excess
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.threads import one_thread
 
 # Exchanges of the built-in classifier, at least, for which they are cheap.
 EXCHANGES = 500
