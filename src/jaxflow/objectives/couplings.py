@@ -85,8 +85,10 @@ class OptimalTransport(Transport):
     cond_weight: float = 100.0
 
     def __post_init__(self) -> None:
-        if self.block is not None:
-            check_count("block", self.block)
+        if self.block is not None and (self.block < 1 or self.block % 1):
+            raise ValueError(
+                f"block={self.block} must be an integer >= 1, or None for the whole batch"
+            )
         super().__post_init__()
 
     def pair(self, starts: Vectors, ends: Vectors, key: PRNGKeyArray) -> Pairs:
