@@ -150,7 +150,8 @@ def test_solves_in_turn_end_as_the_first_of_them_that_failed():
         (late, good, late),
         (small, late, small),
     ):
-        stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solves).in_turn()
-        assert (int(stats.status), float(stats.t)) == (int(end.status), float(end.t))
-        counts = stats.num_evals, stats.num_accepted, stats.num_rejected
-        assert tuple(map(int, counts)) == (16, 4, 2)
+        one = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solves).in_turn()
+        for stats in (solves[0].then(solves[1]), one):
+            assert (int(stats.status), float(stats.t)) == (int(end.status), float(end.t))
+            counts = stats.num_evals, stats.num_accepted, stats.num_rejected
+            assert tuple(map(int, counts)) == (16, 4, 2)

@@ -173,8 +173,7 @@ def _xtrace_change(
     basis = per_row(trace.basis, images, grouped=grouped)
     (_, basis_images), second = multiply(basis)
     value, error = per_row(trace.estimate, probes, images, basis, basis_images, grouped=grouped)
-    stats = jax.tree.map(lambda *both: jnp.stack(both), first, second).in_turn()
-    return end, -value, error, stats
+    return end, -value, error, first.then(second)
 
 
 @eqx.filter_jit

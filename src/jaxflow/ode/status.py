@@ -119,6 +119,10 @@ class Stats(eqx.Module):
     t: Float[Array, "*many"]
     rounding: Any = None
 
+    def then(self, later: "Stats") -> "Stats":
+        """Counts of this solve and a later one; status and time of the first that failed."""
+        return jax.tree.map(lambda *both: jnp.stack(both), self, later).in_turn()
+
     def in_turn(self) -> "Stats":
         """Total counts of consecutive solves along the leading axis.
 
