@@ -27,6 +27,7 @@ from .flows import cdf as cdf
 from .flows import crps as crps
 from .flows import export as export
 from .flows import importance_sample as importance_sample
+from .flows import log_mass as log_mass
 from .flows import quantile as quantile
 from .io import ModelCard as ModelCard
 from .io import load as load
@@ -58,6 +59,5 @@ from .training import fit_classifier as fit_classifier
 from .training import fit_density as fit_density
 from .training import fit_noise as fit_noise
 from .training import trainable as trainable
-from .transforms import log_mass as log_mass
 
 __version__: str

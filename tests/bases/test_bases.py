@@ -151,6 +151,14 @@ def test_sizes_may_be_integers_of_numpy():
         StandardNormal(np.array([2.0, 1]))
 
 
+@pytest.mark.parametrize(
+    "base", [DiagonalNormal([0, 0], [1, 1]), GaussianMixture([1], [[0, 0]], [[[1, 0], [0, 1]]])]
+)
+def test_parameters_may_be_integers(base, key):
+    x = base.sample(key)
+    assert float(base.log_prob(x)) == pytest.approx(float(StandardNormal(2).log_prob(x)))
+
+
 @pytest.mark.slow
 def test_a_fitted_flow_is_a_base(key):
     # N(0, e^2) under a flow that multiplies its scale by e again: N(0, e^4).
@@ -183,6 +191,8 @@ def test_a_row_without_a_density_is_reported(key):
 def test_wrong_parameters_are_refused():
     with pytest.raises(ValueError, match=r"event_shape=\(2, 0\) must hold sizes of at least 1"):
         StandardNormal((2, 0))
+    with pytest.raises(ValueError, match="event_shape=True must hold sizes"):
+        StandardNormal(True)
     with pytest.raises(ValueError, match=r"scale=.*must be positive"):
         DiagonalNormal(jnp.zeros(2), jnp.asarray([1.0, 0.0]))
     with pytest.raises(ValueError, match=r"scale=.*must be positive"):

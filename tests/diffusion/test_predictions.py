@@ -57,6 +57,15 @@ def test_gaussian_data_in_closed_form(schedule):
     np.testing.assert_allclose(denoiser.predict("velocity", S, X), velocity, rtol=1e-9)
 
 
+def test_only_ratios_of_weights_count():
+    schedule, means, factors = SCHEDULES["straight"], 2 * jnp.eye(2), jnp.stack([jnp.eye(2)] * 2)
+    one, other = (
+        KnownDenoiser(GaussianMixture(jnp.full(2, each), means, factors), schedule)
+        for each in (0.5, 1.0)
+    )
+    np.testing.assert_allclose(other.log_prob(S, X), one.log_prob(S, X), rtol=1e-12)
+
+
 def test_the_flow_prediction_is_the_target_of_flow_matching():
     # Its path counted backwards: dx/dt of t x_1 + (1 - t) x_0 is x_1 - x_0.
     data, noise, t = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2]), jnp.asarray(0.6)

@@ -22,12 +22,19 @@ def test_value_and_slope_of_each(name):
 
 @pytest.mark.parametrize("field", [MLP, ConcatSquash])
 @pytest.mark.parametrize(
-    "activation", ["relu", "leaky_relu", "elu", "hard_tanh", jax.nn.relu, jax.nn.selu]
+    "activation", ["relu", "leaky_relu", "hard_tanh", jax.nn.relu, jax.nn.selu]
 )
 def test_kinks_are_refused_with_the_reason(field, activation):
     words = r"has a kink: the trace of df/dx would jump.*choose one of \['tanh', 'softplus'"
     with pytest.raises(ValueError, match=words):
         field(2, width=3, activation=activation, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("activation", [jax.nn.elu, jax.nn.celu])
+def test_a_continuous_slope_is_no_kink(activation):
+    _, slope = value_and_slope(activation, jnp.asarray([-1e-9, 1e-9]))
+    np.testing.assert_allclose(slope, 1.0, atol=1e-8)
+    MLP(2, width=3, activation=activation, key=jax.random.key(0))
 
 
 def test_a_kink_by_its_other_name_is_refused():

@@ -43,6 +43,12 @@ def test_a_linear_field_is_a_matrix_product():
     np.testing.assert_allclose(Linear(matrix=a)(T, jnp.asarray([1.0, -1.0])), [-1.0, -1.0])
 
 
+def test_a_matrix_of_integers_holds_floats_and_is_square():
+    assert Linear(matrix=[[0, 1], [-1, 0]]).matrix.dtype == T.dtype
+    with pytest.raises(ValueError, match=r"matrix has shape \(2, 3\): give \(dim, dim\)"):
+        Linear(matrix=np.ones((2, 3)))
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_events_keep_their_shape_and_conditions_count(name):
     case = FIELDS[name]

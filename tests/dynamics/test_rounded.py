@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxflow import CNF, StandardNormal, load, save
-from jaxflow.dynamics import MLP, Rounded, unrounded
+from jaxflow.dynamics import MLP, Rounded, Sum, unrounded
 from jaxflow.trace import exact_trace
 
 NET = MLP(5, width=8, depth=2, key=jax.random.key(0))
@@ -51,6 +51,10 @@ def test_log_densities_keep_their_precision(tmp_path):
     np.testing.assert_allclose(log_p, full, atol=0.1)
     save(tmp_path / "flow", flow)
     assert load(tmp_path / "flow").field.dtype == "bfloat16"
+
+
+def test_rounding_inside_a_rounded_field_goes_too():
+    assert eqx.tree_equal(unrounded(Rounded(Sum((Rounded(NET), NET)))), Sum((NET, NET)))
 
 
 def test_a_rounded_field_has_a_closed_form_only_if_the_field_has():

@@ -542,7 +542,7 @@ def test_what_needs_one_map_is_refused_by_name():
         ):
             getattr(PAIR, name)(X)
     for name in ("base", "transform", "field", "transport", "log_prob_at", "integrated_jacobian"):
-        with pytest.raises(AttributeError, match=rf"no {name}, .*ensemble.flows\[0\].{name}"):
+        with pytest.raises(AttributeError, match=rf"no {name}: .*ensemble.flows\[0\].{name}"):
             getattr(SOLVED, name)
         assert not hasattr(SOLVED, name)
     with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):

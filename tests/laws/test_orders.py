@@ -78,6 +78,15 @@ def test_the_embedded_method_has_its_order_and_no_more(tableau):
     assert tableau.error_order < tableau.order
 
 
+def test_coefficients_have_the_bits_of_quotients_of_floats():
+    hashes = {name: hash(TABLEAUS[name]) for name in ("dopri5", "tsit5", "dopri8")}
+    assert hashes == {
+        "dopri5": 1459953408975841281,
+        "tsit5": -9144899960955580273,
+        "dopri8": 1728857856091386279,
+    }
+
+
 @pytest.mark.parametrize("tableau", TABLEAUS.values(), ids=TABLEAUS)
 def test_shape_of_a_tableau(tableau):
     stages = len(tableau.b)

@@ -231,9 +231,10 @@ def test_a_coupling_with_conditions_leaves_the_base_independent_of_them(key):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: OptimalTransport(block=0), "block=0 must be at least 1, or None"),
+        (lambda: OptimalTransport(block=0), "block=0 must be an integer >= 1, or None"),
         (lambda: OptimalTransport(cond_weight=-1.0), "cond_weight=-1.0 must be finite"),
-        (lambda: Swaps(rounds=0), "rounds=0 must be at least 1"),
+        (lambda: Swaps(rounds=0), "rounds=0 must be an integer >= 1"),
+        (lambda: Sinkhorn(num_iters=0), "num_iters=0 must be an integer >= 1"),
         (lambda: Sinkhorn(epsilon=0.0), "epsilon=0.0 must be positive"),
         (lambda: Sinkhorn(data_relaxation=-1.0), "data_relaxation=-1.0 must be positive"),
         (lambda: Sinkhorn(cond_weight=math.nan), "cond_weight=nan must be finite"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
-from jaxflow.dynamics import MLP, Linear
+from jaxflow.bases import UniformOn
+from jaxflow.dynamics import MLP, Linear, OnManifold
+from jaxflow.manifolds import Sphere, Torus
 from jaxflow.objectives import Reflow, Staged
 from jaxflow.transforms import Standardise
 
@@ -37,6 +39,23 @@ def test_a_field_that_goes_straight_already_has_nothing_to_learn():
     loss, metrics = Reflow.of(flow, KEY, 20)(flow, jnp.zeros((8, 3)), None, KEY)
     assert float(loss) == pytest.approx(0.0, abs=1e-20)
     assert float(metrics["velocity"]) == pytest.approx(12.0, rel=1e-12)
+
+
+def test_lines_on_a_sphere_are_geodesics():
+    sphere, pole = Sphere(2), jnp.asarray([0.0, 0.0, 1.0])
+    field = OnManifold(lambda t, p: sphere.log(p, pole) / (1 - t), sphere)
+    z = jax.vmap(sphere.uniform)(jax.random.split(KEY, 32))
+    flow = CNF(field, UniformOn(sphere))
+    loss, metrics = Reflow(z, jnp.broadcast_to(pole, z.shape))(flow, z, None, KEY)
+    assert float(loss) < 1e-20
+    assert float(metrics["velocity"]) > 1
+
+
+def test_lines_on_a_torus_follow_trajectories_round_it():
+    torus, z = Torus(1), jnp.asarray([[0.1], [3.0]])
+    field = OnManifold(lambda t, p: 5 * jnp.asarray([-p[1], p[0]]), torus)
+    loss, _ = Reflow(z, z + 5)(CNF(field, UniformOn(torus)), z, None, KEY)
+    assert float(loss) < 1e-20
 
 
 @pytest.mark.slow

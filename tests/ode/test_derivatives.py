@@ -45,17 +45,19 @@ def test_what_is_not_defined_names_the_call_to_write(name):
 
     with pytest.raises(TypeError, match=r"forward-mode.*ODE\(gradient=Direct\(\)\)"):
         jax.jvp(total, (Y0,), (Y0,))
-    with pytest.raises(TypeError, match=r"jax.grad of jax.grad.*jax.hessian.*ODE\(num_steps="):
+    with pytest.raises(RuntimeError, match=r"jax.grad of jax.grad.*jax.hessian.*ODE\(num_steps="):
         jax.grad(lambda y: jnp.sum(jax.grad(total)(y) ** 2))(Y0)
     # Of what depends on the value alone, too.
-    with pytest.raises(TypeError, match=r"jax.grad of jax.grad"):
+    with pytest.raises(RuntimeError, match=r"jax.grad of jax.grad"):
         jax.grad(lambda y: jax.value_and_grad(total)(y)[0])(Y0)
 
 
 def test_reverse_mode_of_adaptive_steps_of_their_own_is_refused_by_name():
     ode = ODE(gradient=Direct())
     for solve in (odeint, odeint_many):
-        with pytest.raises(TypeError, match=r"reverse-mode.*ODE\(gradient=Direct\(\), num_steps="):
+        with pytest.raises(
+            RuntimeError, match=r"reverse-mode.*ODE\(gradient=Direct\(\), num_steps="
+        ):
             jax.grad(lambda y, solve=solve: solve(f, y[None], 0.0, 0.5, 0.8, ode=ode)[0].sum())(Y0)
 
 

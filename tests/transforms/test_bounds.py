@@ -9,6 +9,12 @@ from tests.transforms.test_laws import INSIDE, LIMITS, MIXED, RNG, U
 from jaxflow.transforms import Bounded, Chain, Standardise, Whiten, inside
 
 
+def test_a_factor_has_a_positive_diagonal():
+    for entry in (-1.0, 0.0, jnp.nan):
+        with pytest.raises(ValueError, match=r"factor must have a positive diagonal: write"):
+            Whiten(jnp.zeros(1), jnp.full((1, 1), entry))
+
+
 def test_whitened_data_have_the_identity_as_covariance():
     u = jax.vmap(Whiten.fit(MIXED).forward)(jnp.asarray(MIXED))[0]
     np.testing.assert_allclose(np.cov(u, rowvar=False, ddof=0), np.eye(4), atol=1e-12)

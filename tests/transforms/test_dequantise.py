@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jaxflow import CNF, StandardNormal, TrainConfig, fit, fit_noise, load, log_mass, save
+from jaxflow import (
+    CNF,
+    StandardNormal,
+    TrainConfig,
+    fit,
+    fit_noise,
+    load,
+    log_mass,
+    save,
+    transforms,
+)
 from jaxflow.dynamics import MLP, Linear
 from jaxflow.objectives import FlowMatching
 from jaxflow.transforms import (
+    Bounded,
     CellNoise,
     Chain,
     Dequantise,
@@ -38,6 +49,15 @@ def test_quantise_takes_the_noise_back(key):
         ValueError, match=r"column 2 has 1 values off the grid of step 0.25.*row 0"
     ):
         grid.check(x.at[0, 2].add(0.1))
+
+
+def test_a_value_outside_the_limits_has_probability_0(key):
+    limits = Chain((Dequantise([1.0]), Bounded([-0.5], [10.5])))
+    flow = CNF(Linear(matrix=jnp.eye(1)), StandardNormal(1), transform=limits)
+    log_p, error = log_mass(flow, jnp.asarray([[20.0], [3.0]]), key, num_draws=3)
+    assert (log_p[0], error[0]) == (-np.inf, 0)
+    assert np.isfinite([log_p[1], error[1]]).all()
+    assert transforms.log_mass is log_mass
 
 
 def test_forward_counts_the_cell_and_inverse_rounds():

@@ -106,7 +106,6 @@ def test_groups_are_found(name):
         assert [type(each) for each in found] == [type(each) for each in expected]
         for group, other in zip(found, expected, strict=True):
             assert group.columns == other.columns
-            assert group.manifold == other.manifold
             if isinstance(other, Periodic):
                 assert (group.period, group.start) == pytest.approx((other.period, other.start))
             else:

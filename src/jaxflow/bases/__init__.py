@@ -7,9 +7,10 @@ frozen ones of scipy.
 
 from jaxflow.bases.fitted import FlowBase
 from jaxflow.bases.frozen import ScipyBase
+from jaxflow.bases.independent import Independent
 from jaxflow.bases.mixture import GaussianMixture
 from jaxflow.bases.normal import DiagonalNormal, StandardNormal
-from jaxflow.bases.on_manifold import Independent, UniformOn, WrappedNormal
+from jaxflow.bases.on_manifold import UniformOn, WrappedNormal
 from jaxflow.bases.protocol import (
     Base,
     as_base,
@@ -33,10 +34,6 @@ __all__ = [
     "StudentT",
     "UniformOn",
     "WrappedNormal",
-    "as_base",
-    "cdf_rows",
-    "check_base",
-    "icdf_rows",
     "log_prob_rows",
     "sample_rows",
 ]

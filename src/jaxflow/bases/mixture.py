@@ -1,9 +1,8 @@
 """A mixture of Gaussians: a base with several modes."""
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, SupportsIndex
 
 import equinox as eqx
@@ -11,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_columns, check_count, check_event
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.runtime.threads import one_thread
 
 
 class GaussianMixture(eqx.Module):
@@ -55,7 +57,7 @@ class GaussianMixture(eqx.Module):
             ValueError: the shapes do not fit, the weights are not positive, or the
                 factors are not lower triangular with a positive diagonal.
         """
-        self.weights, self.means, self.factors = map(jnp.asarray, (weights, means, factors))
+        self.weights, self.means, self.factors = map(as_floats, (weights, means, factors))
         count, *size = self.means.shape
         if len(size) != 1 or self.weights.shape != (count,):
             raise ValueError(
@@ -123,7 +125,7 @@ class GaussianMixture(eqx.Module):
         """Log-density of one event, in nats."""
         check_event("x", x, self.event_shape, "base.log_prob")
         means, factors = self.means, self.factors
-        z = jax.vmap(lambda factor, gap: _solve(factor, gap))(factors, x[None] - means)
+        z = jax.vmap(partial(solve_triangular, lower=True))(factors, x[None] - means)
         log_scale = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
         each = -0.5 * jnp.sum(z**2, axis=1) - log_scale - 0.5 * x.size * jnp.log(2 * jnp.pi)
         log_weights = jnp.log(self.weights) - jnp.log(jnp.sum(self.weights))
@@ -178,13 +180,6 @@ def estimate(
     return weights, mean + scale * means, scale[:, None] * np.linalg.cholesky(covariances)
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """Small matrices gain nothing from the threads of BLAS and lose much where cores are busy."""
-    if not find_spec("threadpoolctl"):
-        return nullcontext()
-    return import_module("threadpoolctl").threadpool_limits(1)
-
-
 def _maximise(
     x: np.ndarray, components: int, ridge: float, covariance: str, seed: int, starts: int
 ) -> Any:
@@ -200,10 +195,6 @@ def _maximise(
             n_init=starts,
             random_state=seed,
         ).fit(x)
-
-
-def _solve(factor: Float[Array, "dim dim"], gap: Float[Array, " dim"]) -> Float[Array, " dim"]:
-    return jax.scipy.linalg.solve_triangular(factor, gap, lower=True)
 
 
 def _check(weights: np.ndarray, factors: np.ndarray) -> None:

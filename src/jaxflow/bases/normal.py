@@ -12,6 +12,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_event, check_event_shape
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
@@ -86,7 +87,7 @@ class DiagonalNormal(eqx.Module):
         Raises:
             ValueError: the shapes differ, or a scale is not positive.
         """
-        self.mean, self.scale = jnp.asarray(mean), jnp.asarray(scale)
+        self.mean, self.scale = as_floats(mean), as_floats(scale)
         if self.mean.shape != self.scale.shape:
             raise ValueError(
                 f"mean {self.mean.shape} and scale {self.scale.shape} differ in shape"

@@ -1,7 +1,6 @@
-"""Bases on manifolds, with respect to the surface measure; and products of bases."""
+"""Bases on manifolds, with respect to the surface measure."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -31,21 +30,16 @@ class UniformOn(eqx.Module):
     ```
 
     Attributes:
-        manifold: where the points lie.
+        manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
+
+    Raises:
+        TypeError: it is no manifold.
+        ValueError: its volume is infinite.
     """
 
     manifold: Any
 
     def __init__(self, manifold: Any) -> None:
-        """Make the density.
-
-        Args:
-            manifold: a `jaxflow.manifolds.Manifold`.
-
-        Raises:
-            TypeError: it is no manifold.
-            ValueError: its volume is infinite.
-        """
         self.manifold = _checked(manifold)
         if not math.isfinite(manifold.log_volume):
             raise ValueError(
@@ -86,9 +80,14 @@ class WrappedNormal(eqx.Module):
     ```
 
     Attributes:
-        manifold: where the points lie.
-        loc: centre, (n,).
-        scale: standard deviation in the units of the manifold's distances, ().
+        manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
+        loc: centre, a point of it, (n,).
+        scale: standard deviation in the units of the manifold's distances, (), positive; at most
+            a period of a torus, and 1 on spheres.
+
+    Raises:
+        TypeError: `manifold` is no manifold.
+        ValueError: `loc` is no point of it, or `scale` is out of range.
     """
 
     manifold: Any
@@ -96,17 +95,6 @@ class WrappedNormal(eqx.Module):
     scale: Scalar
 
     def __init__(self, manifold: Any, loc: ArrayInput, scale: ArrayInput) -> None:
-        """Make the density.
-
-        Args:
-            manifold: a `jaxflow.manifolds.Manifold`.
-            loc: centre, a point of it.
-            scale: standard deviation, positive; at most a period of a torus, and 1 on spheres.
-
-        Raises:
-            TypeError: `manifold` is no manifold.
-            ValueError: `loc` is no point of it, or `scale` is out of range.
-        """
         self.manifold = _checked(manifold)
         self.loc, self.scale = as_floats(loc), as_floats(scale)
         if isinstance(self.loc, Tracer) or isinstance(self.scale, Tracer):
@@ -137,57 +125,6 @@ class WrappedNormal(eqx.Module):
         loc = self.manifold.retract(self.loc)
         steps = jax.random.normal(key, (self.manifold.dim,), loc.dtype)
         return self.manifold.exp(loc, self.scale * (steps @ self.manifold.frame(loc)))
-
-
-class Independent(eqx.Module):
-    """Columns in groups that are independent, each with a base of its own.
-
-    ```python
-    import jax
-    from jaxflow import StandardNormal
-    from jaxflow.bases import Independent, UniformOn
-    from jaxflow.manifolds import Sphere
-
-    base = Independent((UniformOn(Sphere(2)), StandardNormal(2)))
-    x = base.sample(jax.random.key(0))  # 5 entries
-    ```
-
-    Attributes:
-        parts: bases of vectors, in the order of the columns.
-    """
-
-    parts: tuple[Any, ...]
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        """Make the density.
-
-        Args:
-            parts: one or more bases whose events are vectors.
-
-        Raises:
-            ValueError: there is none, or the events of one are not vectors.
-        """
-        self.parts = tuple(parts)
-        shapes = [tuple(part.event_shape) for part in self.parts]
-        if not shapes or any(len(shape) != 1 for shape in shapes):
-            raise ValueError(f"parts={parts!r} must be bases of vectors; they have {shapes}")
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
-        return (sum(part.event_shape[0] for part in self.parts),)
-
-    def log_prob(self, x: Event) -> Scalar:
-        """Sum of the parts' log-densities, in nats."""
-        check_event("x", x, self.event_shape, "base.log_prob")
-        ends = np.cumsum([part.event_shape[0] for part in self.parts])[:-1].tolist()
-        each = zip(self.parts, jnp.split(x, ends), strict=True)
-        return jnp.sum(jnp.stack([part.log_prob(x) for part, x in each]))
-
-    def sample(self, key: PRNGKeyArray) -> Event:
-        """Draw one event."""
-        keys = jax.random.split(key, len(self.parts))
-        return jnp.concatenate([part.sample(k) for part, k in zip(self.parts, keys, strict=True)])
 
 
 def _checked(manifold: Any) -> Any:

@@ -11,6 +11,7 @@ from jaxflow.bases.frozen import ScipyBase
 from jaxflow.bases.seeded import SeededBase
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.lanes import per_row
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.runtime.shapes import Event, Rows, Scalar
 
 
@@ -21,8 +22,8 @@ class Base(Protocol):
     The methods take one event; the library vectorises them over rows. NumPyro's distributions
     satisfy this interface, if batch axes are made part of the event: `to_event(1)`. Flows also
     take those of distrax and TensorFlow Probability (`SeededBase`) and, for evaluation, frozen
-    ones of scipy (`ScipyBase`). `fit` trains a base if `train` names it, so the methods may cut
-    no gradient (`stop_gradient`).
+    ones of scipy (`ScipyBase`). `fit` trains a base if `train` names it, so the methods must not
+    use `stop_gradient`.
 
     Optional methods:
         `log_prob_rows(x) -> (rows,)` and `sample_rows(keys) -> (rows, *event)`: the same for many
@@ -62,22 +63,10 @@ class Base(Protocol):
 def as_base(base: Any) -> Any:
     """The base of a flow: the object itself, or a base that wraps it; checked without computing.
 
-    ```python
-    from jaxflow.bases import StandardNormal, as_base
-
-    base = as_base(StandardNormal(2))
-    ```
-
-    Args:
-        base: an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`
-            (distrax, TensorFlow Probability); or a frozen distribution of scipy.
-
-    Returns:
-        A base (`jaxflow.bases.Base`).
-
-    Raises:
-        TypeError: it lacks `event_shape`, `log_prob` or `sample`, or an event is not one array.
-        ValueError: `sample` does not draw one event, or `log_prob` of one event is not a number.
+    Takes an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`
+    (distrax, TensorFlow Probability), or a frozen distribution of scipy. Raises TypeError if it
+    lacks one or an event is not one array, ValueError if `sample` does not draw one event or
+    `log_prob` of it is not a number.
     """
     if hasattr(base, "rvs") and not hasattr(base, "log_prob"):
         base = ScipyBase(base)
@@ -129,10 +118,11 @@ def _check_shapes(base: Any) -> None:
 
 
 def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:
-    """Log-density of each row, in nats and the dtype of `z`.
+    """Log-density of each row, in nats and the dtype of `z`, float32 at least.
 
     By `base.log_prob_rows` if it exists, else row by row.
     """
+    z = z.astype(accumulation_dtype(z.dtype))
     together = getattr(base, "log_prob_rows", None)
     log_p = per_row(base.log_prob, z, grouped=grouped) if together is None else together(z)
     return log_p.astype(z.dtype)

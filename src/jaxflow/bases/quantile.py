@@ -17,15 +17,7 @@ DOUBLINGS, HALVINGS = 1023, 128
 def cdf_rows(base: Any, z: Rows) -> Float[Array, " rows"]:
     """Distribution function of each row, for a base whose events are one number.
 
-    Args:
-        base: has `cdf(z)` of one event.
-        z: rows, (rows, *event).
-
-    Returns:
-        Probability of a smaller number, (rows,).
-
-    Raises:
-        ValueError: the base has no distribution function.
+    Raises ValueError if the base has none.
     """
     if hasattr(base, "cdf"):
         try:
@@ -41,19 +33,10 @@ def cdf_rows(base: Any, z: Rows) -> Float[Array, " rows"]:
 
 
 def icdf_rows(base: Any, q: Float[Array, " rows"]) -> Rows:
-    """Quantile of a base at each level: `z` with `base.cdf(z) = q`.
+    """Quantile of a base of one number at each level in (0, 1): `z` with `base.cdf(z) = q`.
 
-    By `base.icdf` if it exists, else by bisection of `base.cdf`, to the rounding of that.
-
-    Args:
-        base: has `cdf(z)` of one event, one number.
-        q: levels in (0, 1), (rows,).
-
-    Returns:
-        Rows, (rows, *event).
-
-    Raises:
-        ValueError: the base has no distribution function.
+    By `base.icdf` if it exists, else by bisection of `base.cdf`, to the rounding of that. Raises
+    ValueError if the base has neither.
     """
     if hasattr(base, "icdf"):
         try:

@@ -23,7 +23,6 @@ __all__ = [
     "breast_cancer",
     "check_columns",
     "check_rows",
-    "coarse_columns",
     "digits",
     "finite_rows",
     "read_blocks",

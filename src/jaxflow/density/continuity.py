@@ -36,6 +36,8 @@ from jaxflow.trace.products import products
 
 # `odeint_many` gives each row steps of its own, `odeint_together` all rows the same steps.
 Solver = Callable[..., tuple[Any, Stats]]
+# Columns of an integrated Jacobian that one solve computes.
+CHUNK = 64
 
 
 def augmented_dynamics(
@@ -120,25 +122,10 @@ def density_change(
     """Move points from `t0` to `t1` and integrate the change of their log-density.
 
     With k probes the divergence of each is integrated separately along one trajectory, so the
-    standard error needs no second solve.
-
-    Args:
-        trace: how the trace is computed; `trace_for` of a flow.
-        field: `f(t, x, cond=None)`.
-        x: points at `t0`.
-        t0: time of `x`.
-        t1: time of the result.
-        cond: conditions, one a row.
-        key: for the probes of a stochastic trace.
-        ode: settings of the solve.
-        solver: `odeint_many` or `odeint_together`.
-
-    Returns:
-        Points at `t1`; `log p(t1) - log p(t0)`; its standard error (0 for an exact trace, None
-        for too few probes); the counts of the solve.
-
-    Raises:
-        ValueError: a stochastic trace without a key.
+    standard error needs no second solve. Returns the points at `t1`; `log p(t1) - log p(t0)`; its
+    standard error (0 for an exact trace, None for too few probes); and the counts of the solve.
+    `solver` is `odeint_many` or `odeint_together`. A stochastic trace without a key raises
+    ValueError.
     """
     if isinstance(trace, XTrace):
         return _xtrace_change(trace, field, x, t0, t1, cond, key, ode=ode, solver=solver)
@@ -197,16 +184,15 @@ def integrated_jacobian(
     cond: Float[Array, "batch ..."] | None,
     *,
     ode: ODE,
-    chunk: int = 64,
 ) -> tuple[Float[Array, "..."], Stats]:
     """`int_0^1 df/dx dt` along the trajectories that end in `x` at `t = 1`.
 
     Shape (batch, *event, *event), entry [..., i, j] the derivative of `f_i` in `x_j`. Columns are
-    computed `chunk` at a time.
+    computed `CHUNK` at a time.
     """
     shape = x.shape[1:]
     size = math.prod(shape)
-    chunk = min(chunk, size)
+    chunk = min(CHUNK, size)
     multiply = partial(_times_jacobian, odeint_many, field, x, 1.0, 0.0, cond, ode=ode)
 
     def columns(start: Array) -> tuple[Array, Stats]:

@@ -77,13 +77,6 @@ class LogDensity(NamedTuple):
     num_evals: Int[Array, "*batch"]
 
 
-def base_density(
-    base: Any, z: Float[Array, "rows *event"], *, grouped: bool = True
-) -> Float[Array, " rows"]:
-    """The base's log-density of rows, in float32 at least."""
-    return log_prob_rows(base, z.astype(accumulation_dtype(z.dtype)), grouped=grouped)
-
-
 def solve_with_error(
     trace: Exact | Estimator,
     field: Any,
@@ -99,8 +92,8 @@ def solve_with_error(
     t0, t1 = jnp.ones(len(u), u.dtype), jnp.zeros(len(u), u.dtype)
     twice, stats = solve_density(solve_twice, field, u, start, t0, t1, cond, probes, ode=ode)
     change, trace_se = read(twice.y[1])
-    value = base_density(base, twice.y[0]) - change
-    refined = base_density(base, twice.refined[0]) - read(twice.refined[1])[0]
+    value = log_prob_rows(base, twice.y[0]) - change
+    refined = log_prob_rows(base, twice.refined[0]) - read(twice.refined[1])[0]
     error = stated_error(base, twice, value, refined, ode)
     stats = mark_no_density(stats, value)
     return LogDensity(value, trace_se, error, refined, stats.status, stats.num_evals), stats
@@ -111,12 +104,8 @@ def stated_error(
 ) -> Float[Array, " rows"]:
     """Estimated error of the log-density `value` of each row, in nats.
 
-    Args:
-        base: density at the trajectories' end.
-        twice: the two solves of `(x, log p)`; log p has one entry a row, or one a probe.
-        value: log-densities by the first solve.
-        refined: log-densities by the second.
-        ode: settings of the first solve.
+    `twice` solves `(x, log p)`, where log p has one entry a row, or one a probe; `value` is by the
+    first solve, `refined` by the second.
     """
     (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
     round_x, round_p = twice.rounding
@@ -140,7 +129,7 @@ def stated_error(
         rounding = rounding_error(z, log_base, jnp.mean(path_p), value)
         rounding += amplified_error(slope, round_x, round_p)
         error = DIFFERENCE * jnp.abs(refined - value) + kappa * embedded + rounding
-        # An error that could not be measured is unbounded, and no comparison passes it.
+        # An unmeasured error counts as infinite, so it meets no target.
         return jnp.where(jnp.isnan(error) & ~jnp.isnan(value), jnp.inf, error)
 
     return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
@@ -151,11 +140,7 @@ def rounding_error(
 ) -> Float[Array, ""]:
     """Rounding error of one log-density in nats, the term F above.
 
-    Args:
-        z: end of the trajectory.
-        log_base: the base's log-density there.
-        path: sum of the absolute changes of log p along it.
-        value: the log-density.
+    `path` is the sum of the absolute changes of log p along the trajectory, which ends in `z`.
     """
     squares = jnp.sum(jnp.square(z.astype(path.dtype)))
     terms = jnp.minimum(squares / 2, jnp.abs(log_base))
@@ -167,10 +152,8 @@ def amplified_error(
 ) -> Float[Array, ""]:
     """Rounding of a solve, carried to its end, in one log-density in nats: the term A above.
 
-    Args:
-        slope: gradient of the base's log-density at the end of the trajectory.
-        round_x: rounding error of that end.
-        round_p: change of the integrals by rounding.
+    `slope` is the gradient of the base's log-density at that end, `round_x` the rounding error of
+    the end, and `round_p` the change of the integrals by rounding.
     """
     at_end = jnp.linalg.norm((slope * round_x.astype(slope.dtype)).ravel())
     return AMPLIFIED * (at_end + jnp.mean(round_p))
@@ -199,17 +182,8 @@ def mark_inaccurate(
 ) -> Stats:
     """Set the status `INACCURATE` where one solve may miss `atol_nats`.
 
-    The rounding of a solve measures how much errors are amplified, those of steps too.
-
-    Args:
-        stats: counts of the solve, with `rounding` if it was measured.
-        base: density at the end.
-        ends: the trajectories' start and end.
-        change: change of log p.
-        value: log-densities.
-        ode: settings of the solve, by `ode_for_tolerance`.
-        share: `POSSIBLE` or `USUAL`.
-        atol_nats: largest error in nats.
+    The rounding of a solve measures how much errors are amplified, those of steps too. `ends` are
+    the trajectories' start and end, `share` is `POSSIBLE` or `USUAL`.
     """
 
     def doubt(
@@ -234,11 +208,7 @@ def _downgrade(stats: Stats, bad: Array, status: Status) -> Stats:
 
 
 def ode_for_tolerance(atol_nats: float, ode: ODE, dtype: Any, *, checked: bool) -> ODE:
-    """Settings whose solve gives log-densities to `atol_nats`.
-
-    Raises:
-        ValueError: `atol_nats` is not positive or beyond the precision, or the steps are fixed.
-    """
+    """Settings whose solve gives log-densities to `atol_nats`; raises where no solve can."""
     dtype = jnp.dtype(accumulation_dtype(dtype))
     eps = float(jnp.finfo(dtype).eps)
     share = CHECKED if checked else UNCHECKED
@@ -268,15 +238,9 @@ def solve_to_tolerance(
 ) -> tuple[LogDensity, Stats]:
     """Log-densities whose stated error is at most `atol_nats`; the others are `INACCURATE`.
 
-    The rows whose stated error is larger are solved again at a tenth of the tolerance or less,
-    by how far most of them missed, and so on. Their evaluations add up.
-
-    Args:
-        solve: `solve(ode, rows)`.
-        rows: arrays of rows with known values (not under jit), None left out.
-        atol_nats: largest error in nats.
-        ode: settings of the first solve, by `ode_for_tolerance`.
-        rounds: how often the rows that miss are solved again.
+    The rows whose stated error is larger are solved again at a tenth of the tolerance or less, by
+    how far most of them missed, at most `rounds` times. Their evaluations add up. `rows` are
+    arrays with known values (not under jit), None left out.
     """
     if isinstance(rows[0], Tracer):
         raise ValueError(

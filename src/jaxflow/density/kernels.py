@@ -22,16 +22,9 @@ CHUNK = 32
 def log_kernel_density(
     manifold: Any, kernels: Float[Array, "k n"], x: Float[Array, "m n"], width: Array
 ) -> Float[Array, " m"]:
-    """Log-density at `x` of the mean of wrapped normals around the kernels.
+    """Log-density at `x` of the mean of wrapped normals of standard deviation `width`, in nats.
 
-    Args:
-        manifold: where the points lie, `jaxflow.manifolds.Manifold`.
-        kernels: centres, (k, n).
-        x: points, (m, n).
-        width: standard deviation of each kernel, ().
-
-    Returns:
-        Log-densities with respect to the surface measure, in nats, (m,).
+    With respect to the surface measure of the manifold.
     """
 
     def score(x: Array) -> Array:
@@ -42,11 +35,9 @@ def log_kernel_density(
 
 
 def best_width(manifold: Any, points: Float[Array, "k n"]) -> Array:
-    """The width whose kernels around some points make others likeliest, ().
+    """Kernel width with the highest mean log-density of held-out points.
 
-    Args:
-        manifold: where the points lie.
-        points: at least 2 of them, in random order.
+    `points` are at least 2, in random order.
     """
     chosen, rest = points[:CHOOSING], points[CHOOSING : CHOOSING + KERNELS]
     if len(rest) < CHOOSING:

@@ -30,15 +30,10 @@ ROUNDING = 2.0
 def mix(
     log_p: Float[Array, "rows parts"], weights: Float[Array, " parts"], *, grouped: bool = True
 ) -> Float[Array, " rows"]:
-    """`log sum_k w_k p_k` in nats.
+    """`log sum_k w_k p_k` in nats, with weights divided by their sum.
 
     It is -inf, with gradient 0, where every component is -inf, and NaN where one is NaN. A single
-    component is returned as it is.
-
-    Args:
-        log_p: log-densities of the components.
-        weights: weights of the components, divided by their sum.
-        grouped: whether rows have the same bits in any batch (`per_row`).
+    component is returned as it is. `grouped`: rows have the same bits in any batch (`per_row`).
     """
     if log_p.shape[1] == 1:
         return log_p[:, 0]
@@ -49,18 +44,12 @@ def mix(
 def mix_with_error(
     parts: LogDensity, weights: Float[Array, " parts"], *, atol_nats: float | None = None
 ) -> LogDensity:
-    """Log-density of a mixture with its error, row by row.
+    """Log-density of a mixture with its error, from fields of (rows, parts).
 
-    Args:
-        parts: those of the components, each field (rows, parts).
-        weights: weights of the components, divided by their sum.
-        atol_nats: rows with a larger `ode_error` get the status `INACCURATE`; None for no target.
-
-    Returns:
-        `ode_error` is the bound of this module plus the rounding of the sum. `trace_se` is
-        `sqrt(sum_k (r_k se_k)^2)`, right for small standard errors of components with probes of
-        their own. `status` is the worst failure of a component, `OUTSIDE` where all of them are;
-        evaluations are summed.
+    `ode_error` is the bound of this module plus the rounding of the sum. `trace_se` is `sqrt(sum_k
+    (r_k se_k)^2)`, right for small standard errors of components with probes of their own.
+    `status` is the worst failure of a component, `OUTSIDE` where all of them are, and `INACCURATE`
+    where `ode_error` exceeds `atol_nats`; evaluations are summed.
     """
     if parts.value.shape[1] == 1:
         return jax.tree.map(lambda leaf: leaf[:, 0], parts)

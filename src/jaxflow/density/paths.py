@@ -24,7 +24,7 @@ from jaxflow.bases import StandardNormal
 from jaxflow.runtime.shapes import Event, Scalar
 
 Coefficients = tuple[Any, ...]
-Schedule = Callable[[Scalar], Any]
+TimeFunction = Callable[[Scalar], Any]
 
 # Largest deviation of a path's ends from base and data, relative to their scale.
 END_TOLERANCE = 0.1
@@ -192,8 +192,8 @@ class Path:
         sigma: share of the base, from 1 to 0; differentiable by jax.
     """
 
-    alpha: Schedule
-    sigma: Schedule
+    alpha: TimeFunction
+    sigma: TimeFunction
 
     def __call__(self, t: Scalar) -> Coefficients:
         """`(alpha, sigma)` at `t`."""
@@ -243,12 +243,7 @@ def interpolate(
 
 
 def check_path(path: Any) -> None:
-    """Raise unless `path` leads from the base to the data.
-
-    Raises:
-        TypeError: `path` is not a function of time that returns two or three coefficients.
-        ValueError: its ends are not the base and the data.
-    """
+    """Raise unless `path` is a function of time that leads from the base to the data."""
     advice = "write e.g. Path(alpha=lambda t: t, sigma=lambda t: 1 - t)"
     if not callable(path) or isinstance(path, type):
         raise TypeError(f"path={path!r} must be a function of time: {advice}")
@@ -278,11 +273,7 @@ def check_path(path: Any) -> None:
 
 
 def check_path_base(path: Any, base: Any) -> None:
-    """Raise if the path has a method `check_base` that rejects `base`.
-
-    Raises:
-        ValueError: the path requires another base.
-    """
+    """Raise if the path has a method `check_base` that rejects `base`."""
     check = getattr(path, "check_base", None)
     if callable(check):
         check(base)

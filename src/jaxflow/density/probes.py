@@ -54,11 +54,7 @@ def draw_probes(
     *,
     grouped: bool,
 ) -> Float[Array, "batch k *event"]:
-    """Draw the probes of each row, once for the entire solve.
-
-    Raises:
-        ValueError: there is no key, or the vectors do not have the event's shape.
-    """
+    """Draw the probes of each row, once for the entire solve; needs a key."""
     if key is None:
         raise ValueError(
             f"trace={trace} needs random probes: pass key=jax.random.key(0), or evaluate "
@@ -83,14 +79,8 @@ def choose_num_probes(
 ) -> Exact | Hutchinson:
     """As many probes as `trace.target_se` takes, by a pilot solve of at most 64 rows.
 
-    Exact where the number would reach the size of an event.
-
-    Args:
-        trace: probes with a target.
-        x: rows.
-        cond: their conditions.
-        key: for the pilot's probes.
-        standard_error: `(trace, x, cond, key) -> (rows,)`, by a solve.
+    Exact where the number would reach the size of an event. `standard_error` solves: `(trace, x,
+    cond, key) -> (rows,)`.
     """
     size = math.prod(x.shape[1:])
     if size <= PILOT_PROBES:

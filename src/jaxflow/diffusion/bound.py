@@ -13,11 +13,12 @@ from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diffusion.ddpm import step_loss
 from jaxflow.diffusion.denoiser import AbstractDenoiser
 from jaxflow.diffusion.probability_flow import denoiser_of
-from jaxflow.diffusion.schedule import Scalar, times_of
+from jaxflow.diffusion.schedule import times_of
 from jaxflow.flows.data_space import check_arguments, to_flow_space
 from jaxflow.flows.flow import map_rows
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.shapes import Scalar
 from jaxflow.transforms import spread_rows
 
 

@@ -13,7 +13,8 @@ With the schedule `Betas(T)` and the times `i / T`, `b` is DDPM's `beta_i` and `
 
 import jax.numpy as jnp
 
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.diffusion.schedule import Schedule
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 def transition(schedule: Schedule, s: Scalar, u: Scalar) -> tuple[Scalar, Scalar]:

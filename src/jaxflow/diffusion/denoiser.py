@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diffusion.predictions import PREDICTIONS, convert, noise_shares
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule, check_schedule
+from jaxflow.diffusion.schedule import Schedule, check_schedule
 from jaxflow.dynamics.protocol import (
     Field,
     check_field,
@@ -21,6 +21,7 @@ from jaxflow.dynamics.protocol import (
     has_closed_form,
     prepare,
 )
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class AbstractDenoiser(eqx.Module):
@@ -164,7 +165,7 @@ class KnownDenoiser(AbstractDenoiser):
     ```
 
     Attributes:
-        weights: (components,).
+        weights: (components,); only their ratios count.
         means: (components, dim).
         axes: principal axes of each covariance, as columns, (components, dim, dim).
         variances: variances along these axes, (components, dim).
@@ -202,14 +203,14 @@ class KnownDenoiser(AbstractDenoiser):
         return jax.nn.logsumexp(self._components(clip_time(self.schedule, s, x), x)[0])
 
     def _components(self, s: Array, x: Array) -> tuple[Array, Array]:
-        """`log w_k + log p_k(x)` and `-grad log p_k(x)` of each component."""
+        """`log(w_k / sum w) + log p_k(x)` and `-grad log p_k(x)` of each component."""
         alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
         variances = alpha**2 * self.variances + sigma**2
         gaps = x[None] - alpha * self.means
         along = jnp.einsum("kij,ki->kj", self.axes, gaps, precision="highest")
         logs = -0.5 * jnp.sum(along**2 / variances + jnp.log(2 * math.pi * variances), axis=1)
         pulls = jnp.einsum("kij,kj->ki", self.axes, along / variances, precision="highest")
-        return logs + jnp.log(self.weights), pulls
+        return logs + jnp.log(self.weights) - jnp.log(jnp.sum(self.weights)), pulls
 
 
 def network_inputs(schedule: Schedule, s: Scalar) -> tuple[Array, Array]:

@@ -18,8 +18,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxflow.diffusion.denoiser import AbstractDenoiser, clip_time, network_inputs
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.diffusion.schedule import Schedule
 from jaxflow.runtime.precision import as_floats, widest_dtype
+from jaxflow.runtime.shapes import Event, Scalar
 
 Guide = Callable[[Scalar, Event, Any], Scalar]
 

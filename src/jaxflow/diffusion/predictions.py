@@ -17,7 +17,8 @@ matching, in jaxflow's time `t = 1 - s`.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.diffusion.schedule import Schedule
+from jaxflow.runtime.shapes import Event, Scalar
 
 PREDICTIONS = ("noise", "data", "score", "velocity", "flow")
 """Quantities that a denoiser may predict: `Denoiser(net, schedule, prediction=...)`."""

@@ -15,10 +15,11 @@ from jaxtyping import Array
 
 from jaxflow.bases import DiagonalNormal, StandardNormal
 from jaxflow.diffusion.denoiser import AbstractDenoiser, Denoiser, clip_time
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.diffusion.schedule import Schedule
 from jaxflow.diffusion.schedules import Straight
 from jaxflow.flows.cnf import CNF
 from jaxflow.runtime.precision import widest_dtype
+from jaxflow.runtime.shapes import Event, Scalar
 from jaxflow.trace import Trace
 from jaxflow.transforms import Transform
 

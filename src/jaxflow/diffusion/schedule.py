@@ -24,9 +24,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Event, Scalar
 
-Scalar = Float[Array, ""]
-Event = Float[Array, "*event"]
 # Times at which `check_schedule` looks, and bisection steps of `time_of`.
 NUM_CHECKED, NUM_BISECTIONS = 257, 60
 SPACINGS = ("time", "log_snr", "karras")

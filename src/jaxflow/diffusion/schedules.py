@@ -10,8 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxflow.density.paths import log_alpha_of_betas
-from jaxflow.diffusion.schedule import Scalar, Schedule, as_array, check_schedule
+from jaxflow.diffusion.schedule import Schedule, as_array, check_schedule
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Scalar
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.diffusion.schedule import Event, Scalar
+from jaxflow.runtime.shapes import Event, Scalar
 from jaxflow.trace import exact_trace, hutchinson_trace
 
 Score = Callable[[Event], Event]

@@ -10,7 +10,6 @@ from jaxflow.dynamics.concatsquash import ConcatSquash
 from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
 from jaxflow.dynamics.encoders import (
     ObservationEncoder,
-    RobustScaling,
     SeriesEncoder,
     SetEncoder,
 )
@@ -23,6 +22,7 @@ from jaxflow.dynamics.optional import OptionalCondition
 from jaxflow.dynamics.potential import Potential
 from jaxflow.dynamics.protocol import Field
 from jaxflow.dynamics.residual import Residual
+from jaxflow.dynamics.robust_scaling import RobustScaling
 from jaxflow.dynamics.rounded import Rounded, unrounded
 from jaxflow.dynamics.trees import Trees
 

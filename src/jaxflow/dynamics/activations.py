@@ -19,16 +19,12 @@ ACTIVATIONS: dict[str, Activation] = {
     "sin": sine,
 }
 """Activations by name, for `MLP(activation=...)` and other fields."""
-_KINKED = "relu relu6 leaky_relu elu selu celu hard_tanh hard_sigmoid hard_swish hard_silu"
+_KINKED = "relu relu6 leaky_relu selu hard_tanh hard_sigmoid hard_swish hard_silu"
 KINKED = frozenset(_KINKED.split())
 
 
 def check_activation(activation: str | Activation) -> str | Activation:
-    """Return the activation if a flow can use it.
-
-    Raises:
-        ValueError: the name is unknown, or the function has a kink.
-    """
+    """Return the activation; raise if its name is unknown, or it has a kink."""
     name = getattr(activation, "__name__", "") if callable(activation) else activation
     if name in KINKED:
         raise ValueError(

@@ -32,9 +32,8 @@ def trace_weights(
 ) -> Float[Array, "..."]:
     """`m`, (h,), for weights `(W1, W2)`; `M`, (h, h), for `(W1, W2, W3)`.
 
-    Args:
-        weights: matrices that multiply from the right, (inputs, outputs).
-        gate: factor of each output of the network.
+    The matrices multiply from the right, (inputs, outputs). `gate` scales each output of the
+    network.
     """
     first, *middle, last = weights
     if gate is not None:

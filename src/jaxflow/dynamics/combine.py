@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.dynamics.layers import ContextLinear, context_linear
-from jaxflow.dynamics.protocol import Field, check_field, evaluate
+from jaxflow.dynamics.protocol import Field, evaluate
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 from jaxflow.runtime.precision import accumulation_dtype
 
@@ -30,6 +30,8 @@ class Sum(AbstractWrapper):
 
     fields: tuple[Field, ...]
 
+    inner = "fields"
+
     def __init__(self, fields: Sequence[Any]) -> None:
         """Make the sum.
 
@@ -44,13 +46,7 @@ class Sum(AbstractWrapper):
             raise TypeError(f"fields={fields!r} must be a sequence: write Sum((first, second))")
         if not fields:
             raise ValueError("fields=() is empty: a sum needs at least one field")
-        for i, part in enumerate(fields):
-            check_field(part, f"fields[{i}]")
         self.fields = tuple(fields)
-
-    def parts(self) -> tuple[Field, ...]:
-        """The summands."""
-        return self.fields
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """`sum_i f_i(t, x, cond)`, and the sum of the traces."""
@@ -89,13 +85,8 @@ class Gated(AbstractWrapper):
         Raises:
             TypeError: `field` is not callable.
         """
-        check_field(field, "field")
         self.field = field
         self.gate = context_linear(0, 1, 0, key, scale=0.1)
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.field,)
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """`g(t) f(t, x, cond)`, and `g(t)` times the trace."""

@@ -14,13 +14,7 @@ from jaxflow.runtime.shapes import Event, Scalar
 
 
 class SquashLayer(eqx.Module):
-    """`h -> (h W + b) * sigmoid(gate(t, c)) + shift(t, c)`.
-
-    Attributes:
-        affine: `h W + b`.
-        gate: affine in time and condition.
-        shift: linear in time and condition.
-    """
+    """`h -> (h W + b) * sigmoid(gate(t, c)) + shift(t, c)`, with gate and shift affine."""
 
     affine: ContextLinear
     gate: ContextLinear

@@ -8,7 +8,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.protocol import Field, check_field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 from jaxflow.runtime.checks import constant_columns
 from jaxflow.runtime.shapes import ArrayInput
@@ -110,27 +109,17 @@ class StandardisedCondition(AbstractWrapper):
     network = MLP(2, cond_dim=3, key=jax.random.key(1))
     field = StandardisedCondition(network, ConditionScaling.fit(cond))
     ```
+
+    Attributes:
+        field: a field or function `f(t, x, cond)`.
+        scaling: maps conditions to standard units.
+
+    Raises:
+        TypeError: `field` is not callable.
     """
 
-    field: Field
+    field: Any
     scaling: ConditionScaling
-
-    def __init__(self, field: Any, scaling: ConditionScaling) -> None:
-        """Put a scaling before a field.
-
-        Args:
-            field: a field or function `f(t, x, cond)`.
-            scaling: maps conditions to standard units.
-
-        Raises:
-            TypeError: `field` is not callable.
-        """
-        check_field(field, "field")
-        self.field, self.scaling = field, scaling
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.field,)
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) at the standardised condition."""
@@ -150,25 +139,21 @@ class EncodedCondition(AbstractWrapper):
     network = MLP(2, cond_dim=4, key=jax.random.key(0))
     field = EncodedCondition(network, lambda series: series.reshape(4, 25).mean(axis=1))
     ```
+
+    Attributes:
+        field: a field or function `f(t, x, cond)`.
+        encoder: a function or module that maps one condition to the one that `field` sees.
+
+    Raises:
+        TypeError: one of them is not callable.
     """
 
-    field: Field
+    field: Any
     encoder: Any
 
-    def __init__(self, field: Any, encoder: Any) -> None:
-        """Put an encoder before a field.
-
-        Args:
-            field: a field or function `f(t, x, cond)`.
-            encoder: a function or module that maps one condition to the one that `field` sees.
-
-        Raises:
-            TypeError: one of them is not callable.
-        """
-        check_field(field, "field")
-        if not callable(encoder):
-            raise TypeError(f"encoder={encoder!r} must be a function of one condition")
-        self.field, self.encoder = field, encoder
+    def __check_init__(self) -> None:
+        if not callable(self.encoder):
+            raise TypeError(f"encoder={self.encoder!r} must be a function of one condition")
 
     def encode(self, cond: Array | None) -> Array:
         """Encode one condition.
@@ -179,10 +164,6 @@ class EncodedCondition(AbstractWrapper):
         if cond is None:
             raise ValueError("cond is None; this flow needs conditions: give cond=...")
         return self.encoder(cond)
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.field,)
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) at the encoded condition."""

@@ -20,14 +20,9 @@ from jaxflow.runtime.shapes import Event, Scalar
 class Transformer(eqx.Module):
     """`f_i = sum_k o_ik s(a_ik) + b_i` with `a_ik = w_ik x_i + u_ik + (V^T h_i)_k + (t, c terms)`.
 
-    One hidden layer for each entry of the event; `V` is shared by all entries.
-
-    Attributes:
-        scale: `w`, (dim, units).
-        shift: `u`, (dim, units).
-        shared: `V`, with its terms of time and condition.
-        output: `o`, (dim, units).
-        bias: `b`, (dim,).
+    One hidden layer for each entry of the event; `V` is shared by all entries. In these symbols
+    `scale` is `w`, `shift` is `u`, `shared` is `V` with its terms of time and condition, `output`
+    is `o` and `bias` is `b`.
     """
 
     scale: Float[Array, "dim units"]

@@ -109,21 +109,13 @@ def check_sizes(
 def read_inputs(
     t: Array, x: Array, cond: Array | None, *, dim: int, cond_dim: int
 ) -> tuple[Scalar, Float[Array, " dim"], Array | None]:
-    """Time in the dtype of `x`, the flattened event and the flattened condition.
-
-    Raises:
-        ValueError: the event or the condition has another number of entries.
-    """
+    """Time in the dtype of `x`, the flattened event and the flattened condition."""
     h = flatten(x, dim, "x")
     return jnp.asarray(t, h.dtype), h, flatten_cond(cond, cond_dim)
 
 
 def flatten(x: Array, size: int, name: str) -> Array:
-    """One event or condition as a vector of `size` entries.
-
-    Raises:
-        ValueError: it has another number of entries.
-    """
+    """One event or condition as a vector; raises unless it has `size` entries."""
     if x.size != size:
         raise ValueError(
             f"{name} has shape {x.shape}, so {x.size} entries, but this model was made for {size}"
@@ -132,11 +124,7 @@ def flatten(x: Array, size: int, name: str) -> Array:
 
 
 def flatten_cond(cond: Array | None, cond_dim: int) -> Array | None:
-    """The condition as a vector, or None for a model without conditions.
-
-    Raises:
-        ValueError: the condition is missing, unexpected, or of another size.
-    """
+    """The condition as a vector, or None for a model without conditions; raises if they differ."""
     if cond is None:
         if cond_dim:
             raise ValueError(

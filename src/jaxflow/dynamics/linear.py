@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.layers import context_linear, flatten, flatten_cond
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.shapes import Event, Scalar
+from jaxflow.runtime.precision import as_floats
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
 class Linear(eqx.Module):
@@ -39,7 +40,7 @@ class Linear(eqx.Module):
         self,
         dim: SupportsIndex | None = None,
         *,
-        matrix: Float[Array, "dim dim"] | None = None,
+        matrix: ArrayInput | None = None,
         cond_dim: SupportsIndex = 0,
         key: PRNGKeyArray | None = None,
     ) -> None:
@@ -52,11 +53,14 @@ class Linear(eqx.Module):
             key: for the random weights.
 
         Raises:
-            ValueError: both or neither of `matrix` and `dim` are given, or `key` is missing.
+            ValueError: both or neither of `matrix` and `dim` are given, `key` is missing, or the
+                matrix is not square.
         """
         cond_dim = check_count("cond_dim", cond_dim, 0)
         if matrix is not None and dim is None:
-            self.matrix = jnp.asarray(matrix)
+            self.matrix = as_floats(matrix)
+            if self.matrix.ndim != 2 or len(set(self.matrix.shape)) > 1:
+                raise ValueError(f"matrix has shape {self.matrix.shape}: give (dim, dim)")
             if cond_dim and key is None:
                 raise ValueError(f"cond_dim={cond_dim} needs key= for the condition's weights")
         elif dim is not None and key is not None and matrix is None:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.condition import ConditionScaling
-from jaxflow.dynamics.protocol import Field, check_field
 from jaxflow.dynamics.trees import Trees
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 
@@ -84,27 +83,14 @@ class LocationScale(AbstractWrapper):
     ```
 
     Attributes:
-        field: the inner field, which sees the whole condition. The last 2 d entries of that, for
-            d entries of an event, are m and log s.
+        field: the inner field `f(t, y, cond)`, which sees the whole condition. The last 2 d
+            entries of that, for d entries of an event, are m and log s.
+
+    Raises:
+        TypeError: `field` is not callable.
     """
 
-    field: Field
-
-    def __init__(self, field: Any) -> None:
-        """Put a field into the frame.
-
-        Args:
-            field: a field or function `f(t, y, cond)`.
-
-        Raises:
-            TypeError: `field` is not callable.
-        """
-        check_field(field, "field")
-        self.field = field
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.field,)
+    field: Any
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace)."""

@@ -39,23 +39,17 @@ class OnManifold(eqx.Module):
 
     Attributes:
         field: `g(t, p, cond=None)`, from `manifold.ambient` entries to as many.
-        manifold: a `jaxflow.manifolds.Manifold`.
+        manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
+
+    Raises:
+        TypeError: `field` is not callable, or `manifold` is no manifold.
+        ValueError: the field was made for another number of entries.
     """
 
     field: Field
     manifold: Manifold
 
     def __init__(self, field: Any, manifold: Any) -> None:
-        """Put a field on a manifold.
-
-        Args:
-            field: `g(t, p, cond=None)`.
-            manifold: where the points lie.
-
-        Raises:
-            TypeError: `field` is not callable, or `manifold` is no manifold.
-            ValueError: the field was made for another number of entries.
-        """
         check_field(field, "field")
         if not isinstance(manifold, Manifold):
             raise TypeError(f"manifold={manifold!r} must be one of jaxflow.manifolds: Sphere(2)")

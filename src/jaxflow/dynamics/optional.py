@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.dynamics.protocol import Field, check_field
+from jaxflow.dynamics.protocol import Field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 from jaxflow.runtime.checks import check_count
 
@@ -30,6 +30,8 @@ class OptionalCondition(AbstractWrapper):
     network: Field
     cond_dim: int = eqx.field(static=True)
 
+    inner = "network"
+
     def __init__(self, network: Any, cond_dim: SupportsIndex) -> None:
         """Make the condition of a network optional.
 
@@ -41,7 +43,6 @@ class OptionalCondition(AbstractWrapper):
             TypeError: `network` is not callable.
             ValueError: `network` was made for conditions of another size.
         """
-        check_field(network, "network")
         cond_dim = check_count("cond_dim", cond_dim)
         size = getattr(network, "cond_dim", cond_dim + 1)
         if size != cond_dim + 1:
@@ -50,10 +51,6 @@ class OptionalCondition(AbstractWrapper):
                 f"needs one more: make the network with cond_dim={cond_dim + 1}"
             )
         self.network, self.cond_dim = network, cond_dim
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.network,)
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The network's value (and trace) at the encoded condition."""

@@ -20,10 +20,8 @@ FREQUENCIES = tuple(2.0 ** (-3 + 4 * i / 7) for i in range(8))
 class ResidualBlock(eqx.Module):
     """`h + W2 s((1 + a) * (W1 s(h) + b1) + b)`, with `a, b` affine in the embedding.
 
-    Attributes:
-        first: (width, width).
-        modulate: (embedding, 2 width): FiLM (Perez et al. 2018, arXiv 1709.07871).
-        second: (width, width), 0 at the start, so the block starts as the identity.
+    `modulate` gives `a, b`: FiLM (Perez et al. 2018, arXiv 1709.07871). `W2` is 0 at the start, so
+    the block starts as the identity.
     """
 
     first: ContextLinear

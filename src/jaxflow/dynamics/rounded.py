@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxflow.dynamics.protocol import Field, check_field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -30,30 +29,22 @@ class Rounded(AbstractWrapper):
     # ... train, then evaluate in full precision:
     flow = unrounded(flow)
     ```
+
+    Attributes:
+        field: a field or function `f(t, x, cond=None)`.
+        dtype: `"bfloat16"`, `"float16"` or `"float32"`.
+
+    Raises:
+        TypeError: `field` is not callable.
+        ValueError: an unknown dtype.
     """
 
-    field: Field
-    dtype: str = eqx.field(static=True)
+    field: Any
+    dtype: str = eqx.field(static=True, default="bfloat16")
 
-    def __init__(self, field: Any, dtype: str = "bfloat16") -> None:
-        """Round a field.
-
-        Args:
-            field: a field or function `f(t, x, cond=None)`.
-            dtype: `"bfloat16"`, `"float16"` or `"float32"`.
-
-        Raises:
-            TypeError: `field` is not callable.
-            ValueError: an unknown dtype.
-        """
-        check_field(field, "field")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        self.field, self.dtype = field, dtype
-
-    def parts(self) -> tuple[Field, ...]:
-        """The inner field."""
-        return (self.field,)
+    def __check_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) in low precision, cast back to the dtype of `x`."""
@@ -79,5 +70,5 @@ def unrounded(tree: Any) -> Any:
         return isinstance(node, Rounded)
 
     return jax.tree.map(
-        lambda node: node.field if is_rounded(node) else node, tree, is_leaf=is_rounded
+        lambda node: unrounded(node.field) if is_rounded(node) else node, tree, is_leaf=is_rounded
     )

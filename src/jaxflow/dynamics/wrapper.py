@@ -3,13 +3,13 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array
 
 from jaxflow.dynamics.protocol import (
-    Field,
+    check_field,
     evaluate,
     evaluate_with_trace,
     has_closed_form,
@@ -24,12 +24,20 @@ Run = Callable[..., Any]
 class AbstractWrapper(eqx.Module):
     """A field computed from other fields, with a closed-form trace if they all have one.
 
-    A subclass says which its inner fields are (`parts`) and writes its equation once (`apply`).
+    A subclass writes its equation once (`apply`). `inner` names its attribute that holds the
+    inner field, or is `"fields"`, the tuple of them.
     """
 
-    @abc.abstractmethod
-    def parts(self) -> tuple[Field, ...]:
+    inner: ClassVar[str] = "field"
+
+    def __check_init__(self) -> None:
+        for i, part in enumerate(self.parts()):
+            check_field(part, f"fields[{i}]" if self.inner == "fields" else self.inner)
+
+    def parts(self) -> tuple[Any, ...]:
         """The inner fields."""
+        inner = getattr(self, self.inner)
+        return inner if self.inner == "fields" else (inner,)
 
     @abc.abstractmethod
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:

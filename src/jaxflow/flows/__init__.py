@@ -13,6 +13,7 @@ from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.importance import ImportanceSample, importance_sample
+from jaxflow.flows.log_mass import log_mass
 from jaxflow.flows.predictive import calibration_curve, crps
 from jaxflow.flows.quantiles import cdf, quantile
 
@@ -28,5 +29,6 @@ __all__ = [
     "crps",
     "export",
     "importance_sample",
+    "log_mass",
     "quantile",
 ]

@@ -15,13 +15,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxflow.bases import log_prob_rows
 from jaxflow.density.continuity import density_change
 from jaxflow.density.error import (
     POSSIBLE,
     ROUNDS,
     USUAL,
     LogDensity,
-    base_density,
     mark_inaccurate,
     mark_no_density,
     ode_for_tolerance,
@@ -162,7 +162,7 @@ def _log_prob_to(
     z, change, _, stats = density_change(
         trace, flow.field, u, 1.0, 0.0, cond, key, ode=ode, solver=solver
     )
-    value = base_density(flow.base, z) - change
+    value = log_prob_rows(flow.base, z) - change
     stats = mark_inaccurate(
         mark_no_density(stats, value),
         flow.base,
@@ -185,7 +185,7 @@ def _log_prob_with_error(
     trace, ode = flow.trace_for(training=False), replace(flow.ode_eval, throw=False)
     if isinstance(trace, XTrace) or not flow.states_error():
         z, change, trace_se, stats = flow.change_rows(u, 1.0, 0.0, cond, key, training=False)
-        value = base_density(flow.base, z) - change
+        value = log_prob_rows(flow.base, z) - change
         stats = mark_no_density(stats, value)
         answer = LogDensity(value, trace_se, None, None, stats.status, stats.num_evals)
     else:

@@ -1,4 +1,4 @@
-"""What an average of flows is made of: its checks, the choice of a flow, counts and answers."""
+"""Helpers of `Ensemble`: argument checks, which flow each sample comes from, merged counts."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,7 @@ from jaxflow.runtime.precision import cast_floats, sample_dtype, widest_dtype
 
 
 def checked_flows(flows: Any) -> tuple[Flow, ...]:
-    """The flows of an average as a tuple.
-
-    Raises:
-        TypeError: they are not a sequence of flows.
-        ValueError: there is none, or their events have different shapes.
-    """
+    """The flows of an average as a tuple; raises unless their events have one shape."""
     if isinstance(flows, Flow):
         raise TypeError(f"flows is a {type(flows).__name__}; write Ensemble([flow]) for one flow")
     try:
@@ -55,11 +50,7 @@ def checked_flows(flows: Any) -> tuple[Flow, ...]:
 
 
 def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows"]:
-    """The weights of flows, divided by their sum, in the dtype of the flows.
-
-    Raises:
-        ValueError: they are not one positive number for each flow.
-    """
+    """Positive weights of flows, divided by their sum, in the dtype of the flows."""
     num, dtype = len(flows), sample_dtype(flows)
     if weights is None:
         return jnp.full(num, 1 / num, dtype)
@@ -99,8 +90,8 @@ def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
 def refusal(name: str) -> str:
     """Why an average has no such attribute, and what has."""
     return (
-        f"an Ensemble has no {name}, for a mixture of densities is no single map: use that of "
-        f"each flow, ensemble.flows[0].{name}"
+        f"an Ensemble has no {name}: a mixture of densities is not one invertible map. Use that "
+        f"of one of its flows: ensemble.flows[0].{name}"
     )
 
 
@@ -112,8 +103,7 @@ def keys_for(num: int, key: PRNGKeyArray | None) -> list[Any]:
 def states_error(flow: Flow, name: str) -> bool:
     """Whether a flow states the errors of its log-densities; False if it needs no solve.
 
-    Raises:
-        TypeError: it is a `FlowMap`, whose errors are not known row by row.
+    A `FlowMap`, whose errors are not known row by row, raises TypeError.
     """
     if isinstance(flow, FlowMap):
         raise TypeError(
@@ -133,10 +123,8 @@ def exact_answer(log_p: Float[Array, "*batch"]) -> LogDensity:
 def averaged(ensemble: Any, values: Sequence[Any], atol_nats: float | None = None) -> Any:
     """The log-densities of an ensemble from those of its flows, or with their errors.
 
-    Args:
-        ensemble: has `weights`.
-        values: log-densities of each flow, (*batch); or `LogDensity` of them.
-        atol_nats: target accuracy of `LogDensity`.
+    `values` are log-densities of each flow, (*batch), or a `LogDensity`, which has the target
+    `atol_nats`.
     """
     if len(values) == 1:
         return values[0]
@@ -201,13 +189,8 @@ def take_drawn(
 ) -> tuple[Float[Array, "..."], list[Array]]:
     """In each row the sample of the flow `index`, and the log-densities of all flows there.
 
-    Args:
-        index: (*batch).
-        drawn: samples of each flow, (*batch, *event), and their log-densities, (*batch), or None.
-        score: `score(k, x)`, log-densities of flow `k`, (*batch).
-
-    Returns:
-        Samples, (*batch, *event), and the log-densities of each flow; none if none are drawn.
+    `drawn` has samples of each flow and their log-densities; where these are None, no
+    log-densities are computed. `score(k, x)` are the log-densities of flow `k`.
     """
     x = _take(index, [x for x, _ in drawn])
     values = [log_p for _, log_p in drawn if log_p is not None]
@@ -227,7 +210,7 @@ def _take(index: Int[Array, "*batch"], samples: list[Array]) -> Float[Array, "..
 
 
 def joint_stats(each: Sequence[Stats | None]) -> Stats | None:
-    """Total counts of the solves of several flows, with status and time of the worst one."""
+    """Total counts of the solves of several flows; status and time of the first that failed."""
     solved = [replace(stats, rounding=None) for stats in each if stats is not None]
     if not solved:
         return None
@@ -238,13 +221,7 @@ def joint_stats(each: Sequence[Stats | None]) -> Stats | None:
 
     counts: Stats = jax.tree.map(together, *solved)
     status = jnp.where(failed(counts.status), counts.status, int(Status.SUCCESS))
-    worst = jnp.argmax(status, axis=0)[None]
-    sums = (counts.num_evals, counts.num_accepted, counts.num_rejected)
-    ends = (status, counts.t)
-    return Stats(
-        *(jnp.sum(leaf, axis=0) for leaf in sums),
-        *(jnp.take_along_axis(leaf, worst, axis=0)[0] for leaf in ends),
-    )
+    return replace(counts, status=status).in_turn()
 
 
 def succeed_where(unused: Bool[Array, " rows"], stats: Stats | None) -> Stats | None:

@@ -12,11 +12,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.bases import as_base
+from jaxflow.bases import as_base, log_prob_rows
 from jaxflow.density.continuity import density_change, integrated_jacobian, transport
 from jaxflow.density.error import (
     LogDensity,
-    base_density,
     mark_no_density,
 )
 from jaxflow.density.probes import Change, choose_num_probes
@@ -68,8 +67,8 @@ class CNF(Flow):
         field: `f(t, x, cond=None)` for one sample `x` of shape (*event).
         base: density at `t = 0`: an object with `event_shape`, `log_prob` and `sample`.
         transform: fixed map from data to flow space, part of the log-density; None for none.
-            `"auto"` is none too, except for a field on a manifold: that manifold, which refuses
-            rows that lie off it.
+            `"auto"` is the manifold of an `OnManifold` field (rows off it raise), and None for
+            any other field.
         trace: how `tr(df/dx)` is computed. `"auto"` takes the field's closed form if it has one;
             else it is exact in evaluation and for events of up to four entries, and one
             Hutchinson probe in training. `"closed"` requires the closed form. `"exact"`,
@@ -164,7 +163,7 @@ class CNF(Flow):
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space; arguments as for `Flow.density_rows`."""
         z, change, _, stats = self.change_rows(u, 1.0, 0.0, cond, key, training=training)
-        value = base_density(self.base, z, grouped=not training) - change
+        value = log_prob_rows(self.base, z, grouped=not training) - change
         return value, mark_no_density(stats, value)
 
     def sample_rows(
@@ -213,10 +212,7 @@ class CNF(Flow):
         """The trace in training or in evaluation: resolves `trace="auto"`."""
         trace = self._resolved(training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
-            raise ValueError(
-                f"target_se={trace.target_se} chooses the number of probes from the values of "
-                "rows, unknown under jit: write flow = flow.choose_probes(x, key=key) before"
-            )
+            raise _unknown_rows(trace)
         return trace
 
     def log_prob(
@@ -343,10 +339,7 @@ class CNF(Flow):
             return self
         flow, rows, cond, _ = check_arguments(self, x, cond, "x", keep_float64=True)
         if isinstance(rows, Tracer):
-            raise ValueError(
-                f"target_se={trace.target_se} chooses the number of probes from the values of "
-                "rows, unknown under jit: write flow = flow.choose_probes(x, key=key) before"
-            )
+            raise _unknown_rows(trace)
         if not len(rows):
             return replace(self, trace=replace(trace, target_se=None))
         rows, _ = into_flow_space(flow, rows)
@@ -444,6 +437,13 @@ class CNF(Flow):
 # Compiled once for each shape of rows. `Flow.log_prob` compiles the plain log-density.
 
 
+def _unknown_rows(trace: Hutchinson) -> ValueError:
+    return ValueError(
+        f"target_se={trace.target_se} chooses the number of probes from the values of rows, "
+        "unknown under jit: write flow = flow.choose_probes(x, key=key) before"
+    )
+
+
 @eqx.filter_jit
 @full_precision
 def _log_prob_at(
@@ -455,7 +455,7 @@ def _log_prob_at(
     key: PRNGKeyArray | None,
 ) -> tuple[Array, Stats]:
     z, change, _, stats = flow.change_rows(u, t, 0.0, cond, key, training=False)
-    value = base_density(flow.base, z) - change
+    value = log_prob_rows(flow.base, z) - change
     stats = mark_outside(mark_no_density(stats, value), log_det)
     return value + log_det.astype(value.dtype), stats
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxflow.bases import StandardNormal, as_base, log_prob_rows
+from jaxflow.bases import StandardNormal, as_base
 from jaxflow.dynamics import ConditionScaling
 from jaxflow.dynamics.layers import (
     ContextLinear,
@@ -25,12 +25,10 @@ from jaxflow.dynamics.layers import (
     flatten_cond,
     network_from_zero,
 )
-from jaxflow.flows.flow import Flow
+from jaxflow.flows.map_flow import MapFlow
 from jaxflow.flows.summary import words
-from jaxflow.ode import Stats
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.lanes import per_row
-from jaxflow.runtime.shapes import Event, Rows, Scalar
+from jaxflow.runtime.shapes import Event, Scalar
 
 # A layer scales a coordinate by a factor between exp(-2) and exp(2). Layers still compose to any
 # scale, and no layer overflows or loses its inverse to rounding.
@@ -103,7 +101,7 @@ class AffineCoupling(eqx.Module):
         return LOG_SCALE_BOUND * jnp.tanh(raw / LOG_SCALE_BOUND), shift
 
 
-class CouplingFlow(Flow):
+class CouplingFlow(MapFlow):
     """A flow of affine coupling layers (RealNVP), exact in both directions without an ODE solve.
 
     `u = layer_L(... layer_1(z))` carries `z ~ base` to flow space, and
@@ -125,11 +123,7 @@ class CouplingFlow(Flow):
     Attributes:
         layers: all layers, from base to data, their arrays stacked along a leading axis
             (num_layers, ...).
-        base: density of `z`: an object with `event_shape`, `log_prob` and `sample`.
-        transform: fixed map from data to flow space, part of the log-density; None for none.
         cond_scaling: map of conditions to standard units, set by `fit`; None for none.
-        dim: number of entries of an event; events of any shape are flattened.
-        cond_dim: number of entries of a condition; 0 for none.
     """
 
     layers: AffineCoupling
@@ -154,14 +148,14 @@ class CouplingFlow(Flow):
         """Make a flow that starts as the identity.
 
         Args:
-            dim: number of entries of an event, at least 2.
+            dim: number of entries of an event, at least 2; events of any shape are flattened.
             num_layers: number of coupling layers; a single one leaves half of the coordinates
                 unchanged.
             width: hidden units in each hidden layer of a coupling layer's network.
             depth: number of hidden layers of that network.
             cond_dim: number of entries of a condition, an input of the networks; 0 for none.
             base: density of `z`; `StandardNormal((dim,))` by default.
-            transform: fixed map from data to flow space; none by default.
+            transform: fixed map from data to flow space, part of the log-density; none by default.
             key: random key for the weights and the orders of the coordinates.
 
         Raises:
@@ -196,29 +190,13 @@ class CouplingFlow(Flow):
     def from_base(
         self, z: Event, cond: Float[Array, "*condition"] | None = None
     ) -> tuple[Event, Scalar]:
-        """Map one base point to flow space.
-
-        Args:
-            z: base point, (*event).
-            cond: condition, (*condition), or None.
-
-        Returns:
-            `u`, (*event), and `log |det du/dz|` in nats.
-        """
+        """Map one base point to flow space: `u`, and `log |det du/dz|` in nats."""
         return self._apply(z, cond, inverse=False)
 
     def to_base(
         self, u: Event, cond: Float[Array, "*condition"] | None = None
     ) -> tuple[Event, Scalar]:
-        """Map one point of flow space to the base.
-
-        Args:
-            u: point of flow space, (*event).
-            cond: condition, (*condition), or None.
-
-        Returns:
-            `z`, (*event), and `log |det dz/du|` in nats.
-        """
+        """Map one point of flow space to the base: `z`, and `log |det dz/du|` in nats."""
         return self._apply(u, cond, inverse=True)
 
     def _apply(self, x: Array, cond: Array | None, *, inverse: bool) -> tuple[Array, Array]:
@@ -239,35 +217,6 @@ class CouplingFlow(Flow):
         """A text for each part, by its name; as `Flow.summary`."""
         layers = f"{len(self.layers.permutation)} x {words(self.layers)}"
         return super().summary() | {"layers": layers}
-
-    def density_rows(
-        self,
-        u: Rows,
-        cond: Array | None,
-        key: PRNGKeyArray | None,
-        *,
-        training: bool,
-    ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Log-density of rows in flow space, without counts; as `Flow.density_rows`."""
-        z, log_det = per_row(self.to_base, u, cond, grouped=not training)
-        return log_prob_rows(self.base, z, grouped=not training) + log_det, None
-
-    def sample_rows(
-        self,
-        z: Rows,
-        log_p: Float[Array, " rows"] | None,
-        cond: Array | None,
-        key: PRNGKeyArray | None,
-        *,
-        training: bool = False,
-    ) -> tuple[Rows, Float[Array, " rows"] | None, Stats | None]:
-        """Carry rows of the base to flow space; as `Flow.sample_rows`."""
-        u, log_det = per_row(self.from_base, z, cond, grouped=not training)
-        return u, None if log_p is None else log_p - log_det, None
-
-    def encode_rows(self, u: Rows, cond: Array | None) -> tuple[Rows, Stats | None]:
-        """Carry rows of flow space to the base; as `Flow.encode_rows`."""
-        return per_row(self.to_base, u, cond)[0], None
 
 
 def _permutations(dim: int, num_layers: int, key: PRNGKeyArray) -> Int[Array, "layers dim"]:

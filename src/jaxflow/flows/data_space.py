@@ -44,9 +44,6 @@ def check_arguments(
 
     With `keep_float64`, NumPy's float64 rows stay so, for `into_flow_space`, if there is a
     transform to subtract their offsets. Rows `of_base` are points of the base.
-
-    Raises:
-        ValueError, TypeError: a shape, dtype or value does not fit; the message names it.
     """
     keep_float64 = keep_float64 and flow.transform is not None
     shape = tuple(flow.base.event_shape) if of_base else flow.event_shape
@@ -54,28 +51,14 @@ def check_arguments(
     check_finite(rows, name)
     if not of_base:
         # An ensemble has no transform; its flows check the rows.
-        check_mistakes(getattr(flow, "transform", None), rows)
+        check_strict(getattr(flow, "transform", None), rows)
     arrays = rows if isinstance(rows, jax.Array) else jnp.zeros((), float)
     flow, arrays, cond = promote_dtypes(flow, arrays, as_cond_rows(cond, batch))
     return flow, arrays if isinstance(rows, jax.Array) else rows, cond, batch
 
 
-def check_mistakes(transform: Any, rows: Any) -> None:
-    """Raise if rows lie outside the support of a `strict` transform; no check under jit.
-
-    Raises:
-        ValueError: as `transform.check`.
-    """
-    if getattr(transform, "strict", False) and len(rows) and not isinstance(rows, Tracer):
-        check_strict(transform, rows)
-
-
 def check_inside(ok: Bool[Array, " rows"], name: str = "x") -> None:
-    """Raise unless all rows of the argument `name` lie in the support, where that is known.
-
-    Raises:
-        ValueError: names the first row outside.
-    """
+    """Raise unless all rows of the argument `name` lie in the support, where that is known."""
     if isinstance(ok, Tracer) or bool(ok.all()):
         return
     rows = np.flatnonzero(~np.asarray(ok))
@@ -125,12 +108,8 @@ def to_flow_space(
 def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
     """Transform any number of rows, whose float64 is rounded after the transform.
 
-    Args:
-        flow: has `transform`.
-        rows: (rows, *event), of `check_arguments`.
-
-    Returns:
-        Rows in flow space, (rows, *event), and their log-determinants, (rows,).
+    Returns the rows in flow space and their log-determinants. `rows` are those of
+    `check_arguments`.
     """
     if flow.transform is None:
         return to_flow_space(None, rows)

@@ -46,8 +46,9 @@ class Ensemble(Flow):
     Wolpert 1999, "Linearly combining density estimators via stacking", Machine Learning 36).
     Log-densities and samples cost a solve of every flow.
 
-    A mixture is no single map, so there is no `encode`, `decode`, `transport` or `log_prob_at`:
-    each of `ensemble.flows` has its own. An ensemble of one flow gives the bits of that flow.
+    A mixture is not one invertible map, so it has no `encode`, `decode`, `transport` or
+    `log_prob_at`: each of `ensemble.flows` has its own. An ensemble of one flow gives the bits of
+    that flow.
 
     ```python
     import jax
@@ -62,26 +63,21 @@ class Ensemble(Flow):
     ```
 
     Attributes:
-        flows: the flows, each with its own base, map and transform, for events of one shape. If
-            they are conditional, all of them take the same conditions.
-        weights: their weights, (flows,), with sum 1; `jaxflow.trainable` leaves them out.
+        flows: a sequence of flows, each with its own base, map and transform, for events of one
+            shape. If they are conditional, all of them take the same conditions.
+        weights: positive numbers, (flows,), divided by their sum; None for equal ones.
+            `jaxflow.trainable` leaves them out.
+
+    Raises:
+        TypeError: `flows` is not a sequence of flows.
+        ValueError: there is no flow, events have different shapes, or `weights` are not one
+            positive number for each flow.
     """
 
     flows: tuple[Any, ...]
     weights: Float[Array, " flows"]
 
     def __init__(self, flows: Any, weights: Any = None) -> None:
-        """Average flows.
-
-        Args:
-            flows: a sequence of one flow or more.
-            weights: positive numbers, (flows,), divided by their sum; None for equal ones.
-
-        Raises:
-            TypeError: `flows` is not a sequence of flows.
-            ValueError: there is no flow, events have different shapes, or `weights` are not one
-                positive number for each flow.
-        """
         self.flows = checked_flows(flows)
         self.weights = checked_weights(weights, self.flows)
 
@@ -144,8 +140,9 @@ class Ensemble(Flow):
         Raises:
             ValueError: as `CNF.log_prob`.
             TypeError: `atol_nats` with a `FlowMap`, which states no error.
-            SolveError: one of the flows failed in a row, or cannot reach `atol_nats`, whether it
-                matters there (`log_prob_with_error` tells) or not.
+            SolveError: a flow's solve failed, or misses `atol_nats`, in some row, even where its
+                share of the density is negligible (`log_prob_with_error` states the error of the
+                mixture).
         """
         target: dict[str, Any] = {"atol_nats": atol_nats, "verify": verify}
         target = {} if atol_nats is None and not verify else target

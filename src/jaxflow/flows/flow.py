@@ -177,7 +177,7 @@ class Flow(eqx.Module):
         """Log-density of data, in nats and the data's own units, to the accuracy of evaluation.
 
         In a loss write `train_log_prob` instead: it takes the steps that training takes, which
-        cost several times less. This method is for what is reported, compared or integrated.
+        cost several times less. Use this method for values that you report, compare or integrate.
 
         `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, and so do those of the
         other methods (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights
@@ -327,7 +327,7 @@ class Flow(eqx.Module):
         base_key, probe_key = jax.random.split(key)
         flow, cond = promote_dtypes(self, as_cond_rows(cond, batch))
         keys = jax.random.split(base_key, math.prod(batch))
-        draw = partial(_sample_and_log_prob if with_log_prob else _sample, flow)
+        draw = partial(_draw_rows, flow, with_log_prob)
         (x, log_p), stats = map_rows(flow, draw, (keys, cond), probe_key, progress)
         x, log_p = raise_on_failure(self, (x, log_p), stats, "sample")
         x = x.reshape(*batch, *self.event_shape)
@@ -437,15 +437,10 @@ def _train_log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray 
 
 
 @eqx.filter_jit
-def _sample(flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None) -> Any:
-    return flow.draw_rows(keys, cond, key)
-
-
-@eqx.filter_jit
-def _sample_and_log_prob(
-    flow: Flow, keys: Array, cond: Array | None, key: PRNGKeyArray | None
+def _draw_rows(
+    flow: Flow, with_log_prob: bool, keys: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> Any:
-    return flow.draw_rows(keys, cond, key, with_log_prob=True)
+    return flow.draw_rows(keys, cond, key, with_log_prob=with_log_prob)
 
 
 @eqx.filter_jit

@@ -7,14 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.density.error import base_density
 from jaxflow.dynamics.protocol import prepare
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.flow import Flow
+from jaxflow.flows.map_flow import MapFlow
 from jaxflow.flows.summary import size_words, words
-from jaxflow.ode import Stats
-from jaxflow.runtime.lanes import per_row
-from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.trace import exact_trace
 
 
@@ -38,7 +35,7 @@ class MapError:
     num_rows: int
 
 
-class FlowMap(Flow):
+class FlowMap(MapFlow):
     """A CNF's flow map over `num_steps` equal times, with one evaluation of its field in each.
 
     For neighbouring times `s` and `t` a network gives the difference between the mean velocity
@@ -131,37 +128,6 @@ class FlowMap(Flow):
             return self.exact.sample(key, shape, cond, progress=progress)
         return super().sample(key, shape, cond, progress=progress)
 
-    def density_rows(
-        self,
-        u: Float[Array, "rows *event"],
-        cond: Array | None,
-        key: PRNGKeyArray | None,
-        *,
-        training: bool,
-    ) -> tuple[Float[Array, " rows"], Stats | None]:
-        """Approximate log-density of rows in flow space; arguments as for `Flow.density_rows`."""
-        z, change = per_row(self.encode_one, u, cond, grouped=not training)
-        return base_density(self.base, z, grouped=not training) - change, None
-
-    def sample_rows(
-        self,
-        z: Float[Array, "rows *event"],
-        log_p: Float[Array, " rows"] | None,
-        cond: Array | None,
-        key: PRNGKeyArray | None,
-        *,
-        training: bool = False,
-    ) -> tuple[Float[Array, "rows *event"], Float[Array, " rows"] | None, Stats | None]:
-        """Carry rows of the base to flow space; arguments as for `Flow.sample_rows`."""
-        u, change = per_row(self._decode_one, z, cond, grouped=not training)
-        return u, None if log_p is None else log_p + change, None
-
-    def encode_rows(
-        self, u: Float[Array, "rows *event"], cond: Array | None
-    ) -> tuple[Float[Array, "rows *event"], Stats | None]:
-        """Carry rows of flow space to the base; as `Flow.encode_rows`."""
-        return per_row(self.encode_one, u, cond)[0], None
-
     def step(
         self, k: int, to: int, x: Float[Array, "*event"], cond: Array | None
     ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
@@ -174,14 +140,17 @@ class FlowMap(Flow):
         mean = velocity + out[:-1].reshape(x.shape), trace + out[-1]
         return x + (t - s) * mean[0], -(t - s) * mean[1]
 
-    def encode_one(
-        self, u: Float[Array, "*event"], cond: Array | None
-    ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
-        """Move one row from flow space to the base; also `log p_0 - log p_1` along the way."""
-        return self._walk(range(self.num_steps, 0, -1), -1, u, cond)
-
-    def _decode_one(self, z: Array, cond: Array | None) -> tuple[Array, Array]:
+    def from_base(
+        self, z: Event, cond: Float[Array, "*condition"] | None = None
+    ) -> tuple[Event, Scalar]:
+        """Map one row of the base to flow space; also `log p_0 - log p_1` along the way."""
         return self._walk(range(self.num_steps), 1, z, cond)
+
+    def to_base(
+        self, u: Event, cond: Float[Array, "*condition"] | None = None
+    ) -> tuple[Event, Scalar]:
+        """Map one row of flow space to the base; also `log p_1 - log p_0` along the way."""
+        return self._walk(range(self.num_steps, 0, -1), -1, u, cond)
 
     def _walk(
         self, steps: range, direction: int, x: Array, cond: Array | None
@@ -190,4 +159,4 @@ class FlowMap(Flow):
         for k in steps:
             x, change = self.step(k, k + direction, x, cond)
             total = total + change
-        return x, total
+        return x, -total

@@ -18,19 +18,7 @@ LEAST_NUM = 25
 
 
 class ImportanceSample(NamedTuple):
-    """Samples of a flow `q`, weighted to represent a target `p`.
-
-    ```python
-    import jax
-    import jax.numpy as jnp
-    from jaxflow import CouplingFlow, importance_sample
-
-    key = jax.random.key(0)
-    flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
-    result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
-    if result.reliable:
-        mean = jnp.exp(result.log_weights) @ result.x  # E_p[x]
-    ```
+    """Samples of a flow `q`, weighted to represent a target `p`: see `importance_sample`.
 
     Attributes:
         x: samples, (n, *event).
@@ -98,6 +86,8 @@ def importance_sample(
     flow = CouplingFlow(2, width=8, key=key)  # a trained flow in practice
     result = importance_sample(flow, lambda x: -jnp.sum((x - 0.3) ** 2), 1000, key=key)
     print(result.log_z, result.log_z_se)  # log(pi) = 1.14
+    if result.reliable:
+        mean = jnp.exp(result.log_weights) @ result.x  # E_p[x]
     ```
 
     Args:
@@ -126,18 +116,9 @@ def weigh(
     log_p: Float[np.ndarray, " n"],
     log_q: Float[np.ndarray, " n"],
 ) -> ImportanceSample:
-    """Weight samples of a density `q` to represent a target `p`.
+    """Weight samples of a density `q` to represent a target `p`, known up to a constant.
 
-    Args:
-        x: samples of `q`, (n, *event).
-        log_p: log-density of the target, up to a constant, (n,), in nats.
-        log_q: log-density of `q`, (n,), in nats.
-
-    Returns:
-        An `ImportanceSample`.
-
-    Raises:
-        ValueError: the target is finite at no sample.
+    Log-densities are in nats. Raises ValueError if the target is finite at no sample.
     """
     undefined = np.isnan(log_p) | np.isposinf(log_p)
     raw = np.where(undefined, -np.inf, log_p - log_q)
@@ -159,14 +140,23 @@ def weigh(
 
 
 def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """As `log_means`, of one sample."""
+    log_z, se, effective = map(float, log_means(log_weights))
+    return log_z, se, effective
+
+
+def log_means(log_weights: Float[np.ndarray, "*rows n"]) -> tuple[Any, Any, Any]:
     """`log mean(w)`, its standard error, and the effective sample size `(sum w)^2 / sum w^2`.
 
-    At least one weight must be positive.
+    Over the last axis, each (*rows,); -inf, 0 and 0 where all weights are 0.
     """
-    top = log_weights.max()
-    w = np.exp(log_weights - top)
-    se = w.std(ddof=1) / (w.mean() * np.sqrt(len(w)))
-    return float(top + np.log(w.mean())), float(se), float(w.sum() ** 2 / np.sum(w**2))
+    top = log_weights.max(axis=-1, keepdims=True)
+    w = np.exp(log_weights - np.where(np.isneginf(top), 0.0, top))
+    zero = top[..., 0] == -np.inf
+    mean, total = w.mean(axis=-1), w.sum(axis=-1)
+    se = w.std(axis=-1, ddof=1) / np.where(zero, 1.0, mean * np.sqrt(w.shape[-1]))
+    log_z = top[..., 0] + np.log(np.where(zero, 1.0, mean))
+    return log_z, se, total**2 / np.where(zero, 1.0, np.sum(w**2, axis=-1))
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:

@@ -120,12 +120,7 @@ def cdf(flow: Any, x: ArrayInput, cond: ArrayInput | None = None) -> Float[np.nd
 
 
 def check_levels(q: Any, name: str) -> Float[np.ndarray, "*batch"]:
-    """Levels in float64.
-
-    Raises:
-        TypeError: they are not numbers.
-        ValueError: one is not in (0, 1).
-    """
+    """Levels in float64; raises unless all are numbers in (0, 1)."""
     try:
         levels = np.asarray(q)
     except ValueError:
@@ -142,12 +137,7 @@ def check_levels(q: Any, name: str) -> Float[np.ndarray, "*batch"]:
 
 
 def check_flow(flow: Any, *values: Any) -> None:
-    """Raise unless a flow keeps the order of single numbers, and flow and values are known.
-
-    Raises:
-        TypeError: it is not a `CNF`.
-        ValueError: events are not one number, or values are unknown under jit.
-    """
+    """Raise unless `flow` is a `CNF` of one number, and no value is a tracer."""
     if not isinstance(flow, CNF):
         raise TypeError(
             f"flow={type(flow).__name__} may not keep the order of numbers: give a jaxflow.CNF of "

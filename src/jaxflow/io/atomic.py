@@ -12,10 +12,8 @@ from typing import BinaryIO
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, on the disk and in one step, when closed.
 
-    If the body raises or the process dies, the file at `path` is left unchanged.
-
-    Raises:
-        OSError: the file cannot be written; names the file.
+    If the body raises or the process dies, the file at `path` is left unchanged. An OSError names
+    the file.
     """
     # In the same folder: a rename across file systems is not atomic. Not from tempfile, whose
     # files only their owner may read.

@@ -22,7 +22,7 @@ from jaxflow.io import serialisation
 from jaxflow.io.arrays import describe, pack
 from jaxflow.io.atomic import atomic_write
 from jaxflow.io.card import ModelCard, card_path
-from jaxflow.io.finite import check_finite
+from jaxflow.io.finite import check_finite_arrays
 from jaxflow.io.templates import fill, named_arrays
 
 Metadata = dict[str, str] | None
@@ -276,7 +276,7 @@ def _decode(
             tree = serialisation.decode(document["tree"], document["arrays"], stored, parts)
         else:
             tree = fill(like, document["arrays"], stored, serialisation.dotted)
-        check_finite(tree)
+        check_finite_arrays(tree)
         return tree
 
 

@@ -15,35 +15,31 @@ from jaxflow.io.serialisation import dotted, stands_in_fields
 Test = Callable[[np.ndarray], np.ndarray]
 
 
-def check_finite(x: Any, path: tuple = (), bad: Test | None = None) -> None:
+def check_finite_arrays(x: Any, path: tuple = (), bad: Test | None = None) -> None:
     """Raise ValueError if a module holds an array with NaN, or infinity where it may not.
 
     A class whose arrays may be infinite names their fields in `infinite_fields`. Arrays outside
-    modules and dataclasses are data, which may hold anything.
-
-    Args:
-        x: the tree.
-        path: its place, for errors.
-        bad: which entries of arrays are refused; None for none.
+    modules and dataclasses are data, which may hold anything. `path` is the place of `x`, for
+    errors; `bad` is the test of entries, None outside modules.
     """
     if is_array(x):
         _check_array(x, dotted(path), bad)
     elif isinstance(x, dict):
         for key, part in x.items():
-            check_finite(part, (*path, DictKey(key)), bad)
+            check_finite_arrays(part, (*path, DictKey(key)), bad)
     elif isinstance(x, list | tuple):
         for i, part in enumerate(x):
-            check_finite(part, (*path, SequenceKey(i)), bad)
+            check_finite_arrays(part, (*path, SequenceKey(i)), bad)
     elif stands_in_fields(x):
         may = getattr(type(x), "infinite_fields", ())
         for field in dataclasses.fields(x):
             test = np.isnan if field.name in may else _not_finite
-            check_finite(getattr(x, field.name), (*path, GetAttrKey(field.name)), test)
+            check_finite_arrays(getattr(x, field.name), (*path, GetAttrKey(field.name)), test)
     else:
         parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
         for key, part in parts:
             if key:
-                check_finite(part, (*path, *key), bad)
+                check_finite_arrays(part, (*path, *key), bad)
 
 
 def _not_finite(values: np.ndarray) -> np.ndarray:

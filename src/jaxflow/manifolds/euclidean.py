@@ -1,14 +1,13 @@
 """Flat space, as a factor of products."""
 
 import math
-from typing import Any, SupportsIndex, final
+from typing import Any, final
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxflow.manifolds.manifold import Manifold, Vector
-from jaxflow.runtime.checks import check_count
+from jaxflow.manifolds.manifold import Manifold, Vector, dimension
 from jaxflow.runtime.shapes import Scalar
 
 
@@ -21,17 +20,12 @@ class Euclidean(Manifold):
 
     position_and_size = Product(Sphere(2), Euclidean(1))
     ```
+
+    Attributes:
+        dim: number of entries, at least 1.
     """
 
-    dim: int = eqx.field(static=True)
-
-    def __init__(self, dim: SupportsIndex) -> None:
-        """Make the space.
-
-        Args:
-            dim: number of entries, at least 1.
-        """
-        self.dim = check_count("dim", dim)
+    dim: int = eqx.field(static=True, converter=dimension)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -71,10 +65,6 @@ class Euclidean(Manifold):
     def log(self, x: Vector, y: Vector) -> Vector:
         """`y - x`."""
         return y - x
-
-    def squared_norm(self, v: Vector) -> Scalar:
-        """`|v|^2`."""
-        return jnp.sum(v**2)
 
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""

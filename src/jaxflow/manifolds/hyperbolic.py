@@ -1,15 +1,14 @@
 """Hyperbolic space, as a sheet of the hyperboloid in Minkowski space."""
 
 import math
-from typing import Any, SupportsIndex, final
+from typing import Any, final
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.manifolds.euclidean import log_normal
-from jaxflow.manifolds.manifold import Manifold, Vector, even, norm, ratio, root
-from jaxflow.runtime.checks import check_count
+from jaxflow.manifolds.manifold import Manifold, Vector, dimension, even, norm, ratio, root
 from jaxflow.runtime.shapes import Scalar
 
 
@@ -32,17 +31,12 @@ class Hyperbolic(Manifold):
     flow = CNF(field, WrappedNormal(plane, loc=[1.0, 0.0, 0.0], scale=1.0))
     x = flow.sample(jax.random.key(1), 5)
     ```
+
+    Attributes:
+        dim: dimension; points have one entry more.
     """
 
-    dim: int = eqx.field(static=True)
-
-    def __init__(self, dim: SupportsIndex) -> None:
-        """Make the space.
-
-        Args:
-            dim: its dimension; points have one entry more.
-        """
-        self.dim = check_count("dim", dim)
+    dim: int = eqx.field(static=True, converter=dimension)
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -10,13 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxflow.runtime.checks import check_event, check_rows
+from jaxflow.runtime.checks import check_count, check_event, check_rows
 from jaxflow.runtime.shapes import ArrayInput, Scalar
 
 # A point, a tangent vector, or what a field sees of a point.
 Vector = Float[Array, " _"]
 # Points further off are refused; nearer ones are rounded numbers, and are moved onto the manifold.
 TOLERANCE = 1e-3
+
+
+def dimension(dim: SupportsIndex) -> int:
+    """The dimension of a manifold, which is at least 1."""
+    return check_count("dim", dim)
 
 
 class Manifold(eqx.Module):
@@ -90,9 +95,9 @@ class Manifold(eqx.Module):
     def log(self, x: Vector, y: Vector) -> Vector:
         """The velocity at `x` of a shortest geodesic to `y`: of several, always the same."""
 
-    @abc.abstractmethod
     def squared_norm(self, v: Vector) -> Scalar:
-        """Squared length of a tangent vector."""
+        """Squared length of a tangent vector: `|v|^2`, if no other metric overrides it."""
+        return jnp.sum(v**2)
 
     @abc.abstractmethod
     def frame(self, x: Vector) -> Float[Array, "_ _"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.manifolds.manifold import Manifold, Vector
-from jaxflow.runtime.shapes import Scalar
+from jaxflow.runtime.shapes import Scalar, split
 
 
 @final
@@ -115,11 +115,3 @@ class Product(Manifold):
         """Each factor with its columns of the vectors."""
         sizes = [factor.event_shape[0] for factor in self.factors]
         return zip(self.factors, *(split(v, sizes) for v in vectors), strict=True)
-
-
-def split(v: Vector, sizes: list[int]) -> list[Vector]:
-    """The vector in parts of these sizes."""
-    if v.shape != (sum(sizes),):
-        raise ValueError(f"a vector of shape {v.shape} does not split into parts of {sizes}")
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [v[end - size : end] for end, size in zip(ends, sizes, strict=True)]

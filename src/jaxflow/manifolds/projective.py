@@ -1,28 +1,17 @@
 """Unit vectors up to sign: axes, and the rotations of space as quaternions."""
 
 import math
-from typing import Any, SupportsIndex, final
+from typing import Any, final
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.manifolds.manifold import Manifold, Vector, norm
-from jaxflow.manifolds.sphere import (
-    great_circle,
-    log_wrapped_normal,
-    reflected_frame,
-    tangent,
-    towards,
-    unit,
-)
-from jaxflow.runtime.checks import check_count
+from jaxflow.manifolds.manifold import Vector, norm
+from jaxflow.manifolds.sphere import UnitVectors, log_wrapped_normal, tangent, towards, unit
 from jaxflow.runtime.shapes import Scalar
 
 
 @final
-class Projective(Manifold):
+class Projective(UnitVectors):
     """Unit vectors of `dim + 1` entries, where `x` and `-x` are one point.
 
     `Projective(2)` are axes, such as normals of planes; `Projective(3)` are the rotations of
@@ -37,24 +26,10 @@ class Projective(Manifold):
     x = jnp.asarray([0.6, 0.0, 0.8])
     print(axes.distance(x, -x))  # 0.0
     ```
+
+    Attributes:
+        dim: dimension; points have one entry more.
     """
-
-    dim: int = eqx.field(static=True)
-
-    most_scale = 1.0
-
-    def __init__(self, dim: SupportsIndex) -> None:
-        """Make the space.
-
-        Args:
-            dim: its dimension; points have one entry more.
-        """
-        self.dim = check_count("dim", dim)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one point, (dim + 1,)."""
-        return (self.dim + 1,)
 
     @property
     def ambient(self) -> int:
@@ -77,39 +52,15 @@ class Projective(Manifold):
         p = unit(x)
         return norm(x) * tangent(p, v.reshape(len(x), len(x)) @ p)
 
-    def retract(self, x: Vector) -> Vector:
-        """`x / |x|`."""
-        return unit(x)
-
-    def deviation(self, x: Vector) -> Scalar:
-        """`| |x| - 1 |`."""
-        return jnp.abs(norm(x) - 1)
-
-    def exp(self, x: Vector, v: Vector) -> Vector:
-        """Along the great circle that leaves `x` with velocity `v`."""
-        return great_circle(x, v)
-
     def log(self, x: Vector, y: Vector) -> Vector:
         """Towards the nearer one of `y` and `-y`; `y` if both are a right angle away."""
         return towards(x, jnp.where(jnp.dot(x, y) < 0, -y, y))
-
-    def squared_norm(self, v: Vector) -> Scalar:
-        """`|v|^2`."""
-        return jnp.sum(v**2)
-
-    def frame(self, x: Vector) -> Float[Array, "_ _"]:
-        """As on the sphere."""
-        return reflected_frame(x)
 
     def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
         """The wrapped normal density, of vectors up to a turn and a half long."""
         return log_wrapped_normal(
             self.distance(loc, x), math.pi * jnp.arange(-2.0, 3.0), self.dim, scale
         )
-
-    def uniform(self, key: PRNGKeyArray) -> Vector:
-        """A point from the uniform density, with either sign."""
-        return unit(jax.random.normal(key, self.event_shape))
 
 
 def SO3() -> Projective:

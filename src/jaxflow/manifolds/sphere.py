@@ -1,7 +1,7 @@
 """The sphere, and what the metrics of spheres share."""
 
 import math
-from typing import Any, SupportsIndex, final
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -10,13 +10,47 @@ from jax.nn import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.manifolds.euclidean import log_normal
-from jaxflow.manifolds.manifold import Manifold, Vector, even, norm
-from jaxflow.runtime.checks import check_count
+from jaxflow.manifolds.manifold import Manifold, Vector, dimension, even, norm
 from jaxflow.runtime.shapes import Scalar
 
 
+class UnitVectors(Manifold):
+    """What spheres and projective spaces share: vectors of length 1, and great circles."""
+
+    dim: int = eqx.field(static=True, converter=dimension)
+
+    most_scale = 1.0
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point, (dim + 1,)."""
+        return (self.dim + 1,)
+
+    def retract(self, x: Vector) -> Vector:
+        """`x / |x|`."""
+        return unit(x)
+
+    def deviation(self, x: Vector) -> Scalar:
+        """`| |x| - 1 |`."""
+        return jnp.abs(norm(x) - 1)
+
+    def exp(self, x: Vector, v: Vector) -> Vector:
+        """`cos(|v|) x + sin(|v|) v / |v|`, along a great circle."""
+        square = jnp.sum(v**2)
+        across = even(lambda r: jnp.sin(r) / r, -1 / 6, square)
+        return unit(even(jnp.cos, -1 / 2, square) * x + across * v)
+
+    def frame(self, x: Vector) -> Float[Array, "_ _"]:
+        """The reflection that takes the first unit vector to `x` takes the others to these."""
+        return reflected_frame(x)
+
+    def uniform(self, key: PRNGKeyArray) -> Vector:
+        """A point from the uniform density; of axes, with either sign."""
+        return unit(jax.random.normal(key, self.event_shape))
+
+
 @final
-class Sphere(Manifold):
+class Sphere(UnitVectors):
     """Unit vectors of `dim + 1` entries; `Sphere(2)` is that of directions and of the Earth.
 
     Off the sphere a field is continued as `|x| f(x / |x|)`, which has the same divergence at
@@ -36,24 +70,10 @@ class Sphere(Manifold):
     x = flow.sample(jax.random.key(1), 5)
     print(flow.log_prob(x))  # nats, with respect to the area of the sphere
     ```
+
+    Attributes:
+        dim: dimension of the surface; points have one entry more.
     """
-
-    dim: int = eqx.field(static=True)
-
-    most_scale = 1.0
-
-    def __init__(self, dim: SupportsIndex) -> None:
-        """Make the sphere.
-
-        Args:
-            dim: dimension of the surface; points have one entry more.
-        """
-        self.dim = check_count("dim", dim)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one point, (dim + 1,)."""
-        return (self.dim + 1,)
 
     @property
     def ambient(self) -> int:
@@ -74,38 +94,14 @@ class Sphere(Manifold):
         """`|x| (v - (v . p) p)` with `p = x / |x|`."""
         return norm(x) * tangent(unit(x), v)
 
-    def retract(self, x: Vector) -> Vector:
-        """`x / |x|`."""
-        return unit(x)
-
-    def deviation(self, x: Vector) -> Scalar:
-        """`| |x| - 1 |`."""
-        return jnp.abs(norm(x) - 1)
-
-    def exp(self, x: Vector, v: Vector) -> Vector:
-        """Along the great circle that leaves `x` with velocity `v`."""
-        return great_circle(x, v)
-
     def log(self, x: Vector, y: Vector) -> Vector:
         """Towards `y` along a great circle; to the antipode by a fixed one."""
         return towards(x, y)
-
-    def squared_norm(self, v: Vector) -> Scalar:
-        """`|v|^2`."""
-        return jnp.sum(v**2)
-
-    def frame(self, x: Vector) -> Float[Array, "_ _"]:
-        """The reflection that takes the first unit vector to `x` takes the others to these."""
-        return reflected_frame(x)
 
     def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
         """The wrapped normal density, of vectors up to one turn and a half long."""
         angle = self.distance(loc, x)
         return log_wrapped_normal(angle, 2 * math.pi * jnp.arange(-1.0, 2.0), self.dim, scale)
-
-    def uniform(self, key: PRNGKeyArray) -> Vector:
-        """A point from the uniform density."""
-        return unit(jax.random.normal(key, self.event_shape))
 
     def divergence(self, p: Vector, value: Vector, trace: Scalar, along: Vector) -> Scalar:
         """`tr(J) - p . J p - d p . f`."""
@@ -122,13 +118,6 @@ def unit(x: Vector) -> Vector:
 def tangent(p: Vector, v: Vector) -> Vector:
     """`v - (v . p) p`."""
     return v - jnp.dot(v, p) * p
-
-
-def great_circle(x: Vector, v: Vector) -> Vector:
-    """`cos(|v|) x + sin(|v|) v / |v|`."""
-    square = jnp.sum(v**2)
-    across = even(lambda r: jnp.sin(r) / r, -1 / 6, square)
-    return unit(even(jnp.cos, -1 / 2, square) * x + across * v)
 
 
 def towards(x: Vector, y: Vector) -> Vector:

@@ -34,8 +34,12 @@ class Torus(Manifold):
     ```
 
     Attributes:
-        period: of each column.
-        start: least value of each column; points lie in `[start, start + period]`.
+        dim: number of columns.
+        period: 2 pi for radians, 360 for degrees, 24 for hours; one for all columns, or one each.
+        start: least value of a column, likewise; points lie in `[start, start + period]`.
+
+    Raises:
+        ValueError: a period is not positive, or there is one too many.
     """
 
     dim: int = eqx.field(static=True)
@@ -48,17 +52,6 @@ class Torus(Manifold):
         period: float | int | Sequence[float] = 2 * math.pi,
         start: float | int | Sequence[float] = 0.0,
     ) -> None:
-        """Make the torus.
-
-        Args:
-            dim: number of columns.
-            period: 2 pi for radians, 360 for degrees, 24 for hours; one for all columns, or one
-                each.
-            start: where a period begins; likewise.
-
-        Raises:
-            ValueError: a period is not positive, or there is one too many.
-        """
         self.dim = check_count("dim", dim)
         self.period = _each("period", period, self.dim)
         self.start = _each("start", start, self.dim)
@@ -128,10 +121,6 @@ class Torus(Manifold):
         period, _ = self._lengths(x)
         away = y - x
         return away - period * jnp.round(away / period)
-
-    def squared_norm(self, v: Vector) -> Scalar:
-        """`|v|^2`."""
-        return jnp.sum(v**2)
 
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""

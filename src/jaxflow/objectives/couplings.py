@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.objectives.protocol import Weights
+from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Rows
 
 Pairs = tuple[Int[Array, " rows"], Weights]
@@ -43,18 +44,12 @@ class Transport(abc.ABC):
 
     cond_weight: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.cond_weight < math.inf:
+            raise ValueError(f"cond_weight={self.cond_weight} must be finite and not negative")
+
     def __call__(self, x0: Rows, x1: Rows, cond: Array | None, key: PRNGKeyArray) -> Pairs:
-        """Choose a base sample for each data row.
-
-        Args:
-            x0: base samples, (rows, *event).
-            x1: data, (rows, *event).
-            cond: conditions of the data rows, (rows, *condition), or None.
-            key: random key.
-
-        Returns:
-            Indices into `x0`, (rows,), and weights of the data rows, (rows,), or None.
-        """
+        """Choose a base sample for each data row, as described in this module."""
         return self.pair(*with_conditions(x0, x1, cond, self.cond_weight), key)
 
     @abc.abstractmethod
@@ -90,9 +85,11 @@ class OptimalTransport(Transport):
     cond_weight: float = 100.0
 
     def __post_init__(self) -> None:
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block={self.block} must be at least 1, or None for the whole batch")
-        _check_cond_weight(self.cond_weight)
+        if self.block is not None and (self.block < 1 or self.block % 1):
+            raise ValueError(
+                f"block={self.block} must be an integer >= 1, or None for the whole batch"
+            )
+        super().__post_init__()
 
     def pair(self, starts: Vectors, ends: Vectors, key: PRNGKeyArray) -> Pairs:
         """Solve the assignment problem on the host."""
@@ -129,9 +126,8 @@ class Swaps(Transport):
     cond_weight: float = 100.0
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds} must be at least 1")
-        _check_cond_weight(self.cond_weight)
+        check_count("rounds", self.rounds)
+        super().__post_init__()
 
     def pair(self, starts: Vectors, ends: Vectors, key: PRNGKeyArray) -> Pairs:
         """Swap the base samples of crossed pairs."""
@@ -186,10 +182,11 @@ class Sinkhorn(Transport):
     cond_weight: float = 100.0
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "base_relaxation", "data_relaxation", "num_iters"):
+        check_count("num_iters", self.num_iters)
+        for name in ("epsilon", "base_relaxation", "data_relaxation"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        _check_cond_weight(self.cond_weight)
+        super().__post_init__()
 
     def pair(self, starts: Vectors, ends: Vectors, key: PRNGKeyArray) -> Pairs:
         """Draw a base sample for each data row; weights are the plan's relaxed data marginal."""
@@ -258,8 +255,3 @@ def _assignment(starts: ArrayLike, ends: ArrayLike, block: int) -> np.ndarray:
             cost = cdist(ends[rows], starts[rows], "sqeuclidean")
             source[rows] = rows[linear_sum_assignment(cost)[1]]
     return source
-
-
-def _check_cond_weight(cond_weight: float) -> None:
-    if not 0 <= cond_weight < math.inf:
-        raise ValueError(f"cond_weight={cond_weight} must be finite and not negative")

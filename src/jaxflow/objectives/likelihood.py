@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.density.error import base_density
+from jaxflow.bases import log_prob_rows
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import to_flow_space
 from jaxflow.flows.flow import Flow
@@ -111,7 +111,7 @@ class MaximumLikelihood:
         (z, change, _, stats), integrals = penalised_change(
             trace, flow.field, u, 1.0, end, cond, probe_key, ode=ode, penalties=self.penalties
         )
-        log_p = base_density(flow.base, z, grouped=False) - change
+        log_p = log_prob_rows(flow.base, z, grouped=False) - change
         return log_p + log_det.astype(log_p.dtype), integrals, stats
 
 

@@ -48,22 +48,10 @@ def penalised_change(
 ) -> tuple[Change, dict[Penalty, Float[Array, " batch"]]]:
     """Compute `density_change` and the integrals of penalties in one joint solve.
 
-    Args:
-        trace: `Exact` or `Hutchinson`.
-        field: the field.
-        x: points at `t0`, (batch, *event).
-        t0: start time.
-        t1: end time, before or after `t0`; the integrals are positive either way.
-        cond: conditions, (batch, *condition), or None.
-        key: for the probes of the trace, or of `"jacobian"` if the trace is exact.
-        ode: settings of the solve.
-        penalties: which integrals to compute.
-
-    Returns:
-        The result of `density_change`, and the integrals by name, (batch,).
-
-    Raises:
-        ValueError: the trace is of another kind, or the field has no potential for `"hjb"`.
+    Arguments as for `density_change`, with a trace `Exact` or `Hutchinson`; the key also draws the
+    probe of `"jacobian"` if the trace is exact. The integrals, by name, are positive in either
+    direction of time. Raises ValueError for another trace, or a field without a potential for
+    `"hjb"`.
     """
     if not isinstance(trace, Exact | Hutchinson):
         raise ValueError(

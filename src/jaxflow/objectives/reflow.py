@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
+from jaxflow.dynamics.on_manifold import manifold_of
+from jaxflow.manifolds import Torus
 from jaxflow.objectives.matching import FlowMatching, velocity_loss
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.ode.status import raise_if_failed
@@ -27,7 +29,8 @@ class Reflow(eqx.Module):
     Trajectories do not cross, so straight lines between their ends cross less often than lines
     between independent pairs. The trained field is closer to constant along its own trajectories
     and needs fewer steps (Liu et al. 2022, "Flow Straight and Fast", arXiv 2209.03003). The pairs
-    come from the fitted flow and keep its errors; `fit` validates on the data.
+    come from the fitted flow and keep its errors; `fit` validates on the data. On curved manifolds
+    the lines are geodesics.
 
     ```python
     import jax
@@ -120,9 +123,14 @@ class Reflow(eqx.Module):
         rows = shard_rows(jax.random.randint(pair_key, (len(x),), 0, len(self.z)))
         z, end = self.z[rows], self.x[rows]
         t = MATCHING.times(time_key, len(rows), z.dtype)
-        x_t = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end)
+        manifold = manifold_of(flow.field)
+        # Trajectories on a torus leave the period, so lines follow them, not the shorter way.
+        if manifold is None or isinstance(manifold, Torus):
+            x_t, velocity = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end), end - z
+        else:
+            x_t, velocity = jax.vmap(manifold.geodesic)(t, z, end)
         pair_cond = None if self.cond is None else self.cond[rows]
-        return velocity_loss(flow.field, t, x_t, end - z, pair_cond)
+        return velocity_loss(flow.field, t, x_t, velocity, pair_cond)
 
 
 @eqx.filter_jit

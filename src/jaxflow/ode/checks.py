@@ -60,12 +60,7 @@ def count_rows(y0: PyTree, row_args: Any) -> Count:
 
 
 def check_state(y0: PyTree) -> None:
-    """Raise unless the state holds arrays, all floating-point.
-
-    Raises:
-        ValueError: no arrays.
-        TypeError: a leaf of another dtype.
-    """
+    """Raise unless the state holds arrays, all floating-point."""
     leaves = jax.tree_util.tree_leaves_with_path(y0)
     if not leaves:
         raise ValueError("y0 holds no array; give at least one")

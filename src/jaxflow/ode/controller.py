@@ -81,20 +81,10 @@ def limited(h: Float[Array, ""], ode: ODE) -> Float[Array, ""]:
 def next_step(
     h: Float[Array, ""], error: Float[Array, ""], previous: Float[Array, ""], ode: ODE
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """Size of the step after one of size `h` and norm `error`, and whether that is accepted."""
-    factor, accepted = next_factor(error, previous, ode)
-    longer = h * factor.astype(h.dtype)
-    cautious = jnp.minimum(longer, jnp.maximum(jnp.minimum(IDLE_GROW * h, IDLE_STEP), h))
-    return limited(jnp.where(error < IDLE, cautious, longer), ode), accepted
+    """Size of the step after one of size `h` and norm `error`, and whether that is accepted.
 
-
-def next_factor(
-    error: Float[Array, ""], previous: Float[Array, ""], ode: ODE
-) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """Factor for the step size after a step of norm `error`, and whether it is accepted.
-
-    PI rule: `0.9 error^(-0.7/k) previous^(0.4/k)`, with `k = error_order + 1` and `previous` the
-    norm of the last accepted step.
+    PI rule: `0.9 error^(-0.7/k) previous^(0.4/k) h`, with `k = error_order + 1` and `previous`
+    the norm of the last accepted step.
     """
     k = ode.tableau.error_order + 1
     accepted = error <= 1.0
@@ -103,4 +93,6 @@ def next_factor(
     pi = SAFETY * small ** (-INTEGRAL / k) * previous ** (PROPORTIONAL / k)
     retry = SAFETY * small ** (-1.0 / k)
     factor = jnp.where(accepted, jnp.clip(pi, SHRINK, GROW), jnp.clip(retry, SHRINK, 1.0))
-    return jnp.where(jnp.isfinite(factor), factor, SHRINK), accepted
+    longer = h * jnp.where(jnp.isfinite(factor), factor, SHRINK).astype(h.dtype)
+    cautious = jnp.minimum(longer, jnp.maximum(jnp.minimum(IDLE_GROW * h, IDLE_STEP), h))
+    return limited(jnp.where(error < IDLE, cautious, longer), ode), accepted

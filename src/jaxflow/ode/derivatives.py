@@ -6,12 +6,10 @@ would end in errors of jax that name neither the solve nor a way out.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import equinox as eqx
-import jax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from equinox.internal import nondifferentiable_backward
 
 _FORWARD = (
     "forward-mode derivatives (jax.jvp, jax.jacfwd) of this solve are not defined, since its "
@@ -40,33 +38,7 @@ def name_forward_mode(solve: Callable[..., Any], *args: Any) -> Any:
         raise TypeError(_FORWARD) from error
 
 
-def once(tree: Any) -> Any:
-    """The tree; raises TypeError where a second reverse mode passes through it."""
-    return _no_reverse_mode(tree, _TWICE)
-
-
-def forward_only(tree: Any) -> Any:
-    """The tree of an adaptive solve by `Direct`; raises TypeError where reverse mode passes it."""
-    return _no_reverse_mode(tree, _REVERSE)
-
-
-def _no_reverse_mode(tree: Any, words: str) -> Any:
-    return jax.tree.map(
-        lambda leaf: _refused.bind(leaf, words=words) if eqx.is_inexact_array(leaf) else leaf, tree
-    )
-
-
-def _refuse(*_: Any, words: str) -> Any:
-    raise TypeError(words)
-
-
-# The identity, linear, with a transpose that raises.
-_refused = Primitive("jaxflow_no_reverse_mode")
-_refused.def_impl(lambda x, words: x)
-_refused.def_abstract_eval(lambda x, words: x)
-ad.deflinear2(_refused, _refuse)
-batching.primitive_batchers[_refused] = lambda args, axes, words: (
-    _refused.bind(*args, words=words),
-    *axes,
-)
-mlir.register_lowering(_refused, lambda _, x, words: [x])
+# The tree; raises RuntimeError where a second reverse mode passes through it.
+once = partial(nondifferentiable_backward, msg=_TWICE)
+# The tree of an adaptive solve by `Direct`; raises RuntimeError where reverse mode passes it.
+forward_only = partial(nondifferentiable_backward, msg=_REVERSE)

@@ -134,14 +134,9 @@ def adaptive(
 ) -> tuple[State, State, Stats, Any]:
     """Steps chosen by the embedded error and a PI controller, until `s = 1` or a failure.
 
-    Args:
-        g: right side in normalised time.
-        y0: state at `s = 0`.
-        q0: quadrature at `s = 0`; the error norm ignores it.
-        ode: settings.
-        record: initial record.
-        write: `write(record, loop) -> record`, called before every attempt. After a rejected
-            attempt it is called again with the same `loop.accepted`.
+    `g` is in normalised time; the error norm ignores the quadrature `q0`. `write(record, loop)`
+    returns the new record. It is called before every attempt, and again with the same
+    `loop.accepted` after a rejected one.
     """
 
     def body(loop: Loop) -> Loop:

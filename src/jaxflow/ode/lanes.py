@@ -15,13 +15,9 @@ from jaxtyping import Array, Int
 
 
 class Engine(NamedTuple):
-    """The lanes, the queue's position and the results so far.
+    """The work and the row in each lane, the next row of the queue, and the results so far.
 
-    Attributes:
-        work: the work in each lane.
-        row: the row in each lane; an idle lane holds the number of rows.
-        upcoming: the next row of the queue.
-        results: results of all rows; 0 until known.
+    An idle lane holds the number of rows as its row. Results are 0 until known.
     """
 
     work: Any
@@ -41,13 +37,9 @@ def drain(
 ) -> Any:
     """Results of all rows of the queue, in its order.
 
-    Args:
-        queue: initial work of each row; rows along the leading axis, at least one.
-        turn: one turn of one row's work.
-        unfinished: whether a row's work needs another turn; initial work needs one.
-        result: the result of finished work.
-        lanes: number of rows that take a turn at once.
-        load: turns a row of the queue into work, if work needs more memory than a waiting row.
+    `queue` is the initial work of each row, at least one. `turn` takes one turn of one row's work
+    while `unfinished`, `lanes` rows at once; initial work needs at least one. `load` turns a row
+    of the queue into work, if work needs more memory than a waiting row.
     """
     num = jax.tree.leaves(queue)[0].shape[0]
 

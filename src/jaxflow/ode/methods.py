@@ -42,11 +42,7 @@ def is_diffrax(solver: Any) -> bool:
 
 
 def as_diffrax(solver: Any) -> Any:
-    """A solver of diffrax: `solver` itself, or diffrax's method of that name.
-
-    Raises:
-        ValueError: diffrax has no method of that name.
-    """
+    """A solver of diffrax: `solver` itself, or diffrax's method of that name."""
     import diffrax
 
     if is_diffrax(solver):

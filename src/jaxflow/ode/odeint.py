@@ -194,8 +194,7 @@ def _solve(
 def with_num_steps(ode: ODE, t0: Any, t1: Any, times: Any = None) -> ODE:
     """The settings with `dt` turned into `num_steps`, also in the backward solve's settings.
 
-    Raises:
-        ValueError: `dt` is set and a time is traced.
+    Raises ValueError if `dt` is set and a time is traced.
     """
     pieces = 1
     if isinstance(ode.gradient, Adjoint):

@@ -38,11 +38,9 @@ def lift_closure(
 
     A hand-written gradient covers the arguments alone, so a parameter that `f` closes over, or a
     function in `args`, would silently get the gradient 0. So `f` is traced once, and its traced
-    constants become a second part of `args`. Other constants stay constants.
-
-    Returns:
-        The function `g` and arguments `both` with `g(t, y, both, *row) = f(t, y, args, *row)`;
-        `f` and `args` themselves where nothing traced is closed over.
+    constants become a second part of `args`. Other constants stay constants. Returns `g` and
+    `both` with `g(t, y, both, *row) = f(t, y, args, *row)`; `f` and `args` themselves where
+    nothing traced is closed over.
     """
     dynamic, static = eqx.partition((t, y, args, *row), eqx.is_array)
     jaxpr, out = jax.make_jaxpr(

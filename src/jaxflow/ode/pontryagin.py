@@ -65,7 +65,7 @@ def _forward(
     """The solve, and the state at the start of each piece for the backward one."""
     y0, t0, t1, theta, constants = inputs
     args = eqx.combine(theta, constants, static)
-    num = num_pieces(ode)
+    num = adjoint_of(ode).checkpoints + 1
     settings = piece_settings(ode, num)
 
     def solve_piece(y: State, i: Array) -> tuple[State, tuple[State, Stats]]:
@@ -82,8 +82,10 @@ def _backward(
     f: VectorField, static: Any, ode: ODE, residuals: Any, cotangents: Any
 ) -> tuple[Inputs]:
     starts, y1, (_, t0, t1, theta, constants) = residuals
-    a1, num = cotangents[0], num_pieces(ode)
-    settings = piece_settings(backward_settings(ode), num)
+    a1, gradient = cotangents[0], adjoint_of(ode)
+    num, backward = gradient.checkpoints + 1, gradient.backward
+    settings = ode if backward is None else replace(backward, throw=ode.throw)
+    settings = piece_settings(settings, num)
 
     def field(t: Array, y: State, theta: Any) -> State:
         return f(t, y, eqx.combine(theta, constants, static))
@@ -131,10 +133,10 @@ def drifted(y: State, y0: State, ode: ODE) -> Bool[Array, ""]:
     return off > share * worst_row(y0) + 100 * ode.atol
 
 
-def num_pieces(ode: ODE) -> int:
-    """Pieces of the interval, one more than checkpoints."""
+def adjoint_of(ode: ODE) -> Adjoint:
+    """The settings of the gradient; the interval has one piece more than checkpoints."""
     assert isinstance(ode.gradient, Adjoint)
-    return ode.gradient.checkpoints + 1
+    return ode.gradient
 
 
 def piece_ends(i: Array, num: int, t0: Array, t1: Array) -> tuple[Array, Array]:
@@ -146,13 +148,6 @@ def piece_settings(ode: ODE, num: int) -> ODE:
     """Settings of the solve of one piece: its share of the fixed steps."""
     num_steps = None if ode.num_steps is None else -(-ode.num_steps // num)
     return replace(ode, num_steps=num_steps, gradient=Direct())
-
-
-def backward_settings(ode: ODE) -> ODE:
-    """Settings of the backward solve."""
-    assert isinstance(ode.gradient, Adjoint)
-    backward = ode.gradient.backward
-    return ode if backward is None else replace(backward, throw=ode.throw)
 
 
 def inner(a: State, b: State) -> Array:

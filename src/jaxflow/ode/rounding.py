@@ -26,9 +26,8 @@ BESIDE, ROUNDINGS = 0.25, 64.0
 class Rounding(NamedTuple):
     """Rounding of a row's state `(x, integrals)`, where no right side depends on the integrals.
 
-    Attributes:
-        error: one likely error of `x`, an array of its shape.
-        integrals: the largest change of the integrals by the errors of `x` so far.
+    `error` is one likely error of `x`; `integrals` is the largest change of the integrals by the
+    errors of `x` so far.
     """
 
     error: Float[Array, "..."]

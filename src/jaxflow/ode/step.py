@@ -15,13 +15,10 @@ RightSide = Callable[[Float[Array, ""], State], tuple[State, State]]
 
 
 class Step(NamedTuple):
-    """Result of a step.
+    """State at the end of a step, its part of the quadrature, its error, and the last slope.
 
-    Attributes:
-        y: state at its end.
-        dq: its contribution to the quadrature.
-        error: estimate of the local error of `y`, or None without `with_error`.
-        last: right side at the last stage; a first-same-as-last method reuses it.
+    `error` is the estimate of the local error of `y`, None without `with_error`; `last` is the
+    right side at the last stage, which a first-same-as-last method reuses.
     """
 
     y: State
@@ -46,17 +43,9 @@ def rk_step(
     k_i = g(s + c_i h, y + h sum_j a_ij k_j)
     y1  = y + h sum_i b_i k_i,    error = h sum_i e_i k_i
     ```
-    The quadrature does not enter the stages: only its weighted sum is formed.
-
-    Args:
-        tableau: the method.
-        g: the right side.
-        s: time at the start of the step.
-        h: size of the step.
-        y: state at the start.
-        first: the right side at `(s, y)`, if it is known.
-        with_error: whether to estimate the error. Without it a first-same-as-last method skips
-            its last stage.
+    The quadrature does not enter the stages: only its weighted sum is formed. `first` is the
+    right side at `(s, y)`, if it is known. Without `with_error` a first-same-as-last method skips
+    its last stage.
     """
     num_stages = len(tableau.b) if with_error else tableau.evals_per_step
     k, q = g(s, y) if first is None else first

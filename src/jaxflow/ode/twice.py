@@ -67,12 +67,10 @@ class Twice(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The nodes of a row's two solves, in normalised time.
+    """The nodes of a row's first solve, in normalised time, and where the second solve's lie.
 
-    Attributes:
-        nodes: of the first solve.
-        index: how many steps of the second solve, a fraction, lie before each of them.
-        num: number of steps of the second solve.
+    `index` is how many steps of the second solve, a fraction, lie before each node; `num` is their
+    number.
     """
 
     nodes: Float[Array, "... nodes"]
@@ -221,13 +219,8 @@ def finer(nodes: Float[Array, " nodes"], num: Int[Array, ""]) -> Grid:
 def node(grid: Grid, i: Array, passed: Int[Array, ""]) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Node i of the second solve, interpolated linearly in the index.
 
-    Args:
-        grid: the nodes of both.
-        i: number of the node.
-        passed: the last node of the first solve at or before node i - 1, or at or before it.
-
-    Returns:
-        The node's time, and the last node of the first solve at or before it.
+    `passed` is the last node of the first solve at or before node i - 1 (or node i). Returns the
+    node's time, and the last node of the first solve at or before it.
     """
     at = i.astype(grid.nodes.dtype)
     # There is at least one node of the second solve between two of the first.

@@ -21,25 +21,14 @@ from jaxflow.runtime.precision import accumulation_dtype, cast_floats, sample_dt
 def as_rows(
     x: Any, event_shape: tuple[int, ...], name: str, *, keep_float64: bool = False
 ) -> tuple[Any, tuple[int, ...]]:
-    """Flatten the batch axes of `x`.
+    """Flatten the batch axes of `x`: the rows, (rows, *event), and the batch shape.
 
-    Args:
-        x: samples, (*batch, *event): an array of JAX or NumPy, a frame of pandas whose columns
-            are numbers, or nested lists. Integers become floats; float64 becomes float32 unless
-            `jax_enable_x64` is set, with a warning where that moves the values of a column by
-            more than a thousandth of their spread.
-        event_shape: shape of one sample.
-        name: name of `x` in errors.
-        keep_float64: keep float64 outside of jax as a NumPy array, for a caller that subtracts
-            offsets before it rounds.
-
-    Returns:
-        The rows, (rows, *event), and the batch shape.
-
-    Raises:
-        ValueError: `x` does not end in `event_shape`.
-        TypeError: `x` is a random key, or holds something else than real numbers (text, missing
-            values, booleans, rows of unequal length).
+    `x` is an array of JAX or NumPy, a frame of pandas whose columns are numbers, or nested lists.
+    Integers become floats; float64 becomes float32 unless `jax_enable_x64` is set, with a warning
+    where that moves the values of a column by more than a thousandth of their spread.
+    `keep_float64` returns a NumPy array instead, for a caller that subtracts offsets before it
+    rounds. Raises ValueError for another shape, and TypeError for a random key or anything but
+    real numbers (text, missing values, booleans, rows of unequal length).
     """
     _refuse_key(x, name, _batch_of(event_shape))
     x = _as_array(x, name)
@@ -79,12 +68,7 @@ def _to_device(rows: np.ndarray, name: str) -> Array:
 
 
 def batch_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
-    """Shape of a batch of samples, from its shape or the number of samples.
-
-    Raises:
-        ValueError: a size is negative.
-        TypeError: a size is not an integer.
-    """
+    """Shape of a batch of samples, from its shape or the number of samples."""
     sizes: Any = shape
     try:
         batch = tuple(map(operator.index, sizes if np.ndim(sizes) else (sizes,)))
@@ -96,20 +80,12 @@ def batch_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ..
 
 
 def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
-    """Conditions of the rows of a batch, in floating point.
+    """Conditions of a batch in floating point, one a row, (rows, *condition); or None.
 
-    Args:
-        cond: conditions, (*batch, *condition), or one vector or number for all rows; or None. A
-            vector with as many entries as there are rows, two or more, could be either.
-        batch: shape of the batch.
-
-    Returns:
-        One condition a row, (rows, *condition), or None.
-
-    Raises:
-        ValueError: `cond` does not fit `batch` or fits it in two ways, or a row is neither
-            finite nor NaN throughout.
-        TypeError: `cond` is a random key or does not hold numbers.
+    `cond` is (*batch, *condition), or one vector or number for all rows. Raises ValueError if it
+    fits the batch in two ways (a vector with as many entries as there are rows, two or more) or in
+    none, or a row is neither finite nor NaN throughout; TypeError for a random key or anything but
+    numbers.
     """
     if cond is None:
         return None
@@ -139,11 +115,7 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
 
 
 def check_finite(rows: Array | np.ndarray, name: str) -> None:
-    """Raise if `rows` has NaN or infinity; no check under jit.
-
-    Raises:
-        ValueError: as `jaxflow.data.check_rows`.
-    """
+    """Raise ValueError if `rows` has NaN or infinity; no check under jit."""
     if not isinstance(rows, Tracer):
         # At least float32: NumPy does not count bfloat16 as floating point.
         check_rows(np.asarray(rows.astype(accumulation_dtype(rows.dtype))), name)

@@ -9,19 +9,15 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 # Most rows or columns that an error message lists.
-_MAX_LISTED = 10
+MAX_LISTED = 10
 # A column is coarse if rounding to float32 moves values by more than this share of their spread.
 _COARSE = 1e-3
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """Raise unless `value` is an integer >= `least`; NumPy integers count, bools do not.
+    """The value as an int; raises ValueError unless it is an integer >= `least`.
 
-    Returns:
-        The value as an int, which static fields and files can hold.
-
-    Raises:
-        ValueError: names the argument, its value and what is allowed.
+    NumPy's integers count, bools do not. Static fields and files can hold an int.
     """
     # Not operator.index: it accepts arrays, which no static field can hold.
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -30,13 +26,10 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
-    """The shape of one event, from a shape or an integer `d` for vectors.
-
-    Raises:
-        ValueError: a size is not an integer >= 1.
-    """
+    """The shape of one event, from a shape or an integer `d` for vectors."""
     sizes = tuple(event_shape) if np.ndim(event_shape) else (event_shape,)
-    if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+    whole = (isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
+    if not all(whole) or min(sizes, default=1) < 1:
         raise ValueError(f"event_shape={event_shape} must hold sizes of at least 1")
     return tuple(map(int, sizes))
 
@@ -44,8 +37,7 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
 def check_event(name: str, value: Any, event_shape: tuple[int, ...], method: str) -> None:
     """Raise unless `value` is one event: a batch would broadcast and give one wrong number.
 
-    Raises:
-        ValueError: `value` has another shape than `event_shape`; names the `method` to vectorise.
+    The error names the `method` to vectorise.
     """
     if np.shape(value) != event_shape:
         raise ValueError(
@@ -75,7 +67,7 @@ def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
     Raises:
         ValueError: `x` does not hold rows of real numbers.
     """
-    return np.asarray(np.isfinite(_flat(x, "x")).all(axis=1))
+    return np.asarray(np.isfinite(flat_rows(x, "x")).all(axis=1))
 
 
 def check_rows(
@@ -100,15 +92,15 @@ def check_rows(
         ValueError: a value is NaN or infinite; the message lists rows (counted from 0) and
             columns, and says how to drop the rows. Or `x` does not hold rows of real numbers.
     """
-    flat = _flat(x, name)
+    flat = flat_rows(x, name)
     finite = np.isfinite(flat)
     rows = np.flatnonzero(~finite.all(axis=1))
     if rows.size == 0:
         return
-    bad_columns = [_column(j, columns) for j in np.flatnonzero(~finite.all(axis=0)).tolist()]
+    bad_columns = [column_name(j, columns) for j in np.flatnonzero(~finite.all(axis=0)).tolist()]
     raise ValueError(
         f"{name} has NaN or infinity in {rows.size} of {len(flat)} rows: "
-        f"rows {_join([str(i) for i in first + rows])} (from 0), columns {_join(bad_columns)}. "
+        f"rows {listed([str(i) for i in first + rows])} (from 0), columns {listed(bad_columns)}. "
         f"Drop them with {name}[finite_rows({name})], or --drop-nan on the command line"
     )
 
@@ -134,33 +126,28 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
             constant column and its value); a value is not finite (as `check_rows`); or `x` has
             no rows.
     """
-    flat = _flat(x, "x")
+    flat = flat_rows(x, "x")
     if len(flat) == 0:
         raise ValueError("x has no rows")
     check_rows(flat, columns=columns)
     constant = np.flatnonzero(constant_columns(flat, float(np.finfo(flat.dtype).eps)))
     if constant.size == 0:
         return
-    values = [f"{_column(j, columns)} = {flat[0, j]}" for j in constant.tolist()]
+    values = [f"{column_name(j, columns)} = {flat[0, j]}" for j in constant.tolist()]
     is_one = len(values) == 1
     raise ValueError(
         f"x is constant (to rounding) in {len(values)} column{'' if is_one else 's'}: "
-        f"{_join(values)}. Remove {'it' if is_one else 'them'}: "
+        f"{listed(values)}. Remove {'it' if is_one else 'them'}: "
         "a constant column has no density"
     )
 
 
 def constant_columns(x: Float[np.ndarray, "n *event"], eps: float) -> Bool[np.ndarray, "*event"]:
-    """Mask of the columns that are constant, to the rounding of their values.
+    """Mask of the columns that are constant, to the rounding of their values, (*event).
 
-    A column is constant if max == min, or if its standard deviation is at most `2 eps max|x|`.
-
-    Args:
-        x: finite rows, (n, *event), n at least 1.
-        eps: spacing at 1 of the dtype that the values have, or will have.
-
-    Returns:
-        Booleans, (*event).
+    A column is constant if max == min, or if its standard deviation is at most `2 eps max|x|`,
+    with the spacing `eps` at 1 of the dtype that the values have, or will have. Rows are finite,
+    at least one.
     """
     # Moments in units of the largest value: no overflow, and no square that underflows.
     largest = np.abs(x).max(axis=0).astype(np.float64)
@@ -170,24 +157,10 @@ def constant_columns(x: Float[np.ndarray, "n *event"], eps: float) -> Bool[np.nd
 
 
 def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
-    """Mask of the columns that lose precision in float32.
+    """Mask of the columns that lose precision in float32, (d,).
 
     A column does if rounding to float32 moves its largest value by more than a thousandth of the
     column's standard deviation. A constant column has nothing to lose.
-
-    ```python
-    import numpy as np
-    from jaxflow.data import coarse_columns
-
-    seconds = 1.7e9 + np.arange(10.0)  # Unix time: float32 resolves about 100 s
-    print(coarse_columns(np.stack([seconds, seconds - seconds[0]], axis=1)))  # [ True False]
-    ```
-
-    Args:
-        x: rows, (n, d), in float64.
-
-    Returns:
-        Booleans, (d,).
     """
     spread, largest = x.std(axis=0), np.abs(x).max(axis=0)
     coarse = np.finfo(np.float32).eps * largest > _COARSE * spread
@@ -232,7 +205,7 @@ def split(
     return order[num_validation:], order[:num_validation]
 
 
-def _flat(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
+def flat_rows(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
     """Rows with a flattened event, (n, d), in floating point."""
     array = np.asarray(x)
     if array.dtype == "bfloat16":
@@ -248,10 +221,12 @@ def _flat(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
     return array.reshape(array.shape[0], width)
 
 
-def _column(number: int, columns: Sequence[str] | None) -> str:
+def column_name(number: int, columns: Sequence[str] | None) -> str:
+    """How an error names a column: its name in quotes, or its number."""
     return str(number) if columns is None else f"{columns[number]!r}"
 
 
-def _join(items: list[str]) -> str:
-    more = len(items) - _MAX_LISTED
-    return ", ".join(items[:_MAX_LISTED]) + (f", ... ({more} more)" if more > 0 else "")
+def listed(items: list[str]) -> str:
+    """The first `MAX_LISTED` items and the number of the others, in words."""
+    more = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f", ... ({more} more)" if more > 0 else "")

@@ -31,19 +31,15 @@ def map_chunks(
     """`f(*rows, key)`, computed chunk by chunk and joined along the rows.
 
     A chunk has a multiple of `lanes` rows; the last one repeats its last row to fill up. Batches
-    of similar size therefore share one compilation, and no row falls into the scalar remainder
-    of a vectorised loop, which may round differently: a row has the same bits in any batch.
+    of similar size therefore share one compilation, and no row falls into the scalar remainder of
+    a vectorised loop, which may round differently: a row has the same bits in any batch.
 
     Inside `jaxflow.use_devices` the devices take chunks in turn. Otherwise the cores of a CPU do,
     after the first chunk, for which the program is compiled.
 
-    Args:
-        f: returns arrays with one entry a row.
-        rows: arguments of `f`, trees of arrays with rows along the leading axis.
-        key: random key; each chunk folds in its number where there are several.
-        row_size: entries of one event.
-        lanes: rows solved side by side.
-        progress: whether to show a bar; None shows one on a terminal only.
+    `rows` are trees of arrays, `row_size` is the number of entries of one event. Where there are
+    several chunks, each folds its number into the key. `progress` shows a bar; None on a terminal
+    only.
     """
     count = len(jax.tree.leaves(rows)[0])
     if count == 0:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from jaxflow.runtime.checks import _MAX_LISTED, _column, _flat, _join
+from jaxflow.runtime.checks import MAX_LISTED, column_name, flat_rows, listed
 
 # Columns of which others leave a smaller share than this are examined for linear dependence.
 _SUSPECT = 0.1
@@ -18,11 +18,7 @@ _QR_ROUNDING = 2e-14
 def check_independent(
     x: ArrayLike, columns: Sequence[str] | None = None, *, least: float = 0.0
 ) -> None:
-    """Raise if columns are linearly dependent, such as `a, b, a + b`; as `dependent_columns`.
-
-    Raises:
-        ValueError: a column follows from others, so the data have no density; names them.
-    """
+    """Raise if columns are linearly dependent, such as `a, b, a + b`; as `dependent_columns`."""
     dependent = dependent_columns(x, least=least)
     if dependent:
         raise ValueError(describe_dependent(dependent, columns))
@@ -34,7 +30,7 @@ def dependent_columns(x: ArrayLike, *, least: float = 0.0) -> dict[int, list[int
     A column does if the rest is no larger than the rounding of all these values in the precision
     of `x`, or than a share `least` of the column's spread. At most ten are listed.
     """
-    flat = _flat(x, "x")
+    flat = flat_rows(x, "x")
     # Columns that depend on each other do so in any part of the rows.
     part = flat[:: max(1, len(flat) // max(4096, 2 * flat.shape[1]))]
     found = _dependent(part, least)
@@ -55,7 +51,7 @@ def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[i
     rounding = 2 * eps / spread
     found: dict[int, list[int]] = {}
     kept = list(range(flat.shape[1]))
-    while len(found) < _MAX_LISTED:
+    while len(found) < MAX_LISTED:
         # Column k of r has what follows from the columns before it above the diagonal, and the
         # size of the rest on it.
         r: Any = np.linalg.qr(factor[:, kept], mode="r")
@@ -81,12 +77,12 @@ def describe_dependent(
 ) -> str:
     """What `dependent_columns` found, and what to do, in words."""
     parts = [
-        f"{_column(k, columns)} from "
-        + (_join([_column(j, columns) for j in others]) or "a constant")
+        f"{column_name(k, columns)} from "
+        + (listed([column_name(j, columns) for j in others]) or "a constant")
         for k, others in dependent.items()
     ]
-    names = _join([_column(k, columns) for k in dependent])
+    names = listed([column_name(k, columns) for k in dependent])
     return (
-        f"the columns of x are linearly dependent: column {_join(parts)}. They have no density, "
+        f"the columns of x are linearly dependent: column {listed(parts)}. They have no density, "
         f"and their likelihood has no maximum: drop column {names}, or add noise to it"
     )

@@ -75,15 +75,9 @@ def running_on(device: Device | None) -> AbstractContextManager[Any]:
 
 
 def gather_rows(local: Any, owners: np.ndarray) -> Any:
-    """Merge rows that several processes have computed.
+    """Merge rows that several processes have computed: each row from its owner, in all processes.
 
-    Args:
-        local: tree of arrays with all rows along the leading axis; rows that other processes own
-            may hold anything.
-        owners: process index of the owner of each row.
-
-    Returns:
-        The tree with each row from its owner, the same in all processes.
+    `owners` are process indices. Rows of `local` that other processes own may hold anything.
     """
     if np.all(owners == jax.process_index()):
         return jax.tree.map(jnp.asarray, local)

@@ -28,14 +28,9 @@ Moves = tuple[tuple[bool, ...], tuple[bool, ...]]
 def join_vmaps(f: Callable[[Any, Any], Any], rows: Any, shared: Any) -> Any:
     """`f(rows, shared)`, where vmap over rows gives `f` the rows of all calls at once.
 
-    Where vmap maps `shared` too, as in ensembles, or `f` closes over a traced value, it does what
-    it does without this function.
-
-    Args:
-        f: returns a tree of arrays with one entry a row, for any number of rows; a row's result
-            must not depend on other rows.
-        rows: tree of arrays with rows along the leading axis.
-        shared: tree whose arrays all rows share.
+    If vmap also maps `shared`, as in ensembles, or `f` closes over a tracer, the call is an
+    ordinary vmap. `f` returns one entry a row, which must not depend on other rows, for any number
+    of rows.
     """
     return join_with_totals(lambda rows, shared: (None, f(rows, shared)), rows, shared)[1]
 

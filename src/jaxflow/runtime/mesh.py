@@ -68,11 +68,7 @@ def _auto(names: tuple[Any, ...]) -> tuple[AxisType, ...]:
 
 
 def check_covers_processes(mesh: Mesh) -> None:
-    """Raise if a process of the job has no device in the mesh.
-
-    Raises:
-        ValueError: says how many devices to take.
-    """
+    """Raise if a process of the job has no device in the mesh."""
     covered = {device.process_index for device in mesh.devices.flat}
     if len(covered) < jax.process_count():
         raise ValueError(
@@ -162,19 +158,10 @@ def shard_map_rows(
 ) -> Any:
     """Compute `f(rows, shared)` with the rows sharded over the devices of the ambient mesh.
 
-    Each device runs `f` on its part of the rows and waits for no other device.
-
-    Args:
-        f: returns arrays with rows along the leading axis; a row's result must not depend on
-            other rows.
-        rows: tree of arrays with rows along the leading axis; the last row is repeated to fill
-            the last device's part.
-        shared: tree whose arrays every device has in full.
-        gather: whether to replicate the rows before and after `f`. The surrounding program then
-            has the bits of one device; False sends less between devices.
-
-    Returns:
-        The arrays of `f`, one entry a row.
+    Each device runs `f` on its part of the rows and waits for no other device. A row's result must
+    not depend on other rows; the last row is repeated to fill the last device's part. With
+    `gather` the rows are replicated before and after `f`, so the surrounding program has the bits
+    of one device; without it less is sent between devices.
     """
     num_devices = num_mesh_devices()
     if num_devices == 1:

@@ -11,7 +11,7 @@ from typing import Any
 MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.accuracy": ("jaxflow.density.error",),
     "jaxflow.audit": ("jaxflow.density.error",),
-    "jaxflow.cells": ("jaxflow.transforms.dequantise",),
+    "jaxflow.cells": ("jaxflow.transforms.dequantise", "jaxflow.flows.log_mass"),
     "jaxflow.checkpoint": ("jaxflow.io.checkpoint",),
     "jaxflow.chunks": ("jaxflow.runtime.chunking",),
     "jaxflow.continuity": ("jaxflow.density.continuity",),

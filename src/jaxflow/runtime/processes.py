@@ -95,11 +95,7 @@ def _wait_for(host: str, port: int, timeout: int) -> None:
 
 @contextlib.contextmanager
 def name_lost_processes() -> Iterator[None]:
-    """Replace jax's error by `ProcessLostError` if another process has ended.
-
-    Raises:
-        ProcessLostError: says how to continue.
-    """
+    """Replace jax's error by `ProcessLostError` if another process has ended."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -125,11 +121,7 @@ def broadcast_from_first(number: float) -> float:
 
 
 def check_processes_agree(fingerprint: str) -> None:
-    """Raise in all processes if their fingerprints, of data and checkpoint, differ.
-
-    Raises:
-        ValueError: they differ.
-    """
+    """Raise in all processes if their fingerprints, of data and checkpoint, differ."""
     if jax.process_count() == 1:
         return
     from jax.experimental.multihost_utils import process_allgather

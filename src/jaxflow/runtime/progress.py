@@ -9,13 +9,9 @@ logger = logging.getLogger("jaxflow")
 
 
 class Progress:
-    """A progress bar on standard error, as a context.
+    """A progress bar of `total` steps on standard error, as a context.
 
-    Args:
-        total: number of steps of the task.
-        task: name of the task.
-        show: whether to show the bar; None shows it on a terminal only. Without a bar, messages
-            go to the `jaxflow` logger.
+    `show=None` shows it on a terminal only. Without a bar, messages go to the `jaxflow` logger.
     """
 
     def __init__(self, total: int, *, task: str = "training", show: bool | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Array types that annotations throughout the library share."""
+"""Array types that annotations throughout the library share, and parts of vectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,3 +16,11 @@ Rows = Float[Array, "rows *event"]
 ArrayInput = ArrayLike | Sequence[Any]
 # A number of rows: an integer, or an unknown one of `jax.export`.
 Count = Any
+
+
+def split(v: Float[Array, " _"], sizes: Sequence[int]) -> list[Float[Array, " _"]]:
+    """A vector in parts of these sizes."""
+    if v.shape != (sum(sizes),):
+        raise ValueError(f"a vector of shape {v.shape} does not split into parts of {sizes}")
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [v[end - size : end] for end, size in zip(ends, sizes, strict=True)]

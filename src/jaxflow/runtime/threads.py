@@ -6,6 +6,8 @@ import contextvars
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -33,6 +35,13 @@ def num_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def one_thread() -> contextlib.AbstractContextManager[Any]:
+    """Small matrices gain nothing from the threads of BLAS and lose much where cores are busy."""
+    if not find_spec("threadpoolctl"):
+        return contextlib.nullcontext()
+    return import_module("threadpoolctl").threadpool_limits(1)
 
 
 def with_settings(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -74,10 +83,10 @@ def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any
 
 
 class Ahead:
-    """Calls that a thread makes beside this one, in turn, to have their programs compiled.
+    """Calls made in a background thread so that jax compiles their programs early.
 
-    What they return or raise is dropped: the same call, made later, is fast, or raises again. As
-    a context it leaves out, at its end, what has not begun.
+    Their results and errors are discarded: the caller makes the same calls again. Leaving the
+    context cancels those that have not started.
     """
 
     def __init__(self, calls: Sequence[Callable[[], Any]] = ()) -> None:

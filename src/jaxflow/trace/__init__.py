@@ -15,11 +15,9 @@ __all__ = [
     "Hutchinson",
     "Trace",
     "XTrace",
-    "as_trace",
     "exact_trace",
     "has_closed_form",
     "hutchinson_trace",
     "jacobian_trace",
     "prepare",
-    "resolve",
 ]

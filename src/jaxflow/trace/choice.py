@@ -52,26 +52,10 @@ TRACE_NAMES = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutc
 
 
 def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator | XTrace:
-    """The trace object for a name; a trace object is returned unchanged.
+    """The trace object for a name; a trace object, also an `Estimator`, is returned unchanged.
 
-    Args:
-        trace: `"auto"`, `"closed"` (exact, and the field must have a closed form), `"exact"`,
-            `"hutchinson"`, or a trace object, jaxflow's or any `Estimator`.
-        field: the field, for `"closed"`.
-
-    Returns:
-        The trace object.
-
-    Raises:
-        ValueError: an unknown name, or `"closed"` for a field without a closed form.
-        TypeError: neither a name nor a trace; the text names what is missing.
-
-    Example:
-        ```python
-        from jaxflow.trace import Exact, as_trace
-
-        assert as_trace("exact", lambda t, x: -x) == Exact()
-        ```
+    `"closed"` is exact, and the field must have a closed form. Raises ValueError for an unknown
+    name, or a field without one; TypeError for what is no trace, and names what is missing.
     """
     if isinstance(trace, Auto | Exact | XTrace):
         return trace
@@ -99,21 +83,7 @@ def resolve(
 ) -> Exact | Estimator | XTrace:
     """The trace that `Auto` means for this field; any other trace is returned unchanged.
 
-    Args:
-        trace: a trace object.
-        field: the field.
-        size: number of entries of an event.
-        training: whether the trace is for a training step.
-
-    Returns:
-        A trace object other than `Auto`.
-
-    Example:
-        ```python
-        from jaxflow.trace import Auto, Exact, resolve
-
-        assert resolve(Auto(), lambda t, x: -x, size=100, training=False) == Exact()
-        ```
+    `size` is the number of entries of an event.
     """
     if not isinstance(trace, Auto):
         return trace

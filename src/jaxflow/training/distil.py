@@ -171,8 +171,8 @@ def _loss(fast: FlowMap, data: Array, cond: Array | None, key: PRNGKeyArray) -> 
             error = (moved - x[:, end]).reshape(len(x), -1)
             total = total + jnp.sum(error**2, axis=1)
             total = total + (change - log_p[:, end] + log_p[:, start]) ** 2
-    z, change = jax.vmap(fast.encode_one)(x[:, -1], cond)
+    z, log_det = jax.vmap(fast.to_base)(x[:, -1], cond)
     exact = log_prob_rows(fast.exact.base, x[:, 0], grouped=False) + log_p[:, -1]
-    nats = log_prob_rows(fast.exact.base, z, grouped=False) - change - exact
+    nats = log_prob_rows(fast.exact.base, z, grouped=False) + log_det - exact
     # Linear for large errors, so that a few rows do not dominate the gradient.
     return jnp.mean(total + HUBER * (jnp.sqrt(1 + (nats / HUBER) ** 2) - 1)), {}

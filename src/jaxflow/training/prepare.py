@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, ObservationEncoder, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
-from jaxflow.flows.data_space import check_mistakes, to_flow_space, with_transform
+from jaxflow.flows.data_space import to_flow_space, with_transform
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
@@ -27,6 +27,7 @@ from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
 from jaxflow.training.trainable import checked_train, trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
+from jaxflow.transforms.protocol import check_strict
 
 # Names of transforms that are not fitted here.
 GIVEN = "as given", "the flow's own"
@@ -252,7 +253,7 @@ def _problem(
     each_batch = stream is not None or noise_of(transform) is not None
     mapped, offsets, log_det = [], [], jnp.zeros(())
     for name, rows in (("x", train), ("validation", held_out)):
-        check_mistakes(transform, rows.x)
+        check_strict(transform, rows.x)
         u, log_det = _into_flow_space(transform, rows.x)
         _check_support(name, transform, log_det)
         mapped.append(replace(rows, x=u))

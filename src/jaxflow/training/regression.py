@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.bases.mixture import one_thread
 from jaxflow.dynamics import ConditionScaling, Moments, Regression, Trees
+from jaxflow.runtime.threads import one_thread
 
 # Penalties of least squares that are tried, in units of one row of standardised conditions.
 PENALTIES = (1e-6, 1.0, 30.0, 1000.0)

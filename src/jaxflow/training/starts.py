@@ -13,7 +13,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal, StudentT
-from jaxflow.bases.mixture import estimate, one_thread
+from jaxflow.bases.mixture import estimate
+from jaxflow.runtime.threads import one_thread
 from jaxflow.training.defaults import SCALINGS
 from jaxflow.training.heavy_tails import HeavyTails, fit_heavy_tails
 from jaxflow.transforms import Chain, Transform, Whiten, spread_rows

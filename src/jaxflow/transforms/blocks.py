@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.checks import check_event
-from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar, split
 from jaxflow.transforms.protocol import check_strict, image_shape, inside
 from jaxflow.transforms.samples import checked_rows
 
@@ -30,25 +30,19 @@ class Blocks(eqx.Module):
     ```
 
     Attributes:
-        blocks: transforms of vectors, in the order of `columns`.
-        columns: numbers of the columns that the blocks take, one after the other.
+        blocks: one or more transforms of vectors, in the order of `columns`.
+        columns: numbers of the columns that the blocks take, one after the other; None for their
+            order in the table.
+
+    Raises:
+        ValueError: `blocks` is empty, the events of one are not vectors, or `columns` does not
+            name every column once.
     """
 
     blocks: tuple[Any, ...]
     columns: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, blocks: Sequence[Any], columns: Sequence[int] | None = None) -> None:
-        """Put transforms side by side.
-
-        Args:
-            blocks: one or more transforms whose events are vectors.
-            columns: number of the column for each entry of their events, in turn; None for their
-                order in the table.
-
-        Raises:
-            ValueError: `blocks` is empty, the events of one are not vectors, or `columns` does
-                not name every column once.
-        """
         self.blocks = tuple(blocks)
         shapes = [tuple(part.event_shape) for part in self.blocks]
         if not shapes or any(len(shape) != 1 for shape in shapes):
@@ -84,7 +78,8 @@ class Blocks(eqx.Module):
         self._check(x, check_strict)
 
     def _check(self, x: ArrayInput, check: Callable[[Any, np.ndarray], None]) -> None:
-        rows, each = checked_rows(x, self.event_shape), np.split(self.columns, self._ends())
+        ends = np.cumsum(self._sizes)[:-1]
+        rows, each = checked_rows(x, self.event_shape), np.split(self.columns, ends)
         for part, columns in zip(self.blocks, each, strict=True):
             try:
                 check(part, rows[:, columns])
@@ -105,16 +100,16 @@ class Blocks(eqx.Module):
     def inverse(self, u: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one point of flow space to data space, and the sum of the log-determinants."""
         check_event("u", u, self.image_shape, "transform.inverse")
-        ends = np.cumsum([image_shape(part)[0] for part in self.blocks])[:-1].tolist()
-        each = zip(self.blocks, jnp.split(u, ends), strict=True)
+        each = zip(self.blocks, split(u, [image_shape(b)[0] for b in self.blocks]), strict=True)
         x, log_det = _joined([part.inverse(u) for part, u in each])
         return _in_order(x, np.argsort(self.columns).tolist()), log_det
 
     def _split(self, x: Event) -> list[Array]:
-        return jnp.split(_in_order(x, self.columns), self._ends())
+        return split(_in_order(x, self.columns), self._sizes)
 
-    def _ends(self) -> list[int]:
-        return np.cumsum([part.event_shape[0] for part in self.blocks])[:-1].tolist()
+    @property
+    def _sizes(self) -> list[int]:
+        return [part.event_shape[0] for part in self.blocks]
 
 
 def _in_order(x: Event, columns: Sequence[int]) -> Event:

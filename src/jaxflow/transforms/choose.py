@@ -19,27 +19,8 @@ def candidate_transforms(
     """`Standardise`, and `Gaussianise` if it raises the held-out likelihood of a Gaussian.
 
     Each transform is fitted to `x` and followed by a Gaussian of full covariance. Only training
-    shows which one helps a flow, which is more flexible than a Gaussian: splines can bend
-    separate clusters. Events that are not vectors are standardised.
-
-    ```python
-    import jax
-    from jaxflow.transforms import candidate_transforms
-
-    x = jax.random.lognormal(jax.random.key(0), shape=(1000, 2))
-    candidates = candidate_transforms(x[:800], x[800:])
-    print([*candidates])  # ['Standardise', 'Gaussianise']
-    ```
-
-    Args:
-        x: training rows.
-        held_out: other rows of the same distribution.
-
-    Returns:
-        The transforms by name.
-
-    Raises:
-        ValueError: a column is constant.
+    shows which one helps a flow, which is more flexible than a Gaussian: splines can bend separate
+    clusters. Events that are not vectors are standardised.
     """
     candidates: dict[str, Standardise | Gaussianise] = {"Standardise": Standardise.fit(x)}
     if x.ndim == 2:

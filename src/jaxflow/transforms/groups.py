@@ -5,6 +5,7 @@ To add one, write a class with the methods of the others in a file of its own, a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jaxflow.transforms.columns import Columns
@@ -20,8 +21,8 @@ GROUPS: tuple[Any, ...] = (Place, UnitVector, Periodic)
 # How a user names them; the last one takes columns for numbers of a line.
 NAMED: dict[str, Callable[..., list[Any]]] = {
     "place": Place.of,
-    "direction": UnitVector.directions,
-    "axis": UnitVector.axes,
+    "direction": UnitVector.of,
+    "axis": partial(UnitVector.of, up_to_sign=True),
     "periodic": Periodic.of,
     "interval": lambda columns, options, table: [],
 }
@@ -33,11 +34,7 @@ def is_group(word: Any) -> bool:
 
 
 def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Group]:
-    """The groups that a user wants, then those that are detected in the other columns.
-
-    Raises:
-        ValueError: a word is unknown, or does not fit its columns.
-    """
+    """The groups that a user wants, then those that are detected in the other columns."""
     found: list[Group] = []
     free = set(range(len(table.names)))
     for columns, text in wanted.items():

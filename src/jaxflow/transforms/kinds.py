@@ -96,12 +96,7 @@ class ColumnKind(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class GridColumn(ColumnKind):
-    """Integers or rounded numbers on a coarse grid.
-
-    Attributes:
-        step: spacing of the grid.
-        origin: a point of the grid.
-    """
+    """Integers or rounded numbers on a coarse grid of spacing `step` through `origin`."""
 
     step: float
     origin: float
@@ -131,12 +126,7 @@ class GridColumn(ColumnKind):
 
 @dataclasses.dataclass(frozen=True)
 class LimitedColumn(ColumnKind):
-    """Numbers within an interval, or positive and skewed.
-
-    Attributes:
-        lower: lower limit.
-        upper: upper limit; inf for none.
-    """
+    """Numbers within an interval, or positive and skewed (`upper` is inf)."""
 
     lower: float
     upper: float = np.inf

@@ -1,15 +1,13 @@
-"""Charts of the sphere and the torus: latitude and longitude, and columns with a period."""
+"""A chart of the sphere: latitude and longitude."""
 
 import math
-from collections.abc import Sequence
-from typing import SupportsIndex, final
+from typing import final
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxflow.manifolds import Torus
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import checked_rows
@@ -42,10 +40,14 @@ class LatLon(eqx.Module):
 
     Attributes:
         degrees: whether the columns are in degrees; else in radians.
-        measure: what log-densities are per: `"chart"`, square degrees or square radians of the
-            columns, or `"surface"`, steradians.
-        polar: whether the first column is the angle from the pole, from 0 to 180 degrees.
-        west: least longitude of samples.
+        measure: unit of the density: `"chart"` for square degrees or square radians of the
+            columns, `"surface"` for steradians.
+        polar: whether the first column is the angle from the pole, from 0 to 180 degrees, in place
+            of a latitude.
+        west: least longitude of samples; None for -180 degrees.
+
+    Raises:
+        ValueError: `measure` is unknown, or `west` is out of range.
     """
 
     degrees: bool = eqx.field(static=True)
@@ -66,17 +68,6 @@ class LatLon(eqx.Module):
         polar: bool = False,
         west: float | int | None = None,
     ) -> None:
-        """Make the chart.
-
-        Args:
-            degrees: whether the columns are in degrees.
-            measure: `"chart"` or `"surface"`.
-            polar: whether the first column is the angle from the pole, in place of a latitude.
-            west: least longitude of samples; None for -180 degrees.
-
-        Raises:
-            ValueError: `measure` is unknown, or `west` is out of range.
-        """
         if measure not in ("chart", "surface"):
             raise ValueError(f"measure={measure!r} is unknown; choose 'chart' or 'surface'")
         self.degrees, self.measure, self.polar = degrees, measure, polar
@@ -168,70 +159,3 @@ class LatLon(eqx.Module):
         if self.measure == "surface":
             return jnp.zeros_like(cos_lat)
         return jnp.log(cos_lat) + 2 * math.log(math.pi / self.half_turn)
-
-
-@final
-class Angles(eqx.Module):
-    """Columns with a period, in radians from 0 to 2 pi: those of `Torus(dim)`.
-
-    In radians the columns weigh alike in training, and as much as standardised ones beside them.
-    Samples lie in `[start, start + period)`.
-
-    ```python
-    import jax
-    from jaxflow import CNF
-    from jaxflow.bases import UniformOn
-    from jaxflow.dynamics import MLP, OnManifold
-    from jaxflow.manifolds import Torus
-    from jaxflow.transforms import Angles
-
-    field = OnManifold(MLP(4, key=jax.random.key(0)), Torus(2))
-    flow = CNF(field, UniformOn(Torus(2)), transform=Angles(2, period=360.0, start=-180.0))
-    print(flow.log_prob([[-60.0, -45.0], [180.0, -180.0]]))  # per square degree
-    ```
-
-    Attributes:
-        torus: the columns in their own units.
-    """
-
-    torus: Torus
-
-    # Rows outside are mistakes, not points of density 0.
-    strict = True
-
-    def __init__(
-        self,
-        dim: SupportsIndex,
-        period: float | int | Sequence[float] = 360.0,
-        start: float | int | Sequence[float] = 0.0,
-    ) -> None:
-        """Make the chart; arguments as for `jaxflow.manifolds.Torus`."""
-        self.torus = Torus(dim, period, start)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.torus.event_shape
-
-    def check(self, x: ArrayInput) -> None:
-        """Raise ValueError unless all values of the rows `x`, (rows, dim), lie in the period."""
-        self.torus.check(checked_rows(x, self.event_shape))
-
-    def inside(self, x: Event) -> Bool[Array, ""]:
-        """Whether all values lie in the period; True for NaN."""
-        return self.torus.inside(x)
-
-    def forward(self, x: Event) -> tuple[Event, Scalar]:
-        """`2 pi (x - start) / period`, and the logarithm of its slope."""
-        x, _ = self.torus.forward(x)
-        rate, start = self._scale(x)
-        return rate * (x - start), jnp.sum(jnp.log(rate))
-
-    def inverse(self, u: Event) -> tuple[Event, Scalar]:
-        """The values within the period, and minus that logarithm."""
-        rate, start = self._scale(u)
-        return self.torus.retract(start + u / rate), -jnp.sum(jnp.log(rate))
-
-    def _scale(self, x: Event) -> tuple[Event, Event]:
-        period, start = (jnp.asarray(v, x.dtype) for v in (self.torus.period, self.torus.start))
-        return 2 * math.pi / period, start

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from jaxflow.manifolds import Manifold, Torus
 from jaxflow.transforms.columns import Columns
 from jaxflow.transforms.kinds import GridColumn, reaches, usual_gap
-from jaxflow.transforms.latlon import Angles
 
 # Words of angles, and of other columns with a period, which needs such a word.
 ANGLES = {"lon", "long", "lng", "longitude", "ra", "az", "azimuth", "phase", "angle", "deg"}
@@ -31,18 +28,11 @@ NAMED_GAP, BESIDE_GAP = 0.05, 0.2
 
 @dataclass(frozen=True)
 class Periodic:
-    """A column that repeats after its period.
-
-    Attributes:
-        columns: number of the column.
-        period: its period, in the column's units.
-        start: least value.
-    """
+    """A column that repeats after its period, in the column's units."""
 
     columns: tuple[int, ...]
     period: float
     start: float
-    word: ClassVar[str] = "periodic"
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> list["Periodic"]:
@@ -114,16 +104,6 @@ class Periodic:
     def describe(self) -> str:
         """The period."""
         return f"repeats after {self.period:.4g}, from {self.start:.4g} on: a circle"
-
-    @property
-    def manifold(self) -> Manifold:
-        """The circle, in radians."""
-        return Torus(1)
-
-    @property
-    def chart(self) -> Angles:
-        """The column in radians."""
-        return Angles(1, self.period, self.start)
 
 
 def _number(text: str) -> float:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,16 +25,10 @@ SMALL = 0.9
 
 @dataclass(frozen=True)
 class Place:
-    """Two columns that are a point of the sphere: latitude and longitude, in this order.
-
-    Attributes:
-        columns: numbers of the columns.
-        chart: latitude and longitude as a unit vector.
-    """
+    """Two columns that are a point of the sphere: latitude and longitude, in this order."""
 
     columns: tuple[int, ...]
     chart: LatLon
-    word: ClassVar[str] = "place"
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> list["Place"]:

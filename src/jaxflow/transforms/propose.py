@@ -69,7 +69,7 @@ class Proposal(NamedTuple):
         if groups:
             key = ",".join(self.columns[i] for i in groups[0].columns)
             lines.append(
-                f"to take {key} for numbers of a line instead: kinds={{{key!r}: 'interval'}}, or "
+                f"to treat {key} as ordinary numbers, write kinds={{{key!r}: 'interval'}}, or "
                 f"--kind {key}=interval"
             )
         return [*lines, *self.notes]

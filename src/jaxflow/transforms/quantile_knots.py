@@ -35,12 +35,8 @@ def fit_column(column: Column, num_knots: int, eps: float) -> tuple[Knots, Knots
     `x_k` are data values and `y_k = Phi^-1(F(x_k))`, where `F` is the mid-distribution function
     (values below plus half of those equal), so tied values share one knot. Inner slopes are
     Steffen's: the slope of the parabola through three neighbours, limited to twice the smaller
-    adjacent secant. Outer slopes maximise the likelihood of the rows beyond.
-
-    Args:
-        column: finite values, not constant (see `jaxflow.runtime.checks.constant_columns`).
-        num_knots: number of knots, at least 2.
-        eps: spacing at 1 of the dtype that will hold the knots.
+    adjacent secant. Outer slopes maximise the likelihood of the rows beyond. The values are finite
+    and not constant in the dtype that will hold the knots, of spacing `eps` at 1.
     """
     values, counts = np.unique(column, return_counts=True)
     ranks = (np.cumsum(counts) - 0.5 * counts) / len(column)

@@ -8,8 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from jaxflow.runtime.checks import check_rows as check_finite
-from jaxflow.runtime.checks import constant_columns
+from jaxflow.runtime.checks import check_rows, constant_columns
 from jaxflow.runtime.shapes import Event
 
 
@@ -17,11 +16,8 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
     """The samples in float64 on the host, and the dtype in which a fit stores its parameters.
 
     The dtype is the data's own if that is floating (float64 needs JAX's x64 mode), else JAX's
-    default floating dtype.
-
-    Raises:
-        ValueError: there are fewer than `least` samples, or a value is not finite.
-        TypeError: the values are not real numbers.
+    default floating dtype. Raises for fewer than `least` samples, or anything but finite real
+    numbers.
     """
     raw = np.asarray(x)
     if not (
@@ -36,7 +32,7 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
             f"x has shape {raw.shape}; at least {number} are needed, shape (n, *event)"
         )
     values = raw.astype(np.float64)
-    check_finite(values)
+    check_rows(values)
     return values, stored_dtype(raw)
 
 
@@ -48,12 +44,7 @@ def stored_dtype(x: Any) -> np.dtype:
 
 
 def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *event"]:
-    """The rows in float64 on the host, for a transform's `check`.
-
-    Raises:
-        ValueError: a value is not finite, or the rows have another shape than `event_shape`.
-        TypeError: the values are not real numbers.
-    """
+    """The rows in float64 on the host, for a `check`; raises unless they are finite and fit."""
     values, _ = host_samples(x, least=1)
     if values.shape[1:] != event_shape:
         raise ValueError(

@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxflow.bases import StandardNormal
-from jaxflow.bases.on_manifold import Independent, UniformOn
+from jaxflow.bases import Independent, StandardNormal, UniformOn
 from jaxflow.manifolds import Euclidean, Manifold, Product, Torus
+from jaxflow.transforms.angles import Angles
 from jaxflow.transforms.blocks import Blocks
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.groups import Group
-from jaxflow.transforms.latlon import Angles
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.protocol import Transform
 
@@ -19,12 +18,7 @@ class Surface(NamedTuple):
     """Columns on a manifold, and the others, which are numbers of a line.
 
     In flow space the places and unit vectors come first, then the columns with a period, in
-    radians, then the others.
-
-    Attributes:
-        groups: the columns on a manifold; those with a period last.
-        others: numbers of the other columns.
-        parts: transforms that come before, of grids and limits.
+    radians, then the others. `parts` are transforms that come before, of grids and limits.
     """
 
     groups: tuple[Group, ...]
@@ -48,11 +42,7 @@ class Surface(NamedTuple):
         return Product(*factors, Euclidean(len(self.others)))
 
     def base(self, of_others: Any = None) -> Any:
-        """Uniform on the manifold, beside a base of the other columns.
-
-        Args:
-            of_others: that base; None for a standard normal one.
-        """
+        """Uniform on the manifold, beside a base of the other columns; None for a normal one."""
         uniform = UniformOn(self.curved)
         if not self.others:
             return uniform
@@ -73,11 +63,7 @@ class Surface(NamedTuple):
         return charts
 
     def transform(self, scaling: Transform | None = None) -> Transform:
-        """The columns as a point of the manifold.
-
-        Args:
-            scaling: of the other columns; None for none of them.
-        """
+        """The columns as a point of the manifold, with a scaling of the other columns."""
         blocks = self.charts if scaling is None else [*self.charts, scaling]
         each = Blocks(blocks, (*self.columns, *self.others))
         return Chain((*self.parts, each)) if self.parts else each

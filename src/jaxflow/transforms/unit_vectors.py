@@ -20,9 +20,7 @@ UNIT, LEAST_ROWS = 1e-3, 10
 class UnitVector:
     """Columns whose rows have length 1: directions, axes, or rotations as quaternions.
 
-    Attributes:
-        columns: numbers of the columns.
-        up_to_sign: whether `x` and `-x` are one point.
+    `up_to_sign`: `x` and `-x` are one point.
     """
 
     columns: tuple[int, ...]
@@ -51,23 +49,15 @@ class UnitVector:
         return found
 
     @classmethod
-    def directions(
-        cls, columns: tuple[int, ...], options: list[str], table: Columns
+    def of(
+        cls,
+        columns: tuple[int, ...],
+        options: list[str],
+        table: Columns,
+        *,
+        up_to_sign: bool = False,
     ) -> list["UnitVector"]:
-        """Unit vectors, as the user says."""
-        return cls._of(columns, options, table, up_to_sign=False)
-
-    @classmethod
-    def axes(
-        cls, columns: tuple[int, ...], options: list[str], table: Columns
-    ) -> list["UnitVector"]:
-        """Unit vectors up to sign, as the user says."""
-        return cls._of(columns, options, table, up_to_sign=True)
-
-    @classmethod
-    def _of(
-        cls, columns: tuple[int, ...], options: list[str], table: Columns, *, up_to_sign: bool
-    ) -> list["UnitVector"]:
+        """The unit vectors of some columns, as the user says."""
         if len(columns) < 2 or options:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
@@ -77,11 +67,6 @@ class UnitVector:
                 f"{np.linalg.norm(table.x[off[0], columns]):g}. Divide each row by its length"
             )
         return [cls(columns, up_to_sign)]
-
-    @property
-    def word(self) -> str:
-        """How users name it."""
-        return "axis" if self.up_to_sign else "direction"
 
     def keeps_grid(self, table: Columns) -> bool:
         """Whether noise keeps the length: it does not."""
@@ -102,7 +87,7 @@ class UnitVector:
 
     @property
     def chart(self) -> Manifold:
-        """None but the manifold itself."""
+        """The manifold, which is also a transform."""
         return self.manifold
 
 

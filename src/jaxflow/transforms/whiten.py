@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import checked_rows, host_samples
+from jaxflow.transforms.samples import checked_rows, host_samples, is_concrete
 from jaxflow.transforms.standardise import Standardise
 
 # A column has at least this share of its spread about any sum of multiples of the others, times
@@ -47,12 +47,16 @@ class Whiten(eqx.Module):
             factor: `W^-1`, the Cholesky factor of the data's covariance, (dim, dim).
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: the shapes do not fit, or the diagonal of `factor` is not positive.
         """
         if factor.shape != (*mean.shape, *mean.shape) or mean.ndim != 1:
             raise ValueError(
                 f"mean has shape {mean.shape} and factor has shape {factor.shape}; give (dim,) "
                 "and (dim, dim)"
+            )
+        if is_concrete(mean, factor) and not (np.diagonal(factor) > 0).all():
+            raise ValueError(
+                "factor must have a positive diagonal: write np.linalg.cholesky(covariance)"
             )
         self.mean, self.factor, self.event_shape = mean, factor, mean.shape
 

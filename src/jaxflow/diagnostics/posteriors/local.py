@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.bases.mixture import one_thread
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, flatten, p_value
 from jaxflow.diagnostics.posteriors.arguments import (
@@ -30,6 +29,7 @@ from jaxflow.plotting.excess import excess
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.keys import numpy_rng
+from jaxflow.runtime.threads import one_thread
 
 # Exchanges of the built-in classifier, at least, for which they are cheap.
 EXCHANGES = 500

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.diffusion.ddpm import posterior, transition
-from jaxflow.diffusion.schedule import Event
 from jaxflow.diffusion.steppers.rule import Move, Rule
+from jaxflow.runtime.shapes import Event
 
 
 @final

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxflow.diffusion.schedule import Event
 from jaxflow.diffusion.steppers.ancestral import Ancestral
 from jaxflow.diffusion.steppers.rule import Move, Rule
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.shapes import Event
 
 
 @final

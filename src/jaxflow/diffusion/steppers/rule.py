@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.diffusion.schedule import Event, Scalar, Schedule
+from jaxflow.diffusion.schedule import Schedule
+from jaxflow.runtime.shapes import Event, Scalar
 
 
 class Move(NamedTuple):
