@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.tables.laws import Labels, Steps
+from jaxflow.tables.laws import Labels, Steps, step_log_prob
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(3.0, 500).astype(float)
@@ -25,21 +25,23 @@ def parameters_of(law, spread=0.5):
     return law.start(codes) + spread * RNG.normal(size=law.num_parameters)
 
 
+def log_prob(law, parameters, codes):
+    """Log-probabilities of cells that share their parameters."""
+    return law.log_prob(np.tile(parameters, (len(codes), 1)), law.cells(codes))
+
+
 @pytest.mark.parametrize("name", ["labels", "count", "range"])
 def test_probabilities_of_all_cells_sum_to_one(name):
     law, cells = LAWS[name]
-    parameters = jnp.asarray(parameters_of(law))
-    log_p = jax.vmap(law.log_prob, (None, 0))(parameters, jnp.asarray(law.cells(cells)))
+    log_p = log_prob(law, parameters_of(law), cells)
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["skewed", "whole"])
 def test_probabilities_of_wide_ranges_sum_to_one(name):
     law, _ = LAWS[name]
-    parameters = jnp.asarray(parameters_of(law, 0.2))
     cells = np.arange(0.0, 100_000.0) if law.log else np.arange(-5000.0, 5000.0)
-    log_p = jax.vmap(law.log_prob, (None, 0))(parameters, jnp.asarray(law.cells(cells)))
-    total = np.exp(log_p).sum()
+    total = np.exp(log_prob(law, parameters_of(law, 0.2), cells)).sum()
     assert 0.999 < total < 1 + 1e-9
 
 
@@ -53,8 +55,7 @@ def test_samples_follow_the_probabilities(name):
         assert drawn.min() >= law.lower
         assert drawn.max() <= law.upper
     values, counts = np.unique(drawn, return_counts=True)
-    cells = jnp.asarray(law.cells(values))
-    p = np.exp(jax.vmap(law.log_prob, (None, 0))(jnp.asarray(parameters), cells))
+    p = np.exp(log_prob(law, parameters, values))
     frequent = p > 1e-3
     error = np.sqrt(p * (1 - p) / 40_000)
     assert (np.abs(counts / 40_000 - p) < 5 * error + 1e-9)[frequent].all()
@@ -63,21 +64,15 @@ def test_samples_follow_the_probabilities(name):
 def test_a_law_is_exact_in_float32_where_numbers_are_large():
     codes = np.floor(1e6 + 1e5 * RNG.normal(size=400))
     law = Steps.fit(codes, 0.0, np.inf)
-    parameters, cells = law.start(codes), law.cells(codes)
+    every = np.tile(law.start(codes), (len(codes), 1))
+    arguments = every, law.cells(codes), *np.array(law.span)
     with jax.enable_x64(False):
-        rounded = jax.vmap(law.log_prob, (None, 0))(
-            jnp.asarray(parameters, jnp.float32), jnp.asarray(cells, jnp.float32)
-        )
-    exact = jax.vmap(law.log_prob, (None, 0))(jnp.asarray(parameters), jnp.asarray(cells))
-    np.testing.assert_allclose(rounded, exact, atol=1e-3)
+        rounded = step_log_prob(*(jnp.asarray(each, jnp.float32) for each in arguments))
+    np.testing.assert_allclose(rounded, law.log_prob(every, law.cells(codes)), atol=1e-3)
 
 
 def test_starts_are_frequencies():
     law = Labels(3)
     codes = np.repeat([0.0, 1.0, 2.0], [70, 20, 10])
-    p = np.exp(jax.vmap(law.log_prob, (None, 0))(jnp.asarray(law.start(codes)), law_cells(law)))
+    p = np.exp(log_prob(law, law.start(codes), np.arange(3.0)))
     np.testing.assert_allclose(p, [70.5 / 101.5, 20.5 / 101.5, 10.5 / 101.5])
-
-
-def law_cells(law):
-    return jnp.asarray(law.cells(np.arange(3.0)))

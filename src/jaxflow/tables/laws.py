@@ -2,15 +2,14 @@
 
 A law turns a vector of parameters into the probability of a cell. Cells are codes: the number of
 a label, or the number of steps from an origin. What depends on a cell alone is computed in float64
-on the host (`cells`, `encode`); `log_prob` is for jax.
+on the host (`cells`, `encode`). Probabilities are those of NumPy arrays or of jax arrays.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 from scipy.special import expit, logit
 
 # Labels with an input of their own to the networks; the rarer ones share none.
@@ -25,6 +24,8 @@ SMOOTH = 0.9
 MOST = 2.0**53
 # Logarithms of the scales lie within these, in standard deviations.
 LOG_SCALES = (-9.0, 4.0)
+# The logit of what does not exist.
+NEVER = -1e30
 
 Codes = Float[np.ndarray, " n"]
 
@@ -43,6 +44,11 @@ class Labels:
     def num_parameters(self) -> int:
         """A logit for each label."""
         return self.count
+
+    @property
+    def slots(self) -> Int[np.ndarray, " parameters"]:
+        """Places of the parameters among those of similar laws."""
+        return np.arange(self.count)
 
     @property
     def num_inputs(self) -> int:
@@ -64,9 +70,11 @@ class Labels:
         counts = np.bincount(known, minlength=self.count) + PSEUDO
         return np.log(counts / counts.sum())
 
-    def log_prob(self, parameters: Array, cell: Float[Array, " 3"]) -> Float[Array, ""]:
-        """Log-probability of one cell."""
-        return jax.nn.log_softmax(parameters)[cell[0].astype(int)]
+    def log_prob(
+        self, parameters: Float[np.ndarray, "n parameters"], cells: Float[np.ndarray, "n 3"]
+    ) -> Float[np.ndarray, " n"]:
+        """Log-probability of each cell."""
+        return label_log_prob(parameters, cells)
 
     def sample(self, parameters: np.ndarray, uniform: Float[np.ndarray, "n 2"]) -> Codes:
         """Draw a label for each row of parameters, (n, parameters)."""
@@ -120,6 +128,11 @@ class Steps:
         return len(self.common) + 3 * COMPONENTS
 
     @property
+    def slots(self) -> Int[np.ndarray, " parameters"]:
+        """Places of the parameters among those of laws with `COMMON` frequent numbers."""
+        return np.r_[: len(self.common), COMMON : COMMON + 3 * COMPONENTS]
+
+    @property
     def num_inputs(self) -> int:
         """Entries of `encode`."""
         return 1 + len(self.common)
@@ -158,19 +171,13 @@ class Steps:
         weights = np.log([*np.maximum(atoms, 1e-6), *[smooth] * COMPONENTS])
         return np.concatenate([weights, means, log_scales])
 
-    def log_prob(self, parameters: Array, cell: Float[Array, " 3"]) -> Float[Array, ""]:
-        """Log-probability of one cell."""
-        index, edge, width = cell
-        num = len(self.common)
-        weights = jax.nn.log_softmax(parameters[: num + COMPONENTS])
-        means, log_scales = jnp.split(parameters[num + COMPONENTS :], 2)
-        scales = jnp.exp(jnp.clip(log_scales, *LOG_SCALES))
-        first, span = self._span()
-        inside = _log_mass((edge - means) / scales, width / scales)
-        total = _log_mass((first - means) / scales, span / scales)
-        smooth = jax.nn.logsumexp(weights[num:] + inside - total)
-        own = jnp.where(index >= 0, weights[:num][index.astype(int)], -1e30)
-        return jnp.logaddexp(own, smooth)
+    def log_prob(
+        self, parameters: Float[np.ndarray, "n parameters"], cells: Float[np.ndarray, "n 3"]
+    ) -> Float[np.ndarray, " n"]:
+        """Log-probability of each cell."""
+        every = np.full((len(parameters), COMMON + 3 * COMPONENTS), NEVER)
+        every[:, self.slots] = parameters
+        return step_log_prob(every, cells, *self.span)
 
     def sample(self, parameters: np.ndarray, uniform: Float[np.ndarray, "n 2"]) -> Codes:
         """Draw a number for each row of parameters, (n, parameters)."""
@@ -179,7 +186,7 @@ class Steps:
         part = np.maximum(chosen - num, 0)
         means, log_scales = np.split(parameters[:, num + COMPONENTS :].astype(float), 2, axis=1)
         mean, scale = means[rows, part], np.exp(np.clip(log_scales[rows, part], *LOG_SCALES))
-        first, span = self._span()
+        first, span = self.span
         low, high = (first - mean) / scale, (first + span - mean) / scale
         # Reflected where the limits lie in the upper tail, whose probabilities round to 1.
         sign = np.where(low > 0, -1.0, 1.0)
@@ -192,7 +199,8 @@ class Steps:
         k = np.clip(np.round(k), self.lower, self.upper)
         return np.where(chosen < num, np.array(self.common)[np.minimum(chosen, num - 1)], k)
 
-    def _span(self) -> tuple[float, float]:
+    @property
+    def span(self) -> tuple[float, float]:
         """Lower edge of the least cell, and the distance to the upper edge of the largest."""
         first, last = self.scaled(np.array([self.lower - 0.5, self.upper + 0.5]))
         return float(first), float(last - first)
@@ -201,9 +209,52 @@ class Steps:
 Law = Labels | Steps
 
 
-def _log_mass(low: Array, width: Array) -> Array:
+def label_log_prob(logits: Any, cells: Any) -> Any:
+    """Log-probability of each cell, (n,), by the logits of all labels, (n, labels)."""
+    xp = logits.__array_namespace__()
+    index = cells[:, :1].astype(int)
+    return xp.take_along_axis(_log_softmax(logits), index, axis=1)[:, 0]
+
+
+def step_log_prob(parameters: Any, cells: Any, first: Any, span: Any) -> Any:
+    """Log-probability of each cell, (n,), by the parameters of `Steps`, (n, parameters).
+
+    Args:
+        parameters: those of laws with `COMMON` frequent numbers; `NEVER` where there are fewer.
+        cells: as `Steps.cells`.
+        first: lower edge of the least number, in u.
+        span: distance of the upper edge of the largest number from it.
+    """
+    xp = parameters.__array_namespace__()
+    weights = _log_softmax(parameters[:, : COMMON + COMPONENTS])
+    means, log_scales = xp.split(parameters[:, COMMON + COMPONENTS :], 2, axis=1)
+    scales = xp.exp(xp.clip(log_scales, *LOG_SCALES))
+    index, edge, width = (cells[:, i : i + 1] for i in range(3))
+    inside = _log_mass((edge - means) / scales, width / scales)
+    total = _log_mass((first - means) / scales, span / scales)
+    smooth = _log_sum(weights[:, COMMON:] + inside - total)
+    place = xp.maximum(index, 0).astype(int)
+    own = xp.take_along_axis(weights, place, axis=1)
+    return xp.logaddexp(xp.where(index >= 0, own, NEVER), smooth)[:, 0]
+
+
+def _log_mass(low: Any, width: Any) -> Any:
     """`log(F(low + width) - F(low))` for the logistic F, without cancellation."""
-    return jax.nn.log_sigmoid(low + width) + jax.nn.log_sigmoid(-low) + jnp.log(-jnp.expm1(-width))
+    xp = low.__array_namespace__()
+    # log F(x) = -log(1 + exp(-x))
+    tails = xp.logaddexp(0.0, -low - width) + xp.logaddexp(0.0, low)
+    return xp.log(-xp.expm1(-width)) - tails
+
+
+def _log_sum(x: Any) -> Any:
+    """`log(sum(exp(x)))` of each row, as a column."""
+    xp = x.__array_namespace__()
+    largest = xp.max(x, axis=1, keepdims=True)
+    return largest + xp.log(xp.sum(xp.exp(x - largest), axis=1, keepdims=True))
+
+
+def _log_softmax(x: Any) -> Any:
+    return x - _log_sum(x)
 
 
 def _choose(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
