@@ -16,7 +16,7 @@ from jaxflow.cli.settings import INHERITED, Settings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import finish, held_out_results, note_proposal, train
-from jaxflow.data import check_columns, read_table, split, table_names
+from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
 from jaxflow.training.from_simple import compare
@@ -63,8 +63,12 @@ def read_table_rows(
     settings: Settings,
     *,
     drop_nan: bool,
+    read: Table | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record."""
+    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record.
+
+    `read` is the table without a class column, if it has been read.
+    """
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
         x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
@@ -78,7 +82,7 @@ def read_table_rows(
         if class_column is not None and class_column in (names or ()):
             raise ValueError(f"{class_column} is in both --columns and --class-column: drop one")
         chosen = names is not None
-        read = read_table(table, names)
+        read = read_table(table, names) if read is None else read
         names, num_rows = list(read.columns), len(read.values)
         x, row_numbers = clean_rows(
             read.values, names, table, drop_nan=drop_nan, float64=settings.float64

@@ -33,7 +33,7 @@ class Whole:
         lower: least number; -inf for none.
         upper: largest number; inf for none.
         step: distance of two neighbours.
-        origin: a number that occurs.
+        origin: a number that occurs, or 0 for counts.
     """
 
     lower: float = -np.inf
@@ -47,7 +47,8 @@ class Whole:
         x = cells.numbers[~cells.missing]
         if np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)):
             step = _whole_step(x)
-            return cls(*_limits(x, step), step=step, origin=float(x[0]) if step > 1 else 0.0)
+            counted = step == 1 and x.min() < np.ptp(x)
+            return cls(*_limits(x, step), step=step, origin=0.0 if counted else float(x[0]))
         grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
         if grid is None:
             return None
@@ -71,7 +72,7 @@ class Whole:
         word = "whole numbers" if self.step == 1 else f"numbers in steps of {self.step:g}"
         if np.isfinite(self.upper):
             return f"{word} from {self.lower:g} to {self.upper:g}"
-        if self.lower == 0 and self.step == 1:
+        if self.lower == self.origin == 0 and self.step == 1:
             return "count: whole numbers from 0 on"
         return f"{word} from {self.lower:g} on" if np.isfinite(self.lower) else word
 
