@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.tables.discrete import Autoregressive, Head, start_heads
+from jaxflow.tables.discrete import Autoregressive, Head, constant_heads
 from jaxflow.tables.groups import Groups, log_prob
 from jaxflow.tables.laws import Labels, Steps
 
@@ -30,7 +30,8 @@ def moved(head):
 
 @pytest.fixture(scope="module")
 def model():
-    heads = tuple(map(moved, start_heads(LAWS, CODES, 0)))
+    starts = [law.start(column) for law, column in zip(LAWS, CODES.T, strict=True)]
+    heads = tuple(map(moved, constant_heads(LAWS, starts, 0)))
     return Autoregressive(heads, LAWS, (-1, -1, 0, -1, -1))
 
 
@@ -39,7 +40,9 @@ def test_a_batch_of_heads_has_the_probabilities_of_each(model):
     assert len(groups.groups) == 3
     stacked = jax.tree.map(lambda leaf: leaf[0], groups.stack([model.heads], LAWS))
     found = log_prob(groups.groups, stacked, *groups.rows(LAWS, CODES))
-    np.testing.assert_allclose(found, model.log_prob(CODES)[:, groups.order], rtol=1e-9)
+    np.testing.assert_allclose(
+        found, model.log_prob(CODES, others=True)[:, groups.order], rtol=1e-9
+    )
     back = groups.unstack(stacked, LAWS)
     jax.tree.map(np.testing.assert_array_equal, back, model.heads)
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.tables.laws import Labels, Steps, step_log_prob
+from jaxflow.tables.laws import Labels, Steps
+from jaxflow.tables.steps import step_log_prob
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(3.0, 500).astype(float)
@@ -65,7 +66,7 @@ def test_a_law_is_exact_in_float32_where_numbers_are_large():
     codes = np.floor(1e6 + 1e5 * RNG.normal(size=400))
     law = Steps.fit(codes, 0.0, np.inf)
     every = np.tile(law.start(codes), (len(codes), 1))
-    arguments = every, law.cells(codes), *np.array(law.span)
+    arguments = law._every(every), law.cells(codes), *np.array(law.span)
     with jax.enable_x64(False):
         rounded = step_log_prob(*(jnp.asarray(each, jnp.float32) for each in arguments))
     np.testing.assert_allclose(rounded, law.log_prob(every, law.cells(codes)), atol=1e-3)
@@ -74,5 +75,30 @@ def test_a_law_is_exact_in_float32_where_numbers_are_large():
 def test_starts_are_frequencies():
     law = Labels(3)
     codes = np.repeat([0.0, 1.0, 2.0], [70, 20, 10])
-    p = np.exp(log_prob(law, law.start(codes), np.arange(3.0)))
-    np.testing.assert_allclose(p, [70.5 / 101.5, 20.5 / 101.5, 10.5 / 101.5])
+    p = np.exp(law.start(codes))
+    np.testing.assert_allclose(p, [0.7, 0.2, 0.1], atol=0.02)
+    np.testing.assert_allclose(p.sum(), 1.0)
+
+
+def test_labels_that_hardly_repeat_are_all_as_likely():
+    """The smoothing follows the table: next to none where each label has many rows."""
+    np.testing.assert_allclose(np.exp(Labels(40).start(np.arange(40.0))), 1 / 40)
+    rare = np.exp(Labels(40).start(np.repeat([0.0, 1.0], 500)))
+    assert rare[2:].sum() < 1e-3
+    # One label in half of the rows, the others once: it keeps its share.
+    codes = np.concatenate([np.zeros(40), np.arange(1.0, 41)])
+    assert np.exp(Labels(41).start(codes))[0] > 0.45
+
+
+def test_heaped_numbers_keep_their_frequencies():
+    """Ages that are mostly multiples of 5 in a smooth range: the table's part has these."""
+    ages = RNG.integers(20, 80, 2000)
+    ages = np.where(RNG.random(2000) < 0.7, 5 * (ages // 5), ages).astype(float)
+    law, (rows, new) = Steps.fit(ages[:1000], 0.0, np.inf), np.split(ages, 2)
+    truth = np.where(np.arange(20.0, 80) % 5 == 0, 0.7 * 5 / 60 + 0.3 / 60, 0.3 / 60)
+    entropy = -(truth * np.log(truth)).sum()
+    assert abs(log_prob(law, law.frequencies(rows), new).mean() + entropy) < 0.1
+    assert log_prob(law, law.start(rows), new).mean() < -entropy - 0.3
+    # A number of the table that no other row has is not its own evidence.
+    once = Steps.fit(np.arange(500.0) ** 2, 0.0, np.inf)
+    assert (once.cells(np.arange(10.0, 500) ** 2, others=True)[:, 3] < -1e29).all()

@@ -64,14 +64,21 @@ class Autoregressive(eqx.Module):
         """Inputs to networks: those of all variables, beside each other."""
         return encode(self.laws, codes)
 
-    def log_prob(self, codes: Codes) -> Float[np.ndarray, "n variables"]:
-        """Log-probability of each cell given those before it; 0 where it is absent."""
+    def log_prob(self, codes: Codes, *, others: bool = False) -> Float[np.ndarray, "n variables"]:
+        """Log-probability of each cell given those before it; 0 where it is absent.
+
+        Args:
+            codes: the rows.
+            others: whether they are rows of the table, to be scored by its other rows.
+        """
         log_p = np.zeros(codes.shape)
         for first in range(0, len(codes), CHUNK):
             rows, size = slice(first, first + CHUNK), 0
             inputs = self.encode(codes[rows])
             for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):
-                each = law.log_prob(head(inputs[:, :size]), law.cells(codes[rows, j]))
+                each = law.log_prob(
+                    head(inputs[:, :size]), law.cells(codes[rows, j], others=others)
+                )
                 log_p[rows, j] = np.where(np.isnan(codes[rows, j]), 0.0, each)
                 size += law.num_inputs
         return log_p
@@ -114,14 +121,18 @@ def encode(laws: Sequence[Law], codes: Codes) -> Float[np.ndarray, "n inputs"]:
     return np.concatenate([np.zeros((len(codes), 0)), *parts], axis=1)
 
 
-def start_heads(laws: Sequence[Law], codes: Codes, seed: int) -> tuple[Head, ...]:
-    """Heads whose parameters are those of the frequencies, whatever the cells before."""
+def constant_heads(
+    laws: Sequence[Law], biases: Sequence[np.ndarray], seed: int
+) -> tuple[Head, ...]:
+    """Heads with these parameters, whatever the cells before; their first layer is random."""
     heads, size, rng = [], 0, np.random.default_rng(seed)
-    for law, column in zip(laws, codes.T, strict=True):
-        bias, into = law.start(column), rng.normal(size=(WIDTH, size)) / max(size, 1) ** 0.5
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    for law, bias in zip(laws, biases, strict=True):
+        into = rng.normal(size=(WIDTH, size)) / max(size, 1) ** 0.5
         zeros = np.zeros((len(bias), size + WIDTH))
         parts = bias, zeros[:, :size], zeros[:, size:], into, np.zeros(WIDTH)
-        heads.append(Head(*(jnp.asarray(part, float) for part in parts)))
+        # Rounded by NumPy: jax would compile a program for each shape.
+        heads.append(Head(*(jnp.asarray(part.astype(dtype)) for part in parts)))
         size += law.num_inputs
     return tuple(heads)
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.runtime.progress import Progress
-from jaxflow.tables.discrete import Autoregressive, Codes, start_heads
+from jaxflow.tables.discrete import Autoregressive, Codes, constant_heads
 from jaxflow.tables.groups import Group, Groups, Stacked, log_prob
 from jaxflow.tables.laws import Law
 from jaxflow.training.prepare import host_seed
@@ -27,8 +27,6 @@ AVERAGE = 0.95
 # Updates between two validations; largest number of updates; validations without a gain after
 # which training stops; least gain in nats.
 EVERY, MOST, PATIENCE, GAIN = 25, 2500, 8, 1e-4
-# Rows of the smooth law that frequencies are counted with.
-MORE = 2.0
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -39,7 +37,7 @@ class FittedDiscrete(NamedTuple):
     Attributes:
         model: the probabilities.
         held: held-out log-probabilities of the rows of all folds in turn, (rows, variables).
-        independent: those of independent variables with smoothed frequencies.
+        independent: those of the smoothed frequencies of each variable alone.
     """
 
     model: Autoregressive
@@ -56,10 +54,10 @@ def fit_discrete(
     progress: Progress,
     max_seconds: float | None = None,
 ) -> FittedDiscrete:
-    """Train the heads from independent frequencies, each as long as that helps held-out rows.
+    """Train the heads, each as long as that helps held-out rows.
 
     The models of all folds and the model of all rows train together. The heads share no weights,
-    so each stops at its own best step, which is 0 where the cells before do not help.
+    so each stops at its own best step. A variable keeps its frequencies where no step beats them.
 
     Args:
         laws: law of each variable.
@@ -74,24 +72,29 @@ def fit_discrete(
     end = time.monotonic() + (math.inf if max_seconds is None else max_seconds)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
     seed = host_seed(key)
-    starts = [start_heads(laws, codes[train], seed) for train in trains]
-    models = [Autoregressive(heads, laws, gates) for heads in starts]
+    frequencies, starts = [], []
+    for part in (codes[train] for train in trains):
+        columns = list(zip(laws, part.T, strict=True))
+        each = ([law.frequencies(c) for law, c in columns], [law.start(c) for law, c in columns])
+        frequencies.append(constant_heads(laws, each[0], seed))
+        starts.append(constant_heads(laws, each[1], seed))
+    simple = [Autoregressive(heads, laws, gates) for heads in frequencies]
+    outs = [out for _, out in folds]
     if not folds or not laws:
-        nothing = np.zeros((sum(len(held) for _, held in folds), len(laws)))
-        return FittedDiscrete(models[-1], nothing, nothing)
+        nothing = np.zeros((sum(map(len, outs)), len(laws)))
+        return FittedDiscrete(simple[-1], nothing, nothing)
     groups = Groups.of(laws)
     data, order = groups.rows(laws, codes), groups.order
     weights = jnp.asarray(
         [np.bincount(train, minlength=len(codes)) > 0 for train in trains], float
     )
-    outs = [out for _, out in folds]
-    held = np.concatenate(
-        [model.log_prob(codes[out]) for model, out in zip(models, outs, strict=False)]
+    independent = np.concatenate(
+        [model.log_prob(codes[out], others=True) for model, out in zip(simple, outs, strict=False)]
     )
+    held, best = independent, _last(groups.stack(frequencies, laws))
     heads: Any = groups.stack(starts, laws)
-    best = last = _last(heads)
-    since = np.zeros(len(laws), int)
-    state, average = optimizer().init(heads), heads
+    average, state = heads, eqx.filter_jit(optimizer().init)(heads)
+    top, since = np.full(len(laws), -np.inf), np.zeros(len(laws), int)
     for step in range(0, MOST, EVERY):
         key, batch_key = jax.random.split(key)
         heads, average, state = _train(
@@ -99,23 +102,20 @@ def fit_discrete(
         )
         now = np.zeros_like(held)
         now[:, order] = _held_out(groups.groups, average, data, outs)
-        gains = now.mean(axis=0) > held.mean(axis=0) + GAIN
-        since = np.where(gains, 0, since + 1)
-        held, last = np.where(gains, now, held), _last(average)
+        means = now.mean(axis=0)
+        since = np.where(means > top + GAIN, 0, since + 1)
+        top, gains = np.maximum(top, means), means > held.mean(axis=0) + GAIN
+        held = np.where(gains, now, held)
         best = tuple(
             jax.tree.map(lambda new, old, kept=gains[numbers]: _where(kept, new, old), *both)
-            for numbers, *both in zip(groups.members, last, best, strict=True)
+            for numbers, *both in zip(groups.members, _last(average), best, strict=True)
         )
         progress.update(step, f"labels and counts: {-held.sum(axis=1).mean():.3f} nats")
         done = (since >= PATIENCE).all() or not np.isfinite(now).all()
         if done or time.monotonic() > end:
             break
-    tables = [
-        _frequencies(model, codes, train, part)
-        for model, (train, part) in zip(models, folds, strict=False)
-    ]
     fitted = Autoregressive(groups.unstack(best, laws), laws, gates)
-    return FittedDiscrete(fitted, held, np.concatenate(tables))
+    return FittedDiscrete(fitted, held, independent)
 
 
 def optimizer() -> optax.GradientTransformation:
@@ -123,32 +123,9 @@ def optimizer() -> optax.GradientTransformation:
     return optax.adamw(RATE, weight_decay=DECAY)
 
 
-def _frequencies(
-    start: Autoregressive, codes: Codes, train: np.ndarray, held: np.ndarray
-) -> Float[np.ndarray, "held variables"]:
-    """Log-probabilities of held-out cells by the counts of each variable, and a smooth law.
-
-    The smooth law has the share of the cells that occur once: so often a new cell is new (Good
-    1953, "The population frequencies of species", eq. 9), and two cells more.
-    """
-    # Before training a head does not see its inputs.
-    prior = np.exp(start.log_prob(codes[held]))
-    counts, shares = np.zeros_like(prior), np.zeros(len(start.laws))
-    totals = (~np.isnan(codes[train])).sum(axis=0)
-    for j in range(len(start.laws)):
-        known = codes[train][:, j]
-        values, inverse = np.unique(known[~np.isnan(known)], return_counts=True)
-        shares[j] = ((inverse == 1).sum() + MORE) / (totals[j] + MORE)
-        if len(values):
-            place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
-            counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
-    table = np.log((1 - shares) * counts / np.maximum(totals, 1) + shares * prior)
-    return np.where(np.isnan(codes[held]), 0.0, table)
-
-
 def _last(heads: tuple[Stacked, ...]) -> tuple[Stacked, ...]:
     """The heads of the model of all rows."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[-1]), heads)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[-1], heads)
 
 
 def _where(kept: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:

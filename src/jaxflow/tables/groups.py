@@ -9,16 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxflow.tables.discrete import Codes, Head, encode
-from jaxflow.tables.laws import (
-    COMMON,
-    COMPONENTS,
-    NEVER,
-    Labels,
-    Law,
-    Steps,
-    label_log_prob,
-    step_log_prob,
-)
+from jaxflow.tables.labels import label_log_prob
+from jaxflow.tables.laws import Labels, Law, Steps
+from jaxflow.tables.softmax import NEVER
+from jaxflow.tables.steps import PARAMETERS, step_log_prob
 
 # Fewest labels of a group; others have the next power of two.
 FEWEST = 4
@@ -41,7 +35,7 @@ class Group(NamedTuple):
     spans: Float[Array, "variables 2"] | None
 
     def log_prob(
-        self, heads: Stacked, inputs: Float[Array, "n inputs"], cells: Float[Array, "n each 3"]
+        self, heads: Stacked, inputs: Float[Array, "n inputs"], cells: Float[Array, "n each 4"]
     ) -> Float[Array, "n each"]:
         """Log-probability of each cell given those before it."""
         hidden = jnp.einsum("ni,jhi->jnh", inputs, heads.into * self.before[:, None, :])
@@ -88,9 +82,12 @@ class Groups(NamedTuple):
         return np.concatenate(self.members) if self.members else np.zeros(0, int)
 
     def rows(self, laws: Sequence[Law], codes: Codes) -> tuple[Array, Array, Array]:
-        """Inputs, (n, inputs), cells, (n, variables, 3), and which are present, in `order`."""
-        parts = [laws[j].cells(codes[:, j]) for j in self.order]
-        cells = np.stack(parts, axis=1) if parts else np.zeros((len(codes), 0, 3))
+        """Inputs, (n, inputs), cells, (n, variables, 4), and which are present, in `order`.
+
+        The cells are those of the table by which the laws were fitted.
+        """
+        parts = [laws[j].cells(codes[:, j], others=True) for j in self.order]
+        cells = np.stack(parts, axis=1) if parts else np.zeros((len(codes), 0, 4))
         present = ~np.isnan(codes[:, self.order])
         return (
             jnp.asarray(encode(laws, codes), float),
@@ -145,7 +142,7 @@ def _width(law: Law) -> int:
     """Number of parameters of a group; negative for labels."""
     if isinstance(law, Labels):
         return -max(FEWEST, 1 << (law.count - 1).bit_length())
-    return COMMON + 3 * COMPONENTS
+    return PARAMETERS
 
 
 def _pad(head: Head, law: Law, width: int, num_inputs: int) -> tuple[np.ndarray, ...]:
