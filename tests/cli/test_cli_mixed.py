@@ -169,7 +169,7 @@ def test_numbers_too_large_for_a_density_are_named(jaxflow, tmp_path):
 
 WHOLE = {
     "visits": ({"visits": RNG.poisson(2.0, 50)}, None, ""),
-    "incomes": ({"income": np.floor(np.exp(RNG.normal(12, 1, 50)))}, None, ""),
+    "incomes": ({"income": np.floor(np.exp(RNG.normal(12, 1, 50)))}, 2, ""),
     "heights": ({"height": RNG.normal(1.75, 0.1, 50)}, 2, ""),
     "places": (
         {

@@ -41,7 +41,15 @@ COLUMNS = {
     "in 25s": Case(
         25.0 * np.round(160 + 20 * RNG.normal(size=N)), Whole, "numbers in steps of 25 from 0 on"
     ),
-    "large": Case(np.floor(np.exp(10 + RNG.normal(size=N))), Whole, "count"),
+    "large": Case(
+        np.floor(np.exp(10 + RNG.normal(size=N))),
+        Number,
+        "positive: logarithm; samples are rounded to whole numbers",
+    ),
+    "large and repeated": Case(
+        np.floor(np.exp(10 + RNG.normal(size=N // 4)))[RNG.integers(0, N // 4, N)], Whole, "count"
+    ),
+    "whole degrees": Case(RNG.integers(0, 360, N), Number, "bounded, within (0, 360): logit"),
     "normal": Case(RNG.normal(size=N), Number, "continuous"),
     "positive": Case(np.exp(RNG.normal(size=N)), Number, "positive: logarithm"),
     "share": Case(RNG.uniform(size=N), Number, "bounded, within (0, 1): logit"),
@@ -58,7 +66,8 @@ COLUMNS = {
     "hours": Case(
         DAYS.astype("datetime64[h]") + RNG.integers(0, 9000, N), Date, "counted in hours from"
     ),
-    "series of years": Case(np.arange(1629, 1629 + N), Whole, "whole numbers from 0 on"),
+    "series of years": Case(1700 + np.arange(N) // 2, Whole, "whole numbers from 0 on"),
+    "years of many rows": Case(2000 + RNG.integers(0, 30, N), Whole, "whole numbers from 2000 to"),
     "years up to now": Case(
         np.minimum(2014 - RNG.poisson(2.0, N), 2013), Whole, "whole numbers from 0 on"
     ),

@@ -21,6 +21,7 @@ from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells
+from jaxflow.tables.numeric import counts_matter
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose
@@ -35,8 +36,9 @@ def read_numbers(
     """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
 
     None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with a column of whole numbers alone. Whole numbers beside columns on a
-    manifold, and more than `MOST_WHOLE` columns of them, are fitted as continuous: a note says so.
+    or, if `whole`, with a column of whole numbers that repeat or lie in few steps. Such numbers
+    beside columns on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as
+    continuous: a note says so.
     """
     table_names(table)  # raises for what is no table at all
     try:
@@ -46,16 +48,13 @@ def read_numbers(
     values = read.values[finite_rows(read.values)] if drop_nan else read.values
     if not np.isfinite(values).all():
         return None
-    constant = constant_columns(values, float(np.finfo(np.float32).eps))
-    if len(values) > 1 and constant.any():
+    if len(values) < 2:
+        return read
+    if constant_columns(values, float(np.finfo(np.float32).eps)).any():
         return None
-    # A part of whole numbers is whole: folds do not change the kind.
-    names = [
-        name
-        for name, column in zip(read.columns, values.T, strict=True)
-        if (column == np.round(column)).all()
-    ]
-    if not names or not whole or len(values) < 2:
+    pairs = zip(read.columns, values.T, strict=True)
+    names = [name for name, column in pairs if whole and counts_matter(column)]
+    if not names:
         return read
     flat = propose(values, read.columns).surface is None
     if flat and len(names) <= MOST_WHOLE:
@@ -63,9 +62,9 @@ def read_numbers(
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     why = f"being more than {MOST_WHOLE}" if flat else "beside columns on a manifold"
     note(
-        f"whole numbers in {shown} are fitted as continuous, {why}: samples may have fractions. "
-        f"To keep them whole, add --kind {names[0]}=whole: then all columns are fitted by their "
-        "kinds"
+        f"whole numbers in {shown} are fitted as continuous, {why}: samples are rounded. To give "
+        f"each number its probability, add --kind {names[0]}=whole: then all columns are fitted "
+        "by their kinds"
     )
     return read
 

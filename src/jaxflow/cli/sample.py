@@ -109,7 +109,12 @@ def sample(
             count = steps or rule.default_steps
             x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
         x = np.asarray(x)
-    write_table(out, x, record["columns"], overwrite=overwrite)
+    if whole := record.get("whole"):
+        columns = zip(record["columns"], x.T, strict=True)
+        numbers = {n: np.round(c).astype(np.int64) if n in whole else c for n, c in columns}
+        _write(out, pl.DataFrame(numbers))
+    else:
+        write_table(out, x, record["columns"], overwrite=overwrite)
     _print(num, out)
 
 

@@ -19,6 +19,7 @@ from jaxflow.cli.training import finish, held_out_results, note_proposal, train
 from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
+from jaxflow.tables.numeric import is_whole
 from jaxflow.training.from_simple import compare
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
@@ -67,7 +68,8 @@ def read_table_rows(
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record.
 
-    `read` is the table without a class column, if it has been read.
+    `read` is the table without a class column, if it has been read: whole numbers are then drawn
+    as such.
     """
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
@@ -82,10 +84,10 @@ def read_table_rows(
         if class_column is not None and class_column in (names or ()):
             raise ValueError(f"{class_column} is in both --columns and --class-column: drop one")
         chosen = names is not None
-        read = read_table(table, names) if read is None else read
-        names, num_rows = list(read.columns), len(read.values)
+        numbers = read_table(table, names) if read is None else read
+        names, num_rows = list(numbers.columns), len(numbers.values)
         x, row_numbers = clean_rows(
-            read.values, names, table, drop_nan=drop_nan, float64=settings.float64
+            numbers.values, names, table, drop_nan=drop_nan, float64=settings.float64
         )
         classes = cond = None
         if class_column is not None:
@@ -106,6 +108,7 @@ def read_table_rows(
         rows_dropped=num_rows - len(row_numbers),
         labels_sha256=None if cond is None else hash_rows(cond),
         drop_nan=drop_nan,
+        whole=[] if read is None else [n for n, c in zip(names, x.T, strict=True) if is_whole(c)],
     )
     return x, cond, record
 
