@@ -14,6 +14,7 @@ from jaxflow.cli.config import Config
 from jaxflow.cli.density_fit import default_proposal, fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.given import read_given
+from jaxflow.cli.header import Header
 from jaxflow.cli.info import print_outcome
 from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
@@ -63,6 +64,7 @@ def fit(
         ),
     ] = None,
     drop_nan: DropNan = False,
+    header: Header = None,
     kind: Annotated[
         list[str] | None,
         _table(
@@ -235,6 +237,7 @@ def fit(
             x, cond, record = read_table_rows(
                 table, columns, class_column, settings, drop_nan=drop_nan, read=numbers
             )
+        record |= {"header": header}
         if resume and (folder / run_directory.RECORD).exists():
             started = run_directory.read_record(folder)
             check_resumable(out, started, record)
