@@ -170,12 +170,13 @@ def test_numbers_too_large_for_a_density_are_named(jaxflow, tmp_path):
 WHOLE = {
     "visits": ({"visits": RNG.poisson(2.0, 50)}, None, ""),
     "incomes": ({"income": np.floor(np.exp(RNG.normal(12, 1, 50)))}, 2, ""),
+    "rounded": ({"weight": RNG.normal(100, 14, 50).round()}, 2, ""),
     "heights": ({"height": RNG.normal(1.75, 0.1, 50)}, 2, ""),
     "places": (
         {
             "lat": np.degrees(np.arcsin(RNG.uniform(-1, 1, 50))),
             "lon": RNG.uniform(-180, 180, 50),
-            "felt": RNG.poisson(90.0, 50),
+            "felt": RNG.poisson(2.0, 50),
         },
         4,
         "whole numbers in felt are fitted as continuous, beside columns on a manifold",

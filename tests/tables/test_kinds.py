@@ -11,6 +11,7 @@ import pytest
 from jaxflow.tables.cells import NULLS, Cells
 from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
+from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
 
 RNG = np.random.default_rng(4)
@@ -143,6 +144,25 @@ def test_cells_come_back(name):
         expected = days.get(name, np.asarray(case.column))
         np.testing.assert_array_equal(back, expected)
         assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
+
+
+@pytest.mark.parametrize(
+    ("column", "matter"),
+    [
+        (RNG.poisson(2.0, N), True),
+        (RNG.integers(18, 80, N), True),
+        (RNG.geometric(0.01, N), True),
+        (np.round(RNG.normal(100, 14, N)), False),
+        (np.round(RNG.normal(100, 3, N)), True),
+        (np.floor(np.exp(10 + RNG.normal(size=N))), False),
+        (RNG.normal(size=N), False),
+    ],
+)
+def test_whole_numbers_whose_cells_matter(column, matter):
+    """In a part of the table as in all of it."""
+    column = column.astype(float)
+    for rows in (slice(None), RNG.permutation(N)[:320], RNG.permutation(N)[:320]):
+        assert cells_matter(column[rows]) is matter
 
 
 @pytest.mark.parametrize("sort", [pd.DataFrame, pl.DataFrame, dict])

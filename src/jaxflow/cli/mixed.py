@@ -21,7 +21,7 @@ from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells
-from jaxflow.tables.numeric import counts_matter
+from jaxflow.tables.numeric import cells_matter
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose
@@ -36,9 +36,9 @@ def read_numbers(
     """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
 
     None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with a column of whole numbers that repeat or lie in few steps. Such numbers
-    beside columns on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as
-    continuous: a note says so.
+    or, if `whole`, with a column of whole numbers whose cells matter. Such numbers beside columns
+    on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as continuous: a note
+    says so.
     """
     table_names(table)  # raises for what is no table at all
     try:
@@ -53,7 +53,7 @@ def read_numbers(
     if constant_columns(values, float(np.finfo(np.float32).eps)).any():
         return None
     pairs = zip(read.columns, values.T, strict=True)
-    names = [name for name, column in pairs if whole and counts_matter(column)]
+    names = [name for name, column in pairs if whole and cells_matter(column)]
     if not names:
         return read
     flat = propose(values, read.columns).surface is None

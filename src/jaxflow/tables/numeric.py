@@ -21,6 +21,8 @@ NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
 MAX_ATOMS = 8
 # Numbers of which more than this share differ, and which spread over many steps, are continuous.
 DISTINCT = 0.5
+# Steps and standard deviations beyond which a cell and a limit are of no account.
+NARROW, FAR = 5.0, 4.0
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
 
@@ -218,12 +220,17 @@ def is_whole(x: np.ndarray) -> bool:
     return bool(np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)))
 
 
-def counts_matter(x: np.ndarray) -> bool:
-    """Whether whole numbers have probabilities: they repeat, or spread over few steps.
+def cells_matter(x: np.ndarray) -> bool:
+    """Whether a continuous density, rounded, is no model of these whole numbers.
 
-    A cell of the others has about its density as a probability, and they are fitted as continuous.
+    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0.
+    Elsewhere a cell has about its density as a probability.
     """
-    return is_whole(x) and _matters(x, _whole_step(x))
+    if not is_whole(x) or not _matters(x, step := _whole_step(x)):
+        return False
+    lower, upper = _limits(x, step)
+    ends = np.isfinite(upper) or lower > 0
+    return bool(ends or x.std() <= NARROW * step or x.mean() - lower < FAR * x.std())
 
 
 def _matters(x: np.ndarray, step: float) -> bool:
