@@ -107,6 +107,13 @@ COLUMNS = {
         "date read as year/month/day, counted in steps of 1440 minutes from 2026-01-0",
     ),
     "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
+    "prose": Case(
+        [f"Ate {i} apples on a train" for i in range(N)], Ignored, "free text: 400 diff"
+    ),
+    "laps": Case(
+        [f"{i // 60}:{i % 60:02}" for i in range(N)], Ignored, "durations as text: write"
+    ),
+    "spans": Case([f"{i // 60}h {i % 60} min" for i in range(N)], Ignored, "durations as text"),
     "row number": Case(np.arange(1, 1 + N), Ignored, "left out: an identifier: the number of"),
     "nothing": Case([None] * N, Ignored, "left out: every cell is missing"),
 }
