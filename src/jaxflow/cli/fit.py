@@ -170,10 +170,10 @@ def fit(
 ) -> None:
     """Fit a probability density to a table.
 
-    A table with text, dates, gaps, constants or whole numbers is fitted as one density by the
-    kinds of its columns, which are printed; so is any table with --kind or --null. Samples then
-    have labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table
-    of numbers and takes whole ones for continuous.
+    A table with text, dates, gaps, constants or counts is fitted as one density by the kinds of
+    its columns, which are printed; so is any table with --kind or --null. Samples then have
+    labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table of
+    numbers and takes counts for continuous.
 
     Writes a run directory for the other commands. Prints the log-density of held-out rows in nats
     per row: higher is better.

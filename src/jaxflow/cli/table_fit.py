@@ -71,6 +71,7 @@ def read_table_rows(
     `read` is the table without a class column, if it has been read: whole numbers are then drawn
     as such.
     """
+    whole: list[str] = []
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
         x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
@@ -89,6 +90,9 @@ def read_table_rows(
         x, row_numbers = clean_rows(
             numbers.values, names, table, drop_nan=drop_nan, float64=settings.float64
         )
+        if read is not None:
+            columns_read = zip(names, numbers.values[row_numbers].T, strict=True)
+            whole = [name for name, column in columns_read if is_whole(column)]
         classes = cond = None
         if class_column is not None:
             labels = select_labels(
@@ -108,7 +112,7 @@ def read_table_rows(
         rows_dropped=num_rows - len(row_numbers),
         labels_sha256=None if cond is None else hash_rows(cond),
         drop_nan=drop_nan,
-        whole=[] if read is None else [n for n, c in zip(names, x.T, strict=True) if is_whole(c)],
+        whole=whole,
     )
     return x, cond, record
 
