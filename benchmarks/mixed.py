@@ -11,6 +11,11 @@ unknown label, a number beyond its limits, a fraction in whole numbers. A column
 largest difference of two distribution functions, or half the sum of the differences of the shares
 of labels, of new rows (or, of a table, its own) and samples; the largest of all columns is shown.
 
+Of known densities also: *efficacy*, the score on new rows (accuracy of a label, R2 of a number) of
+boosted trees that predict the first column from the others, trained on the rows and on as many
+samples; and *nearest*, the mean distance of samples to the nearest row that was fitted over that
+of new rows, in scaled columns: 1 for new rows, 0 for copies.
+
 Finished tables are kept in results/mixed.json and are not run again without `--again`.
 
     python benchmarks/mixed.py [--tables cities spam] [--again]
@@ -24,11 +29,15 @@ from typing import Any
 import jax
 import numpy as np
 from scipy import stats
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.neighbors import NearestNeighbors
 
 from harness import read_results, table, write_results
-from jaxflow.tables import check_table, fit_table
+from jaxflow.tables import FittedTable, check_table, fit_table
+from jaxflow.tables.laws import Labels
+from jaxflow.tables.plan import Coded
 
-TRAIN, NEW, DRAWN = 5_000, 20_000, 100_000
+TRAIN, NEW, DRAWN, NEAR = 5_000, 20_000, 100_000, 2_000
 Drawn = tuple[dict[str, Any], np.ndarray]
 
 
@@ -146,6 +155,9 @@ def run(name: str) -> dict[str, Any]:
         lost = truth - fitted.log_prob(new)
         result["lost"] = [float(lost.mean()), float(lost.std() / np.sqrt(NEW))]
         result["truth"] = float(truth.mean())
+        rows = [*map(fitted.plan.read, (frame, new)), fitted.draw(jax.random.key(3), TRAIN)]
+        result["efficacy"] = [efficacy(fitted, each, rows[1]) for each in (rows[0], rows[2])]
+        result["nearest"] = nearest(fitted, rows[2], rows[0]) / nearest(fitted, rows[1], rows[0])
         frame = new
     found = check_table(fitted, frame, key)
     result["distance"] = max(found.distances.values())
@@ -159,6 +171,28 @@ def run(name: str) -> dict[str, Any]:
     return result
 
 
+def efficacy(fitted: FittedTable, train: Coded, new: Coded) -> float:
+    """Score on new rows of trees that were trained to predict the first column from the others."""
+    variables = enumerate(fitted.plan.variables)
+    first = next(i for i, each in variables if each.column == 0 and not each.is_gap)
+    is_label = isinstance(fitted.discrete.laws[first], Labels)
+    kind = HistGradientBoostingClassifier if is_label else HistGradientBoostingRegressor
+    both = [np.concatenate(rows, axis=1) for rows in (train, new)]
+    (x, y), (new_x, new_y) = ((np.delete(rows, first, axis=1), rows[:, first]) for rows in both)
+    return float(kind(random_state=0).fit(x, y).score(new_x, new_y))
+
+
+def nearest(fitted: FittedTable, rows: Coded, others: Coded) -> float:
+    """Mean distance of some rows to the nearest other one; labels count as 0 or 1."""
+    scale = np.nanstd(others.y, axis=0)
+    points = [
+        np.concatenate([fitted.discrete.encode(each.codes), np.nan_to_num(each.y / scale)], axis=1)
+        for each in (rows, others)
+    ]
+    found: Any = NearestNeighbors(n_neighbors=1).fit(points[1]).kneighbors(points[0][:NEAR])
+    return float(found[0].mean())
+
+
 def show(results: dict[str, Any]) -> str:
     """The tables of results, in Markdown."""
     known, tables = [], []
@@ -169,14 +203,17 @@ def show(results: dict[str, Any]) -> str:
         first = [name, str(r["rows"]), str(r["columns"])]
         if "lost" in r:
             lost = f"{r['lost'][0]:.4f} +- {r['lost'][1]:.4f}"
-            known.append([*first, f"{r['truth']:.3f}", lost, *end])
+            scores = " ".join(f"{score:.3f}" for score in r.get("efficacy", ()))
+            near = f"{r['nearest']:.2f}" if r.get("nearest") else ""
+            known.append([*first, f"{r['truth']:.3f}", lost, *end, scores, near])
         else:
             tables.append([*first, f"{r['held_out']['flow']:.3f}", *end])
     gain = ["gain on Gaussian", "gain on independent", "distance", "impossible", "seconds"]
     head = ["table", "rows", "columns"]
     parts = []
     if known:
-        parts.append(table([*head, "truth", "lost", *gain], known))
+        more = ["efficacy of rows, samples", "nearest"]
+        parts.append(table([*head, "truth", "lost", *gain, *more], known))
     if tables:
         parts.append(table([*head, "nats", *gain], tables))
     return "\n\n".join(parts)

@@ -140,3 +140,16 @@ def test_numbers_that_float32_cannot_tell_apart(fit, values, write, tmp_path):
     assert result.exit_code == 2
     assert result.stderr.startswith("error: x is constant (to rounding) in 1 column: 'c' = 1.5.")
     assert not (tmp_path / "other").exists()
+
+
+def test_dependent_columns_are_named(fit, jaxflow, values, write, tmp_path):
+    table = write(tmp_path / "sums.csv", np.c_[values, values.sum(axis=1)], "north,east,total")
+    for result in (
+        fit(tmp_path / "run", table=table),
+        jaxflow("fit", table, "--out", tmp_path / "a"),
+    ):
+        assert result.exit_code == 2
+        assert (
+            "error: the columns of x are linearly dependent: column 'total' from" in result.stderr
+        )
+        assert "drop column 'total'" in result.stderr

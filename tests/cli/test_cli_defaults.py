@@ -9,10 +9,8 @@ import polars as pl
 import pytest
 
 import jaxflow as library
-from jaxflow.cli.density_fit import note_whole
 from jaxflow.cli.training import Monitor
 from jaxflow.io.checkpoint import load_extra
-from jaxflow.transforms import propose
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +153,3 @@ def test_refusals(jaxflow, table, tmp_path):
     assert result.exit_code == 2
     assert "validation=0.0 must lie between 0 and 1" in result.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_whole_numbers_that_are_fitted_as_continuous_are_named(capsys):
-    rng = np.random.default_rng(0)
-    x = np.stack([rng.integers(0, 900, 50), rng.poisson(2.0, 50), rng.normal(size=50)], axis=1)
-    note_whole(x, propose(x, ["hours", "visits", "height"]))
-    said = capsys.readouterr().err
-    assert "whole numbers in hours are fitted as continuous" in said
-    assert "--kind hours=whole" in said
-    note_whole(x[:, 1:], propose(x[:, 1:], ["visits", "height"]))
-    assert not capsys.readouterr().err

@@ -6,6 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from jaxflow.cli.mixed import read_numbers
+
+RNG = np.random.default_rng(0)
 LABELS = "city,visits,day,home,id\n"
 
 
@@ -162,6 +165,64 @@ def test_numbers_too_large_for_a_density_are_named(jaxflow, tmp_path):
     result = jaxflow("fit", table, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "column 'x' has 1e+308 in row 0 (2 such rows): too large" in result.stderr
+
+
+WHOLE = {
+    "visits": ({"visits": RNG.poisson(2.0, 50)}, None, ""),
+    "incomes": ({"income": np.floor(np.exp(RNG.normal(12, 1, 50)))}, 2, ""),
+    "rounded": ({"weight": RNG.normal(100, 14, 50).round()}, 2, ""),
+    "heights": ({"height": RNG.normal(1.75, 0.1, 50)}, 2, ""),
+    "places": (
+        {
+            "lat": np.degrees(np.arcsin(RNG.uniform(-1, 1, 50))),
+            "lon": RNG.uniform(-180, 180, 50),
+            "felt": RNG.poisson(2.0, 50),
+        },
+        4,
+        "whole numbers in felt are fitted as continuous, beside columns on a manifold",
+    ),
+    "pixels": (
+        {f"p{j}": RNG.integers(0, 17, 50) for j in range(40)},
+        41,
+        "whole numbers in p0, p1, p2, p3 and 36 more are fitted as continuous, being more than 32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_make_a_table_of_kinds(name, tmp_path, capsys):
+    """A flow alone takes the table where it has so many columns, with the note."""
+    columns, width, words = WHOLE[name]
+    pl.DataFrame(columns | {"x": RNG.normal(size=50)}).write_csv(tmp_path / "table.csv")
+    read = read_numbers(tmp_path / "table.csv", None, whole=True, drop_nan=False)
+    assert (None if read is None else read.values.shape[1]) == width
+    said = capsys.readouterr().err
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+    assert read_numbers(tmp_path / "table.csv", None, whole=False, drop_nan=False) is not None
+
+
+@pytest.mark.slow
+def test_whole_numbers_are_drawn_within_their_limits(jaxflow, tmp_path):
+    """A table of numbers, with a word for one of its kinds and without."""
+    age, visits = RNG.integers(18, 80, 200), RNG.poisson(1.0, 200)
+    columns = {"age": age, "visits": visits, "height": RNG.normal(1.75, 0.1, 200)}
+    table, run, out = tmp_path / "table.csv", tmp_path / "run", tmp_path / "new.csv"
+    pl.DataFrame(columns).write_csv(table)
+    result = jaxflow("fit", table, "--out", run, "--steps", 25)
+    assert result.exit_code == 0, result.output
+    assert "visits  count: whole numbers from 0 on" in result.stderr
+    assert jaxflow("sample", run, "--out", out, "-n", 2000).exit_code == 0
+    new = pl.read_csv(out)
+    assert (new["age"].dtype, new["visits"].dtype) == (pl.Int64, pl.Int64)
+    assert new["visits"].to_numpy().min() == 0
+    assert jaxflow("score", run, out, "--out", tmp_path / "scores.csv").exit_code == 0
+    options = "--kind", "age=continuous", "--steps", 25, "--overwrite"
+    result = jaxflow("fit", table, "--out", run, *options)
+    assert "age     continuous" in result.stderr
+    assert jaxflow("sample", run, "--out", out, "-n", 20, "--overwrite").exit_code == 0
+    new = pl.read_csv(out)
+    assert (new["age"].dtype, new["visits"].dtype) == (pl.Float64, pl.Int64)
 
 
 @pytest.mark.slow

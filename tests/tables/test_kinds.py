@@ -11,6 +11,7 @@ import pytest
 from jaxflow.tables.cells import NULLS, Cells
 from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
+from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
 
 RNG = np.random.default_rng(4)
@@ -41,7 +42,15 @@ COLUMNS = {
     "in 25s": Case(
         25.0 * np.round(160 + 20 * RNG.normal(size=N)), Whole, "numbers in steps of 25 from 0 on"
     ),
-    "large": Case(np.floor(np.exp(10 + RNG.normal(size=N))), Whole, "count"),
+    "large": Case(
+        np.floor(np.exp(10 + RNG.normal(size=N))),
+        Number,
+        "positive: logarithm; samples are rounded to whole numbers",
+    ),
+    "large and repeated": Case(
+        np.floor(np.exp(10 + RNG.normal(size=N // 4)))[RNG.integers(0, N // 4, N)], Whole, "count"
+    ),
+    "whole degrees": Case(RNG.integers(0, 360, N), Number, "bounded, within (0, 360): logit"),
     "normal": Case(RNG.normal(size=N), Number, "continuous"),
     "positive": Case(np.exp(RNG.normal(size=N)), Number, "positive: logarithm"),
     "share": Case(RNG.uniform(size=N), Number, "bounded, within (0, 1): logit"),
@@ -58,9 +67,10 @@ COLUMNS = {
     "hours": Case(
         DAYS.astype("datetime64[h]") + RNG.integers(0, 9000, N), Date, "counted in hours from"
     ),
-    "series of years": Case(np.arange(1629, 1629 + N), Whole, "whole numbers from 0 on"),
+    "series of years": Case(1700 + np.arange(N) // 2, Whole, "whole numbers from 0 on"),
+    "years of many rows": Case(2000 + RNG.integers(0, 30, N), Whole, "whole numbers from 2000 to"),
     "years up to now": Case(
-        np.minimum(2014 - RNG.poisson(2.0, N), 2013), Whole, "count: whole numbers from 0 on"
+        np.minimum(2014 - RNG.poisson(2.0, N), 2013), Whole, "whole numbers from 0 on"
     ),
     "brackets": Case(
         np.array([2500, 7500, 15000, 35000, 75000, 200000])[RNG.integers(0, 6, N)],
@@ -97,6 +107,13 @@ COLUMNS = {
         "date read as year/month/day, counted in steps of 1440 minutes from 2026-01-0",
     ),
     "names": Case([f"row {i}" for i in range(N)], Ignored, "left out: an identifier: 400"),
+    "prose": Case(
+        [f"Ate {i} apples on a train" for i in range(N)], Ignored, "free text: 400 diff"
+    ),
+    "laps": Case(
+        [f"{i // 60}:{i % 60:02}" for i in range(N)], Ignored, "durations as text: write"
+    ),
+    "spans": Case([f"{i // 60}h {i % 60} min" for i in range(N)], Ignored, "durations as text"),
     "row number": Case(np.arange(1, 1 + N), Ignored, "left out: an identifier: the number of"),
     "nothing": Case([None] * N, Ignored, "left out: every cell is missing"),
 }
@@ -108,6 +125,7 @@ def test_each_kind_is_found_and_described(name):
     cells = Cells.of(name, case.column)
     kind = kind_of(cells)
     assert type(kind) is case.kind
+    assert kind.describe().startswith(case.words) or not case.words.startswith("whole")
     assert case.words in kind.describe()
     # Parts of the table have the same kind: folds do not change it.
     rows = RNG.permutation(N)[:320]
@@ -133,6 +151,25 @@ def test_cells_come_back(name):
         expected = days.get(name, np.asarray(case.column))
         np.testing.assert_array_equal(back, expected)
         assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
+
+
+@pytest.mark.parametrize(
+    ("column", "matter"),
+    [
+        (RNG.poisson(2.0, N), True),
+        (RNG.integers(18, 80, N), True),
+        (RNG.geometric(0.01, N), True),
+        (np.round(RNG.normal(100, 14, N)), False),
+        (np.round(RNG.normal(100, 3, N)), True),
+        (np.floor(np.exp(10 + RNG.normal(size=N))), False),
+        (RNG.normal(size=N), False),
+    ],
+)
+def test_whole_numbers_whose_cells_matter(column, matter):
+    """In a part of the table as in all of it."""
+    column = column.astype(float)
+    for rows in (slice(None), RNG.permutation(N)[:320], RNG.permutation(N)[:320]):
+        assert cells_matter(column[rows]) is matter
 
 
 @pytest.mark.parametrize("sort", [pd.DataFrame, pl.DataFrame, dict])

@@ -27,9 +27,11 @@ COMMANDS = {
 def load_command(name: str) -> Any:
     """Import a command and wrap it so that its errors are one line."""
     from jaxflow.cli.errors import report_errors  # imports jax
+    from jaxflow.cli.header import with_header
 
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command(name)(report_errors(getattr(import_module(COMMANDS[name][0]), name)))
+    command = getattr(import_module(COMMANDS[name][0]), name)
+    single.command(name)(report_errors(with_header(command)))
     return get_command(single)
 
 

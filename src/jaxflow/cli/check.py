@@ -10,6 +10,7 @@ import typer
 from jaxflow import diagnostics, plotting
 from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.header import Header
 from jaxflow.cli.html_report import history_figure, numbers_report, text_html, write_report
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.mixed import hash_cells, load_mixed
@@ -63,6 +64,7 @@ def check(
     ] = 0.01,
     seed: Seed = 0,
     drop_nan: DropNan = False,
+    header: Header = None,  # used by `with_header`
     devices: Devices = None,
     overwrite: Annotated[
         bool,

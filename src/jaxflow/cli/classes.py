@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from jaxflow.cli.given import check_given, read_given_columns
 from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table, table_names
-from jaxflow.data.delimited import text_column
+from jaxflow.data.delimited import TEXT, text_column
 
 # A column with more labels is taken for numbers.
 MAX_CLASSES = 1000
@@ -108,7 +108,7 @@ def one_hot(labels: Labels, classes: Sequence[str], path: Path) -> OneHot:
 
 def _read_cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt"):
+    if suffix in TEXT:
         return text_column(path, list(names).index(column))
     if suffix == ".parquet":
         return pl.read_parquet(path, columns=[column]).to_series().to_list()

@@ -9,12 +9,10 @@ import numpy as np
 import jaxflow
 from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
-from jaxflow.cli.terminal import note
 from jaxflow.cli.training import compared_results, ending_early, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
 from jaxflow.training.from_simple import FOLD_ROWS
 from jaxflow.transforms import Proposal, propose
-from jaxflow.transforms.kinds import GridColumn
 
 
 def default_proposal(
@@ -45,8 +43,6 @@ def fit_by_default(
     if cond is not None:
         check_columns(cond, record["given"])
     note_proposal(proposal)
-    if cond is None:
-        note_whole(x, proposal)
     with ending_early(folder, record, settings) as monitor:
         flow, history, comparison = jaxflow.fit_density(
             x,
@@ -69,19 +65,3 @@ def fit_by_default(
         **compared_results(comparison),
     }
     return finish(flow, history, record | results, folder)
-
-
-def note_whole(x: np.ndarray, proposal: Proposal) -> None:
-    """Say which columns hold whole numbers that are fitted as continuous ones."""
-    whole = [
-        name
-        for name, kind, column in zip(proposal.columns, proposal.kinds, x.T, strict=True)
-        if not isinstance(kind, GridColumn) and (column == np.round(column)).all()
-    ]
-    if whole:
-        more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
-        note(
-            f"whole numbers in {whole[0]}{more} are fitted as continuous: samples have fractions. "
-            f"To keep them whole and within their limits, add --kind {whole[0]}=whole: then all "
-            "columns are fitted by their kinds"
-        )

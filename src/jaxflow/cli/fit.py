@@ -14,8 +14,9 @@ from jaxflow.cli.config import Config
 from jaxflow.cli.density_fit import default_proposal, fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.given import read_given
+from jaxflow.cli.header import Header
 from jaxflow.cli.info import print_outcome
-from jaxflow.cli.mixed import fit_mixed, is_mixed, read_mixed, split_kinds
+from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
@@ -63,6 +64,7 @@ def fit(
         ),
     ] = None,
     drop_nan: DropNan = False,
+    header: Header = None,
     kind: Annotated[
         list[str] | None,
         _table(
@@ -168,8 +170,10 @@ def fit(
 ) -> None:
     """Fit a probability density to a table.
 
-    A table of text, dates, gaps or constants beside numbers is fitted as one density by the kinds
-    of its columns, which are printed; so is any table with --kind or --null.
+    A table with text, dates, gaps, constants or counts is fitted as one density by the kinds of
+    its columns, which are printed; so is any table with --kind or --null. Samples then have
+    labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table of
+    numbers and takes counts for continuous.
 
     Writes a run directory for the other commands. Prints the log-density of held-out rows in nats
     per row: higher is better.
@@ -191,8 +195,10 @@ def fit(
         )
     kinds = split_kinds(kind or ())
     groups = {name: word for name, word in kinds.items() if is_group(word)}
-    mixed = len(groups) < len(kinds) or bool(null)
-    mixed = plain and given is None and (mixed or is_mixed(table, names, drop_nan=drop_nan))
+    mixed, numbers = plain and (len(groups) < len(kinds) or bool(null)), None
+    if plain and given is None and not mixed:
+        numbers = read_numbers(table, names, whole=not groups, drop_nan=drop_nan)
+        mixed = numbers is None
     if groups and mixed:
         name, word = next(iter(groups.items()))
         raise ValueError(
@@ -229,8 +235,9 @@ def fit(
             )
         else:
             x, cond, record = read_table_rows(
-                table, columns, class_column, settings, drop_nan=drop_nan
+                table, columns, class_column, settings, drop_nan=drop_nan, read=numbers
             )
+        record |= {"header": header}
         if resume and (folder / run_directory.RECORD).exists():
             started = run_directory.read_record(folder)
             check_resumable(out, started, record)

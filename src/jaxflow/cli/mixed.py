@@ -15,30 +15,58 @@ from jaxflow.cli.run_directory import FLOW
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import compared_results, ending_early, finish
-from jaxflow.data import read_table, table_names
+from jaxflow.data import Table, read_table, table_names
 from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells
+from jaxflow.tables.numeric import cells_matter
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
+from jaxflow.transforms import propose
+
+# Most columns of whole numbers that are fitted as such unless the user says so: more take long.
+MOST_WHOLE = 32
 
 
-def is_mixed(table: Path, columns: Sequence[str] | None, *, drop_nan: bool) -> bool:
-    """Whether a table holds more than numbers that vary: text, gaps, or a constant."""
+def read_numbers(
+    table: Path, columns: Sequence[str] | None, *, whole: bool, drop_nan: bool
+) -> Table | None:
+    """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
+
+    None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
+    or, if `whole`, with a column of whole numbers whose cells matter. Such numbers beside columns
+    on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as continuous: a note
+    says so.
+    """
     table_names(table)  # raises for what is no table at all
     try:
-        values = read_table(table, columns).values
+        read = read_table(table, columns)
     except ValueError:
-        return True
-    if drop_nan:
-        values = values[finite_rows(values)]
+        return None
+    values = read.values[finite_rows(read.values)] if drop_nan else read.values
     if not np.isfinite(values).all():
-        return True
-    return bool(
-        len(values) > 1 and constant_columns(values, float(np.finfo(np.float32).eps)).any()
+        return None
+    if len(values) < 2:
+        return read
+    if constant_columns(values, float(np.finfo(np.float32).eps)).any():
+        return None
+    pairs = zip(read.columns, values.T, strict=True)
+    names = [name for name, column in pairs if whole and cells_matter(column)]
+    if not names:
+        return read
+    flat = propose(values, read.columns).surface is None
+    if flat and len(names) <= MOST_WHOLE:
+        return None
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    why = f"being more than {MOST_WHOLE}" if flat else "beside columns on a manifold"
+    note(
+        f"whole numbers in {shown} are fitted as continuous, {why}: samples are rounded. To give "
+        f"each number its probability, add --kind {names[0]}=whole: then all columns are fitted "
+        "by their kinds"
     )
+    return read
 
 
 def split_kinds(options: Sequence[str]) -> dict[str, Any]:

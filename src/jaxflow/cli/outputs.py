@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from jaxflow.data.delimited import header_line
 from jaxflow.io.atomic import atomic_write
 from jaxflow.runtime.extras import import_extra
 
@@ -36,8 +37,10 @@ def check_output(
 
 
 @contextlib.contextmanager
-def open_table(path: Path) -> Iterator[Callable[[Columns], None]]:
+def open_table(path: Path, *, header: bool = True) -> Iterator[Callable[[Columns], None]]:
     """Open a table to write; yields a function that appends a block of columns.
+
+    A .csv file begins with the names of the columns if `header`.
 
     Each column keeps its type. A .csv file has enough digits to read the same numbers back; a
     .npy file holds one float64 array. Blocks of other files than .csv are kept in memory until
@@ -53,7 +56,9 @@ def open_table(path: Path) -> Iterator[Callable[[Columns], None]]:
                 return
             frame = pl.DataFrame(dict(columns))
             if suffix == ".csv":
-                frame.write_csv(file, include_header=not blocks, datetime_format=TIMES)
+                if header and not blocks:
+                    file.write(header_line(frame.columns).encode())
+                frame.write_csv(file, include_header=False, datetime_format=TIMES)
                 frame = frame.clear()
             blocks.append(frame)
 

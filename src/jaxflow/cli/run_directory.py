@@ -149,7 +149,8 @@ def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
         options |= {"columns": join_names(names), "class_column": record["class_column"]}
     settings |= {"given": join_names(record.get("given"))}
     lists = {name: record[name] for name in ("kind", "null") if record.get(name)}
-    return options | settings | lists | {"drop_nan": record["drop_nan"]}
+    more = {"drop_nan": record["drop_nan"], "header": record.get("header")}
+    return options | settings | lists | more
 
 
 def _sibling(out: Path, suffix: str) -> Path:

@@ -30,6 +30,7 @@ from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.data import write_table
+from jaxflow.data.delimited import is_number
 from jaxflow.diffusion import SAMPLERS, draw
 
 # Diffusion samplers are described by the first line of their docstring.
@@ -58,6 +59,13 @@ def sample(
         int | None,
         typer.Option(min=1, help="Noise levels of a diffusion sampler. Default: depends on it."),
     ] = None,
+    header: Annotated[
+        bool,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line of a .csv file has the names of the columns.",
+        ),
+    ] = True,
     guidance: Guidance = None,
     seed: Seed = 0,
     fast: Fast = False,
@@ -77,7 +85,7 @@ def sample(
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_mixed(run, record, **refused)
-            _write(out, _sample_mixed(fitted, num, seed, given or ()))
+            _write(out, _sample_mixed(fitted, num, seed, given or ()), header=header)
         _print(num, out)
         return
     if given and not record.get("given"):
@@ -111,7 +119,15 @@ def sample(
             count = steps or rule.default_steps
             x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
         x = np.asarray(x)
-    write_table(out, x, record["columns"], overwrite=overwrite)
+    names, whole = record["columns"], record.get("whole") or ()
+    if whole or not header or all(map(is_number, names)):
+        columns = {
+            name: np.round(column).astype(np.int64) if name in whole else column.astype(float)
+            for name, column in zip(names, x.T, strict=True)
+        }
+        _write(out, pl.DataFrame(columns), header=header)
+    else:
+        write_table(out, x, names, overwrite=overwrite)
     _print(num, out)
 
 
@@ -133,10 +149,10 @@ def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.
     return source.sample(key, num)
 
 
-def _write(out: Path, frame: pl.DataFrame) -> None:
+def _write(out: Path, frame: pl.DataFrame, *, header: bool) -> None:
     if out.suffix.lower() == ".npy" and not all(dtype.is_numeric() for dtype in frame.dtypes):
         raise ValueError(f"{out}: the columns are not all numbers; write .csv or .parquet")
-    with open_table(out) as append:
+    with open_table(out, header=header) as append:
         append({name: frame[name] for name in frame.columns})
 
 

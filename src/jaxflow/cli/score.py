@@ -13,6 +13,7 @@ import typer
 
 from jaxflow import CNF, Status
 from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.header import Header
 from jaxflow.cli.mixed import load_mixed
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
@@ -42,6 +43,7 @@ def score(
     ],
     class_name: ClassName = None,
     drop_nan: DropNan = False,
+    header: Header = None,  # used by `with_header`
     with_error: Annotated[
         bool,
         typer.Option(

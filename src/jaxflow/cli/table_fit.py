@@ -16,9 +16,10 @@ from jaxflow.cli.settings import INHERITED, Settings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import finish, held_out_results, note_proposal, train
-from jaxflow.data import check_columns, read_table, split, table_names
+from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
+from jaxflow.tables.numeric import is_whole
 from jaxflow.training.defaults import scaling
 from jaxflow.training.from_simple import compare
 from jaxflow.training.starts import before_scaling, choose_start
@@ -64,8 +65,14 @@ def read_table_rows(
     settings: Settings,
     *,
     drop_nan: bool,
+    read: Table | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record."""
+    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record.
+
+    `read` is the table without a class column, if it has been read: whole numbers are then drawn
+    as such.
+    """
+    whole: list[str] = []
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
         x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
@@ -79,11 +86,14 @@ def read_table_rows(
         if class_column is not None and class_column in (names or ()):
             raise ValueError(f"{class_column} is in both --columns and --class-column: drop one")
         chosen = names is not None
-        read = read_table(table, names)
-        names, num_rows = list(read.columns), len(read.values)
+        numbers = read_table(table, names) if read is None else read
+        names, num_rows = list(numbers.columns), len(numbers.values)
         x, row_numbers = clean_rows(
-            read.values, names, table, drop_nan=drop_nan, float64=settings.float64
+            numbers.values, names, table, drop_nan=drop_nan, float64=settings.float64
         )
+        if read is not None:
+            columns_read = zip(names, numbers.values[row_numbers].T, strict=True)
+            whole = [name for name, column in columns_read if is_whole(column)]
         classes = cond = None
         if class_column is not None:
             labels = select_labels(
@@ -103,6 +113,7 @@ def read_table_rows(
         rows_dropped=num_rows - len(row_numbers),
         labels_sha256=None if cond is None else hash_rows(cond),
         drop_nan=drop_nan,
+        whole=whole,
     )
     return x, cond, record
 

@@ -21,6 +21,7 @@ from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.terminal import note
+from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
 from jaxflow.training.record import Record
@@ -97,7 +98,7 @@ def train(
 def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
     """Write the record, then train; delete the folder where no training is left to resume.
 
-    Raises typer.Exit after an interruption.
+    Raises typer.Exit after an interruption. An error of dependent columns has their names.
     """
     write_record(folder, record)
     state = folder / STATE
@@ -110,6 +111,8 @@ def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
             note("interrupted; repeat the command with --resume to continue")
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
+        if isinstance(error, DependentColumnsError):
+            raise DependentColumnsError(error.dependent, record["columns"]) from None
         raise
 
 

@@ -5,6 +5,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,26 @@ from jaxflow.data.frames import import_polars
 if TYPE_CHECKING:
     import polars
 
+# Suffixes of text tables.
+TEXT = (".csv", ".tsv", ".txt")
 # Characters in which `sniff` looks for the separator and the header.
 _HEAD = 1 << 20
 # A quoted cell longer than this is a mistake.
 LONGEST_CELL = 1 << 26
+
+
+# A file, and whether its first line is the header.
+_known: ContextVar[tuple[Path, bool] | None] = ContextVar("header", default=None)
+
+
+@contextlib.contextmanager
+def first_line(path: Path | None, *, is_header: bool | None) -> Iterator[None]:
+    """Within it the first line of a text table is its header, or is a row; None to find out."""
+    token = _known.set(None if path is None or is_header is None else (path, is_header))
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ def sniff(path: Path) -> Layout:
 
     The separator is the first of tab, semicolon, comma and space that the first two lines contain
     equally often. A first line of numbers is a row, and the columns are called x0, x1, ...; any
-    other first line is the header.
+    other first line is the header, unless `first_line` says otherwise.
     """
     with _named_errors(path), path.open(encoding="utf-8-sig") as file:
         lines = (file.read(_HEAD) + file.readline()).split("\n")
@@ -46,7 +63,10 @@ def sniff(path: Path) -> Layout:
         head = io.StringIO(_squeeze("\n".join(lines[skip:]), separator))
         reader = csv.reader(head, delimiter=separator)
         header = [field.strip() for field in next(reader)]
-        if any(header) and all(is_number(field) for field in header if field):
+        is_row = any(header) and all(is_number(field) for field in header if field)
+        if (known := _known.get()) is not None and known[0] == path:
+            is_row = not known[1]
+        if is_row:
             return Layout(separator, tuple(f"x{i}" for i in range(len(header))), skip)
         return Layout(separator, tuple(header), skip + reader.line_num)
 

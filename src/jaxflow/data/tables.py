@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
-from jaxflow.data.delimited import delimited_frames, header_line, is_number, sniff
+from jaxflow.data.delimited import TEXT, delimited_frames, header_line, is_number, sniff
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
 from jaxflow.io.atomic import atomic_write
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 # Characters of text read at once: per row of a block, and when a file is read as one table.
 _ROW_CHARS, _READ_CHARS = 256, 1 << 24
-_TEXT = (".csv", ".tsv", ".txt")
-_READS = (*_TEXT, ".npy", ".npz", ".parquet")
+_READS = (*TEXT, ".npy", ".npz", ".parquet")
 _WRITES = (".csv", ".npy", ".parquet")
 
 
@@ -127,7 +126,7 @@ def table_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     path = Path(path)
     suffix = _check_readable(path)
-    if suffix in _TEXT:
+    if suffix in TEXT:
         return sniff(path).names
     if suffix == ".parquet":
         return tuple(next(_parquet_frames(path, None, 1)).columns)

@@ -15,13 +15,31 @@ _SUSPECT = 0.1
 _QR_ROUNDING = 2e-14
 
 
+class DependentColumnsError(ValueError):
+    """Columns of a table are linearly dependent.
+
+    Attributes:
+        dependent: as `dependent_columns` returns.
+    """
+
+    def __init__(
+        self, dependent: dict[int, list[int]], columns: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(describe_dependent(dependent, columns))
+        self.dependent = dependent
+
+
 def check_independent(
     x: ArrayLike, columns: Sequence[str] | None = None, *, least: float = 0.0
 ) -> None:
-    """Raise if columns are linearly dependent, such as `a, b, a + b`; as `dependent_columns`."""
+    """Raise if columns are linearly dependent, such as `a, b, a + b`; as `dependent_columns`.
+
+    Raises:
+        DependentColumnsError: a column follows from others, so the data have no density.
+    """
     dependent = dependent_columns(x, least=least)
     if dependent:
-        raise ValueError(describe_dependent(dependent, columns))
+        raise DependentColumnsError(dependent, columns)
 
 
 def dependent_columns(x: ArrayLike, *, least: float = 0.0) -> dict[int, list[int]]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.tables.laws import Law
 
 # Units of the hidden layer.
@@ -36,23 +35,13 @@ class Head(eqx.Module):
     into: Array
     shift: Array
 
-    @classmethod
-    def make(cls, bias: np.ndarray, num_inputs: int, key: PRNGKeyArray) -> "Head":
-        """A head whose parameters are `bias` whatever the inputs."""
-        into = jax.random.normal(key, (WIDTH, num_inputs)) / np.sqrt(max(num_inputs, 1))
-        zeros = jnp.zeros((len(bias), num_inputs))
-        return cls(
-            jnp.asarray(bias, into.dtype),
-            zeros,
-            jnp.zeros((len(bias), WIDTH)),
-            into,
-            jnp.zeros(WIDTH),
+    def __call__(self, inputs: Float[np.ndarray, "n inputs"]) -> Float[np.ndarray, "n parameters"]:
+        """The parameters of rows, in float64 on the host: nothing to compile."""
+        bias, linear, out, into, shift = (
+            np.asarray(part, np.float64)
+            for part in (self.bias, self.linear, self.out, self.into, self.shift)
         )
-
-    def __call__(self, inputs: Float[Array, " inputs"]) -> Float[Array, " parameters"]:
-        """The parameters of one cell."""
-        hidden = jnp.tanh(self.into @ inputs + self.shift)
-        return self.bias + self.linear @ inputs + self.out @ hidden
+        return bias + inputs @ linear.T + np.tanh(inputs @ into.T + shift) @ out.T
 
 
 class Autoregressive(eqx.Module):
@@ -73,15 +62,26 @@ class Autoregressive(eqx.Module):
 
     def encode(self, codes: Codes) -> Float[np.ndarray, "n inputs"]:
         """Inputs to networks: those of all variables, beside each other."""
-        return _encode(self.laws, codes)
+        return encode(self.laws, codes)
 
-    def log_prob(self, codes: Codes) -> Float[np.ndarray, "n variables"]:
-        """Log-probability of each cell given those before it; 0 where it is absent."""
-        each = [
-            np.asarray(log_prob_rows(self.heads, self.laws, *rows_of(self.laws, part)), np.float64)
-            for part in _chunks(codes)
-        ]
-        return np.concatenate(each) if each else np.zeros(codes.shape)
+    def log_prob(self, codes: Codes, *, others: bool = False) -> Float[np.ndarray, "n variables"]:
+        """Log-probability of each cell given those before it; 0 where it is absent.
+
+        Args:
+            codes: the rows.
+            others: whether they are rows of the table, to be scored by its other rows.
+        """
+        log_p = np.zeros(codes.shape)
+        for first in range(0, len(codes), CHUNK):
+            rows, size = slice(first, first + CHUNK), 0
+            inputs = self.encode(codes[rows])
+            for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):
+                each = law.log_prob(
+                    head(inputs[:, :size]), law.cells(codes[rows, j], others=others)
+                )
+                log_p[rows, j] = np.where(np.isnan(codes[rows, j]), 0.0, each)
+                size += law.num_inputs
+        return log_p
 
     def sample(
         self,
@@ -102,50 +102,41 @@ class Autoregressive(eqx.Module):
         codes, seed = codes.copy(), jax.random.bits(key, (4,), np.uint32)
         uniform = np.random.default_rng(np.asarray(seed).tolist())
         codes[:, :] = codes if fixed is None else np.where(fixed, codes, np.nan)
+        inputs = np.zeros((len(codes), 0))
         for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):
-            inputs = _encode(self.laws[:j], codes[:, :j])
-            parts = [np.asarray(_parameters(head, part)) for part in _chunks(inputs)]
-            drawn = law.sample(np.concatenate(parts), uniform.random((len(codes), 2)))
+            drawn = [
+                law.sample(head(part), uniform.random((len(part), 2))) for part in _chunks(inputs)
+            ]
             free = np.ones(len(codes), bool) if fixed is None else ~fixed[:, j]
             if self.gates[j] >= 0:
                 free &= codes[:, self.gates[j]] == 0
-            codes[free, j] = drawn[free]
+            codes[free, j] = np.concatenate(drawn)[free]
+            inputs = np.concatenate([inputs, law.encode(codes[:, j])], axis=1)
         return codes
 
 
-def _encode(laws: Sequence[Law], codes: Codes) -> Float[np.ndarray, "n inputs"]:
+def encode(laws: Sequence[Law], codes: Codes) -> Float[np.ndarray, "n inputs"]:
+    """Inputs to networks: those of all variables, beside each other."""
     parts = [law.encode(column) for law, column in zip(laws, codes.T, strict=True)]
     return np.concatenate([np.zeros((len(codes), 0)), *parts], axis=1)
 
 
-def rows_of(laws: Sequence[Law], codes: Codes) -> tuple[Array, Array, Array]:
-    """Inputs, (n, inputs), cells, (n, variables, 3), and which are present, (n, variables)."""
-    parts = [law.cells(column) for law, column in zip(laws, codes.T, strict=True)]
-    cells = np.stack(parts, axis=1) if parts else np.zeros((len(codes), 0, 3))
-    inputs = jnp.asarray(_encode(laws, codes), float)
-    return inputs, jnp.asarray(cells, float), jnp.asarray(~np.isnan(codes))
+def constant_heads(
+    laws: Sequence[Law], biases: Sequence[np.ndarray], seed: int
+) -> tuple[Head, ...]:
+    """Heads with these parameters, whatever the cells before; their first layer is random."""
+    heads, size, rng = [], 0, np.random.default_rng(seed)
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    for law, bias in zip(laws, biases, strict=True):
+        into = rng.normal(size=(WIDTH, size)) / max(size, 1) ** 0.5
+        zeros = np.zeros((len(bias), size + WIDTH))
+        parts = bias, zeros[:, :size], zeros[:, size:], into, np.zeros(WIDTH)
+        # Rounded by NumPy: jax would compile a program for each shape.
+        heads.append(Head(*(jnp.asarray(part.astype(dtype)) for part in parts)))
+        size += law.num_inputs
+    return tuple(heads)
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
     """The rows in blocks."""
-    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-
-
-@eqx.filter_jit
-def _parameters(head: Head, inputs: ArrayInput) -> Float[Array, "n parameters"]:
-    return jax.vmap(head)(jnp.asarray(inputs, head.bias.dtype))
-
-
-@eqx.filter_jit
-def log_prob_rows(
-    heads: tuple[Head, ...], laws: tuple[Law, ...], inputs: Array, cells: Array, present: Array
-) -> Float[Array, "n variables"]:
-    """Log-probability of each cell of rows given those before it."""
-    columns, size = [], 0
-    for j, (head, law) in enumerate(zip(heads, laws, strict=True)):
-        parameters = jax.vmap(head)(inputs[:, :size])
-        columns.append(jax.vmap(law.log_prob)(parameters, cells[:, j]))
-        size += law.num_inputs
-    if not columns:
-        return jnp.zeros(present.shape)
-    return jnp.where(present, jnp.stack(columns, axis=1), 0.0)
+    return [rows[i : i + CHUNK] for i in range(0, max(len(rows), 1), CHUNK)]

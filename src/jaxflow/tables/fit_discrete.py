@@ -3,25 +3,23 @@
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.runtime.progress import Progress
-from jaxflow.tables.discrete import (
-    Autoregressive,
-    Codes,
-    Head,
-    log_prob_rows,
-    rows_of,
-)
+from jaxflow.tables.discrete import Autoregressive, Codes, constant_heads
+from jaxflow.tables.groups import Group, Groups, Stacked, log_prob
 from jaxflow.tables.laws import Law
+from jaxflow.training.prepare import host_seed
 
+# Rows of a block that is validated.
+BLOCK = 2048
 # Rows of an update, learning rate and decay of the weights.
 BATCH, RATE, DECAY = 512, 4e-3, 1e-3
 # Share of the old weights in the average that is validated.
@@ -29,8 +27,6 @@ AVERAGE = 0.95
 # Updates between two validations; largest number of updates; validations without a gain after
 # which training stops; least gain in nats.
 EVERY, MOST, PATIENCE, GAIN = 25, 2500, 8, 1e-4
-# Rows of the smooth law that frequencies are counted with.
-MORE = 2.0
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -41,7 +37,7 @@ class FittedDiscrete(NamedTuple):
     Attributes:
         model: the probabilities.
         held: held-out log-probabilities of the rows of all folds in turn, (rows, variables).
-        independent: those of independent variables with smoothed frequencies.
+        independent: those of the smoothed frequencies of each variable alone.
     """
 
     model: Autoregressive
@@ -58,10 +54,10 @@ def fit_discrete(
     progress: Progress,
     max_seconds: float | None = None,
 ) -> FittedDiscrete:
-    """Train the heads from independent frequencies, each as long as that helps held-out rows.
+    """Train the heads, each as long as that helps held-out rows.
 
     The models of all folds and the model of all rows train together. The heads share no weights,
-    so each stops at its own best step, which is 0 where the cells before do not help.
+    so each stops at its own best step. A variable keeps its frequencies where no step beats them.
 
     Args:
         laws: law of each variable.
@@ -72,44 +68,54 @@ def fit_discrete(
         progress: where to show it.
         max_seconds: stop at the first validation after this many seconds; None for no limit.
     """
-    laws, end = tuple(laws), time.monotonic() + (math.inf if max_seconds is None else max_seconds)
-    data = rows_of(laws, codes)
+    laws, gates = tuple(laws), tuple(gates)
+    end = time.monotonic() + (math.inf if max_seconds is None else max_seconds)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
+    seed = host_seed(key)
+    frequencies, starts = [], []
+    for part in (codes[train] for train in trains):
+        columns = list(zip(laws, part.T, strict=True))
+        each = ([law.frequencies(c) for law, c in columns], [law.start(c) for law, c in columns])
+        frequencies.append(constant_heads(laws, each[0], seed))
+        starts.append(constant_heads(laws, each[1], seed))
+    simple = [Autoregressive(heads, laws, gates) for heads in frequencies]
+    outs = [out for _, out in folds]
+    if not folds or not laws:
+        nothing = np.zeros((sum(map(len, outs)), len(laws)))
+        return FittedDiscrete(simple[-1], nothing, nothing)
+    groups = Groups.of(laws)
+    data, order = groups.rows(laws, codes), groups.order
     weights = jnp.asarray(
         [np.bincount(train, minlength=len(codes)) > 0 for train in trains], float
     )
-    starts = [_starts(laws, codes[train], key) for train in trains]
-    heads = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-
-    def losses(heads: tuple[Head, ...]) -> np.ndarray:
-        """Held-out log-probabilities of the folds in turn, (rows, variables)."""
-        each = [
-            log_prob_rows(jax.tree.map(lambda leaf, i=i: leaf[i], heads), laws, *_take(data, held))
-            for i, (_, held) in enumerate(folds)
-        ]
-        return np.concatenate([np.asarray(part, np.float64) for part in each])
-
-    if not folds:
-        nothing = np.zeros((0, len(laws)))
-        return FittedDiscrete(Autoregressive(starts[-1], laws, tuple(gates)), nothing, nothing)
-    held = losses(heads)
-    best, since = list(heads), np.zeros(len(laws), int)
-    state, average = optimizer().init(heads), heads
+    independent = np.concatenate(
+        [model.log_prob(codes[out], others=True) for model, out in zip(simple, outs, strict=False)]
+    )
+    held, best = independent, _last(groups.stack(frequencies, laws))
+    heads: Any = groups.stack(starts, laws)
+    average, state = heads, eqx.filter_jit(optimizer().init)(heads)
+    top, since = np.full(len(laws), -np.inf), np.zeros(len(laws), int)
     for step in range(0, MOST, EVERY):
         key, batch_key = jax.random.split(key)
-        heads, average, state = _train(heads, average, state, laws, data, weights, batch_key)
-        now = losses(average)
-        gains = now.mean(axis=0) > held.mean(axis=0) + GAIN
-        since = np.where(gains, 0, since + 1)
-        for j in np.flatnonzero(gains):
-            best[j], held[:, j] = average[j], now[:, j]
+        heads, average, state = _train(
+            heads, average, state, groups.groups, data, weights, batch_key
+        )
+        now = np.zeros_like(held)
+        now[:, order] = _held_out(groups.groups, average, data, outs)
+        means = now.mean(axis=0)
+        since = np.where(means > top + GAIN, 0, since + 1)
+        top, gains = np.maximum(top, means), means > held.mean(axis=0) + GAIN
+        held = np.where(gains, now, held)
+        best = tuple(
+            jax.tree.map(lambda new, old, kept=gains[numbers]: _where(kept, new, old), *both)
+            for numbers, *both in zip(groups.members, _last(average), best, strict=True)
+        )
         progress.update(step, f"labels and counts: {-held.sum(axis=1).mean():.3f} nats")
         done = (since >= PATIENCE).all() or not np.isfinite(now).all()
         if done or time.monotonic() > end:
             break
-    last = jax.tree.map(lambda leaf: leaf[-1], tuple(best))
-    tables = [_frequencies(laws, codes, train, part) for train, part in folds]
-    return FittedDiscrete(Autoregressive(last, laws, tuple(gates)), held, np.concatenate(tables))
+    fitted = Autoregressive(groups.unstack(best, laws), laws, gates)
+    return FittedDiscrete(fitted, held, independent)
 
 
 def optimizer() -> optax.GradientTransformation:
@@ -117,59 +123,65 @@ def optimizer() -> optax.GradientTransformation:
     return optax.adamw(RATE, weight_decay=DECAY)
 
 
-def _starts(laws: tuple[Law, ...], codes: Codes, key: PRNGKeyArray) -> tuple[Head, ...]:
-    keys = jax.random.split(key, max(len(laws), 1))
-    sizes = np.cumsum([0, *(law.num_inputs for law in laws)])
-    return tuple(
-        Head.make(law.start(column), int(size), each)
-        for law, column, size, each in zip(laws, codes.T, sizes, keys, strict=False)
-    )
+def _last(heads: tuple[Stacked, ...]) -> tuple[Stacked, ...]:
+    """The heads of the model of all rows."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[-1], heads)
 
 
-def _frequencies(
-    laws: tuple[Law, ...], codes: Codes, train: np.ndarray, held: np.ndarray
-) -> Float[np.ndarray, "held variables"]:
-    """Log-probabilities of held-out cells by the counts of each variable, and a smooth law.
-
-    The smooth law has the share of the cells that occur once: so often a new cell is new (Good
-    1953, "The population frequencies of species", eq. 9), and two cells more.
-    """
-    # Before training a head does not see its inputs.
-    heads = _starts(laws, codes[train], jax.random.key(0))
-    prior = np.exp(np.asarray(log_prob_rows(heads, laws, *rows_of(laws, codes[held])), np.float64))
-    counts, shares = np.zeros_like(prior), np.zeros(len(laws))
-    totals = (~np.isnan(codes[train])).sum(axis=0)
-    for j in range(len(laws)):
-        known = codes[train][:, j]
-        values, inverse = np.unique(known[~np.isnan(known)], return_counts=True)
-        shares[j] = ((inverse == 1).sum() + MORE) / (totals[j] + MORE)
-        if len(values):
-            place = np.minimum(np.searchsorted(values, codes[held][:, j]), len(values) - 1)
-            counts[:, j] = np.where(values[place] == codes[held][:, j], inverse[place], 0)
-    table = np.log((1 - shares) * counts / np.maximum(totals, 1) + shares * prior)
-    return np.where(np.isnan(codes[held]), 0.0, table)
+def _where(kept: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """The new entries of some variables."""
+    return np.where(kept.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _take(data: tuple[Array, Array, Array], rows: np.ndarray) -> tuple[Array, Array, Array]:
-    inputs, cells, present = (part[rows] for part in data)
-    return inputs, cells, present
+def _held_out(
+    groups: tuple[Group, ...],
+    heads: tuple[Stacked, ...],
+    data: tuple[Array, ...],
+    outs: Sequence[np.ndarray],
+) -> Float[np.ndarray, "rows variables"]:
+    """Held-out log-probabilities of the folds in turn, in the order of the groups."""
+    most = max(map(len, outs))
+    count = -(-most // BLOCK)
+    size = -(-most // count)
+    # Folds differ by a few rows: the last row fills them up, and one program takes all blocks.
+    index = np.stack([np.pad(out, (0, count * size - len(out)), mode="edge") for out in outs])
+    blocks = jnp.asarray(np.swapaxes(index.reshape(len(outs), count, size), 0, 1))
+    found = np.asarray(_log_prob_blocks(groups, heads, data, blocks), np.float64)
+    found = np.swapaxes(found, 0, 1).reshape(len(outs), count * size, -1)
+    return np.concatenate([each[: len(out)] for each, out in zip(found, outs, strict=True)])
+
+
+@eqx.filter_jit
+def _log_prob_blocks(
+    groups: tuple[Group, ...],
+    heads: tuple[Stacked, ...],
+    data: tuple[Array, ...],
+    blocks: Int[Array, "blocks folds size"],
+) -> Float[Array, "blocks folds size variables"]:
+    folds = jax.tree.map(lambda leaf: leaf[: blocks.shape[1]], heads)
+
+    def of_rows(heads: tuple[Stacked, ...], rows: Array) -> Array:
+        inputs, cells, present = (part[rows] for part in data)
+        return log_prob(groups, heads, inputs, cells, present)
+
+    return jax.lax.map(lambda rows: jax.vmap(of_rows)(folds, rows), blocks)
 
 
 @eqx.filter_jit
 def _train(
-    heads: tuple[Head, ...],
-    average: tuple[Head, ...],
+    heads: tuple[Stacked, ...],
+    average: tuple[Stacked, ...],
     state: optax.OptState,
-    laws: tuple[Law, ...],
+    groups: tuple[Group, ...],
     data: tuple[Array, Array, Array],
     weights: Float[Array, "models n"],
     key: PRNGKeyArray,
-) -> tuple[tuple[Head, ...], tuple[Head, ...], optax.OptState]:
+) -> tuple[tuple[Stacked, ...], tuple[Stacked, ...], optax.OptState]:
     """`EVERY` updates of all models, each by the rows that it weights."""
     count = weights.shape[1]
 
-    def loss(heads: tuple[Head, ...], rows: tuple[Array, Array, Array], weight: Array) -> Array:
-        total = jnp.sum(weight[:, None] * log_prob_rows(heads, laws, *rows))
+    def loss(heads: tuple[Stacked, ...], rows: tuple[Array, ...], weight: Array) -> Array:
+        total = jnp.sum(weight[:, None] * log_prob(groups, heads, *rows))
         return -total / jnp.maximum(jnp.sum(weight), 1.0)
 
     def update(carry: tuple, key: PRNGKeyArray) -> tuple[tuple, None]:

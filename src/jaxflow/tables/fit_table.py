@@ -59,16 +59,19 @@ def fit_table(
     - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows
       from 0 or 1 on: an identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
-    - whole numbers: a count from 0 on, or from the least or to the largest number where that is
-      frequent; numbers in coarse steps such as 0.1 likewise; a category where few of the numbers
-      between the least and the largest occur, each in many rows;
+    - whole numbers, if a standard deviation spans at most 100 of them or most repeat: a count from
+      0 on, or from the least or to the largest number where that is frequent; numbers in coarse
+      steps such as 0.1 likewise; a category where few of the numbers between the least and the
+      largest occur, each in many rows;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
       (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
       else continuous. Values on a limit, and values that a hundredth of the rows share, have
-      probabilities of their own.
+      probabilities of their own. Large whole numbers, such as incomes, have a density too, which
+      is about the probability of each; samples are rounded.
 
-    Discrete cells are modelled one after another by small networks that start at the frequencies,
-    continuous ones by a flow that starts as a Gaussian with a mean linear in the labels. Each part
+    Discrete cells are modelled one after another by small networks, and keep their smoothed
+    frequencies where the networks are no better on held-out rows; continuous ones by a flow that
+    starts as a Gaussian with a mean linear in the labels. Each part
     trains as long as that helps held-out rows: five folds of a table of at most 5,000 rows, a
     share of a larger one.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.data.delimited import delimited_frames, sniff
+from jaxflow.data.delimited import TEXT, delimited_frames, sniff
 from jaxflow.data.frames import import_polars
 from jaxflow.data.tables import Table, read_table
 from jaxflow.runtime.extras import import_extra
@@ -70,7 +70,7 @@ def read_frame(path: Path) -> Any:
     pl = import_polars()
     if path.suffix.lower() == ".parquet":
         return pl.read_parquet(path, glob=False)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+    if path.suffix.lower() not in TEXT:
         table = read_table(path)
         return pl.DataFrame(table.values, schema=list(table.columns))
     return pl.concat(_text_frames(path))
@@ -137,7 +137,7 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
     """The cells of a file; text that is numbers throughout becomes numbers."""
     if path.suffix.lower() == ".parquet":
         return read_cells(import_polars().read_parquet(path, glob=False), null)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+    if path.suffix.lower() not in TEXT:
         return read_cells(read_table(path), null)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")

@@ -3,6 +3,7 @@
 To add a kind, write a class with the methods of the others and put it into `DETECTED`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,13 @@ from jaxflow.tables.numeric import Number, Whole, are_frequent
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
 # few rows show nothing.
 MAX_LABELS, OWN_SHARE, OWN_ROWS = 1000, 0.5, 20
+# Text that differs so much and has this many words a cell is prose.
+FREE_WORDS = 4
+# Durations such as 1:30, 01:30:00.5, 90 min, 1h 30m, PT1H30M.
+_UNIT = r"(d|days?|h|hr|hours?|m|mins?|minutes?|s|sec|seconds?|ms)"
+_DURATION = re.compile(
+    rf"-?\d+:\d\d(:\d\d(\.\d+)?)?|P[\dDTHMS.]+|(\d+(\.\d+)? ?{_UNIT} ?)+", re.IGNORECASE
+)
 # Frequent numbers are labels if they fill less than this share of their range.
 FILLED = 0.5
 
@@ -111,7 +119,7 @@ class Ignored:
 
     @classmethod
     def detect(cls, cells: Cells) -> "Ignored | None":
-        """A column without cells, or whose cells tell rows apart."""
+        """A column without cells, or whose cells tell rows apart: names, prose, durations."""
         known = cells.known
         if not len(known):
             return cls("every cell is missing")
@@ -121,10 +129,15 @@ class Ignored:
             # A series of years is no number of the row.
             in_order = known[0] in (0, 1) and bool((np.diff(known) == 1).all())
             return cls("an identifier: the number of the row") if in_order else None
-        distinct = len(set(cells.text[~cells.missing]))
-        if distinct > MAX_LABELS or distinct > OWN_SHARE * len(known):
-            return cls(f"an identifier: {distinct} different cells in {len(known)} rows")
-        return None
+        texts = [str(cell) for cell in cells.text[~cells.missing]]
+        distinct = len(set(texts))
+        if distinct <= MAX_LABELS and distinct <= OWN_SHARE * len(known):
+            return None
+        if all(map(_DURATION.fullmatch, texts)):
+            return cls("durations as text: write them as numbers, such as minutes")
+        words = sum(len(text.split()) for text in texts) / len(texts)
+        word = "free text" if words >= FREE_WORDS else "an identifier"
+        return cls(f"{word}: {distinct} different cells in {len(known)} rows")
 
     def describe(self) -> str:
         """The reason."""

@@ -1,13 +1,13 @@
 """Kinds of columns of numbers: what each detects, and how it is coded and printed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.laws import Law, Steps
-from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, INTERVALS, Column, GridColumn
+from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, COARSE, INTERVALS, Column, GridColumn
 
 # Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
 # END_SHARE of the mean count of a number; or half as many rows and twice the share.
@@ -19,6 +19,10 @@ STEP_VALUES = 8
 NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
 # Most values of a continuous column that have a probability of their own.
 MAX_ATOMS = 8
+# Numbers of which more than this share differ, and which spread over many steps, are continuous.
+DISTINCT = 0.5
+# Steps and standard deviations beyond which a cell and a limit are of no account.
+NARROW, FAR = 5.0, 4.0
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
 
@@ -33,7 +37,7 @@ class Whole:
         lower: least number; -inf for none.
         upper: largest number; inf for none.
         step: distance of two neighbours.
-        origin: a number that occurs.
+        origin: a number that occurs, or 0 for counts.
     """
 
     lower: float = -np.inf
@@ -43,11 +47,14 @@ class Whole:
 
     @classmethod
     def detect(cls, cells: Cells) -> "Whole | None":
-        """Whole numbers, or repeated numbers on a coarse grid."""
+        """Whole numbers in few steps or repeated ones, or repeated numbers on a coarse grid."""
         x = cells.numbers[~cells.missing]
-        if np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)):
+        if is_whole(x):
             step = _whole_step(x)
-            return cls(*_limits(x, step), step=step, origin=float(x[0]) if step > 1 else 0.0)
+            if not _matters(x, step):
+                return None
+            counted = step == 1 and x.min() < np.ptp(x)
+            return cls(*_limits(x, step), step=step, origin=0.0 if counted else float(x[0]))
         grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
         if grid is None:
             return None
@@ -71,7 +78,7 @@ class Whole:
         word = "whole numbers" if self.step == 1 else f"numbers in steps of {self.step:g}"
         if np.isfinite(self.upper):
             return f"{word} from {self.lower:g} to {self.upper:g}"
-        if self.lower == 0 and self.step == 1:
+        if self.lower == self.origin == 0 and self.step == 1:
             return "count: whole numbers from 0 on"
         return f"{word} from {self.lower:g} on" if np.isfinite(self.lower) else word
 
@@ -113,6 +120,7 @@ class Number:
         centre: the lower limit, or the mean.
         scale: the distance of the limits, or the standard deviation.
         atoms: values with a probability of their own, which are no part of the density.
+        whole: whether samples are rounded to whole numbers.
     """
 
     lower: float
@@ -120,6 +128,7 @@ class Number:
     centre: float
     scale: float
     atoms: tuple[float, ...] = ()
+    whole: bool = False
 
     @classmethod
     def detect(cls, cells: Cells) -> "Number":
@@ -132,8 +141,10 @@ class Number:
             least = 1 if (lower, upper) in SHARES else max(1.0, CLOSE * len(x))
             ends = np.sum(x - lower < near), np.sum(upper - x < near)
             if lower <= low and high <= upper and min(ends) >= least:
-                return cls.within(cells, lower, upper)
-        return cls.within(cells, 0.0 if 0 <= low < high - low else -np.inf, np.inf)
+                break
+        else:
+            lower, upper = 0.0 if 0 <= low < high - low else -np.inf, np.inf
+        return replace(cls.within(cells, lower, upper), whole=is_whole(x))
 
     @classmethod
     def within(cls, cells: Cells, lower: float, upper: float) -> "Number":
@@ -173,6 +184,8 @@ class Number:
             shown = ", ".join(f"{atom:g}" for atom in self.atoms)
             few = len(self.atoms) == 1
             text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
+        if self.whole:
+            text += "; samples are rounded to whole numbers"
         return text
 
     def encode(self, cells: Cells) -> Codes:
@@ -192,10 +205,36 @@ class Number:
     def decode(self, codes: Codes, states: Codes) -> np.ndarray:
         """Numbers strictly within the limits, and atoms."""
         x = self.centre + self.scale * np.nan_to_num(codes)
-        x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
-        x = np.clip(x, np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf))
+        least, most = np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf)
+        if self.whole:
+            x, least, most = np.round(x), np.ceil(least), np.floor(most)
+        else:
+            x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
         place = np.nan_to_num(states).astype(int)
-        return np.where(place > 0, np.array([0.0, *self.atoms])[place], x)
+        x = np.where(place > 0, np.array([0.0, *self.atoms])[place], np.clip(x, least, most))
+        return x.astype(np.int64) if self.whole else x
+
+
+def is_whole(x: np.ndarray) -> bool:
+    """Whether all numbers are whole, and small enough to be told from their neighbours."""
+    return bool(np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)))
+
+
+def cells_matter(x: np.ndarray) -> bool:
+    """Whether a continuous density, rounded, is no model of these whole numbers.
+
+    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0.
+    Elsewhere a cell has about its density as a probability.
+    """
+    if not is_whole(x) or not _matters(x, step := _whole_step(x)):
+        return False
+    lower, upper = _limits(x, step)
+    ends = np.isfinite(upper) or lower > 0
+    return bool(ends or x.std() <= NARROW * step or x.mean() - lower < FAR * x.std())
+
+
+def _matters(x: np.ndarray, step: float) -> bool:
+    return len(np.unique(x)) < DISTINCT * len(x) or float(x.std()) <= COARSE * step
 
 
 def _refuse_infinite(cells: Cells) -> None:

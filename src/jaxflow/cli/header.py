@@ -1,0 +1,41 @@
+"""Whether the first line of a text table is its header: as the user says, or as for its run."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from jaxflow.cli.run_directory import read_finished
+from jaxflow.data.delimited import TEXT, first_line
+
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line of a text table has the names of its columns. Default: as in "
+        "the run; for a fit, whether one of its cells is no number.",
+    ),
+]
+
+
+def with_header(command: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command: its table is read by its argument `header`, or as that of its run was."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        header, table = kwargs.get("header"), kwargs.get("table")
+        if header is not None and table is not None and table.suffix.lower() not in TEXT:
+            raise ValueError(
+                f"--{'' if header else 'no-'}header is for text tables ({', '.join(TEXT)}), and "
+                f"not for {table}: leave it out"
+            )
+        if header is None and kwargs.get("run") is not None:
+            # What is wrong with the run the command will say.
+            with contextlib.suppress(Exception):
+                header = read_finished(kwargs["run"]).get("header")
+        with first_line(table, is_header=header):
+            command(*args, **kwargs)
+
+    return run
