@@ -15,10 +15,10 @@ KEY = jax.random.key(0)
 T = jnp.asarray(0.3)
 SHAPE = (6, 8, 2)
 LAYOUTS = {
-    "channels first": ((2, 6, 8), r"takes images of shape \(6, 8, 2\).*jnp.moveaxis\(x, -3, -1\)"),
+    "channels first": ((2, 6, 8), r"images have shape \(6, 8, 2\).*jnp.moveaxis\(x, -3, -1\)"),
     "no channels": ((6, 8), r"no axis of channels: write x\[\.\.\., None\]"),
     "grey against colour": ((6, 8, 1), "it has 1 channels and not 2"),
-    "another size": ((8, 8, 2), "make the field for this shape"),
+    "another size": ((8, 8, 2), "make the model for this shape"),
 }
 SHAPES = {
     "two axes": ((8, 8), r"must be \(height, width, channels\)"),

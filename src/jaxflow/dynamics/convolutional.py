@@ -82,7 +82,7 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_image(x: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless `x` is one image of this shape.
+    """Raise unless `x` is one image of this shape; arrays of NumPy too.
 
     Raises:
         ValueError: names the layout that was expected, and how to get there.
@@ -90,7 +90,7 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
     if x.shape == shape:
         return
     channels_first = shape[-1:] + shape[:-1]
-    hint = "make the field for this shape"
+    hint = "make the model for this shape"
     if x.shape == channels_first and channels_first != shape:
         hint = "its channels come first: write jnp.moveaxis(x, -3, -1)"
     elif x.shape == shape[:2]:
@@ -98,8 +98,8 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
     elif x.shape[:2] == shape[:2]:
         hint = f"it has {x.shape[-1]} channels and not {shape[-1]}: grey against colour"
     raise ValueError(
-        f"x has shape {x.shape}, and this field takes images of shape {shape}, (height, width, "
-        f"channels): {hint}"
+        f"x has shape {x.shape}, and images have shape {shape} here, (height, width, channels): "
+        f"{hint}"
     )
 
 
