@@ -51,7 +51,7 @@ UNIFORM = {
 @pytest.mark.parametrize(("bits", "limits"), UNIFORM.values(), ids=UNIFORM)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_uniform_density_has_the_bits_of_the_depth(bits, limits, dtype):
-    flow = Cells(jnp.ones(1, dtype), limits or (0.0, 2.0**bits))
+    flow = Cells(probability=jnp.ones(1, dtype), limits=limits or (0.0, 2.0**bits))
     levels = np.arange(5 * DIM).reshape(5, *SHAPE) % 2**bits
     levels[0] = 2**bits - 1
     answer = bits_per_dim(flow, levels, bits=bits, limits=limits, key=KEY)
@@ -65,7 +65,7 @@ def test_independent_pixels_have_their_entropy():
     # Each level as often as it is likely, in all pixels.
     column = np.repeat([0, 1, 2, 3], [4, 2, 1, 1])
     levels = np.stack([np.roll(column, k) for k in range(DIM)], axis=1).reshape(8, *SHAPE)
-    flow = Cells(jnp.asarray(probability), (-1.0, 1.0))
+    flow = Cells(probability=jnp.asarray(probability), limits=(-1.0, 1.0))
     answer = bits_per_dim(flow, levels, bits=2, limits=(-1.0, 1.0), key=KEY)
     entropy = -np.sum(probability * np.log2(probability))
     assert answer.bits == pytest.approx(entropy, abs=1e-9)
@@ -128,6 +128,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("images", "settings", "words"), MISTAKES.values(), ids=MISTAKES)
 def test_images_of_another_depth_or_layout_are_refused(images, settings, words):
-    flow = Cells(jnp.ones(1), (0.0, 4.0))
+    flow = Cells(probability=jnp.ones(1), limits=(0.0, 4.0))
     with pytest.raises(ValueError, match=words):
         bits_per_dim(flow, images, bits=2, key=KEY, **settings)
