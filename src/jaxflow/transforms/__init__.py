@@ -18,7 +18,7 @@ from jaxflow.transforms.dequantise import (
 )
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import Angles, LatLon
-from jaxflow.transforms.noise import CellNoise
+from jaxflow.transforms.noise import CellNoise, TruncatedNormal
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
 from jaxflow.transforms.standardise import Standardise
@@ -36,6 +36,7 @@ __all__ = [
     "Proposal",
     "Standardise",
     "Transform",
+    "TruncatedNormal",
     "Whiten",
     "candidate_transforms",
     "image_shape",
