@@ -19,6 +19,7 @@ from jaxflow.transforms.dequantise import (
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import Angles, LatLon
 from jaxflow.transforms.noise import CellNoise, TruncatedNormal
+from jaxflow.transforms.pixels import pixels
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
 from jaxflow.transforms.standardise import Standardise
@@ -43,6 +44,7 @@ __all__ = [
     "inside",
     "log_mass",
     "noise_of",
+    "pixels",
     "propose",
     "spread_rows",
     "without_noise",
