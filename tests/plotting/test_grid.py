@@ -26,5 +26,5 @@ def test_colour_and_grey_without_an_axis_are_drawn():
 
 @pytest.mark.parametrize("shape", [(0, 2, 2, 1), (4, 3, 8, 8), (8, 8)])
 def test_what_is_no_set_of_images_is_refused(shape):
-    with pytest.raises(ValueError, match="channels first are np.moveaxis"):
+    with pytest.raises(ValueError, match=r"channels first are np\.moveaxis"):
         plotting.grid(np.zeros(shape))
