@@ -144,7 +144,7 @@ RECIPES = {
         "mlp": Recipe(cnf(mlp, width=256, depth=2), 2000, 256, 2e-3, 0.999),
         "convolutional": Recipe(cnf(Convolutional, width=32), 1000),
         "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3),
-        "multiscale, likelihood": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
+        "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },
     "other": {
         "unet": Recipe(cnf(UNet, width=8, multipliers=(1, 2, 4)), 1000, 64, 2e-3),
@@ -168,8 +168,11 @@ class LowRank(eqx.Module):
         return jax.scipy.special.logsumexp(each + self.log_weights)
 
     def sample(self, key: Array) -> Array:
-        """Not needed here."""
-        raise NotImplementedError
+        """Draw one event."""
+        choose, draw = jax.random.split(key)
+        k = jax.random.categorical(choose, self.log_weights)
+        z = jax.random.normal(draw, self.means.shape[1:]) / jnp.sum(self.whiten[k] ** 2, axis=1)
+        return (self.means[k] + z @ self.whiten[k]).reshape(self.event_shape)
 
 
 def low_rank(u: np.ndarray, components: int, rank: int) -> LowRank:
@@ -207,7 +210,12 @@ def baseline(data: Images, transform: Any, choices: list[tuple[int, int]]) -> An
     noisy = jax.vmap(grid.spread)(rows, jax.random.split(KEY, len(rows)))
     u = np.asarray(jax.vmap(transform.forward)(noisy)[0])
     flows = [
-        CNF(still, low_rank(u, *choice), transform=transform, ode_eval=ODE("euler", num_steps=1))
+        CNF(
+            still,
+            low_rank(u, *choice),
+            transform=transform,
+            ode_eval=ODE(solver="euler", num_steps=1),
+        )
         for choice in choices
     ]
 
@@ -318,7 +326,7 @@ def report(name: str, data: Images, found: dict[str, Any]) -> str:
             model,
             f"{row['bits']:.3f}",
             f"{row['probe_se']:.4f}",
-            f"{row['draw_se']:.4f}",
+            "" if row["draw_se"] is None else f"{row['draw_se']:.4f}",
             f"{row['test_se']:.4f}",
             "" if row["solver_error"] is None else f"{row['solver_error']:.4f}",
             f"{row['evaluations']:.0f}",

@@ -109,6 +109,7 @@ def test_errors_of_probes_are_those_of_repeated_answers():
     assert answers[0].tighter is None
     assert answers[0].solver_error is None
     spread = np.std([each.bits for each in answers], ddof=1)
+    assert answers[0].draw_se is not None
     both = math.hypot(answers[0].probe_se, answers[0].draw_se)
     assert both == pytest.approx(spread, rel=0.5)
     assert answers[0].probe_se > 0

@@ -31,7 +31,8 @@ class BitsPerDim(NamedTuple):
             al. 2016, arXiv 1509.00519, eq. 8); None with a stochastic trace, whose noise an
             average of densities would take for mass, or with one draw.
         probe_se: standard error from the probes of a stochastic trace; 0 for an exact trace.
-        draw_se: standard error from the draws of noise within the cells; NaN with one draw.
+        draw_se: standard error from the draws of noise within the cells; None with one draw, whose
+            error `test_se` contains.
         test_se: standard error from the choice of the images.
         solver_error: mean stated error of the solves, not a standard error: it does not fall with
             the number of images. None where the flow states none.
@@ -42,7 +43,7 @@ class BitsPerDim(NamedTuple):
     bits: float
     tighter: float | None
     probe_se: float
-    draw_se: float
+    draw_se: float | None
     test_se: float
     solver_error: float | None
     num_images: int
@@ -51,14 +52,15 @@ class BitsPerDim(NamedTuple):
     @property
     def standard_error(self) -> float:
         """Standard error of `bits` from probes, draws and images together."""
-        return math.hypot(self.probe_se, np.nan_to_num(self.draw_se), self.test_se)
+        return math.hypot(self.probe_se, self.draw_se or 0.0, self.test_se)
 
     def __str__(self) -> str:
         tighter = "" if self.tighter is None else f", {self.tighter:.4f} by importance weights"
+        draws = "unknown" if self.draw_se is None else f"{self.draw_se:.4f}"
         solver = "not stated" if self.solver_error is None else f"{self.solver_error:.1e}"
         return (
             f"at most {self.bits:.4f} bits/dim{tighter} (standard errors: probes "
-            f"{self.probe_se:.4f}, draws {self.draw_se:.4f}, {self.num_images} images "
+            f"{self.probe_se:.4f}, draws {draws}, {self.num_images} images "
             f"{self.test_se:.4f}; error of the solves {solver})"
         )
 
@@ -153,11 +155,11 @@ def _summary(
 ) -> BitsPerDim:
     """The record of the bits of each image and draw; `probes` is the variance of the traces."""
     num_draws, num_images = each.shape
-    within = each.var(axis=0, ddof=1).mean() if num_draws > 1 else np.nan
+    within = each.var(axis=0, ddof=1).mean() if num_draws > 1 else probes
     total = each.mean(axis=0).var(ddof=1) / num_images if num_images > 1 else np.nan
     of_probes = probes / each.size
-    of_draws = max(within - probes, 0.0) / each.size if num_draws > 1 else np.nan
-    of_images = total - of_probes - np.nan_to_num(of_draws)
+    of_draws = max(within - probes, 0.0) / each.size
+    of_images = total - of_probes - of_draws
     tighter = None
     if num_draws > 1 and probes == 0:
         log_mean = np.logaddexp.reduce(-nats * each, axis=0) - math.log(num_draws)
@@ -166,7 +168,7 @@ def _summary(
         bits=float(each.mean()),
         tighter=tighter,
         probe_se=float(np.sqrt(of_probes)),
-        draw_se=float(np.sqrt(of_draws)),
+        draw_se=float(np.sqrt(of_draws)) if num_draws > 1 else None,
         test_se=float(np.sqrt(np.maximum(of_images, 0.0))),
         solver_error=None if solver is None else float(np.mean(solver)) / nats,
         num_images=num_images,
