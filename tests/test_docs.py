@@ -36,7 +36,7 @@ SLOW = {
         "objectives.md",
     ),
     *("howto/anomalies.md", "howto/calibration.md", "howto/columns.md"),
-    *("howto/conditions.md", "howto/fields.md"),
+    *("howto/conditions.md", "howto/fields.md", "howto/images.md"),
     *("howto/gradient.md", "howto/inference.md", "howto/likelihood.md", "howto/mcmc.md"),
     *("howto/manifolds.md", "howto/mixed_tables.md", "howto/own_loop.md", "howto/pod.md"),
 }

@@ -119,10 +119,21 @@ def test_a_unet_starts_at_zero_and_is_close_in_bfloat16():
     np.testing.assert_allclose(rounded, full, atol=0.1 * float(jnp.abs(full).max()))
 
 
-def test_a_batch_of_rows_is_one_convolution():
+def test_a_batch_of_rows_is_one_convolution(monkeypatch):
     field = Convolutional((8, 8, 1), width=4, depth=1, key=KEY)
-    rows = jnp.zeros((5, 8, 8, 1))
-    jaxpr = str(jax.make_jaxpr(jax.vmap(field, (0, 0)))(jnp.zeros(5), rows))
-    # Two layers and their channels of time, which no row repeats.
-    assert jaxpr.count("conv_general_dilated[") == 4
-    assert "f64[5,8,8,4] = conv" in jaxpr
+    rows, times = jax.random.normal(KEY, (5, 8, 8, 1)), jnp.linspace(0.0, 1.0, 5)
+
+    def batch():
+        # A function of its own: jax remembers the programs of those that it has seen.
+        return lambda t, x: jax.vmap(lambda t, x: field(t, x))(t, x)
+
+    products = str(jax.make_jaxpr(batch())(times, rows))
+    # Three columns of two layers, and of their channels of time, which no row repeats.
+    assert products.count("dot_general[") == 12
+    assert "f64[5,8,8,4] = dot_general" in products
+    on_cpu = batch()(times, rows)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    convolutions = str(jax.make_jaxpr(batch())(times, rows))
+    assert convolutions.count("conv_general_dilated[") == 4
+    assert "f64[5,8,8,4] = conv_general_dilated" in convolutions
+    np.testing.assert_allclose(batch()(times, rows), on_cpu, atol=1e-12)
