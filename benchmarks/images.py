@@ -166,14 +166,15 @@ class LowRank(eqx.Module):
     def log_prob(self, x: Array) -> Array:
         """The log-density of one event."""
         z = jnp.einsum("kij,kj->ki", self.whiten, x.reshape(1, -1) - self.means)
-        each = -0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=1) + self.log_dets
+        each = -0.5 * jnp.sum(z**2 + float(np.log(2 * np.pi)), axis=1) + self.log_dets
         return jax.scipy.special.logsumexp(each + self.log_weights)
 
     def sample(self, key: Array) -> Array:
         """Draw one event."""
         choose, draw = jax.random.split(key)
         k = jax.random.categorical(choose, self.log_weights)
-        z = jax.random.normal(draw, self.means.shape[1:]) / jnp.sum(self.whiten[k] ** 2, axis=1)
+        z = jax.random.normal(draw, self.means.shape[1:], self.means.dtype)
+        z = z / jnp.sum(self.whiten[k] ** 2, axis=1)
         return (self.means[k] + z @ self.whiten[k]).reshape(self.event_shape)
 
 
