@@ -152,7 +152,7 @@ RECIPES = {
         "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },
     "other": {
-        "unet": Recipe(cnf(UNet, width=8, multipliers=(1, 2, 4)), 700, 64, 2e-3),
+        "unet": Recipe(cnf(UNet, width=8, multipliers=(1, 2, 4)), 500, 64, 2e-3),
     },
 }
 
