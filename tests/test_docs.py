@@ -108,10 +108,12 @@ assert len(history["step"]) == 3
 # Objects whose examples take more than some 5 seconds of one core.
 SLOW_EXAMPLES = {
     "jaxflow.diffusion",
+    "jaxflow.diagnostics.bits.bits_per_dim",
     "jaxflow.diagnostics.gradients.gradients",
     "jaxflow.diagnostics.diagnosis.Diagnosis",
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",
+    "jaxflow.flows.multiscale.Multiscale",
     "jaxflow.flows.predictive.calibration_curve",
     "jaxflow.inference.fit.fit_likelihood",
     "jaxflow.inference.fit.fit_posterior",

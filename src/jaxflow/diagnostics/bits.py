@@ -89,13 +89,12 @@ def bits_per_dim(
 
     ```python
     import jax
-    import jax.numpy as jnp
-    from jaxflow import CNF, StandardNormal
+    from jaxflow import CNF, ODE, StandardNormal
     from jaxflow.diagnostics import bits_per_dim
-    from jaxflow.dynamics import Convolutional
 
     key = jax.random.key(0)
-    flow = CNF(Convolutional((4, 4, 1), width=4, key=key), StandardNormal((4, 4, 1)))
+    base, ode = StandardNormal((4, 4, 1)), ODE(solver="rk4", num_steps=4)
+    flow = CNF(lambda t, x: -x, base, ode_eval=ode)  # a trained flow in practice
     images = jax.random.randint(key, (20, 4, 4, 1), 0, 256)  # images of 8 bits
     print(bits_per_dim(flow, images, key=key, limits=(-1.0, 1.0)))
     ```
