@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-mixed bench-sbi clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-images bench-mixed bench-sbi clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -60,6 +60,9 @@ bench-conditional: .venv/.ready  ## a target given features, beside regressions 
 
 bench-geometry: .venv/.ready  ## densities on spheres and tori; MINUTES=30 for each training, DATA=DIR adds events on Earth and torsion angles
 	$(BIN)/python benchmarks/geometry.py --minutes $(or $(MINUTES),30) $(if $(DATA),--data $(DATA))
+
+bench-images: .venv/.ready  ## bits/dim of digits with every error; DATA=DIR adds MNIST and NAME.npz, QUICK=1 for a look
+	$(BIN)/python benchmarks/images.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 
 bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference posteriors; DATA=DIR has TASK.npz of sbibm, ARGS='--tasks slcp --seconds 150'
 	$(BIN)/python benchmarks/sbi.py --data $(or $(DATA),data) $(ARGS)

@@ -36,7 +36,7 @@ SLOW = {
         "objectives.md",
     ),
     *("howto/anomalies.md", "howto/calibration.md", "howto/columns.md"),
-    *("howto/conditions.md", "howto/fields.md"),
+    *("howto/conditions.md", "howto/fields.md", "howto/images.md"),
     *("howto/gradient.md", "howto/inference.md", "howto/likelihood.md", "howto/mcmc.md"),
     *("howto/manifolds.md", "howto/mixed_tables.md", "howto/own_loop.md", "howto/pod.md"),
 }
@@ -108,10 +108,12 @@ assert len(history["step"]) == 3
 # Objects whose examples take more than some 5 seconds of one core.
 SLOW_EXAMPLES = {
     "jaxflow.diffusion",
+    "jaxflow.diagnostics.bits.bits_per_dim",
     "jaxflow.diagnostics.gradients.gradients",
     "jaxflow.diagnostics.diagnosis.Diagnosis",
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",
+    "jaxflow.flows.multiscale.Multiscale",
     "jaxflow.flows.predictive.calibration_curve",
     "jaxflow.inference.fit.fit_likelihood",
     "jaxflow.inference.fit.fit_posterior",

@@ -11,6 +11,7 @@ from jaxflow.dynamics import (
     ACTIVATIONS,
     MLP,
     ConcatSquash,
+    Convolutional,
     EncodedCondition,
     Gated,
     Hollow,
@@ -21,6 +22,7 @@ from jaxflow.dynamics import (
     Potential,
     Residual,
     Sum,
+    UNet,
 )
 from jaxflow.manifolds import Euclidean, Product, Projective, Sphere, Torus
 from jaxflow.tables.continuous import Present
@@ -127,6 +129,15 @@ def table():
         ),
         "residual, condition, matrix events": Case(
             Residual(12, width=7, depth=2, cond_dim=3, key=KEY), (3, 4), cond_dim=3
+        ),
+        "convolutional": Case(Convolutional((4, 3, 2), width=3, depth=2, key=KEY), (4, 3, 2)),
+        "convolutional, condition, circular": Case(
+            Convolutional((3, 3, 1), width=2, depth=1, cond_dim=3, padding="circular", key=KEY),
+            (3, 3, 1),
+            cond_dim=3,
+        ),
+        "unet, condition": Case(
+            UNet((4, 4, 1), width=2, cond_dim=3, key=KEY), (4, 4, 1), cond_dim=3
         ),
         "optional condition": Case(
             OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3

@@ -22,6 +22,7 @@ DEEP = {
     *("mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"),
     *("gated function", "sum with a function", "residual, condition, matrix events"),
     *("on a torus", "on a product"),
+    *("convolutional", "convolutional, condition, circular", "unet, condition"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from jaxflow import CNF, ODE, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.ode import odeint
-from jaxflow.runtime.lanes import LANES, MOST_LANES, lanes_for
+from jaxflow.runtime.lanes import LANES, LEAST_LANES, MOST_LANES, lanes_for
 
 X = jnp.ones((3, 2))
 FLOW = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))
@@ -74,7 +74,8 @@ def test_the_precision_set_by_the_user_has_priority():
 
 
 def test_lanes_depend_only_on_the_platform_and_the_size_of_a_row(monkeypatch):
-    assert {lanes_for(size) for size in (1, 3, 44, 10_000)} == {LANES}
+    assert {lanes_for(size) for size in (1, 3, 44, 128)} == {LANES}
+    assert lanes_for(784) == lanes_for(10_000) == LEAST_LANES
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert lanes_for(3) == MOST_LANES
     assert lanes_for(44) == 4096

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import kstest, norm, truncnorm
 
 from jaxflow import (
     CNF,
@@ -28,6 +28,7 @@ from jaxflow.transforms import (
     Chain,
     Dequantise,
     Standardise,
+    TruncatedNormal,
     without_noise,
 )
 
@@ -186,3 +187,23 @@ def test_integers_are_spread_like_their_floats(key):
     transform = Dequantise(jnp.asarray([1.0, 2.0]))
     x = jnp.asarray([3, 4])
     np.testing.assert_array_equal(transform.spread(x, key), transform.spread(x.astype(float), key))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 3.0])
+def test_truncated_normal_noise_states_its_own_density(scale, key):
+    grid = Dequantise(jnp.asarray([2.0, 0.0]), noise=TruncatedNormal(scale))
+    x = jnp.asarray([4.0, 0.3])
+    spread, log_q = jax.vmap(lambda k: grid.spread_with_log_prob(x, k))(
+        jax.random.split(key, 4000)
+    )
+    v = (spread[:, 0] - 4.0) / 2.0
+    assert float(jnp.abs(v).max()) < 0.5
+    np.testing.assert_array_equal(spread[:, 1], 0.3)
+    bounds = -0.5 / scale, 0.5 / scale
+    np.testing.assert_allclose(log_q, truncnorm.logpdf(v, *bounds, scale=scale), atol=1e-9)
+    assert kstest(v, truncnorm(*bounds, scale=scale).cdf).pvalue > 1e-3
+
+
+def test_noise_of_no_width_is_refused():
+    with pytest.raises(ValueError, match=r"scale=0\.0 must be a positive number"):
+        TruncatedNormal(0.0)

@@ -1,5 +1,6 @@
 """Checks of fields, flows and posteriors: traces, gradients, log-densities, calibration."""
 
+from jaxflow.diagnostics.bits import BitsPerDim, bits_per_dim
 from jaxflow.diagnostics.check_trace import check_trace
 from jaxflow.diagnostics.diagnose import diagnose
 from jaxflow.diagnostics.diagnosis import Diagnosis
@@ -16,12 +17,14 @@ from jaxflow.diagnostics.unusual import ColumnGains, column_gains
 from jaxflow.plotting.diagnosis import draw
 
 __all__ = [
+    "BitsPerDim",
     "Calibration",
     "ColumnGains",
     "Diagnosis",
     "LocalTest",
     "PredictiveCheck",
     "RankTest",
+    "bits_per_dim",
     "calibration",
     "check_trace",
     "column_gains",

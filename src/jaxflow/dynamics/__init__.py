@@ -8,6 +8,7 @@ from jaxflow.dynamics.activations import ACTIVATIONS
 from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
 from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
+from jaxflow.dynamics.convolutional import Convolutional
 from jaxflow.dynamics.encoders import (
     ObservationEncoder,
     SeriesEncoder,
@@ -25,12 +26,14 @@ from jaxflow.dynamics.residual import Residual
 from jaxflow.dynamics.robust_scaling import RobustScaling
 from jaxflow.dynamics.rounded import Rounded, unrounded
 from jaxflow.dynamics.trees import Trees
+from jaxflow.dynamics.unet import UNet
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "ConcatSquash",
     "ConditionScaling",
+    "Convolutional",
     "EncodedCondition",
     "Field",
     "Gated",
@@ -51,5 +54,6 @@ __all__ = [
     "StandardisedCondition",
     "Sum",
     "Trees",
+    "UNet",
     "unrounded",
 ]

@@ -1,9 +1,10 @@
 """Flows: a base density carried to the data by an invertible map.
 
-`CNF` solves an ODE, `CouplingFlow` applies layers, `FlowMap` replaces the solve by a few network
-evaluations. All share the interface of `Flow`: `log_prob`, `sample`, `sample_and_log_prob`,
-`encode` and `decode`. Of a `CNF` of one column, `quantile` and `cdf` take no sampling. An
-`Ensemble` averages the densities of several flows, without `encode` and `decode`.
+`CNF` solves an ODE, `Multiscale` one for each scale of an image, `CouplingFlow` applies layers,
+`FlowMap` replaces the solve by a few network evaluations. All share the interface of `Flow`:
+`log_prob`, `sample`, `sample_and_log_prob`, `encode` and `decode`. Of a `CNF` of one column,
+`quantile` and `cdf` take no sampling. An `Ensemble` averages the densities of several flows,
+without `encode` and `decode`.
 """
 
 from jaxflow.flows.cnf import CNF
@@ -14,6 +15,7 @@ from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.importance import ImportanceSample, importance_sample
 from jaxflow.flows.log_mass import log_mass
+from jaxflow.flows.multiscale import Multiscale
 from jaxflow.flows.predictive import calibration_curve, crps
 from jaxflow.flows.quantiles import cdf, quantile
 
@@ -24,6 +26,7 @@ __all__ = [
     "Flow",
     "FlowMap",
     "ImportanceSample",
+    "Multiscale",
     "calibration_curve",
     "cdf",
     "crps",

@@ -13,6 +13,7 @@ from jaxflow.plotting.excess import excess
 from jaxflow.plotting.explore import explore
 from jaxflow.plotting.fan import fan
 from jaxflow.plotting.globe import globe
+from jaxflow.plotting.grid import grid
 from jaxflow.plotting.periods import periods
 from jaxflow.plotting.plane import density, density_over_time, trajectories
 from jaxflow.plotting.rank_curves import rank_curves
@@ -31,6 +32,7 @@ __all__ = [
     "explore",
     "fan",
     "globe",
+    "grid",
     "history",
     "periods",
     "rank_curves",

@@ -16,17 +16,19 @@ from jaxtyping import Array
 from jaxflow.runtime.joined import join_vmaps
 from jaxflow.runtime.shapes import Count
 
-# 256 lanes fill the vector units of a CPU. An accelerator wants thousands: as many as hold about
-# 2^18 entries of states.
-LANES, MOST_LANES, LANE_ENTRIES = 256, 2**16, 2**18
+# 256 lanes fill the vector units of a CPU, and 32 where events are as large as images, so that one
+# image costs less. An accelerator wants thousands: as many as hold about 2^18 entries of states.
+LANES, LEAST_LANES, CPU_ENTRIES = 256, 32, 2**15
+MOST_LANES, LANE_ENTRIES = 2**16, 2**18
 
 
 def lanes_for(size: int) -> int:
     """Lanes for rows of `size` entries; for any number of rows, so that bits are the same."""
+    least, most, entries = LANES, MOST_LANES, LANE_ENTRIES
     if jax.default_backend() == "cpu":
-        return LANES
-    most = LANE_ENTRIES // max(1, size)
-    return min(MOST_LANES, max(LANES, 1 << max(0, most.bit_length() - 1)))
+        least, most, entries = LEAST_LANES, LANES, CPU_ENTRIES
+    fitting = entries // max(1, size)
+    return min(most, max(least, 1 << max(0, fitting.bit_length() - 1)))
 
 
 def map_groups(

@@ -28,6 +28,7 @@ from jaxflow.training.stream import Stream, split_shards
 from jaxflow.training.trainable import checked_train, trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 from jaxflow.transforms.protocol import check_strict
+from jaxflow.transforms.samples import column_label
 
 # Names of transforms that are not fitted here.
 GIVEN = "as given", "the flow's own"
@@ -119,7 +120,7 @@ def prepare(
     else:
         held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
         _check_grid("validation", flow, transform, held_out)
-    check_columns(np.asarray(rows.x))
+    _check_constant(flow.transform if isinstance(transform, str | None) else transform, rows.x)
     counted = repeat_rows(rows)
     transforms = _transforms(flow, transform, counted, repeat_rows(held_out), key)
     _check_density(rows.x, next(iter(transforms.values())), key)
@@ -164,6 +165,17 @@ def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
             grid.check(rows.x)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+
+def _check_constant(transform: Any, x: Array) -> None:
+    """Raise if columns are constant, other than those of a grid, whose noise has a density."""
+    values, grid = np.asarray(x), noise_of(transform)
+    if grid is None:
+        check_columns(values)
+    elif (smooth := np.asarray(grid.step) == 0).any():
+        check_columns(
+            values[:, smooth], columns=[column_label(tuple(i)) for i in np.argwhere(smooth)]
+        )
 
 
 def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:

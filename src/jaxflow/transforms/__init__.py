@@ -21,7 +21,8 @@ from jaxflow.transforms.dequantise import (
 )
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import LatLon
-from jaxflow.transforms.noise import CellNoise
+from jaxflow.transforms.noise import CellNoise, TruncatedNormal
+from jaxflow.transforms.pixels import pixels
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
 from jaxflow.transforms.standardise import Standardise
@@ -39,7 +40,9 @@ __all__ = [
     "Proposal",
     "Standardise",
     "Transform",
+    "TruncatedNormal",
     "Whiten",
+    "pixels",
     "propose",
     "without_noise",
 ]

@@ -12,7 +12,7 @@ from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar
 from jaxflow.transforms.chain import Chain
-from jaxflow.transforms.noise import CellNoise
+from jaxflow.transforms.noise import CellNoise, TruncatedNormal
 from jaxflow.transforms.samples import (
     checked_rows,
     clip_inside,
@@ -53,14 +53,14 @@ class Dequantise(eqx.Module):
 
     step: Event
     origin: Event
-    noise: CellNoise | None
+    noise: CellNoise | TruncatedNormal | None
     event_shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
         self,
         step: ArrayInput,
         origin: ArrayInput | None = None,
-        noise: CellNoise | None = None,
+        noise: CellNoise | TruncatedNormal | None = None,
     ) -> None:
         """Make the transform from the grids.
 
@@ -86,7 +86,7 @@ class Dequantise(eqx.Module):
                 raise ValueError(f"step={steps} must be positive, or 0 for a continuous entry")
         self.event_shape = self.step.shape
 
-    def with_noise(self, noise: CellNoise | None) -> "Dequantise":
+    def with_noise(self, noise: CellNoise | TruncatedNormal | None) -> "Dequantise":
         """The same grid with another distribution of the noise.
 
         Args:

@@ -1,4 +1,4 @@
-"""Learned noise within the cells of a grid."""
+"""Noise within the cells of a grid: learned, or a normal that is cut."""
 
 import math
 from typing import SupportsIndex, final
@@ -78,6 +78,48 @@ class CellNoise(eqx.Module):
         logit_w = jax.random.logistic(key, x.shape, x.dtype)
         logit_y = shift + jnp.exp(log_scale) * logit_w
         return jax.nn.sigmoid(logit_y) - 0.5, _log_slope(logit_w) - _log_slope(logit_y) - log_scale
+
+
+@final
+class TruncatedNormal(eqx.Module):
+    r"""`v ~ N(0, scale^2)` within (-1/2, 1/2): noise that a smooth density can follow.
+
+    ```
+    log q(v) = -(v / scale)^2 / 2 - log(scale sqrt(2 pi)) - log erf(1 / (2 sqrt(2) scale))
+    ```
+    Uniform noise ends at the walls of a cell, and a flow that is smooth there wastes bits on
+    entries of few levels, such as the dark margin of an image. The bound holds for any scale and
+    needs no training (Zheng et al. 2023, "Improved Techniques for Maximum Likelihood Estimation
+    for Diffusion ODEs", arXiv 2305.03935, section 4.2).
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    from jaxflow.transforms import Dequantise, TruncatedNormal
+
+    grid = Dequantise(jnp.ones((8, 8, 1)), noise=TruncatedNormal(0.25))
+    spread = grid.spread(jnp.zeros((8, 8, 1)), jax.random.key(0))
+    ```
+
+    Attributes:
+        scale: standard deviation of the normal before it is cut, in steps of the grid.
+
+    Raises:
+        ValueError: `scale` is not positive.
+    """
+
+    scale: float = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale={self.scale} must be a positive number, in steps of the grid")
+
+    def draw(self, x: Event, key: PRNGKeyArray) -> tuple[Event, Event]:
+        """Draw noise for one value; as `CellNoise.draw`."""
+        limit = 0.5 / self.scale
+        z = jax.random.truncated_normal(key, -limit, limit, x.shape, x.dtype)
+        log_mass = math.log(self.scale * (2 * math.pi) ** 0.5 * math.erf(limit / 2**0.5))
+        return self.scale * z, -0.5 * z**2 - log_mass
 
 
 def _log_slope(logit: Array) -> Array:
