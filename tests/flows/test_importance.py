@@ -90,3 +90,12 @@ def test_a_target_on_a_part_of_the_plane():
     assert not few.reliable
     assert few.pareto_k == np.inf
     np.testing.assert_allclose(np.exp(few.log_weights).sum(), 1.0)
+
+
+def test_a_target_without_values_in_places_is_not_reliable():
+    found = importance_sample(
+        FLOW, lambda x: jnp.where(x[0] > 0, -0.5 * jnp.sum(x**2), jnp.nan), 500, key=KEY
+    )
+    assert 0.4 < found.undefined < 0.6
+    assert found.pareto_k < 0.7
+    assert not found.reliable

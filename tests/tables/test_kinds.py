@@ -8,7 +8,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from jaxflow.tables.cells import NULLS, Cells
+from jaxflow.data.delimited import NULLS
+from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
 from jaxflow.tables.numeric import cells_matter
@@ -240,3 +241,36 @@ def test_kinds_by_name():
     assert isinstance(bounded, Number)
     assert (bounded.lower, bounded.upper) == (0.0, 6.0)
     assert isinstance(kind_of(numbers, "identifier"), Ignored)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1,500", "999", None], [1500, 999, np.nan]),
+        (["1,234,567", "-1,000.5"], [1234567, -1000.5]),
+        (["0,125", "1,234"], [0.125, 1.234]),  # 0 begins no group
+        (["1,5", "1,234"], [1.5, 1.234]),
+    ],
+)
+def test_commas_group_digits_where_all_of_a_column_can(cells, expected):
+    np.testing.assert_array_equal(Cells.of("x", cells).numbers, expected)
+    assert Cells.of("x", [*cells, "many"]).text[0] == cells[0]
+
+
+@pytest.mark.parametrize(("separator", "expected"), [(",", 1500.0), (";", 1.5)])
+def test_commas_are_decimal_in_files_separated_otherwise(tmp_path, separator, expected):
+    path = tmp_path / "table.csv"
+    path.write_text(f'city{separator}income\nOslo{separator}"1,500"\nRome{separator}"2,750"\n')
+    assert read_cells(path)["income"].raw[0] == expected
+
+
+def test_a_first_row_with_a_gap_is_a_row(tmp_path):
+    path = tmp_path / "table.csv"
+    for word in ("NA", "?", ""):
+        path.write_text(f"{word},1.5\n2.0,0.3\n")
+        cells = read_cells(path)
+        assert list(cells) == ["x0", "x1"]
+        np.testing.assert_array_equal(cells["x0"].missing, [True, False])
+    path.write_text("a,a\n1,2\n")
+    with pytest.raises(ValueError, match=r"duplicate column names \['a'\]"):
+        read_cells(path)

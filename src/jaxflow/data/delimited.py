@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Suffixes of text tables.
 TEXT = (".csv", ".tsv", ".txt")
+# Cells that stand for a missing value.
+NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
 # Characters in which `sniff` looks for the separator and the header.
 _HEAD = 1 << 20
 # A quoted cell longer than this is a mistake.
@@ -50,8 +52,8 @@ def sniff(path: Path) -> Layout:
     """Find the separator and the header of a text table.
 
     The separator is the first of tab, semicolon, comma and space that the first two lines contain
-    equally often. A first line of numbers is a row, and the columns are called x0, x1, ...; any
-    other first line is the header, unless `first_line` says otherwise.
+    equally often. A first line of numbers and gaps is a row, and the columns are called x0, x1,
+    ...; any other first line is the header, unless `first_line` says otherwise.
     """
     with _named_errors(path), path.open(encoding="utf-8-sig") as file:
         lines = (file.read(_HEAD) + file.readline()).split("\n")
@@ -63,9 +65,10 @@ def sniff(path: Path) -> Layout:
         head = io.StringIO(_squeeze("\n".join(lines[skip:]), separator))
         reader = csv.reader(head, delimiter=separator)
         header = [field.strip() for field in next(reader)]
-        is_row = any(header) and all(is_number(field) for field in header if field)
-        if (known := _known.get()) is not None and known[0] == path:
-            is_row = not known[1]
+        known = [field for field in header if field not in NULLS]
+        is_row = bool(known) and all(map(is_number, known))
+        if (said := _known.get()) is not None and said[0] == path:
+            is_row = not said[1]
         if is_row:
             return Layout(separator, tuple(f"x{i}" for i in range(len(header))), skip)
         return Layout(separator, tuple(header), skip + reader.line_num)
@@ -78,11 +81,13 @@ def delimited_frames(
 
     With `numbers`, a column is parsed as float64 where all its cells are numbers, else as text.
     """
-    empty = True
+    empty, names = True, [layout.names[i] for i in chosen]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: duplicate column names {repeated}; rename them")
     with _named_errors(path):
         for text, line in _blocks(path, layout.skip, size):
             frame = _parse(text, line, layout, chosen if numbers else (), path)[:, list(chosen)]
-            frame.columns = [layout.names[i] for i in chosen]
+            frame.columns = names
             empty = False
             yield frame
     if empty:

@@ -45,12 +45,12 @@ class ImportanceSample(NamedTuple):
 
     @property
     def reliable(self) -> bool:
-        """Whether the tail is light enough for reliable estimates: `pareto_k <= 0.7`.
+        """Whether the target is defined at all samples, and the tail light: `pareto_k <= 0.7`.
 
         It speaks for the part of the target that the samples reach: see `importance_sample` on
         missing modes.
         """
-        return self.pareto_k <= RELIABLE
+        return self.pareto_k <= RELIABLE and not self.undefined
 
 
 def importance_sample(

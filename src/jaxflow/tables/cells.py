@@ -10,15 +10,13 @@ from jaxtyping import Bool, Float
 
 from jaxflow.data.delimited import is_number
 
-# Cells of text files that stand for a missing value.
-NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
-
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?")
 # Other dates, such as 11/30/2026, by their separator and the order of day, month and year.
 _PARTS = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[T ]+(\d{1,2}):(\d{2})(:\d{2})?)?")
 ORDERS = {"month/day/year": (2, 0, 1), "day/month/year": (2, 1, 0), "year/month/day": (0, 1, 2)}
 _CODE = re.compile(r"[+-]?0\d+")
 _COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +35,14 @@ class Cells:
     missing: Bool[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, name: str, raw: Any, nulls: tuple[str, ...] = ()) -> "Cells":
-        """Cells of a column of any type; None, NaN, NaT and the words `nulls` are missing."""
+    def of(
+        cls, name: str, raw: Any, nulls: tuple[str, ...] = (), *, thousands: bool = True
+    ) -> "Cells":
+        """Cells of a column of any type; None, NaN, NaT and the words `nulls` are missing.
+
+        With `thousands`, the commas of text such as 1,500 group digits, if those of all cells of a
+        column can; others are decimal commas.
+        """
         array = np.asarray(raw)
         if array.ndim != 1:
             raise ValueError(f"column {name!r} has shape {array.shape}; give one cell a row")
@@ -47,6 +51,7 @@ class Cells:
         if array.dtype.kind == "O":
             missing = np.array([_is_missing(cell, nulls) for cell in array], bool)
             array = _from_objects(array, missing)
+            array = _without_groups(array, missing) if thousands else array
         elif array.dtype.kind == "M":
             missing = np.isnat(array)
         elif array.dtype.kind in "biuf":
@@ -169,6 +174,19 @@ def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     stripped = np.empty(len(array), object)
     stripped[:] = [cell.strip() if isinstance(cell, str) else cell for cell in array]
     return stripped
+
+
+def _without_groups(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """1,500 as 1500, where all cells are numbers and all commas can group digits."""
+    texts = [cell for cell in array[~missing].tolist() if isinstance(cell, str)]
+    grouped = {text for text in texts if "," in text}
+    if not grouped or not all(map(_THOUSANDS.fullmatch, grouped)):
+        return array
+    if not all(text in grouped or is_number(text) for text in texts):
+        return array
+    plain = array.copy()
+    plain[:] = [cell.replace(",", "") if isinstance(cell, str) else cell for cell in array]
+    return plain
 
 
 def _time(cell: Any, order: str) -> np.datetime64:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.data.delimited import TEXT, delimited_frames, sniff
+from jaxflow.data.delimited import NULLS, TEXT, Layout, delimited_frames, sniff
 from jaxflow.data.frames import import_polars
 from jaxflow.data.tables import Table, read_table
 from jaxflow.runtime.extras import import_extra
-from jaxflow.tables.cells import NULLS, Cells
+from jaxflow.tables.cells import Cells
 
 # A frame of pandas or polars, a mapping of columns, a `Table`, or a file.
 Frame = Any
@@ -73,7 +73,7 @@ def read_frame(path: Path) -> Any:
     if path.suffix.lower() not in TEXT:
         table = read_table(path)
         return pl.DataFrame(table.values, schema=list(table.columns))
-    return pl.concat(_text_frames(path))
+    return pl.concat(_text_frames(path, sniff(path)))
 
 
 def write_frame(sort: str, columns: dict[str, tuple[np.ndarray, np.ndarray]]) -> Frame:
@@ -141,11 +141,12 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
         return read_cells(read_table(path), null)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    parts = _text_frames(path)
+    layout = sniff(path)
+    parts, commas = _text_frames(path, layout), layout.separator == ","
     try:
         return _checked(
             [
-                Cells.of(name, _cells(parts, j), (*NULLS, *null)).parsed()
+                Cells.of(name, _cells(parts, j), (*NULLS, *null), thousands=commas).parsed()
                 for j, name in enumerate(parts[0].columns)
             ]
         )
@@ -153,9 +154,8 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _text_frames(path: Path) -> list[Any]:
+def _text_frames(path: Path, layout: Layout) -> list[Any]:
     """The cells of a text file as text, in parts."""
-    layout = sniff(path)
     every = range(len(layout.names))
     return list(delimited_frames(path, layout, every, _CHARS, numbers=False))
 
