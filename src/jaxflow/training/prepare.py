@@ -173,9 +173,8 @@ def _check_constant(transform: Any, x: Array) -> None:
     if grid is None:
         check_columns(values)
     elif (smooth := np.asarray(grid.step) == 0).any():
-        check_columns(
-            values[:, smooth], columns=[column_label(tuple(i)) for i in np.argwhere(smooth)]
-        )
+        places = map(tuple, np.argwhere(smooth).tolist())
+        check_columns(values[:, smooth], columns=list(map(column_label, places)))
 
 
 def _check_density(x: Array, transform: Any, key: PRNGKeyArray) -> None:
