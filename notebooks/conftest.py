@@ -10,6 +10,7 @@ SLOW = {
     "03_common_framework_and_guidance.ipynb",
     "05_continuity_equation_and_ffjord.ipynb",
     "06_adjoint_method.ipynb",
+    "07_exact_against_stochastic_trace.ipynb",
     "08_flow_matching_to_likelihood.ipynb",
     "09_guidance_trained.ipynb",
     "10_ffjord_end_to_end.ipynb",

@@ -28,6 +28,7 @@ SLOW = {
     "migrate.md",
     *(
         "index.md",
+        "lecture.md",
         "tutorial.md",
         "gallery.md",
         "diffusion.md",
@@ -105,16 +106,30 @@ assert len(history["step"]) == 3
 """
 }
 
-# Objects whose examples take more than some 5 seconds of one core.
+# Objects whose examples take more than a second of one core.
 SLOW_EXAMPLES = {
-    "jaxflow.diffusion",
+    "jaxflow.bases.fitted.FlowBase",
+    "jaxflow.bases.protocol.Base",
     "jaxflow.diagnostics.bits.bits_per_dim",
-    "jaxflow.diagnostics.gradients.gradients",
+    "jaxflow.diagnostics.diagnose.diagnose",
     "jaxflow.diagnostics.diagnosis.Diagnosis",
+    "jaxflow.diagnostics.gradients.gradients",
+    "jaxflow.diagnostics.posteriors.calibration.calibration",
+    "jaxflow.diagnostics.posteriors.local_calibration.local_calibration",
+    "jaxflow.diffusion",
+    "jaxflow.diffusion.bound.elbo",
+    "jaxflow.diffusion.probability_flow.as_flow",
+    "jaxflow.diffusion.samplers.draw",
+    "jaxflow.diffusion.sde.draw_sde",
+    "jaxflow.dynamics.unet.UNet",
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",
+    "jaxflow.flows.cnf.CNF.log_prob_with_error",
+    "jaxflow.flows.export.export",
+    "jaxflow.flows.log_mass.log_mass",
     "jaxflow.flows.multiscale.Multiscale",
     "jaxflow.flows.predictive.calibration_curve",
+    "jaxflow.flows.quantiles.quantile",
     "jaxflow.inference.fit.fit_likelihood",
     "jaxflow.inference.fit.fit_posterior",
     "jaxflow.inference.importance.importance_sample",
@@ -122,15 +137,31 @@ SLOW_EXAMPLES = {
     "jaxflow.inference.posterior.Posterior",
     "jaxflow.inference.rounds.fit_rounds",
     "jaxflow.interop.numpyro.distribution.FlowDistribution",
+    "jaxflow.manifolds.hyperbolic.Hyperbolic",
+    "jaxflow.manifolds.sphere.Sphere",
+    "jaxflow.objectives.denoising.Denoising",
+    "jaxflow.objectives.likelihood.MaximumLikelihood",
+    "jaxflow.objectives.reflow.Reflow",
+    "jaxflow.ode.many.odeint_many",
+    "jaxflow.plotting.animation.animation",
+    "jaxflow.plotting.diagnosis.draw",
+    "jaxflow.plotting.globe.globe",
+    "jaxflow.plotting.torsions.torsions",
+    "jaxflow.runtime.devices.use_devices",
     "jaxflow.tables.check.check_table",
     "jaxflow.tables.fit_table.fit_table",
-    "jaxflow.training.fit_density.fit_density",
     "jaxflow.tables.table.FittedTable.condition",
+    "jaxflow.trace.hutchinson.Hutchinson",
     "jaxflow.trace.protocol.Estimator",
     "jaxflow.trace.sketched.HutchPlusPlus",
     "jaxflow.trace.sketched.XTrace",
+    "jaxflow.training.classifier.fit_classifier",
     "jaxflow.training.distil.distil",
     "jaxflow.training.fit.fit",
+    "jaxflow.training.fit_density.fit_density",
+    "jaxflow.training.noise.fit_noise",
+    "jaxflow.transforms.angles.Angles",
+    "jaxflow.transforms.latlon.LatLon",
 }
 
 # Runs blocks of code in one namespace, each with its place in the page; trainings are short.
@@ -225,6 +256,7 @@ def site(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(site):
     folder, run = site
     assert run.returncode == 0, run.stderr

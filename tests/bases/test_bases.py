@@ -173,6 +173,7 @@ def test_a_fitted_flow_is_a_base(key):
     assert partition_trainable(flow)[0].keys() == {".field.matrix", ".field.bias"}
 
 
+@pytest.mark.slow
 def test_a_row_without_a_density_is_reported(key):
     class Broken(StandardNormal):
         def log_prob(self, x):

@@ -120,6 +120,7 @@ def test_the_class_is_no_column_of_the_density(fit, labelled, tmp_path):
     assert "kind is in both --columns and --class-column" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_classes_has_none(jaxflow, fitted, tmp_path):
     run, _ = fitted
     for options, says in (

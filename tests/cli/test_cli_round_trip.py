@@ -145,6 +145,7 @@ def test_a_run_can_be_moved(jaxflow, fitted, table, tmp_path):
     assert pl.read_csv(tmp_path / "scores.csv")["log_prob"].is_finite().all()
 
 
+@pytest.mark.slow
 def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, tmp_path):
     """The same rows give the same flow, whatever the file."""
     run, _ = fitted

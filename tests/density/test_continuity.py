@@ -144,6 +144,7 @@ def test_rows_share_one_solve_unless_told_otherwise(key):
         assert stats.num_evals.shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [odeint_together, odeint_many])
 def test_probes_stay_fixed_through_a_solve(solver, key):
     # For a linear field the estimate of a row is then exactly mean v^T A v, at every tolerance.

@@ -48,7 +48,10 @@ def test_an_unknown_name_lists_the_known_ones(field):
         field(2, width=3, activation="tan", key=jax.random.key(0))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 4e-7), (jnp.float64, 4e-16)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(jnp.float32, 4e-7), pytest.param(jnp.float64, 4e-16, marks=pytest.mark.slow)],
+)
 def test_the_sine_is_the_sine_to_its_second_derivative(dtype, tolerance):
     x = jnp.linspace(-50, 50, 20_001, dtype=dtype)
     exact = np.asarray(x, np.longdouble)

@@ -217,6 +217,7 @@ def test_conditions_reach_every_flow():
 # --- the support ---
 
 
+@pytest.mark.slow
 def test_a_flow_without_density_counts_as_0_and_outside_of_all_it_is_0():
     x = jnp.asarray([[0.4], [2.0], [-1.0], [0.0]])
     normal = norm.logpdf(np.log([0.4, 2.0])) - np.log([0.4, 2.0])
@@ -319,6 +320,7 @@ class Broken(eqx.Module):
         return jnp.where(x[0] > 0, jnp.nan, 0.0) * x
 
 
+@pytest.mark.slow
 def test_a_failed_solve_names_its_flow_or_is_nan():
     failing: Any = Ensemble([COUPLING, CNF(Broken(), StandardNormal(2), ode_eval=STEPS)])
     x = jnp.asarray([[-1.0, 0.0], [1.0, 0.0]])

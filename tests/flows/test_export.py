@@ -170,6 +170,7 @@ def test_what_cannot_be_exported_is_refused(flow, text, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_advice_for_a_stochastic_trace_works(tmp_path):
     flow = dataclasses.replace(cnf(trace="hutchinson"), trace="exact")
     jaxflow.export(flow, tmp_path / "flow.zip")

@@ -63,6 +63,7 @@ def test_samples_come_with_their_log_prob_and_the_file_keeps_both(flow, tmp_path
     np.testing.assert_allclose(same.log_prob(y), log_p, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_probes_tell_their_error(x):
     exact = Multiscale(fields(), StandardNormal(SHAPE), ode_eval=ODE(num_steps=8, solver="rk4"))
     probes = Hutchinson(8)

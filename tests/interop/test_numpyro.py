@@ -182,6 +182,7 @@ def test_as_likelihood_in_plates_and_scans():
     assert float(value) == pytest.approx(float(CONDITIONED.log_prob(X, before).sum()), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_a_flow_as_prior_gives_the_posterior_in_closed_form(key):
     x, scale = jnp.asarray([1.0, -1.0]), 0.7
 
@@ -237,6 +238,7 @@ def test_a_row_whose_adaptive_solve_fails_is_nan():
 # --- limits ---
 
 
+@pytest.mark.slow
 def test_the_support_has_the_transforms_limits(key):
     d = FlowDistribution(LIMITED)
     inside = d.sample(key, (4,))

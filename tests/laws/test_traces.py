@@ -26,7 +26,11 @@ DEEP = {
 }
 
 
-@pytest.fixture(params=FIELDS)
+# Fields that take seconds to compile.
+SLOW = {"unet, condition"}
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FIELDS])
 def name(request):
     return request.param
 

@@ -126,6 +126,7 @@ def test_gradients_are_those_of_the_exact_solution(gradient):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8), ours, theirs)
 
 
+@pytest.mark.slow
 def test_checkpointed_gradients_are_those_of_the_steps_taken():
     # A loose tolerance: the gradient of the discrete solve is not that of the exact one.
     loose = ODE(rtol=0.1, atol=0.1, max_steps=64)

@@ -47,6 +47,7 @@ def test_a_batch_of_heads_has_the_probabilities_of_each(model):
     jax.tree.map(np.testing.assert_array_equal, back, model.heads)
 
 
+@pytest.mark.slow
 def test_padding_has_no_slope(model):
     groups = Groups.of(LAWS)
     rows = groups.rows(LAWS, CODES)

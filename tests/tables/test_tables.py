@@ -186,6 +186,7 @@ def test_tables_of_discrete_columns_alone(key):
     assert rows["a"].dtype == pl.Int64
 
 
+@pytest.mark.slow
 def test_the_product_of_columns_is_fair_to_counts_that_hardly_repeat(key):
     rng = np.random.default_rng(0)
     frame = {name: np.floor(np.exp(rng.normal(9.0, 1.0, 150))) for name in ("a", "b")}

@@ -87,6 +87,7 @@ def test_it_draws_itself():
     pyplot.close(ax.figure)
 
 
+@pytest.mark.slow
 def test_fit_returns_one_and_goes_on_with_one(tmp_path):
     flow = jaxflow.CNF(jaxflow.dynamics.MLP(2, width=4, key=KEY), jaxflow.StandardNormal(2))
     x = jax.random.normal(KEY, (64, 2))

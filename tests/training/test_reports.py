@@ -48,6 +48,7 @@ def test_a_stochastic_trace_is_distilled_against_the_exact_one():
     assert stochastic.exact.trace == Hutchinson(1)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_report_keeps_the_map(monkeypatch, caplog):
     def broken(self, *args, **settings):
         raise RuntimeError("out of memory")

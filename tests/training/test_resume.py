@@ -89,6 +89,7 @@ def test_an_earlier_checkpoint_is_refused_in_words(state, tmp_path):
         train(old, objective=scaled(2.0), resume=True)
 
 
+@pytest.mark.slow
 def test_proposed_transforms_are_told_from_none(tmp_path):
     rng = np.random.default_rng(1)
     x = np.stack([rng.poisson(30.0, 300), rng.normal(size=300)], axis=1)

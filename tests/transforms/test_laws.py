@@ -321,6 +321,7 @@ def test_a_spread_that_float32_takes_for_0_is_refused(kind):
         assert np.isfinite(flow.log_prob(small)).all()
 
 
+@pytest.mark.slow
 def test_matrix_products_keep_their_float64_within_float32():
     # The rule of vmap of dot_general reads the precision of its time, not that of the program.
     x = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)
