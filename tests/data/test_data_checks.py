@@ -107,3 +107,9 @@ def test_split_depends_on_the_seed_alone():
 def test_split_refuses_empty_parts(n, fraction, match):
     with pytest.raises(ValueError, match=match):
         split(n, fraction, seed=0)
+
+
+def test_values_that_float32_cannot_tell_apart_are_not_called_constant_alone():
+    x = (1e7 + np.random.default_rng(0).normal(size=(50, 1))).astype(np.float32)
+    with pytest.raises(ValueError, match="float32 hardly tells the values apart: subtract"):
+        check_columns(x)

@@ -3,11 +3,13 @@
 import datetime
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 
+import jaxflow
 from jaxflow.data.delimited import NULLS
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells, sort_of
@@ -274,3 +276,9 @@ def test_a_first_row_with_a_gap_is_a_row(tmp_path):
     path.write_text("a,a\n1,2\n")
     with pytest.raises(ValueError, match=r"duplicate column names \['a'\]"):
         read_cells(path)
+
+
+def test_linearly_dependent_columns_have_no_density():
+    x = np.random.default_rng(0).normal(size=50)
+    with pytest.raises(ValueError, match="linearly dependent: column 'y' from 'x'"):
+        jaxflow.fit_table({"x": x, "city": ["a", "b"] * 25, "y": 2 * x + 1}, key=jax.random.key(0))

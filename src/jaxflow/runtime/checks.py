@@ -135,10 +135,12 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
         return
     values = [f"{column_name(j, columns)} = {flat[0, j]}" for j in constant.tolist()]
     is_one = len(values) == 1
+    advice = f"Remove {'it' if is_one else 'them'}: a constant column has no density"
+    if (flat.max(axis=0) > flat.min(axis=0))[constant].any():
+        advice = f"{flat.dtype} hardly tells the values apart: subtract an offset in float64"
     raise ValueError(
         f"x is constant (to rounding) in {len(values)} column{'' if is_one else 's'}: "
-        f"{listed(values)}. Remove {'it' if is_one else 'them'}: "
-        "a constant column has no density"
+        f"{listed(values)}. {advice}"
     )
 
 

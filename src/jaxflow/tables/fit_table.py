@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, split
+from jaxflow.runtime.dependence import check_independent
+from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
@@ -18,9 +20,8 @@ from jaxflow.tables.plan import Coded, Plan
 from jaxflow.tables.start import Data
 from jaxflow.tables.table import FittedTable
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.config import TrainConfig
+from jaxflow.training.defaults import table_config
 from jaxflow.training.folds import make_folds
-from jaxflow.training.prepare import host_seed
 from jaxflow.training.record import Callback
 
 # Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
@@ -115,7 +116,8 @@ def fit_table(
         The density.
 
     Raises:
-        ValueError, TypeError: a bad table, all faults said together, or bad settings.
+        ValueError, TypeError: the table or a setting is invalid; one error lists all that is wrong
+            with columns. Linearly dependent columns have no density, and are named.
         TrainingError: no validation value was finite.
     """
     start = time.monotonic()
@@ -125,15 +127,13 @@ def fit_table(
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))
     rows = plan.read(frame)
+    whole = rows.y[~np.isnan(rows.y).any(axis=1)]
+    if len(whole) > whole.shape[1]:
+        check_independent(whole, [plan.columns[j].name for j in plan.numbers])
     count = len(rows.y)
     large = count > FOLD_ROWS
-    rate = 2e-3 if large else 1e-3
-    config = TrainConfig(
-        steps=steps,
-        batch_size=(512 if large else 128) if batch_size is None else batch_size,
-        learning_rate=rate if learning_rate is None else learning_rate,
-        max_seconds=max_seconds,
-    )
+    sizes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    config = table_config(large=large, **sizes, max_seconds=max_seconds)
     folds = _folds(plan, rows, key, validation)
     laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.keys import host_seed
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.continuous import Continuous
 from jaxflow.tables.discrete import Autoregressive
@@ -16,7 +17,6 @@ from jaxflow.tables.frames import Frame, read_cells
 from jaxflow.tables.partial import Completions, Known, complete
 from jaxflow.tables.plan import Coded, Plan
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.prepare import host_seed
 
 
 class FittedTable(eqx.Module):
