@@ -256,7 +256,6 @@ def site(tmp_path_factory):
     return folder, run
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_a_warning(site):
     folder, run = site
     assert run.returncode == 0, run.stderr

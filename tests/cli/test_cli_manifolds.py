@@ -20,6 +20,7 @@ def places(tmp_path_factory, write):
     return write(path, np.column_stack([lat, rng.normal(size=120), lon]), "lat,depth,lon")
 
 
+@pytest.mark.slow
 def test_a_table_of_places_is_fitted_on_the_sphere(jaxflow, places, tmp_path):
     run = tmp_path / "run"
     result = jaxflow("fit", places, "--out", run, *SMALL)

@@ -146,6 +146,7 @@ def test_the_stated_error_covers_kinks_in_space_and_jumps_in_time(field):
     assert np.mean(true <= stated) >= 0.99
 
 
+@pytest.mark.slow
 def test_an_error_that_is_not_measured_is_unbounded(monkeypatch):
     monkeypatch.setattr("jaxflow.ode.twice.MAX_NODES", 4)
     ode = ODE(rtol=1e-6, atol=1e-6)

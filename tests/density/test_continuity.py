@@ -136,6 +136,7 @@ def test_the_derivative_of_point_and_log_density(key):
     assert float(change) == -float(hutchinson_trace(field, t, x, probes)[1])
 
 
+@pytest.mark.slow
 def test_rows_share_one_solve_unless_told_otherwise(key):
     x = jax.random.normal(key, (3, 5))
     rows, ode = (Linear(matrix=MATRIX), x, jnp.zeros(3)), ODE(rtol=1e-3, atol=1e-3)

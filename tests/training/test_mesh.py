@@ -117,7 +117,8 @@ def test_one_compilation_for_a_training(key):
     assert step.train_steps._cached._cache_size() == 2
 
 
-@pytest.mark.parametrize("folder", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [False, True])
 def test_a_run_goes_on_with_other_devices(key, tmp_path, folder, caplog):
     config = TrainConfig(steps=30, batch_size=64, eval_every=5, validation_rows=64)
     options: dict[str, Any] = {"config": config, "objective": FlowMatching()}
