@@ -73,6 +73,8 @@ for base, transform in pairs:
             count = int((together[:n] != alone).any(axis=1).sum())
             if count:
                 different[f"{base}, {transform}, {name}, {n} rows"] = count
+    # Compiled programs hold memory maps, of which a process has a limited number.
+    jax.clear_caches()
 print(json.dumps(different))
 """
 
