@@ -42,6 +42,19 @@ def test_location_scale_and_tails_are_found(df, covariance):
     assert gap.mean() < (0.01 if covariance == "diag" else 0.03)
 
 
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_few_rows_and_equal_ones_have_a_bounded_density(covariance):
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(12, 20))
+    rare = np.where(rng.random((400, 2)) < 0.8, 0.0, rng.normal(size=(400, 2)))
+    for x in (few, rare):
+        for ridge in (0.01, 1e-5):
+            log_p = fit_heavy_tails(x, covariance, ridge).log_density(x)
+            assert np.isfinite(log_p).all()
+            # No scale is below that of the ridge, whose quartiles are those of different values.
+            assert log_p.mean() < -0.5 * x.shape[1] * np.log(ridge)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_flow_starts_as_students_t(dtype):
     x = rows(400, 3.0).astype(dtype)

@@ -11,6 +11,8 @@ from scipy.special import gammaln
 DEGREES = (20.0, 10.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0)
 # Steps of expectation maximisation for each, from the fit of the one before.
 ITERATIONS = 15
+# Distance of the quartiles of a standard normal.
+NORMAL_QUARTILES = 1.349
 
 
 class HeavyTails(NamedTuple):
@@ -43,24 +45,33 @@ def fit_heavy_tails(x: Float[np.ndarray, "n dim"], covariance: str, ridge: float
     Args:
         x: rows, (n, dim).
         covariance: `"full"`, or `"diag"` for no correlations.
-        ridge: added to each variance, as a share of it.
+        ridge: added to each variance, as a share of that of the column's different values. With a
+            ridge of 0, few rows or many equal ones have no most likely scale.
 
     Returns:
         The density.
     """
     best, highest = None, -np.inf
-    mean, cov = x.mean(axis=0), np.cov(x, rowvar=False, ddof=0).reshape(2 * x.shape[1:])
+    floor = ridge * np.array([_spread(np.unique(column)) for column in x.T]) ** 2
+    mean = x.mean(axis=0)
+    cov = np.cov(x, rowvar=False, ddof=0).reshape(2 * x.shape[1:]) + np.diag(floor)
     for df in DEGREES:
         for _ in range(ITERATIONS):
             mean, cov = _improved(x, mean, cov, df, covariance)
-        wide = cov + ridge * np.diag(np.diagonal(cov))
-        density = _own_scales(x, mean, np.linalg.cholesky(wide), df)
+            cov = cov + np.diag(floor)
+        density = _own_scales(x, mean, np.linalg.cholesky(cov), df, floor)
         value = density.log_density(x).mean()
         if value < highest:
             break
         best, highest = density, value
     assert best is not None
     return best
+
+
+def _spread(values: np.ndarray) -> float:
+    """The standard deviation by quartiles, those of a normal: far values do not matter."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float(high - low) / NORMAL_QUARTILES
 
 
 def _improved(
@@ -79,11 +90,15 @@ def _improved(
     return mean, np.diag(np.diagonal(cov)) if covariance == "diag" else cov
 
 
-def _own_scales(x: np.ndarray, mean: np.ndarray, factor: np.ndarray, df: float) -> HeavyTails:
+def _own_scales(
+    x: np.ndarray, mean: np.ndarray, factor: np.ndarray, df: float, floor: np.ndarray
+) -> HeavyTails:
+    """A scale for each coordinate: given those before, its variance is `floor` or more."""
+    least = np.sqrt(floor) / np.diagonal(factor)
     square, scale = _whitened(x, mean, factor) ** 2, np.ones(x.shape[1])
     for _ in range(ITERATIONS):
         weight = (df + 1) / (df + square / scale**2)
-        scale = np.sqrt(np.mean(weight * square, axis=0))
+        scale = np.maximum(np.sqrt(np.mean(weight * square, axis=0)), least)
     return HeavyTails(mean, factor * scale, df)
 
 
