@@ -46,7 +46,7 @@ def convolve(h: Image, weight: Float[Array, "..."], padding: Padding = "zeros") 
     """Convolve one image with a window; outside the image are zeros, or the image again.
 
     On a CPU by matrix products: within a loop, such as that of a solve or of training, XLA
-    computes the gradients of its own convolution some 20 times slower
+    computes the gradients of its own convolution far more slowly
     (https://github.com/jax-ml/jax/issues/12868).
     """
     edge = len(weight) // 2

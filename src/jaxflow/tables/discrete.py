@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxflow.runtime.keys import numpy_rng
 from jaxflow.tables.laws import Law
 
 # Units of the hidden layer.
@@ -99,8 +100,7 @@ class Autoregressive(eqx.Module):
         Returns:
             The codes of all cells.
         """
-        codes, seed = codes.copy(), jax.random.bits(key, (4,), np.uint32)
-        uniform = np.random.default_rng(np.asarray(seed).tolist())
+        codes, uniform = codes.copy(), numpy_rng(key)
         codes[:, :] = codes if fixed is None else np.where(fixed, codes, np.nan)
         inputs = np.zeros((len(codes), 0))
         for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):

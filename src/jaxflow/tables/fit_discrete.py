@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.discrete import Autoregressive, Codes, constant_heads
 from jaxflow.tables.groups import Group, Groups, Stacked, log_prob
 from jaxflow.tables.laws import Law
-from jaxflow.training.prepare import host_seed
 
 # Rows of a block that is validated.
 BLOCK = 2048
