@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import equinox as eqx
@@ -132,22 +132,21 @@ class Multiscale(Flow):
         self, u: Rows, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
     ) -> tuple[Array, Array | None, Stats]:
         """Log-densities, the standard error of their traces, and the counts of all solves."""
-        parts, changes, errors, stats, scales = [], [], [], None, self._scales()
+        parts, changes, errors, solves, scales = [], [], [], [], self._scales()
         for k, scale in enumerate(scales):
             u, change, error, counts = scale.change_rows(
                 u, 1.0, 0.0, cond, _key(key, k), training=training
             )
             changes.append(change)
             errors.append(error)
-            stats = counts if stats is None else stats.then(counts)
+            solves.append(counts)
             if k + 1 < len(scales):
                 u, part = _split(u)
                 parts.append(part)
         value = log_prob_rows(self.base, self._join(parts, u), grouped=not training) - sum(changes)
         known = [error for error in errors if error is not None]
         se = jnp.linalg.norm(jnp.stack(known), axis=0) if len(known) == len(scales) else None
-        assert stats is not None
-        return value, se, mark_no_density(stats, value)
+        return value, se, mark_no_density(_in_turn(solves), value)
 
     def sample_rows(
         self,
@@ -160,25 +159,24 @@ class Multiscale(Flow):
     ) -> tuple[Rows, Float[Array, " rows"] | None, Stats | None]:
         """Carry rows of the base to flow space; arguments as for `Flow.sample_rows`."""
         parts, u = self._take_apart(z)
-        stats: Stats | None = None
+        solves = []
         for k, scale in reversed(list(enumerate(self._scales()))):
             if k + 1 < len(self.fields):
                 u = _unsplit(u, parts[k])
             u, log_p, counts = scale.sample_rows(u, log_p, cond, _key(key, k), training=training)
-            stats = counts if stats is None or counts is None else stats.then(counts)
-        return u, log_p, stats
+            solves.append(counts)
+        return u, log_p, _in_turn(solves)
 
     def encode_rows(self, u: Rows, cond: Array | None) -> tuple[Rows, Stats | None]:
         """Carry rows of flow space to the base; as `Flow.encode_rows`."""
-        parts, scales = [], self._scales()
-        stats: Stats | None = None
+        parts, solves, scales = [], [], self._scales()
         for k, scale in enumerate(scales):
             u, counts = scale.encode_rows(u, cond)
-            stats = counts if stats is None or counts is None else stats.then(counts)
+            solves.append(counts)
             if k + 1 < len(scales):
                 u, part = _split(u)
                 parts.append(part)
-        return self._join(parts, u), stats
+        return self._join(parts, u), _in_turn(solves)
 
     def log_prob_with_error(
         self,
@@ -238,6 +236,11 @@ def _log_prob_with_error(
     stats = mark_outside(stats, log_det)
     value = value + log_det.astype(value.dtype)
     return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
+
+
+def _in_turn(solves: list[Any]) -> Stats:
+    """The counts of solves in turn."""
+    return reduce(Stats.then, solves)
 
 
 def _key(key: PRNGKeyArray | None, scale: int) -> PRNGKeyArray | None:
