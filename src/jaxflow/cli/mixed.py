@@ -37,9 +37,8 @@ def read_numbers(
     """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
 
     None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with a column of whole numbers whose cells matter. Such numbers beside columns
-    on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as continuous: a note
-    says so.
+    or, if `whole`, with whole numbers whose cells matter. These are taken for continuous, with a
+    note, beside columns on a manifold, and if they are more than `MOST_WHOLE`.
     """
     table_names(table)  # raises for what is no table at all
     try:

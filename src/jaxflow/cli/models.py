@@ -57,7 +57,7 @@ def transform_text(transform: Any) -> str:
 def build_objective(
     settings: Settings, flow: Any, key: PRNGKeyArray, cond: Float[np.ndarray, "rows c"] | None
 ) -> Any:
-    """Return the `objective` argument of `jaxflow.fit`; None is the default for the model.
+    """The `objective` argument of `jaxflow.fit`; None is the default for the model.
 
     `reflow` draws trajectories of the flow, given the conditions of the training rows in turn.
     """

@@ -40,11 +40,8 @@ def check_output(
 def open_table(path: Path, *, header: bool = True) -> Iterator[Callable[[Columns], None]]:
     """Open a table to write; yields a function that appends a block of columns.
 
-    A .csv file begins with the names of the columns if `header`.
-
-    Each column keeps its type. A .csv file has enough digits to read the same numbers back; a
-    .npy file holds one float64 array. Blocks of other files than .csv are kept in memory until
-    the end.
+    A .csv file has enough digits to read the same numbers back, and names if `header`; a .npy file
+    holds one float64 array. Blocks of other files than .csv are kept in memory until the end.
     """
     suffix, blocks = path.suffix.lower(), []
     with atomic_write(path) as file:

@@ -32,9 +32,8 @@ HELD_OUT = {"validation": float | None, "validation_se": float | None, "rows_hel
 def new_record(
     source: str, digest: str, columns: list[str], rows: int, settings: Settings, **more: Any
 ) -> dict[str, Any]:
-    """Return the record of a fit that begins.
+    """The record of a fit that begins; `digest` is a hash of what `source` holds.
 
-    `source` is the table, the folder of shards or the target, `digest` a hash of its content;
     `more` has the entries that differ from those of a fit without classes or dropped rows.
     """
     return (

@@ -126,10 +126,8 @@ def score(
 class MoreColumns(NamedTuple):
     """Columns of the output beside the log-density; call it for those of some rows.
 
-    Attributes:
-        frame: the table, to copy its columns; None not to.
-        held_out: quantiles of the log-density of held-out rows, from 0 to 1; None for no column
-            of percentiles.
+    `frame` is the table, to copy its columns; `held_out` are quantiles of the log-density of
+    held-out rows, for percentiles.
     """
 
     frame: pl.DataFrame | None

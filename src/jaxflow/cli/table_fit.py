@@ -30,10 +30,7 @@ MAX_PRIOR_GAP = 0.1
 
 
 def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Settings:
-    """Take the settings of the flow from another run, for `--from`.
-
-    `changed` names the options that do not have their default; the other run may have fixed one.
-    """
+    """Take over the settings of the flow of `--from`, which `changed` options must not fix."""
     of_run = read_finished(start)
     check_numbers(start, of_run, "--from")
     inherited = settings_of(of_run)
@@ -67,7 +64,7 @@ def read_table_rows(
     drop_nan: bool,
     read: Table | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record.
+    """Rows to fit, (n, d), their conditions, (n, classes), and the run's record.
 
     `read` is the table without a class column, if it has been read: whole numbers are then drawn
     as such.

@@ -67,8 +67,7 @@ def train(
 ) -> tuple[Any, dict[str, Any]]:
     """Call `jaxflow.fit` with the settings of the run; returns the flow and its history.
 
-    The folder holds the training state. An interruption leaves it there for --resume; a
-    failed training deletes the folder.
+    An interruption leaves the training state in the folder for --resume.
     """
     config = jaxflow.TrainConfig(
         steps=settings.steps,
@@ -170,11 +169,7 @@ def note_proposal(transform: Any) -> None:
 
 
 class Monitor:
-    """Callback at each validation: prints progress without a terminal, and takes the profile.
-
-    Attributes:
-        interrupted: whether to end the training.
-    """
+    """Callback at each validation: prints progress, takes the profile, may end the training."""
 
     def __init__(self, steps: int, profile: Path | None) -> None:
         self.steps, self.profile, self.interrupted = steps, profile, False

@@ -20,13 +20,10 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class UnusualRow(NamedTuple):
-    """A row with a low log-density.
+    """A row with a low log-density, in nats, and the columns that make it unusual.
 
-    Attributes:
-        row: its number in the table.
-        log_prob: its log-density, nats.
-        cells: columns that make it unusual: its cell, a usual one, and by how many nats that
-            raises the log-density; None where only that brings the row into the support.
+    Each with its cell, a usual one, and by how many nats that raises the log-density; None where
+    only that brings the row into the support.
     """
 
     row: int

@@ -64,23 +64,13 @@ class Uniformity(NamedTuple):
 def measure_uniformity(
     base: Any, manifold: Manifold, z: Array, rng: np.random.Generator, level: float
 ) -> Uniformity | str:
-    """Test encoded rows against the base, for any manifold and any base.
+    """Test encoded rows against the base, for any manifold and any base; or say why not.
 
     Points are seen as fields see them, without seams, so that the means of the entries are those
     of cosines and sines, or of unit vectors, and their products the harmonics of second order:
     Rayleigh's and Bingham's tests where the base is uniform (Mardia and Jupp 2000, "Directional
     Statistics", section 10.4), and moments of the same orders where it is not. Their covariances
     are those of draws of the base.
-
-    Args:
-        base: of the flow.
-        manifold: of its field.
-        z: encoded rows, (rows, n).
-        rng: for draws of the base and exchanges.
-        level: p-values below this count as a difference.
-
-    Returns:
-        The tests; the reason if too many rows failed or too few are left.
     """
     solved = finite(z)
     if np.mean(solved) < SURVIVORS:

@@ -32,12 +32,7 @@ from jaxflow.training.rows import checked_weights
 
 
 class Held(NamedTuple):
-    """Rows that trained no weight of the flow that scores them, or all of very few rows.
-
-    Attributes:
-        rows: the rows, still to be scored; None if they are scored.
-        log_p: their log-densities, (n,).
-    """
+    """Rows that trained no weight of the flow: still to be scored, or their log-densities."""
 
     rows: Rows | None
     log_p: Float[np.ndarray, " n"] | None

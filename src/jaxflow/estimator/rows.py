@@ -17,13 +17,7 @@ MAX_ENTRIES = 2**24
 
 
 class Rows(NamedTuple):
-    """Training rows.
-
-    Attributes:
-        x: samples, (n, d).
-        cond: conditions, (n, c), or None.
-        weights: positive weights, (n,); None if each row counts once.
-    """
+    """Training rows, their conditions, and positive weights; None if each row counts once."""
 
     x: Shaped[np.ndarray, "n d"]
     cond: Shaped[np.ndarray, "n c"] | None

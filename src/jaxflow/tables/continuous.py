@@ -21,11 +21,7 @@ Codes = Float[np.ndarray, "n variables"]
 
 
 class Present(eqx.Module):
-    """`f(t, x, (seen, c)) = seen g(t, seen x, (seen, c))`: absent entries stand still, unseen.
-
-    Attributes:
-        network: `g`, with conditions of `columns + inputs` entries.
-    """
+    """`f(t, x, (seen, c)) = seen g(t, seen x, (seen, c))`: absent entries stand still, unseen."""
 
     network: Field
 
@@ -39,17 +35,11 @@ class Continuous(eqx.Module):
     """`p(y | seen, inputs)` of the present columns, in three steps: scaling, Gaussian, flow.
 
     A scaling of each column and a Gaussian with a mean linear in the inputs make scores z, whose
-    density is a flow's. Absent columns have z = 0, where the flow leaves them.
-
-    Attributes:
-        scaling: a transform of each column by itself.
-        start: the Gaussian.
-        flow: density of the scores; its conditions are `(seen, inputs)`, or the inputs alone if
-            no cell was absent in training.
-        fill: a value of each column that the scaling takes, for absent cells.
-        masked: whether cells were absent in training.
-        group: the discrete variable whose label chooses the covariance; -1 for none.
-        gates: for each column the discrete variable that is 0 where it is present; -1 for none.
+    density is the flow's. Absent columns are filled by `fill` before the scaling and have z = 0,
+    where the flow leaves them. The flow's conditions are `(seen, inputs)`, or the inputs alone if
+    no cell was absent in training (`masked`). `group` is the discrete variable whose label chooses
+    the covariance, and `gates` has for each column the one that is 0 where it is present; -1 for
+    none.
     """
 
     scaling: Any
@@ -86,11 +76,7 @@ class Continuous(eqx.Module):
     def propose(
         self, key: PRNGKeyArray, y: Rows, known: Bool[np.ndarray, "n columns"], given: Given
     ) -> tuple[Rows, Float[np.ndarray, " n"]]:
-        """Draw the present columns that are not known, from the Gaussian given those that are.
-
-        Returns:
-            The rows, NaN where absent, and the log-density of what was drawn.
-        """
+        """Draw what is not known by the Gaussian given the rest; also the log-density of that."""
         filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
         drawn, log_q = _propose(self.scaling, self.start, key, filled, jnp.asarray(known), given)
         drawn = np.where(known, y, np.asarray(drawn, np.float64))

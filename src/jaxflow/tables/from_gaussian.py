@@ -25,14 +25,10 @@ PILOT = 200
 
 
 class FittedContinuous(NamedTuple):
-    """What `fit_continuous` returns.
+    """The density, and held-out log-densities of the rows of all folds in turn.
 
-    Attributes:
-        model: the density.
-        held: held-out log-densities of the rows of all folds in turn, (rows,).
-        start: those of the Gaussian given the labels.
-        independent: those of independent Gaussians of scaled columns.
-        steps: number of updates of the flow, 0 where it stayed the Gaussian.
+    `start` are those of the Gaussian given the labels, `independent` those of independent
+    Gaussians of scaled columns; `steps` is 0 where the flow stayed the Gaussian.
     """
 
     model: Continuous
@@ -43,16 +39,7 @@ class FittedContinuous(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How to train from a Gaussian.
-
-    Attributes:
-        data: the rows.
-        field: the field before training.
-        key: for the minibatches.
-        config: steps, minibatch size and learning rate.
-        progress: where to show it.
-        callback: called after each validation.
-    """
+    """How to train from a Gaussian; `field` is the field before training."""
 
     data: Data
     field: Any
@@ -137,17 +124,9 @@ def fit_continuous(
 ) -> FittedContinuous:
     """Choose a Gaussian by held-out rows, and train a flow from it where that helps them.
 
-    Args:
-        data: the rows.
-        folds: row numbers to train on and to hold out, for each fold; none for too few rows.
-        key: for the weights and the minibatches.
-        config: steps, minibatch size and learning rate.
-        width: units of each hidden layer.
-        depth: number of hidden layers.
-        by_folds: whether to train on every fold for the number of steps, then on all rows; else a
-            flow trains on the rows of the only fold, as `jaxflow.fit` does by default.
-        progress: where to show it.
-        callback: called after each validation with a `Record`; True stops the training.
+    With `by_folds` the flow trains on every fold for the number of steps, then on all rows; else
+    on the rows of the only fold, as `jaxflow.fit` does by default. There are no folds for too few
+    rows.
     """
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)

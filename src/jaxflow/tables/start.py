@@ -26,12 +26,9 @@ Splits = Sequence[tuple[np.ndarray, np.ndarray]]
 class Settings:
     """How a Gaussian is fitted.
 
-    Attributes:
-        curved: columns that are mapped to normal scores; the others are standardised.
-        decay: ridge of the coefficients, in rows.
-        ridge: added to the variances of scaled columns.
-        group: number of the labels that choose a covariance; -1 for one covariance.
-        diagonal: whether the columns are independent given the labels.
+    `curved` columns are mapped to normal scores, the others are standardised. `decay` and `ridge`
+    are those of `fit_gaussian`; `group` is the number of the labels that choose a covariance, -1
+    for one covariance.
     """
 
     curved: tuple[int, ...] = ()
@@ -42,15 +39,10 @@ class Settings:
 
 
 class Data(NamedTuple):
-    """Rows of continuous columns and what they are given.
+    """Rows of continuous columns, NaN where absent, and what they are given.
 
-    Attributes:
-        y: codes of the columns, NaN where absent, (n, columns).
-        limits: lower and upper limits of the codes, (2, columns).
-        inputs: encoded discrete cells, (n, inputs).
-        codes: the discrete cells, (n, variables).
-        groups: discrete variables that may choose a covariance, and how many labels they have.
-        gates: as for `Continuous`.
+    `limits` are those of the codes, `inputs` the encoded discrete cells, and `groups` the number
+    of labels of each discrete variable that may choose a covariance.
     """
 
     y: Rows

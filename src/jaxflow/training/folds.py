@@ -41,17 +41,10 @@ Rows = tuple[Array, ...]
 def make_folds(
     groups: Int[np.ndarray, " n"], count: int, seed: int, *, equal: bool = True
 ) -> list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]:
-    """Split rows into `count` folds at random.
+    """Split rows into `count` folds at random: row numbers to train on and to hold out, for each.
 
-    Args:
-        groups: number of the group of each row, from 0; the rows of a group stay together.
-        count: number of folds.
-        seed: of the order.
-        equal: whether folds have the same sizes, to share compiled programs, so that a few rows
-            may be in no fold.
-
-    Returns:
-        Row numbers to train on and to hold out, for each fold.
+    The rows of a group, numbered from 0, stay together. With `equal`, folds have the same sizes,
+    to share compiled programs, so that a few rows may be in no fold.
     """
     order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
     place = np.empty(len(order), int)
@@ -70,11 +63,8 @@ def make_folds(
 class Folds:
     """Runs on the folds of a table, advanced together, and the step of the best mean.
 
-    Attributes:
-        runs: a run for each fold, which never stops by itself.
-        best_step: the step of the least mean held-out negative log-density; 0 for the start.
-        best: the weights of each run at that step.
-        history: means over the folds, from step 0 on.
+    `best` has the weights of each run at `best_step`, the step of the least mean held-out negative
+    log-density; 0 for the start. `history` has means over the folds, from step 0 on.
     """
 
     def __init__(self, runs: list[Run], num_rows: int) -> None:
@@ -90,7 +80,7 @@ class Folds:
     ) -> None:
         """Train until `PATIENCE` validations bring nothing, or as long as `config` says.
 
-        Also until `callback` returns True; it gets the means over the folds.
+        Also until `callback`, which gets the means over the folds, returns True.
         """
         every, most, max_seconds = self.runs[0].config.eval_every, config.steps, config.max_seconds
         for step in [*range(every, most, every), most]:
@@ -161,14 +151,8 @@ def start_run(
 ) -> Run:
     """A training by maximum likelihood of a flow that is a density already; it never stops itself.
 
-    Args:
-        flow: the flow, without a transform.
-        train: rows to train on.
-        held: rows to validate.
-        key: for the minibatches.
-        config: steps, minibatch size and learning rate.
-        scaling: transform of the rows.
-        large: whether to validate less often.
+    The flow has no transform: `scaling` is that of the rows. `large` tables are validated less
+    often.
     """
     config = replace(
         config,

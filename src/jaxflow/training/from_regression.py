@@ -33,15 +33,8 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
 
     Location and spread of each row are predicted by regressions that did not see it. Of a large
     table with several columns a flow is also trained as `fit` does, and the better one on the rows
-    held out is the result: the regression of a target with several modes says little.
-
-    Args:
-        table: the target.
-        cond: conditions, (n, c).
-        share: of the rows to hold out of the flow's training; None for folds.
-
-    Returns:
-        The flow, its history, and its comparison with regressions with normal errors.
+    held out is the result: the regression of a target with several modes says little. `share` of
+    the rows is held out of the flow's training; None for folds.
     """
     every = np.arange(len(table.x))
     noisy, (clean,) = before_scaling(table.x, table.first, table.key, [(every, every)])

@@ -55,19 +55,7 @@ class FittedDensity(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows, and how to train on them.
-
-    Attributes:
-        x: rows, (n, d).
-        cond: conditions, (n, c), or None.
-        proposal: transforms of the columns before the scaling.
-        width: units of each hidden layer.
-        depth: number of hidden layers.
-        key: for the folds, the weights and the minibatches.
-        config: settings; those of validation and stopping are not used with folds.
-        progress: as for `fit_density`.
-        callback: likewise.
-    """
+    """Rows, how to train on them, and the transforms of the columns before the scaling."""
 
     x: Array
     cond: Array | None
@@ -90,10 +78,7 @@ class Table(NamedTuple):
         return host_seed(self.key)
 
     def groups(self) -> np.ndarray:
-        """Number of the group of each row: a copy of a training row tests nothing.
-
-        On a grid, equal rows are independent draws.
-        """
+        """Number of the group of each row: a copy of one tests nothing, except on a grid."""
         if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
             return np.arange(len(self.x))
         rows = np.asarray(self.x)
@@ -119,11 +104,7 @@ class Table(NamedTuple):
         return eqx.tree_at(lambda field: field.layers[-1], field, zero)
 
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Row numbers of the folds, in each of which every column varies.
-
-        Raises:
-            ValueError: a column varies in too few rows.
-        """
+        """Row numbers of the folds, in each of which every column varies; raises ValueError."""
         x, groups = np.asarray(self.x, np.float64), self.groups()
         constant, eps = np.zeros(x.shape[1], bool), float(jnp.finfo(self.x.dtype).eps)
         for attempt in range(ATTEMPTS):

@@ -20,9 +20,8 @@ Schedule = Callable[[Any], Any]
 class Optimizer:
     """What turns gradients into updates; one object per setting, to share compilations.
 
-    Attributes:
-        transformation: of optax; its state starts anew with each phase.
-        schedule: its learning rate by the number of the update; None if it is not known.
+    The state of the transformation starts anew with each phase. `schedule` is its learning rate by
+    the number of the update; None if it is not known.
     """
 
     transformation: optax.GradientTransformation
@@ -65,12 +64,7 @@ def _adamw(config: TrainConfig, schedule: Schedule) -> Optimizer:
 
 @dataclass(frozen=True)
 class Choice:
-    """The arguments `optimizer` and `schedule` of `fit`; None for its own.
-
-    Raises:
-        TypeError: one of them is a class, a number, or no transformation or function at all.
-        ValueError: both are given, or a learning rate is not a number.
-    """
+    """The arguments `optimizer` and `schedule` of `fit`, checked; None for its own."""
 
     optimizer: Any = None
     schedule: Any = None
