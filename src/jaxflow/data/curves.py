@@ -10,11 +10,11 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float64
 
-from jaxflow.data.toys import Rows, Toy, log_mixture
+from jaxflow.data.toys import Blurred, Rows, log_mixture
 
 
 @final
-class Moons(Toy):
+class Moons(Blurred):
     """Two interleaved half circles, blurred by Gaussian noise.
 
     A point is `2 c + (-1, -0.2) + std e`: `c` uniform on the half circle `(cos a, sin a)` or on
@@ -28,14 +28,10 @@ class Moons(Toy):
     """
 
     std: ClassVar[float] = 0.2
+    reach: ClassVar[float] = 3.5
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(3.5, self.std, per_std=4)
-
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
-        centres = self._curves(rng.uniform(size=n))[rng.integers(2, size=n), np.arange(n)]
-        return centres + self.std * rng.standard_normal((n, 2))
+    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+        return self._curves(rng.uniform(size=n))[rng.integers(2, size=n), np.arange(n)]
 
     def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(200)
@@ -49,7 +45,7 @@ class Moons(Toy):
 
 
 @final
-class Swissroll(Toy):
+class Swissroll(Blurred):
     """A spiral of one and a half turns, blurred by Gaussian noise.
 
     A point is `t (cos t, sin t) / 5 + std e` with `t` uniform in [1.5 pi, 4.5 pi], `e` standard
@@ -63,13 +59,10 @@ class Swissroll(Toy):
     """
 
     std: ClassVar[float] = 0.2
+    reach: ClassVar[float] = 4.5 * np.pi / 5
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(4.5 * np.pi / 5, self.std, per_std=4)
-
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
-        return self._curve(rng.uniform(size=n)) + self.std * rng.standard_normal((n, 2))
+    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+        return self._curve(rng.uniform(size=n))
 
     def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(500)
@@ -81,7 +74,7 @@ class Swissroll(Toy):
 
 
 @final
-class TwoSpirals(Toy):
+class TwoSpirals(Blurred):
     """Two spirals of one and a half turns, each the other turned by half a circle.
 
     A point is `+-s (-cos s, sin s) / 3 + std e` with `s = 3 pi sqrt(u)`, `u` uniform in [0, 1],
@@ -95,15 +88,11 @@ class TwoSpirals(Toy):
     """
 
     std: ClassVar[float] = 0.1
+    reach: ClassVar[float] = np.pi
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(np.pi, self.std, per_std=4)
-
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
         curve = self._curve(np.sqrt(rng.uniform(size=n)))
-        centres = (2.0 * rng.integers(2, size=(n, 1)) - 1) * curve
-        return centres + self.std * rng.standard_normal((n, 2))
+        return (2.0 * rng.integers(2, size=(n, 1)) - 1) * curve
 
     def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
         # In v = sqrt(u), du = 2 v dv; each spiral has half of the weight.
