@@ -55,7 +55,10 @@ def transform_text(transform: Any) -> str:
 
 
 def build_objective(
-    settings: Settings, flow: Any, key: PRNGKeyArray, cond: Float[np.ndarray, "rows c"] | None
+    settings: Settings,
+    flow: Any,
+    key: PRNGKeyArray,
+    cond: Float[np.ndarray, "rows c"] | None = None,
 ) -> Any:
     """The `objective` argument of `jaxflow.fit`; None is the default for the model.
 

@@ -93,8 +93,7 @@ def fit_shards(
     note_proposal(transform)
     flow, history = train(
         flow,
-        data,
-        None,
+        (data,),
         record,
         settings,
         run,
@@ -102,7 +101,7 @@ def fit_shards(
         key=fit_key,
         validation=settings.validation,
         transform=transform,
-        objective=build_objective(settings, flow, init_key, None),
+        objective=build_objective(settings, flow, init_key),
     )
     results = {
         "rows_held_out": num_validation_rows(len(data), settings.validation, TrainConfig()),

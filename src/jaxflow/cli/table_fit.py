@@ -22,6 +22,7 @@ from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
 from jaxflow.training.defaults import scaling
 from jaxflow.training.from_simple import compare
+from jaxflow.training.rows import take
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
 
@@ -136,26 +137,22 @@ def fit_table(
     else:
         # Keep its transform.
         flow, transform = load(Path(settings.start) / FLOW), None
-    train_cond, held_cond = (None, None) if cond is None else (cond[training], cond[held])
+    rows, held_rows = take(training, x, cond), take(held, x, cond)
     note_proposal(transform)
     flow, history = train(
         flow,
-        x[training],
-        train_cond,
+        rows,
         record,
         settings,
         folder,
         **options,
         key=fit_key,
-        validation=(x[held], held_cond),
+        validation=held_rows,
         transform=transform,
-        objective=build_objective(settings, flow, init_key, train_cond),
+        objective=build_objective(settings, flow, init_key, *rows[1:]),
     )
-    log_p = np.asarray(flow.log_prob(x[held], held_cond, key=fit_key), np.float64)
-    results = {
-        "transform": transform_text(flow.transform),
-        **held_out_results(log_p),
-    }
+    log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
+    results = {"transform": transform_text(flow.transform), **held_out_results(log_p)}
     if cond is None and settings.start is None:
         parts = transform.parts if isinstance(transform, Proposal) else ()
         first = Chain(parts) if parts else None

@@ -44,8 +44,7 @@ def fit_target(
     init_key, fit_key, draw_key = jax.random.split(jax.random.key(settings.seed), 3)
     flow, history = train(
         build_flow(settings, dim, init_key),
-        None,
-        None,
+        (None,),
         record,
         settings,
         folder,

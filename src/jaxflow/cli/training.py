@@ -56,8 +56,7 @@ def compared_results(comparison: Comparison) -> dict[str, Any]:
 
 def train(
     flow: Any,
-    x: Any,
-    cond: Any,
+    rows: tuple[Any, ...],
     record: dict[str, Any],
     settings: Settings,
     folder: Path,
@@ -81,8 +80,7 @@ def train(
         with discarding(folder, record):
             return jaxflow.fit(
                 flow,
-                x,
-                cond,
+                *rows,
                 config=config,
                 callback=monitor,
                 progress=None if is_first() else False,

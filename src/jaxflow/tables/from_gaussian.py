@@ -92,12 +92,11 @@ class Training(NamedTuple):
         """Train on the rows of a fold as `jaxflow.fit` does by default."""
         train, held = fold
         model = self.data.simple(settings, train, self.field)
-        (z, *cond), _ = self.scored(model, train)
+        rows, _ = self.scored(model, train)
         validation, _ = self.scored(model, held)
         flow, history = fit(
             model.flow,
-            z,
-            cond[0] if cond else None,
+            *rows,
             key=self.key,
             validation=validation,
             transform=None,

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from scipy.special import expit, logit
 
 from jaxflow.tables.softmax import NEVER, choose, log_softmax, log_sum
+from jaxflow.transforms.kinds import is_skewed
 
 # Frequent numbers with a probability of their own, and logistic densities of the others.
 COMMON, COMPONENTS = 6, 5
@@ -57,7 +58,8 @@ class Steps:
         values, counts = np.unique(known, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         kept = np.sort(order[COMMON : COMMON + KEPT])
-        log = bool(np.isfinite(lower)) and not np.isfinite(upper) and _is_skewed(known - lower)
+        log = bool(np.isfinite(lower) and not np.isfinite(upper))
+        log = log and is_skewed(known - lower, np.log1p(known - lower))
         lower, upper = float(max(lower, -MOST)), float(min(upper, MOST))
         g = np.log1p(known - lower) if log else known
         return cls(
@@ -227,13 +229,3 @@ def _log_mass(low: Any, width: Any) -> Any:
     # log F(x) = -log(1 + exp(-x))
     tails = xp.logaddexp(0.0, -low - width) + xp.logaddexp(0.0, low)
     return xp.log(-xp.expm1(-width)) - tails
-
-
-def _is_skewed(x: np.ndarray) -> bool:
-    """Whether the logarithm of numbers from 0 on is much less skewed than the numbers."""
-
-    def skew(values: np.ndarray) -> float:
-        scale = values.std()
-        return float(np.mean(((values - values.mean()) / scale) ** 3)) if scale else 0.0
-
-    return skew(x) > 2.0 and abs(skew(np.log1p(x))) < 0.5 * skew(x)

@@ -163,9 +163,9 @@ def start_run(
         max_seconds=None,
         solver_error=math.inf,
     )
-    x, *cond = train
-    arguments = (cond[0] if cond else None), key, held, scaling, config
-    (problem,) = prepare(flow, x, *arguments, standardise=False).values()
+    x, cond = (*train, None)[:2]
+    problems = prepare(flow, x, cond, key, held, scaling, config, standardise=False)
+    (problem,) = problems.values()
     choice = Choice(schedule=_rising(config.learning_rate))
     return Run("start", problem, key, config, maximum_likelihood, optimizer=choice)
 

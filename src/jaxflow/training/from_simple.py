@@ -23,6 +23,7 @@ from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, make_folds, start_run
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS, Callback
+from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
@@ -121,8 +122,7 @@ class Table(NamedTuple):
 
     def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
-        arrays = (self.x,) if self.cond is None else (self.x, self.cond)
-        rows, held_rows = (tuple(array[each] for array in arrays) for each in (train, held))
+        rows, held_rows = (take(each, self.x, self.cond) for each in (train, held))
         large = len(self.x) > FOLD_ROWS
         return start_run(
             flow, rows, held_rows, self.key, self.config, scaling=scaling, large=large
@@ -186,10 +186,8 @@ def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, H
     )
     options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
     options |= {"config": table.config, "progress": table.progress, "callback": table.callback}
-    flow = CNF(field, StandardNormal(dim))
-    if cond is None:
-        return fit(flow, x[train], validation=(x[held],), **options)
-    return fit(flow, x[train], cond[train], validation=(x[held], cond[held]), **options)
+    flow, validation = CNF(field, StandardNormal(dim)), take(held, x, cond)
+    return fit(flow, *take(train, x, cond), validation=validation, **options)
 
 
 def untrained(flow: CNF, rows: int) -> FittedDensity:

@@ -46,6 +46,11 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
     return data if counts.all() else jax.tree.map(lambda leaf: leaf[counts], data)
 
 
+def take(index: Any, *arrays: Any) -> tuple[Any, ...]:
+    """These rows of each array that is not None, such as `(x, cond)` or `(x,)` for `fit`."""
+    return tuple(each[index] for each in arrays if each is not None)
+
+
 def _blank(values: Any, counts: Bool[np.ndarray, " rows"]) -> Any:
     """Zeros in place of the rows that do not count: checks pass them, and keep row numbers."""
     if counts.all() or np.shape(values)[:1] != counts.shape:
