@@ -11,7 +11,7 @@ from jaxflow.cli.models import transform_text
 from jaxflow.cli.settings import Settings
 from jaxflow.cli.training import compared_results, ending_early, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
-from jaxflow.training.from_simple import FOLD_ROWS
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.transforms import Proposal, propose
 
 

@@ -73,7 +73,7 @@ def is_diffusion(record: dict[str, Any]) -> bool:
 
 def trained_on_all(record: dict[str, Any]) -> bool:
     """Whether folds chose the flow, which then saw all rows."""
-    return "folds" in record.get("comparison", {}).get("rows", "")
+    return bool(record.get("comparison", {}).get("folds"))
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:

@@ -20,8 +20,9 @@ from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
+from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import scaling
-from jaxflow.training.from_simple import compare
+from jaxflow.training.from_simple import compared
 from jaxflow.training.rows import take
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
@@ -158,7 +159,8 @@ def fit_table(
         first = Chain(parts) if parts else None
         _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
         text = f"{len(held):,} held-out rows, which also chose the best weights"
-        results["comparison"] = compare(log_p, choose_start(folds), text).as_dict()
+        densities = compared(log_p, choose_start(folds))
+        results["comparison"] = Comparison(densities, text).as_dict()
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:

@@ -11,8 +11,9 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.runtime.checks import check_columns, check_count
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.defaults import table_config
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.training.from_regression import by_regression
-from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
+from jaxflow.training.from_simple import FittedDensity, Table, by_folds, by_hold_out
 from jaxflow.training.from_surface import by_geodesics
 from jaxflow.training.record import Callback
 from jaxflow.training.rows import data_rows, repeat_rows

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.keys import seed_words
@@ -24,6 +24,10 @@ from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
+# Tables with more rows hold out a share instead; those of fewer distinct rows than FEWEST, none.
+FOLD_ROWS, NUM_FOLDS, FEWEST = 5000, 5, 10
+# Splits that are tried for one in which every column varies in every fold.
+ATTEMPTS = 20
 # Least gain in nats that counts as one.
 GAIN = 1e-4
 # Steps between two validations, also of large tables, and validations without a gain after which
@@ -34,13 +38,14 @@ RISE = 25
 # Largest number of held-out rows that stop a training; those of a fold are all of them.
 MOST_HELD = 4096
 
+Splits = list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]
 # Rows, and their conditions where there are any.
 Rows = tuple[Array, ...]
 
 
 def make_folds(
     groups: Int[np.ndarray, " n"], count: int, seed: int, *, equal: bool = True
-) -> list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]:
+) -> Splits:
     """Split rows into `count` folds at random: row numbers to train on and to hold out, for each.
 
     The rows of a group, numbered from 0, stay together. With `equal`, folds have the same sizes,
@@ -58,6 +63,21 @@ def make_folds(
         return list(zip(trains, parts, strict=True))
     least, size = min(map(len, trains)), min(map(len, parts))
     return [(train[:least], held[:size]) for train, held in zip(trains, parts, strict=True)]
+
+
+def varied_folds(
+    groups: Int[np.ndarray, " n"], seed: int, is_flat: Callable[[np.ndarray], Any]
+) -> tuple[Splits, Bool[np.ndarray, " columns"]]:
+    """Folds whose training rows vary in every column, and the columns for which there are none.
+
+    `is_flat` says of rows which columns do not vary.
+    """
+    for attempt in range(ATTEMPTS):
+        folds = make_folds(groups, NUM_FOLDS, seed + attempt)
+        flat = np.any([is_flat(train) for train, _ in folds], axis=0)
+        if not flat.any():
+            break
+    return folds, flat
 
 
 class Folds:
