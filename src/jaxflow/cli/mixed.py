@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
@@ -88,7 +88,7 @@ def split_kinds(options: Sequence[str]) -> dict[str, Any]:
 def read_mixed(
     table: Path,
     columns: Sequence[str] | None,
-    settings: Settings,
+    settings: FitSettings,
     kind: Sequence[str],
     null: Sequence[str],
     *,
@@ -120,7 +120,7 @@ def read_mixed(
 
 
 def fit_mixed(
-    cells: dict[str, Cells], record: dict[str, Any], settings: Settings, folder: Path
+    cells: dict[str, Cells], record: dict[str, Any], settings: FitSettings, folder: Path
 ) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
     start = time.monotonic()

@@ -12,7 +12,7 @@ from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_label
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
-from jaxflow.cli.settings import INHERITED, Settings
+from jaxflow.cli.settings import INHERITED, FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import finish, held_out_results, note_proposal, train
@@ -31,7 +31,7 @@ from jaxflow.transforms import Chain, Proposal
 MAX_PRIOR_GAP = 0.1
 
 
-def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Settings:
+def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> FitSettings:
     """Take over the settings of the flow of `--from`, which `changed` options must not fix."""
     of_run = read_finished(start)
     check_numbers(start, of_run, "--from")
@@ -61,7 +61,7 @@ def read_table_rows(
     table: Path,
     columns: str | None,
     class_column: str | None,
-    settings: Settings,
+    settings: FitSettings,
     *,
     drop_nan: bool,
     read: Table | None = None,
@@ -121,7 +121,7 @@ def fit_table(
     x: np.ndarray,
     cond: np.ndarray | None,
     record: dict[str, Any],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
     **options: Any,
 ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.outputs import open_table
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.terminal import note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
@@ -58,7 +58,7 @@ def train(
     flow: Any,
     rows: tuple[Any, ...],
     record: dict[str, Any],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
     *,
     profile: Path | None = None,
@@ -114,7 +114,9 @@ def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending_early(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator["Monitor"]:
+def ending_early(
+    folder: Path, record: dict[str, Any], settings: FitSettings
+) -> Iterator["Monitor"]:
     """As `discarding`, for a training without a state: Ctrl-C ends it at its next validation.
 
     Yields its callback. Ctrl-C for a second time raises.

@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float64
 
-from jaxflow.data.toys import Blurred, Rows, log_mixture
+from jaxflow.data.toys import Blurred, Plane, log_mixture
 
 
 @final
@@ -30,10 +30,10 @@ class Moons(Blurred):
     std: ClassVar[float] = 0.2
     reach: ClassVar[float] = 3.5
 
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         return self._curves(rng.uniform(size=n))[rng.integers(2, size=n), np.arange(n)]
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(200)
         return log_mixture(x, self._curves(u).reshape(-1, 2), np.tile(weights / 2, 2), self.std)
 
@@ -61,14 +61,14 @@ class Swissroll(Blurred):
     std: ClassVar[float] = 0.2
     reach: ClassVar[float] = 4.5 * np.pi / 5
 
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         return self._curve(rng.uniform(size=n))
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(500)
         return log_mixture(x, self._curve(u), weights, self.std)
 
-    def _curve(self, u: Float64[np.ndarray, " n"]) -> Rows:
+    def _curve(self, u: Float64[np.ndarray, " n"]) -> Plane:
         t = 1.5 * np.pi * (1 + 2 * u)
         return t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=-1) / 5
 
@@ -90,17 +90,17 @@ class TwoSpirals(Blurred):
     std: ClassVar[float] = 0.1
     reach: ClassVar[float] = np.pi
 
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         curve = self._curve(np.sqrt(rng.uniform(size=n)))
         return (2.0 * rng.integers(2, size=(n, 1)) - 1) * curve
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         # In v = sqrt(u), du = 2 v dv; each spiral has half of the weight.
         v, weights = _nodes(600)
         curve = self._curve(v)
         return log_mixture(x, np.concatenate([curve, -curve]), np.tile(v * weights, 2), self.std)
 
-    def _curve(self, v: Float64[np.ndarray, " n"]) -> Rows:
+    def _curve(self, v: Float64[np.ndarray, " n"]) -> Plane:
         s = 3 * np.pi * v
         return s[:, None] * np.stack([-np.cos(s), np.sin(s)], axis=-1) / 3
 

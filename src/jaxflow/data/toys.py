@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 Points = Float[np.ndarray, "*batch 2"]
-Rows = Float64[np.ndarray, "n 2"]
+Plane = Float64[np.ndarray, "n 2"]
 LogDensity = Float64[np.ndarray, "*batch"]
 
 # Rows that `log_prob` handles at once, to bound the memory.
@@ -62,10 +62,10 @@ class Toy(abc.ABC):
         """Entropy `-E[log p(x)]` in nats."""
 
     @abc.abstractmethod
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows: ...
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane: ...
 
     @abc.abstractmethod
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]: ...
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]: ...
 
     def _entropy_on_grid(self, radius: float, std: float, per_std: int) -> float:
         """`-integral p log p` of a density within `radius`, blurred by noise of `std`.
@@ -92,9 +92,9 @@ class Blurred(Toy):
         return self._entropy_on_grid(self.reach, self.std, self.per_std)
 
     @abc.abstractmethod
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows: ...
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane: ...
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         return self._centres(rng, n) + self.std * rng.standard_normal((n, 2))
 
 
@@ -123,10 +123,10 @@ class EightGaussians(Blurred):
         angles = 2 * np.pi * np.arange(8) / 8
         return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         return self.centres[rng.integers(8, size=n)]
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         return log_mixture(x, self.centres, np.full(8, 1 / 8), self.std)
 
 
@@ -150,12 +150,12 @@ class Rings(Blurred):
     reach: ClassVar[float] = radii[-1]
     per_std: ClassVar[int] = 8
 
-    def _centres(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         radius = np.asarray(self.radii)[rng.integers(4, size=n)]
         angle = rng.uniform(0.0, 2 * np.pi, size=n)
         return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         from scipy.special import i0e, logsumexp
 
         radii, variance = np.asarray(self.radii), self.std**2
@@ -186,14 +186,14 @@ class Checkerboard(Toy):
         """Entropy `log 32` in nats."""
         return float(np.log(8 * self.side**2))
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         column = rng.integers(-2, 2, size=n)
         row = 2 * rng.integers(-1, 1, size=n) + column % 2
         # Odd multiples of 2^-22 are exact in float32 below 4 and never fall on an edge.
         inside = (2 * rng.integers(2**22, size=(n, 2)) + 1) * 2.0**-22
         return self.side * np.stack([column, row], axis=-1) + inside
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         square = np.floor(np.clip(x / self.side, -3, 3))
         on_board = np.all((square >= -2) & (square < 2), axis=1)
         on_colour = np.sum(square, axis=1) % 2 == 0
@@ -227,16 +227,19 @@ class LongGaussian(Toy):
         """Entropy `log(2 pi e) + log(2 * 0.1)` in nats."""
         return float(np.log(2 * np.pi * np.e * np.prod(self.stds)))
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         return np.asarray(self.mean) + (rng.standard_normal((n, 2)) * self.stds) @ self.axes
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         z = (x - self.mean) @ self.axes.T / self.stds
         return -0.5 * np.sum(z**2, axis=1) - np.log(2 * np.pi * np.prod(self.stds))
 
 
 def log_mixture(
-    x: Rows, centres: Float64[np.ndarray, "k 2"], weights: Float64[np.ndarray, " k"], std: float
+    x: Plane,
+    centres: Float64[np.ndarray, "k 2"],
+    weights: Float64[np.ndarray, " k"],
+    std: float,
 ) -> Float64[np.ndarray, " n"]:
     """`log sum_k weights_k N(x; centres_k, std^2 I)` of each row."""
     from scipy.special import logsumexp

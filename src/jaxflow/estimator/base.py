@@ -17,7 +17,7 @@ from jaxflow.estimator.arguments import (
     feature_names,
     to_precision,
 )
-from jaxflow.estimator.rows import Rows, hold_out, sort_rows
+from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
 from jaxflow.estimator.settings import (
     make_config,
     make_flow,
@@ -35,7 +35,7 @@ from jaxflow.training.rows import checked_weights
 class Held(NamedTuple):
     """Rows that trained no weight of the flow: still to be scored, or their log-densities."""
 
-    rows: Rows | None
+    rows: SortedRows | None
     log_p: Float[np.ndarray, " n"] | None
 
 

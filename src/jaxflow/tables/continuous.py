@@ -16,7 +16,7 @@ from jaxflow.tables.gaussian import Given, LinearGaussian
 # Draws from the Gaussian are wider than it by this factor, so that no weight is very large.
 WIDER = 1.1
 
-Rows = Float[np.ndarray, "n columns"]
+Numbers = Float[np.ndarray, "n columns"]
 Codes = Float[np.ndarray, "n variables"]
 
 
@@ -55,27 +55,27 @@ class Continuous(eqx.Module):
         num_labels = self.start.covariances.shape[0]
         return Given(seen_in(codes, self.gates), inputs, labels_of(codes, self.group, num_labels))
 
-    def log_prob(self, y: Rows, given: Given) -> Float[np.ndarray, " n"]:
+    def log_prob(self, y: Numbers, given: Given) -> Float[np.ndarray, " n"]:
         """Log-density of the present columns of rows, in nats; 0 for a row without one."""
         z, log_det = self.scores(y, given)
         log_p = np.asarray(self.flow.log_prob(z, self.cond(given)), np.float64)
         absent = (~np.asarray(given.seen)).sum(axis=1)
         return log_p + 0.5 * math.log(2 * math.pi) * absent + np.asarray(log_det, np.float64)
 
-    def scores(self, y: Rows, given: Given) -> tuple[Array, Array]:
+    def scores(self, y: Numbers, given: Given) -> tuple[Array, Array]:
         """Scores of rows, 0 where absent, and the log-determinants of the present columns."""
         filled = jnp.asarray(np.where(given.seen, y, np.asarray(self.fill)), float)
         return _scores(self.scaling, self.start, filled, given)
 
-    def sample(self, key: PRNGKeyArray, given: Given) -> Rows:
+    def sample(self, key: PRNGKeyArray, given: Given) -> Numbers:
         """Draw the present columns of rows; NaN elsewhere."""
         z = self.flow.sample(key, len(given.seen), self.cond(given))
         y = np.asarray(_columns(self.scaling, self.start, z, given), np.float64)
         return np.where(given.seen, y, np.nan)
 
     def propose(
-        self, key: PRNGKeyArray, y: Rows, known: Bool[np.ndarray, "n columns"], given: Given
-    ) -> tuple[Rows, Float[np.ndarray, " n"]]:
+        self, key: PRNGKeyArray, y: Numbers, known: Bool[np.ndarray, "n columns"], given: Given
+    ) -> tuple[Numbers, Float[np.ndarray, " n"]]:
         """Draw what is not known by the Gaussian given the rest; also the log-density of that."""
         filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
         drawn, log_q = _propose(self.scaling, self.start, key, filled, jnp.asarray(known), given)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.runtime.checks import check_count, split
+from jaxflow.runtime.checks import check_count, check_share, split
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
@@ -118,8 +118,7 @@ def fit_table(
         TrainingError: no validation value was finite.
     """
     start = time.monotonic()
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
+    check_share("validation", validation)
     width, depth = check_count("width", width), check_count("depth", depth)
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))

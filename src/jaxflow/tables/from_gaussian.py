@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.continuous import Continuous, Present
-from jaxflow.tables.start import Data, Settings, Splits
+from jaxflow.tables.start import Data, Recipe, Splits
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, start_run
@@ -58,14 +58,14 @@ class Training(NamedTuple):
         return ((z,) if cond is None else (z, cond)), more
 
     def run(
-        self, settings: Settings, train: np.ndarray, held: np.ndarray
+        self, settings: Recipe, train: np.ndarray, held: np.ndarray
     ) -> tuple[Run, Continuous, Float[np.ndarray, " held"]]:
         """A training on some rows that validates others, its start, and as `scored` of these."""
         model = self.data.simple(settings, train, self.field)
         (rows, _), (validation, more) = self.scored(model, train), self.scored(model, held)
         return start_run(model.flow, rows, validation, self.key, self.config), model, more
 
-    def pilot(self, starts: list[Settings], folds: Splits) -> Settings:
+    def pilot(self, starts: list[Recipe], folds: Splits) -> Recipe:
         """The start from which a short training on one fold comes furthest."""
         if len(starts) == 1:
             return starts[0]
@@ -77,7 +77,7 @@ class Training(NamedTuple):
             values.append(min(first, run.best_value) - more.mean())
         return starts[int(np.argmin(values))]
 
-    def by_folds(self, settings: Settings, folds: Splits) -> tuple[Continuous, np.ndarray, int]:
+    def by_folds(self, settings: Recipe, folds: Splits) -> tuple[Continuous, np.ndarray, int]:
         """Train on each fold, then on all rows for the best number of steps."""
         runs = [self.run(settings, train, held) for train, held in folds]
         every = np.arange(len(self.data.y))
@@ -88,7 +88,7 @@ class Training(NamedTuple):
         flow = search.train_all(lambda: self.run(settings, every, every)[0])
         return (model if flow is None else replace(model, flow=flow)), held, search.best_step
 
-    def by_hold_out(self, settings: Settings, fold: Any) -> tuple[Continuous, np.ndarray, int]:
+    def by_hold_out(self, settings: Recipe, fold: Any) -> tuple[Continuous, np.ndarray, int]:
         """Train on the rows of a fold as `jaxflow.fit` does by default."""
         train, held = fold
         model = self.data.simple(settings, train, self.field)
@@ -135,7 +135,7 @@ def fit_continuous(
     zero = eqx.tree_at(_last, field, jax.tree.map(jnp.zeros_like, _last(field)))
     if not folds:
         nothing = np.zeros(0)
-        settings = Settings(decay=30.0, ridge=0.2)
+        settings = Recipe(decay=30.0, ridge=0.2)
         return FittedContinuous(data.simple(settings, every, zero), nothing, nothing, nothing)
     settings, tried = data.choose(folds)
     straight = max((each for each in tried if not each.curved), key=lambda e: tried[e].mean())

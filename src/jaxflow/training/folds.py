@@ -40,7 +40,7 @@ MOST_HELD = 4096
 
 Splits = list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]
 # Rows, and their conditions where there are any.
-Rows = tuple[Array, ...]
+Arrays = tuple[Array, ...]
 
 
 def make_folds(
@@ -161,8 +161,8 @@ def pad_rows(run: Run, num_rows: int) -> None:
 
 def start_run(
     flow: Any,
-    train: Rows,
-    held: Rows,
+    train: Arrays,
+    held: Arrays,
     key: PRNGKeyArray,
     config: TrainConfig,
     *,

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxflow.data.permutation import shuffled
 from jaxflow.data.shards import Shards
+from jaxflow.runtime.checks import check_share
 from jaxflow.training.config import TrainConfig
 
 # Transforms are fitted to, and chosen by, this many rows at most.
@@ -56,8 +57,7 @@ def split_shards(
         )
     count = 0
     if isinstance(validation, float | int):
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation} must lie between 0 and 1")
+        check_share("validation", validation)
         count = num_validation_rows(len(shards), validation, config)
     if count >= len(shards):
         raise ValueError(
