@@ -32,14 +32,14 @@ import jaxflow
 from jaxflow.cli.app import app
 from jaxflow.cli.record import check_resumable, new_record
 from jaxflow.cli.run_directory import read_record, write_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.data import Shards, read_blocks, read_table
 from jaxflow.io.checkpoint import load_extra
 
 # Memory that a reader may use, in bytes.
 ROOM = 2 << 30
 REFUSALS = (ValueError, TypeError, FileNotFoundError)
-SETTINGS = Settings(
+SETTINGS = FitSettings(
     model="cnf",
     field="auto",
     activation="auto",

@@ -16,7 +16,7 @@ from jaxflow.transforms import Standardise
 class Told:
     """An examination that found nothing."""
 
-    problems, verdict = (), ()
+    problems, verdict, rows, solves = (), (), (), None
 
     def __str__(self):
         return "told"

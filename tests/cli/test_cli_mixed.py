@@ -95,6 +95,20 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     assert "city" in jaxflow("info", folder).stdout
 
 
+def test_the_columns_and_rows_of_a_run_are_recognised(jaxflow, run, tmp_path):
+    _, table, _ = run
+    options = "--columns", "city,id,visits", "--drop-nan", "--kind", "city=category"
+    result = jaxflow("fit", table, "--out", tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    result = jaxflow("check", tmp_path / "run", table)
+    assert result.exit_code == 2
+    assert "column 'city' has" in result.stderr
+    result = jaxflow("check", tmp_path / "run", table, "--drop-nan", "--json")
+    assert result.exit_code == 0, result.output
+    assert f"the run was fitted to rows of {table}" in result.stderr
+    assert 100 < json.loads(result.stdout)["rows"] < 200
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

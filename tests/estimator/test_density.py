@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import jaxflow
 from jaxflow.estimator import ConditionalFlowDensity, FlowDensity
-from jaxflow.estimator.rows import Rows, hold_out, sort_rows
+from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
 
 TINY = {"width": 8, "depth": 1, "steps": 4, "objective": "matching", "scaling": "standardise"}
 X = np.random.default_rng(0).normal((1.0, -20.0), (0.5, 30.0), size=(60, 2))
@@ -142,7 +142,7 @@ def test_copies_stay_on_one_side_of_the_split():
 def test_large_weights_stay_weights():
     weights = np.asarray([2e9, 0.0, 1.0])
     rows = sort_rows(X[:3], None, weights)
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, SortedRows)
     assert rows.weights is not None
     np.testing.assert_array_equal(np.sort(rows.weights), [1.0, 2e9])
 

@@ -1,7 +1,8 @@
 """`jaxflow check`: test how far the log-densities and samples of a run can be trusted."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +14,11 @@ from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
 from jaxflow.cli.html_report import history_figure, numbers_report, text_html, write_report
 from jaxflow.cli.info import run_facts
-from jaxflow.cli.mixed import hash_cells, load_mixed
+from jaxflow.cli.mixed import hash_cells, load_mixed, without_gaps
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import PLAN, trained_on_all
+from jaxflow.cli.record import PLAN, check_numbers, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
@@ -25,7 +26,7 @@ from jaxflow.cli.terminal import note, plural, print_result
 from jaxflow.data import finite_rows, split
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.extras import import_extra
-from jaxflow.tables import FittedTable, check_table
+from jaxflow.tables import check_table
 from jaxflow.tables.frames import read_cells
 
 
@@ -89,102 +90,119 @@ def check(
         if path is not None and name != "card":
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
-    if PLAN in record:
-        with jax.enable_x64(record["settings"]["float64"]):
-            fitted = load_mixed(run, record, picture=picture)
-            _check_mixed(fitted, run, table, record, seed, rows, report=report, card=card)
-        return
+    if picture is not None:
+        check_numbers(run, record, "--picture")
+    with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
+        if PLAN in record:
+            found = _check_mixed(run, record, table, rows, seed, drop_nan=drop_nan)
+        else:
+            found = _check_numbers(run, record, table, rows, seed, atol_nats, drop_nan=drop_nan)
+        if report is not None:
+            examined = f"{plural(found.rows, 'row')} of {table}"
+            facts, problems = run_facts(run, record), found.values["problems"]
+            write_report(report, run, facts, examined, problems, *found.report())
+        if card is not None:
+            text = card_of(run, record, found.solves).text(found.model, FLOW)
+            write_bytes(card, text.encode())
+        if picture is not None:
+            figure = diagnostics.draw(found.checked)
+            write_bytes(picture, render(figure, picture.suffix[1:].lower(), dpi=160))
+    written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
+    parts = [found.text]
+    parts += [record["comparison"]["text"]] if "comparison" in record else []
+    parts += [f"{name}: {path}" for name, path in written.items()]
+    print_result("\n\n".join(parts), found.values | written)
+
+
+class Found(NamedTuple):
+    """What was found: `values` are for `--json`; `report` makes sections and figures."""
+
+    checked: Any
+    model: Any
+    rows: int
+    text: str
+    values: dict[str, Any]
+    report: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+    solves: Any = None
+
+
+def _check_numbers(
+    run: Path,
+    record: dict[str, Any],
+    table: Path,
+    most: int,
+    seed: int,
+    atol_nats: float,
+    *,
+    drop_nan: bool,
+) -> Found:
+    """Examine the flow of a table of numbers."""
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
     x, row_numbers = _select_unseen(x, row_numbers, record, table)
     cond = RowConditions(record, table)(row_numbers)
-    key = jax.random.key(seed)
-    with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
-        flow: Any = load_flow(run)
-        diagnosis = diagnostics.diagnose(
-            flow,
-            x,
-            cond=cond,
-            key=key,
-            num_rows=rows,
-            num_samples=rows,
-            atol_nats=atol_nats,
-            row_numbers=row_numbers,
-        )
-        if report is not None:
-            used = np.isin(row_numbers, diagnosis.rows)
-            used_cond = None if cond is None else cond[used]
-            samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
-            samples = np.asarray(samples)
-            samples = samples[finite_rows(samples)]
-            transform = getattr(flow, "transform", None)
-            sections, figures = numbers_report(
-                record["columns"], x[used], samples, diagnosis, transform
-            )
-            figures["Training history"] = history_figure(run)
-            examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
-            facts, problems = run_facts(run, record), diagnosis.problems
-            write_report(report, run, facts, examined, problems, sections, figures)
-    if card is not None:
-        write_bytes(card, card_of(run, record, diagnosis.solves).text(flow, FLOW).encode())
-    if picture is not None:
-        kind = picture.suffix[1:].lower()
-        write_bytes(picture, render(diagnostics.draw(diagnosis), kind, dpi=160))
-    written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
-    parts = [str(diagnosis)]
-    parts += [record["comparison"]["text"]] if "comparison" in record else []
-    print_result(
-        "\n\n".join([*parts, *(f"{name}: {path}" for name, path in written.items())]),
-        {"problems": diagnosis.problems, "verdict": diagnosis.verdict, **written},
+    key, flow = jax.random.key(seed), load_flow(run)
+    diagnosis = diagnostics.diagnose(
+        flow,
+        x,
+        cond=cond,
+        key=key,
+        num_rows=most,
+        num_samples=most,
+        atol_nats=atol_nats,
+        row_numbers=row_numbers,
     )
+
+    def report() -> tuple[dict[str, Any], dict[str, Any]]:
+        used = np.isin(row_numbers, diagnosis.rows)
+        used_cond = None if cond is None else cond[used]
+        samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
+        samples = np.asarray(samples)[finite_rows(samples)]
+        sections, figures = numbers_report(
+            record["columns"], x[used], samples, diagnosis, getattr(flow, "transform", None)
+        )
+        return sections, figures | {"Training history": history_figure(run)}
+
+    values = {"problems": diagnosis.problems, "verdict": diagnosis.verdict}
+    text, rows = str(diagnosis), len(diagnosis.rows)
+    return Found(diagnosis, flow, rows, text, values, report, diagnosis.solves)
 
 
 def _check_mixed(
-    fitted: FittedTable | None,
-    run: Path,
-    table: Path,
-    record: dict[str, Any],
-    seed: int,
-    most: int,
-    *,
-    report: Path | None,
-    card: Path | None,
-) -> None:
+    run: Path, record: dict[str, Any], table: Path, most: int, seed: int, *, drop_nan: bool
+) -> Found:
     """Compare rows of a table of more than numbers with samples."""
-    assert fitted is not None
-    cells = read_cells(table, fitted.plan.null)
+    fitted = load_mixed(run, record)
+    plan, key = fitted.plan, jax.random.key(seed)
+    cells = read_cells(table, plan.null)
+    cells = {each.name: cells[each.name] for each in plan.columns if each.name in cells}
+    if drop_nan:
+        cells, _ = without_gaps(cells, list(cells), table)
     if seen := hash_cells(cells) == record["table_sha256"]:
         note(f"the run was fitted to rows of {table}: give rows that it has not seen, if you can")
     count = len(next(iter(cells.values())))
     if count > most:
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
         cells = {name: each.take(chosen) for name, each in cells.items()}
-    found = check_table(fitted, cells, jax.random.key(seed), fitted=seen)
-    examined = f"{plural(found.rows, 'row')} of {table}"
-    written = {n: str(p) for n, p in (("report", report), ("card", card)) if p is not None}
-    if report is not None:
-        drawn = fitted.plan.write(fitted.draw(jax.random.key(seed + 1), found.rows))
-        rows = fitted.plan.write(fitted.plan.read(cells))
+    found = check_table(fitted, cells, key, fitted=seen)
+
+    def report() -> tuple[dict[str, Any], dict[str, Any]]:
+        drawn = plan.write(fitted.draw(jax.random.key(seed + 1), found.rows))
+        both = (
+            {name: each[name].to_numpy() for name in each.columns}
+            for each in (drawn, plan.write(plan.read(cells)))
+        )
         sections = {
-            "Columns": [text_html(str(fitted.plan))],
-            "Tests": [text_html(str(found))],
-            "Held-out log-density": [text_html(record["comparison"]["text"])],
+            "Columns": str(plan),
+            "Tests": str(found),
+            "Held-out log-density": record["comparison"]["text"],
         }
-        both = ({name: each[name].to_numpy() for name in each.columns} for each in (drawn, rows))
         figures = {"Samples and rows, a column at a time": plotting.columns(*both)}
-        facts = run_facts(run, record)
-        write_report(report, run, facts, examined, found.problems, sections, figures)
-    if card is not None:
-        write_bytes(card, card_of(run, record, None).text(fitted, FLOW).encode())
-    text = f"{examined}\n{found}\n\n{record['comparison']['text']}"
-    print_result(
-        "\n".join([text, *(f"{name}: {path}" for name, path in written.items())]),
-        {
-            "problems": found.problems,
-            "verdict": str(found).splitlines()[0],
-            "rows": found.rows,
-            **written,
-        },
-    )
+        return {heading: [text_html(text)] for heading, text in sections.items()}, figures
+
+    text = f"{plural(found.rows, 'row')} of {table}\n{found}"
+    verdict = str(found).splitlines()[0]
+    values = {"problems": found.problems, "verdict": verdict, "rows": found.rows}
+    return Found(found, fitted, found.rows, text, values, report)
 
 
 def _select_unseen(

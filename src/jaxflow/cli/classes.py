@@ -23,8 +23,7 @@ OneHot = Float[np.ndarray, "rows classes"]
 class RowConditions:
     """Conditions of the rows of a table for a run: call it with row numbers.
 
-    They come from the run's class column or from the columns that it is given, or are those of
-    one class for all rows.
+    From the run's class column, the columns that it is given, or one class for all rows.
     """
 
     def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:

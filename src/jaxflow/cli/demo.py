@@ -23,6 +23,7 @@ from jaxflow.data import EightGaussians, digits
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.extras import import_extra
+from jaxflow.training import Comparison
 
 PICTURES = {"8 gaussians": "eight_gaussians.png", "digits": "digits.png"}
 RESULTS, TEXT = "results.json", "results.md"
@@ -147,17 +148,14 @@ def gaussian_log_density(
 
 def _compare(log_p: Scores, reference: Scores, name: str) -> dict[str, Any]:
     """Means over rows with standard errors; the difference is taken row by row."""
+    comparison = Comparison({"flow": log_p, name: reference})
     return {
-        "log_density": _mean(log_p),
+        "log_density": comparison.mean(),
         "reference": name,
-        "reference_log_density": _mean(reference),
-        "difference": _mean(log_p - reference),
+        "reference_log_density": comparison.mean(name),
+        "difference": comparison.difference(name),
         "test_rows": len(log_p),
     }
-
-
-def _mean(values: Scores) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _draw_digits(data: Float[np.ndarray, "40 64"], samples: Float[np.ndarray, "40 64"]) -> Any:

@@ -8,10 +8,10 @@ import numpy as np
 
 import jaxflow
 from jaxflow.cli.models import transform_text
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.training import compared_results, ending_early, finish, note_proposal
 from jaxflow.runtime.checks import check_columns
-from jaxflow.training.from_simple import FOLD_ROWS
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.transforms import Proposal, propose
 
 
@@ -33,7 +33,7 @@ def fit_by_default(
     cond: np.ndarray | None,
     proposal: Proposal,
     record: dict[str, Any],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
 ) -> dict[str, Any]:
     """Train on rows and what they are given; returns the record with the results.

@@ -15,6 +15,7 @@ from jaxflow.cli.run_directory import MAP, read_finished
 from jaxflow.cli.run_flow import load_flow, map_error_text
 from jaxflow.cli.tables import read_rows
 from jaxflow.cli.terminal import print_facts
+from jaxflow.io.atomic import check_free
 from jaxflow.training.distil import CONFIG
 
 
@@ -45,8 +46,7 @@ def distil(
     record = read_finished(run)
     check_numbers(run, record, "jaxflow distil")
     path = run / MAP
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; add --overwrite to replace it")
+    check_free(path, overwrite=overwrite, advice="add --overwrite")
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
     cond = RowConditions(record, table)(row_numbers)
     with jax.enable_x64(record["settings"]["float64"]):

@@ -20,7 +20,7 @@ from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
-from jaxflow.cli.settings import CHOICES, Settings
+from jaxflow.cli.settings import CHOICES, FitSettings
 from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
@@ -180,7 +180,7 @@ def fit(
     """
     # The options by name: each setting is one.
     options: dict[str, Any] = locals() | {"start": None if start is None else str(start)}
-    settings = Settings(**{each.name: options[each.name] for each in fields(Settings)})
+    settings = FitSettings(**{each.name: options[each.name] for each in fields(FitSettings)})
     if start is not None:
         parameters = inspect.signature(fit).parameters
         changed = [name for name in options if options[name] != parameters[name].default]

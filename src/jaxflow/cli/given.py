@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
@@ -19,7 +19,7 @@ def read_given(
     table: Path,
     columns: Sequence[str] | None,
     given: Sequence[str],
-    settings: Settings,
+    settings: FitSettings,
     *,
     drop_nan: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

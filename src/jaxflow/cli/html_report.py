@@ -46,16 +46,8 @@ def write_report(
 ) -> None:
     """Write the report on a run and on its tests, the verdict first.
 
-    The file is complete and loads nothing else.
-
-    Args:
-        path: the file.
-        run: the run.
-        facts: its description: label -> text.
-        examined: the table and the number of rows that were tested.
-        problems: what the tests found; empty for no problem.
-        sections: HTML by its heading.
-        figures: matplotlib figures by their captions.
+    The file loads nothing else. `facts` describe the run, `examined` the table and the rows that
+    were tested; `sections` are HTML by heading, `figures` by caption.
     """
     name = html.escape(run.resolve().name)
     verdict = [f"<li>{html.escape(problem)}</li>" for problem in problems]
@@ -84,10 +76,7 @@ def numbers_report(
     diagnosis: Diagnosis,
     transform: Any = None,
 ) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
-    """Sections and figures of `write_report` on a table of numbers.
-
-    `transform` is that of the flow, which knows the periods of columns.
-    """
+    """Sections and figures of `write_report` on a table of numbers."""
     statistics = [[name, *_statistics(v)] for name, v in zip(columns, x.T, strict=True)]
     first = slice(0, MAX_COLUMNS)
     axes = plotting.corner(

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
@@ -36,9 +37,8 @@ def read_numbers(
     """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
 
     None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with a column of whole numbers whose cells matter. Such numbers beside columns
-    on a manifold, and more than `MOST_WHOLE` columns of them, are fitted as continuous: a note
-    says so.
+    or, if `whole`, with whole numbers whose cells matter. These are taken for continuous, with a
+    note, beside columns on a manifold, and if they are more than `MOST_WHOLE`.
     """
     table_names(table)  # raises for what is no table at all
     try:
@@ -88,7 +88,7 @@ def split_kinds(options: Sequence[str]) -> dict[str, Any]:
 def read_mixed(
     table: Path,
     columns: Sequence[str] | None,
-    settings: Settings,
+    settings: FitSettings,
     kind: Sequence[str],
     null: Sequence[str],
     *,
@@ -100,14 +100,10 @@ def read_mixed(
     if missing:
         raise ValueError(f"{table}: no columns {missing}; the file has {list(cells)}")
     cells = {name: cells[name] for name in columns or cells}
-    count = len(next(iter(cells.values())))
+    count = rows = len(next(iter(cells.values())))
     if drop_nan:
-        gaps = np.any([each.missing for each in cells.values()], axis=0)
-        cells = {name: each.take(~gaps) for name, each in cells.items()}
-        if gaps.all():
-            raise ValueError(f"{table}: each of its {plural(count, 'row')} has a gap")
-        note(f"dropped {gaps.sum()} of {plural(count, 'row')} with gaps")
-    rows = len(next(iter(cells.values())))
+        cells, kept = without_gaps(cells, list(cells), table)
+        rows = len(kept)
     record = new_record(
         str(table),
         hash_cells(cells),
@@ -124,7 +120,7 @@ def read_mixed(
 
 
 def fit_mixed(
-    cells: dict[str, Cells], record: dict[str, Any], settings: Settings, folder: Path
+    cells: dict[str, Cells], record: dict[str, Any], settings: FitSettings, folder: Path
 ) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
     start = time.monotonic()
@@ -160,13 +156,23 @@ def fit_mixed(
     return finish(fitted, history, record | results, folder)
 
 
-def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable | None:
-    """The fitted table of a run; None for a run on numbers alone.
+def without_gaps(
+    cells: dict[str, Cells], names: Sequence[str], table: Path
+) -> tuple[dict[str, Cells], Int[np.ndarray, " kept"]]:
+    """The rows without a gap in the columns `names`, and their numbers; prints what is dropped."""
+    gaps = np.zeros(len(next(iter(cells.values()))), bool)
+    for name in names:
+        gaps |= cells[name].missing
+    if gaps.all():
+        raise ValueError(f"{table}: each of its {plural(len(gaps), 'row')} has a gap")
+    if gaps.any():
+        note(f"dropped {gaps.sum()} of {plural(len(gaps), 'row')} with gaps")
+    kept = np.flatnonzero(~gaps)
+    return {name: each.take(kept) for name, each in cells.items()}, kept
 
-    Raises ValueError for options that are set and that such a run does not take.
-    """
-    if PLAN not in record:
-        return None
+
+def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable:
+    """The fitted table of a run; raises ValueError for options in `refused` that are set."""
     for option, value in refused.items():
         if value:
             check_numbers(run, record, f"--{option.replace('_', '-')}")

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow import CNF, CouplingFlow, StandardNormal
-from jaxflow.cli.settings import NETWORKS, OBJECTIVES, Settings
+from jaxflow.cli.settings import NETWORKS, OBJECTIVES, FitSettings
 from jaxflow.diffusion import Denoiser, as_flow
 from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives import Reflow
@@ -16,7 +16,7 @@ from jaxflow.training.defaults import default_frequency
 REFLOW_PAIRS = 32_768
 
 
-def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int = 0) -> Any:
+def build_flow(settings: FitSettings, dim: int, key: PRNGKeyArray, num_classes: int = 0) -> Any:
     """Build an untrained flow of `dim` columns, conditioned on the class if there are classes."""
     if settings.model == "coupling":
         if dim == 1:
@@ -34,7 +34,7 @@ def build_flow(settings: Settings, dim: int, key: PRNGKeyArray, num_classes: int
     return as_flow(Denoiser(network, settings.schedule), (dim,), trace=trace)
 
 
-def _build_network(settings: Settings, dim: int, cond_dim: int, key: PRNGKeyArray) -> Any:
+def _build_network(settings: FitSettings, dim: int, cond_dim: int, key: PRNGKeyArray) -> Any:
     sizes: dict[str, Any] = {
         "width": settings.size("width"),
         "depth": settings.depth,
@@ -55,9 +55,12 @@ def transform_text(transform: Any) -> str:
 
 
 def build_objective(
-    settings: Settings, flow: Any, key: PRNGKeyArray, cond: Float[np.ndarray, "rows c"] | None
+    settings: FitSettings,
+    flow: Any,
+    key: PRNGKeyArray,
+    cond: Float[np.ndarray, "rows c"] | None = None,
 ) -> Any:
-    """Return the `objective` argument of `jaxflow.fit`; None is the default for the model.
+    """The `objective` argument of `jaxflow.fit`; None is the default for the model.
 
     `reflow` draws trajectories of the flow, given the conditions of the training rows in turn.
     """

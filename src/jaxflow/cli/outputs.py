@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from jaxflow.data.delimited import header_line
-from jaxflow.io.atomic import atomic_write
+from jaxflow.io.atomic import atomic_write, check_free
 from jaxflow.runtime.extras import import_extra
 
 TABLES = (".csv", ".npy", ".parquet")
@@ -30,8 +30,7 @@ def check_output(
         )
     if path.is_dir():
         raise ValueError(f"{path} is a folder; {option} must name a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; add --overwrite to replace it")
+    check_free(path, overwrite=overwrite, advice="add --overwrite")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
 
@@ -40,11 +39,8 @@ def check_output(
 def open_table(path: Path, *, header: bool = True) -> Iterator[Callable[[Columns], None]]:
     """Open a table to write; yields a function that appends a block of columns.
 
-    A .csv file begins with the names of the columns if `header`.
-
-    Each column keeps its type. A .csv file has enough digits to read the same numbers back; a
-    .npy file holds one float64 array. Blocks of other files than .csv are kept in memory until
-    the end.
+    A .csv file has enough digits to read the same numbers back, and names if `header`; a .npy file
+    holds one float64 array. Blocks of other files than .csv are kept in memory until the end.
     """
     suffix, blocks = path.suffix.lower(), []
     with atomic_write(path) as file:

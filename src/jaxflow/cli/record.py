@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxflow import __version__
-from jaxflow.cli.settings import Settings, option_name
+from jaxflow.cli.settings import FitSettings, option_name
 
 # The entry of a run on a table of more than numbers: the lines of its plan.
 PLAN = "plan"
@@ -30,11 +30,10 @@ HELD_OUT = {"validation": float | None, "validation_se": float | None, "rows_hel
 
 
 def new_record(
-    source: str, digest: str, columns: list[str], rows: int, settings: Settings, **more: Any
+    source: str, digest: str, columns: list[str], rows: int, settings: FitSettings, **more: Any
 ) -> dict[str, Any]:
-    """Return the record of a fit that begins.
+    """The record of a fit that begins; `digest` is a hash of what `source` holds.
 
-    `source` is the table, the folder of shards or the target, `digest` a hash of its content;
     `more` has the entries that differ from those of a fit without classes or dropped rows.
     """
     return (
@@ -74,7 +73,7 @@ def is_diffusion(record: dict[str, Any]) -> bool:
 
 def trained_on_all(record: dict[str, Any]) -> bool:
     """Whether folds chose the flow, which then saw all rows."""
-    return "folds" in record.get("comparison", {}).get("rows", "")
+    return bool(record.get("comparison", {}).get("folds"))
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
@@ -86,9 +85,9 @@ def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
         )
 
 
-def settings_of(record: dict[str, Any]) -> Settings:
+def settings_of(record: dict[str, Any]) -> FitSettings:
     """Return the settings of a run."""
-    return Settings(**record["settings"])
+    return FitSettings(**record["settings"])
 
 
 def check_resumable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -119,9 +118,9 @@ def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
     _check_entries(file, record, entries)
     _check_entries(file, record["versions"], {"jax": str}, "versions.")
     settings = {"start": None} | record["settings"]
-    _check_entries(file, settings, get_type_hints(Settings), "settings.")
+    _check_entries(file, settings, get_type_hints(FitSettings), "settings.")
     try:
-        Settings(**settings)
+        FitSettings(**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged, or of another version: {error}") from error
     return record

@@ -30,10 +30,7 @@ RECORD, OPTIONS, MAP = "run.json", "run.toml", "map.safetensors"
 
 
 def choose_folder(out: Path, *, overwrite: bool, resume: bool) -> Path:
-    """Return the folder to fit in: `out`, or `.NAME.new` if `out` holds a run to replace.
-
-    Raises FileExistsError if `out` holds files that the options do not allow to replace.
-    """
+    """The folder to fit in: `out`, or `.NAME.new` if `out` holds a run to replace."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out must name a folder")
     # Replace the folder that a link points to, not the link.

@@ -14,7 +14,7 @@ import typer
 from jaxflow import CNF, Status
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
-from jaxflow.cli.mixed import load_mixed
+from jaxflow.cli.mixed import load_mixed, without_gaps
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
@@ -114,7 +114,7 @@ def score(
                 log_p = columns["log_prob"]
                 append({"row": row_numbers, **columns, **more(row_numbers, log_p)})
                 moments.add(log_p)
-                lowest.add(row_numbers, log_p, x, cond)
+                lowest.add(log_p, row_numbers, x, cond)
         quiet = flow if fast else without_raising(flow)
         rows = lowest.explain(
             lambda x, cond: _score(quiet, x, cond, fast=fast, with_error=False)["log_prob"],
@@ -126,10 +126,8 @@ def score(
 class MoreColumns(NamedTuple):
     """Columns of the output beside the log-density; call it for those of some rows.
 
-    Attributes:
-        frame: the table, to copy its columns; None not to.
-        held_out: quantiles of the log-density of held-out rows, from 0 to 1; None for no column
-            of percentiles.
+    `frame` is the table, to copy its columns; `held_out` are quantiles of the log-density of
+    held-out rows, for percentiles.
     """
 
     frame: pl.DataFrame | None
@@ -172,17 +170,13 @@ def _score_mixed(
     row_numbers = np.arange(len(next(iter(cells.values()))))
     if drop_nan:
         names = [name for name in fitted.plan.names if name in cells]
-        row_numbers = row_numbers[~np.any([cells[name].missing for name in names], axis=0)]
-        cells = {name: each.take(row_numbers) for name, each in cells.items()}
+        cells, row_numbers = without_gaps(cells, names, table)
     moments = Moments()
     with open_table(out) as append:
         log_p = fitted.log_prob(cells)
         append({"row": row_numbers, "log_prob": log_p, **more(row_numbers, log_p)})
         moments.add(log_p)
-    unusual = [
-        each._replace(row=int(row_numbers[each.row]))
-        for each in unusual_in_table(fitted, cells, log_p, num)
-    ]
+    unusual = unusual_in_table(fitted, cells, row_numbers, log_p, num)
     _print_scores(moments, out, None, unusual)
 
 
@@ -220,30 +214,27 @@ class Moments:
 
     def __init__(self) -> None:
         self.count, self.failed, self.outside = 0, 0, 0
-        self._mean, self._squares = math.nan, 0.0
+        # Sums of the finite values and of their squares, from the mean of the first ones on.
+        self._finite, self._centre, self._sum, self._squares = 0, 0.0, 0.0, 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Add a block (Chan, Golub and LeVeque 1979, "Updating formulae", eq. 2.1)."""
+        """Add a block."""
         good = values[np.isfinite(values)]
-        before, n = self._finite, len(good)
         self.count += len(values)
         self.failed += int(np.isnan(values).sum())
         self.outside += int(np.isneginf(values).sum())
-        if not n:
-            return
-        mean = float(good.mean())
-        shift = mean - self._mean if before else 0.0
-        self._squares += float(np.square(good - mean).sum()) + shift**2 * before * n / (before + n)
-        self._mean = self._mean + shift * n / (before + n) if before else mean
-
-    @property
-    def _finite(self) -> int:
-        return self.count - self.failed - self.outside
+        if len(good) and not self._finite:
+            self._centre = float(good.mean())
+        self._finite += len(good)
+        self._sum += float((good - self._centre).sum())
+        self._squares += float(np.square(good - self._centre).sum())
 
     @property
     def mean(self) -> float:
         """Mean of the rows that did not fail: -inf if one is outside, NaN without rows."""
-        return -math.inf if self.outside else self._mean
+        if self.outside:
+            return -math.inf
+        return self._centre + self._sum / self._finite if self._finite else math.nan
 
     @property
     def error(self) -> float | None:
@@ -251,7 +242,7 @@ class Moments:
         n = self._finite
         if n < 2 or self.outside:
             return None
-        return math.sqrt(self._squares / (n - 1) / n)
+        return math.sqrt(max(self._squares - self._sum**2 / n, 0.0) / (n - 1) / n)
 
 
 def _score(

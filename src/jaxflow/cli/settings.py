@@ -63,7 +63,7 @@ INHERITED = ("model", "field", "activation", "width", "depth", "transform", "tra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class FitSettings:
     """All options of `jaxflow fit` that determine the result, except the data."""
 
     model: str

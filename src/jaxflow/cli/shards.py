@@ -11,7 +11,7 @@ from jaxflow import TrainConfig
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.options import DropNan
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.cli.training import finish, note_proposal, train
@@ -56,7 +56,7 @@ def shards(
 
 def shards_record(
     folder: Path,
-    settings: Settings,
+    settings: FitSettings,
     columns: str | None,
     class_column: str | None,
     *,
@@ -82,7 +82,7 @@ def shards_record(
 
 
 def fit_shards(
-    folder: Path, record: dict[str, Any], settings: Settings, run: Path, **options: Any
+    folder: Path, record: dict[str, Any], settings: FitSettings, run: Path, **options: Any
 ) -> dict[str, Any]:
     """Train on shards and fill the run directory; returns the record with the results."""
     data = Shards.open(folder)
@@ -93,8 +93,7 @@ def fit_shards(
     note_proposal(transform)
     flow, history = train(
         flow,
-        data,
-        None,
+        (data,),
         record,
         settings,
         run,
@@ -102,7 +101,7 @@ def fit_shards(
         key=fit_key,
         validation=settings.validation,
         transform=transform,
-        objective=build_objective(settings, flow, init_key, None),
+        objective=build_objective(settings, flow, init_key),
     )
     results = {
         "rows_held_out": num_validation_rows(len(data), settings.validation, TrainConfig()),

@@ -12,7 +12,7 @@ from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_label
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
-from jaxflow.cli.settings import INHERITED, Settings
+from jaxflow.cli.settings import INHERITED, FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import finish, held_out_results, note_proposal, train
@@ -20,8 +20,10 @@ from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
+from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import scaling
-from jaxflow.training.from_simple import compare
+from jaxflow.training.from_simple import compared
+from jaxflow.training.rows import take
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
 
@@ -29,11 +31,8 @@ from jaxflow.transforms import Chain, Proposal
 MAX_PRIOR_GAP = 0.1
 
 
-def inherit_settings(start: Path, settings: Settings, changed: list[str]) -> Settings:
-    """Take the settings of the flow from another run, for `--from`.
-
-    `changed` names the options that do not have their default; the other run may have fixed one.
-    """
+def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> FitSettings:
+    """Take over the settings of the flow of `--from`, which `changed` options must not fix."""
     of_run = read_finished(start)
     check_numbers(start, of_run, "--from")
     inherited = settings_of(of_run)
@@ -62,12 +61,12 @@ def read_table_rows(
     table: Path,
     columns: str | None,
     class_column: str | None,
-    settings: Settings,
+    settings: FitSettings,
     *,
     drop_nan: bool,
     read: Table | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Read the rows to fit, (n, d), their conditions, (n, classes), and make the run's record.
+    """Rows to fit, (n, d), their conditions, (n, classes), and the run's record.
 
     `read` is the table without a class column, if it has been read: whole numbers are then drawn
     as such.
@@ -122,7 +121,7 @@ def fit_table(
     x: np.ndarray,
     cond: np.ndarray | None,
     record: dict[str, Any],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
     **options: Any,
 ) -> dict[str, Any]:
@@ -139,32 +138,29 @@ def fit_table(
     else:
         # Keep its transform.
         flow, transform = load(Path(settings.start) / FLOW), None
-    train_cond, held_cond = (None, None) if cond is None else (cond[training], cond[held])
+    rows, held_rows = take(training, x, cond), take(held, x, cond)
     note_proposal(transform)
     flow, history = train(
         flow,
-        x[training],
-        train_cond,
+        rows,
         record,
         settings,
         folder,
         **options,
         key=fit_key,
-        validation=(x[held], held_cond),
+        validation=held_rows,
         transform=transform,
-        objective=build_objective(settings, flow, init_key, train_cond),
+        objective=build_objective(settings, flow, init_key, *rows[1:]),
     )
-    log_p = np.asarray(flow.log_prob(x[held], held_cond, key=fit_key), np.float64)
-    results = {
-        "transform": transform_text(flow.transform),
-        **held_out_results(log_p),
-    }
+    log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
+    results = {"transform": transform_text(flow.transform), **held_out_results(log_p)}
     if cond is None and settings.start is None:
         parts = transform.parts if isinstance(transform, Proposal) else ()
         first = Chain(parts) if parts else None
         _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
         text = f"{len(held):,} held-out rows, which also chose the best weights"
-        results["comparison"] = compare(log_p, choose_start(folds), text).as_dict()
+        densities = compared(log_p, choose_start(folds))
+        results["comparison"] = Comparison(densities, text).as_dict()
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:

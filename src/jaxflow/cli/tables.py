@@ -43,10 +43,7 @@ def join_names(names: Sequence[str] | None) -> str | None:
 def read_rows(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> tuple[Values, RowNumbers, int]:
-    """Read the columns of a run from a table, in the run's order and precision.
-
-    Returns the rows, their numbers in the file, and how many rows the file has.
-    """
+    """The columns of a run, the numbers of the rows that are kept, and how many the file has."""
     names = record["columns"]
     columns = _columns_of_run(record, path)
     values = read_table(path, columns).values
@@ -97,10 +94,7 @@ def _clean_blocks(
 def clean_rows(
     values: Values, columns: Sequence[str], path: Path, *, drop_nan: bool, float64: bool
 ) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
-    """Return the finite rows in float32 or float64, and their numbers in the file.
-
-    Raises ValueError for other rows, unless `drop_nan`.
-    """
+    """The finite rows in float32 or float64, and their numbers; others raise unless `drop_nan`."""
     if not drop_nan:
         _check_finite(values, columns, path)
     row_numbers = np.flatnonzero(finite_rows(values))
@@ -124,10 +118,7 @@ def _note_dropped(num_read: int, num_kept: int, path: Path) -> None:
 
 
 def to_precision(values: Values, columns: Sequence[str], path: Path, *, float64: bool) -> Values:
-    """Convert finite numbers to float32 or float64; warn of columns that float32 rounds coarsely.
-
-    Raises ValueError if a number is too large for float32.
-    """
+    """Convert finite numbers; warn of columns that float32 rounds coarsely."""
     if float64 or values.dtype == np.float32:
         return values.astype(np.float64 if float64 else np.float32)
     _check_range(values, columns, path)
@@ -156,11 +147,8 @@ def columns_to_read(
 ) -> Sequence[str] | None:
     """Choose the columns of a table that a run needs; None for all columns, by position.
 
-    Columns are matched by name. If the file or the run has no names, its columns are called x0,
-    x1, ..., and columns are matched by position: their number must agree.
-
-    `chosen` tells whether the run was fitted with --columns: then x0, x1, ... are names too.
-    `also` names columns that are used in another way.
+    Columns are matched by name; by position if the file or the run, unless it was fitted with
+    --columns (`chosen`), has no names but x0, x1, ... `also` are used in another way.
     """
     names = table_names(path)
     run_is_unnamed = _are_automatic(expected) and not chosen

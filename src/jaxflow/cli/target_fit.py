@@ -12,7 +12,7 @@ import numpy as np
 from jaxflow import importance_sample
 from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.training import finish, train
 from jaxflow.objectives import ReverseKL
@@ -23,7 +23,7 @@ NUM_DRAWS = 10_000
 MAX_PARETO_K = 0.7
 
 
-def target_record(target: str, settings: Settings, columns: list[str] | None) -> dict[str, Any]:
+def target_record(target: str, settings: FitSettings, columns: list[str] | None) -> dict[str, Any]:
     """Return the record of a fit to a target that begins."""
     if not columns:
         raise ValueError(
@@ -36,7 +36,7 @@ def target_record(target: str, settings: Settings, columns: list[str] | None) ->
 
 
 def fit_target(
-    target: str, record: dict[str, Any], settings: Settings, folder: Path, **options: Any
+    target: str, record: dict[str, Any], settings: FitSettings, folder: Path, **options: Any
 ) -> dict[str, Any]:
     """Train by reverse KL and fill the run directory; returns the record with the results."""
     dim = len(record["columns"])
@@ -44,8 +44,7 @@ def fit_target(
     init_key, fit_key, draw_key = jax.random.split(jax.random.key(settings.seed), 3)
     flow, history = train(
         build_flow(settings, dim, init_key),
-        None,
-        None,
+        (None,),
         record,
         settings,
         folder,

@@ -19,7 +19,7 @@ from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.outputs import open_table
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
-from jaxflow.cli.settings import Settings
+from jaxflow.cli.settings import FitSettings
 from jaxflow.cli.terminal import note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
@@ -56,10 +56,9 @@ def compared_results(comparison: Comparison) -> dict[str, Any]:
 
 def train(
     flow: Any,
-    x: Any,
-    cond: Any,
+    rows: tuple[Any, ...],
     record: dict[str, Any],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
     *,
     profile: Path | None = None,
@@ -67,8 +66,7 @@ def train(
 ) -> tuple[Any, dict[str, Any]]:
     """Call `jaxflow.fit` with the settings of the run; returns the flow and its history.
 
-    The folder holds the training state. An interruption leaves it there for --resume; a
-    failed training deletes the folder.
+    An interruption leaves the training state in the folder for --resume.
     """
     config = jaxflow.TrainConfig(
         steps=settings.steps,
@@ -82,8 +80,7 @@ def train(
         with discarding(folder, record):
             return jaxflow.fit(
                 flow,
-                x,
-                cond,
+                *rows,
                 config=config,
                 callback=monitor,
                 progress=None if is_first() else False,
@@ -117,7 +114,9 @@ def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending_early(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator["Monitor"]:
+def ending_early(
+    folder: Path, record: dict[str, Any], settings: FitSettings
+) -> Iterator["Monitor"]:
     """As `discarding`, for a training without a state: Ctrl-C ends it at its next validation.
 
     Yields its callback. Ctrl-C for a second time raises.
@@ -170,11 +169,7 @@ def note_proposal(transform: Any) -> None:
 
 
 class Monitor:
-    """Callback at each validation: prints progress without a terminal, and takes the profile.
-
-    Attributes:
-        interrupted: whether to end the training.
-    """
+    """Callback at each validation: prints progress, takes the profile, may end the training."""
 
     def __init__(self, steps: int, profile: Path | None) -> None:
         self.steps, self.profile, self.interrupted = steps, profile, False

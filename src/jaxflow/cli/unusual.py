@@ -20,13 +20,10 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class UnusualRow(NamedTuple):
-    """A row with a low log-density.
+    """A row with a low log-density, in nats, and the columns that make it unusual.
 
-    Attributes:
-        row: its number in the table.
-        log_prob: its log-density, nats.
-        cells: columns that make it unusual: its cell, a usual one, and by how many nats that
-            raises the log-density; None where only that brings the row into the support.
+    Each with its cell, a usual one, and by how many nats that raises the log-density; None where
+    only that brings the row into the support.
     """
 
     row: int
@@ -46,72 +43,58 @@ class UnusualRow(NamedTuple):
 
 
 class Lowest:
-    """The `num` rows with the lowest log-densities of a table that comes in blocks, and others.
+    """The `num` rows with the lowest log-densities of a table that comes in blocks.
 
-    Attributes:
-        x: these rows, and after them some of the first block, (n, d).
-        cond: conditions of the same rows, or None.
-        block: number of rows of the first block.
+    Each block is its row numbers, the rows and, if there are any, their conditions.
     """
 
     def __init__(self, num: int) -> None:
-        self.num, self.numbers, self.log_p = num, np.zeros(0, int), np.zeros(0)
-        self.block = 0
-        self.x: np.ndarray | None = None
-        self.cond: np.ndarray | None = None
+        self.num, self.block = num, 0
+        self.lowest: list[np.ndarray] = []
+        self.others: list[np.ndarray] = []
 
-    def add(
-        self,
-        numbers: Int[np.ndarray, " n"],
-        log_p: Float[np.ndarray, " n"],
-        x: np.ndarray,
-        cond: np.ndarray | None,
-    ) -> None:
+    def add(self, log_p: Float[np.ndarray, " n"], *block: np.ndarray | None) -> None:
         """Add a block; rows whose solve failed are left out."""
-        if not self.num:
-            return
-        if self.x is None:
-            others, self.block = _some(len(x)), len(x)
-            self.x, self.cond = x[others], None if cond is None else cond[others]
-        least = np.argsort(log_p, kind="stable")[: self.num]
-        least = least[~np.isnan(log_p[least])]
-        numbers, log_p = (
-            np.concatenate(both)
-            for both in ((self.numbers, numbers[least]), (self.log_p, log_p[least]))
-        )
-        old = len(self.numbers)
-        kept = np.argsort(log_p, kind="stable")[: self.num]
-        self.numbers, self.log_p = numbers[kept], log_p[kept]
-        self.x = _joined(self.x, x[least], old, kept)
-        self.cond = None if cond is None else _joined(self.cond, cond[least], old, kept)
+        arrays = [log_p, *(each for each in block if each is not None)]
+        if not self.lowest:
+            self.block, some = len(log_p), _some(len(log_p))
+            self.lowest = [each[:0] for each in arrays]
+            self.others = [each[some] for each in arrays]
+        both = [np.concatenate(pair) for pair in zip(self.lowest, arrays, strict=True)]
+        order = np.argsort(both[0], kind="stable")[: self.num]
+        self.lowest = [each[order[~np.isnan(both[0][order])]] for each in both]
 
     def explain(
         self, score: Callable[[np.ndarray, np.ndarray | None], np.ndarray], names: Sequence[str]
     ) -> list[UnusualRow]:
         """Name the columns that make these rows unusual, by log-densities of composed rows."""
-        x, cond, columns = self.x, self.cond, np.arange(len(names))
-        if x is None:
+        if not self.num or not self.lowest:
             return []
+        log_p, numbers = self.lowest[:2]
+        x, *cond = map(np.concatenate, zip(self.lowest[2:], self.others[2:], strict=True))
+        columns, count = np.arange(len(names)), len(log_p)
 
         def of_cells(row: np.ndarray, cells: np.ndarray) -> np.ndarray:
-            return score(x[cells, columns], None if cond is None else cond[row])
+            return score(x[cells, columns], cond[0][row] if cond else None)
 
-        count = len(self.numbers)
-        places, others = np.arange(count), np.arange(count, len(x))
+        places, donors = np.arange(count), np.arange(count, len(x))
         score_slices = _in_slices(of_cells, self.block)
-        gains = swap_gains(score_slices, places, self.log_p, others, len(names))
-        named = _named(places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
-        return list(map(UnusualRow, self.numbers.tolist(), self.log_p.tolist(), named))
+        gains = swap_gains(score_slices, places, log_p, donors, len(names))
+        return _named(numbers, log_p, places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
 
 
 def unusual_in_table(
-    fitted: FittedTable, cells: dict[str, Cells], log_p: Float[np.ndarray, " n"], num: int
+    fitted: FittedTable,
+    cells: dict[str, Cells],
+    numbers: Int[np.ndarray, " n"],
+    log_p: Float[np.ndarray, " n"],
+    num: int,
 ) -> list[UnusualRow]:
     """The `num` rows with the lowest log-densities of a table of labels, counts and numbers."""
     if not num:
         return []
     names = [name for name in fitted.plan.names if name in cells]
-    numbers, others = np.argsort(log_p, kind="stable")[:num], _some(len(log_p))
+    lowest = np.argsort(log_p, kind="stable")[:num]
 
     def of_cells(row: np.ndarray, index: np.ndarray) -> np.ndarray:
         return fitted.log_prob({n: cells[n].take(index[:, j]) for j, n in enumerate(names)})
@@ -121,9 +104,8 @@ def unusual_in_table(
         return "missing" if each.missing[i] else str(each.text[i])
 
     score = _in_slices(of_cells, len(log_p))
-    gains = swap_gains(score, numbers, log_p[numbers], others, len(names))
-    named = _named(numbers, gains, names, text)
-    return list(map(UnusualRow, numbers.tolist(), log_p[numbers].tolist(), named))
+    gains = swap_gains(score, lowest, log_p[lowest], _some(len(log_p)), len(names))
+    return _named(numbers[lowest], log_p[lowest], lowest, gains, names, text)
 
 
 def _in_slices(score: Score, size: int) -> Score:
@@ -142,22 +124,24 @@ def _in_slices(score: Score, size: int) -> Score:
 
 
 def _named(
+    numbers: Int[np.ndarray, " n"],
+    log_p: Float[np.ndarray, " n"],
     rows: Int[np.ndarray, " n"],
     gains: ColumnGains,
     names: Sequence[str],
     text: Callable[[int, int], str],
-) -> list[dict[str, tuple[str, str, float | None]]]:
-    """The columns of each row that gain most; `text` shows the cell of a row and a column."""
+) -> list[UnusualRow]:
+    """Rows with the columns that gain most; `text` shows the cell of a row and a column."""
     found = []
-    for row, nats, donors in zip(rows.tolist(), gains.nats, gains.donors.tolist(), strict=True):
-        order = np.argsort(-nats, kind="stable")[:NUM_NAMED]
-        found.append(
-            {
-                names[j]: (text(row, j), text(donors[j], j), _finite(nats[j]))
-                for j in order.tolist()
-                if nats[j] >= LEAST_GAIN
-            }
-        )
+    for i, row in enumerate(rows.tolist()):
+        nats, donors = gains.nats[i], gains.donors[i].tolist()
+        order: list[int] = np.argsort(-nats, kind="stable")[:NUM_NAMED].tolist()
+        cells = {
+            names[j]: (text(row, j), text(donors[j], j), _finite(nats[j]))
+            for j in order
+            if nats[j] >= LEAST_GAIN
+        }
+        found.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
     return found
 
 
@@ -167,9 +151,3 @@ def _finite(value: float) -> float | None:
 
 def _some(count: int) -> Int[np.ndarray, " some"]:
     return np.random.default_rng(0).permutation(count)[:NUM_VALUES]
-
-
-def _joined(rows: np.ndarray | None, more: np.ndarray, old: int, kept: np.ndarray) -> np.ndarray:
-    """The rows that are kept of the old and the new ones, before the others."""
-    assert rows is not None
-    return np.concatenate([np.concatenate([rows[:old], more])[kept], rows[old:]])

@@ -10,11 +10,11 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float64
 
-from jaxflow.data.toys import Rows, Toy, log_mixture
+from jaxflow.data.toys import Blurred, Plane, log_mixture
 
 
 @final
-class Moons(Toy):
+class Moons(Blurred):
     """Two interleaved half circles, blurred by Gaussian noise.
 
     A point is `2 c + (-1, -0.2) + std e`: `c` uniform on the half circle `(cos a, sin a)` or on
@@ -28,16 +28,12 @@ class Moons(Toy):
     """
 
     std: ClassVar[float] = 0.2
+    reach: ClassVar[float] = 3.5
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(3.5, self.std, per_std=4)
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
+        return self._curves(rng.uniform(size=n))[rng.integers(2, size=n), np.arange(n)]
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
-        centres = self._curves(rng.uniform(size=n))[rng.integers(2, size=n), np.arange(n)]
-        return centres + self.std * rng.standard_normal((n, 2))
-
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(200)
         return log_mixture(x, self._curves(u).reshape(-1, 2), np.tile(weights / 2, 2), self.std)
 
@@ -49,7 +45,7 @@ class Moons(Toy):
 
 
 @final
-class Swissroll(Toy):
+class Swissroll(Blurred):
     """A spiral of one and a half turns, blurred by Gaussian noise.
 
     A point is `t (cos t, sin t) / 5 + std e` with `t` uniform in [1.5 pi, 4.5 pi], `e` standard
@@ -63,25 +59,22 @@ class Swissroll(Toy):
     """
 
     std: ClassVar[float] = 0.2
+    reach: ClassVar[float] = 4.5 * np.pi / 5
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(4.5 * np.pi / 5, self.std, per_std=4)
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
+        return self._curve(rng.uniform(size=n))
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
-        return self._curve(rng.uniform(size=n)) + self.std * rng.standard_normal((n, 2))
-
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         u, weights = _nodes(500)
         return log_mixture(x, self._curve(u), weights, self.std)
 
-    def _curve(self, u: Float64[np.ndarray, " n"]) -> Rows:
+    def _curve(self, u: Float64[np.ndarray, " n"]) -> Plane:
         t = 1.5 * np.pi * (1 + 2 * u)
         return t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=-1) / 5
 
 
 @final
-class TwoSpirals(Toy):
+class TwoSpirals(Blurred):
     """Two spirals of one and a half turns, each the other turned by half a circle.
 
     A point is `+-s (-cos s, sin s) / 3 + std e` with `s = 3 pi sqrt(u)`, `u` uniform in [0, 1],
@@ -95,23 +88,19 @@ class TwoSpirals(Toy):
     """
 
     std: ClassVar[float] = 0.1
+    reach: ClassVar[float] = np.pi
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(np.pi, self.std, per_std=4)
-
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         curve = self._curve(np.sqrt(rng.uniform(size=n)))
-        centres = (2.0 * rng.integers(2, size=(n, 1)) - 1) * curve
-        return centres + self.std * rng.standard_normal((n, 2))
+        return (2.0 * rng.integers(2, size=(n, 1)) - 1) * curve
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         # In v = sqrt(u), du = 2 v dv; each spiral has half of the weight.
         v, weights = _nodes(600)
         curve = self._curve(v)
         return log_mixture(x, np.concatenate([curve, -curve]), np.tile(v * weights, 2), self.std)
 
-    def _curve(self, v: Float64[np.ndarray, " n"]) -> Rows:
+    def _curve(self, v: Float64[np.ndarray, " n"]) -> Plane:
         s = 3 * np.pi * v
         return s[:, None] * np.stack([-np.cos(s), np.sin(s)], axis=-1) / 3
 

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float64
 
-from jaxflow.data.toys import Rows, Toy
+from jaxflow.data.toys import Plane, Toy
 
 # Points of the grid on which `_density` brackets roots.
 _GRID = 1500
@@ -37,7 +37,7 @@ class Pinwheel(Toy):
         """Entropy in nats, accurate to 1e-5."""
         return self._entropy_on_grid(2 * (self._largest - 0.9), 2 * self.tangential, per_std=4)
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         a = self.mean + self.radial * rng.standard_normal(n)
         b = self.tangential * rng.standard_normal(n)
         angle = 2 * np.pi * rng.integers(self.arms, size=n) / self.arms + self._bend(a)
@@ -45,7 +45,7 @@ class Pinwheel(Toy):
         y = np.sin(angle) * a + np.cos(angle) * b
         return 2 * np.stack([x, y], axis=-1)
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         out = np.where(np.isnan(x).any(axis=1), np.nan, -np.inf)
         near = np.hypot(*x.T) < 2 * self._largest
         with np.errstate(divide="ignore"):  # the density is 0 where there is no root

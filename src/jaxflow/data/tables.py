@@ -12,7 +12,7 @@ import numpy as np
 from jaxflow.data.arrays import read_array, to_floats
 from jaxflow.data.delimited import TEXT, delimited_frames, header_line, is_number, sniff
 from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
-from jaxflow.io.atomic import atomic_write
+from jaxflow.io.atomic import atomic_write, check_free
 
 if TYPE_CHECKING:
     import polars
@@ -166,8 +166,7 @@ def write_table(
             f"columns={list(table.columns)} are all numbers, and a CSV header of numbers reads "
             "as data; write names such as x0"
         )
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+    check_free(path, overwrite=overwrite)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
     with atomic_write(path) as file:

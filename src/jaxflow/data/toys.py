@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 Points = Float[np.ndarray, "*batch 2"]
-Rows = Float64[np.ndarray, "n 2"]
+Plane = Float64[np.ndarray, "n 2"]
 LogDensity = Float64[np.ndarray, "*batch"]
 
 # Rows that `log_prob` handles at once, to bound the memory.
@@ -62,12 +62,12 @@ class Toy(abc.ABC):
         """Entropy `-E[log p(x)]` in nats."""
 
     @abc.abstractmethod
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows: ...
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane: ...
 
     @abc.abstractmethod
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]: ...
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]: ...
 
-    def _entropy_on_grid(self, radius: float, std: float, per_std: int = 8) -> float:
+    def _entropy_on_grid(self, radius: float, std: float, per_std: int) -> float:
         """`-integral p log p` of a density within `radius`, blurred by noise of `std`.
 
         The trapezoidal rule converges exponentially for a smooth density that vanishes at the
@@ -80,8 +80,26 @@ class Toy(abc.ABC):
         return -float(np.sum(p * np.where(p > 0, log_p, 0.0))) * spacing**2
 
 
+class Blurred(Toy):
+    """Random centres within `reach` of the origin, plus Gaussian noise of `std`."""
+
+    std: ClassVar[float]
+    reach: ClassVar[float]
+    per_std: ClassVar[int] = 4
+
+    def entropy(self) -> float:
+        """Entropy in nats, accurate to 1e-6."""
+        return self._entropy_on_grid(self.reach, self.std, self.per_std)
+
+    @abc.abstractmethod
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane: ...
+
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
+        return self._centres(rng, n) + self.std * rng.standard_normal((n, 2))
+
+
 @final
-class EightGaussians(Toy):
+class EightGaussians(Blurred):
     """Eight round Gaussians, evenly spaced on a circle about the origin.
 
     `p(x) = 1/8 sum_k N(x; c_k, std^2 I)`, with centres at radius 4 and standard deviation
@@ -96,6 +114,8 @@ class EightGaussians(Toy):
 
     radius: ClassVar[float] = 4.0 / 1.414
     std: ClassVar[float] = 0.5 / 1.414
+    reach: ClassVar[float] = radius
+    per_std: ClassVar[int] = 8
 
     @property
     def centres(self) -> Float64[np.ndarray, "8 2"]:
@@ -103,20 +123,15 @@ class EightGaussians(Toy):
         angles = 2 * np.pi * np.arange(8) / 8
         return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(self.radius, self.std)
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
+        return self.centres[rng.integers(8, size=n)]
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
-        centres = self.centres[rng.integers(8, size=n)]
-        return centres + self.std * rng.standard_normal((n, 2))
-
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         return log_mixture(x, self.centres, np.full(8, 1 / 8), self.std)
 
 
 @final
-class Rings(Toy):
+class Rings(Blurred):
     """Four concentric circles of equal weight, blurred by Gaussian noise.
 
     A point is `r_k (cos a, sin a) + std e` with `a` uniform and `e` standard normal:
@@ -132,18 +147,15 @@ class Rings(Toy):
 
     radii: ClassVar[tuple[float, ...]] = (0.75, 1.5, 2.25, 3.0)
     std: ClassVar[float] = 0.08
+    reach: ClassVar[float] = radii[-1]
+    per_std: ClassVar[int] = 8
 
-    def entropy(self) -> float:
-        """Entropy in nats, accurate to 1e-6."""
-        return self._entropy_on_grid(max(self.radii), self.std)
-
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _centres(self, rng: np.random.Generator, n: int) -> Plane:
         radius = np.asarray(self.radii)[rng.integers(4, size=n)]
         angle = rng.uniform(0.0, 2 * np.pi, size=n)
-        circle = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        return circle + self.std * rng.standard_normal((n, 2))
+        return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         from scipy.special import i0e, logsumexp
 
         radii, variance = np.asarray(self.radii), self.std**2
@@ -174,14 +186,14 @@ class Checkerboard(Toy):
         """Entropy `log 32` in nats."""
         return float(np.log(8 * self.side**2))
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         column = rng.integers(-2, 2, size=n)
         row = 2 * rng.integers(-1, 1, size=n) + column % 2
         # Odd multiples of 2^-22 are exact in float32 below 4 and never fall on an edge.
         inside = (2 * rng.integers(2**22, size=(n, 2)) + 1) * 2.0**-22
         return self.side * np.stack([column, row], axis=-1) + inside
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         square = np.floor(np.clip(x / self.side, -3, 3))
         on_board = np.all((square >= -2) & (square < 2), axis=1)
         on_colour = np.sum(square, axis=1) % 2 == 0
@@ -215,16 +227,19 @@ class LongGaussian(Toy):
         """Entropy `log(2 pi e) + log(2 * 0.1)` in nats."""
         return float(np.log(2 * np.pi * np.e * np.prod(self.stds)))
 
-    def _sample(self, rng: np.random.Generator, n: int) -> Rows:
+    def _sample(self, rng: np.random.Generator, n: int) -> Plane:
         return np.asarray(self.mean) + (rng.standard_normal((n, 2)) * self.stds) @ self.axes
 
-    def _log_prob(self, x: Rows) -> Float64[np.ndarray, " n"]:
+    def _log_prob(self, x: Plane) -> Float64[np.ndarray, " n"]:
         z = (x - self.mean) @ self.axes.T / self.stds
         return -0.5 * np.sum(z**2, axis=1) - np.log(2 * np.pi * np.prod(self.stds))
 
 
 def log_mixture(
-    x: Rows, centres: Float64[np.ndarray, "k 2"], weights: Float64[np.ndarray, " k"], std: float
+    x: Plane,
+    centres: Float64[np.ndarray, "k 2"],
+    weights: Float64[np.ndarray, " k"],
+    std: float,
 ) -> Float64[np.ndarray, " n"]:
     """`log sum_k weights_k N(x; centres_k, std^2 I)` of each row."""
     from scipy.special import logsumexp

@@ -27,7 +27,7 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
 
@@ -102,8 +102,7 @@ def diagnose(
         raise TypeError(f"flow is a {type(flow).__name__}; give a jaxflow.CNF or CouplingFlow")
     for name, number in (("num_rows", num_rows), ("num_samples", num_samples)):
         check_count(name, number)
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} must lie in (0, 1), such as 0.01")
+    check_share("level", level, 0.01)
     flow, rows, cond, _ = check_arguments(without_raising(flow), data, cond, "data")
     if not len(rows):
         raise ValueError(f"data has shape {rows.shape}; give at least one row")

@@ -13,8 +13,8 @@ Grade = Literal["good", "bad", "unknown"]
 
 # A test needs this share of the rows: a test of the others alone says nothing about all.
 SURVIVORS = 0.99
-# Fewest pairs of row and sample for a test.
-LEAST_PAIRS = 20
+# Fewest rows, or pairs of row and sample, for a test.
+LEAST = 20
 # Most p-values of a diagnosis: two Kolmogorov-Smirnov tests and a correlation of encoded rows,
 # MMD, a classifier, and two tests of ranks.
 TESTS = 7
@@ -106,9 +106,17 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def too_few_pairs(num: int) -> str:
+def too_few(num: int, what: str = "pairs of row and sample") -> str:
     """The reason for no test."""
-    return f"{num} pairs of row and sample are too few to test; {LEAST_PAIRS} are needed"
+    return f"{num} {what} are too few to test; {LEAST} are needed"
+
+
+def untestable(solved: Bool[np.ndarray, " rows"], what: str) -> str | None:
+    """The reason for no test of the rows that were solved; None for no reason."""
+    if np.mean(solved) < SURVIVORS:
+        return f"{np.sum(~solved):,} of {len(solved):,} {what} failed"
+    count = int(solved.sum())
+    return too_few(count, what) if count < LEAST else None
 
 
 def list_rows(rows: Sequence[int]) -> str:

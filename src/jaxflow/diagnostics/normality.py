@@ -9,18 +9,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import (
-    SURVIVORS,
     TESTS,
     Finding,
     Line,
     flatten,
     p_value,
     to_host,
+    untestable,
 )
 from jaxflow.runtime.arguments import promote_dtypes
-
-# Fewest rows for a test.
-LEAST = 20
+from jaxflow.runtime.checks import finite_rows
 
 
 class Normality(NamedTuple):
@@ -110,13 +108,11 @@ def measure_normality(z: Float[np.ndarray, "rows d"], level: float) -> Normality
     """Test rows against N(0, I); returns the reason if too many failed or too few are left."""
     from scipy import stats
 
-    solved = np.isfinite(z).all(axis=1)
-    if np.mean(solved) < SURVIVORS:
-        return f"{np.sum(~solved):,} of {len(z):,} encoded rows failed"
+    solved = finite_rows(z)
+    if why := untestable(solved, "encoded rows"):
+        return why
     z = z[solved]
     num, dim = z.shape
-    if num < LEAST:
-        return f"{num} encoded rows are too few to test; {LEAST} are needed"
     each = [stats.kstest(column, "norm") for column in z.T]
     worst = int(np.argmax([test.statistic for test in each]))
     radius = stats.kstest(np.sum(z**2, axis=1), "chi2", args=(dim,))

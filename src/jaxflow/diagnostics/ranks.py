@@ -11,15 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import (
-    LEAST_PAIRS,
-    SURVIVORS,
     Finding,
     Line,
     finite,
     p_value,
     plural,
     to_host,
-    too_few_pairs,
+    untestable,
 )
 from jaxflow.flows.flow import Flow
 
@@ -101,10 +99,8 @@ def measure_ranks(
         log_q[drawn] = to_host(flow.log_prob(samples[drawn], part, key))
     # Density 0 has its place among the ranks, a failed solve has none.
     known = ~np.isnan(log_prob) & ~np.isnan(log_q)
-    if np.mean(known) < SURVIVORS:
-        return f"{np.sum(~known):,} of {len(known):,} pairs of row and sample failed"
-    if known.sum() < LEAST_PAIRS:
-        return too_few_pairs(int(known.sum()))
+    if why := untestable(known, "pairs of row and sample"):
+        return why
     return compare_ranks(log_prob[known], log_q[known], level)
 
 

@@ -31,22 +31,12 @@ def surface_mass(
     cond: Array | None,
     rng: np.random.Generator,
 ) -> tuple[float, float, str, float | None, int]:
-    """Integrate the density of a flow over the manifold of its field.
+    """Integrate the density of a flow with an exact trace over the manifold of its field.
 
     By a quadrature rule on circles, spheres and tori of two dimensions; elsewhere by importance
-    sampling from kernels around the points, with a share of draws from the base.
-
-    Args:
-        flow: a flow with an exact trace, whose solves do not raise.
-        manifold: of its field.
-        points: rows in data units, which show where the mass lies; NaN for failed ones.
-        cond: one condition, or None.
-        rng: for draws.
-
-    Returns:
-        The integral; the difference of two rules, or one standard error; the method in words; the
-        effective number of draws, None for a rule; the number of failed points, counted as
-        density 0.
+    sampling from kernels around `points`, data in data units, with a share of draws from the base.
+    Returns the entries of a `Mass`; a rule's error is the difference to a coarser one. Failed
+    points count as density 0.
     """
     transform, flow = flow.transform, with_transform(flow, None)
 

@@ -1,6 +1,6 @@
 """Two-sample tests of data against samples; they need no log-density.
 
-Rows come in pairs: one of the data and one sample, drawn at the row's condition if there is one.
+Matrix come in pairs: one of the data and one sample, drawn at the row's condition if there is one.
 If both come from the same density, exchanging the two rows of a pair changes nothing. Random
 exchanges therefore give the distribution of a statistic under this hypothesis, with or without
 conditions.
@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.diagnostics.findings import (
-    LEAST_PAIRS,
+    LEAST,
     TESTS,
     Finding,
     Line,
     p_value,
-    too_few_pairs,
+    too_few,
 )
 from jaxflow.runtime.extras import install_extra
 
@@ -27,7 +27,7 @@ EXCHANGES, _TOGETHER = 2000, 4000
 # Folds of the cross-validation, trees of the classifier, fewest rows in a leaf.
 FOLDS, TREES, LEAF = 5, 200, 5
 
-Rows = Float[np.ndarray, "rows columns"]
+Matrix = Float[np.ndarray, "rows columns"]
 
 
 class MMD(NamedTuple):
@@ -93,15 +93,15 @@ def _finding(who: str, statistic: str, test: MMD | C2ST) -> Finding:
     return Finding(text, "good")
 
 
-def mmd(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> MMD | str:
+def mmd(data: Matrix, samples: Matrix, rng: np.random.Generator, level: float) -> MMD | str:
     """Compare rows and paired samples by a Gaussian kernel as wide as the median distance.
 
     Gretton et al. (2012), "A Kernel Two-Sample Test", JMLR 13. Conditions are columns too, and
     each column is divided by its spread. Returns the reason if there are too few pairs.
     """
     num = len(data)
-    if num < LEAST_PAIRS:
-        return too_few_pairs(num)
+    if num < LEAST:
+        return too_few(num)
     distance = _squared_distances(data, samples)
     median = np.median(distance[np.triu_indices(2 * num, 1)])
     kernel = np.exp(-distance / (median if median > 0 else 1.0))
@@ -109,7 +109,7 @@ def mmd(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> MM
 
 
 def energy(
-    data: Rows, samples: Rows, rng: np.random.Generator, level: float
+    data: Matrix, samples: Matrix, rng: np.random.Generator, level: float
 ) -> tuple[float, float] | str:
     """Compare rows and paired samples by the energy distance, with a permutation test.
 
@@ -121,12 +121,12 @@ def energy(
 
     Returns the distance and the p-value, or the reason if there are too few pairs.
     """
-    if len(data) < LEAST_PAIRS:
-        return too_few_pairs(len(data))
+    if len(data) < LEAST:
+        return too_few(len(data))
     return _exchange(-np.sqrt(_squared_distances(data, samples)), rng, level)
 
 
-def _squared_distances(data: Rows, samples: Rows) -> Float[np.ndarray, "both both"]:
+def _squared_distances(data: Matrix, samples: Matrix) -> Float[np.ndarray, "both both"]:
     both = np.concatenate([data, samples])
     squares = np.sum(both**2, axis=1)
     return np.maximum(squares[:, None] + squares - 2 * both @ both.T, 0.0)
@@ -158,7 +158,7 @@ def _exchange(
     return squared, (1 + as_large) / (1 + exchanges)
 
 
-def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C2ST | str:
+def c2st(data: Matrix, samples: Matrix, rng: np.random.Generator, level: float) -> C2ST | str:
     """Classify rows and paired samples by a forest of random trees, with cross-validation.
 
     Lopez-Paz and Oquab (2017), "Revisiting Classifier Two-Sample Tests", ICLR, arXiv 1610.06545.
@@ -174,8 +174,8 @@ def c2st(data: Rows, samples: Rows, rng: np.random.Generator, level: float) -> C
     from scipy import stats
 
     num = len(data)
-    if num < LEAST_PAIRS:
-        return too_few_pairs(num)
+    if num < LEAST:
+        return too_few(num)
     seed = int(rng.integers(2**31))
     classifier = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=seed)
     # The two rows of a pair stay in one fold: they share a condition.

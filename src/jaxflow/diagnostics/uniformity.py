@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import SURVIVORS, Finding, Line, finite, flatten, p_value
+from jaxflow.diagnostics.findings import Finding, Line, finite, flatten, p_value, untestable
 from jaxflow.diagnostics.two_sample import energy
 from jaxflow.manifolds import Manifold
 
-# Fewest rows for a test, draws of the base that show its moments, and the most entries of a point
-# whose products are moments too.
-LEAST, DRAWS, FEW_ENTRIES = 20, 20_000, 16
+# Draws of the base that show its moments, and the most entries of a point whose products are
+# moments too.
+DRAWS, FEW_ENTRIES = 20_000, 16
 # Directions of the moments whose variance is a smaller share of the largest one do not vary.
 FLAT = 1e-6
 
@@ -64,30 +64,18 @@ class Uniformity(NamedTuple):
 def measure_uniformity(
     base: Any, manifold: Manifold, z: Array, rng: np.random.Generator, level: float
 ) -> Uniformity | str:
-    """Test encoded rows against the base, for any manifold and any base.
+    """Test encoded rows against the base, for any manifold and any base; or say why not.
 
     Points are seen as fields see them, without seams, so that the means of the entries are those
     of cosines and sines, or of unit vectors, and their products the harmonics of second order:
     Rayleigh's and Bingham's tests where the base is uniform (Mardia and Jupp 2000, "Directional
     Statistics", section 10.4), and moments of the same orders where it is not. Their covariances
     are those of draws of the base.
-
-    Args:
-        base: of the flow.
-        manifold: of its field.
-        z: encoded rows, (rows, n).
-        rng: for draws of the base and exchanges.
-        level: p-values below this count as a difference.
-
-    Returns:
-        The tests; the reason if too many rows failed or too few are left.
     """
     solved = finite(z)
-    if np.mean(solved) < SURVIVORS:
-        return f"{np.sum(~solved):,} of {len(z):,} encoded rows failed"
+    if why := untestable(solved, "encoded rows"):
+        return why
     points = flatten(_seen(manifold, z))[solved]
-    if len(points) < LEAST:
-        return f"{len(points)} encoded rows are too few to test; {LEAST} are needed"
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), DRAWS + len(points))
     drawn = flatten(_seen(manifold, _draw(base, keys)))
     reference = drawn[:DRAWS]

@@ -90,13 +90,8 @@ def swap_gains(
 ) -> ColumnGains:
     """As `column_gains`, for rows of any sort that are known by their numbers.
 
-    Args:
-        score: log-densities of composed rows. It gets the number of the row that each came from,
-            (m,), and the number of the row that each of its cells comes from, (m, d).
-        rows: numbers of the rows to explain.
-        log_p: their log-densities, in nats.
-        donors: numbers of the rows whose cells are tried.
-        num_columns: number of columns, d.
+    `score` takes, of composed rows, the number of the row that each came from, (m,), and of the
+    row that each cell comes from, (m, d). The cells of the rows `donors` are tried.
     """
     shape = len(rows), num_columns, len(donors)
     cells = np.broadcast_to(rows[:, None, None, None], (*shape, num_columns)).copy()

@@ -54,7 +54,7 @@ class RobustScaling(eqx.Module):
         least = np.where(values > 0, values, np.inf).min(axis=0)
         shift = np.where((low == 0) & np.isfinite(least), least, 0.0)
         logs = np.log(np.maximum(values, 0) + np.where(low < 0, 1.0, shift))
-        skew, left = (_skewness(each) for each in (values, logs))
+        skew, left = (skewness(each) for each in (values, logs))
         is_log = (low >= 0) & (skew > SKEWED) & (np.abs(left) < skew)
         seen = np.where(is_log, logs, values)
         mean, scale = seen.mean(axis=axis), seen.std(axis=axis)
@@ -75,7 +75,8 @@ class RobustScaling(eqx.Module):
         return jnp.where(size > FAR, far, z)
 
 
-def _skewness(values: np.ndarray) -> np.ndarray:
+def skewness(values: np.ndarray) -> np.ndarray | np.floating:
+    """The skewness of each column; 0 of a constant one."""
     gap = values - values.mean(axis=0)
     spread = np.maximum(values.std(axis=0), np.finfo(float).tiny)
     return np.mean((gap / spread) ** 3, axis=0)

@@ -1,7 +1,8 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jaxflow.estimator.arguments import (
     feature_names,
     to_precision,
 )
-from jaxflow.estimator.rows import Rows, hold_out, sort_rows
+from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
 from jaxflow.estimator.settings import (
     make_config,
     make_flow,
@@ -32,60 +33,38 @@ from jaxflow.training.rows import checked_weights
 
 
 class Held(NamedTuple):
-    """Rows that trained no weight of the flow that scores them, or all of very few rows.
+    """Rows that trained no weight of the flow: still to be scored, or their log-densities."""
 
-    Attributes:
-        rows: the rows, still to be scored; None if they are scored.
-        log_p: their log-densities, (n,).
-    """
-
-    rows: Rows | None
+    rows: SortedRows | None
     log_p: Float[np.ndarray, " n"] | None
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FlowEstimator(BaseEstimator):
     """A continuous flow with scikit-learn's parameters."""
 
-    flow_: Any
-    history_: dict[str, list[Any]]
-    comparison_: dict[str, Any]
-    n_features_in_: int
-    feature_names_in_: np.ndarray
+    width: Any = None
+    depth: Any = 2
+    steps: Any = None
+    batch_size: Any = None
+    learning_rate: Any = None
+    objective: Any = "auto"
+    scaling: Any = "auto"
+    validation: Any = 0.1
+    float64: Any = False
+    random_state: Any = None
+    verbose: Any = False
+
+    n_features_in_: ClassVar[int]
+    feature_names_in_: ClassVar[np.ndarray]
 
     # Fitted attributes that `save` writes beside the flow.
-    _fitted: tuple[str, ...] = (
+    _fitted: ClassVar[tuple[str, ...]] = (
         "n_features_in_",
         "feature_names_in_",
         "history_",
         "comparison_",
     )
-
-    def __init__(
-        self,
-        *,
-        width: Any = None,
-        depth: Any = 2,
-        steps: Any = None,
-        batch_size: Any = None,
-        learning_rate: Any = None,
-        objective: Any = "auto",
-        scaling: Any = "auto",
-        validation: Any = 0.1,
-        float64: Any = False,
-        random_state: Any = None,
-        verbose: Any = False,
-    ) -> None:
-        self.width = width
-        self.depth = depth
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.objective = objective
-        self.scaling = scaling
-        self.validation = validation
-        self.float64 = float64
-        self.random_state = random_state
-        self.verbose = verbose
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted estimator to one file, without pickle.
@@ -127,7 +106,7 @@ class FlowEstimator(BaseEstimator):
         if extra.get("estimator") != cls.__name__:
             content = extra.get("estimator", "a flow alone: read it with jaxflow.load")
             raise ValueError(f"{path} holds no {cls.__name__} but {content}")
-        estimator = cls(**extra["params"])
+        estimator: Any = cls(**extra["params"])
         for name in cls._fitted:
             if name in extra["fitted"]:
                 setattr(estimator, name, extra["fitted"][name])

@@ -45,8 +45,6 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         n_conditions_in_: number of columns of `y`.
     """
 
-    n_conditions_in_: int
-
     _fitted = (*FlowEstimator._fitted, "n_conditions_in_")
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ConditionalFlowDensity":

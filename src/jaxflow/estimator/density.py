@@ -1,6 +1,7 @@
 """`FlowDensity`: the density of rows, and which rows are outliers."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxflow.runtime.checks import check_count
 from jaxflow.transforms.dequantise import noise_of
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
     """Density of rows by a continuous normalizing flow; rows of low density are outliers.
 
@@ -69,43 +71,11 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         feature_names_in_: their names, if `X` was a data frame with names.
     """
 
-    offset_: float
-    grid_: list[float]
+    kinds: Any = None
+    contamination: Any = 0.1
+    discrete: Any = "density"
 
     _fitted = (*FlowEstimator._fitted, "offset_", "grid_")
-
-    def __init__(
-        self,
-        *,
-        width: Any = None,
-        depth: Any = 2,
-        steps: Any = None,
-        batch_size: Any = None,
-        learning_rate: Any = None,
-        objective: Any = "auto",
-        scaling: Any = "auto",
-        kinds: Any = None,
-        validation: Any = 0.1,
-        contamination: Any = 0.1,
-        discrete: Any = "density",
-        float64: Any = False,
-        random_state: Any = None,
-        verbose: Any = False,
-    ) -> None:
-        super().__init__(
-            width=width,
-            depth=depth,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            objective=objective,
-            scaling=scaling,
-            validation=validation,
-            float64=float64,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.kinds, self.contamination, self.discrete = kinds, contamination, discrete
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
         """Train the flow.

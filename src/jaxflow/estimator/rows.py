@@ -10,29 +10,24 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxflow.runtime.checks import check_share
 from jaxflow.transforms.kinds import GridColumn, kind_of
 
 # Largest table, in entries, that repeats rows for integer weights: 64 MB in float32.
 MAX_ENTRIES = 2**24
 
 
-class Rows(NamedTuple):
-    """Training rows.
-
-    Attributes:
-        x: samples, (n, d).
-        cond: conditions, (n, c), or None.
-        weights: positive weights, (n,); None if each row counts once.
-    """
+class SortedRows(NamedTuple):
+    """Training rows, their conditions, and positive weights; None if each row counts once."""
 
     x: Shaped[np.ndarray, "n d"]
     cond: Shaped[np.ndarray, "n c"] | None
     weights: Float[np.ndarray, " n"] | None
 
-    def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Rows":
+    def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "SortedRows":
         """A selection of the rows."""
         cond = None if self.cond is None else self.cond[rows]
-        return Rows(self.x[rows], cond, None if self.weights is None else self.weights[rows])
+        return SortedRows(self.x[rows], cond, None if self.weights is None else self.weights[rows])
 
     def table(self) -> Shaped[np.ndarray, "n k"]:
         """Samples and conditions side by side."""
@@ -43,12 +38,12 @@ def sort_rows(
     x: Shaped[np.ndarray, "n d"],
     cond: Shaped[np.ndarray, "n c"] | None,
     weights: Float[np.ndarray, " n"] | None,
-) -> Rows:
+) -> SortedRows:
     """Rows of positive weight, sorted, with integer weights as repetitions.
 
     Weights remain if one is not an integer or the table would exceed `MAX_ENTRIES`.
     """
-    rows = Rows(x, cond, weights)
+    rows = SortedRows(x, cond, weights)
     rows = rows.take(np.lexsort(rows.table().T[::-1]))
     if rows.weights is None:
         return rows
@@ -60,14 +55,13 @@ def sort_rows(
     return rows
 
 
-def hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+def hold_out(rows: SortedRows, fraction: float, seed: int) -> tuple[SortedRows, SortedRows]:
     """Shuffled rows to train on and to validate on; at least one is held out.
 
     Copies of a row stay on one side, since a copy of a training row validates nothing. If every
     column lies on a grid, equal rows are independent draws and are split like any others.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation={fraction} must lie between 0 and 1, such as 0.1")
+    check_share("validation", fraction)
     # The number of the distinct row that each of the sorted rows is a copy of.
     distinct = np.arange(len(rows.x))
     if not all(isinstance(kind_of(column), GridColumn) for column in rows.x.T):

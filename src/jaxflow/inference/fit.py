@@ -239,9 +239,7 @@ def _flow_space(parts: tuple[Any, ...], rows: Array) -> Array:
 def _linear(u: Array, features: Array | None) -> tuple[Whiten, Any]:
     """Least squares of rows on features, in the units in which its residuals are white.
 
-    Returns:
-        The transform into these units, and the matrix and constant of the line there; None
-        without features.
+    The transform into these units, and matrix and constant of the line; None without features.
     """
     y = np.asarray(u, np.float64)
     mean = y.mean(axis=0)

@@ -20,15 +20,7 @@ def ascend(
     spread: Float[Array, " d"],
     limits: tuple[Any, Any],
 ) -> Float[Array, "starts d"]:
-    """The best points of ascents by Adam, in units of `spread`.
-
-    Args:
-        flow: a conditional flow.
-        start: first points, (starts, d).
-        conds: a condition for each.
-        spread: standard deviation of each column.
-        limits: lower and upper limits, each (d,).
-    """
+    """The best points of ascents by Adam, in units of `spread`, within the limits."""
     low, high = (jnp.asarray(each, start.dtype) for each in limits)
     low, high = low + MARGIN * spread, high - MARGIN * spread
 

@@ -44,20 +44,11 @@ def run_nuts(
     warmup: int,
     start: Any,
 ) -> Chains:
-    """Sample `p(theta) exp(log_likelihood(theta))` on the prior's box.
+    """Sample `p(theta) exp(log_likelihood(theta))` on the prior's box; chains run as one batch.
 
-    Args:
-        prior: has `row_log_prob`.
-        log_likelihood: log-likelihood of one vector (d,), differentiable by jax.
-        key: random key.
-        num: draws of each chain.
-        chains: number of chains, run as one batch.
-        warmup: steps before the draws.
-        start: where chains start, (chains, d), inside the prior.
-
-    Raises:
-        ImportError: NumPyro is not installed.
-        ValueError: the prior has no log-density in jax.
+    `log_likelihood` of one vector (d,) is differentiable by jax; chains start at `start`, (chains,
+    d), inside the prior. Raises ImportError without NumPyro, and ValueError for a prior without a
+    log-density in jax.
     """
     infer = import_extra("numpyro.infer", "numpyro", "NUTS needs NumPyro")
     diagnostics = import_extra("numpyro.diagnostics", "numpyro", "NUTS needs NumPyro")

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.inference.fit import fit_posterior
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior, is_frozen
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 
 # Draws that find the edge of the truncated prior, and how far beyond their range it may reach.
@@ -44,8 +44,7 @@ def truncated_prior(
     Raises:
         ValueError: `mass` is not in (0, 1), or there are only samples of the prior.
     """
-    if not 0 < mass < 1:
-        raise ValueError(f"mass={mass} must lie in (0, 1), such as 1e-4")
+    check_share("mass", mass, 1e-4)
     prior = posterior.prior
     draws, value = posterior.sample_and_log_prob(key, EDGE_DRAWS, x_obs)
     edge, draws = float(np.quantile(np.asarray(value), mass)), np.asarray(draws, np.float64)

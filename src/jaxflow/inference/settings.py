@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.training import TrainConfig
 
 
@@ -42,8 +42,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("members", "width", "depth", "steps", "batch_size"):
             check_count(name, getattr(self, name))
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation={self.validation} must lie between 0 and 1, such as 0.1")
+        check_share("validation", self.validation)
 
     @property
     def config(self) -> TrainConfig:

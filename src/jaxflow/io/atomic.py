@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def check_free(
+    path: str | os.PathLike[str], *, overwrite: bool, advice: str = "pass overwrite=True"
+) -> None:
+    """Raise FileExistsError if a file would be replaced that must not."""
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; {advice} to replace it")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, on the disk and in one step, when closed.

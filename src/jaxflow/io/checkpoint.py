@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from jaxflow.io import serialisation
 from jaxflow.io.arrays import describe, pack
-from jaxflow.io.atomic import atomic_write
+from jaxflow.io.atomic import atomic_write, check_free
 from jaxflow.io.card import ModelCard, card_path
 from jaxflow.io.finite import check_finite_arrays
 from jaxflow.io.templates import fill, named_arrays
@@ -71,8 +71,7 @@ def save(
             names its place.
     """
     for file in (path,) if card is None else (path, card_path(path)):
-        if not overwrite and os.path.lexists(file):
-            raise FileExistsError(f"{file} exists; pass overwrite=True to replace it")
+        check_free(file, overwrite=overwrite)
     text = "" if card is None else card.text(flow, Path(path).name)
     _write(path, flow_to_bytes(flow, extra))
     if card is not None:

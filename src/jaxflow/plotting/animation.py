@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
+from jaxflow.io.atomic import check_free
 from jaxflow.plotting.plane import (
     Limits,
     check_limits,
@@ -73,8 +74,7 @@ def animation(
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; an animation is a .gif")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+    check_free(path, overwrite=overwrite)
     check_count("n", n)
     check_count("frames", frames, least=2)
     if resolution is not None:

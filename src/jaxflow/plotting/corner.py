@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, VERMILION, open_axes, pyplot
-from jaxflow.runtime.checks import check_rows
+from jaxflow.plotting.style import BLUE, VERMILION, matrix, open_axes, pyplot
 
 # More columns make the panels too small to read.
 MAX_COLUMNS = 12
@@ -50,13 +48,13 @@ def corner(
         ValueError: shapes or names that do not fit, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    x = _rows(x, "x")
+    x = matrix(x, "x", "n, d")
     dim = x.shape[1]
     if dim > MAX_COLUMNS:
         raise ValueError(f"x has {dim} columns; choose at most {MAX_COLUMNS}: x[:, [0, 1, 2]]")
     sets = [(x, BLUE, labels[0])]
     if reference is not None:
-        reference = _rows(reference, "reference")
+        reference = matrix(reference, "reference", "n, d")
         if reference.shape[1] != dim:
             raise ValueError(f"reference has {reference.shape[1]} columns, and x has {dim}")
         sets.insert(0, (reference, VERMILION, labels[1]))
@@ -109,11 +107,3 @@ def corner(
     if reference is not None:
         axes[0, 0].legend(frameon=False, fontsize="small")
     return axes
-
-
-def _rows(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
-    rows = np.asarray(x, np.float64)
-    if rows.ndim != 2 or not rows.size:
-        raise ValueError(f"{name} has shape {rows.shape}; it must be (n, d), n and d at least 1")
-    check_rows(rows, name)
-    return rows

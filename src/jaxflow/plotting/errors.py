@@ -3,11 +3,9 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, GREY, VERMILION, open_axes
-from jaxflow.runtime.checks import check_rows
+from jaxflow.plotting.style import BLUE, GREY, VERMILION, diagonal, matrix, open_axes
 
 
 def calibration(stated: ArrayLike, true: ArrayLike, ax: Any = None) -> Any:
@@ -34,7 +32,7 @@ def calibration(stated: ArrayLike, true: ArrayLike, ax: Any = None) -> Any:
         ValueError: shapes that differ, no rows, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    stated, true = _vector(stated, "stated"), np.abs(_vector(true, "true"))
+    stated, true = matrix(stated, "stated", "n"), np.abs(matrix(true, "true", "n"))
     if stated.shape != true.shape:
         raise ValueError(
             f"stated has shape {stated.shape} and true has shape {true.shape}; both must be (n,)"
@@ -79,27 +77,16 @@ def coverage(pulls: ArrayLike, ax: Any = None, *, label: str | None = None) -> A
         ValueError: no pulls, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    pulls = _vector(pulls, "pulls")
+    pulls = matrix(pulls, "pulls", "n")
     ax = open_axes(ax)
     from scipy.special import erf
 
     nominal = np.sort(erf(np.abs(pulls) / np.sqrt(2.0)))
     expected = np.linspace(0.0, 1.0, 201)
     share = np.searchsorted(nominal, expected, side="right") / len(nominal)
-    half = 1.96 * np.sqrt(expected * (1 - expected) / len(nominal))
-    ax.fill_between(expected, expected - half, expected + half, color=GREY, alpha=0.25, lw=0)
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    diagonal(ax, len(nominal))
     ax.plot(expected, share, color=BLUE, linewidth=1.6, label=label)
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="normal probability", ylabel="share of pulls within")
     if label is not None:
         ax.legend(frameon=False)
     return ax
-
-
-def _vector(values: ArrayLike, name: str) -> Float[np.ndarray, " n"]:
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or not array.size:
-        raise ValueError(f"{name} has shape {array.shape}; it must be (n,) with n at least 1")
-    check_rows(array, name)
-    return array

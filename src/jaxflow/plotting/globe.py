@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.plotting.style import DENSITY_MAP, GAMMA, LIGHT, Number, pyplot
+from jaxflow.plotting.style import LIGHT, Number, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
@@ -60,8 +60,6 @@ def globe(
     plt = pyplot()
     check_count("resolution", resolution, least=2)
     transform = _to_sphere(flow)
-    from matplotlib.colors import PowerNorm
-
     # Centres of pixels, away from poles and seam.
     lat = (np.arange(resolution) + 0.5) / resolution * np.pi - np.pi / 2
     lon = (np.arange(2 * resolution) + 0.5) / resolution * np.pi - np.pi
@@ -70,10 +68,8 @@ def globe(
     values = np.exp(_surface_log_prob(flow, transform, vectors, cond)).reshape(len(lat), len(lon))
     if ax is None:
         ax = plt.subplots(subplot_kw={"projection": "mollweide"})[1]
-    norm = PowerNorm(GAMMA, vmin=0.0, vmax=float(np.nanmax(values)) or 1.0)
-    ax.pcolormesh(
-        lon, lat, values, cmap=DENSITY_MAP, norm=norm, shading="nearest", rasterized=True
-    )
+    colours = density_colours(values)
+    ax.pcolormesh(lon, lat, values, shading="nearest", rasterized=True, **colours)
     if x is not None:
         points = np.asarray(x, np.float64).reshape(-1, *flow.event_shape)
         if transform is not None:

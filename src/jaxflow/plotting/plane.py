@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
-from jaxflow.plotting.style import DARK, DENSITY_MAP, GAMMA, LIGHT, VERMILION, Number, pyplot
+from jaxflow.plotting.style import DARK, LIGHT, VERMILION, Number, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import sample_dtype
 
@@ -64,10 +64,7 @@ def density(
     limits = frame_of(flow, (t,), cond) if limits is None else check_limits(limits)
     values = _density_values(flow, t, limits, resolution, cond)
     ax = plt.subplots()[1] if ax is None else ax
-    from matplotlib.colors import PowerNorm
-
-    norm = PowerNorm(GAMMA, vmin=0.0, vmax=float(values.max()) or 1.0)
-    ax.imshow(values, origin="lower", extent=limits, cmap=DENSITY_MAP, norm=norm, aspect="equal")
+    ax.imshow(values, origin="lower", extent=limits, aspect="equal", **density_colours(values))
     return ax
 
 

@@ -5,7 +5,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, GREY, open_axes
+from jaxflow.plotting.style import BLUE, diagonal, open_axes
 from jaxflow.runtime.checks import check_count, check_rows
 
 
@@ -55,16 +55,9 @@ def reliability(
         if part.min() < 0 or part.max() > 1:
             raise ValueError(f"{name} holds {part.min():g} to {part.max():g}; give shares of 1")
     ax = open_axes(ax)
-    if num_rows is not None:
-        all_levels = np.linspace(0.0, 1.0, 201)
-        spread = all_levels * (1 - all_levels) / check_count("num_rows", num_rows)
-        half = 1.96 * np.sqrt(spread)
-        low, high = all_levels - half, all_levels + half
-        ax.fill_between(all_levels, low, high, color=GREY, alpha=0.25, lw=0)
+    diagonal(ax, None if num_rows is None else check_count("num_rows", num_rows))
     order = np.argsort(at)
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     ax.plot(at[order], share[order], ".-", color=BLUE, linewidth=1.6, label=label)
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="level of the predicted quantile", ylabel="share of observations below")
     if label is not None:
         ax.legend(frameon=False)

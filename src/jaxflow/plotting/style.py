@@ -3,6 +3,10 @@
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxflow.runtime.checks import check_rows
 from jaxflow.runtime.extras import import_extra
 
 Number = float | int
@@ -20,6 +24,33 @@ GREY = "#888888"
 def pyplot() -> ModuleType:
     """Import `matplotlib.pyplot`, or raise an ImportError that says how to install it."""
     return import_extra("matplotlib.pyplot", "plot", "plotting needs matplotlib")
+
+
+def density_colours(values: np.ndarray, gamma: float = GAMMA) -> dict[str, Any]:
+    """Colour map of a density and its norm, from 0 to the peak."""
+    from matplotlib.colors import PowerNorm
+
+    norm = PowerNorm(gamma, vmin=0.0, vmax=float(np.nanmax(values)) or 1.0)
+    return {"cmap": DENSITY_MAP, "norm": norm}
+
+
+def matrix(values: ArrayLike, name: str, axes: str) -> np.ndarray:
+    """Finite numbers in float64, with `axes` such as "n, d", at least one of each."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != len(axes.split(",")) or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}; it must be ({axes}), each at least 1")
+    check_rows(array, name)
+    return array
+
+
+def diagonal(ax: Any, num: int | None) -> None:
+    """Draw the diagonal, and the band that holds 95 % of the shares of `num` at each place."""
+    if num is not None:
+        at = np.linspace(0.0, 1.0, 201)
+        half = 1.96 * np.sqrt(at * (1 - at) / num)
+        ax.fill_between(at, at - half, at + half, color=GREY, alpha=0.25, lw=0)
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
 def open_axes(ax: Any = None) -> Any:

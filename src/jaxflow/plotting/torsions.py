@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.plotting.periods import periods
-from jaxflow.plotting.style import DENSITY_MAP, LIGHT, pyplot
+from jaxflow.plotting.style import LIGHT, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
@@ -73,21 +73,12 @@ def torsions(
             f"columns={columns} must be two columns with a period; those of the flow are "
             f"{[i for i, each in enumerate(limits) if each is not None]}"
         )
-    from matplotlib.colors import PowerNorm
-
     sides = [(start, start + length) for start, length in (both[0], both[1])]
     values = _density(flow, columns, sides, resolution, seed)
     ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")[1] if ax is None else ax
-    norm = PowerNorm(GAMMA, vmin=0.0, vmax=float(np.nanmax(values)) or 1.0)
-    ax.imshow(
-        values,
-        origin="lower",
-        extent=(*sides[0], *sides[1]),
-        cmap=DENSITY_MAP,
-        norm=norm,
-        aspect="auto",
-        interpolation="nearest",
-    )
+    colours = density_colours(values, GAMMA)
+    style = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    ax.imshow(values, extent=(*sides[0], *sides[1]), **style, **colours)
     if x is not None:
         points = np.asarray(x, np.float64)
         ax.scatter(points[:, across], points[:, up], s=2, color=LIGHT, alpha=0.4, linewidths=0)

@@ -25,6 +25,12 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def check_share(name: str, value: float, such_as: float = 0.1) -> None:
+    """Raise ValueError unless the value lies between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name}={value} must lie between 0 and 1, such as {such_as:g}")
+
+
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     """The shape of one event, from a shape or an integer `d` for vectors."""
     sizes = tuple(event_shape) if np.ndim(event_shape) else (event_shape,)
@@ -194,8 +200,7 @@ def split(
     """
     if n < 2:
         raise ValueError(f"n={n}: a split needs at least 2 rows")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction} must lie between 0 and 1, such as 0.1")
+    check_share("fraction", fraction)
     num_validation = round(fraction * n)
     if not 0 < num_validation < n:
         empty = "validation" if num_validation == 0 else "training"

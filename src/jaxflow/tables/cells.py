@@ -21,14 +21,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One column of a table.
-
-    Attributes:
-        name: name of the column.
-        raw: the cells, (n,): text and other objects, numbers, truth values or dates; anything
-            where they are missing.
-        missing: which cells are missing, (n,).
-    """
+    """One column of a table: its name, the cells `raw`, (n,), and which of them are missing."""
 
     name: str
     raw: np.ndarray
@@ -40,8 +33,8 @@ class Cells:
     ) -> "Cells":
         """Cells of a column of any type; None, NaN, NaT and the words `nulls` are missing.
 
-        With `thousands`, the commas of text such as 1,500 group digits, if those of all cells of a
-        column can; others are decimal commas.
+        With `thousands`, commas group digits, as in 1,500, where those of all cells can; others
+        are decimal commas.
         """
         array = np.asarray(raw)
         if array.ndim != 1:
@@ -107,11 +100,7 @@ class Cells:
         return self.raw.dtype.kind in "iuf"
 
     def times(self, order: str = "") -> np.ndarray:
-        """The cells as points in time, NaT where they are missing or none.
-
-        Args:
-            order: how dates are written that are not as 2026-11-30, a name of `ORDERS`.
-        """
+        """The cells as points in time, NaT where they are none; `order` is a name of `ORDERS`."""
         if self.raw.dtype.kind == "M":
             return np.where(self.missing, np.datetime64("NaT"), self.raw)
         times = np.full(len(self), np.datetime64("NaT"), "datetime64[us]")

@@ -109,15 +109,14 @@ def check_table(
     count = len(rows.y)
     drawn = table.draw(key, count)
     ours, theirs = (table.log_prob_coded(each) for each in (rows, drawn))
+    compare = [_by_label if isinstance(law, Labels) else _by_order for law in table.discrete.laws]
+    compare += [_by_order] * len(table.plan.numbers)
+    names = table.plan.variable_names + [table.plan.columns[j].name for j in table.plan.numbers]
+    columns = (np.concatenate(each, axis=1).T for each in (rows, drawn))
     distances, p_values = {}, {}
-    for i, (name, law) in enumerate(
-        zip(table.plan.variable_names, table.discrete.laws, strict=True)
-    ):
-        compare = _by_label if isinstance(law, Labels) else _by_order
-        distances[name], p_values[name] = compare(rows.codes[:, i], drawn.codes[:, i])
-    for i, j in enumerate(table.plan.numbers):
-        name = table.plan.columns[j].name
-        distances[name], p_values[name] = _by_order(rows.y[:, i], drawn.y[:, i])
+    for name, by, *both in zip(names, compare, *columns, strict=True):
+        known = [each[~np.isnan(each)] for each in both]
+        distances[name], p_values[name] = by(*known) if all(map(len, known)) else (0.0, 1.0)
     error = math.hypot(ours.std(), theirs.std()) / math.sqrt(count)
     return TableCheck(
         count,
@@ -132,14 +131,11 @@ def check_table(
 
 
 def _by_label(
-    ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " n"]
+    ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " m"]
 ) -> tuple[float, float]:
     """Half the sum of the differences of frequencies, and its probability by chance."""
-    both = [each[~np.isnan(each)] for each in (ours, theirs)]
-    if not all(map(len, both)):
-        return 0.0, 1.0
-    labels = np.unique(np.concatenate(both))
-    counts = np.stack([(each[:, None] == labels).sum(axis=0) for each in both])
+    labels = np.unique(np.concatenate([ours, theirs]))
+    counts = np.stack([(each[:, None] == labels).sum(axis=0) for each in (ours, theirs)])
     shares = counts / counts.sum(axis=1, keepdims=True)
     distance = 0.5 * float(np.abs(shares[0] - shares[1]).sum())
     # Rare labels count together: the approximation by chi-square needs a few of each.
@@ -153,11 +149,8 @@ def _by_label(
 
 
 def _by_order(
-    ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " n"]
+    ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " m"]
 ) -> tuple[float, float]:
     """The largest difference of the distribution functions (Kolmogorov and Smirnov)."""
-    both = [each[~np.isnan(each)] for each in (ours, theirs)]
-    if not all(map(len, both)):
-        return 0.0, 1.0
-    found: Any = stats.ks_2samp(both[0], both[1])
+    found: Any = stats.ks_2samp(ours, theirs)
     return float(found.statistic), float(found.pvalue)

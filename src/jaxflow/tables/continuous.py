@@ -16,16 +16,12 @@ from jaxflow.tables.gaussian import Given, LinearGaussian
 # Draws from the Gaussian are wider than it by this factor, so that no weight is very large.
 WIDER = 1.1
 
-Rows = Float[np.ndarray, "n columns"]
+Numbers = Float[np.ndarray, "n columns"]
 Codes = Float[np.ndarray, "n variables"]
 
 
 class Present(eqx.Module):
-    """`f(t, x, (seen, c)) = seen g(t, seen x, (seen, c))`: absent entries stand still, unseen.
-
-    Attributes:
-        network: `g`, with conditions of `columns + inputs` entries.
-    """
+    """`f(t, x, (seen, c)) = seen g(t, seen x, (seen, c))`: absent entries stand still, unseen."""
 
     network: Field
 
@@ -39,17 +35,11 @@ class Continuous(eqx.Module):
     """`p(y | seen, inputs)` of the present columns, in three steps: scaling, Gaussian, flow.
 
     A scaling of each column and a Gaussian with a mean linear in the inputs make scores z, whose
-    density is a flow's. Absent columns have z = 0, where the flow leaves them.
-
-    Attributes:
-        scaling: a transform of each column by itself.
-        start: the Gaussian.
-        flow: density of the scores; its conditions are `(seen, inputs)`, or the inputs alone if
-            no cell was absent in training.
-        fill: a value of each column that the scaling takes, for absent cells.
-        masked: whether cells were absent in training.
-        group: the discrete variable whose label chooses the covariance; -1 for none.
-        gates: for each column the discrete variable that is 0 where it is present; -1 for none.
+    density is the flow's. Absent columns are filled by `fill` before the scaling and have z = 0,
+    where the flow leaves them. The flow's conditions are `(seen, inputs)`, or the inputs alone if
+    no cell was absent in training (`masked`). `group` is the discrete variable whose label chooses
+    the covariance, and `gates` has for each column the one that is 0 where it is present; -1 for
+    none.
     """
 
     scaling: Any
@@ -65,32 +55,28 @@ class Continuous(eqx.Module):
         num_labels = self.start.covariances.shape[0]
         return Given(seen_in(codes, self.gates), inputs, labels_of(codes, self.group, num_labels))
 
-    def log_prob(self, y: Rows, given: Given) -> Float[np.ndarray, " n"]:
+    def log_prob(self, y: Numbers, given: Given) -> Float[np.ndarray, " n"]:
         """Log-density of the present columns of rows, in nats; 0 for a row without one."""
         z, log_det = self.scores(y, given)
         log_p = np.asarray(self.flow.log_prob(z, self.cond(given)), np.float64)
         absent = (~np.asarray(given.seen)).sum(axis=1)
         return log_p + 0.5 * math.log(2 * math.pi) * absent + np.asarray(log_det, np.float64)
 
-    def scores(self, y: Rows, given: Given) -> tuple[Array, Array]:
+    def scores(self, y: Numbers, given: Given) -> tuple[Array, Array]:
         """Scores of rows, 0 where absent, and the log-determinants of the present columns."""
         filled = jnp.asarray(np.where(given.seen, y, np.asarray(self.fill)), float)
         return _scores(self.scaling, self.start, filled, given)
 
-    def sample(self, key: PRNGKeyArray, given: Given) -> Rows:
+    def sample(self, key: PRNGKeyArray, given: Given) -> Numbers:
         """Draw the present columns of rows; NaN elsewhere."""
         z = self.flow.sample(key, len(given.seen), self.cond(given))
         y = np.asarray(_columns(self.scaling, self.start, z, given), np.float64)
         return np.where(given.seen, y, np.nan)
 
     def propose(
-        self, key: PRNGKeyArray, y: Rows, known: Bool[np.ndarray, "n columns"], given: Given
-    ) -> tuple[Rows, Float[np.ndarray, " n"]]:
-        """Draw the present columns that are not known, from the Gaussian given those that are.
-
-        Returns:
-            The rows, NaN where absent, and the log-density of what was drawn.
-        """
+        self, key: PRNGKeyArray, y: Numbers, known: Bool[np.ndarray, "n columns"], given: Given
+    ) -> tuple[Numbers, Float[np.ndarray, " n"]]:
+        """Draw what is not known by the Gaussian given the rest; also the log-density of that."""
         filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
         drawn, log_q = _propose(self.scaling, self.start, key, filled, jnp.asarray(known), given)
         drawn = np.where(known, y, np.asarray(drawn, np.float64))

@@ -18,13 +18,10 @@ Codes = Float[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Date:
-    """Dates, or points in time, counted from the first one that was seen.
+    """Dates, or points in time, counted in steps of `step` units from the first one that was seen.
 
-    Attributes:
-        origin: the first date, in the ISO format.
-        unit: a key of `UNITS`, the longest unit of which all are multiples.
-        step: number of units between two dates, such as 7 days.
-        order: order of day, month and year in the text that was read; empty for 2026-11-30.
+    The unit is the longest of which all are multiples; `order` is that of day, month and year in
+    the text that was read, empty for 2026-11-30.
     """
 
     origin: str

@@ -20,15 +20,7 @@ Codes = Float[np.ndarray, "n variables"]
 
 
 class Head(eqx.Module):
-    """Parameters of a law from the cells before: `b + A e + C tanh(D e + d)`.
-
-    Attributes:
-        bias: `b`, (parameters,).
-        linear: `A`, (parameters, inputs).
-        out: `C`, (parameters, width).
-        into: `D`, (width, inputs).
-        shift: `d`, (width,).
-    """
+    """Parameters of a law from the cells before: `bias + linear e + out tanh(into e + shift)`."""
 
     bias: Array
     linear: Array
@@ -48,13 +40,8 @@ class Head(eqx.Module):
 class Autoregressive(eqx.Module):
     """`log P(k) = sum_j log P(k_j | k_1 ... k_{j-1})`, each by its law and its head.
 
-    A variable with a gate is absent unless the variable of that number has the code 0; an absent
-    cell is NaN and has probability 1.
-
-    Attributes:
-        heads: parameters of each variable's law.
-        laws: laws of the variables.
-        gates: number of the variable that each depends on, -1 for none.
+    A variable with a gate, the number of another or -1 for none, is absent unless that has the
+    code 0; an absent cell is NaN and has probability 1.
     """
 
     heads: tuple[Head, ...]
@@ -68,9 +55,7 @@ class Autoregressive(eqx.Module):
     def log_prob(self, codes: Codes, *, others: bool = False) -> Float[np.ndarray, "n variables"]:
         """Log-probability of each cell given those before it; 0 where it is absent.
 
-        Args:
-            codes: the rows.
-            others: whether they are rows of the table, to be scored by its other rows.
+        `others`: whether these are rows of the table, to be scored by its other rows.
         """
         log_p = np.zeros(codes.shape)
         for first in range(0, len(codes), CHUNK):
@@ -90,16 +75,7 @@ class Autoregressive(eqx.Module):
         codes: Codes,
         fixed: Bool[np.ndarray, "n variables"] | None = None,
     ) -> Codes:
-        """Draw the cells that are not fixed, in turn.
-
-        Args:
-            key: random key.
-            codes: the fixed cells, anything elsewhere, (n, variables).
-            fixed: which cells are fixed; None for none.
-
-        Returns:
-            The codes of all cells.
-        """
+        """Draw the cells of `codes` that are not fixed, in turn."""
         codes, uniform = codes.copy(), numpy_rng(key)
         codes[:, :] = codes if fixed is None else np.where(fixed, codes, np.nan)
         inputs = np.zeros((len(codes), 0))

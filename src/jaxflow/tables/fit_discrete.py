@@ -32,12 +32,9 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 class FittedDiscrete(NamedTuple):
-    """What `fit_discrete` returns.
+    """The model, and held-out log-probabilities of the rows of all folds in turn.
 
-    Attributes:
-        model: the probabilities.
-        held: held-out log-probabilities of the rows of all folds in turn, (rows, variables).
-        independent: those of the smoothed frequencies of each variable alone.
+    `independent` are those by the smoothed frequencies of each variable alone.
     """
 
     model: Autoregressive
@@ -58,15 +55,7 @@ def fit_discrete(
 
     The models of all folds and the model of all rows train together. The heads share no weights,
     so each stops at its own best step. A variable keeps its frequencies where no step beats them.
-
-    Args:
-        laws: law of each variable.
-        gates: as for `Autoregressive`.
-        codes: the rows.
-        folds: row numbers to train on and to hold out, for each fold.
-        key: for the weights and the minibatches.
-        progress: where to show it.
-        max_seconds: stop at the first validation after this many seconds; None for no limit.
+    `folds` has row numbers to train on and to hold out; `gates` are those of `Autoregressive`.
     """
     laws, gates = tuple(laws), tuple(gates)
     end = time.monotonic() + (math.inf if max_seconds is None else max_seconds)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.runtime.checks import check_count, split
+from jaxflow.runtime.checks import check_count, check_share, split
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
@@ -21,16 +21,13 @@ from jaxflow.tables.start import Data
 from jaxflow.tables.table import FittedTable
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import table_config
-from jaxflow.training.folds import make_folds
+from jaxflow.training.folds import FEWEST, FOLD_ROWS, Splits, varied_folds
 from jaxflow.training.record import Callback
 
-# Tables with more rows hold out a share instead of using folds; with fewer than FEWEST none is
-# held out.
-FOLD_ROWS, NUM_FOLDS, FEWEST, SHARE = 5000, 5, 10, 0.1
+# Share of a large table that is held out.
+SHARE = 0.1
 # The flow has at least this time to train, so that it is validated once.
 LEAST_SECONDS = 1e-3
-# Splits that are tried for one in which every continuous column varies in every fold.
-ATTEMPTS = 20
 # A label chooses the covariance of the continuous columns only among so many.
 MAX_GROUPS = 16
 
@@ -121,8 +118,7 @@ def fit_table(
         TrainingError: no validation value was finite.
     """
     start = time.monotonic()
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
+    check_share("validation", validation)
     width, depth = check_count("width", width), check_count("depth", depth)
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))
@@ -172,17 +168,14 @@ def fit_table(
     if folds:
         out = np.concatenate([held for _, held in folds])
         shift = np.where(np.isnan(rows.y[out]), 0.0, plan.log_scales).sum(axis=1)
-        text = f"{len(out):,} rows, each held out once in {len(folds)} folds"
-        text = f"{len(out):,} held-out rows" if large else text
-        comparison = Comparison({name: log_p - shift for name, log_p in parts.items()}, text)
+        log_p = {name: log_p - shift for name, log_p in parts.items()}
+        comparison = Comparison.of(log_p, 0 if large else len(folds))
     else:
-        comparison = Comparison({}, f"{count} rows, too few to hold any out")
+        comparison = Comparison.of_few(count)
     return FittedTable(plan, discrete.model, continuous, comparison, taken)
 
 
-def _folds(
-    plan: Plan, rows: Coded, key: PRNGKeyArray, share: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray, share: float) -> Splits:
     """Row numbers to train on and to hold out; every continuous column varies in each fold.
 
     Copies of a row with continuous cells stay together: they test nothing.
@@ -199,20 +192,16 @@ def _folds(
         _, first, which = np.unique(both, axis=0, return_index=True, return_inverse=True)
         groups[measured] = measured[first][which.reshape(-1)]
         groups = np.unique(groups, return_inverse=True)[1]
-    for attempt in range(ATTEMPTS):
-        folds = make_folds(groups, NUM_FOLDS, seed + attempt)
-        few = [
-            plan.columns[j].name
-            for i, j in enumerate(plan.numbers)
-            if any(len(np.unique(_known(rows.y[train, i]))) < 3 for train, _ in folds)
-        ]
-        if not few:
-            return folds
-    raise ValueError(
-        f"columns {', '.join(few)} have too few different numbers for folds: name another kind, "
-        'such as kinds={"' + few[0] + '": "category"}, or leave them out'
-    )
 
+    def is_flat(train: np.ndarray) -> np.ndarray:
+        """The columns with fewer than 3 different numbers."""
+        return np.array([len(np.unique(y[~np.isnan(y)])) < 3 for y in rows.y[train].T], bool)
 
-def _known(values: np.ndarray) -> np.ndarray:
-    return values[~np.isnan(values)]
+    folds, flat = varied_folds(groups, seed, is_flat)
+    few = [plan.columns[plan.numbers[i]].name for i in np.flatnonzero(flat)]
+    if few:
+        raise ValueError(
+            f"columns {', '.join(few)} have too few different numbers for folds: name another "
+            'kind, such as kinds={"' + few[0] + '": "category"}, or leave them out'
+        )
+    return folds

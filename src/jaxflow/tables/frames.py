@@ -29,17 +29,10 @@ def sort_of(frame: Frame) -> str:
 
 
 def read_cells(frame: Frame, null: Sequence[str] = ()) -> dict[str, Cells]:
-    """The columns of a table by name.
+    """The columns of a table by name; `null` has more words for a missing cell.
 
-    Args:
-        frame: a pandas or polars frame, a mapping of columns or of `Cells`, a
-            `jaxflow.data.Table`, or the path of a .csv, .tsv, .txt, .parquet, .npy or .npz file.
-        null: words that stand for a missing value; in text files also those of `NULLS`.
-
-    Raises:
-        ValueError: columns differ in length or share a name, there are none, or a file cannot be
-            read.
-        TypeError: `frame` is no table.
+    Takes a pandas or polars frame, a mapping of columns or of `Cells`, a `Table`, or the path of a
+    file. Raises ValueError for columns that differ in length or share a name, and for none.
     """
     if isinstance(null, str):
         null = (null,)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.continuous import Continuous, Present
-from jaxflow.tables.start import Data, Settings, Splits
+from jaxflow.tables.start import Data, Recipe, Splits
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import Folds, start_run
@@ -25,14 +25,10 @@ PILOT = 200
 
 
 class FittedContinuous(NamedTuple):
-    """What `fit_continuous` returns.
+    """The density, and held-out log-densities of the rows of all folds in turn.
 
-    Attributes:
-        model: the density.
-        held: held-out log-densities of the rows of all folds in turn, (rows,).
-        start: those of the Gaussian given the labels.
-        independent: those of independent Gaussians of scaled columns.
-        steps: number of updates of the flow, 0 where it stayed the Gaussian.
+    `start` are those of the Gaussian given the labels, `independent` those of independent
+    Gaussians of scaled columns; `steps` is 0 where the flow stayed the Gaussian.
     """
 
     model: Continuous
@@ -43,16 +39,7 @@ class FittedContinuous(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How to train from a Gaussian.
-
-    Attributes:
-        data: the rows.
-        field: the field before training.
-        key: for the minibatches.
-        config: steps, minibatch size and learning rate.
-        progress: where to show it.
-        callback: called after each validation.
-    """
+    """How to train from a Gaussian; `field` is the field before training."""
 
     data: Data
     field: Any
@@ -71,14 +58,14 @@ class Training(NamedTuple):
         return ((z,) if cond is None else (z, cond)), more
 
     def run(
-        self, settings: Settings, train: np.ndarray, held: np.ndarray
+        self, settings: Recipe, train: np.ndarray, held: np.ndarray
     ) -> tuple[Run, Continuous, Float[np.ndarray, " held"]]:
         """A training on some rows that validates others, its start, and as `scored` of these."""
         model = self.data.simple(settings, train, self.field)
         (rows, _), (validation, more) = self.scored(model, train), self.scored(model, held)
         return start_run(model.flow, rows, validation, self.key, self.config), model, more
 
-    def pilot(self, starts: list[Settings], folds: Splits) -> Settings:
+    def pilot(self, starts: list[Recipe], folds: Splits) -> Recipe:
         """The start from which a short training on one fold comes furthest."""
         if len(starts) == 1:
             return starts[0]
@@ -90,7 +77,7 @@ class Training(NamedTuple):
             values.append(min(first, run.best_value) - more.mean())
         return starts[int(np.argmin(values))]
 
-    def by_folds(self, settings: Settings, folds: Splits) -> tuple[Continuous, np.ndarray, int]:
+    def by_folds(self, settings: Recipe, folds: Splits) -> tuple[Continuous, np.ndarray, int]:
         """Train on each fold, then on all rows for the best number of steps."""
         runs = [self.run(settings, train, held) for train, held in folds]
         every = np.arange(len(self.data.y))
@@ -101,16 +88,15 @@ class Training(NamedTuple):
         flow = search.train_all(lambda: self.run(settings, every, every)[0])
         return (model if flow is None else replace(model, flow=flow)), held, search.best_step
 
-    def by_hold_out(self, settings: Settings, fold: Any) -> tuple[Continuous, np.ndarray, int]:
+    def by_hold_out(self, settings: Recipe, fold: Any) -> tuple[Continuous, np.ndarray, int]:
         """Train on the rows of a fold as `jaxflow.fit` does by default."""
         train, held = fold
         model = self.data.simple(settings, train, self.field)
-        (z, *cond), _ = self.scored(model, train)
+        rows, _ = self.scored(model, train)
         validation, _ = self.scored(model, held)
         flow, history = fit(
             model.flow,
-            z,
-            cond[0] if cond else None,
+            *rows,
             key=self.key,
             validation=validation,
             transform=None,
@@ -137,17 +123,9 @@ def fit_continuous(
 ) -> FittedContinuous:
     """Choose a Gaussian by held-out rows, and train a flow from it where that helps them.
 
-    Args:
-        data: the rows.
-        folds: row numbers to train on and to hold out, for each fold; none for too few rows.
-        key: for the weights and the minibatches.
-        config: steps, minibatch size and learning rate.
-        width: units of each hidden layer.
-        depth: number of hidden layers.
-        by_folds: whether to train on every fold for the number of steps, then on all rows; else a
-            flow trains on the rows of the only fold, as `jaxflow.fit` does by default.
-        progress: where to show it.
-        callback: called after each validation with a `Record`; True stops the training.
+    With `by_folds` the flow trains on every fold for the number of steps, then on all rows; else
+    on the rows of the only fold, as `jaxflow.fit` does by default. There are no folds for too few
+    rows.
     """
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
@@ -157,7 +135,7 @@ def fit_continuous(
     zero = eqx.tree_at(_last, field, jax.tree.map(jnp.zeros_like, _last(field)))
     if not folds:
         nothing = np.zeros(0)
-        settings = Settings(decay=30.0, ridge=0.2)
+        settings = Recipe(decay=30.0, ridge=0.2)
         return FittedContinuous(data.simple(settings, every, zero), nothing, nothing, nothing)
     settings, tried = data.choose(folds)
     straight = max((each for each in tried if not each.curved), key=lambda e: tried[e].mean())

@@ -15,12 +15,9 @@ ITERATIONS = 15
 
 
 class Given(NamedTuple):
-    """What a continuous part is conditioned on: one row, or rows.
+    """What a continuous part is conditioned on, of one row or of rows.
 
-    Attributes:
-        seen: which columns are present, (columns,).
-        inputs: encoded discrete cells, (inputs,).
-        label: number of the covariance, ().
+    `seen` columns are present, `inputs` encode the discrete cells, `label` chooses the covariance.
     """
 
     seen: Any
@@ -29,12 +26,7 @@ class Given(NamedTuple):
 
 
 class LinearGaussian(eqx.Module):
-    """`u ~ N(a + B inputs, C_label)`, restricted to the columns that are present.
-
-    Attributes:
-        coefficients: `a` and `B`, (columns, 1 + inputs).
-        covariances: `C`, (labels, columns, columns).
-    """
+    """`u ~ N(a + B inputs, C_label)` on the present columns; `coefficients` are `a` and `B`."""
 
     coefficients: Float[Array, "columns entries"]
     covariances: Float[Array, "labels columns columns"]
@@ -61,8 +53,7 @@ class LinearGaussian(eqx.Module):
     ) -> tuple[Float[Array, " columns"], Float[Array, "columns columns"]]:
         """Mean of all columns given those that are known, and a factor of their covariance.
 
-        The factor's rows and columns of other than unknown present columns are those of the
-        identity.
+        Outside of the unknown present columns the factor is the identity.
         """
         free = given.seen & ~known
         covariance = self.covariances[given.label]
@@ -90,14 +81,8 @@ def fit_gaussian(
 ) -> LinearGaussian:
     """Fit to rows whose absent cells are NaN, by expectation maximisation.
 
-    Args:
-        u: rows.
-        inputs: encoded discrete cells.
-        labels: number of the covariance of each row.
-        num_labels: number of covariances.
-        decay: ridge of the coefficients, as a number of rows; inf for none but the mean.
-        ridge: added to the variances.
-        diagonal: whether the columns are independent given the labels.
+    `decay` is the ridge of the coefficients, as a number of rows, or inf for none but the mean;
+    `ridge` is added to the variances; `diagonal` columns are independent given the labels.
     """
     n, dim = u.shape
     absent = np.isnan(u)

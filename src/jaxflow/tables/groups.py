@@ -24,10 +24,8 @@ Stacked = Head
 class Group(NamedTuple):
     """Variables whose heads are stacked, (variables, ...).
 
-    Attributes:
-        before: 1 for the inputs of the cells before each variable, (variables, inputs).
-        slots: whether each parameter is one of the law's, (variables, parameters).
-        spans: `Steps.span` of each, (variables, 2); without entries for labels.
+    `before` is 1 for the inputs of the cells before each variable, `slots` says which parameters
+    are the law's, and `spans` has each `Steps.span`; None for labels.
     """
 
     before: Float[Array, "variables inputs"]
@@ -50,12 +48,7 @@ class Group(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The groups of a table's variables.
-
-    Attributes:
-        groups: the groups.
-        members: numbers of the variables of each.
-    """
+    """The groups of a table's variables, and the numbers of the variables of each."""
 
     groups: tuple[Group, ...]
     members: tuple[Int[np.ndarray, " each"], ...]
@@ -82,10 +75,7 @@ class Groups(NamedTuple):
         return np.concatenate(self.members) if self.members else np.zeros(0, int)
 
     def rows(self, laws: Sequence[Law], codes: Codes) -> tuple[Array, Array, Array]:
-        """Inputs, (n, inputs), cells, (n, variables, 4), and which are present, in `order`.
-
-        The cells are those of the table by which the laws were fitted.
-        """
+        """Inputs, cells of the table, and which are present, the variables in `order`."""
         parts = [laws[j].cells(codes[:, j], others=True) for j in self.order]
         cells = np.stack(parts, axis=1) if parts else np.zeros((len(codes), 0, 4))
         present = ~np.isnan(codes[:, self.order])

@@ -33,12 +33,7 @@ Codes = Float[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Category:
-    """Labels: text, truth values, codes, or the only value of a column.
-
-    Attributes:
-        labels: their text, the frequent ones first.
-        type: what the cells are: "text", "number" or "bool".
-    """
+    """Labels, the frequent ones first: text, truth values, codes, or the only value there is."""
 
     labels: tuple[str, ...]
     type: str = "text"
@@ -109,11 +104,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A column that is left out of the density.
-
-    Attributes:
-        reason: why.
-    """
+    """A column that is left out of the density, and why."""
 
     reason: str = "left out as you said"
 
@@ -170,14 +161,9 @@ NAMED: dict[str, Any] = {
 
 
 def kind_of(cells: Cells, wanted: Any = None) -> Kind:
-    """The kind of a column.
+    """The kind of a column; `wanted` is a name in `NAMED`, limits, or None to detect it.
 
-    Args:
-        cells: the column.
-        wanted: a name in `NAMED`, or limits `(lower, upper)`; None to detect it.
-
-    Raises:
-        ValueError: the kind is unknown, or does not fit the cells.
+    Raises ValueError if it is unknown, or does not fit the cells.
     """
     if wanted is None or not len(cells.known):
         return next(kind for detect in DETECTED if (kind := detect(cells)) is not None)

@@ -18,11 +18,7 @@ Codes = Float[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Labels:
-    """`P(k)`, a softmax over `count` labels.
-
-    Attributes:
-        count: number of labels; the frequent ones come first.
-    """
+    """`P(k)`, a softmax over `count` labels, the frequent ones first."""
 
     count: int
 

@@ -33,11 +33,7 @@ Codes = Float[np.ndarray, " n"]
 class Whole:
     """Counts, whole numbers, and numbers in steps such as 0.1, within limits.
 
-    Attributes:
-        lower: least number; -inf for none.
-        upper: largest number; inf for none.
-        step: distance of two neighbours.
-        origin: a number that occurs, or 0 for counts.
+    `origin` is a number that occurs, or 0 for counts.
     """
 
     lower: float = -np.inf
@@ -113,14 +109,8 @@ class Number:
     """Continuous numbers, with limits or without.
 
     Codes are `(x - centre) / scale` in float64: the density is of these, times `1 / scale`.
-
-    Attributes:
-        lower: lower limit; -inf for none.
-        upper: upper limit; inf for none.
-        centre: the lower limit, or the mean.
-        scale: the distance of the limits, or the standard deviation.
-        atoms: values with a probability of their own, which are no part of the density.
-        whole: whether samples are rounded to whole numbers.
+    `atoms` are values with a probability of their own, and no part of it; samples of `whole`
+    columns are rounded.
     """
 
     lower: float

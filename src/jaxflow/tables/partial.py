@@ -18,13 +18,7 @@ MOST_EACH, MOST_ROWS = 512, 1_000_000
 
 
 class Known(NamedTuple):
-    """Rows and which of their cells are known.
-
-    Attributes:
-        rows: the rows, anything in unknown cells.
-        fixed: known discrete variables, (n, variables).
-        seen: known continuous cells, (n, columns).
-    """
+    """Rows, anything in unknown cells, and which discrete and continuous cells are known."""
 
     rows: Coded
     fixed: Bool[np.ndarray, "n variables"]
@@ -34,11 +28,7 @@ class Known(NamedTuple):
     def of(cls, plan: Plan, rows: Coded, *, complete: bool) -> "Known":
         """The cells that are not missing.
 
-        Args:
-            plan: the plan of the table.
-            rows: rows with gaps.
-            complete: whether no cell of a complete row is missing; else a missing cell may also
-                be a gap of the table.
+        `complete`: no cell of a complete row is missing; else one may also be a gap of the table.
         """
         codes, fixed = rows.codes.copy(), ~np.isnan(rows.codes)
         for i, variable in enumerate(plan.variables):
@@ -69,14 +59,10 @@ class Known(NamedTuple):
 
 
 class Completions(NamedTuple):
-    """Complete rows with weights: draws, or all that are possible.
+    """Complete rows with weights: draws, or all that are possible (`exact`).
 
-    Attributes:
-        rows: the rows; continuous cells are NaN where they are still to be drawn.
-        owner: number of the incomplete row of each.
-        log_weight: logarithms of the weights. Their sum, or for draws their mean, is the density
-            of the known cells, in the units of the codes.
-        exact: whether these are all that are possible.
+    `owner` numbers the incomplete row of each. The sum of the weights, or for draws their mean, is
+    the density of the known cells, in the units of the codes. Cells still to be drawn are NaN.
     """
 
     rows: Coded

@@ -15,24 +15,16 @@ from jaxflow.tables.laws import Labels, Law
 
 
 class Coded(NamedTuple):
-    """Rows as numbers.
-
-    Attributes:
-        codes: the discrete variables, NaN where absent, (n, variables).
-        y: the continuous columns, NaN where absent, (n, columns).
-    """
+    """Rows as numbers: discrete variables and continuous columns, NaN where absent."""
 
     codes: Float[np.ndarray, "n variables"]
     y: Float[np.ndarray, "n columns"]
 
 
 class Variable(NamedTuple):
-    """A discrete variable of the model.
+    """A discrete variable of a column: its value, or whether it `is_gap` (1) or not (0).
 
-    Attributes:
-        column: number of its column.
-        is_gap: whether it says that the cell is missing (1) or not (0).
-        gate: the variable that must be 0 for this one to be present; -1 for none.
+    `gate` is the variable that must be 0 for this one to be present; -1 for none.
     """
 
     column: int
@@ -42,13 +34,7 @@ class Variable(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedColumn:
-    """A column and how it is modelled.
-
-    Attributes:
-        name: name of the column.
-        kind: its kind.
-        gaps: number of missing cells in the rows that were fitted.
-    """
+    """A column, its kind, and the number of missing cells in the rows that were fitted."""
 
     name: str
     kind: Kind

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
-from jaxflow.tables.continuous import Codes, Continuous, Rows, labels_of, seen_in
+from jaxflow.tables.continuous import Codes, Continuous, Numbers, labels_of, seen_in
 from jaxflow.tables.gaussian import Given, fit_gaussian
 from jaxflow.transforms import Bounded, Chain, Gaussianise, Standardise
 from jaxflow.transforms.choose import forward
@@ -23,15 +23,12 @@ Splits = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Recipe:
     """How a Gaussian is fitted.
 
-    Attributes:
-        curved: columns that are mapped to normal scores; the others are standardised.
-        decay: ridge of the coefficients, in rows.
-        ridge: added to the variances of scaled columns.
-        group: number of the labels that choose a covariance; -1 for one covariance.
-        diagonal: whether the columns are independent given the labels.
+    `curved` columns are mapped to normal scores, the others are standardised. `decay` and `ridge`
+    are those of `fit_gaussian`; `group` is the number of the labels that choose a covariance, -1
+    for one covariance.
     """
 
     curved: tuple[int, ...] = ()
@@ -42,18 +39,13 @@ class Settings:
 
 
 class Data(NamedTuple):
-    """Rows of continuous columns and what they are given.
+    """Rows of continuous columns, NaN where absent, and what they are given.
 
-    Attributes:
-        y: codes of the columns, NaN where absent, (n, columns).
-        limits: lower and upper limits of the codes, (2, columns).
-        inputs: encoded discrete cells, (n, inputs).
-        codes: the discrete cells, (n, variables).
-        groups: discrete variables that may choose a covariance, and how many labels they have.
-        gates: as for `Continuous`.
+    `limits` are those of the codes, `inputs` the encoded discrete cells, and `groups` the number
+    of labels of each discrete variable that may choose a covariance.
     """
 
-    y: Rows
+    y: Numbers
     limits: Float[np.ndarray, "2 columns"]
     inputs: Float[np.ndarray, "n inputs"]
     codes: Codes
@@ -72,7 +64,7 @@ class Data(NamedTuple):
             seen_in(codes, self.gates), self.inputs[rows], labels_of(codes, group, num_labels)
         )
 
-    def simple(self, settings: Settings, rows: np.ndarray, field: Any) -> Continuous:
+    def simple(self, settings: Recipe, rows: np.ndarray, field: Any) -> Continuous:
         """The Gaussian of these rows, with a field that is 0 before training."""
         y, given = self.y[rows], self.given(rows, settings.group)
         # Absent cells repeat the present ones, to leave each column's distribution as it is.
@@ -101,7 +93,7 @@ class Data(NamedTuple):
         fill = jnp.asarray(filled[0], float)
         return Continuous(scaling, start, flow, fill, self.masked, settings.group, self.gates)
 
-    def score(self, settings: Settings, folds: Splits) -> Any:
+    def score(self, settings: Recipe, folds: Splits) -> Any:
         """Held-out log-densities of the Gaussian, of all folds in turn, (rows,)."""
         each = []
         for train, held in folds:
@@ -112,10 +104,10 @@ class Data(NamedTuple):
             each.append(log_det - 0.5 * (z**2).sum(axis=1) - constant)
         return np.concatenate(each)
 
-    def choose(self, folds: Splits) -> tuple[Settings, dict[Settings, Float[np.ndarray, " rows"]]]:
+    def choose(self, folds: Splits) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
         """The best settings, and the held-out log-densities of all that were tried."""
-        tried: dict[Settings, Float[np.ndarray, " rows"]] = {}
-        best = Settings()
+        tried: dict[Recipe, Float[np.ndarray, " rows"]] = {}
+        best = Recipe()
         changes: list[list[dict[str, Any]]] = [
             [
                 {"curved": curved, "group": group}
@@ -138,7 +130,7 @@ class Data(NamedTuple):
         return best, tried
 
 
-def _scaling(x: Rows, curved: tuple[int, ...]) -> Any:
+def _scaling(x: Numbers, curved: tuple[int, ...]) -> Any:
     """Normal scores of some columns, and a straight line for the others."""
     if not curved:
         return Standardise.fit(x)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from scipy.special import expit, logit
 
 from jaxflow.tables.softmax import NEVER, choose, log_softmax, log_sum
+from jaxflow.transforms.kinds import is_skewed
 
 # Frequent numbers with a probability of their own, and logistic densities of the others.
 COMMON, COMPONENTS = 6, 5
@@ -32,22 +33,13 @@ class Steps:
     Frequent numbers have probabilities of their own, and the others those of the table, T. Beside
     them stands a mixture of logistic densities over `u = (g(k) - centre) / scale`, integrated over
     the cell of each number and normalised within the limits, with F the logistic distribution
-    function:
+    function and `g(k) = log(1 + k - lower)` if `log`, else `g(k) = k`:
 
         P(k) = sum_c w_c [k = c] + w T(k) + sum_m w_m (F_m(k + 1/2) - F_m(k - 1/2)) / Z_m
 
     Every number within the limits has a probability, and no other has (discretised logistic
-    mixtures: Salimans et al. 2017, arXiv 1701.05517).
-
-    Attributes:
-        lower: least k.
-        upper: largest k.
-        log: whether `g(k) = log(1 + k - lower)`; else `g(k) = k`.
-        centre: mean of g.
-        scale: standard deviation of g.
-        common: the numbers with a probability of their own, the frequent ones first.
-        values: other numbers of the table, in increasing order.
-        counts: rows of each.
+    mixtures: Salimans et al. 2017, arXiv 1701.05517). `common` are the frequent numbers; `values`
+    and `counts` are other numbers of the table and their rows.
     """
 
     lower: float
@@ -66,7 +58,8 @@ class Steps:
         values, counts = np.unique(known, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         kept = np.sort(order[COMMON : COMMON + KEPT])
-        log = bool(np.isfinite(lower)) and not np.isfinite(upper) and _is_skewed(known - lower)
+        log = bool(np.isfinite(lower) and not np.isfinite(upper))
+        log = log and is_skewed(known - lower, np.log1p(known - lower))
         lower, upper = float(max(lower, -MOST)), float(min(upper, MOST))
         g = np.log1p(known - lower) if log else known
         return cls(
@@ -104,9 +97,7 @@ class Steps:
     def cells(self, codes: Codes, *, others: bool = False) -> Float[np.ndarray, "n 4"]:
         """Each cell's place among the frequent numbers, or -1, its lower edge, width and `log T`.
 
-        Args:
-            codes: the cells.
-            others: whether they are those of the table: `T` is then that of the other rows.
+        With `others` they are those of the table, and `T` is that of the other rows.
         """
         k = np.nan_to_num(codes, nan=self.common[0])
         hits = k[:, None] == np.array(self.common)
@@ -215,11 +206,7 @@ class Steps:
 def step_log_prob(parameters: Any, cells: Any, first: Any, span: Any) -> Any:
     """Log-probability of each cell, (n,), by the parameters of `Steps`, (n, `PARAMETERS`).
 
-    Args:
-        parameters: `NEVER` for the logits that a law does not have.
-        cells: as `Steps.cells`.
-        first: lower edge of the least number, in u.
-        span: distance of the upper edge of the largest number from it.
+    Logits that a law does not have are `NEVER`. `first` and `span` are `Steps.span`.
     """
     xp = parameters.__array_namespace__()
     weights = log_softmax(parameters[:, :LOGITS])
@@ -242,13 +229,3 @@ def _log_mass(low: Any, width: Any) -> Any:
     # log F(x) = -log(1 + exp(-x))
     tails = xp.logaddexp(0.0, -low - width) + xp.logaddexp(0.0, low)
     return xp.log(-xp.expm1(-width)) - tails
-
-
-def _is_skewed(x: np.ndarray) -> bool:
-    """Whether the logarithm of numbers from 0 on is much less skewed than the numbers."""
-
-    def skew(values: np.ndarray) -> float:
-        scale = values.std()
-        return float(np.mean(((values - values.mean()) / scale) ** 3)) if scale else 0.0
-
-    return skew(x) > 2.0 and abs(skew(np.log1p(x))) < 0.5 * skew(x)

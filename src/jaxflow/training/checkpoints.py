@@ -66,11 +66,7 @@ class FileStore:
         return on_mesh(state), best
 
     def extra(self) -> dict[str, Any]:
-        """Read `extra`.
-
-        Raises:
-            ValueError: the checkpoint belongs to other data.
-        """
+        """Read `extra`; raises ValueError if the checkpoint belongs to other data."""
         return _check_data(load_extra(self.path), self)
 
     def wait(self) -> None:
@@ -154,11 +150,7 @@ def _by_number(tree: Any) -> dict[str, Any]:
 def open_store(
     checkpoint: str | Path | Checkpoints | None, data: str, *, resume: bool
 ) -> Store | None:
-    """Open the `checkpoint` argument of `fit`.
-
-    Raises:
-        FileExistsError: the folder holds checkpoints, and `resume` is False.
-    """
+    """Open the `checkpoint` argument of `fit`; raises FileExistsError for a full folder."""
     if checkpoint is None:
         return None
     if not isinstance(checkpoint, Checkpoints):

@@ -33,10 +33,25 @@ class Comparison:
     Attributes:
         log_p: log-densities by the name of the density, (rows,) each, the flow's under `"flow"`.
         rows: what the rows are, in words.
+        folds: number of folds, each of which held out other rows, before all rows were trained on;
+            0 for rows that the flow has not seen.
     """
 
     log_p: dict[str, Float[np.ndarray, " rows"]]
     rows: str = "held-out rows"
+    folds: int = 0
+
+    @classmethod
+    def of(cls, log_p: dict[str, Float[np.ndarray, " rows"]], folds: int = 0) -> "Comparison":
+        """The comparison of held-out rows, with their number in words."""
+        rows = f"{len(log_p['flow']):,} "
+        rows += f"rows, each held out once in {folds} folds" if folds else "held-out rows"
+        return cls(log_p, rows, folds)
+
+    @classmethod
+    def of_few(cls, count: int) -> "Comparison":
+        """No comparison, for so few rows."""
+        return cls({}, f"{count} rows, too few to hold any out")
 
     def mean(self, name: str = "flow") -> tuple[float, float]:
         """Mean log-density and its standard error, nats per row."""
@@ -57,6 +72,7 @@ class Comparison:
             densities[name] = {n: v if math.isfinite(v) else None for n, v in values.items()}
         return {
             "rows": self.rows,
+            "folds": self.folds,
             "densities": densities,
             "verdict": self.verdict,
             "text": str(self),

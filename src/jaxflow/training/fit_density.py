@@ -8,11 +8,12 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
-from jaxflow.runtime.checks import check_columns, check_count
+from jaxflow.runtime.checks import check_columns, check_count, check_share
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.defaults import table_config
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.training.from_regression import by_regression
-from jaxflow.training.from_simple import FOLD_ROWS, FittedDensity, Table, by_folds, by_hold_out
+from jaxflow.training.from_simple import FittedDensity, Table, by_folds, by_hold_out
 from jaxflow.training.from_surface import by_geodesics
 from jaxflow.training.record import Callback
 from jaxflow.training.rows import data_rows, repeat_rows
@@ -106,8 +107,7 @@ def fit_density(
     """
     if np.ndim(x) != 2:
         raise ValueError(f"x has shape {np.shape(x)}: give rows (n, d), as x.reshape(len(x), -1)")
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation} must lie between 0 and 1, such as 0.1")
+    check_share("validation", validation)
     depth = check_count("depth", depth)
     placeholder = CNF(lambda t, x: x, StandardNormal(np.shape(x)[1]))
     rows = repeat_rows(data_rows(placeholder, x, cond, "x", weights))

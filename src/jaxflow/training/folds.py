@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.keys import seed_words
@@ -24,6 +24,10 @@ from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
+# Tables with more rows hold out a share instead; those of fewer distinct rows than FEWEST, none.
+FOLD_ROWS, NUM_FOLDS, FEWEST = 5000, 5, 10
+# Splits that are tried for one in which every column varies in every fold.
+ATTEMPTS = 20
 # Least gain in nats that counts as one.
 GAIN = 1e-4
 # Steps between two validations, also of large tables, and validations without a gain after which
@@ -34,24 +38,18 @@ RISE = 25
 # Largest number of held-out rows that stop a training; those of a fold are all of them.
 MOST_HELD = 4096
 
+Splits = list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]
 # Rows, and their conditions where there are any.
-Rows = tuple[Array, ...]
+Arrays = tuple[Array, ...]
 
 
 def make_folds(
     groups: Int[np.ndarray, " n"], count: int, seed: int, *, equal: bool = True
-) -> list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]:
-    """Split rows into `count` folds at random.
+) -> Splits:
+    """Split rows into `count` folds at random: row numbers to train on and to hold out, for each.
 
-    Args:
-        groups: number of the group of each row, from 0; the rows of a group stay together.
-        count: number of folds.
-        seed: of the order.
-        equal: whether folds have the same sizes, to share compiled programs, so that a few rows
-            may be in no fold.
-
-    Returns:
-        Row numbers to train on and to hold out, for each fold.
+    The rows of a group, numbered from 0, stay together. With `equal`, folds have the same sizes,
+    to share compiled programs, so that a few rows may be in no fold.
     """
     order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
     place = np.empty(len(order), int)
@@ -67,14 +65,26 @@ def make_folds(
     return [(train[:least], held[:size]) for train, held in zip(trains, parts, strict=True)]
 
 
+def varied_folds(
+    groups: Int[np.ndarray, " n"], seed: int, is_flat: Callable[[np.ndarray], Any]
+) -> tuple[Splits, Bool[np.ndarray, " columns"]]:
+    """Folds whose training rows vary in every column, and the columns for which there are none.
+
+    `is_flat` says of rows which columns do not vary.
+    """
+    for attempt in range(ATTEMPTS):
+        folds = make_folds(groups, NUM_FOLDS, seed + attempt)
+        flat = np.any([is_flat(train) for train, _ in folds], axis=0)
+        if not flat.any():
+            break
+    return folds, flat
+
+
 class Folds:
     """Runs on the folds of a table, advanced together, and the step of the best mean.
 
-    Attributes:
-        runs: a run for each fold, which never stops by itself.
-        best_step: the step of the least mean held-out negative log-density; 0 for the start.
-        best: the weights of each run at that step.
-        history: means over the folds, from step 0 on.
+    `best` has the weights of each run at `best_step`, the step of the least mean held-out negative
+    log-density; 0 for the start. `history` has means over the folds, from step 0 on.
     """
 
     def __init__(self, runs: list[Run], num_rows: int) -> None:
@@ -90,7 +100,7 @@ class Folds:
     ) -> None:
         """Train until `PATIENCE` validations bring nothing, or as long as `config` says.
 
-        Also until `callback` returns True; it gets the means over the folds.
+        Also until `callback`, which gets the means over the folds, returns True.
         """
         every, most, max_seconds = self.runs[0].config.eval_every, config.steps, config.max_seconds
         for step in [*range(every, most, every), most]:
@@ -151,8 +161,8 @@ def pad_rows(run: Run, num_rows: int) -> None:
 
 def start_run(
     flow: Any,
-    train: Rows,
-    held: Rows,
+    train: Arrays,
+    held: Arrays,
     key: PRNGKeyArray,
     config: TrainConfig,
     *,
@@ -161,14 +171,8 @@ def start_run(
 ) -> Run:
     """A training by maximum likelihood of a flow that is a density already; it never stops itself.
 
-    Args:
-        flow: the flow, without a transform.
-        train: rows to train on.
-        held: rows to validate.
-        key: for the minibatches.
-        config: steps, minibatch size and learning rate.
-        scaling: transform of the rows.
-        large: whether to validate less often.
+    The flow has no transform: `scaling` is that of the rows. `large` tables are validated less
+    often.
     """
     config = replace(
         config,
@@ -179,9 +183,9 @@ def start_run(
         max_seconds=None,
         solver_error=math.inf,
     )
-    x, *cond = train
-    arguments = (cond[0] if cond else None), key, held, scaling, config
-    (problem,) = prepare(flow, x, *arguments, standardise=False).values()
+    x, cond = (*train, None)[:2]
+    problems = prepare(flow, x, cond, key, held, scaling, config, standardise=False)
+    (problem,) = problems.values()
     choice = Choice(schedule=_rising(config.learning_rate))
     return Run("start", problem, key, config, maximum_likelihood, optimizer=choice)
 

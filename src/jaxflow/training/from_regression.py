@@ -13,15 +13,8 @@ from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import SCALINGS
-from jaxflow.training.folds import MOST_HELD, Folds, make_folds
-from jaxflow.training.from_simple import (
-    LARGE_RIDGE,
-    NUM_FOLDS,
-    FittedDensity,
-    Table,
-    untrained,
-    usual_fit,
-)
+from jaxflow.training.folds import MOST_HELD, NUM_FOLDS, Folds, make_folds
+from jaxflow.training.from_simple import LARGE_RIDGE, FittedDensity, Table, untrained, usual_fit
 from jaxflow.training.regression import Predicted, predict
 from jaxflow.training.starts import Fold, Start, before_scaling, choose_start
 from jaxflow.transforms import Chain
@@ -33,15 +26,8 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
 
     Location and spread of each row are predicted by regressions that did not see it. Of a large
     table with several columns a flow is also trained as `fit` does, and the better one on the rows
-    held out is the result: the regression of a target with several modes says little.
-
-    Args:
-        table: the target.
-        cond: conditions, (n, c).
-        share: of the rows to hold out of the flow's training; None for folds.
-
-    Returns:
-        The flow, its history, and its comparison with regressions with normal errors.
+    held out is the result: the regression of a target with several modes says little. `share` of
+    the rows is held out of the flow's training; None for folds.
     """
     every = np.arange(len(table.x))
     noisy, (clean,) = before_scaling(table.x, table.first, table.key, [(every, every)])
@@ -93,7 +79,8 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
         for each in (seen.linear, seen.chosen)
     }
     densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
-    return FittedDensity(flow, history, Comparison(densities, _rows(len(held), share)))
+    comparison = Comparison.of(densities, NUM_FOLDS if share is None else 0)
+    return FittedDensity(flow, history, comparison)
 
 
 def _for_new_conditions(flow: CNF, seen: Predicted, transform: Chain) -> CNF:
@@ -106,9 +93,3 @@ def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]
     """Row numbers to train on and to hold out, of the latter no more than stop a training."""
     train, held = split(count, share, seed)
     return train, held[:MOST_HELD]
-
-
-def _rows(count: int, share: float | None) -> str:
-    if share is None:
-        return f"{count:,} rows, each held out once in {NUM_FOLDS} folds"
-    return f"{count:,} held-out rows"

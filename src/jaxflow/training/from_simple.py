@@ -20,23 +20,19 @@ from jaxflow.training.comparison import Comparison
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, sine_network
 from jaxflow.training.fit import fit
-from jaxflow.training.folds import Folds, make_folds, start_run
+from jaxflow.training.folds import FEWEST, FOLD_ROWS, Folds, Splits, start_run, varied_folds
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS, Callback
+from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
 from jaxflow.transforms import Chain, Proposal
 from jaxflow.transforms.kinds import GridColumn
 
-# A table of fewer distinct rows than FEWEST holds none out and trains no field: its density is a
-# Gaussian with a large ridge.
-NUM_FOLDS, FEWEST, LARGE_RIDGE = 5, 10, 0.2
-# Tables with more rows hold out a share instead of using folds.
-FOLD_ROWS = 5000
+# The density of a table with too few rows to hold any out is a Gaussian with a large ridge.
+LARGE_RIDGE = 0.2
 # Rows that show edges; with fewer, sines overfit.
 MANY_ROWS = 1000
-# Splits that are tried for one in which every column varies in every fold.
-ATTEMPTS = 20
 
 
 class FittedDensity(NamedTuple):
@@ -55,19 +51,7 @@ class FittedDensity(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows, and how to train on them.
-
-    Attributes:
-        x: rows, (n, d).
-        cond: conditions, (n, c), or None.
-        proposal: transforms of the columns before the scaling.
-        width: units of each hidden layer.
-        depth: number of hidden layers.
-        key: for the folds, the weights and the minibatches.
-        config: settings; those of validation and stopping are not used with folds.
-        progress: as for `fit_density`.
-        callback: likewise.
-    """
+    """Rows, how to train on them, and the transforms of the columns before the scaling."""
 
     x: Array
     cond: Array | None
@@ -90,10 +74,7 @@ class Table(NamedTuple):
         return host_seed(self.key)
 
     def groups(self) -> np.ndarray:
-        """Number of the group of each row: a copy of a training row tests nothing.
-
-        On a grid, equal rows are independent draws.
-        """
+        """Number of the group of each row: a copy of one tests nothing, except on a grid."""
         if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
             return np.arange(len(self.x))
         rows = np.asarray(self.x)
@@ -118,30 +99,23 @@ class Table(NamedTuple):
         zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
         return eqx.tree_at(lambda field: field.layers[-1], field, zero)
 
-    def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Row numbers of the folds, in each of which every column varies.
-
-        Raises:
-            ValueError: a column varies in too few rows.
-        """
-        x, groups = np.asarray(self.x, np.float64), self.groups()
-        constant, eps = np.zeros(x.shape[1], bool), float(jnp.finfo(self.x.dtype).eps)
-        for attempt in range(ATTEMPTS):
-            folds = make_folds(groups, NUM_FOLDS, self.seed + attempt)
-            parts = [constant_columns(x[train], eps) for train, _ in folds]
-            constant = np.any(parts, axis=0)
-            if not constant.any():
-                return folds
-        name = self.proposal.columns[int(np.argmax(constant))]
-        raise ValueError(
-            f"column {name} of x has one value in all but a few rows, so that some folds see no "
-            "other: drop the column, or fit these rows alone"
+    def folds(self) -> Splits:
+        """Row numbers of the folds, in each of which every column varies; raises ValueError."""
+        x, eps = np.asarray(self.x, np.float64), float(jnp.finfo(self.x.dtype).eps)
+        folds, constant = varied_folds(
+            self.groups(), self.seed, lambda train: constant_columns(x[train], eps)
         )
+        if constant.any():
+            name = self.proposal.columns[int(np.argmax(constant))]
+            raise ValueError(
+                f"column {name} of x has one value in all but a few rows, so that some folds see "
+                "no other: drop the column, or fit these rows alone"
+            )
+        return folds
 
     def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
         """A training by maximum likelihood, which stops where it is told to."""
-        arrays = (self.x,) if self.cond is None else (self.x, self.cond)
-        rows, held_rows = (tuple(array[each] for array in arrays) for each in (train, held))
+        rows, held_rows = (take(each, self.x, self.cond) for each in (train, held))
         large = len(self.x) > FOLD_ROWS
         return start_run(
             flow, rows, held_rows, self.key, self.config, scaling=scaling, large=large
@@ -169,10 +143,9 @@ def by_folds(table: Table) -> FittedDensity:
         search.train(table.config, bar, table.callback)
         scaling, start_flow = flow.transform, with_transform(flow, None)
         trained = search.train_all(lambda: table.run(start_flow, every, every, scaling))
-    count = sum(len(held) for _, held in folds)
-    text = f"{count:,} rows, each held out once in {len(folds)} folds"
     flow = flow if trained is None else trained
-    return FittedDensity(flow, search.history, compare(search.held_out(), tried, text))
+    comparison = Comparison.of(compared(search.held_out(), tried), len(folds))
+    return FittedDensity(flow, search.history, comparison)
 
 
 def by_hold_out(table: Table, share: float) -> FittedDensity:
@@ -193,7 +166,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
             search.train(table.config, bar, table.callback)
         flow, history = run.flow(search.best[0]), search.history
         log_p = np.asarray(flow.log_prob(x[held]), np.float64)
-    return FittedDensity(flow, history, compare(log_p, tried, f"{len(held):,} held-out rows"))
+    return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
 
 
 def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
@@ -205,16 +178,13 @@ def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, H
     )
     options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
     options |= {"config": table.config, "progress": table.progress, "callback": table.callback}
-    flow = CNF(field, StandardNormal(dim))
-    if cond is None:
-        return fit(flow, x[train], validation=(x[held],), **options)
-    return fit(flow, x[train], cond[train], validation=(x[held], cond[held]), **options)
+    flow, validation = CNF(field, StandardNormal(dim)), take(held, x, cond)
+    return fit(flow, *take(train, x, cond), validation=validation, **options)
 
 
 def untrained(flow: CNF, rows: int) -> FittedDensity:
     """A flow of too few rows to train or to compare it."""
-    nothing = f"{rows} rows, too few to hold any out"
-    return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison({}, nothing))
+    return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison.of_few(rows))
 
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:
@@ -223,12 +193,11 @@ def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> C
     return CNF(table.field(), base, transform=scaling)
 
 
-def compare(
-    log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]], rows: str
-) -> Comparison:
+def compared(
+    log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]]
+) -> dict[str, Float[np.ndarray, " n"]]:
     """The flow beside the best Gaussian of scaled columns and the best simple density."""
-    densities = {each.name: tried[each] for each in simplest_and_best(tried)}
-    return Comparison({"flow": log_p, **densities}, rows)
+    return {"flow": log_p} | {each.name: tried[each] for each in simplest_and_best(tried)}
 
 
 def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> tuple[Start, Start]:

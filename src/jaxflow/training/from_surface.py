@@ -100,7 +100,7 @@ def _with_field_of_0(flow: CNF) -> CNF:
 def _simple_densities(surface: Surface, folds: list[Fold]) -> dict[Start, Float[np.ndarray, " n"]]:
     """Uniform on the manifold, beside simple densities of the other columns, the best one first.
 
-    Log-densities of the held-out rows, in nats and data units.
+    With log-densities of the held-out rows, in nats and data units.
     """
     charts, columns = Blocks(surface.charts), np.asarray(surface.columns)
     area = [np.asarray(forward(charts, fold.held[:, columns])[1], np.float64) for fold in folds]
@@ -115,16 +115,7 @@ def _simple_densities(surface: Surface, folds: list[Fold]) -> dict[Start, Float[
 def kernel_density(flow: CNF, x: Array, held: Array, key: PRNGKeyArray) -> Float[np.ndarray, " m"]:
     """Log-densities of held-out rows by kernels around the others: wrapped normals of one width.
 
-    A part of the rows chooses the width.
-
-    Args:
-        flow: has the manifold of its field, and the transform to it.
-        x: rows with a kernel each, in data units.
-        held: rows to score.
-        key: for noise on grids, and which rows choose.
-
-    Returns:
-        Log-densities in nats and data units.
+    A part of the rows chooses the width. The flow gives the manifold and the transform to it.
     """
     manifold: Manifold = flow.field.manifold  # type: ignore[attr-defined]
     u, _ = forward(flow.transform, spread_rows(flow.transform, x, key))

@@ -16,13 +16,7 @@ NORMAL_QUARTILES = 1.349
 
 
 class HeavyTails(NamedTuple):
-    """Independent Student's t coordinates of `z = L^-1 (x - mean)`, all with the same tails.
-
-    Attributes:
-        mean: location, (dim,).
-        factor: `L`, lower triangular, (dim, dim).
-        df: degrees of freedom.
-    """
+    """Independent Student's t coordinates of `factor^-1 (x - mean)`, with the same tails."""
 
     mean: Float[np.ndarray, " dim"]
     factor: Float[np.ndarray, "dim dim"]
@@ -39,17 +33,10 @@ class HeavyTails(NamedTuple):
 def fit_heavy_tails(x: Float[np.ndarray, "n dim"], covariance: str, ridge: float) -> HeavyTails:
     """The most likely of `DEGREES`, with location and scale by expectation maximisation.
 
-    Correlations are those of the multivariate t (Lange, Little and Taylor 1989, "Robust
-    Statistical Modeling Using the t Distribution"); then each coordinate gets its own scale.
-
-    Args:
-        x: rows, (n, dim).
-        covariance: `"full"`, or `"diag"` for no correlations.
-        ridge: added to each variance, as a share of that of the column's different values. With a
-            ridge of 0, few rows or many equal ones have no most likely scale.
-
-    Returns:
-        The density.
+    Correlations, unless `covariance` is `"diag"`, are those of the multivariate t (Lange, Little
+    and Taylor 1989, "Robust Statistical Modeling Using the t Distribution"); then each coordinate
+    gets its own scale. `ridge` is added to each variance, as a share of that of the column's
+    different values: with 0, few rows or many equal ones have no most likely scale.
     """
     best, highest = None, -np.inf
     floor = ridge * np.array([_spread(np.unique(column)) for column in x.T]) ** 2

@@ -40,11 +40,7 @@ def describe(value: Any, name: str) -> dict[str, str]:
     """What an objective or a flow is made of: a text for each of its parts, by place.
 
     The same in every process. Arrays and code are hashed. Lists, dicts and objects that a function
-    closes over are left out, since a training may change them.
-
-    Args:
-        value: modules, dataclasses, functions, containers, arrays and numbers.
-        name: the place of `value` itself.
+    closes over are left out, since a training may change them. `name` is the place of `value`.
     """
     found: dict[str, str] = {}
     _visit(value, name, found, closed=False, inside=())

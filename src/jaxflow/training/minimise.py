@@ -38,21 +38,10 @@ def minimise(
 ) -> Any:
     """Take `config.steps` steps and return the module with the averaged weights.
 
-    A loss or gradient that is not finite ends the training with a warning. The result is then the
-    averaged weights at the end of the interval of `eval_every` steps with the least mean loss.
-
-    Args:
-        module: what to train.
-        data: rows on the device, in the units that `batch_transform` takes.
-        loss: `(module, x, cond, key) -> (loss, metrics)`.
-        key: for minibatches and the loss.
-        config: settings; those of validation are not used.
-        progress: show a progress bar; None for only on a terminal.
-        trained: tree of the arrays to train; None for all.
-        batch_transform: applied to each minibatch first; None for no transform.
-
-    Raises:
-        TrainingError: the loss or its gradient is not finite at the first step.
+    A loss or gradient that is not finite ends the training with a warning, and raises
+    TrainingError at the first step. The result is then the averaged weights at the end of the
+    interval of `eval_every` steps with the least mean loss. `trained` is a tree of the arrays to
+    train, None for all; `batch_transform` is applied to each minibatch of `data` first.
     """
     trained = arrays_where(module, lambda part: True) if trained is None else trained
     params, frozen = partition_trainable(module, trained)

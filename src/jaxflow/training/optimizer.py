@@ -3,10 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -20,9 +22,8 @@ Schedule = Callable[[Any], Any]
 class Optimizer:
     """What turns gradients into updates; one object per setting, to share compilations.
 
-    Attributes:
-        transformation: of optax; its state starts anew with each phase.
-        schedule: its learning rate by the number of the update; None if it is not known.
+    The state of the transformation starts anew with each phase. `schedule` is its learning rate by
+    the number of the update; None if it is not known.
     """
 
     transformation: optax.GradientTransformation
@@ -65,12 +66,7 @@ def _adamw(config: TrainConfig, schedule: Schedule) -> Optimizer:
 
 @dataclass(frozen=True)
 class Choice:
-    """The arguments `optimizer` and `schedule` of `fit`; None for its own.
-
-    Raises:
-        TypeError: one of them is a class, a number, or no transformation or function at all.
-        ValueError: both are given, or a learning rate is not a number.
-    """
+    """The arguments `optimizer` and `schedule` of `fit`, checked; None for its own."""
 
     optimizer: Any = None
     schedule: Any = None
@@ -119,21 +115,19 @@ def _scheduled(config: TrainConfig, schedule: Schedule, first: int) -> Optimizer
 def _check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, optax.GradientTransformation):
         return
+    kind, advice = f"a {type(optimizer).__name__}", ""
     if isinstance(optimizer, type):
-        name = optimizer.__name__.lower()
-        name = name if hasattr(optax, name) else "adam"
-        kind, advice = "a class", f"an object of optax, such as optax.{name}(1e-3)"
+        kind, advice = "a class", "an object of optax, such as "
     elif callable(optimizer):
-        kind, advice = "a function", "what it returns, such as optax.adam(1e-3)"
-    else:
-        kind, advice = f"a {type(optimizer).__name__}", "optax.adam(1e-3)"
+        kind, advice = "a function", "what it returns, such as "
     raise TypeError(
         f"optimizer={optimizer!r} is {kind}, not an optax.GradientTransformation: write {advice}"
+        "optax.adam(1e-3)"
     )
 
 
 def _check_schedule(schedule: Any) -> None:
-    if not callable(schedule) and _is_number(schedule):
+    if isinstance(schedule, Real | np.ndarray | jax.Array):
         raise TypeError(
             f"schedule={schedule!r} is a number: write schedule=optax.constant_schedule("
             f"{schedule!r}), or TrainConfig(learning_rate={schedule!r}) for its peak"
@@ -153,11 +147,3 @@ def _check_schedule(schedule: Any) -> None:
         ) from error
     if rate.shape != ():
         raise ValueError(f"schedule={schedule!r} gives shape {rate.shape}: give one number")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

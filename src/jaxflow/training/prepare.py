@@ -37,24 +37,12 @@ GIVEN = "as given", "the flow's own"
 class Problem(eqx.Module):
     """What is trained, in flow space: a fixed transform is applied to the data once.
 
-    If the transform is trained, the flow keeps it, and rows are in data units.
-
-    Attributes:
-        flow: the flow without its transform; with it if the transform is trained.
-        trained: tree of its arrays that are trained.
-        train: training rows.
-        validation: validation rows.
-        offsets: mean of `-log_det` of the transform over training and over validation rows. Added
-            to a mean negative log-density in flow space, they give data units.
-        transform: the transform.
-        log_det: its `log_det` at each validation row, (m,); None without data, and for a trained
-            transform.
-        batch_transform: the transform again if it is applied to each minibatch instead, because
-            each step spreads the rows with fresh noise first; None otherwise.
-        cond_scaling: standardises conditions; already applied to those of the rows. None if the
-            conditions are used as they are.
-        stream: source of the training rows, of which `train` is then a sample; None if `train`
-            has all of them.
+    If the transform is trained, the flow keeps it, and rows are in data units. `offsets` are means
+    of `-log_det` of the transform over training and over validation rows: added to a mean negative
+    log-density in flow space, they give data units. `log_det` is that of each validation row; None
+    without data, and for a trained transform. `batch_transform` is the transform again where each
+    step spreads the rows with fresh noise first. `cond_scaling` is already applied to the rows.
+    Rows of a `stream` are drawn from it, and `train` is a sample of them.
     """
 
     flow: Any
@@ -82,16 +70,10 @@ def prepare(
     standardise: bool = True,
     train: Any = ("field",),
 ) -> dict[str, Problem]:
-    """Make a training problem for each candidate transform; arguments as for `fit`.
+    """Make a training problem for each candidate transform, by its name; arguments as for `fit`.
 
     Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
     `standardise`, conditions are scaled to mean 0 and standard deviation 1.
-
-    Returns:
-        Problems, by the name of the transform.
-
-    Raises:
-        ValueError, TypeError: bad data (rows and columns named) or arguments.
     """
     check_flow(flow)
     chosen = checked_train(flow, train)

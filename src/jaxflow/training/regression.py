@@ -35,13 +35,7 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 class Normal(NamedTuple):
-    """Normal densities of rows, as a regression predicts them without having seen the rows.
-
-    Attributes:
-        location: mean, (n, d).
-        log_scale: logarithm of the standard deviation, (n, d).
-        words: the regression in a few words.
-    """
+    """Normal densities of rows, as a regression predicts them without having seen the rows."""
 
     location: Float[np.ndarray, "n d"]
     log_scale: Float[np.ndarray, "n d"]
@@ -57,13 +51,9 @@ class Normal(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Regressions of a target on conditions.
+    """The chosen regression, fitted to all rows, the rows' encoded conditions, and predictions.
 
-    Attributes:
-        moments: the chosen one, fitted to all rows; it encodes new conditions.
-        cond: the rows' encoded conditions, (n, c + 2 d), predicted unseen.
-        chosen: the chosen one.
-        linear: least squares with a constant spread.
+    `linear` is least squares with a constant spread; neither has seen the rows that it predicts.
     """
 
     moments: Moments
@@ -79,20 +69,10 @@ def predict(
     dtype: Any,
     names: Sequence[str],
 ) -> Predicted:
-    """Choose and fit the regression of each column of a target.
+    """Choose and fit the regression of each column of a standardised target.
 
-    Args:
-        u: the target, (n, d), standardised.
-        cond: conditions, (n, c).
-        folds: row numbers to fit to and to predict; the latter are all rows.
-        dtype: of the fitted arrays.
-        names: of the target's columns.
-
-    Returns:
-        Predictions for the rows, and the regression fitted to all of them.
-
-    Raises:
-        ValueError: a column is a linear function of the conditions.
+    The rows held out by the folds are all rows. Raises ValueError for a column that is a linear
+    function of the conditions.
     """
     scaling = ConditionScaling.fit(jnp.asarray(cond, dtype))
     c = np.asarray(jax.vmap(scaling)(jnp.asarray(cond, dtype)), np.float64)
@@ -217,7 +197,7 @@ def _boosted(penalty: float) -> Callable[..., _Model]:
 def _nodes(nodes: np.ndarray, columns: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """A tree of scikit-learn's boosting, for `Trees.stack`; its leaves point to themselves.
 
-    A threshold may be a value of its column. It moves to the middle of the gap above, so that
+    A threshold that is a value of its column moves to the middle of the gap above, so that
     rounding sends no row of the training to another leaf.
     """
     own, leaf = np.arange(len(nodes)), nodes["is_leaf"].astype(bool)

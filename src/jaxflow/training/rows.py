@@ -18,13 +18,7 @@ MAX_ENTRIES = 2**24
 
 
 class Dataset(eqx.Module):
-    """Data on the device.
-
-    Attributes:
-        x: samples, (rows, *event).
-        cond: conditions, (rows, *condition), or None.
-        weights: how often each row counts, (rows,); None for once.
-    """
+    """Samples, conditions and weights, how often each row counts, on the device; None for none."""
 
     x: Array
     cond: Array | None
@@ -32,13 +26,7 @@ class Dataset(eqx.Module):
 
 
 def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Dataset:
-    """Check a user's rows and put those that count on the device.
-
-    Rows of weight 0 are left out, and may hold anything.
-
-    Raises:
-        ValueError, TypeError: bad rows, conditions or weights, by name, row and column.
-    """
+    """Check a user's rows and put those of positive weight, by name, on the device."""
     rows, batch = as_rows(x, flow.event_shape, name)
     if len(batch) != 1 or batch[0] == 0:
         raise ValueError(
@@ -56,6 +44,11 @@ def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> 
         check_rows(np.asarray(conditions), f"the condition of {name}")
     data = Dataset(rows, conditions, weights)
     return data if counts.all() else jax.tree.map(lambda leaf: leaf[counts], data)
+
+
+def take(index: Any, *arrays: Any) -> tuple[Any, ...]:
+    """These rows of each array that is not None, such as `(x, cond)` or `(x,)` for `fit`."""
+    return tuple(each[index] for each in arrays if each is not None)
 
 
 def _blank(values: Any, counts: Bool[np.ndarray, " rows"]) -> Any:
@@ -88,8 +81,8 @@ def checked_weights(weights: Any, count: int, name: str) -> Float[np.ndarray, " 
 def repeat_rows(rows: Dataset) -> Dataset:
     """Rows repeated as often as they count, for estimates that take no weights.
 
-    Weights that are not integers, or whose sum is too large, are rounded so that the number of
-    copies of the first `k` rows is right to a half, for every `k`.
+    Other weights than integers, and large sums, are rounded: the number of copies of the first `k`
+    rows is right to a half, for every `k`.
     """
     if rows.weights is None:
         return rows

@@ -44,12 +44,8 @@ TRIED = ("standardise", "gaussianise")
 class Start:
     """A simple density: a scaling of each column, then a Gaussian mixture or Student's t.
 
-    Attributes:
-        scaling: `"standardise"` or `"gaussianise"`.
-        components: number of Gaussians.
-        covariance: `"full"`, or `"diag"` for none within a component.
-        ridge: added to each variance of the scaled columns.
-        heavy: whether a single component is Student's t, with tails as the rows have.
+    `covariance` is that within a component; `ridge` is added to each variance of the scaled
+    columns; `heavy` makes a single component Student's t, with tails as the rows have.
     """
 
     scaling: str = "standardise"
@@ -99,15 +95,9 @@ class Start:
         )
 
     def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
-        """Fit scaling and density to rows.
+        """Fit to rows after the transform `first`: the transform of the data, and the base.
 
-        Args:
-            first: what was applied to the data before; None for nothing.
-            u: the rows, (n, d), after `first`.
-
-        Returns:
-            The transform of the data, and the base. A single Gaussian or t is a `Whiten` and a
-            standard base.
+        A single Gaussian or t is a `Whiten` and a standard base.
         """
         scaling = SCALINGS[self.scaling].fit(u)
         scaled = forward(scaling, u)[0]
@@ -128,13 +118,7 @@ class Start:
 
 
 class Fold(NamedTuple):
-    """Rows of one fold before the scaling.
-
-    Attributes:
-        train: rows to fit to, (n, d).
-        held: rows to score, (m, d).
-        log_det: log-determinants of what was applied to the held rows before, (m,).
-    """
+    """Rows of one fold before the scaling; `log_det` is of what was applied to the held ones."""
 
     train: Array
     held: Array
@@ -147,16 +131,9 @@ def before_scaling(
     key: PRNGKeyArray,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Array, list[Fold]]:
-    """Rows after the transforms that come before the scaling, and the folds made of them.
+    """Rows after the transforms before the scaling, and the folds of them.
 
-    Args:
-        x: rows, (n, d), in data units.
-        first: the transforms; None for none.
-        key: for noise on grids.
-        folds: row numbers to train on and to hold out, for each fold.
-
-    Returns:
-        All rows with noise on grids, (n, d), and the folds, whose held-out rows have none.
+    All rows have noise on grids, the held-out rows of a fold have none.
     """
     if first is None:
         noisy, u, log_det = x, x, np.zeros(len(x))
@@ -173,16 +150,10 @@ def choose_start(
     """Choose a simple density by cross-validation.
 
     For each scaling the number of components rises until the held-out rows are no better; then
-    Student's t, of columns that are only standardised, and other ridges are tried.
-
-    Args:
-        folds: the folds; of many rows the first `MAX_ROWS` train.
-        scalings: the scalings to try; those after the first must be clearly better.
-        heavy: whether to try Student's t.
-
-    Returns:
-        Log-densities of the held-out rows, of all folds in turn, in nats and data units, for each
-        density tried, the chosen one first, then by their means.
+    Student's t, of columns that are only standardised, and other ridges are tried. Scalings after
+    the first must be clearly better; of many rows the first `MAX_ROWS` train. Returns
+    log-densities of the held-out rows of all folds in turn, in nats and data units, for each
+    density, the chosen one first, then by their means.
     """
     tried: dict[Start, Float[np.ndarray, " n"]] = {}
     for scaling in scalings:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxflow.data.permutation import shuffled
 from jaxflow.data.shards import Shards
+from jaxflow.runtime.checks import check_share
 from jaxflow.training.config import TrainConfig
 
 # Transforms are fitted to, and chosen by, this many rows at most.
@@ -15,13 +16,7 @@ SAMPLE_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Stream:
-    """The training and validation rows of shards, in a random order.
-
-    Attributes:
-        shards: the files.
-        num_validation: number of rows held out for validation, the first of the order.
-        seed: seed of the order.
-    """
+    """The rows of shards in a random order, of which the first `num_validation` are held out."""
 
     shards: Shards
     num_validation: int
@@ -54,14 +49,7 @@ def split_shards(
     seed: tuple[int, ...],
     config: TrainConfig,
 ) -> tuple[Stream, Any, Any, Any]:
-    """Split shards into training and validation rows.
-
-    Returns:
-        The stream, a sample of its training rows, their conditions, and the validation data.
-
-    Raises:
-        ValueError: conditions or weights beside the shards, or no rows left to train on.
-    """
+    """A stream of shards, a sample of its training rows, their conditions, the validation data."""
     if cond is not None or weights is not None:
         raise ValueError(
             "x=Shards(...) already contains its conditions, Shards.open(folder, cond=[...]), and "
@@ -69,8 +57,7 @@ def split_shards(
         )
     count = 0
     if isinstance(validation, float | int):
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation} must lie between 0 and 1")
+        check_share("validation", validation)
         count = num_validation_rows(len(shards), validation, config)
     if count >= len(shards):
         raise ValueError(

@@ -69,11 +69,7 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
 
 
 def checked_names(train: Any) -> tuple[str, ...]:
-    """The names of the parts to train.
-
-    Raises:
-        ValueError: there is none, or one is unknown.
-    """
+    """The names of the parts to train; raises ValueError for none and unknown ones."""
     names = (train,) if isinstance(train, str) else tuple(train)
     if not names or any(name not in NAMES for name in names):
         raise ValueError(
@@ -84,11 +80,7 @@ def checked_names(train: Any) -> tuple[str, ...]:
 
 
 def checked_train(flow: Any, train: Any) -> Any:
-    """The argument `train` of `fit`: names, or a tree of booleans, before the transform is known.
-
-    Raises:
-        ValueError, TypeError: it does not fit the flow.
-    """
+    """The argument `train` of `fit`, names or a tree, before the transform is known."""
     if not isinstance(train, Flow):
         names = checked_names(train)
         known = [name for name in names if name != "transform" or flow.transform is not None]
@@ -159,17 +151,10 @@ class Slot:
 
 
 def partition_trainable(module: Any, tree: Any = None) -> tuple[dict[str, Array], Any]:
-    """Take the trained arrays out of a module.
+    """The trained arrays of a module by name, and the module with a `Slot` for each.
 
-    Args:
-        module: a flow, or another module.
-        tree: True for the arrays to take; None for `trainable(module)`.
-
-    Returns:
-        The arrays by name, and the module with a `Slot` for each.
-
-    Raises:
-        ValueError: there are none, so nothing would be trained.
+    `tree` is True for the arrays to take; None for `trainable(module)`. Raises ValueError for
+    none.
     """
     tree = trainable(module) if tree is None else tree
     trained: dict[str, Array] = {}

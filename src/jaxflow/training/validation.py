@@ -25,8 +25,7 @@ def validation_value(
 ) -> tuple[float, float]:
     """Mean negative log-density of the validation rows, or the objective's `held_out` value.
 
-    Returns:
-        The value, in nats and data units, and the mean number of field evaluations of a row.
+    In nats and data units; and the mean number of field evaluations of a row.
     """
     rows = problem.validation
     weights = () if rows.weights is None else (rows.weights,)

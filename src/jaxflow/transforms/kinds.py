@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxflow.dynamics.robust_scaling import skewness
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.dequantise import Dequantise
@@ -138,7 +139,7 @@ class LimitedColumn(ColumnKind):
         for lower, upper in INTERVALS:
             if fills(values, lower, upper):
                 return cls(lower, upper, notes=atom_notes(column))
-        if values[0] > 0 and _skew(x) > SKEW and abs(_skew(np.log(x))) < LESS * _skew(x):
+        if values[0] > 0 and is_skewed(x, np.log(x)):
             return cls(0.0, notes=atom_notes(column))
         return None
 
@@ -224,6 +225,12 @@ def _grid_step(column: Column) -> float:
     return 0.0
 
 
+def is_skewed(x: Float[np.ndarray, " n"], logs: Float[np.ndarray, " n"]) -> bool:
+    """Whether the logarithms of numbers are much less skewed than the numbers."""
+    skew = skewness(x)
+    return bool(skew > SKEW and abs(skewness(logs)) < LESS * skew)
+
+
 def fills(values: Float[np.ndarray, " m"], lower: float, upper: float) -> bool:
     """Whether sorted values lie strictly within the limits and reach close to both."""
     if not (lower < values[0] and values[-1] < upper):
@@ -240,7 +247,3 @@ def reaches(values: Float[np.ndarray, " m"], lower: float, upper: float, gap: fl
 def usual_gap(count: int) -> float:
     """The share of an interval that a density which is not small at a limit leaves there."""
     return min(10 / count, 0.02)
-
-
-def _skew(x: np.ndarray) -> float:
-    return float(np.mean(((x - x.mean()) / x.std()) ** 3))

@@ -59,8 +59,7 @@ def pad_knots(
 ) -> tuple[OtherKnots, OtherKnots, OtherKnots]:
     """Pad to `num_knots` with knots on the upper linear tail; the curve does not change.
 
-    The steps are at least 1 in score and the knots' span in value, so both stay strictly
-    increasing in float32.
+    Steps of at least 1 in score and the span in value stay strictly increasing in float32.
     """
     extra = np.arange(1, num_knots - len(x) + 1)
     step = max(1 / slopes[-1], x[-1] - x[0])

@@ -15,9 +15,7 @@ from jaxflow.runtime.shapes import Event
 def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"], np.dtype]:
     """The samples in float64 on the host, and the dtype in which a fit stores its parameters.
 
-    The dtype is the data's own if that is floating (float64 needs JAX's x64 mode), else JAX's
-    default floating dtype. Raises for fewer than `least` samples, or anything but finite real
-    numbers.
+    Raises for fewer than `least` samples, or anything but finite real numbers.
     """
     raw = np.asarray(x)
     if not (

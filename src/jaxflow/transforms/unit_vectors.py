@@ -18,10 +18,7 @@ UNIT, LEAST_ROWS = 1e-3, 10
 
 @dataclass(frozen=True)
 class UnitVector:
-    """Columns whose rows have length 1: directions, axes, or rotations as quaternions.
-
-    `up_to_sign`: `x` and `-x` are one point.
-    """
+    """Columns whose rows have length 1; `up_to_sign` if `x` and `-x` are one point."""
 
     columns: tuple[int, ...]
     up_to_sign: bool = False

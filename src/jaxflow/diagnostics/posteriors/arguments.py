@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import LEAST_PAIRS, to_host
+from jaxflow.diagnostics.findings import LEAST, to_host
 from jaxflow.runtime.checks import check_rows
 
 
@@ -51,14 +51,8 @@ def as_log_densities(values: Any, name: str, ndim: int) -> Float[np.ndarray, "..
 
 def check_num_pairs(n: int) -> None:
     """Raise unless there are enough pairs for a test."""
-    if n < LEAST_PAIRS:
-        raise ValueError(f"theta has {n} rows, too few to test; give {LEAST_PAIRS} or more")
-
-
-def check_level(level: float) -> None:
-    """Raise unless it is a probability."""
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} must lie in (0, 1), such as 0.01")
+    if n < LEAST:
+        raise ValueError(f"theta has {n} rows, too few to test; give {LEAST} or more")
 
 
 def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten, to_host
-from jaxflow.diagnostics.posteriors.arguments import as_rows_of, check_level
+from jaxflow.diagnostics.posteriors.arguments import as_rows_of
 from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.sbc import sbc
 from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.flows.flow import Flow
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 
 Statistic = Callable[[Array, Array], Any]
@@ -74,7 +74,7 @@ def calibration(
         ValueError: shapes that do not fit, NaN or infinity, or fewer than 20 pairs.
         SolveError: a solve of the flow failed.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     k = check_count("num_draws", num_draws)
     theta, x = as_rows_of(theta, x)
     n = len(theta)

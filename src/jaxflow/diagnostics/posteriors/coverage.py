@@ -6,11 +6,11 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.diagnostics.posteriors.arguments import (
     as_log_densities,
-    check_level,
     check_num_pairs,
 )
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
+from jaxflow.runtime.checks import check_share
 from jaxflow.runtime.keys import numpy_rng
 
 
@@ -50,7 +50,7 @@ def expected_coverage(
     Raises:
         ValueError: shapes that do not fit, NaN, or fewer than 20 pairs.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     truth = as_log_densities(log_prob, "log_prob", 1)
     draws = as_log_densities(log_prob_draws, "log_prob_draws", 2)
     if len(draws) != len(truth):

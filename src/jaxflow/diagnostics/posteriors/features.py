@@ -22,10 +22,6 @@ class RandomFeatures(NamedTuple):
     """`sqrt(2) cos(x W + b)`, whose products approximate a sum of Gaussian kernels.
 
     Rahimi and Recht (2007), "Random Features for Large-Scale Kernel Machines", NeurIPS.
-
-    Attributes:
-        frequencies: `W`, (columns, features).
-        phases: `b`, (features,).
     """
 
     frequencies: Float[np.ndarray, "p features"]
@@ -42,16 +38,10 @@ class RandomFeatures(NamedTuple):
         return np.sqrt(2) * np.cos(x @ self.frequencies + self.phases)
 
     def classify(self, rows: Pairs, signs: Signs, points: Points) -> Values:
-        """Probability of the label 1, minus 1/2, at points, for many labellings at once.
+        """Probability of the label 1, minus 1/2, at points, for many labellings at once, (k, h).
 
-        Args:
-            rows: n rows of the one kind, then n of the other, (2 n, p).
-            signs: a labelling a column, (n, h): with +1 the second of pair i has the label 1, with
-                -1 the first.
-            points: where to evaluate, (k, p).
-
-        Returns:
-            (k, h).
+        `rows` are n of the one kind, then n of the other. In a column of `signs`, (n, h), +1 gives
+        the second of pair i the label 1, and -1 the first.
         """
         x, n = self(rows), len(signs)
         gram = x.T @ x / len(x) + RIDGE * np.eye(NUM)

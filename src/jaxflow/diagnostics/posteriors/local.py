@@ -13,7 +13,6 @@ from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, flatten, p_value
 from jaxflow.diagnostics.posteriors.arguments import (
     as_matrix,
-    check_level,
     check_num_pairs,
 )
 from jaxflow.diagnostics.posteriors.features import (
@@ -26,7 +25,7 @@ from jaxflow.diagnostics.posteriors.features import (
 )
 from jaxflow.diagnostics.posteriors.verdict import Verdict
 from jaxflow.plotting.excess import excess
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.runtime.threads import one_thread
@@ -152,7 +151,7 @@ def lc2st(
             exchanges for the level.
         ImportError: `classifier` is given and scikit-learn is not installed.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     theta = as_matrix(theta, "theta", 2, "(n, d)")
     draws = as_matrix(draws, "draws", 2, "(n, d)")
     at = as_matrix(observed_draws, "observed_draws", 3, "(m, k, d)")

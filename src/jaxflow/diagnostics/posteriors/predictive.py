@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, p_value, plural
-from jaxflow.diagnostics.posteriors.arguments import as_log_densities, as_matrix, check_level
+from jaxflow.diagnostics.posteriors.arguments import as_log_densities, as_matrix
 from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.runtime.checks import check_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def predictive_check(
         ValueError: shapes that differ, NaN or infinity, or too few simulations for a p-value
             below `level`.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     data, one = np.asarray(simulated, float), np.asarray(observed, float)
     if data.shape[1:] != one.shape or not data.size:
         raise ValueError(

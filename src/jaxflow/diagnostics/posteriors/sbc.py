@@ -5,9 +5,10 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.diagnostics.posteriors.arguments import as_pairs, check_level
+from jaxflow.diagnostics.posteriors.arguments import as_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
+from jaxflow.runtime.checks import check_share
 from jaxflow.runtime.keys import numpy_rng
 
 
@@ -52,7 +53,7 @@ def sbc(
     Raises:
         ValueError: shapes that do not fit, NaN or infinity, or fewer than 20 pairs.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     theta, draws = as_pairs(theta, draws)
     d, rng = theta.shape[1], numpy_rng(key)
     names = [f"theta {i}" for i in range(d)] if names is None else list(names)

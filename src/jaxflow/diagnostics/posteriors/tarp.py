@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_matrix, as_pairs, check_level
+from jaxflow.diagnostics.posteriors.arguments import as_matrix, as_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
-from jaxflow.runtime.checks import check_rows
+from jaxflow.runtime.checks import check_rows, check_share
 from jaxflow.runtime.keys import numpy_rng
 
 
@@ -57,7 +57,7 @@ def tarp(
     Raises:
         ValueError: shapes that do not fit, NaN or infinity, or fewer than 20 pairs.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     theta, draws = as_pairs(theta, draws)
     rng = numpy_rng(key)
     if references is not None:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jaxflow.diffusion.steppers.ancestral import Ancestral
 from jaxflow.diffusion.steppers.rule import Move, Rule
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.shapes import Event
 
 
@@ -51,8 +51,7 @@ class Langevin(Rule):
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio={self.ratio} must lie in (0, 1)")
+        check_share("ratio", self.ratio, 0.5)
         if not 0 <= self.data_std < math.inf:
             raise ValueError(f"data_std={self.data_std} must be non-negative and finite")
 
