@@ -152,13 +152,14 @@ class FlowEstimator(BaseEstimator):
         objective = make_objective(self.objective)
         sizes = self.steps, self.batch_size, self.learning_rate
         seed = _seed_of(self.random_state)
-        kinds = getattr(self, "kinds", None)
+        kinds, ensemble = getattr(self, "kinds", None), bool(getattr(self, "ensemble", False))
         # Remove what an earlier fit had.
         self.__dict__.pop("comparison_", None)
         by_default = self.objective == "auto" and self.scaling == "auto"
-        if kinds and not by_default:
+        if (kinds or ensemble) and not by_default:
+            name = f"kinds={kinds!r}" if kinds else "ensemble=True"
             raise ValueError(
-                f"kinds={kinds!r} is for the default flow: leave objective={self.objective!r} and "
+                f"{name} is for the default flow: leave objective={self.objective!r} and "
                 f"scaling={self.scaling!r} out"
             )
         if by_default:
@@ -170,6 +171,7 @@ class FlowEstimator(BaseEstimator):
                     weights=rows.weights,
                     columns=columns,
                     kinds=kinds,
+                    ensemble=ensemble,
                     width=None if self.width is None else as_int("width", self.width),
                     depth=as_int("depth", self.depth),
                     validation=self.validation,
