@@ -261,7 +261,8 @@ def test_the_estimator_of_an_ensemble(tmp_path):
     density.save(tmp_path / "density")
     again = FlowDensity.load(tmp_path / "density")
     np.testing.assert_array_equal(again.score_samples(x), density.score_samples(x))
-    assert set(again.sample(100, random_state=0)[:, 2]) <= set(range(7))
+    drawn = again.sample(100, random_state=0)[:, 2]
+    np.testing.assert_array_equal(drawn, np.round(drawn))
     with pytest.raises(ValueError, match="ensemble=True is for the default flow"):
         FlowDensity(ensemble=True, scaling="whiten").fit(x)
 
