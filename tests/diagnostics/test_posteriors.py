@@ -3,6 +3,9 @@
 `python benchmarks/calibration.py` prints how often, over 50 seeds.
 """
 
+from typing import Any, NamedTuple
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -25,6 +28,13 @@ from jaxflow.diagnostics import (
     sbc,
     tarp,
 )
+from jaxflow.dynamics import (
+    EncodedCondition,
+    LocationScale,
+    ObservationEncoder,
+    RobustScaling,
+)
+from jaxflow.runtime.keys import numpy_rng
 
 KEY = jax.random.key(0)
 
@@ -136,6 +146,48 @@ def test_a_flow_of_the_library(x64):
         local = local_calibration(right, theta, x, [[0.3], [-1.0]], key=KEY, num_draws=20)
         assert local.problems == ()
         assert local.draws.shape == (2, 20, 1)
+
+
+class Mean(eqx.Module):
+    """The mean of a set as its only feature."""
+
+    features: int = eqx.field(static=True, default=1)
+
+    def __call__(self, x):
+        return x.mean(axis=0)
+
+
+class OfSets(NamedTuple):
+    """Normal posteriors of sets of 30, too wide at positive means and too narrow at others."""
+
+    field: Any
+    wide: float
+    event_shape: tuple[int, ...] = (1,)
+
+    def sample(self, key, shape, cond):
+        mean = np.asarray(cond).mean(axis=1) * 30 / 31
+        scale = np.exp(self.wide * np.sign(mean)) / np.sqrt(31)
+        return mean + scale * numpy_rng(key).normal(size=mean.shape)
+
+
+def test_the_encoder_of_a_posterior_summarises_sets():
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(2000, 1))
+    x = theta[:, None] + rng.normal(size=(2000, 30, 1))
+    line = np.ones((1, 1)), np.zeros(1)
+    scaling = RobustScaling.fit(x, rows=2)
+    encoder = ObservationEncoder(1, scaling, (30, 1), Mean(), line=line, key=KEY)
+    field = EncodedCondition(LocationScale(lambda t, y, cond=None: 0 * y), encoder)
+    observed = 0.5 + np.linspace(-1.5, 1.5, 30)[:, None]
+
+    def p(wide, **settings):
+        flow = OfSets(field, wide)
+        return local_calibration(flow, theta, x, observed, key=KEY, num_draws=200, **settings).p[0]
+
+    assert p(0.3) < 0.01 < p(0.0)
+    assert p(0.3, summary=lambda x: x.mean()) < 0.01
+    # Of 30 entries the classifier sees too much to learn from 2,000 pairs.
+    assert p(0.3, summary=lambda x: x) > 0.05
 
 
 def test_truths_and_draws_meet_the_log_density_alike():
