@@ -23,6 +23,7 @@ from jaxflow.diagnostics import (
     expected_coverage,
     lc2st,
     local_calibration,
+    observation_check,
     predictive_check,
     rarity,
     sbc,
@@ -286,6 +287,31 @@ def test_statistics_of_the_observation_among_simulations():
     assert stats.kstest(p, "uniform").pvalue > 1e-3
 
 
+def test_observations_unlike_the_simulations_are_found():
+    rng = np.random.default_rng(0)
+    # On a ring, in units that differ: nothing is at its centre, where each column is usual.
+    angle = rng.uniform(0, 2 * np.pi, 1000)
+    x = np.stack([np.cos(angle), 1e3 * np.sin(angle)], 1) + rng.normal(size=(1000, 2)) * [0.1, 100]
+    found = observation_check(x, [[0.0, 0.0], [1.0, 0.0], [0.0, -1e3]])
+    np.testing.assert_array_equal(found.p < 0.01, [True, False, False])
+    (problem,) = found.problems
+    assert problem.startswith("0 % of simulations are less likely than observation 0")
+    assert "!! 0 %" in str(found)
+    # The summary loses what makes it strange.
+    assert not observation_check(x, np.zeros(2), summary=lambda x: x[0]).problems
+
+
+def test_p_values_of_observations_are_uniform():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 30, 1)) + rng.normal(size=(400, 1, 1))
+    others = rng.normal(size=(100, 30, 1)) + rng.normal(size=(100, 1, 1))
+    settings: dict[str, Any] = {"summary": lambda x: x.mean(), "components": 1, "level": 0.5}
+    found = observation_check(x, others, **settings)
+    p = rarity(found.log_prob, found.known)
+    assert stats.kstest(p, "uniform").pvalue > 1e-2
+    assert (found.p >= p).all()
+
+
 def test_rarity_is_the_rank_of_a_log_density():
     np.testing.assert_allclose(
         rarity([-5.0, -1.5, 0.0, -np.inf], [-3, -2, -1]), [0.25, 0.75, 1, 0.25]
@@ -338,6 +364,15 @@ DRAWS = np.zeros((30, 9, 2))
         ),
         (lambda: predictive_check(DRAWS[0], np.zeros(3)), "simulated has shape"),
         (lambda: predictive_check(DRAWS[0], np.zeros(2)), "9 data sets, too few.*give 400"),
+        (
+            lambda: observation_check(X, X[0]),
+            "x has 30 simulations, too few for a p-value below level=0.01 of 1 obs.*give 200",
+        ),
+        (
+            lambda: observation_check(X, np.zeros(3)),
+            r"observed has shape \(3,\) and x has shape \(30, 2\)",
+        ),
+        (lambda: observation_check(X, X[0], components=0), "components=0"),
         (lambda: rarity(np.zeros((2, 2)), np.zeros(3)), r"log_prob has shape \(2, 2\)"),
     ],
 )

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_rows_of
+from jaxflow.diagnostics.posteriors.arguments import as_rows_of, summarise
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
 from jaxflow.dynamics import ObservationEncoder
 from jaxflow.flows.ensemble import Ensemble, members
@@ -89,7 +88,7 @@ def local_calibration(
     draws = flatten(jnp.asarray(flow.sample(draw_key, (n + m * k,), cond)))
     summary = summary or _moments(flow)
     if summary is not None:
-        x, at = (_summarise(summary, each) for each in (x, at))
+        x, at = (summarise(summary, each) for each in (x, at))
     return lc2st(
         flatten(theta),
         draws[:n],
@@ -110,8 +109,3 @@ def _moments(flow: Any) -> Callable[[Array], Array] | None:
     if not isinstance(encoder, ObservationEncoder) or encoder.embed is None:
         return None
     return lambda x: encoder(x)[-2 * first.event_shape[0] :]
-
-
-@eqx.filter_jit
-def _summarise(summary: Callable[[Array], Any], x: Array) -> Array:
-    return jax.vmap(lambda one: jnp.ravel(jnp.asarray(summary(one))))(x)
