@@ -9,6 +9,7 @@ from jaxflow.diagnostics.posteriors.calibration import calibration
 from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
 from jaxflow.diagnostics.posteriors.local_calibration import local_calibration
+from jaxflow.diagnostics.posteriors.observation import ObservationCheck, observation_check
 from jaxflow.diagnostics.posteriors.predictive import PredictiveCheck, predictive_check, rarity
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.sbc import sbc
@@ -22,6 +23,7 @@ __all__ = [
     "ColumnGains",
     "Diagnosis",
     "LocalTest",
+    "ObservationCheck",
     "PredictiveCheck",
     "RankTest",
     "bits_per_dim",
@@ -34,6 +36,7 @@ __all__ = [
     "gradients",
     "lc2st",
     "local_calibration",
+    "observation_check",
     "predictive_check",
     "rarity",
     "sbc",
