@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import LEAST_PAIRS, Finding, p_value, to_host
-from jaxflow.diagnostics.posteriors.arguments import check_level, summarise
+from jaxflow.diagnostics.findings import LEAST, Finding, p_value, to_host
+from jaxflow.diagnostics.posteriors.arguments import summarise
 from jaxflow.diagnostics.posteriors.predictive import rarity
 from jaxflow.diagnostics.posteriors.verdict import Verdict
 from jaxflow.dynamics import RobustScaling
-from jaxflow.runtime.checks import check_count, check_rows, split
+from jaxflow.runtime.checks import check_count, check_rows, check_share, split
 
 # A component needs this many simulations; a ridge keeps the mixture smooth where they are few.
 ROWS_EACH, RIDGE = 50, 1e-3
@@ -105,7 +105,7 @@ def observation_check(
             below `level`.
         ImportError: scikit-learn is not installed, and `components` is not 1.
     """
-    check_level(level)
+    check_share("level", level, 0.01)
     most = check_count("components", components)
     rows, at = (np.asarray(each, np.float64) for each in (x, observed))
     if at.shape == rows.shape[1:]:
@@ -117,7 +117,7 @@ def observation_check(
         )
     check_rows(rows, "x")
     check_rows(at, "observed")
-    least = 2 * max(LEAST_PAIRS, int(np.ceil(len(at) / level)))
+    least = 2 * max(LEAST, int(np.ceil(len(at) / level)))
     if len(rows) < least:
         raise ValueError(
             f"x has {len(rows)} simulations, too few for a p-value below level={level:g} of "
