@@ -13,7 +13,7 @@ from tests.laws.fields import grown
 from jaxflow import CNF, ODE, DiagonalNormal, SolveError, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.runtime.chunking import CHUNK_ROWS
-from jaxflow.runtime.lanes import LANES
+from jaxflow.runtime.lanes import lanes_for
 from jaxflow.training.trainable import combine_trainable, partition_trainable
 from jaxflow.transforms import Gaussianise, Standardise
 
@@ -234,7 +234,7 @@ def test_scoring_the_same_shape_again_does_not_trace_again():
     # Batches are filled up to whole lanes, so other sizes share the compilation.
     flow.log_prob(jnp.zeros((8, 2)))
     assert len(calls) == first
-    flow.log_prob(jnp.zeros((LANES + 1, 2)))
+    flow.log_prob(jnp.zeros((lanes_for(2) + 1, 2)))
     assert len(calls) > first
 
 

@@ -7,7 +7,7 @@ import pytest
 from jaxflow import CNF, ODE, StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.ode import odeint
-from jaxflow.runtime.lanes import LANES, LEAST_LANES, MOST_LANES, lanes_for
+from jaxflow.runtime.lanes import fill_up, lanes_for
 
 X = jnp.ones((3, 2))
 FLOW = CNF(MLP(2, width=4, key=jax.random.key(0)), StandardNormal(2))
@@ -74,9 +74,15 @@ def test_the_precision_set_by_the_user_has_priority():
 
 
 def test_lanes_depend_only_on_the_platform_and_the_size_of_a_row(monkeypatch):
-    assert {lanes_for(size) for size in (1, 3, 44, 128)} == {LANES}
-    assert lanes_for(784) == lanes_for(10_000) == LEAST_LANES
+    assert [lanes_for(size) for size in (1, 32, 33, 64, 65, 10_000)] == [128, 128, 64, 64, 32, 32]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert lanes_for(3) == MOST_LANES
-    assert lanes_for(44) == 4096
-    assert lanes_for(10**7) == LANES
+    assert [lanes_for(size) for size in (3, 44, 10**7)] == [2**16, 4096, 256]
+
+
+def test_batches_are_filled_up_to_few_sizes():
+    sizes = {fill_up(num, 128) for num in range(1, 8193)}
+    assert len(sizes) == 20
+    assert {fill_up(num, 128) for num in (1, 100, 128)} == {128}
+    assert all(
+        num <= fill_up(num, 128) <= max(num + 127, 1.25 * num + 127) for num in (1, 1153, 8000)
+    )

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
+from jaxflow.runtime.lanes import fill_up
 from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.threads import in_threads, num_threads
 
@@ -30,9 +31,10 @@ def map_chunks(
 ) -> Any:
     """`f(*rows, key)`, computed chunk by chunk and joined along the rows.
 
-    A chunk has a multiple of `lanes` rows; the last one repeats its last row to fill up. Batches
-    of similar size therefore share one compilation, and no row falls into the scalar remainder of
-    a vectorised loop, which may round differently: a row has the same bits in any batch.
+    A chunk has a multiple of `lanes` rows (`fill_up`); its last row is repeated to fill it up.
+    Batches of similar size therefore share one compilation, and no row falls into the scalar
+    remainder of a vectorised loop, which may round differently: a row has the same bits in any
+    batch.
 
     Inside `jaxflow.use_devices` the devices take chunks in turn. Otherwise the cores of a CPU do,
     after the first chunk, for which the program is compiled.
@@ -49,20 +51,20 @@ def map_chunks(
     if devices and key is None:
         # Give each device something; with a key, random numbers depend on the size of a chunk.
         size = min(size, -(-count // (len(devices) * lanes)) * lanes)
-    # vmap joins the rows of many calls, which must not bring fill-ups along.
-    multiple = 1 if _traced(rows) else lanes
     if -(-count // size) < len(devices):
         # Too few chunks for all processes: each computes all of them.
         devices = [device for device in devices if is_local(device)]
+    # vmap joins the rows of many calls, which must not bring fill-ups along.
+    alone = count if _traced(rows) else min(size, fill_up(count, lanes))
 
     def compute(number: int) -> Any:
         start = number * size
         keep = min(size, count - start)
-        padded = -(-keep // multiple) * multiple if count <= size else size
-        indices = jnp.minimum(start + jnp.arange(padded), count - 1)
+        padded = alone if count <= size else size
         part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
-        chunk = jax.tree.map(lambda leaf: leaf[indices], rows)
-        return jax.tree.map(lambda leaf: leaf[:keep], f(*chunk, part_key))
+        chunk = rows if padded == count else _take(rows, start, padded)
+        out = f(*chunk, part_key)
+        return out if padded == keep else _first(out, keep)
 
     parts: list[Any] = []
     traced = _traced(rows)
@@ -91,6 +93,18 @@ def map_chunks(
     if devices:
         return _join_devices(parts, devices, size, count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+@partial(jax.jit, static_argnames="num", inline=True)
+def _take(rows: Any, start: Any, num: int) -> Any:
+    """The `num` rows from `start` on; the last row fills them up."""
+    at = jnp.minimum(start + jnp.arange(num), len(jax.tree.leaves(rows)[0]) - 1)
+    return jax.tree.map(lambda leaf: leaf[at], rows)
+
+
+@partial(jax.jit, static_argnames="num", inline=True)
+def _first(rows: Any, num: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:num], rows)
 
 
 def _traced(tree: Any) -> bool:

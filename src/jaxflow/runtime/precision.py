@@ -112,6 +112,9 @@ def _keep_context(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def cast_floats(tree: Any, dtype: Any) -> Any:
     """The tree with its floating-point arrays in `dtype`."""
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
-    )
+
+    def cast(leaf: Any) -> Any:
+        is_other = eqx.is_inexact_array(leaf) and leaf.dtype != dtype
+        return leaf.astype(dtype) if is_other else leaf
+
+    return jax.tree.map(cast, tree)

@@ -98,7 +98,10 @@ def prepare(
             indices = split(len(rows.x), float(validation), host_seed(key))
         except ValueError as error:
             raise ValueError(str(error).replace("fraction", "validation")) from None
-        rows, held_out = (jax.tree.map(lambda a, i=i: a[i], rows) for i in indices)
+        # On the host, where nothing needs to be compiled.
+        rows, held_out = (
+            jax.tree.map(lambda a, i=i: jnp.asarray(np.asarray(a)[i]), rows) for i in indices
+        )
     else:
         held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
         _check_grid("validation", flow, transform, held_out)
@@ -244,10 +247,14 @@ def _problem(
     flow, trained = _trained(flow, chosen, transform)
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
     each_batch = stream is not None or noise_of(transform) is not None
-    mapped, offsets, log_det = [], [], jnp.zeros(())
-    for name, rows in (("x", train), ("validation", held_out)):
+    named = {"x": train, "validation": held_out}
+    for rows in named.values():
         check_strict(transform, rows.x)
-        u, log_det = _into_flow_space(transform, rows.x)
+    # One program for both.
+    both = _into_flow_space(transform, jnp.concatenate([rows.x for rows in named.values()]))
+    parts = zip(*(jnp.split(values, [len(train.x)]) for values in both), strict=True)
+    mapped, offsets, log_det = [], [], jnp.zeros(())
+    for (name, rows), (u, log_det) in zip(named.items(), parts, strict=True):
         _check_support(name, transform, log_det)
         mapped.append(replace(rows, x=u))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar, split
-from jaxflow.transforms.protocol import check_strict, image_shape, inside
+from jaxflow.transforms.protocol import check_strict, image_shape, inside, is_strict
 from jaxflow.transforms.samples import checked_rows
 
 
@@ -67,7 +67,7 @@ class Blocks(eqx.Module):
     @property
     def strict(self) -> bool:
         """Whether rows outside are mistakes."""
-        return any(getattr(part, "strict", False) for part in self.blocks)
+        return any(map(is_strict, self.blocks))
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless every part accepts its columns of the rows `x`."""

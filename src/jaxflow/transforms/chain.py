@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.protocol import check_strict, image_shape, inside
+from jaxflow.transforms.protocol import check_strict, image_shape, inside, is_strict
 
 
 @final
@@ -61,7 +61,7 @@ class Chain(eqx.Module):
     @property
     def strict(self) -> bool:
         """Whether rows outside the support of a part are mistakes."""
-        return any(getattr(part, "strict", False) for part in self.parts)
+        return any(map(is_strict, self.parts))
 
     def check(self, x: ArrayInput) -> None:
         """Raise ValueError unless every part accepts the rows `x`, (rows, *event)."""
@@ -71,9 +71,10 @@ class Chain(eqx.Module):
 
     def check_strict(self, x: ArrayInput) -> None:
         """Raise ValueError if a `strict` part refuses the rows `x`, (rows, *event)."""
-        for i, part in enumerate(self.parts):
+        last = max((i for i, part in enumerate(self.parts) if is_strict(part)), default=-1)
+        for i, part in enumerate(self.parts[: last + 1]):
             check_strict(part, x)
-            if i + 1 < len(self.parts):
+            if i < last:
                 x = jax.vmap(part.forward)(jnp.asarray(x))[0]
 
     def inside(self, x: Event) -> Bool[Array, ""]:

@@ -65,12 +65,13 @@ def inside(transform: Any, x: Event) -> Bool[Array, ""]:
     return jnp.asarray(True) if method is None else method(x)
 
 
+def is_strict(transform: Any) -> bool:
+    """Whether rows outside the support of a transform, or of a part of it, raise."""
+    return bool(getattr(transform, "strict", False))
+
+
 def check_strict(transform: Any, x: Any) -> None:
     """Raise if rows lie outside the support of a `strict` part; no check under jit."""
-    if not len(x) or isinstance(x, Tracer):
+    if not len(x) or isinstance(x, Tracer) or not is_strict(transform):
         return
-    method = getattr(transform, "check_strict", None)
-    if method is not None:
-        method(x)
-    elif getattr(transform, "strict", False):
-        transform.check(x)
+    getattr(transform, "check_strict", transform.check)(x)
