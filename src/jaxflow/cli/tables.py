@@ -79,7 +79,7 @@ def _clean_blocks(
     num_read = num_kept = 0
     for block in read_blocks(path, columns):
         if not drop_nan:
-            _check_finite(block.values, names, path, first=num_read)
+            check_finite(block.values, names, path, first=num_read)
         finite = finite_rows(block.values)
         row_numbers = num_read + np.flatnonzero(finite)
         num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
@@ -96,13 +96,14 @@ def clean_rows(
 ) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
     """The finite rows in float32 or float64, and their numbers; others raise unless `drop_nan`."""
     if not drop_nan:
-        _check_finite(values, columns, path)
+        check_finite(values, columns, path)
     row_numbers = np.flatnonzero(finite_rows(values))
     _note_dropped(len(values), len(row_numbers), path)
     return to_precision(values[row_numbers], columns, path, float64=float64), row_numbers
 
 
-def _check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
+def check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
+    """Raise ValueError, naming the file, for NaN and infinity."""
     try:
         check_rows(values, columns=columns, first=first)
     except ValueError as error:
