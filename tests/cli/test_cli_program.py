@@ -81,7 +81,7 @@ def test_refusals_before_any_work(jaxflow, fit, fitted, table, write, values, tm
         (fit(new, table=words), "(command line: --columns a,b)"),
         (fit(new, table=tmp_path / "none.csv"), "none.csv: no such file"),
         (fit(new, "--columns", "a,c"), "no columns ['c']; the file has ['a', 'b']"),
-        (fit(new, "--validation", 0), "--validation 0.0: fraction=0.0 must lie between 0 and 1"),
+        (fit(new, "--validation", 0), "--validation=0.0 must lie between 0 and 1"),
         (fit(new, "--learning-rate", 0), "learning_rate=0.0 must be positive"),
         (fit(new, "--field", "best"), "--field best is unknown; choose one of auto, mlp,"),
         (

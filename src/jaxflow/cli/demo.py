@@ -22,6 +22,7 @@ from jaxflow.cli.terminal import note, print_result
 from jaxflow.data import EightGaussians, digits
 from jaxflow.dynamics import MLP
 from jaxflow.objectives import maximum_likelihood
+from jaxflow.plotting.style import pyplot
 from jaxflow.runtime.extras import import_extra
 from jaxflow.training import Comparison
 
@@ -159,15 +160,10 @@ def _compare(log_p: Scores, reference: Scores, name: str) -> dict[str, Any]:
 
 
 def _draw_digits(data: Float[np.ndarray, "40 64"], samples: Float[np.ndarray, "40 64"]) -> Any:
-    plt = import_extra("matplotlib.pyplot", "demo", "the demo needs matplotlib")
-    figure, axes = plt.subplots(1, 2, figsize=(11, 2.75), facecolor="white")
+    figure, axes = pyplot().subplots(1, 2, figsize=(11, 2.75), layout="constrained")
     for ax, images, title in zip(axes, (data, samples), ("held-out", "samples"), strict=True):
-        # 4 x 10 images with a pixel between two of them.
-        tiles = np.pad(np.clip(images, 0, 17).reshape(4, 10, 8, 8), [(0, 0)] * 2 + [(0, 1)] * 2)
-        ax.imshow(tiles.transpose(0, 2, 1, 3).reshape(36, 90)[:-1, :-1], cmap="magma")
+        plotting.grid(images.reshape(40, 8, 8), ax, wide=10, limits=(0, 17))
         ax.set_title(title, fontsize=11)
-        ax.set_axis_off()
-    figure.tight_layout(pad=0.4)
     return figure
 
 

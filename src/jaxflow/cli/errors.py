@@ -38,17 +38,13 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
                 warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
                 command(*args, **kwargs)
         except Exception as error:
-            code = _exit_code(error)
+            code = next((c for c, kinds in _EXIT_CODES.items() if isinstance(error, kinds)), None)
             if code is None or os.environ.get("JAXFLOW_TRACEBACK") == "1":
                 raise
             note(f"error: {_one_line(error)}")
             raise typer.Exit(code) from None
 
     return run
-
-
-def _exit_code(error: Exception) -> int | None:
-    return next((code for code, kinds in _EXIT_CODES.items() if isinstance(error, kinds)), None)
 
 
 def _one_line(error: Exception) -> str:

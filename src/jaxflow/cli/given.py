@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.tables import clean_rows, hash_rows
+from jaxflow.cli.tables import check_finite, clean_rows, hash_rows
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
 
@@ -68,10 +68,7 @@ def check_given(
 ) -> Float[np.ndarray, "rows given"]:
     """What the rows with these numbers are given; raises ValueError for NaN."""
     values = given.values[row_numbers]
-    try:
-        check_rows(values, columns=given.columns)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    check_finite(values, given.columns, path)
     return values
 
 

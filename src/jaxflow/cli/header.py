@@ -1,13 +1,11 @@
 """Whether the first line of a text table is its header: as the user says, or as for its run."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from jaxflow.cli.run_directory import read_finished
 from jaxflow.data.delimited import TEXT, first_line
 
 Header = Annotated[
@@ -21,7 +19,7 @@ Header = Annotated[
 
 
 def with_header(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command: its table is read by its argument `header`, or as that of its run was."""
+    """Wrap a command: its table is read by its argument `header`, or else as that of its run."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -31,10 +29,6 @@ def with_header(command: Callable[..., None]) -> Callable[..., None]:
                 f"--{'' if header else 'no-'}header is for text tables ({', '.join(TEXT)}), and "
                 f"not for {table}: leave it out"
             )
-        if header is None and kwargs.get("run") is not None:
-            # What is wrong with the run the command will say.
-            with contextlib.suppress(Exception):
-                header = read_finished(kwargs["run"]).get("header")
         with first_line(table, is_header=header):
             command(*args, **kwargs)
 

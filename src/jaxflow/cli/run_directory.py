@@ -23,6 +23,7 @@ from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import check_record
 from jaxflow.cli.settings import INHERITED, option_name
 from jaxflow.cli.tables import join_names
+from jaxflow.data.delimited import assume_first_line
 from jaxflow.io.checkpoint import load_extra
 
 FLOW, HISTORY, STATE = "flow.safetensors", "history.csv", "state.safetensors"
@@ -109,7 +110,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_finished(run: Path) -> dict[str, Any]:
-    """Read the record of a finished run from the file of its flow."""
+    """Read the record of a finished run; tables are then read as that of the run was."""
     check_run(run)
     if not (run / FLOW).exists():
         raise ValueError(
@@ -121,7 +122,9 @@ def read_finished(run: Path) -> dict[str, Any]:
         raise ValueError(
             f"{run / FLOW} was not written by jaxflow fit; read it in Python: jaxflow.load(path)"
         )
-    return check_record(run / FLOW, record, finished=True)
+    record = check_record(run / FLOW, record, finished=True)
+    assume_first_line(is_header=record.get("header"))
+    return record
 
 
 def check_run(run: Path) -> None:

@@ -126,10 +126,7 @@ def fit_table(
     **options: Any,
 ) -> dict[str, Any]:
     """Train on rows and fill the run directory; returns the record with the results."""
-    try:
-        training, held = split(len(x), settings.validation, settings.seed)
-    except ValueError as error:
-        raise ValueError(f"--validation {settings.validation}: {error}") from None
+    training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
     if settings.start is None:

@@ -45,7 +45,7 @@ def read_rows(
 ) -> tuple[Values, RowNumbers, int]:
     """The columns of a run, the numbers of the rows that are kept, and how many the file has."""
     names = record["columns"]
-    columns = _columns_of_run(record, path)
+    columns = _columns_to_read(record, path)
     values = read_table(path, columns).values
     float64 = record["settings"]["float64"]
     x, row_numbers = clean_rows(values, names, path, drop_nan=drop_nan, float64=float64)
@@ -75,11 +75,11 @@ def _clean_blocks(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> Iterator[tuple[Values, RowNumbers]]:
     names, float64 = record["columns"], record["settings"]["float64"]
-    columns = _columns_of_run(record, path)
+    columns = _columns_to_read(record, path)
     num_read = num_kept = 0
     for block in read_blocks(path, columns):
         if not drop_nan:
-            _check_finite(block.values, names, path, first=num_read)
+            check_finite(block.values, names, path, first=num_read)
         finite = finite_rows(block.values)
         row_numbers = num_read + np.flatnonzero(finite)
         num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
@@ -96,13 +96,14 @@ def clean_rows(
 ) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
     """The finite rows in float32 or float64, and their numbers; others raise unless `drop_nan`."""
     if not drop_nan:
-        _check_finite(values, columns, path)
+        check_finite(values, columns, path)
     row_numbers = np.flatnonzero(finite_rows(values))
     _note_dropped(len(values), len(row_numbers), path)
     return to_precision(values[row_numbers], columns, path, float64=float64), row_numbers
 
 
-def _check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
+def check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
+    """Raise ValueError, naming the file, for NaN and infinity."""
     try:
         check_rows(values, columns=columns, first=first)
     except ValueError as error:
@@ -142,14 +143,14 @@ def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:
             )
 
 
-def columns_to_read(
-    path: Path, expected: Sequence[str], *, chosen: bool, also: Sequence[str] = ()
-) -> Sequence[str] | None:
+def _columns_to_read(record: dict[str, Any], path: Path) -> Sequence[str] | None:
     """Choose the columns of a table that a run needs; None for all columns, by position.
 
     Columns are matched by name; by position if the file or the run, unless it was fitted with
-    --columns (`chosen`), has no names but x0, x1, ... `also` are used in another way.
+    --columns, has no names but x0, x1, ...
     """
+    expected, chosen = record["columns"], record["columns_chosen"]
+    also = (*record.get("given", ()), record.get("class_column"))
     names = table_names(path)
     run_is_unnamed = _are_automatic(expected) and not chosen
     if set(expected) <= set(names) and not (run_is_unnamed and _are_automatic(names)):
@@ -167,15 +168,6 @@ def columns_to_read(
         f"got {len(names)} ({', '.join(names)})"
         + (f": missing {', '.join(missing)}" if missing else "")
     )
-
-
-def _columns_of_run(record: dict[str, Any], path: Path) -> Sequence[str] | None:
-    """`columns_to_read` for a run."""
-    also = [*record.get("given", ())]
-    if record.get("class_column") is not None:
-        also.append(record["class_column"])
-    chosen = record["columns_chosen"]
-    return columns_to_read(path, record["columns"], chosen=chosen, also=also)
 
 
 def _are_automatic(names: Sequence[str]) -> bool:

@@ -37,15 +37,13 @@ PROFILE_TIME = 0.05
 
 def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
     """What a record says of the log-densities of held-out rows."""
-    count, finite = len(log_p), bool(len(log_p) and np.isfinite(log_p).all())
-    return {
-        "rows_held_out": count,
-        "validation": -float(log_p.mean()) if finite else None,
-        "validation_se": float(log_p.std(ddof=1)) / math.sqrt(count)
-        if count > 1 and finite
-        else None,
-        "held_out_quantiles": np.quantile(log_p, LEVELS).tolist() if finite else [],
-    }
+    results: dict[str, Any] = {"rows_held_out": len(log_p), "validation": None}
+    results |= {"validation_se": None, "held_out_quantiles": []}
+    if len(log_p) and np.isfinite(log_p).all():
+        mean, error = Comparison({"flow": log_p}).mean()
+        results |= {"validation": -mean, "held_out_quantiles": np.quantile(log_p, LEVELS).tolist()}
+        results |= {"validation_se": error if math.isfinite(error) else None}
+    return results
 
 
 def compared_results(comparison: Comparison) -> dict[str, Any]:

@@ -25,18 +25,24 @@ _HEAD = 1 << 20
 LONGEST_CELL = 1 << 26
 
 
-# A file, and whether its first line is the header.
-_known: ContextVar[tuple[Path, bool] | None] = ContextVar("header", default=None)
+# A file, and whether its first line is the header; None to find out.
+_known: ContextVar[tuple[Path, bool | None] | None] = ContextVar("header", default=None)
 
 
 @contextlib.contextmanager
 def first_line(path: Path | None, *, is_header: bool | None) -> Iterator[None]:
     """Within it the first line of a text table is its header, or is a row; None to find out."""
-    token = _known.set(None if path is None or is_header is None else (path, is_header))
+    token = _known.set(None if path is None else (path, is_header))
     try:
         yield
     finally:
         _known.reset(token)
+
+
+def assume_first_line(*, is_header: bool | None) -> None:
+    """Say what the first line of the file of `first_line` is, where that did not."""
+    if (said := _known.get()) is not None and said[1] is None:
+        _known.set((said[0], is_header))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def sniff(path: Path) -> Layout:
         header = [field.strip() for field in next(reader)]
         known = [field for field in header if field not in NULLS]
         is_row = bool(known) and all(map(is_number, known))
-        if (said := _known.get()) is not None and said[0] == path:
+        if (said := _known.get()) is not None and said[0] == path and said[1] is not None:
             is_row = not said[1]
         if is_row:
             return Layout(separator, tuple(f"x{i}" for i in range(len(header))), skip)

@@ -112,7 +112,9 @@ def measure_mass(
     """
     manifold = manifold_of(getattr(flow, "field", None))
     if manifold is not None:
-        return _judged(Mass(*surface_mass(flow, manifold, points, cond, rng), allowed))
+        mass = Mass(*surface_mass(flow, manifold, points, cond, rng), allowed)
+        few = mass.effective is not None and mass.effective < LEAST
+        return mass._replace(value=math.nan, error=math.inf) if few else mass
     size = math.prod(flow.event_shape)
     if size > LARGEST:
         return f"an event has {size} entries; up to {LARGEST} can be integrated"
@@ -138,12 +140,6 @@ def measure_mass(
         hopeless = on_grid.error > HOPELESS * on_grid.value
         return on_grid._replace(value=math.nan) if hopeless else on_grid
     return sampled
-
-
-def _judged(mass: Mass) -> Mass:
-    """The mass, NaN where too few draws measure it."""
-    few = mass.effective is not None and mass.effective < LEAST
-    return mass._replace(value=math.nan, error=math.inf) if few else mass
 
 
 def grid_mass(log_density: LogDensity, u: Float[np.ndarray, "n d"], allowed: float) -> Mass:

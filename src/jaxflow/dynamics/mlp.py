@@ -6,6 +6,7 @@ from typing import Literal, SupportsIndex
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
@@ -120,3 +121,9 @@ class MLP(eqx.Module):
 
     def _prepared(self) -> Prepared:
         return Prepared(self, trace_weights(tuple(layer.weight for layer in self.layers)))
+
+
+def zero_field(network: MLP) -> MLP:
+    """The network with zeros as its last layer: a field of 0, with a gradient that is not."""
+    last = jax.tree.map(jnp.zeros_like, network.layers[-1])
+    return eqx.tree_at(lambda network: network.layers[-1], network, last)

@@ -1,7 +1,7 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,17 +18,12 @@ from jaxflow.estimator.arguments import (
     to_precision,
 )
 from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
-from jaxflow.estimator.settings import (
-    make_config,
-    make_flow,
-    make_objective,
-    make_options,
-    make_transform,
-)
+from jaxflow.estimator.settings import OBJECTIVES, check_choices, make_flow, make_options
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.training import fit, fit_density
+from jaxflow.training.defaults import default_eval_every, scaling, table_config
 from jaxflow.training.rows import checked_weights
 
 
@@ -39,8 +34,15 @@ class Held(NamedTuple):
     log_p: Float[np.ndarray, " n"] | None
 
 
+class Fitted(BaseEstimator):
+    """What `fit` sets: no parameters, so apart from the fields of a dataclass."""
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class FlowEstimator(BaseEstimator):
+class FlowEstimator(Fitted):
     """A continuous flow with scikit-learn's parameters."""
 
     width: Any = None
@@ -54,9 +56,6 @@ class FlowEstimator(BaseEstimator):
     float64: Any = False
     random_state: Any = None
     verbose: Any = False
-
-    n_features_in_: ClassVar[int]
-    feature_names_in_: ClassVar[np.ndarray]
 
     # Fitted attributes that `save` writes beside the flow.
     _fitted: ClassVar[tuple[str, ...]] = (
@@ -149,8 +148,8 @@ class FlowEstimator(BaseEstimator):
             )
         columns = feature_names(self)
         check_columns(rows.x, columns)
-        objective = make_objective(self.objective)
-        sizes = self.steps, self.batch_size, self.learning_rate
+        check_choices(self.objective, self.scaling)
+        options = make_options(self.steps, self.batch_size, self.learning_rate)
         seed = _seed_of(self.random_state)
         kinds, ensemble = getattr(self, "kinds", None), bool(getattr(self, "ensemble", False))
         # Remove what an earlier fit had.
@@ -176,13 +175,13 @@ class FlowEstimator(BaseEstimator):
                     depth=as_int("depth", self.depth),
                     validation=self.validation,
                     progress=bool(self.verbose),
-                    **make_options(*sizes),
+                    **options,
                 )
             self.history_ = dict(history)
             self.comparison_ = comparison.as_dict()
             log_p = comparison.log_p.get("flow")
             return Held(rows, None) if log_p is None else Held(None, log_p)
-        config = make_config(*sizes)
+        config = table_config(**options)
         train, held = hold_out(rows, self.validation, seed)
         with jax.enable_x64(float64):
             flow_key, fit_key = jax.random.split(jax.random.key(seed))
@@ -195,9 +194,9 @@ class FlowEstimator(BaseEstimator):
                 key=fit_key,
                 weights=train.weights,
                 validation=tuple(held),
-                transform=make_transform(self.scaling, train.x, columns),
-                objective=objective,
-                config=config,
+                transform=scaling(self.scaling or "none", train.x, columns),
+                objective=OBJECTIVES[self.objective],
+                config=replace(config, eval_every=default_eval_every(config.steps)),
                 progress=bool(self.verbose),
             )
         # A plain dict: a pickle of the estimator names no other class.

@@ -1,23 +1,14 @@
-"""Parameters of an estimator as a flow, a transform, an objective and a configuration."""
+"""Parameters of an estimator, checked, as a flow, an objective and settings."""
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.estimator.arguments import as_int
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
-from jaxflow.training import TrainConfig
-from jaxflow.training.defaults import (
-    SCALINGS,
-    default_eval_every,
-    scaling,
-    sine_network,
-    table_config,
-)
+from jaxflow.training.defaults import SCALINGS, sine_network
 
 OBJECTIVES = {
     "auto": None,
@@ -34,26 +25,6 @@ def make_flow(width: Any, depth: Any, dim: int, cond_dim: int, key: PRNGKeyArray
     return CNF(field, StandardNormal((dim,)))
 
 
-def make_transform(name: Any, x: Float[np.ndarray, "n d"], columns: list[str] | None) -> Any:
-    """The `transform` of `jaxflow.fit` for a `scaling`, fitted to the training rows `x`."""
-    if name is None:
-        return None
-    _check_choice("scaling", name, ("auto", *SCALINGS))
-    return scaling(name, x, columns)
-
-
-def make_objective(name: Any) -> Any:
-    """The `objective` of `jaxflow.fit` for a name."""
-    _check_choice("objective", name, tuple(OBJECTIVES))
-    return OBJECTIVES[name]
-
-
-def make_config(steps: Any, batch_size: Any, learning_rate: Any) -> TrainConfig:
-    """The training configuration; ten validations if there are fewer than 1000 steps."""
-    config = table_config(**make_options(steps, batch_size, learning_rate))
-    return replace(config, eval_every=default_eval_every(config.steps))
-
-
 def make_options(steps: Any, batch_size: Any, learning_rate: Any) -> dict[str, Any]:
     """The settings of `jaxflow.fit_density`; None for those that it chooses."""
     return {
@@ -63,7 +34,10 @@ def make_options(steps: Any, batch_size: Any, learning_rate: Any) -> dict[str, A
     }
 
 
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        choices = ", ".join(map(repr, allowed)) + (" or None" if name == "scaling" else "")
-        raise ValueError(f"{name}={value!r} is unknown; choose {choices}")
+def check_choices(objective: Any, scaling: Any) -> None:
+    """Raise ValueError unless both names are known."""
+    allowed = {"objective": list(OBJECTIVES), "scaling": ["auto", *SCALINGS, None]}
+    for name, value in (("objective", objective), ("scaling", scaling)):
+        if not isinstance(value, str | None) or value not in allowed[name]:
+            choices = ", ".join(map(repr, allowed[name]))
+            raise ValueError(f"{name}={value!r} is unknown; choose {choices}")

@@ -102,7 +102,7 @@ def fit_posterior(
             columns (named), too few simulations, or a setting out of range.
         TrainingError: no validation value was finite.
     """
-    theta, x, valid = _pairs("theta", theta, "x", x)
+    theta, x, valid = _pairs(theta, x)
     if weights is not None:
         weights = checked_weights(weights, len(valid), "weights")[valid]
     found = as_prior(prior, theta.shape[1])
@@ -149,35 +149,36 @@ def fit_likelihood(
     Raises:
         ValueError, TrainingError: as `fit_posterior`.
     """
-    theta, x, valid = _pairs("theta", theta, "x", x)
+    theta, x, valid = _pairs(theta, x)
     if x.ndim != 2:
         raise ValueError(f"x has shape {x.shape}; fit_likelihood takes vectors (n, k)")
     flow, history = _fit(key, x, theta, None, propose(x).parts, Settings(**settings))
     return Likelihood(flow, int((~valid).sum()), history)
 
 
-def _pairs(first: str, a: Any, second: str, b: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Checked parameters and simulations, without failed ones, and which have not failed."""
-    theta, x = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    theta, x = np.asarray(theta, np.float64), np.asarray(x, np.float64)
     if theta.ndim != 2 or x.ndim < 2 or len(theta) != len(x):
         raise ValueError(
-            f"{first} has shape {theta.shape} and {second} has shape {x.shape}; give rows (n, d) "
-            "and (n, *observation): for one number a row write x[:, None]"
+            f"theta has shape {theta.shape} and x has shape {x.shape}; give rows (n, d) and (n, "
+            "*observation): for one number a row write x[:, None]"
         )
-    check_rows(theta, first)
+    check_rows(theta, "theta")
     failed = np.asarray(np.isnan(x).all(axis=0))
     if failed.any():
-        raise ValueError(f"{second} is NaN in all simulations in {_entries(failed)}: leave it out")
+        raise ValueError(f"x is NaN in all simulations in {_entries(failed)}: leave it out")
     valid = finite_rows(x)
     if valid.sum() < FEWEST:
         raise ValueError(
             f"{valid.sum()} of {len(x)} simulations are without NaN; at least {FEWEST} are needed"
         )
-    for name, rows in ((first, theta[valid]), (second, x[valid])):
+    theta, x = theta[valid], x[valid]
+    for name, rows in (("theta", theta), ("x", x)):
         constant = constant_columns(rows, float(np.finfo(np.float32).eps))
         if constant.any():
             raise ValueError(f"{name} is constant in {_entries(constant)}: leave it out")
-    return theta[valid], x[valid], valid
+    return theta, x, valid
 
 
 def _entries(mask: np.ndarray) -> str:

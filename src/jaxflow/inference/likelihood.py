@@ -158,13 +158,7 @@ def compose(
     """
     cond = posterior.checked(x_obs)
     count = check_count("number of observations", len(cond))
-    prior = posterior.prior
-    if prior.row_log_prob is None:
-        raise ValueError(
-            "compose needs the prior's gradient: fit the posterior with prior as a box "
-            "(low, high), or as a distribution of NumPyro"
-        )
-    log_prior = prior.row_log_prob
+    prior, log_prior = posterior.prior, posterior.prior.gradient("compose")
     from jaxflow.interop.numpyro import FlowDistribution
 
     def log_likelihood(theta: Array) -> Array:

@@ -52,12 +52,7 @@ def run_nuts(
     """
     infer = import_extra("numpyro.infer", "numpyro", "NUTS needs NumPyro")
     diagnostics = import_extra("numpyro.diagnostics", "numpyro", "NUTS needs NumPyro")
-    log_prior = prior.row_log_prob
-    if log_prior is None:
-        raise ValueError(
-            "NUTS needs the prior's gradient: give prior as a box (low, high), or as a "
-            "distribution of NumPyro in place of scipy's"
-        )
+    log_prior = prior.gradient("NUTS")
     limits = Bounded(jnp.asarray(prior.lower, float), jnp.asarray(prior.upper, float))
 
     def potential(u: Any) -> Any:

@@ -16,6 +16,8 @@ ALLOWED = (
     "give a box as (low, high), a distribution of NumPyro with event shape (d,), a frozen "
     "distribution of scipy or a list of them, one for each parameter, or None"
 )
+# Words in the names of NumPyro's supports that fill their limits.
+FILLED = ["real", "interval", "greaterthan", "lessthan", "positive", "nonnegative", "independent"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Prior:
         if self.draw is None:
             raise ValueError(f"prior=None cannot be drawn from: {ALLOWED[:-9]}")
         return np.asarray(self.draw(key, num), np.float64)
+
+    def gradient(self, method: str) -> Callable[[Any], Any]:
+        """`row_log_prob`; raises ValueError, for the method that needs it, if there is none."""
+        if self.row_log_prob is None:
+            raise ValueError(
+                f"{method} needs the prior's gradient: give prior as a box (low, high), or as a "
+                "distribution of NumPyro in place of scipy's"
+            )
+        return self.row_log_prob
 
     def in_box(self, theta: Any) -> Bool[np.ndarray, " n"]:
         """Whether rows lie strictly between the limits."""
@@ -200,17 +211,8 @@ def _numpyro(prior: Any, dim: int) -> Prior:
         np.broadcast_to(np.asarray(getattr(support, name, limit), np.float64), (dim,))
         for name, limit in (("lower_bound", -np.inf), ("upper_bound", np.inf))
     )
-    words = type(support).__name__.lower()
-    known = (
-        "real",
-        "interval",
-        "greaterthan",
-        "lessthan",
-        "positive",
-        "nonnegative",
-        "independent",
-    )
-    fills = any(word in words.replace("_", "") for word in known)
+    words = type(support).__name__.lower().replace("_", "")
+    fills = any(word in words for word in FILLED)
     log_prob = jax.jit(jax.vmap(prior.log_prob))
     return Prior(
         lower,

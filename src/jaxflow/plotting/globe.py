@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from jaxflow.plotting.style import LIGHT, Number, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
@@ -64,8 +63,13 @@ def globe(
     lat = (np.arange(resolution) + 0.5) / resolution * np.pi - np.pi / 2
     lon = (np.arange(2 * resolution) + 0.5) / resolution * np.pi - np.pi
     middle = np.radians(float(longitude))
-    vectors = _unit_vectors(*np.meshgrid(lat, lon + middle, indexing="ij")).reshape(-1, 3)
-    values = np.exp(_surface_log_prob(flow, transform, vectors, cond)).reshape(len(lat), len(lon))
+    up, around = np.meshgrid(lat, lon + middle, indexing="ij")
+    vectors = np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)
+    rows, area = jnp.asarray(np.stack(vectors, axis=-1).reshape(-1, 3)), 0.0
+    if transform is not None:
+        rows, area = jax.vmap(transform.inverse)(rows)
+    log_p = np.asarray(flow.log_prob(rows, cond) + area, np.float64)
+    values = np.exp(log_p).reshape(up.shape)
     if ax is None:
         ax = plt.subplots(subplot_kw={"projection": "mollweide"})[1]
     colours = density_colours(values)
@@ -92,18 +96,3 @@ def _to_sphere(flow: Any) -> Any:
             "on jaxflow.manifolds.Sphere(2), of unit vectors or behind a LatLon"
         )
     return flow.transform if shape == (2,) else None
-
-
-def _unit_vectors(lat: np.ndarray, lon: np.ndarray) -> Float[np.ndarray, "... 3"]:
-    parts = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
-    return np.stack(parts, axis=-1)
-
-
-def _surface_log_prob(
-    flow: Any, transform: Any, vectors: Float[np.ndarray, "n 3"], cond: Any
-) -> Float[np.ndarray, " n"]:
-    """Log-densities of unit vectors with respect to the area."""
-    rows, area = jnp.asarray(vectors), 0.0
-    if transform is not None:
-        rows, area = jax.vmap(transform.inverse)(rows)
-    return np.asarray(flow.log_prob(rows, cond) + area, np.float64)

@@ -176,7 +176,7 @@ def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
 
 
 def split(
-    n: int, fraction: float, seed: int
+    n: int, fraction: float, seed: int, *, name: str = "fraction"
 ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " v"]]:
     """Split n rows at random: `round(fraction n)` for validation, the others for training.
 
@@ -191,6 +191,7 @@ def split(
         n: number of rows, at least 2.
         fraction: share of the validation rows, between 0 and 1.
         seed: seed of NumPy's default generator; the same seed gives the same split.
+        name: name of `fraction` in errors.
 
     Returns:
         Row numbers `(train, validation)`, disjoint, in random order.
@@ -200,12 +201,12 @@ def split(
     """
     if n < 2:
         raise ValueError(f"n={n}: a split needs at least 2 rows")
-    check_share("fraction", fraction)
+    check_share(name, fraction)
     num_validation = round(fraction * n)
     if not 0 < num_validation < n:
         empty = "validation" if num_validation == 0 else "training"
         raise ValueError(
-            f"fraction={fraction} of n={n} rows leaves no {empty} row; "
+            f"{name}={fraction} of n={n} rows leaves no {empty} row; "
             f"take a fraction between {1 / n:.3g} and {1 - 1 / n:.3g}"
         )
     order = np.random.default_rng(seed).permutation(n)

@@ -80,9 +80,8 @@ class Autoregressive(eqx.Module):
         codes[:, :] = codes if fixed is None else np.where(fixed, codes, np.nan)
         inputs = np.zeros((len(codes), 0))
         for j, (head, law) in enumerate(zip(self.heads, self.laws, strict=True)):
-            drawn = [
-                law.sample(head(part), uniform.random((len(part), 2))) for part in _chunks(inputs)
-            ]
+            chunks = (inputs[i : i + CHUNK] for i in range(0, max(len(inputs), 1), CHUNK))
+            drawn = [law.sample(head(part), uniform.random((len(part), 2))) for part in chunks]
             free = np.ones(len(codes), bool) if fixed is None else ~fixed[:, j]
             if self.gates[j] >= 0:
                 free &= codes[:, self.gates[j]] == 0
@@ -111,8 +110,3 @@ def constant_heads(
         heads.append(Head(*(jnp.asarray(part.astype(dtype)) for part in parts)))
         size += law.num_inputs
     return tuple(heads)
-
-
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """The rows in blocks."""
-    return [rows[i : i + CHUNK] for i in range(0, max(len(rows), 1), CHUNK)]

@@ -137,12 +137,11 @@ def _read_file(path: Path, null: tuple[str, ...]) -> dict[str, Cells]:
     layout = sniff(path)
     parts, commas = _text_frames(path, layout), layout.separator == ","
     try:
-        return _checked(
-            [
-                Cells.of(name, _cells(parts, j), (*NULLS, *null), thousands=commas).parsed()
-                for j, name in enumerate(parts[0].columns)
-            ]
-        )
+        cells = []
+        for j, name in enumerate(parts[0].columns):
+            raw = np.array([cell for part in parts for cell in part[:, j].to_list()], object)
+            cells.append(Cells.of(name, raw, (*NULLS, *null), thousands=commas).parsed())
+        return _checked(cells)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -151,7 +150,3 @@ def _text_frames(path: Path, layout: Layout) -> list[Any]:
     """The cells of a text file as text, in parts."""
     every = range(len(layout.names))
     return list(delimited_frames(path, layout, every, _CHARS, numbers=False))
-
-
-def _cells(parts: list[Any], column: int) -> np.ndarray:
-    return np.array([cell for part in parts for cell in part[:, column].to_list()], object)

@@ -4,13 +4,12 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics import MLP, ConditionScaling, StandardisedCondition
+from jaxflow.dynamics.mlp import zero_field
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.continuous import Continuous, Present
 from jaxflow.tables.start import Data, Recipe, Splits
@@ -130,9 +129,9 @@ def fit_continuous(
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
     field = MLP(dim, width=width, depth=depth, cond_dim=cond_dim, key=key)
+    zero = zero_field(field)
     if cond_dim:
-        field = _with_condition(field, data, dim)
-    zero = eqx.tree_at(_last, field, jax.tree.map(jnp.zeros_like, _last(field)))
+        field, zero = (_with_condition(each, data, dim) for each in (field, zero))
     if not folds:
         nothing = np.zeros(0)
         settings = Recipe(decay=30.0, ridge=0.2)
@@ -162,10 +161,3 @@ def _with_condition(network: MLP, data: Data, dim: int) -> StandardisedCondition
     mean = jnp.concatenate([jnp.zeros(dim), scaling.mean])
     scale = jnp.concatenate([jnp.ones(dim), scaling.scale])
     return StandardisedCondition(Present(network), ConditionScaling(mean, scale))
-
-
-def _last(field: Any) -> Any:
-    """The last layer of a field's network."""
-    while not isinstance(field, MLP):
-        field = field.network if isinstance(field, Present) else field.field
-    return field.layers[-1]

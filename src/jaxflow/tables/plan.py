@@ -110,6 +110,11 @@ class Plan:
         """Numbers of the continuous columns."""
         return [j for j, each in enumerate(self.columns) if isinstance(each.kind, Number)]
 
+    @property
+    def number_kinds(self) -> list[Number]:
+        """Their kinds."""
+        return [each.kind for each in self.columns if isinstance(each.kind, Number)]
+
     @cached_property
     def variables(self) -> list[Variable]:
         """The discrete variables."""
@@ -145,20 +150,16 @@ class Plan:
     @property
     def limits(self) -> Float[np.ndarray, "2 columns"]:
         """Limits of the codes of the continuous columns."""
-        kinds = [self.number(i) for i in range(len(self.numbers))]
-        each = [[(limit - k.centre) / k.scale for limit in (k.lower, k.upper)] for k in kinds]
+        each = [
+            [(limit - kind.centre) / kind.scale for limit in (kind.lower, kind.upper)]
+            for kind in self.number_kinds
+        ]
         return np.array(each).reshape(-1, 2).T
 
     @property
     def log_scales(self) -> Float[np.ndarray, " columns"]:
         """Logarithms of the units of the codes of the continuous columns."""
-        return np.log([self.number(i).scale for i in range(len(self.numbers))])
-
-    def number(self, i: int) -> Number:
-        """The kind of the continuous column of this number."""
-        kind = self.columns[self.numbers[i]].kind
-        assert isinstance(kind, Number)
-        return kind
+        return np.log([kind.scale for kind in self.number_kinds])
 
     def laws(self, codes: Float[np.ndarray, "n variables"]) -> list[Law]:
         """Laws of the discrete variables."""
@@ -194,15 +195,15 @@ class Plan:
         rows = len(next(iter(cells.values())))
         faults, read = [], {}
         for j, column in enumerate(self.columns):
+            each = cells.get(column.name)
             if isinstance(column.kind, Ignored):
                 continue
-            if column.name not in cells:
-                if partial:
-                    read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
-                else:
-                    faults.append(f"column {column.name!r} is absent")
+            if each is None and partial:
+                read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
                 continue
-            each = cells[column.name]
+            if each is None:
+                faults.append(f"column {column.name!r} is absent")
+                continue
             if each.missing.any() and not column.gaps and not gaps:
                 faults.append(
                     f"column {column.name!r} has {each.missing.sum()} missing cells, first in row "
@@ -218,14 +219,9 @@ class Plan:
             np.isnan(read[v.column][1]).astype(float) if v.is_gap else read[v.column][0]
             for v in self.variables
         ]
-        y = []
-        for j in self.numbers:
-            values, states = read[j][1], read[j][0]
-            y.append(np.where(states == 0, values, np.nan))
-        empty = np.zeros((rows, 0))
-        return Coded(
-            np.stack(codes, axis=1) if codes else empty, np.stack(y, axis=1) if y else empty
-        )
+        # Of a continuous column, its atoms and its values.
+        y = [np.where(read[j][0] == 0, read[j][1], np.nan) for j in self.numbers]
+        return Coded(*(np.array(each, float).reshape(-1, rows).T for each in (codes, y)))
 
     def write(self, rows: Coded) -> Frame:
         """A frame of coded rows, of the sort that was fitted."""

@@ -120,17 +120,13 @@ def distil(
     fast = FlowMap(net, flow, num_steps)
     fast = minimise(fast, data, _loss, fit_key, config, progress, trained=trainable(fast))
     try:
-        return replace(fast, error=_map_error(fast, rows, exact))
-    except Exception as error:  # what was trained outlives its report
-        logger.warning("the error of the map could not be measured: %s", error)
+        error = np.asarray(fast.log_prob(rows.x, rows.cond), float) - exact
+        median, q90, q99 = np.quantile(np.abs(error), (0.5, 0.9, 0.99)).tolist()
+        found = MapError(median, q90, q99, float(error.mean()), len(error))
+        return replace(fast, error=found)
+    except Exception as failure:  # what was trained outlives its report
+        logger.warning("the error of the map could not be measured: %s", failure)
         return fast
-
-
-def _map_error(fast: FlowMap, rows: Dataset, exact: Float[np.ndarray, " rows"]) -> MapError:
-    """Measure the error of the log-density."""
-    error = np.asarray(fast.log_prob(rows.x, rows.cond), float) - exact
-    median, q90, q99 = np.quantile(np.abs(error), (0.5, 0.9, 0.99)).tolist()
-    return MapError(median, q90, q99, float(error.mean()), len(error))
 
 
 def _trajectories(

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
+from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
 from jaxflow.flows.ensemble import Ensemble
@@ -47,7 +46,7 @@ class FittedDensity(NamedTuple):
         comparison: held-out log-densities of the flow and of simple densities.
     """
 
-    flow: Flow
+    flow: Any
     history: History
     comparison: Comparison
 
@@ -98,9 +97,7 @@ class Table(NamedTuple):
         sharp = rows >= MANY_ROWS and dim <= FEW_COLUMNS and not cond_dim
         settings = {"activation": "sin", "frequency": HIGH_FREQUENCY} if sharp else {}
         sizes = {"width": self.width, "depth": self.depth, "cond_dim": cond_dim}
-        field = MLP(dim, **sizes, **settings, key=self.key)
-        zero = jax.tree.map(jnp.zeros_like, field.layers[-1])
-        return eqx.tree_at(lambda field: field.layers[-1], field, zero)
+        return zero_field(MLP(dim, **sizes, **settings, key=self.key))
 
     def folds(self) -> Splits:
         """Row numbers of the folds, in each of which every column varies; raises ValueError."""

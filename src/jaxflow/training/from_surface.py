@@ -4,12 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.density.kernels import best_width, log_kernel_density
 from jaxflow.dynamics import OnManifold
+from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
 from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import split
@@ -92,9 +92,7 @@ def _flow(table: Table, surface: Surface, start: Start, noisy: Array) -> CNF:
 
 def _with_field_of_0(flow: CNF) -> CNF:
     """The flow before training: its base."""
-    last: Any = flow.field
-    zero = jax.tree.map(jnp.zeros_like, last.field.layers[-1])
-    return eqx.tree_at(lambda flow: flow.field.field.layers[-1], flow, zero)
+    return eqx.tree_at(lambda flow: flow.field.field, flow, replace_fn=zero_field)
 
 
 def _simple_densities(surface: Surface, folds: list[Fold]) -> dict[Start, Float[np.ndarray, " n"]]:

@@ -94,10 +94,7 @@ def prepare(
     rows = data_rows(flow, x, cond, "x", weights)
     _check_grid("x", flow, transform, rows)
     if isinstance(validation, float | int):
-        try:
-            indices = split(len(rows.x), float(validation), host_seed(key))
-        except ValueError as error:
-            raise ValueError(str(error).replace("fraction", "validation")) from None
+        indices = split(len(rows.x), float(validation), host_seed(key), name="validation")
         # On the host, where nothing needs to be compiled.
         rows, held_out = (
             jax.tree.map(lambda a, i=i: jnp.asarray(np.asarray(a)[i]), rows) for i in indices

@@ -137,7 +137,8 @@ def _spread(
     """The log-scale of residuals given conditions: constant, linear, or by trees."""
     constant = _log_rms(residuals)
     target = np.log(np.abs(residuals) + FLOOR * np.exp(constant))
-    best, model = np.full(len(c), constant), _constant(c.shape[1], constant)
+    best = np.full(len(c), constant)
+    model = _Model(np.zeros(c.shape[1]), constant, [], lambda c: np.full(len(c), constant))
     highest = float(np.mean(_normal(residuals / np.exp(best)) - best)) + GAIN
     kinds = _line(PENALTIES[1]), _boosted(PENALTIES[1])
     for kind in kinds if boosts else kinds[:1]:
@@ -157,10 +158,6 @@ def _unseen(kind: Callable[..., _Model], c: np.ndarray, y: np.ndarray, folds: Fo
     for train, held in folds:
         out[held] = kind(c[train], y[train]).predict(c[held])
     return out
-
-
-def _constant(entries: int, value: float) -> _Model:
-    return _Model(np.zeros(entries), value, [], lambda c: np.full(len(c), value))
 
 
 def _line(penalty: float) -> Callable[..., _Model]:

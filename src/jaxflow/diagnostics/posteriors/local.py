@@ -1,7 +1,6 @@
 """The local classifier two-sample test: is the posterior right at one observation?"""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
@@ -180,9 +179,12 @@ def lc2st(
     rows, points = whiten(rows, points)
     # +1 where the truth of a pair has the label 0 and its draw 1; the first column is no exchange.
     signs = np.concatenate([np.ones((n, 1)), rng.choice([-1.0, 1.0], size=(n, count))], axis=1)
-    fit: Callable[..., Values] = _fit_features if classifier is None else _refit
     with one_thread():
-        values = fit(rows, signs, points, rng, classifier).reshape(m, k, 1 + count)
+        if classifier is None:
+            values = RandomFeatures.draw(rows.shape[1], rng).classify(rows, signs, points)
+        else:
+            values = _refit(classifier, rows, signs, points)
+    values = values.reshape(m, k, 1 + count)
     statistic = np.mean(values**2, axis=1)
     as_large = np.sum(statistic[:, 1:] >= statistic[:, :1] * (1 - 1e-9), axis=1)
     return LocalTest(
@@ -196,15 +198,7 @@ def lc2st(
     )
 
 
-def _fit_features(
-    rows: Pairs, signs: Signs, points: Points, rng: np.random.Generator, classifier: None
-) -> Values:
-    return RandomFeatures.draw(rows.shape[1], rng).classify(rows, signs, points)
-
-
-def _refit(
-    rows: Pairs, signs: Signs, points: Points, rng: np.random.Generator, classifier: Any
-) -> Values:
+def _refit(classifier: Any, rows: Pairs, signs: Signs, points: Points) -> Values:
     need = "lc2st with a classifier needs scikit-learn"
     clone = import_extra("sklearn.base", "sklearn", need).clone
     columns = []
