@@ -14,6 +14,7 @@ from jaxflow.dynamics import (
     Convolutional,
     EncodedCondition,
     Gated,
+    GuidedField,
     Hollow,
     Linear,
     LocationScale,
@@ -138,6 +139,10 @@ def table():
         ),
         "unet, condition": Case(
             UNet((4, 4, 1), width=2, cond_dim=3, key=KEY), (4, 4, 1), cond_dim=3
+        ),
+        "guided": Case(
+            GuidedField(OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), 2.0),
+            cond_dim=3,
         ),
         "optional condition": Case(
             OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3

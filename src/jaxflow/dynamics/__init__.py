@@ -14,6 +14,7 @@ from jaxflow.dynamics.encoders import (
     SeriesEncoder,
     SetEncoder,
 )
+from jaxflow.dynamics.guided import GuidedField
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.location_scale import LocationScale, Moments, Regression
@@ -37,6 +38,7 @@ __all__ = [
     "EncodedCondition",
     "Field",
     "Gated",
+    "GuidedField",
     "Hollow",
     "Linear",
     "LocationScale",
