@@ -12,12 +12,14 @@ from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
 from jaxflow.cli.html_report import history_figure, numbers_report, text_html, write_report
+from jaxflow.cli.image_check import check_image_run
+from jaxflow.cli.image_outputs import check_image_options
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.mixed import hash_cells, load_mixed
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import PLAN, trained_on_all
+from jaxflow.cli.record import IMAGES, PLAN, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
@@ -34,8 +36,8 @@ def check(
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table with the columns of the run, best with rows that it was not fitted to. Of "
-            "the table that it was fitted to, only the held-out rows are used."
+            help="Table with the columns of the run, or images, best with rows that it was not "
+            "fitted to. Of the table that it was fitted to, only the held-out rows are used."
         ),
     ],
     picture: Annotated[
@@ -89,6 +91,10 @@ def check(
         if path is not None and name != "card":
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
+    if IMAGES in record:
+        check_image_options(run, record, picture=picture, drop_nan=drop_nan)
+        check_image_run(run, record, table, seed, rows, report=report, card=card)
+        return
     if PLAN in record:
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_mixed(run, record, picture=picture)
