@@ -122,6 +122,7 @@ SLOW_EXAMPLES = {
     "jaxflow.diffusion.probability_flow.as_flow",
     "jaxflow.diffusion.samplers.draw",
     "jaxflow.diffusion.sde.draw_sde",
+    "jaxflow.dynamics.dit.DiT",
     "jaxflow.dynamics.unet.UNet",
     "jaxflow.estimator.conditional.ConditionalFlowDensity",
     "jaxflow.estimator.density.FlowDensity",

@@ -9,6 +9,7 @@ from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
 from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
 from jaxflow.dynamics.convolutional import Convolutional
+from jaxflow.dynamics.dit import DiT
 from jaxflow.dynamics.encoders import (
     ObservationEncoder,
     SeriesEncoder,
@@ -35,6 +36,7 @@ __all__ = [
     "ConcatSquash",
     "ConditionScaling",
     "Convolutional",
+    "DiT",
     "EncodedCondition",
     "Field",
     "Gated",
