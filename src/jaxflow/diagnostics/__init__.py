@@ -5,6 +5,7 @@ from jaxflow.diagnostics.check_trace import check_trace
 from jaxflow.diagnostics.diagnose import diagnose
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.gradients import gradients
+from jaxflow.diagnostics.images import ImageCheck, check_images
 from jaxflow.diagnostics.posteriors.calibration import calibration
 from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
@@ -22,12 +23,14 @@ __all__ = [
     "Calibration",
     "ColumnGains",
     "Diagnosis",
+    "ImageCheck",
     "LocalTest",
     "ObservationCheck",
     "PredictiveCheck",
     "RankTest",
     "bits_per_dim",
     "calibration",
+    "check_images",
     "check_trace",
     "column_gains",
     "diagnose",
