@@ -201,10 +201,9 @@ class FlowEstimator(BaseEstimator):
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
     ) -> Float[np.ndarray, " n"]:
         """Log-densities in nats, (n,), float64 whatever the flow's precision."""
-        float64 = widest_dtype(self.flow_) == np.float64
+        float64, cond = self._at_precision(cond)
         # The flow rounds rows after its transform has subtracted their offsets.
         to_precision(x, "X", float64=float64)
-        cond = None if cond is None else to_precision(cond, "y", float64=float64)
         with jax.enable_x64(float64):
             return np.asarray(self.flow_.log_prob(x, cond), np.float64)
 
@@ -212,11 +211,15 @@ class FlowEstimator(BaseEstimator):
         self, count: int, cond: Float[np.ndarray, "n c"] | None, random_state: Any
     ) -> Float[np.ndarray, "m d"]:
         """Samples in the units of the data, (count, d), in the flow's precision."""
-        float64 = widest_dtype(self.flow_) == np.float64
-        key_seed = _seed_of(random_state)
-        cond = None if cond is None else to_precision(cond, "y", float64=float64)
+        float64, cond = self._at_precision(cond)
         with jax.enable_x64(float64):
-            return np.asarray(self.flow_.sample(jax.random.key(key_seed), count, cond))
+            key = jax.random.key(_seed_of(random_state))
+            return np.asarray(self.flow_.sample(key, count, cond))
+
+    def _at_precision(self, cond: Any) -> tuple[bool, Any]:
+        """Whether the flow is in float64, and conditions in its precision."""
+        float64 = bool(widest_dtype(self.flow_) == np.float64)
+        return float64, None if cond is None else to_precision(cond, "y", float64=float64)
 
 
 def mean_score(log_p: Float[np.ndarray, " n"], sample_weight: Any) -> float:

@@ -137,7 +137,7 @@ def check_flow(flow: Any) -> None:
 def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
     """Raise if rows are not on the grid of the transform to be used, in the dtype of training."""
     if isinstance(transform, Proposal):
-        transform = Chain(transform.parts) if transform.parts else flow.transform
+        transform = transform.first or flow.transform
     elif isinstance(transform, str | None):
         transform = flow.transform
     _, transform, rows = promote_dtypes(with_transform(flow, None), transform, rows)
