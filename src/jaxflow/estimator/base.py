@@ -13,12 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import (
     MIN_ROWS,
+    OBJECTIVES,
     as_int,
+    check_choices,
     feature_names,
+    make_flow,
+    make_options,
     to_precision,
 )
 from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
-from jaxflow.estimator.settings import OBJECTIVES, check_choices, make_flow, make_options
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
