@@ -208,7 +208,7 @@ def test_a_corner_shows_each_column_and_each_pair():
     assert axes[2, 1].get_xlabel() == "b"
     assert [text.get_text() for text in axes[0, 0].get_legend().get_texts()] == ["data", "flow"]
     for wrong, message in (
-        ((x[:, :0],), r"must be \(n, d\)"),
+        ((x[:, :0],), r"give \(n, d\)"),
         ((np.ones((5, 13)),), "at most 12"),
         ((x, data[:, :2]), "reference has 2 columns"),
         ((np.full((3, 2), np.nan),), "rows 0, 1, 2"),

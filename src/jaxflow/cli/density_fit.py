@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxflow
@@ -47,17 +46,11 @@ def fit_by_default(
         flow, history, comparison = jaxflow.fit_density(
             x,
             cond,
-            key=jax.random.key(settings.seed),
             transform=proposal,
             columns=record["columns"],
             width=settings.width,
-            depth=settings.depth,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            validation=settings.validation,
-            max_seconds=settings.max_seconds,
             callback=monitor,
+            **settings.options,
         )
     results = {
         "interrupted": monitor.interrupted,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -127,17 +126,11 @@ def fit_mixed(
     with ending_early(folder, record, settings) as monitor:
         fitted = fit_table(
             cells,
-            key=jax.random.key(settings.seed),
             kinds=split_kinds(record["kind"]),
             null=record["null"],
             width=settings.width or 64,
-            depth=settings.depth,
-            validation=settings.validation,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            max_seconds=settings.max_seconds,
             callback=monitor,
+            **settings.options,
         )
     for line in str(fitted.plan).splitlines():
         note(line)

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxflow.cli.options import check_choice
 from jaxflow.diffusion import Schedule, VarianceExploding, VariancePreserving
 from jaxflow.dynamics import ACTIVATIONS as FUNCTIONS
@@ -112,6 +114,12 @@ class FitSettings:
         names = ("field", "activation", "transform", "trace", "objective")
         automatic = all(getattr(self, name) == "auto" for name in names)
         return automatic and self.model == "cnf" and self.start is None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that `jaxflow.fit_density` and `jaxflow.fit_table` share."""
+        names = ("depth", "steps", "batch_size", "learning_rate", "validation", "max_seconds")
+        return {name: getattr(self, name) for name in names} | {"key": jax.random.key(self.seed)}
 
     def size(self, name: str) -> Any:
         """A setting of `SIZES`."""

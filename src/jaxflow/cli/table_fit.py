@@ -25,7 +25,7 @@ from jaxflow.training.defaults import scaling
 from jaxflow.training.from_simple import compared
 from jaxflow.training.rows import take
 from jaxflow.training.starts import before_scaling, choose_start
-from jaxflow.transforms import Chain, Proposal
+from jaxflow.transforms import Proposal
 
 # Largest error, in nats per row, of a diffusion model's prior before the user is told.
 MAX_PRIOR_GAP = 0.1
@@ -152,8 +152,7 @@ def fit_table(
     log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
     results = {"transform": transform_text(flow.transform), **held_out_results(log_p)}
     if cond is None and settings.start is None:
-        parts = transform.parts if isinstance(transform, Proposal) else ()
-        first = Chain(parts) if parts else None
+        first = transform.first if isinstance(transform, Proposal) else None
         _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
         text = f"{len(held):,} held-out rows, which also chose the best weights"
         densities = compared(log_p, choose_start(folds))

@@ -23,12 +23,7 @@ _MAX_LISTED = 5
 
 
 class Finding(NamedTuple):
-    """One sentence of a verdict.
-
-    Attributes:
-        text: the measured number, its threshold, and what it means.
-        grade: `"good"`, `"bad"`, or `"unknown"` if it could not be measured.
-    """
+    """One sentence of a verdict; `grade` is `unknown` where nothing could be measured."""
 
     text: str
     grade: Grade

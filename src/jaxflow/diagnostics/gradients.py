@@ -28,18 +28,12 @@ AS_ACCURATE = 2.0
 
 
 class GradientRow(NamedTuple):
-    """One method's gradient of the mean negative log-density.
+    """One method's gradient of the mean negative log-density, the loss `value`, in nats.
 
-    Attributes:
-        method: the name, `ODE(gradient=method)`.
-        value: the loss, in nats.
-        error: error of the gradient in all parameters, relative to the norm of the reference.
-            NaN if the method failed.
-        num_evals: field evaluations of the forward solve, the most of any row.
-        seconds: median time of the loss and its gradient, compiled.
-        memory: bytes of intermediate results according to the compiler; None if the platform
-            does not report them.
-        problem: why the method failed; empty if it did not.
+    The error, NaN if the method failed for the reason `problem`, is that in all parameters
+    relative to the norm of the reference. `num_evals` are field evaluations of the forward solve,
+    the most of any row; `seconds` the median time of loss and gradient, compiled; `memory` bytes
+    of intermediate results according to the compiler, None where the platform does not say.
     """
 
     method: str

@@ -48,16 +48,12 @@ LogDensity = Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, " m"]]
 
 
 class Mass(NamedTuple):
-    """The integral of a density.
+    """The integral of a density; NaN if it could not be measured.
 
-    Attributes:
-        value: the integral; NaN if it could not be measured.
-        error: for a grid, the difference to the grid of every second point plus the mass at the
-            edge; for importance sampling, one standard error.
-        how: the method in words.
-        effective: effective number of draws, `(sum w)^2 / sum w^2`; None for a grid.
-        failed: points where the solve failed, counted as density 0.
-        allowed: relative error that the target accuracy of log-densities allows.
+    The error of a grid is the difference to the grid of every second point plus the mass at the
+    edge, that of importance sampling one standard error. `effective` is the effective number of
+    draws, `(sum w)^2 / sum w^2`; None for a grid. `failed` points count as density 0, and
+    `allowed` is the relative error that the target accuracy of log-densities allows.
     """
 
     value: float

@@ -22,23 +22,13 @@ from jaxflow.runtime.checks import finite_rows
 
 
 class Normality(NamedTuple):
-    """Tests of `z = encode(x)` against N(0, I).
+    """Tests of `z = encode(x)` against N(0, I), corrected (Bonferroni) for coordinates or pairs.
 
-    P-values are corrected (Bonferroni) for the number of coordinates or pairs.
-
-    Attributes:
-        num_rows: rows that were tested.
-        distance: largest Kolmogorov-Smirnov distance of a coordinate from N(0, 1).
-        coordinate: its index in the flattened event.
-        distance_p: its p-value.
-        radius: Kolmogorov-Smirnov distance of `|z|^2` from chi-square with d degrees of freedom.
-        radius_p: its p-value.
-        correlation: largest correlation of two coordinates; 0 in one dimension.
-        pair: their indices.
-        correlation_p: its p-value, by Fisher's transformation.
-        level: p-values below this count as a difference.
-        least: smallest distance of a coordinate that this many rows reveal beside six other
-            tests, about `sqrt(log(14 d / level) / (2 n))`.
+    `distance` is the largest Kolmogorov-Smirnov distance of a coordinate from N(0, 1), `radius`
+    that of `|z|^2` from chi-square, and `correlation` the largest one of a pair, 0 in one
+    dimension, with a p-value by Fisher's transformation. P-values below `level` count as a
+    difference. `least` is the smallest distance of a coordinate that this many rows reveal beside
+    six other tests, about `sqrt(log(14 d / level) / (2 n))`.
     """
 
     num_rows: int

@@ -25,13 +25,9 @@ from jaxflow.flows.flow import Flow
 class Ranks(NamedTuple):
     """Two tests of the rows' log-densities against those of as many samples.
 
-    Attributes:
-        num_rows: pairs of a row and a sample.
-        distance: Kolmogorov-Smirnov distance of the two sets of log-densities.
-        distance_p: its p-value; too large where conditions tie rows to samples.
-        below: rows whose log-density is below that of every sample.
-        below_p: the probability of as many, `2^-below`, if rows and samples can be exchanged.
-        level: p-values below this count as a difference.
+    The p-value of the Kolmogorov-Smirnov `distance` is too large where conditions tie rows to
+    samples. `below` rows are below every sample, `2^-below` the probability of as many if rows and
+    samples can be exchanged. P-values below `level` count as a difference.
     """
 
     num_rows: int

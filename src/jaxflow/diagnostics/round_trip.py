@@ -15,11 +15,9 @@ ALLOWED = 1e-2
 
 
 class RoundTrip(NamedTuple):
-    """The distance of `decode(encode(x))` from `x`.
+    """The distance of `decode(encode(x))` from `x`, the largest over columns, over rows.
 
-    Attributes:
-        error: quantiles over rows of the largest distance over columns, in standard deviations
-            of each column.
+    In standard deviations of each column.
     """
 
     error: Quantiles

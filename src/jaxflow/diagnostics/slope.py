@@ -27,15 +27,10 @@ DENSE, ITERATIONS = 128, 20
 class Slope(NamedTuple):
     """The field along trajectories, in flow space.
 
-    Attributes:
-        lipschitz: largest spectral norm of `df/dx` found, a lower bound of the field's Lipschitz
-            constant in `x`.
-        row: number of the row on whose trajectory it occurs.
-        t: its time.
-        trace_error: largest difference of the field's `with_trace` from the trace of its
-            Jacobian, relative to `max(1, sum_i |df_i/dx_i|)`; None without `with_trace` and for
-            large events.
-        tolerance: largest `trace_error` that rounding explains.
+    `lipschitz` is the largest spectral norm of `df/dx` found, a lower bound of the Lipschitz
+    constant, at a time on the trajectory of a row. `trace_error` is the largest difference of
+    `with_trace` from the trace of the Jacobian, relative to `max(1, sum_i |df_i/dx_i|)`, of which
+    rounding explains `tolerance`; None without `with_trace` and for large events.
     """
 
     lipschitz: float

@@ -34,23 +34,16 @@ EXACT_TRACE = "dataclasses.replace(flow, trace='exact') has no such error"
 
 
 class Solves(NamedTuple):
-    """The solves behind the rows' log-densities.
+    """The solves behind the rows' log-densities, which are NaN where one failed.
 
-    Attributes:
-        log_prob: log-density of each row in nats; NaN for a failed row.
-        failed: numbers of the failed rows by the name of their `jaxflow.Status`; `"UNDEFINED"`
-            for a successful solve with a log-density that is not finite.
-        atol_nats: the target accuracy in nats.
-        single: whether the precision is float32 or less.
-        has_solve: False for a flow in closed form, whose other attributes are empty.
-        num_evals: field evaluations per log-density.
-        ode_errors: estimated error of each row's steps, in nats; None without an estimate.
-        ode_error: its quantiles; infinite if solved rows took too many steps for an estimate.
-        trace_se: standard errors of a stochastic trace, in nats; None for an exact trace.
-        one_probe: whether the trace has an error that cannot be estimated.
-        missed: solved rows whose estimated error exceeds the target.
-        tried: those of them, 256 at most, that were solved again with tighter tolerances.
-        inaccurate: those of these that miss the target at every tolerance.
+    `failed` has the numbers of the failed rows by the name of their `jaxflow.Status`;
+    `"UNDEFINED"` is a successful solve with a log-density that is not finite. `single` is float32
+    or less. A flow in closed form (`has_solve` is False) leaves the rest empty: evaluations of the
+    field; estimated errors of each row's steps and their quantiles, infinite if solved rows took
+    too many steps for an estimate; standard errors of a stochastic trace. `one_probe`: its error
+    cannot be estimated. Of the solved rows, `missed` exceed the target `atol_nats`, `tried` of
+    them, 256 at most, were solved again with tighter tolerances, and `inaccurate` miss it at every
+    tolerance.
     """
 
     log_prob: Float[np.ndarray, " rows"]

@@ -26,14 +26,9 @@ HOLDS = 0.95
 
 
 class Truth(NamedTuple):
-    """Log-densities compared with a tight solve in float64 and the exact trace.
+    """Log-densities compared with a tight solve in float64 and the exact trace, in nats.
 
-    Attributes:
-        num_rows: rows that were compared.
-        error: quantiles of the absolute difference, in nats.
-        covered: rows whose difference is at most their estimated error plus rounding; None
-            without an estimated error.
-        atol_nats: the target accuracy.
+    `covered` rows differ by at most their estimated error plus rounding; None without one.
     """
 
     num_rows: int

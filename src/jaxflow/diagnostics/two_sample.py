@@ -33,11 +33,8 @@ Matrix = Float[np.ndarray, "rows columns"]
 class MMD(NamedTuple):
     """Maximum mean discrepancy with a Gaussian kernel, and its permutation test.
 
-    Attributes:
-        num_rows: pairs of a row and a sample.
-        squared: unbiased estimate of MMD^2; may be negative.
-        p: share of the exchanges with an estimate at least as large.
-        level: p-values below this count as a difference.
+    `squared` is the unbiased estimate of MMD^2, which may be negative; `p` the share of exchanges
+    with one at least as large. P-values below `level` count as a difference.
     """
 
     num_rows: int
@@ -57,13 +54,8 @@ class MMD(NamedTuple):
 class C2ST(NamedTuple):
     """Classifier two-sample test: a classifier separates data from samples, on unseen rows.
 
-    Attributes:
-        num_rows: pairs of a row and a sample.
-        accuracy: share of rows that it classifies correctly; 1/2 if data and samples agree.
-        se: standard error of the accuracy in that case: that of 2 n coins, `1 / sqrt(8 n)`,
-            times 1.5, because the folds of a cross-validation share rows.
-        p: one-sided p-value.
-        level: p-values below this count as a difference.
+    The accuracy is 1/2 if they agree, with the standard error of 2 n coins, `1 / sqrt(8 n)`, times
+    1.5, because the folds of a cross-validation share rows; `p` is one-sided.
     """
 
     num_rows: int

@@ -21,15 +21,10 @@ FLAT = 1e-6
 class Uniformity(NamedTuple):
     """Tests of `z = encode(x)` against draws of the base, as the manifold shows points.
 
-    Attributes:
-        num_rows: rows that were tested.
-        mean_p: p-value of the means of the entries: Rayleigh's test on circles and spheres.
-        square_p: p-value of these and the means of their products, as in Bingham's test; that of
-            the means alone for points of many entries.
-        energy: energy distance to as many draws of the base.
-        energy_p: its p-value, which finds differences of every kind.
-        base: the base in words.
-        level: p-values below this count as a difference.
+    `mean_p` is of the means of the entries, Rayleigh's test on circles and spheres; `square_p` of
+    these and the means of their products, as in Bingham's test, if a point has few entries. The
+    energy distance to as many draws of the base finds differences of every kind. P-values below
+    `level` count as a difference.
     """
 
     num_rows: int

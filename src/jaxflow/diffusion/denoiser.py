@@ -119,9 +119,7 @@ class Denoiser(AbstractDenoiser):
 
     def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
         """Return the predicted noise `E[e | x, cond]`."""
-        s = clip_time(self.schedule, s, x)
-        scale, time = self._inputs(s)
-        a, b = noise_shares(self.prediction, self.schedule, s)
+        scale, time, a, b = self._factors(s, x)
         return a * x + b * evaluate(self.network, time, scale * x, cond)
 
     def prepare(self) -> "Denoiser":
@@ -136,18 +134,16 @@ class Denoiser(AbstractDenoiser):
     def _noise_with_trace(
         self, s: Array, x: Array, cond: Array | None = None
     ) -> tuple[Array, Array]:
-        s = clip_time(self.schedule, s, x)
-        scale, time = self._inputs(s)
-        a, b = noise_shares(self.prediction, self.schedule, s)
+        scale, time, a, b = self._factors(s, x)
         value, trace = evaluate_with_trace(self.network, time, scale * x, cond)
         wide = trace.dtype
         return a * x + b * value, (a * x.size).astype(wide) + (b * scale).astype(wide) * trace
 
-    def _inputs(self, s: Array) -> tuple[Array, Array]:
-        """The factor of the network's input, and its time."""
-        if not self.scaled:
-            return jnp.ones_like(s), 1 - s
-        return network_inputs(self.schedule, s)
+    def _factors(self, s: Scalar, x: Array) -> tuple[Array, Array, Array, Array]:
+        """The factor of the network's input, its time, and `noise_shares`."""
+        s = clip_time(self.schedule, s, x)
+        inputs = network_inputs(self.schedule, s) if self.scaled else (jnp.ones_like(s), 1 - s)
+        return *inputs, *noise_shares(self.prediction, self.schedule, s)
 
 
 class KnownDenoiser(AbstractDenoiser):

@@ -25,7 +25,18 @@ from jaxflow.runtime.shapes import Event, Scalar
 Guide = Callable[[Scalar, Event, Any], Scalar]
 
 
-class Guided(AbstractDenoiser):
+class _Guiding(AbstractDenoiser):
+    """A denoiser that guides another one, at its noise levels."""
+
+    denoiser: AbstractDenoiser
+
+    @property
+    def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The denoiser's schedule."""
+        return self.denoiser.schedule
+
+
+class Guided(_Guiding):
     """Guidance by a likelihood: `e(x) - scale sigma grad_x guide(s, x, cond)`.
 
     With `guide = log p(y | x_s)` this is classifier guidance (Dhariwal and Nichol 2021,
@@ -48,7 +59,6 @@ class Guided(AbstractDenoiser):
             does not use it, that is, has the attribute `takes_condition = False`.
     """
 
-    denoiser: AbstractDenoiser
     guide: Any
     scale: Scalar
     shared_condition: bool = eqx.field(static=True)
@@ -69,11 +79,6 @@ class Guided(AbstractDenoiser):
             shared_condition = not getattr(guide, "takes_condition", True)
         self.shared_condition = shared_condition
 
-    @property
-    def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The denoiser's schedule."""
-        return self.denoiser.schedule
-
     def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
         """Return the guided prediction of the noise."""
         s = clip_time(self.schedule, s, x)
@@ -82,7 +87,7 @@ class Guided(AbstractDenoiser):
         return unguided - self.scale.astype(x.dtype) * self.schedule.sigma(s) * push
 
 
-class ClassifierFree(AbstractDenoiser):
+class ClassifierFree(_Guiding):
     """Classifier-free guidance: `scale e(x, cond) + (1 - scale) e(x)`.
 
     The network must accept an empty condition too: wrap it in
@@ -102,17 +107,11 @@ class ClassifierFree(AbstractDenoiser):
         scale: 0 ignores the condition, 1 uses it as learned, larger values exaggerate it.
     """
 
-    denoiser: AbstractDenoiser
     scale: Scalar
 
     def __init__(self, denoiser: Any, scale: float = 2.0) -> None:
         _check_denoiser(denoiser)
         self.denoiser, self.scale = denoiser, _as_scale(scale, denoiser)
-
-    @property
-    def schedule(self) -> Schedule:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The denoiser's schedule."""
-        return self.denoiser.schedule
 
     def noise(self, s: Scalar, x: Event, cond: Array | None = None) -> Event:
         """Return the guided prediction of the noise; `cond` is required."""

@@ -13,12 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import (
     MIN_ROWS,
+    OBJECTIVES,
     as_int,
+    check_choices,
     feature_names,
+    make_flow,
+    make_options,
     to_precision,
 )
 from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
-from jaxflow.estimator.settings import OBJECTIVES, check_choices, make_flow, make_options
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
@@ -207,10 +210,9 @@ class FlowEstimator(Fitted):
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
     ) -> Float[np.ndarray, " n"]:
         """Log-densities in nats, (n,), float64 whatever the flow's precision."""
-        float64 = widest_dtype(self.flow_) == np.float64
+        float64, cond = self._at_precision(cond)
         # The flow rounds rows after its transform has subtracted their offsets.
         to_precision(x, "X", float64=float64)
-        cond = None if cond is None else to_precision(cond, "y", float64=float64)
         with jax.enable_x64(float64):
             return np.asarray(self.flow_.log_prob(x, cond), np.float64)
 
@@ -218,11 +220,15 @@ class FlowEstimator(Fitted):
         self, count: int, cond: Float[np.ndarray, "n c"] | None, random_state: Any
     ) -> Float[np.ndarray, "m d"]:
         """Samples in the units of the data, (count, d), in the flow's precision."""
-        float64 = widest_dtype(self.flow_) == np.float64
-        key_seed = _seed_of(random_state)
-        cond = None if cond is None else to_precision(cond, "y", float64=float64)
+        float64, cond = self._at_precision(cond)
         with jax.enable_x64(float64):
-            return np.asarray(self.flow_.sample(jax.random.key(key_seed), count, cond))
+            key = jax.random.key(_seed_of(random_state))
+            return np.asarray(self.flow_.sample(key, count, cond))
+
+    def _at_precision(self, cond: Any) -> tuple[bool, Any]:
+        """Whether the flow is in float64, and conditions in its precision."""
+        float64 = bool(widest_dtype(self.flow_) == np.float64)
+        return float64, None if cond is None else to_precision(cond, "y", float64=float64)
 
 
 def mean_score(log_p: Float[np.ndarray, " n"], sample_weight: Any) -> float:

@@ -236,9 +236,7 @@ class Posterior:
         """Draws as an `arviz.InferenceData`; arguments as for `sample`."""
         from jaxflow.interop.arviz import to_arviz
 
-        return to_arviz(
-            self.sample(key, num, x_obs), self.names or [f"theta{i}" for i in range(self.dim)]
-        )
+        return to_arviz(self.sample(key, num, x_obs), self._columns)
 
     def corner(
         self, key: PRNGKeyArray, x_obs: Any, num: int = 2000, *, reference: Any = None
@@ -248,12 +246,7 @@ class Posterior:
 
         draws = np.asarray(self.sample(key, num, x_obs))
         labels = ("posterior", "reference")
-        return corner(
-            draws,
-            reference,
-            columns=self.names or [f"theta{i}" for i in range(self.dim)],
-            labels=labels,
-        )
+        return corner(draws, reference, columns=self._columns, labels=labels)
 
     def checked(self, x_obs: Any) -> Array:
         """One observation, or several, as an array.
@@ -264,6 +257,10 @@ class Posterior:
         x = np.asarray(x_obs, np.float64)
         check_rows(x.reshape(1, -1), "x_obs")
         return jnp.asarray(x, jnp.result_type(float))
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(self.names or [f"theta{i}" for i in range(self.dim)])
 
     @property
     def _cond_ndim(self) -> int:

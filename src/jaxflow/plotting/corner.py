@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, VERMILION, matrix, open_axes, pyplot
+from jaxflow.plotting.style import BLUE, VERMILION, open_axes, pyplot
+from jaxflow.runtime.checks import as_matrix
 
 # More columns make the panels too small to read.
 MAX_COLUMNS = 12
@@ -48,13 +49,13 @@ def corner(
         ValueError: shapes or names that do not fit, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    x = matrix(x, "x", "n, d")
+    x = as_matrix(x, "x", "n, d")
     dim = x.shape[1]
     if dim > MAX_COLUMNS:
         raise ValueError(f"x has {dim} columns; choose at most {MAX_COLUMNS}: x[:, [0, 1, 2]]")
     sets = [(x, BLUE, labels[0])]
     if reference is not None:
-        reference = matrix(reference, "reference", "n, d")
+        reference = as_matrix(reference, "reference", "n, d")
         if reference.shape[1] != dim:
             raise ValueError(f"reference has {reference.shape[1]} columns, and x has {dim}")
         sets.insert(0, (reference, VERMILION, labels[1]))

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, GREY, VERMILION, diagonal, matrix, open_axes
+from jaxflow.plotting.style import BLUE, GREY, VERMILION, diagonal, open_axes
+from jaxflow.runtime.checks import as_matrix
 
 
 def calibration(stated: ArrayLike, true: ArrayLike, ax: Any = None) -> Any:
@@ -32,7 +33,7 @@ def calibration(stated: ArrayLike, true: ArrayLike, ax: Any = None) -> Any:
         ValueError: shapes that differ, no rows, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    stated, true = matrix(stated, "stated", "n"), np.abs(matrix(true, "true", "n"))
+    stated, true = as_matrix(stated, "stated", "n"), np.abs(as_matrix(true, "true", "n"))
     if stated.shape != true.shape:
         raise ValueError(
             f"stated has shape {stated.shape} and true has shape {true.shape}; both must be (n,)"
@@ -77,7 +78,7 @@ def coverage(pulls: ArrayLike, ax: Any = None, *, label: str | None = None) -> A
         ValueError: no pulls, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    pulls = matrix(pulls, "pulls", "n")
+    pulls = as_matrix(pulls, "pulls", "n")
     ax = open_axes(ax)
     from scipy.special import erf
 

@@ -4,9 +4,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from jaxflow.runtime.checks import check_rows
 from jaxflow.runtime.extras import import_extra
 
 Number = float | int
@@ -32,15 +30,6 @@ def density_colours(values: np.ndarray, gamma: float = GAMMA) -> dict[str, Any]:
 
     norm = PowerNorm(gamma, vmin=0.0, vmax=float(np.nanmax(values)) or 1.0)
     return {"cmap": DENSITY_MAP, "norm": norm}
-
-
-def matrix(values: ArrayLike, name: str, axes: str) -> np.ndarray:
-    """Finite numbers in float64, with `axes` such as "n, d", at least one of each."""
-    array = np.asarray(values, np.float64)
-    if array.ndim != len(axes.split(",")) or not array.size:
-        raise ValueError(f"{name} has shape {array.shape}; it must be ({axes}), each at least 1")
-    check_rows(array, name)
-    return array
 
 
 def diagonal(ax: Any, num: int | None) -> None:

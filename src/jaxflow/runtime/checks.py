@@ -111,6 +111,15 @@ def check_rows(
     )
 
 
+def as_matrix(values: Any, name: str, axes: str) -> Float[np.ndarray, "..."]:
+    """Finite numbers in float64, with `axes` such as "n, d", none of them 0."""
+    array = np.asarray(values).astype(np.float64)
+    if array.ndim != len(axes.split(",")) or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}; give ({axes}), none of them 0")
+    check_rows(array, name)
+    return array
+
+
 def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
     """Raise if a column is constant, to the rounding of its values.
 

@@ -102,7 +102,7 @@ def distil(
             f"the field of flow is on {manifold_of(flow.field)}, which the steps of a FlowMap "
             "would leave: use the flow itself"
         )
-    flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x"))
+    flow, rows = promote_dtypes(flow, data_rows(flow.event_shape, x, cond, "x"))
     conditions = rows.cond
     sample_key, net_key, fit_key = jax.random.split(key, 3)
     cond_dim = 1

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.bases import StandardNormal
-from jaxflow.flows.cnf import CNF
 from jaxflow.runtime.checks import check_columns, check_count, check_share
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.defaults import table_config
@@ -109,12 +107,11 @@ def fit_density(
         ValueError, TypeError: bad rows (rows and columns named) or settings.
         TrainingError: no validation value was finite.
     """
-    if np.ndim(x) != 2:
+    if np.ndim(x) != 2 or not np.shape(x)[1]:
         raise ValueError(f"x has shape {np.shape(x)}: give rows (n, d), as x.reshape(len(x), -1)")
     check_share("validation", validation)
     depth = check_count("depth", depth)
-    placeholder = CNF(lambda t, x: x, StandardNormal(np.shape(x)[1]))
-    rows = repeat_rows(data_rows(placeholder, x, cond, "x", weights))
+    rows = repeat_rows(data_rows(np.shape(x)[1:], x, cond, "x", weights))
     check_columns(np.asarray(rows.x), columns)
     if kinds and (cond is not None or transform is not None):
         raise ValueError(

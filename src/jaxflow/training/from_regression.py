@@ -31,7 +31,7 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     the rows is held out of the flow's training; None for folds.
     """
     every = np.arange(len(table.x))
-    noisy, (clean,) = before_scaling(table.x, table.first, table.key, [(every, every)])
+    noisy, (clean,) = before_scaling(table.x, table.proposal.first, table.key, [(every, every)])
     scaling = SCALINGS["standardise"].fit(noisy)
     transform = Chain((*table.proposal.parts, scaling))
     u, (exact, log_det) = forward(scaling, noisy)[0], forward(scaling, clean.held)

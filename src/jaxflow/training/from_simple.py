@@ -27,7 +27,7 @@ from jaxflow.training.record import COLUMNS, Callback
 from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start
-from jaxflow.transforms import Chain, Proposal
+from jaxflow.transforms import Proposal
 from jaxflow.transforms.kinds import GridColumn
 
 # The density of a table with too few rows to hold any out is a Gaussian with a large ridge.
@@ -64,11 +64,6 @@ class Table(NamedTuple):
     progress: bool | None
     callback: Callback | None
     ensemble: bool = False
-
-    @property
-    def first(self) -> Chain | None:
-        """The transforms of the columns before the scaling."""
-        return Chain(self.proposal.parts) if self.proposal.parts else None
 
     @property
     def seed(self) -> int:
@@ -126,11 +121,11 @@ def by_folds(table: Table) -> FittedDensity:
     """Choose start and number of steps by folds; train on all rows, or average the folds."""
     every = np.arange(len(table.x))
     if table.is_tiny:
-        noisy, _ = before_scaling(table.x, table.first, table.key, [])
+        noisy, _ = before_scaling(table.x, table.proposal.first, table.key, [])
         flow = _start_flow(table, Start(ridge=LARGE_RIDGE), noisy, every)
         return untrained(flow, len(every))
     folds = table.folds()
-    noisy, unscaled = before_scaling(table.x, table.first, table.key, folds)
+    noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, folds)
     tried = choose_start(unscaled)
     start = next(iter(tried))
     runs = []
@@ -157,7 +152,7 @@ def by_folds(table: Table) -> FittedDensity:
 def by_hold_out(table: Table, share: float) -> FittedDensity:
     """Train as `fit` does by default, and from the best simple density if that is better."""
     train, held = split(len(table.x), share, table.seed)
-    noisy, unscaled = before_scaling(table.x, table.first, table.key, [(train, held)])
+    noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
     x = table.x
@@ -195,7 +190,7 @@ def untrained(flow: CNF, rows: int) -> FittedDensity:
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:
     """The flow that is the simple density of these rows."""
-    scaling, base = start.fit(table.first, noisy[rows])
+    scaling, base = start.fit(table.proposal.first, noisy[rows])
     return CNF(table.field(), base, transform=scaling)
 
 

@@ -85,7 +85,7 @@ def fit_noise(
             f"transform={flow.transform} does not start with a Dequantise, so there is no noise "
             "to learn: fit the flow with transform=jaxflow.transforms.propose(x) first"
         )
-    flow, rows = promote_dtypes(flow, data_rows(flow, x, cond, "x", weights))
+    flow, rows = promote_dtypes(flow, data_rows(flow.event_shape, x, cond, "x", weights))
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
     noise = CellNoise(repeat_rows(rows).x, width=width, depth=depth, key=net_key)

@@ -91,7 +91,7 @@ def prepare(
     if isinstance(x, Shards):
         seed = seed_words(key)
         stream, x, cond, validation = split_shards(x, cond, weights, validation, seed, config)
-    rows = data_rows(flow, x, cond, "x", weights)
+    rows = data_rows(flow.event_shape, x, cond, "x", weights)
     _check_grid("x", flow, transform, rows)
     if isinstance(validation, float | int):
         indices = split(len(rows.x), float(validation), host_seed(key), name="validation")
@@ -137,7 +137,7 @@ def check_flow(flow: Any) -> None:
 def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
     """Raise if rows are not on the grid of the transform to be used, in the dtype of training."""
     if isinstance(transform, Proposal):
-        transform = Chain(transform.parts) if transform.parts else flow.transform
+        transform = transform.first or flow.transform
     elif isinstance(transform, str | None):
         transform = flow.transform
     _, transform, rows = promote_dtypes(with_transform(flow, None), transform, rows)
@@ -185,7 +185,7 @@ def _validation_rows(flow: Flow, validation: Any, *, has_cond: bool) -> Dataset:
     if len(parts) > 3:
         raise ValueError(f"validation has {len(parts)} parts; give (x, cond, weights)")
     x, cond, weights = (*parts, None, None)[:3]
-    rows = data_rows(flow, x, cond, "validation", weights)
+    rows = data_rows(flow.event_shape, x, cond, "validation", weights)
     if (rows.cond is not None) != has_cond:
         raise ValueError("give conditions to both or neither: validation=(x_val, cond_val)")
     return rows

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxflow.flows.flow import Flow
 from jaxflow.runtime.arguments import as_cond_rows, as_rows
 from jaxflow.runtime.checks import check_rows
 
@@ -25,13 +24,15 @@ class Dataset(eqx.Module):
     weights: Array | None = None
 
 
-def data_rows(flow: Flow, x: Any, cond: Any, name: str, weights: Any = None) -> Dataset:
+def data_rows(
+    event_shape: tuple[int, ...], x: Any, cond: Any, name: str, weights: Any = None
+) -> Dataset:
     """Check a user's rows and put those of positive weight, by name, on the device."""
-    rows, batch = as_rows(x, flow.event_shape, name)
+    rows, batch = as_rows(x, event_shape, name)
     if len(batch) != 1 or batch[0] == 0:
         raise ValueError(
             f"{name} has shape {np.shape(x)}; give rows of shape (n, "
-            f"{', '.join(map(str, flow.event_shape))}) with n at least 1"
+            f"{', '.join(map(str, event_shape))}) with n at least 1"
         )
     if weights is not None:
         weights = jnp.asarray(checked_weights(weights, len(rows), f"the weights of {name}"), float)

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.columns import Columns
 from jaxflow.transforms.groups import find_groups
 from jaxflow.transforms.kinds import (
@@ -44,6 +45,11 @@ class Proposal(NamedTuple):
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    @property
+    def first(self) -> Chain | None:
+        """The transforms of data in flat space, before a scaling; None for none."""
+        return Chain(self.parts) if self.parts else None
 
     @property
     def flat(self) -> "Proposal":

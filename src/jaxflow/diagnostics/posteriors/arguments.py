@@ -10,24 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import LEAST, to_host
-from jaxflow.runtime.checks import check_rows
-
-
-def as_matrix(values: Any, name: str, ndim: int, axes: str) -> Float[np.ndarray, "..."]:
-    """Finite numbers with `ndim` axes, in float64."""
-    array = to_host(jnp.asarray(values))
-    if array.ndim != ndim or not array.size:
-        raise ValueError(f"{name} has shape {array.shape}; give {axes}, none of them 0")
-    check_rows(array, name)
-    return array
+from jaxflow.runtime.checks import as_matrix, check_rows
 
 
 def as_pairs(
     theta: Any, draws: Any
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n k d"]]:
     """Truths, (n, d), and the draws of each, (n, k, d)."""
-    theta = as_matrix(theta, "theta", 2, "(n, d)")
-    draws = as_matrix(draws, "draws", 3, "(n, k, d)")
+    theta = as_matrix(theta, "theta", "n, d")
+    draws = as_matrix(draws, "draws", "n, k, d")
     if draws.shape[0] != len(theta) or draws.shape[2] != theta.shape[1]:
         n, d = theta.shape
         raise ValueError(

@@ -11,7 +11,6 @@ from jaxtyping import Float, PRNGKeyArray
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, flatten, p_value
 from jaxflow.diagnostics.posteriors.arguments import (
-    as_matrix,
     check_num_pairs,
 )
 from jaxflow.diagnostics.posteriors.features import (
@@ -24,7 +23,7 @@ from jaxflow.diagnostics.posteriors.features import (
 )
 from jaxflow.diagnostics.posteriors.verdict import Verdict
 from jaxflow.plotting.excess import excess
-from jaxflow.runtime.checks import check_count, check_share
+from jaxflow.runtime.checks import as_matrix, check_count, check_share
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.runtime.threads import one_thread
@@ -151,13 +150,13 @@ def lc2st(
         ImportError: `classifier` is given and scikit-learn is not installed.
     """
     check_share("level", level, 0.01)
-    theta = as_matrix(theta, "theta", 2, "(n, d)")
-    draws = as_matrix(draws, "draws", 2, "(n, d)")
-    at = as_matrix(observed_draws, "observed_draws", 3, "(m, k, d)")
+    theta = as_matrix(theta, "theta", "n, d")
+    draws = as_matrix(draws, "draws", "n, d")
+    at = as_matrix(observed_draws, "observed_draws", "m, k, d")
     n, d = theta.shape
     check_num_pairs(n)
-    x = as_matrix(flatten(jnp.asarray(x)), "x", 2, "(n, c)")
-    observed = as_matrix(flatten(jnp.asarray(observed)), "observed", 2, "(m, c)")
+    x = as_matrix(flatten(jnp.asarray(x)), "x", "n, c")
+    observed = as_matrix(flatten(jnp.asarray(observed)), "observed", "m, c")
     m, k = at.shape[:2]
     wanted = {"draws": (draws, (n, d)), "x": (x, (n, x.shape[1]))}
     wanted |= {"observed_draws": (at, (m, k, d)), "observed": (observed, (m, x.shape[1]))}

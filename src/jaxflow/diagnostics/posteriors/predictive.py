@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import Finding, p_value, plural
-from jaxflow.diagnostics.posteriors.arguments import as_log_densities, as_matrix
+from jaxflow.diagnostics.posteriors.arguments import as_log_densities
 from jaxflow.diagnostics.posteriors.verdict import Verdict
-from jaxflow.runtime.checks import check_share
+from jaxflow.runtime.checks import as_matrix, check_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def predictive_check(
     else:
         names = list(statistics)
         values = np.asarray([[float(f(x)) for f in statistics.values()] for x in both])
-    values = as_matrix(values, "the statistics", 2, "numbers")
+    values = as_matrix(values, "the statistics", "data sets, numbers")
     true, others = values[0], values[1:]
     least = int(np.ceil(2 * len(names) / level))
     if len(others) < least:

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_matrix, as_pairs
+from jaxflow.diagnostics.posteriors.arguments import as_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
-from jaxflow.runtime.checks import check_rows, check_share
+from jaxflow.runtime.checks import as_matrix, check_rows, check_share
 from jaxflow.runtime.keys import numpy_rng
 
 
@@ -61,7 +61,7 @@ def tarp(
     theta, draws = as_pairs(theta, draws)
     rng = numpy_rng(key)
     if references is not None:
-        points = as_matrix(references, "references", 2, "(n, d)")
+        points = as_matrix(references, "references", "n, d")
         if points.shape != theta.shape:
             raise ValueError(f"references has shape {points.shape}; give {theta.shape}, as theta")
     elif x is not None:
