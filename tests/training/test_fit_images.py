@@ -10,7 +10,7 @@ import pytest
 
 import jaxflow
 from jaxflow.dynamics import GuidedField, OptionalCondition, UNet
-from jaxflow.training.fit_images import as_images, find_levels, image_field
+from jaxflow.training.fit_images import as_images, augmented, find_levels, image_field
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).integers(0, 5, (24, 4, 4, 1))
@@ -54,6 +54,18 @@ def test_the_network_halves_as_often_as_the_sides_allow(sides, resolutions):
     assert len(field.down) == resolutions
 
 
+def test_copies_are_the_images_moved_and_mirrored():
+    x = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4, 1)
+    np.testing.assert_array_equal(augmented(x, flips=False, shifts=0), x)
+    both = augmented(x, flips=True, shifts=1)
+    assert both.shape == (2 * 9 * 2, 3, 4, 1)
+    np.testing.assert_array_equal(both[:2], x)
+    np.testing.assert_array_equal(both[18:20], x[:, :, ::-1])
+    np.testing.assert_array_equal(both[2:4, :, 1:], x[:, :, :-1])
+    np.testing.assert_array_equal(both[2:4, :, 0], x[:, :, 0])
+    assert len(np.unique(both, axis=0)) == 36
+
+
 def test_sides_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="crop or pad the images"):
         image_field((45, 45, 3), key=KEY)
@@ -66,8 +78,8 @@ def test_a_conditional_flow_draws_levels_also_guided_and_without_a_condition():
     assert history["step"][-1] == 2
     guided = replace(flow, field=GuidedField(flow.field, 2.0))
     for each, condition in ((flow, cond[0]), (guided, cond[0]), (flow, np.full(2, np.nan))):
-        drawn = np.asarray(each.sample(KEY, 2, condition))
-        assert drawn.shape == (2, 4, 4, 1)
+        drawn = np.asarray(each.sample(KEY, 3, condition))
+        assert drawn.shape == (3, 4, 4, 1)
         assert np.isin(drawn, np.arange(5)).all()
     again, _ = jaxflow.fit_images(IMAGES, cond, key=KEY, width=2, steps=2, progress=False)
     assert eqx.tree_equal(again, flow)

@@ -48,6 +48,8 @@ def fit_images(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     validation: float | tuple[Any, ...] = 0.1,
+    flips: bool = False,
+    shifts: SupportsIndex = 0,
     max_seconds: float | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -81,6 +83,9 @@ def fit_images(
         batch_size: images of an update; None for 64.
         learning_rate: its peak; None for 0.002.
         validation: share of the images to hold out, or held-out `(images,)` or `(images, cond)`.
+        flips: train on the mirror images (left and right) too, for images that have no side.
+        shifts: train on the images moved by up to so many pixels too, in both directions; a
+            border repeats the pixels next to it. Copies are `(2 shifts + 1)^2` times the images.
         max_seconds: as in `TrainConfig`.
         progress: show a progress bar; None for only on a terminal.
         callback: as for `fit`.
@@ -105,7 +110,9 @@ def fit_images(
         train, out = split(len(x), float(validation), host_seed(key))
         held = x[out], None if conds is None else conds[out]
         x, conds = x[train], None if conds is None else conds[train]
-    shape = x.shape[1:]
+    copies = augmented(x, flips=flips, shifts=check_count("shifts", shifts, 0))
+    conds = None if conds is None else np.concatenate([conds] * (len(copies) // len(x)))
+    x, shape = copies, x.shape[1:]
     entries = 0 if conds is None else conds[0].size
     field_key, key = jax.random.split(key)
     if field is None:
@@ -173,6 +180,17 @@ def image_field(
     if not cond_dim:
         return UNet(shape, **sizes)
     return OptionalCondition(UNet(shape, cond_dim=cond_dim + 1, **sizes), cond_dim)
+
+
+def augmented(x: np.ndarray, *, flips: bool, shifts: int) -> np.ndarray:
+    """The images, and after them their copies, moved and mirrored: all of them once for each."""
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (shifts, shifts), (shifts, shifts), (0, 0)), mode="edge")
+    moves = sorted(range(-shifts, shifts + 1), key=abs)
+    moved = [
+        padded[:, shifts + i :, shifts + j :][:, :height, :width] for i in moves for j in moves
+    ]
+    return np.concatenate(moved + [each[:, :, ::-1] for each in moved if flips])
 
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
