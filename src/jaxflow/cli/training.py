@@ -180,7 +180,7 @@ class Monitor:
         now = time.monotonic()
         if self.prints and now - self.last_line >= LINE_INTERVAL:
             self.last_line = now
-            note(f"step {row.step} of {self.steps}: held-out {row.validation:.4f} nats")
+            note(f"step {row.step} of {self.steps}: validation loss {row.validation:.4f} nats")
         if self.profile is not None and self.profile_start is None:
             # The steps have been compiled by now.
             jax.profiler.start_trace(str(self.profile))

@@ -209,5 +209,7 @@ def _best_run(runs: list[Run], steps: int, progress: Progress) -> Run:
         run.advance(steps, progress)
     runs.sort(key=lambda run: run.best_value)
     values = ", ".join(f"{run.name} {run.best_value:.3f}" for run in runs)
-    progress.say(f"transform: {runs[0].name} (held-out nats after {runs[0].step} steps: {values})")
+    progress.say(
+        f"transform: {runs[0].name} (validation loss in nats after {runs[0].step} steps: {values})"
+    )
     return runs[0]

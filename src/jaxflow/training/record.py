@@ -57,5 +57,5 @@ Callback = Callable[[Record], bool | None]
 
 def progress_text(record: Mapping[str, int | float]) -> str:
     """The record in a line."""
-    text = f"loss {record['loss']:.3f}  validation {record['validation']:.3f} nats"
+    text = f"loss {record['loss']:.3f}  validation loss {record['validation']:.3f} nats"
     return text + (f"  {record['num_evals']:.0f} evaluations" if record["num_evals"] else "")

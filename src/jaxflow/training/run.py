@@ -293,7 +293,7 @@ class Run:
         elif self.since_best >= min(patience, EARLY) and self._over_trains():
             progress.say(
                 f"step {self.step - self.skipped}: the held-out rows have become less likely "
-                f"since {self.best_value:.3f} nats, so {phase.objective} ends here"
+                f"since a loss of {self.best_value:.3f} nats, so {phase.objective} ends here"
             )
             self.skipped += phase.end - self.step
             self.step = phase.end
