@@ -1,7 +1,7 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -53,8 +53,8 @@ class FlowEstimator(BaseEstimator):
     random_state: Any = None
     verbose: Any = False
 
-    n_features_in_: ClassVar[int]
-    feature_names_in_: ClassVar[np.ndarray]
+    n_features_in_: int = field(init=False)
+    feature_names_in_: np.ndarray = field(init=False)
 
     # Fitted attributes that `save` writes beside the flow.
     _fitted: ClassVar[tuple[str, ...]] = (
