@@ -63,6 +63,7 @@ bench-geometry: .venv/.ready  ## densities on spheres and tori; MINUTES=30 for e
 
 bench-images: .venv/.ready  ## bits/dim of digits with every error; DATA=DIR adds MNIST and NAME.npz, QUICK=1 for a look
 	$(BIN)/python benchmarks/images.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/images.py $(if $(QUICK),--quick) --classes
 
 bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference posteriors; DATA=DIR has TASK.npz of sbibm, ARGS='--tasks slcp --seconds 150'
 	$(BIN)/python benchmarks/sbi.py --data $(or $(DATA),data) $(ARGS)

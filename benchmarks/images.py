@@ -13,9 +13,14 @@ bound of the mean of `-log2 P(image) / pixels` on test images (`jaxflow.diagnost
 Baselines: a Gaussian, and a mixture of Gaussians of low rank (Tipping and Bishop 1999), whose
 numbers of components and ranks are those that are best on validation images.
 
+With `--classes`, a flow of digits given their class (`jaxflow.fit_images`): how many samples a
+support vector machine, trained on the same training images, takes for the class that was asked
+for, at several scales of guidance.
+
 Finished models are kept in results/images.json and are not run again without `--again`.
 
     python benchmarks/images.py [--quick] [--data DIR] [--sets digits mnist] [--models unet]
+    python benchmarks/images.py --classes [--quick]
 """
 
 import argparse
@@ -33,13 +38,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
 
 import jaxflow
 from harness import RESULTS, table, write_results
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal, TrainConfig
 from jaxflow.data import split
 from jaxflow.diagnostics import bits_per_dim
-from jaxflow.dynamics import MLP, Convolutional, UNet
+from jaxflow.dynamics import MLP, Convolutional, DiT, GuidedField, UNet
 from jaxflow.flows import Multiscale
 from jaxflow.flows.flow import score_rows
 from jaxflow.objectives import FlowMatching, maximum_likelihood
@@ -53,6 +60,7 @@ TRAIN = ODE(solver="midpoint", num_steps=4)
 SCORE = ODE(solver="tsit5", rtol=1e-3, atol=1e-3)
 SCORE_LARGE = ODE(solver="rk4", num_steps=8)
 MATCHING = FlowMatching()
+CLASS_STEPS = 1500
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,17 @@ class Recipe:
 
 def digits() -> Images:
     """The images of scikit-learn, split as those of `benchmarks/diffusion.py`."""
-    from sklearn.datasets import load_digits
+    train, validation, test = (x for x, _ in labelled_digits())
+    return Images(train, validation, test, 17)
 
-    x = load_digits(return_X_y=True)[0].astype(np.float32).reshape(-1, 8, 8, 1)
+
+def labelled_digits() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training, validation and test images, and their classes."""
+    x, labels = map(np.asarray, load_digits(return_X_y=True))
+    x = x.astype(np.float32).reshape(-1, 8, 8, 1)
     rest, test = split(len(x), 0.2, 0)
     held = len(rest) // 9
-    return Images(x[rest[:-held]], x[rest[-held:]], x[test], 17)
+    return [(x[rows], labels[rows]) for rows in (rest[:-held], rest[-held:], test)]
 
 
 def mnist(folder: Path) -> Images:
@@ -149,6 +162,7 @@ RECIPES = {
         "mlp": Recipe(cnf(mlp, width=256, depth=2), 2000, 256, 2e-3, 0.999),
         "convolutional": Recipe(cnf(Convolutional, width=32), 1000),
         "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3),
+        "dit": Recipe(cnf(DiT, width=48, depth=3), 1000, 128, 2e-3),
         "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },
     "other": {
@@ -264,6 +278,7 @@ def score(flow: Any, data: Images, draws: int) -> dict[str, Any]:
     stats = score_rows(flow, jnp.asarray(data.test[:32]), key=KEY)[1]
     print(f"  {answer}", flush=True)
     own = answer._asdict() | {"standard_error": answer.standard_error}
+    del own["each"]
     evals = None if stats is None else float(np.mean(stats.num_evals))
     return own | {"evaluations": evals, "score_seconds": seconds}
 
@@ -312,20 +327,65 @@ def run(
 
 def picture(name: str, flow: Any, data: Images) -> None:
     """Test images beside samples."""
+    samples = flow.sample(jax.random.key(1), 64)
+    both = {"test images": data.test[:64], "samples": samples}
+    grids(f"images_{name}", both, data.levels - 1)
+
+
+def grids(name: str, images: dict[str, Any], most: float) -> None:
+    """Two grids of images, by their titles."""
     import matplotlib.pyplot as plt
 
     from jaxflow import plotting
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
-    samples = flow.sample(jax.random.key(1), 64)
-    limits = (0, data.levels - 1)
-    for ax, images, title in zip(
-        axes, (data.test[:64], samples), ("test images", "samples"), strict=True
-    ):
-        plotting.grid(images, ax, limits=limits)
+    for ax, (title, each) in zip(axes, images.items(), strict=True):
+        plotting.grid(each, ax, wide=8, limits=(0, most))
         ax.set_title(title)
-    figure.savefig(IMAGES / f"images_{name}.png", dpi=110)
+    figure.savefig(IMAGES / f"{name}.png", dpi=110)
     plt.close(figure)
+
+
+def classes(*, quick: bool) -> dict[str, Any]:
+    """Samples of each class, as a classifier sees them; writes a picture of some."""
+    train, validation, test = (
+        (x, np.eye(10, dtype=np.float32)[labels]) for x, labels in labelled_digits()
+    )
+    start = time.perf_counter()
+    flow, _ = jaxflow.fit_images(
+        *train,
+        key=KEY,
+        levels=17,
+        validation=validation,
+        steps=4 if quick else CLASS_STEPS,
+        progress=False,
+    )
+    found: dict[str, Any] = {"train_seconds": time.perf_counter() - start}
+    settings: dict[str, Any] = {"gamma": 1e-3, "C": 10}
+    judge = SVC(**settings).fit(train[0].reshape(-1, 64), train[1].argmax(axis=1))
+
+    def right(x: Any, cond: np.ndarray) -> float:
+        return float(judge.score(np.asarray(x).reshape(-1, 64), cond.argmax(axis=1)))
+
+    found["test images"] = right(*test)
+    cond = np.eye(10, dtype=np.float32)[np.arange(20 if quick else 1000) % 10]
+    draws = {}
+    for scale in (1.0, 1.5, 2.0, 3.0):
+        guided = flow if scale == 1 else replace(flow, field=GuidedField(flow.field, scale))
+        draws[scale] = guided.sample(jax.random.key(1), len(cond), cond)
+        found[f"guidance {scale:g}"] = right(draws[scale], cond)
+        print(f"  guidance {scale:g}: {found[f'guidance {scale:g}']:.3f}", flush=True)
+    if not quick:
+        path = RESULTS / "images.json"
+        kept = json.loads(path.read_text())["results"] if path.exists() else {}
+        write_results("images", kept | {"classes": found})
+        grids("images_classes", {f"guidance {s:g}": by_class(draws[s]) for s in (1.0, 2.0)}, 16)
+    return found
+
+
+def by_class(x: Any) -> np.ndarray:
+    """The first 80 images, whose classes come in turn, a row a class."""
+    return np.asarray(x[:80]).reshape(8, 10, 8, 8, 1).swapaxes(0, 1).reshape(-1, 8, 8, 1)
 
 
 def report(name: str, data: Images, found: dict[str, Any]) -> str:
@@ -349,6 +409,10 @@ def report(name: str, data: Images, found: dict[str, Any]) -> str:
     return table(head, lines)
 
 
+def _shares(found: dict[str, Any]) -> list[list[str]]:
+    return [[name, f"{x:.1%}"] for name, x in found.items() if name != "train_seconds"]
+
+
 def main() -> None:
     """Run what is asked for, and print the tables."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -357,7 +421,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with mnist/ and NAME.npz")
     parser.add_argument("--sets", nargs="+", help="digits, mnist or the name of a file")
     parser.add_argument("--models", nargs="+", help="models to run; all by default")
+    parser.add_argument("--classes", action="store_true", help="samples given their class alone")
     args = parser.parse_args()
+    if args.classes:
+        found = classes(quick=args.quick)
+        print(table(["digits given their class", "classified right"], _shares(found)))
+        return
     sets: dict[str, Callable[[], Images]] = {"digits": digits}
     if args.data is not None:
         if (args.data / "mnist").is_dir():

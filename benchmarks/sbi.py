@@ -13,6 +13,9 @@ Finished runs are kept in results/sbi.json and are not run again without `--agai
 
     python benchmarks/sbi.py --data DIR [--tasks two_moons slcp] [--simulations 1000 10000]
         [--seconds 150] [--observations 5] [--members 1] [--again]
+
+With `--proposal truncated` or `posterior`, two rounds of `fit_rounds` share the simulations, and
+each observation has its own.
 """
 
 import argparse
@@ -28,7 +31,8 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from harness import read_results, table, write_results
-from jaxflow.inference import fit_posterior, importance_sample
+from jaxflow.inference import fit_posterior, fit_rounds, importance_sample
+from jaxflow.inference.rounds import PROPOSALS
 from sbi_tasks import TASKS, Task
 
 # Mean C2ST of sbibm's neural posterior estimation, and of its best method, at the number of
@@ -63,24 +67,47 @@ def c2st(draws: np.ndarray, reference: np.ndarray) -> float:
 
 
 def run(
-    task: Task, simulations: int, data: Any, observations: int, settings: dict[str, Any]
+    task: Task,
+    simulations: int,
+    data: Any,
+    observations: int,
+    settings: dict[str, Any],
+    proposal: str = "",
 ) -> dict[str, Any]:
-    """One fit, judged at the observations."""
-    rng = np.random.default_rng(simulations)
-    theta = task.draw(rng, simulations)
-    x = task.simulate(rng, theta)
+    """One fit, judged at the observations; with a proposal, rounds for each of them."""
     key = jax.random.key(0)
+
+    def fitted(observed: np.ndarray | None = None) -> Any:
+        rng = np.random.default_rng(simulations)
+        if observed is None:
+            theta = task.draw(rng, simulations)
+            return fit_posterior(
+                theta, task.simulate(rng, theta), key=key, prior=task.prior, **settings
+            )
+        return fit_rounds(
+            lambda theta: task.simulate(rng, theta),
+            task.prior,
+            observed.reshape(-1),
+            key=key,
+            proposal=proposal,
+            rounds=2,
+            simulations=simulations,
+            **settings,
+        )
+
     start = time.perf_counter()
-    posterior = fit_posterior(theta, x, key=key, prior=task.prior, **settings)
-    figures: dict[str, Any] = {
-        "seconds": time.perf_counter() - start,
-        "left_out": posterior.left_out,
-    }
+    posterior = None if proposal else fitted()
+    figures: dict[str, Any] = {"seconds": time.perf_counter() - start}
     start = time.perf_counter()
     each = []
     pairs = list(zip(data["observation"], data["reference"], strict=True))
     for number, (observed, reference) in enumerate(pairs[:observations]):
         observed, reference = observed.astype(np.float64), reference.astype(np.float64)
+        if proposal:
+            began = time.perf_counter()
+            posterior = fitted(observed)
+            figures["seconds"] += time.perf_counter() - began
+        assert posterior is not None
         draws = np.asarray(posterior.sample(jax.random.fold_in(key, number), DRAWS, observed))
         found: dict[str, Any] = {"c2st": c2st(draws.astype(np.float64), reference)}
         log_q = posterior.log_prob(reference[::10], observed)
@@ -101,6 +128,8 @@ def run(
             flush=True,
         )
         each.append(found)
+    assert posterior is not None
+    figures |= {"left_out": posterior.left_out, "effective": posterior.effective}
     figures["c2st"] = float(np.mean([e["c2st"] for e in each]))
     return figures | {"observations": each, "judged_seconds": time.perf_counter() - start}
 
@@ -113,6 +142,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="limit of each training")
     parser.add_argument("--observations", type=int, default=5, help="judge at the first ones")
     parser.add_argument("--members", type=int, default=1, help="flows to average")
+    parser.add_argument(
+        "--proposal", choices=PROPOSALS, default="", help="two rounds for each observation"
+    )
     parser.add_argument("--again", action="store_true", help="run finished tasks too")
     arguments = parser.parse_args()
     results = read_results("sbi")
@@ -124,11 +156,19 @@ def main() -> None:
                 if arguments.members == 1
                 else f"{simulations} x{arguments.members}"
             )
+            entry += f" {arguments.proposal}" if arguments.proposal else ""
             if entry in results.get(name, {}) and not arguments.again:
                 continue
             print(name, entry, flush=True)
             with np.load(arguments.data / f"{name}.npz", allow_pickle=False) as data:
-                figures = run(TASKS[name], simulations, data, arguments.observations, settings)
+                figures = run(
+                    TASKS[name],
+                    simulations,
+                    data,
+                    arguments.observations,
+                    settings,
+                    arguments.proposal,
+                )
             results.setdefault(name, {})[entry] = figures
             write_results("sbi", results)
             print(

@@ -50,3 +50,11 @@ def test_a_quick_run_prints_a_figure_with_its_errors_for_each_model():
     run = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     for model in ("gaussian", "low-rank mixture", *images.RECIPES["digits"]):
         assert any(line.startswith(f"| {model} ") for line in run.stdout.splitlines()), run.stdout
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_classes_has_a_share_for_each_guidance():
+    command = [sys.executable, "images.py", "--quick", "--classes"]
+    run = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    for scale in ("1", "1.5", "2", "3"):
+        assert f"| guidance {scale} " in run.stdout

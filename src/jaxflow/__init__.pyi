@@ -57,6 +57,7 @@ from .training import distil as distil
 from .training import fit as fit
 from .training import fit_classifier as fit_classifier
 from .training import fit_density as fit_density
+from .training import fit_images as fit_images
 from .training import fit_noise as fit_noise
 from .training import trainable as trainable
 

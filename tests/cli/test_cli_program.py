@@ -13,7 +13,7 @@ from tests.cli.conftest import TINY
 import jaxflow as library
 from jaxflow.cli.app import COMMANDS, load_command
 from jaxflow.cli.fit import fit as fit_command
-from jaxflow.cli.settings import SIZES
+from jaxflow.cli.settings import SIZES, STEPS
 from jaxflow.runtime.extras import install_extra
 
 
@@ -47,7 +47,8 @@ def test_every_command_and_option_has_help(jaxflow, command):
 def test_defaults_are_the_librarys():
     signature = inspect.signature(fit_command)
     config = library.TrainConfig()
-    defaults = {name: each.default for name, each in signature.parameters.items()} | SIZES
+    defaults = {name: each.default for name, each in signature.parameters.items()}
+    defaults |= SIZES | {"steps": STEPS}
     for name in ("steps", "batch_size", "learning_rate", "max_seconds"):
         assert defaults[name] == getattr(config, name)
     mlp = inspect.signature(library.dynamics.MLP.__init__)

@@ -3,6 +3,9 @@
 `python benchmarks/calibration.py` prints how often, over 50 seeds.
 """
 
+from typing import Any, NamedTuple
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -20,11 +23,19 @@ from jaxflow.diagnostics import (
     expected_coverage,
     lc2st,
     local_calibration,
+    observation_check,
     predictive_check,
     rarity,
     sbc,
     tarp,
 )
+from jaxflow.dynamics import (
+    EncodedCondition,
+    LocationScale,
+    ObservationEncoder,
+    RobustScaling,
+)
+from jaxflow.runtime.keys import numpy_rng
 
 KEY = jax.random.key(0)
 
@@ -138,6 +149,48 @@ def test_a_flow_of_the_library(x64):
         assert local.draws.shape == (2, 20, 1)
 
 
+class Mean(eqx.Module):
+    """The mean of a set as its only feature."""
+
+    features: int = eqx.field(static=True, default=1)
+
+    def __call__(self, x):
+        return x.mean(axis=0)
+
+
+class OfSets(NamedTuple):
+    """Normal posteriors of sets of 30, too wide at positive means and too narrow at others."""
+
+    field: Any
+    wide: float
+    event_shape: tuple[int, ...] = (1,)
+
+    def sample(self, key, shape, cond):
+        mean = np.asarray(cond).mean(axis=1) * 30 / 31
+        scale = np.exp(self.wide * np.sign(mean)) / np.sqrt(31)
+        return mean + scale * numpy_rng(key).normal(size=mean.shape)
+
+
+def test_the_encoder_of_a_posterior_summarises_sets():
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(2000, 1))
+    x = theta[:, None] + rng.normal(size=(2000, 30, 1))
+    line = np.ones((1, 1)), np.zeros(1)
+    scaling = RobustScaling.fit(x, rows=2)
+    encoder = ObservationEncoder(1, scaling, (30, 1), Mean(), line=line, key=KEY)
+    field = EncodedCondition(LocationScale(lambda t, y, cond=None: 0 * y), encoder)
+    observed = 0.5 + np.linspace(-1.5, 1.5, 30)[:, None]
+
+    def p(wide, **settings):
+        flow = OfSets(field, wide)
+        return local_calibration(flow, theta, x, observed, key=KEY, num_draws=200, **settings).p[0]
+
+    assert p(0.3) < 0.01 < p(0.0)
+    assert p(0.3, summary=lambda x: x.mean()) < 0.01
+    # Of 30 entries the classifier sees too much to learn from 2,000 pairs.
+    assert p(0.3, summary=lambda x: x) > 0.05
+
+
 def test_truths_and_draws_meet_the_log_density_alike():
     calls = []
 
@@ -234,6 +287,31 @@ def test_statistics_of_the_observation_among_simulations():
     assert stats.kstest(p, "uniform").pvalue > 1e-3
 
 
+def test_observations_unlike_the_simulations_are_found():
+    rng = np.random.default_rng(0)
+    # On a ring, in units that differ: nothing is at its centre, where each column is usual.
+    angle = rng.uniform(0, 2 * np.pi, 1000)
+    x = np.stack([np.cos(angle), 1e3 * np.sin(angle)], 1) + rng.normal(size=(1000, 2)) * [0.1, 100]
+    found = observation_check(x, [[0.0, 0.0], [1.0, 0.0], [0.0, -1e3]])
+    np.testing.assert_array_equal(found.p < 0.01, [True, False, False])
+    (problem,) = found.problems
+    assert problem.startswith("0 % of simulations are less likely than observation 0")
+    assert "!! 0 %" in str(found)
+    # The summary loses what makes it strange.
+    assert not observation_check(x, np.zeros(2), summary=lambda x: x[0]).problems
+
+
+def test_p_values_of_observations_are_uniform():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 30, 1)) + rng.normal(size=(400, 1, 1))
+    others = rng.normal(size=(100, 30, 1)) + rng.normal(size=(100, 1, 1))
+    settings: dict[str, Any] = {"summary": lambda x: x.mean(), "components": 1, "level": 0.5}
+    found = observation_check(x, others, **settings)
+    p = rarity(found.log_prob, found.known)
+    assert stats.kstest(p, "uniform").pvalue > 1e-2
+    assert (found.p >= p).all()
+
+
 def test_rarity_is_the_rank_of_a_log_density():
     np.testing.assert_allclose(
         rarity([-5.0, -1.5, 0.0, -np.inf], [-3, -2, -1]), [0.25, 0.75, 1, 0.25]
@@ -286,6 +364,15 @@ DRAWS = np.zeros((30, 9, 2))
         ),
         (lambda: predictive_check(DRAWS[0], np.zeros(3)), "simulated has shape"),
         (lambda: predictive_check(DRAWS[0], np.zeros(2)), "9 data sets, too few.*give 400"),
+        (
+            lambda: observation_check(X, X[0]),
+            "x has 30 simulations, too few for a p-value below level=0.01 of 1 obs.*give 200",
+        ),
+        (
+            lambda: observation_check(X, np.zeros(3)),
+            r"observed has shape \(3,\) and x has shape \(30, 2\)",
+        ),
+        (lambda: observation_check(X, X[0], components=0), "components=0"),
         (lambda: rarity(np.zeros((2, 2)), np.zeros(3)), r"log_prob has shape \(2, 2\)"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from tests.laws.fields import FIELDS
 
 from jaxflow import CNF, ODE, StandardNormal
-from jaxflow.dynamics import Convolutional, Rounded, UNet
+from jaxflow.dynamics import Convolutional, DiT, Rounded, UNet
+from jaxflow.dynamics.dit import cut, paste
 from jaxflow.trace import exact_trace
 
 KEY = jax.random.key(0)
@@ -85,9 +86,9 @@ def test_gradients_by_adjoint_and_checkpoints_are_those_of_autodiff(name):
 
 
 @pytest.mark.parametrize(("shape", "words"), LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("make", [Convolutional, UNet])
+@pytest.mark.parametrize("make", [Convolutional, UNet, DiT])
 def test_another_layout_is_named(make, shape, words):
-    field = eqx.filter_eval_shape(lambda: make(SHAPE, width=2, key=KEY))
+    field = eqx.filter_eval_shape(lambda: make(SHAPE, width=4, key=KEY))
     with pytest.raises(ValueError, match=words):
         eqx.filter_eval_shape(field, T, jnp.ones(shape))
 
@@ -101,6 +102,10 @@ def test_shapes_of_no_image_are_refused(shape, words):
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"must be multiples of 2\^\(levels - 1\)"):
         UNet((6, 6, 1), multipliers=(1, 2, 2), key=KEY)
+    with pytest.raises(ValueError, match=r"shape=\(6, 8, 2\) must be multiples of patch=4"):
+        DiT(SHAPE, patch=4, key=KEY)
+    with pytest.raises(ValueError, match="width=6 must be a multiple of heads=4"):
+        DiT(SHAPE, width=6, heads=4, key=KEY)
     with pytest.raises((ValueError, TypeError), match="padding"):
         Convolutional(SHAPE, padding="same", key=KEY)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="has a kink"):
@@ -117,6 +122,26 @@ def test_a_unet_starts_at_zero_and_is_close_in_bfloat16():
     full, rounded = (eqx.filter_jit(f)(T, x, cond) for f in (field, Rounded(field)))
     assert full.dtype == rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, full, atol=0.1 * float(jnp.abs(full).max()))
+
+
+def test_patches_are_put_back_where_they_were_cut():
+    x = jax.random.normal(KEY, (4, 6, 3))
+    patches = cut(x, 2)
+    assert patches.shape == (2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 2], x[2:4, 4:6].reshape(12))
+    np.testing.assert_array_equal(paste(patches, 2), x)
+
+
+def test_a_dit_starts_at_zero_and_without_places_its_patches_are_exchangeable():
+    field = DiT((4, 4, 1), width=4, depth=1, heads=2, key=KEY)
+    x = jax.random.normal(KEY, (4, 4, 1))
+    call = eqx.filter_jit(lambda field, x: field(T, x))
+    assert not np.any(call(field, x))
+    field = jax.tree.map(lambda w: w + 0.3 if eqx.is_inexact_array(w) else w, field)
+    field = eqx.tree_at(lambda f: f.places, field, replace_fn=jnp.zeros_like)
+    swapped = paste(cut(x, 2)[::-1], 2)
+    expected = paste(cut(call(field, x), 2)[::-1], 2)
+    np.testing.assert_allclose(call(field, swapped), expected, atol=1e-12)
 
 
 def test_a_batch_of_rows_is_one_convolution(monkeypatch):

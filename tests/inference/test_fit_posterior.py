@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
 import jaxflow
 from jaxflow.dynamics import ObservationEncoder, RobustScaling, SeriesEncoder, SetEncoder
@@ -22,6 +23,7 @@ from jaxflow.inference import (
 KEY = jax.random.key(0)
 SHORT: dict[str, Any] = {"width": 16, "steps": 60, "progress": False}
 LONGER: dict[str, Any] = SHORT | {"width": 32, "steps": 400}
+LONGEST: dict[str, Any] = LONGER | {"steps": 1500}
 NOISE, SCALE = 0.5, 2.0**10
 
 
@@ -103,6 +105,8 @@ def test_bad_simulations_are_named(change, message):
 
 
 def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match=r"weights must have shape \(200,\)"):
+        fit_posterior(*pairs(200), weights=np.ones(5), key=KEY, **SHORT)
     with pytest.raises(ValueError, match="members=0"):
         Settings(members=0)
     theta, x = pairs(200)
@@ -142,6 +146,50 @@ def test_rounds_simulate_near_the_posterior():
     assert abs(float(np.asarray(posterior.sample(KEY, 500, [0.5])).mean()) - 0.5) < 0.1
     with pytest.raises(ValueError, match="simulate returned shape"):
         fit_rounds(lambda t: t[:3], prior, [0.5], key=KEY, simulations=80, **SHORT)
+
+
+@pytest.mark.slow
+def test_weights_undo_another_density_of_parameters():
+    # theta ~ N(0, 1), x ~ N(theta, 1/4): N(4 x / 5, 1/5). Half of theta is drawn from N(1, 1/4),
+    # which without weights moves the mean at 0 to 0.15.
+    rng = np.random.default_rng(0)
+    theta = np.concatenate([rng.normal(size=(1500, 1)), rng.normal(1, 0.5, (1500, 1))])
+    x = theta + NOISE * rng.normal(size=theta.shape)
+    density, other = stats.norm.pdf(theta[:, 0]), stats.norm.pdf(theta[:, 0], 1, 0.5)
+    weights = 2 * density / (density + other)
+    x[::10] = np.nan
+    prior = stats.multivariate_normal(np.zeros(1))
+    posterior = fit_posterior(theta, x, prior=prior, weights=weights, key=KEY, **LONGEST)
+    draws = np.asarray(posterior.sample(KEY, 4000, [0.0]))
+    assert_allclose(draws.mean(), 0, atol=0.05)
+    assert_allclose(draws.std(), np.sqrt(0.2), rtol=0.08)
+    kept = weights[~np.isnan(x[:, 0])]
+    assert posterior.effective == pytest.approx(kept.sum() ** 2 / (kept**2).sum())
+
+
+@pytest.mark.slow
+def test_rounds_with_the_posterior_as_proposal_end_in_the_posterior():
+    # Simulations fail more often far from 0: p(theta | x, not failed) ~ N(4 x / 6, 1/6).
+    rng = np.random.default_rng(0)
+    seen = []
+
+    def simulate(theta):
+        seen.append(theta)
+        x = theta + NOISE * rng.normal(size=theta.shape)
+        return np.where(rng.uniform(size=theta.shape) < np.exp(-(theta**2) / 2), x, np.nan)
+
+    prior = stats.multivariate_normal(np.zeros(1))
+    settings = LONGEST | {"simulations": 6000, "rounds": 3, "proposal": "posterior"}
+    posterior = fit_rounds(simulate, prior, [1.2], key=KEY, **settings)
+    draws = np.asarray(posterior.sample(KEY, 4000, [1.2]))
+    assert_allclose(draws.mean(), 0.8, atol=0.06)
+    assert_allclose(draws.std(), np.sqrt(1 / 6), rtol=0.1)
+    assert_allclose([seen[1].mean(), seen[1].std()], [0.8, np.sqrt(1 / 6)], atol=0.1)
+    used = 6000 - posterior.left_out
+    assert 1000 < used < 6000
+    assert used / 3 < (posterior.effective or 0) < used
+    with pytest.raises(ValueError, match="proposal='prior' must be one of truncated, posterior"):
+        fit_rounds(simulate, prior, [1.2], key=KEY, proposal="prior")
 
 
 @pytest.mark.parametrize("prior", [(-1.0, 1.0), (np.float32(0), [[1.0]]), ()])

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from jaxflow import CNF, StandardNormal
+from jaxflow.diagnostics import Calibration, sbc
 from jaxflow.dynamics import EncodedCondition, LocationScale
 from jaxflow.inference import (
     Likelihood,
@@ -20,6 +21,7 @@ from jaxflow.inference import (
     importance_sample,
     truncated_prior,
 )
+from jaxflow.inference.rounds import posterior_proposal, proposal_weights
 from jaxflow.transforms import Bounded
 
 NOISE = 0.5
@@ -106,7 +108,9 @@ def test_no_draw_of_a_million_lies_outside_a_box(boxed):
     assert ((draws > boxed.prior.lower) & (draws < boxed.prior.upper)).all()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))]
+)
 def test_the_mass_in_a_box_is_one(boxed, seed):
     x = np.random.default_rng(seed).normal(size=2)
     nodes, weights = np.polynomial.legendre.leggauss(80)
@@ -171,6 +175,20 @@ def test_levels_of_true_parameters_are_uniform(gaussian):
 
 
 @pytest.mark.slow
+def test_p_values_of_calibration_are_uniform_over_repetitions(gaussian):
+    found = []
+    for seed in range(50):
+        rng, key = np.random.default_rng(seed), jax.random.key(seed)
+        theta = rng.normal(size=(100, 2))
+        x = theta + NOISE * rng.normal(size=theta.shape)
+        draws = gaussian.flow.sample(key, (100, 49), np.broadcast_to(x[:, None], (100, 49, 2)))
+        tests = sbc(theta, draws, key=key).tests
+        found.append([Calibration((test,), 0.05).p[0] for test in tests])
+    for p in np.asarray(found).T:
+        assert stats.kstest(p, "uniform").pvalue > 1e-2
+
+
+@pytest.mark.slow
 def test_observations_compose(gaussian):
     x = jnp.asarray(np.random.default_rng(0).normal(0.5, 0.7, (5, 2)))
     chains = compose(gaussian, x, key=KEY, num=500, chains=2, warmup=200)
@@ -210,6 +228,23 @@ def test_a_truncated_prior_holds_the_posterior():
     # The region is filled evenly: its edge has as many draws as a uniform density.
     area = 16 * np.pi * (0.1**2) * 2 * np.log(1e3) / 16
     assert np.ptp(draws[:, 0]) < 4 * np.sqrt(area)
+
+
+def test_draws_of_a_posterior_weigh_as_draws_of_the_prior(gaussian):
+    # Two rounds: the prior, then the posterior at X.
+    found = gaussian.prior
+    proposals = [found, posterior_proposal(gaussian, X)]
+    rng = np.random.default_rng(0)
+    theta = np.concatenate([rng.normal(size=(4000, 2)), proposals[1].sample(KEY, 4000)])
+    weights = proposal_weights(theta, found, proposals)
+    density = stats.norm.pdf(theta).prod(axis=1)
+    narrow = stats.norm.pdf(theta, np.asarray(X) * SHRINK, SPREAD).prod(axis=1)
+    assert_allclose(weights, 2 / (1 + narrow / density), rtol=1e-3)
+    assert weights.max() <= 2
+    mean, square = weights @ theta / len(theta), weights @ theta**2 / len(theta)
+    assert_allclose(weights.mean(), 1, atol=0.05)
+    assert_allclose(mean, 0, atol=0.06)
+    assert_allclose(square, 1, atol=0.08)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from jaxflow.dynamics import (
     MLP,
     ConcatSquash,
     Convolutional,
+    DiT,
     EncodedCondition,
     Gated,
+    GuidedField,
     Hollow,
     Linear,
     LocationScale,
@@ -138,6 +140,15 @@ def table():
         ),
         "unet, condition": Case(
             UNet((4, 4, 1), width=2, cond_dim=3, key=KEY), (4, 4, 1), cond_dim=3
+        ),
+        "dit, condition": Case(
+            DiT((4, 2, 1), patch=2, width=4, depth=1, heads=2, cond_dim=3, key=KEY),
+            (4, 2, 1),
+            cond_dim=3,
+        ),
+        "guided": Case(
+            GuidedField(OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), 2.0),
+            cond_dim=3,
         ),
         "optional condition": Case(
             OptionalCondition(MLP(5, width=7, cond_dim=4, key=KEY), 3), cond_dim=3

@@ -22,12 +22,13 @@ DEEP = {
     *("mlp, depth 3", "concatsquash, depth 3", "function", "function, matrix events"),
     *("gated function", "sum with a function", "residual, condition, matrix events"),
     *("on a torus", "on a product"),
-    *("convolutional", "convolutional, condition, circular", "unet, condition"),
+    *("convolutional", "convolutional, condition, circular"),
+    *("unet, condition", "dit, condition"),
 }
 
 
 # Fields that take seconds to compile.
-SLOW = {"unet, condition"}
+SLOW = {"unet, condition", "dit, condition"}
 
 
 @pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FIELDS])

@@ -20,6 +20,7 @@ from jaxflow.density.paths import (
     VariancePreserving,
     interpolate,
 )
+from jaxflow.dynamics import OptionalCondition
 from jaxflow.objectives import (
     FlowMatching,
     LogitNormal,
@@ -30,7 +31,7 @@ from jaxflow.objectives import (
     independent,
     uniform,
 )
-from jaxflow.objectives.matching import TIME_MARGIN, resample, squared_errors
+from jaxflow.objectives.matching import TIME_MARGIN, resample, squared_errors, without_some
 from jaxflow.objectives.weights import weighted_mean
 
 MEAN, SCALE = 1.3, 0.4
@@ -280,7 +281,24 @@ def test_the_learned_field_is_the_closed_form(key):
     np.testing.assert_allclose(found, exact, atol=0.08)
 
 
+def test_the_share_drop_of_the_rows_is_trained_without_its_condition(key):
+    cond = jnp.ones((4000, 2))
+    some = np.isnan(np.asarray(without_some(cond, 0.25, key)))
+    np.testing.assert_array_equal(some[:, 0], some[:, 1])
+    assert some.mean() == pytest.approx(0.25, abs=0.03)
+    # A field of size 100 where there is a condition, and 0 elsewhere.
+    field = OptionalCondition(lambda t, x, cond: 100 * cond[:2], 2)
+    flow = jaxflow.CNF(field, jaxflow.StandardNormal((2,)))
+    loss, _ = FlowMatching(drop=0.25)(flow, jnp.zeros((4000, 2)), cond, key)
+    assert float(loss) == pytest.approx(0.75 * 2e4, rel=0.04)
+
+
 class TestRefused:
+    def test_a_field_that_needs_its_condition(self, key):
+        flow = jaxflow.CNF(lambda t, x, cond: x, jaxflow.StandardNormal((2,)))
+        with pytest.raises(ValueError, match=r"drop=0.1 leaves conditions out, and the field"):
+            FlowMatching(drop=0.1)(flow, jnp.zeros((3, 2)), jnp.zeros((3, 1)), key)
+
     def test_a_flow_without_a_field(self, key):
         flow = SimpleNamespace(base=jaxflow.StandardNormal((2,)))
         with pytest.raises(TypeError, match=r"SimpleNamespace has none: write jaxflow.CNF"):
@@ -298,6 +316,7 @@ class TestRefused:
             ({"path": lambda t: (1 - t, t)}, ValueError, r"alpha\(0\)=1"),
             ({"path": Linear}, TypeError, "must be a function of time"),
             ({"coupling": Swaps}, TypeError, r"Swaps.* is not a function: write coupling="),
+            ({"drop": 1.0}, ValueError, r"drop=1.0 must lie in \[0, 1\)"),
             ({"time": Power}, TypeError, r"Power.* is not a function: write time="),
         ],
     )

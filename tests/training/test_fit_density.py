@@ -184,6 +184,30 @@ def test_a_time_limit_ends_the_folds():
     assert history["step"] == [0, 25]
 
 
+def test_an_ensemble_averages_the_flows_of_the_folds():
+    x = clusters(60)
+    settings = {"key": KEY, "width": 8, "max_seconds": 1e-3, "progress": False}
+    flow, history, comparison = jaxflow.fit_density(x, ensemble=True, **settings)
+    assert isinstance(flow, jaxflow.Ensemble)
+    assert len(flow.flows) == 5
+    each = jnp.stack([one.log_prob(x) for one in flow.flows])
+    assert float(jnp.ptp(each, axis=0).max()) > 0
+    np.testing.assert_allclose(flow.log_prob(x), jnp.log(jnp.exp(each).mean(axis=0)), rtol=1e-6)
+    assert history["step"] == [0, 25]
+    assert len(comparison.log_p["flow"]) == 60
+
+
+@pytest.mark.parametrize(
+    "x",
+    [np.random.default_rng(0).normal(size=(5001, 2)), np.eye(3)[np.arange(12) % 3]],
+    ids=["large", "directions"],
+)
+def test_without_folds_an_ensemble_is_refused(x):
+    kinds = {"0,1,2": "direction"} if x.shape[1] == 3 else None
+    with pytest.raises(ValueError, match=r"ensemble=True averages .* folds, .*keys"):
+        jaxflow.fit_density(x, key=KEY, kinds=kinds, ensemble=True)
+
+
 def test_named_outcomes_of_bad_tables():
     x = clusters(20)
     with pytest.raises(ValueError, match="constant"):
@@ -226,6 +250,21 @@ def test_the_estimator_keeps_the_comparison(tmp_path):
     again = FlowDensity.load(tmp_path / "density")
     assert again.comparison_ == density.comparison_
     np.testing.assert_array_equal(again.score_samples(x), density.score_samples(x))
+
+
+@pytest.mark.slow
+def test_the_estimator_of_an_ensemble(tmp_path):
+    x = np.concatenate([clusters(60), np.arange(60.0)[:, None] % 7], axis=1)
+    density = FlowDensity(steps=25, ensemble=True, random_state=0).fit(x)
+    assert isinstance(density.flow_, jaxflow.Ensemble)
+    assert density.grid_ == [0.0, 0.0, 1.0]
+    density.save(tmp_path / "density")
+    again = FlowDensity.load(tmp_path / "density")
+    np.testing.assert_array_equal(again.score_samples(x), density.score_samples(x))
+    drawn = again.sample(100, random_state=0)[:, 2]
+    np.testing.assert_array_equal(drawn, np.round(drawn))
+    with pytest.raises(ValueError, match="ensemble=True is for the default flow"):
+        FlowDensity(ensemble=True, scaling="whiten").fit(x)
 
 
 # --- stages that end early ---

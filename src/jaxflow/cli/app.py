@@ -13,7 +13,7 @@ from jaxflow.cli.terminal import use_json
 # The module of each command, which holds a function of that name, and the first line of its
 # docstring.
 COMMANDS = {
-    "fit": ("jaxflow.cli.fit", "Fit a probability density to a table."),
+    "fit": ("jaxflow.cli.fit", "Fit a probability density to a table or to images."),
     "score": ("jaxflow.cli.score", "Write the log-density of each row of a table."),
     "sample": ("jaxflow.cli.sample", "Draw new rows from a fitted density."),
     "check": ("jaxflow.cli.check", "Test how far the results of a run can be trusted."),

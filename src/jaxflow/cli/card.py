@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxflow.cli.images import image_text
+from jaxflow.cli.record import IMAGES
 from jaxflow.cli.target_fit import target_text
 from jaxflow.cli.terminal import plural
 from jaxflow.io.card import ModelCard
@@ -20,7 +22,11 @@ def card_of(run: Path, record: dict[str, Any], solves: Any) -> ModelCard:
         data = f"{source}, {kept}"
         notes = "The held-out rows also chose the best weights."
     if record.get("classes"):
-        notes += f" Classes of {record['class_column']}: {', '.join(record['classes'])}."
+        column = record["class_column"] or "labels"
+        notes += f" Classes of {column}: {', '.join(record['classes'])}."
+    if IMAGES in record:
+        data = f"{source}: {image_text(record)}, {record['rows_held_out']} of them held out"
+        notes += f" Held-out images: {record['bits_per_dim']}."
     return ModelCard(
         title=run.resolve().name,
         data=data,

@@ -1,8 +1,7 @@
 """`jaxflow check`: test how far the log-densities and samples of a run can be trusted."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -12,13 +11,15 @@ from jaxflow import diagnostics, plotting
 from jaxflow.cli.card import card_of
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
-from jaxflow.cli.html_report import history_figure, numbers_report, text_html, write_report
+from jaxflow.cli.html_report import Found, history_figure, numbers_report, text_html, write_report
+from jaxflow.cli.image_check import check_image_run
+from jaxflow.cli.image_outputs import check_image_options
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.mixed import hash_cells, load_mixed, without_gaps
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import PLAN, check_numbers, trained_on_all
+from jaxflow.cli.record import IMAGES, PLAN, check_numbers, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
@@ -35,8 +36,8 @@ def check(
     table: Annotated[
         Path,
         typer.Argument(
-            help="Table with the columns of the run, best with rows that it was not fitted to. Of "
-            "the table that it was fitted to, only the held-out rows are used."
+            help="Table with the columns of the run, or images, best with rows that it was not "
+            "fitted to. Of the table that it was fitted to, only the held-out rows are used."
         ),
     ],
     picture: Annotated[
@@ -93,14 +94,16 @@ def check(
     if picture is not None:
         check_numbers(run, record, "--picture")
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
-        if PLAN in record:
+        if IMAGES in record:
+            check_image_options(run, record, drop_nan=drop_nan)
+            found = check_image_run(run, record, table, rows, seed)
+        elif PLAN in record:
             found = _check_mixed(run, record, table, rows, seed, drop_nan=drop_nan)
         else:
             found = _check_numbers(run, record, table, rows, seed, atol_nats, drop_nan=drop_nan)
         if report is not None:
-            examined = f"{plural(found.rows, 'row')} of {table}"
             facts, problems = run_facts(run, record), found.values["problems"]
-            write_report(report, run, facts, examined, problems, *found.report())
+            write_report(report, run, facts, found.examined, problems, *found.report())
         if card is not None:
             text = card_of(run, record, found.solves).text(found.model, FLOW)
             write_bytes(card, text.encode())
@@ -112,18 +115,6 @@ def check(
     parts += [record["comparison"]["text"]] if "comparison" in record else []
     parts += [f"{name}: {path}" for name, path in written.items()]
     print_result("\n\n".join(parts), found.values | written)
-
-
-class Found(NamedTuple):
-    """What was found: `values` are for `--json`; `report` makes sections and figures."""
-
-    checked: Any
-    model: Any
-    rows: int
-    text: str
-    values: dict[str, Any]
-    report: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
-    solves: Any = None
 
 
 def _check_numbers(
@@ -163,8 +154,9 @@ def _check_numbers(
         return sections, figures | {"Training history": history_figure(run)}
 
     values = {"problems": diagnosis.problems, "verdict": diagnosis.verdict}
-    text, rows = str(diagnosis), len(diagnosis.rows)
-    return Found(diagnosis, flow, rows, text, values, report, diagnosis.solves)
+    examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
+    text = str(diagnosis)
+    return Found(diagnosis, flow, examined, text, values, report, diagnosis.solves)
 
 
 def _check_mixed(
@@ -199,10 +191,11 @@ def _check_mixed(
         figures = {"Samples and rows, a column at a time": plotting.columns(*both)}
         return {heading: [text_html(text)] for heading, text in sections.items()}, figures
 
-    text = f"{plural(found.rows, 'row')} of {table}\n{found}"
+    examined = f"{plural(found.rows, 'row')} of {table}"
+    text = f"{examined}\n{found}"
     verdict = str(found).splitlines()[0]
     values = {"problems": found.problems, "verdict": verdict, "rows": found.rows}
-    return Found(found, fitted, found.rows, text, values, report)
+    return Found(found, fitted, examined, text, values, report)
 
 
 def _select_unseen(

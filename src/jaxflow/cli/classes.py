@@ -53,11 +53,11 @@ def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " cl
         raise ValueError(
             f"--class {name}: the run has no classes; fit it with --class-column COLUMN"
         )
-    if _normalise(name) not in classes:
+    if normalise(name) not in classes:
         raise ValueError(
             f"--class {name} is unknown; the run has the classes {', '.join(classes)}"
         )
-    return np.eye(len(classes), dtype=np.float32)[classes.index(_normalise(name))]
+    return np.eye(len(classes), dtype=np.float32)[classes.index(normalise(name))]
 
 
 def read_labels(path: Path, column: str) -> Labels:
@@ -65,7 +65,7 @@ def read_labels(path: Path, column: str) -> Labels:
     names = table_names(path)
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}; it has {', '.join(names)}")
-    return np.asarray([_normalise(cell) for cell in _read_cells(path, names, column)])
+    return np.asarray([normalise(cell) for cell in _read_cells(path, names, column)])
 
 
 def select_labels(
@@ -87,8 +87,8 @@ def find_classes(labels: Labels, column: str) -> list[str]:
     classes = sorted(set(labels.tolist()), key=_sort_key)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(
-            f"--class-column {column} has {plural(len(classes), 'distinct label')}; it must have "
-            f"2 to {MAX_CLASSES}"
+            f"class column {column} has {plural(len(classes), 'distinct label')}; it must have 2 "
+            f"to {MAX_CLASSES}"
         )
     return classes
 
@@ -114,7 +114,8 @@ def _read_cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
     return read_table(path, [column]).values[:, 0].tolist()
 
 
-def _normalise(cell: Any) -> str:
+def normalise(cell: Any) -> str:
+    """A label as text, "" for a missing one; 1, 1.0 and 1e0 are the same."""
     text = "" if cell is None else str(cell).strip()
     if text.lower() in ("true", "false"):
         return text.lower()

@@ -15,16 +15,18 @@ from jaxflow.cli.density_fit import default_proposal, fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
 from jaxflow.cli.given import read_given
 from jaxflow.cli.header import Header
+from jaxflow.cli.images import fit_image_run, read_image_rows, takes_images
 from jaxflow.cli.info import print_outcome
 from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
-from jaxflow.cli.settings import CHOICES, FitSettings
+from jaxflow.cli.settings import CHOICES, STEPS, FitSettings
 from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
+from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
 from jaxflow.transforms.groups import is_group
 
 # Options of the groups in `--help`.
@@ -39,6 +41,8 @@ def fit(
         Path,
         typer.Argument(
             help="Table, one row per sample: .csv, .tsv, .txt, .npy, .npz or .parquet. "
+            "Or images: a .npz file with arrays images (n, height, width, channels) and, for "
+            "classes, labels; or a folder of .png or .jpg files, in sub-folders for classes. "
             "Or a folder that jaxflow shards made; or, with --objective reverse-kl, a Python "
             "function x -> log p(x) as FILE.py:NAME."
         ),
@@ -81,6 +85,10 @@ def fit(
             "Repeat it for more words."
         ),
     ] = None,
+    levels: Annotated[
+        int | None,
+        _table(min=2, help="Number of levels of images. Default: by the values; 256 for files."),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +125,10 @@ def fit(
     ] = "auto",
     width: Annotated[
         int | None,
-        _model(min=1, help="Units of a hidden layer. Default: by the rows, or 128."),
+        _model(
+            min=1,
+            help="Units of a hidden layer. Default: by the rows, or 128; for images 16 channels.",
+        ),
     ] = None,
     depth: Annotated[int, _model(min=1, help="Number of hidden layers.")] = 2,
     trace: Annotated[
@@ -127,9 +138,13 @@ def fit(
         bool, _model("--float64", help="Compute in float64: slower. Default: float32.")
     ] = False,
     objective: Annotated[str, choice("How to train.", CHOICES["objective"], _training)] = "auto",
-    steps: Annotated[int, _training(min=1, help="Largest number of training steps.")] = 4000,
+    steps: Annotated[
+        int | None,
+        _training(min=1, help="Largest number of training steps. Default: 4000; for images 2000."),
+    ] = None,
     batch_size: Annotated[
-        int | None, _training(min=1, help="Minibatch size. Default: by the rows, or 512.")
+        int | None,
+        _training(min=1, help="Minibatch size. Default: by the rows, or 512; for images 64."),
     ] = None,
     learning_rate: Annotated[
         float | None, _training(help="Peak learning rate. Default: by the rows, or 0.002.")
@@ -168,25 +183,31 @@ def fit(
         _expert(help="Folder to keep compiled programs in, for later fits of the same shapes."),
     ] = None,
 ) -> None:
-    """Fit a probability density to a table.
+    """Fit a probability density to a table or to images.
 
     A table with text, dates, gaps, constants or counts is fitted as one density by the kinds of
     its columns, which are printed; so is any table with --kind or --null. Samples then have
     labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table of
     numbers and takes counts for continuous.
 
+    Images are fitted by a U-Net and flow matching; with labels also per class. Their quality is
+    bits per dimension: lower is better.
+
     Writes a run directory for the other commands. Prints the log-density of held-out rows in nats
     per row: higher is better.
     """
     # The options by name: each setting is one.
     options: dict[str, Any] = locals() | {"start": None if start is None else str(start)}
+    defaults = inspect.signature(fit).parameters
+    changed = [name for name in options if options[name] != defaults[name].default]
+    images = objective != "reverse-kl" and takes_images(table, changed)
+    options["steps"] = steps or (IMAGE_STEPS if images else STEPS)
     settings = FitSettings(**{each.name: options[each.name] for each in fields(FitSettings)})
     if start is not None:
-        parameters = inspect.signature(fit).parameters
-        changed = [name for name in options if options[name] != parameters[name].default]
         settings = inherit_settings(start, settings, changed)
     plain = devices is None and coordinator is None and profile is None
-    plain = plain and settings.by_default and class_column is None and not table.is_dir()
+    plain = plain and settings.by_default and class_column is None
+    plain = plain and not table.is_dir() and not images
     names = split_names(columns)
     if given is not None and (not plain or kind or null):
         raise ValueError(
@@ -223,6 +244,8 @@ def fit(
                     "it out"
                 )
             record = target_record(str(table), settings, split_names(columns))
+        elif images:
+            x, cond, record = read_image_rows(table, levels, settings)
         elif table.is_dir():
             record = shards_record(table, settings, columns, class_column, drop_nan=drop_nan)
         elif given is not None:
@@ -259,6 +282,8 @@ def fit(
                 proposal = default_proposal(x, record, kinds)
             if cells is not None:
                 record = fit_mixed(cells, record, settings, folder)
+            elif x is not None and images:
+                record = fit_image_run(x, cond, record, settings, folder, resume=resume)
             elif x is not None and proposal is not None:
                 record = fit_by_default(x, cond, proposal, record, settings, folder)
             elif x is not None:

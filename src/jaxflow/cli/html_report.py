@@ -2,9 +2,9 @@
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +33,18 @@ pre { background: #f6f6f4; padding: 1rem; white-space: pre-wrap; font-size: .85r
 @media (prefers-color-scheme: dark) { body { background: #17171a; color: #ddd; }
   pre { background: #222; } img { background: white; } }
 """
+
+
+class Found(NamedTuple):
+    """What a check found: `values` are for `--json`; `report` makes sections and figures."""
+
+    checked: Any
+    model: Any
+    examined: str
+    text: str
+    values: dict[str, Any]
+    report: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+    solves: Any = None
 
 
 def write_report(

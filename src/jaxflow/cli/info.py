@@ -4,12 +4,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from jaxflow.cli.images import image_text
 from jaxflow.cli.options import Run
-from jaxflow.cli.record import is_diffusion, settings_of, trained_on_all
+from jaxflow.cli.record import IMAGES, is_diffusion, settings_of, trained_on_all
 from jaxflow.cli.run_directory import FLOW, STATE, check_run, read_finished, read_record
 from jaxflow.cli.target_fit import target_text
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.io.checkpoint import load_extra
+from jaxflow.training.fit_images import WIDTH
 
 
 def info(run: Run) -> None:
@@ -26,8 +28,14 @@ def run_facts(run: Path, record: dict[str, Any]) -> dict[str, str]:
     network = f" ({settings.network})" if settings.model == "cnf" else ""
     if settings.objective == "reverse-kl":
         data = {"target": record["table"]}
+    elif IMAGES in record:
+        data = {"images": f"{record['table']}, {image_text(record)}"}
     else:
         data = {"table": f"{record['table']}, {plural(record['rows'], 'row')}"}
+    precision = "float64" if settings.float64 else "float32"
+    size = f"width {settings.width or 'by the rows'}, depth {settings.depth}, {precision}"
+    if IMAGES in record:
+        network, size = " (U-Net)", f"width {settings.width or WIDTH}, {precision}"
     if (run / FLOW).exists():
         results = _result_facts(record)
     else:
@@ -41,8 +49,7 @@ def run_facts(run: Path, record: dict[str, Any]) -> dict[str, str]:
         "run": str(run),
         **data,
         **_column_facts(record),
-        "model": f"{kind}{network}, width {settings.width or 'by the rows'}, depth "
-        f"{settings.depth}, {'float64' if settings.float64 else 'float32'}",
+        "model": f"{kind}{network}, {size}",
         **results,
         "seed": str(settings.seed),
         "made by": f"jaxflow {record['jaxflow']}, jax {record['versions']['jax']}",
@@ -52,6 +59,8 @@ def run_facts(run: Path, record: dict[str, Any]) -> dict[str, str]:
 def print_outcome(record: dict[str, Any], out: Path) -> None:
     """Print the results of a fit, and the command to run next."""
     next_command = ["jaxflow", "sample", str(out), "--out", "samples.csv"]
+    if IMAGES in record:
+        next_command[-2:] = ["--grid", "samples.png"]
     if "log_z" in record:
         data = {"target": record["table"]}
     else:
@@ -60,7 +69,7 @@ def print_outcome(record: dict[str, Any], out: Path) -> None:
         text = f"{record['rows'] - held} for training, {held} held out"
         if trained_on_all(record):
             text = f"{record['rows']}, all for training after the folds"
-        data = {"rows": text + dropped}
+        data = {"images" if IMAGES in record else "rows": text + dropped}
     print_facts(
         {
             **data,
@@ -74,7 +83,7 @@ def print_outcome(record: dict[str, Any], out: Path) -> None:
 
 
 def _column_facts(record: dict[str, Any]) -> dict[str, str]:
-    facts = {"columns": ", ".join(record["columns"])}
+    facts = {"columns": ", ".join(record["columns"])} if record["columns"] else {}
     if record.get("given"):
         facts["given"] = ", ".join(record["given"])
     if record.get("classes"):
@@ -95,6 +104,8 @@ def _result_facts(record: dict[str, Any]) -> dict[str, str]:
 
 def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
     """The held-out log-density, with simple densities beside it where they were fitted."""
+    if IMAGES in record:
+        return {"held-out": record["bits_per_dim"]}
     if "comparison" not in record:
         error = record["validation_se"]
         return {

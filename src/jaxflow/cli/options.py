@@ -26,8 +26,8 @@ ClassName = Annotated[
 Guidance = Annotated[
     float | None,
     typer.Option(
-        help="Scale of classifier-free guidance, for diffusion models with classes: 0 ignores "
-        "the class, 1 follows the model, larger values exaggerate the class."
+        help="Scale of classifier-free guidance, for diffusion models with classes and images "
+        "with labels: 0 ignores the class, 1 follows the model, larger values exaggerate it."
     ),
 ]
 Fast = Annotated[

@@ -13,6 +13,8 @@ from jaxflow.cli.settings import FitSettings, option_name
 
 # The entry of a run on a table of more than numbers: the lines of its plan.
 PLAN = "plan"
+# The entry of a run on images: their shape.
+IMAGES = "image_shape"
 
 # Types of the entries that later commands read.
 STARTED: dict[str, Any] = {
@@ -77,7 +79,9 @@ def trained_on_all(record: dict[str, Any]) -> bool:
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
-    """Raise ValueError if the run was fitted to a table of more than numbers."""
+    """Raise ValueError if the run was fitted to images or a table of more than numbers."""
+    if IMAGES in record:
+        raise ValueError(f"{option} is for tables, and {run} was fitted to images: leave it out")
     if PLAN in record:
         raise ValueError(
             f"{option} is for tables of numbers, and {run} was fitted to labels, counts or gaps "

@@ -150,6 +150,7 @@ def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
     settings |= {"given": join_names(record.get("given"))}
     lists = {name: record[name] for name in ("kind", "null") if record.get(name)}
     more = {"drop_nan": record["drop_nan"], "header": record.get("header")}
+    more |= {"levels": record.get("levels")}
     return options | settings | lists | more
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxflow.cli.record import is_diffusion
+from jaxflow.cli.record import IMAGES, is_diffusion
 from jaxflow.cli.run_directory import FLOW, MAP
 from jaxflow.cli.terminal import plural
 from jaxflow.diffusion import ClassifierFree, ProbabilityFlow, denoiser_of
+from jaxflow.dynamics import GuidedField
 from jaxflow.io.checkpoint import load
 
 
@@ -20,10 +21,10 @@ def check_flow_options(record: dict[str, Any], guidance: float | None, *, fast: 
         raise ValueError("--fast cannot be combined with --guidance: leave one out")
     if not math.isfinite(guidance):
         raise ValueError(f"--guidance {guidance} must be a finite number")
-    if not is_diffusion(record) or record.get("classes") is None:
+    if not (is_diffusion(record) or IMAGES in record) or record.get("classes") is None:
         raise ValueError(
-            f"--guidance {guidance} needs a diffusion model with classes; fit one by "
-            "jaxflow fit --objective ddpm --class-column COLUMN"
+            f"--guidance {guidance} needs a diffusion model with classes, or images with labels; "
+            "fit one by jaxflow fit --objective ddpm --class-column COLUMN"
         )
 
 
@@ -39,6 +40,8 @@ def load_flow(run: Path, guidance: float | None = None, *, fast: bool = False) -
     flow = load(run / FLOW)
     if guidance is None:
         return flow
+    if not isinstance(flow.field, ProbabilityFlow):
+        return replace(flow, field=GuidedField(flow.field, guidance))
     return replace(flow, field=ProbabilityFlow(ClassifierFree(denoiser_of(flow), guidance)))
 
 

@@ -11,6 +11,7 @@ import typer
 
 from jaxflow.cli.classes import class_condition
 from jaxflow.cli.given import given_condition
+from jaxflow.cli.image_outputs import check_image_options, sample_images
 from jaxflow.cli.mixed import load_mixed
 from jaxflow.cli.options import (
     ClassName,
@@ -25,7 +26,7 @@ from jaxflow.cli.options import (
 )
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import PLAN, is_diffusion
+from jaxflow.cli.record import IMAGES, PLAN, is_diffusion
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
@@ -42,8 +43,18 @@ CHOICES = {"ode": "the ODE whose density is jaxflow score"} | {
 
 def sample(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Table to write: .csv, .npy or .parquet.")],
-    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Number of rows.")] = 1000,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Table to write: .csv, .npy or .parquet; for images .npz."),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write of images side by side: .png, .pdf or .svg."),
+    ] = None,
+    num: Annotated[
+        int | None,
+        typer.Option("--num", "-n", min=1, help="Number of rows. Default: 1000; 64 images."),
+    ] = None,
     class_name: ClassName = None,
     given: Annotated[
         list[str] | None,
@@ -75,12 +86,21 @@ def sample(
     """Draw new rows from a fitted density.
 
     The rows are in the units of the table that the run was fitted to. A run with classes needs
-    --class, unless it is a diffusion model, which can draw from all classes together.
+    --class, unless it is a diffusion model, which can draw from all classes together, or one on
+    images, which are then drawn from each class in turn.
     """
-    check_output(out, overwrite=overwrite)
     check_choice("--sampler", sampler, CHOICES)
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
+    if IMAGES in record:
+        refused = {"given": given, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        check_image_options(run, record, **refused)
+        sample_images(run, record, out, grid, num or 64, class_name, guidance, seed, overwrite)
+        return
+    if grid is not None or out is None:
+        raise ValueError(f"{run} was fitted to a table: give --out FILE, and no --grid")
+    check_output(out, overwrite=overwrite)
+    num = num or 1000
     if PLAN in record:
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):

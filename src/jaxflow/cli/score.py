@@ -14,11 +14,12 @@ import typer
 from jaxflow import CNF, Status
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
+from jaxflow.cli.image_outputs import check_image_options, score_images
 from jaxflow.cli.mixed import load_mixed, without_gaps
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import PLAN
+from jaxflow.cli.record import IMAGES, PLAN
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
@@ -93,6 +94,11 @@ def score(
         raise ValueError("--with-error needs an ODE solve, and --fast has none: leave one out")
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
+    if IMAGES in record:
+        refused = {"with_error": with_error, "keep_columns": keep_columns, "drop_nan": drop_nan}
+        check_image_options(run, record, **refused, percentile=percentile, fast=fast)
+        score_images(run, record, table, out, class_name, guidance, unusual)
+        return
     more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}

@@ -58,6 +58,7 @@ CHOICES = {
 }
 
 # Settings where training does not choose.
+STEPS = 4000
 SIZES = {"width": 128, "batch_size": 512, "learning_rate": 2e-3}
 
 # Settings that a run started with --from takes over from the other run.

@@ -2,6 +2,7 @@
 
 from jaxflow.data.curves import Moons, Swissroll, TwoSpirals
 from jaxflow.data.demos import breast_cancer, digits
+from jaxflow.data.images import Images, read_images
 from jaxflow.data.pinwheel import Pinwheel
 from jaxflow.data.shards import Shards
 from jaxflow.data.tables import Table, read_blocks, read_table, table_names, write_table
@@ -11,6 +12,7 @@ from jaxflow.runtime.checks import check_columns, check_rows, coarse_columns, fi
 __all__ = [
     "Checkerboard",
     "EightGaussians",
+    "Images",
     "LongGaussian",
     "Moons",
     "Pinwheel",
@@ -26,6 +28,7 @@ __all__ = [
     "digits",
     "finite_rows",
     "read_blocks",
+    "read_images",
     "read_table",
     "split",
     "table_names",

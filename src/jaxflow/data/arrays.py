@@ -9,7 +9,7 @@ import numpy as np
 
 # Exceptions of NumPy and zipfile on damaged or hostile files: a header may claim any size or be
 # nested deeply (MemoryError, RecursionError), an archive may be encrypted (RuntimeError).
-_DAMAGE = (
+DAMAGE = (
     *(EOFError, OSError, ValueError, MemoryError, RuntimeError, RecursionError),
     *(TokenError, zipfile.BadZipFile, zlib.error),
 )
@@ -26,7 +26,7 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
                 file.seek(0)
                 archive = np.load(file, allow_pickle=False)
                 loaded = {name: _read_member(archive, name) for name in archive.files}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if _is_pickled(error):
             raise ValueError(_pickled_text(str(path))) from None
         # NumPy takes any unknown file for a pickle; to repeat that would mislead.

@@ -38,6 +38,7 @@ class BitsPerDim(NamedTuple):
             the number of images. None where the flow states none.
         num_images: images.
         num_draws: draws of noise for each image.
+        each: bits per dimension of each image, the mean over its draws, (images,).
     """
 
     bits: float
@@ -48,6 +49,7 @@ class BitsPerDim(NamedTuple):
     solver_error: float | None
     num_images: int
     num_draws: int
+    each: Float[np.ndarray, " images"]
 
     @property
     def standard_error(self) -> float:
@@ -172,6 +174,7 @@ def _summary(
         solver_error=None if solver is None else float(np.mean(solver)) / nats,
         num_images=num_images,
         num_draws=num_draws,
+        each=each.mean(axis=0),
     )
 
 

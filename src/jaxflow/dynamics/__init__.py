@@ -9,11 +9,13 @@ from jaxflow.dynamics.combine import Gated, Sum
 from jaxflow.dynamics.concatsquash import ConcatSquash
 from jaxflow.dynamics.condition import ConditionScaling, EncodedCondition, StandardisedCondition
 from jaxflow.dynamics.convolutional import Convolutional
+from jaxflow.dynamics.dit import DiT
 from jaxflow.dynamics.encoders import (
     ObservationEncoder,
     SeriesEncoder,
     SetEncoder,
 )
+from jaxflow.dynamics.guided import GuidedField
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
 from jaxflow.dynamics.location_scale import LocationScale, Moments, Regression
@@ -34,9 +36,11 @@ __all__ = [
     "ConcatSquash",
     "ConditionScaling",
     "Convolutional",
+    "DiT",
     "EncodedCondition",
     "Field",
     "Gated",
+    "GuidedField",
     "Hollow",
     "Linear",
     "LocationScale",

@@ -79,3 +79,9 @@ class OptionalCondition(AbstractWrapper):
         flat = cond.reshape(-1)
         present = ~jnp.all(jnp.isnan(flat))
         return jnp.append(jnp.where(present, flat, 0), present.astype(flat.dtype))
+
+
+def accepts_none(field: Any) -> bool:
+    """Whether a field, or one that it is computed from, has an optional condition."""
+    parts = field.parts() if isinstance(field, AbstractWrapper) else ()
+    return isinstance(field, OptionalCondition) or any(map(accepts_none, parts))

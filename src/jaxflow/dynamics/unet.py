@@ -215,7 +215,8 @@ class UNet(eqx.Module):
     def __call__(self, t: Scalar, x: Event, cond: Array | None = None) -> Event:
         """`dx/dt` of one image."""
         check_image(x, self.shape)
-        embedding = self._embedding(jnp.asarray(t, x.dtype), flatten_cond(cond, self.cond_dim))
+        c = flatten_cond(cond, self.cond_dim)
+        embedding = embed_time(self.embed, jnp.asarray(t, x.dtype), c)
         h, skips = self.enter(x), []
         for i, block in enumerate(self.down):
             h = block(_halved(h) if i else h, embedding)
@@ -227,12 +228,16 @@ class UNet(eqx.Module):
         norm, leave = self.leave
         return leave(jax.nn.swish(norm(h)))
 
-    def _embedding(self, t: Scalar, cond: Array | None) -> Float[Array, " width"]:
-        zero, (first, then) = jnp.zeros((), t.dtype), self.embed
-        turns = 2 * math.pi * jnp.asarray(FREQUENCIES, t.dtype) * t
-        features: list[Any] = [jnp.sin(turns), jnp.cos(turns), *(() if cond is None else (cond,))]
-        hidden = jax.nn.swish(first(jnp.concatenate(features), zero, None))
-        return jax.nn.swish(then(hidden, zero, None))
+
+def embed_time(
+    layers: tuple[ContextLinear, ContextLinear], t: Scalar, cond: Array | None
+) -> Float[Array, " width"]:
+    """Two layers on sines and cosines of time, and on the condition."""
+    zero, (first, then) = jnp.zeros((), t.dtype), layers
+    turns = 2 * math.pi * jnp.asarray(FREQUENCIES, t.dtype) * t
+    features: list[Any] = [jnp.sin(turns), jnp.cos(turns), *(() if cond is None else (cond,))]
+    hidden = jax.nn.swish(first(jnp.concatenate(features), zero, None))
+    return jax.nn.swish(then(hidden, zero, None))
 
 
 def _halved(h: Image) -> Image:

@@ -1,7 +1,7 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -37,8 +37,15 @@ class Held(NamedTuple):
     log_p: Float[np.ndarray, " n"] | None
 
 
+class Fitted(BaseEstimator):
+    """What `fit` sets: no parameters, so apart from the fields of a dataclass."""
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class FlowEstimator(BaseEstimator):
+class FlowEstimator(Fitted):
     """A continuous flow with scikit-learn's parameters."""
 
     width: Any = None
@@ -52,9 +59,6 @@ class FlowEstimator(BaseEstimator):
     float64: Any = False
     random_state: Any = None
     verbose: Any = False
-
-    n_features_in_: int = field(init=False)
-    feature_names_in_: np.ndarray = field(init=False)
 
     # Fitted attributes that `save` writes beside the flow.
     _fitted: ClassVar[tuple[str, ...]] = (
@@ -150,13 +154,14 @@ class FlowEstimator(BaseEstimator):
         check_choices(self.objective, self.scaling)
         options = make_options(self.steps, self.batch_size, self.learning_rate)
         seed = _seed_of(self.random_state)
-        kinds = getattr(self, "kinds", None)
+        kinds, ensemble = getattr(self, "kinds", None), bool(getattr(self, "ensemble", False))
         # Remove what an earlier fit had.
         self.__dict__.pop("comparison_", None)
         by_default = self.objective == "auto" and self.scaling == "auto"
-        if kinds and not by_default:
+        if (kinds or ensemble) and not by_default:
+            name = f"kinds={kinds!r}" if kinds else "ensemble=True"
             raise ValueError(
-                f"kinds={kinds!r} is for the default flow: leave objective={self.objective!r} and "
+                f"{name} is for the default flow: leave objective={self.objective!r} and "
                 f"scaling={self.scaling!r} out"
             )
         if by_default:
@@ -168,6 +173,7 @@ class FlowEstimator(BaseEstimator):
                     weights=rows.weights,
                     columns=columns,
                     kinds=kinds,
+                    ensemble=ensemble,
                     width=None if self.width is None else as_int("width", self.width),
                     depth=as_int("depth", self.depth),
                     validation=self.validation,

@@ -26,6 +26,7 @@ from jaxflow.objectives import Stage, Staged, maximum_likelihood
 from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
 from jaxflow.training import History, fit
 from jaxflow.training.defaults import sine_network
+from jaxflow.training.rows import checked_weights
 from jaxflow.transforms import Bounded, Chain, Whiten, propose
 
 # Fewest simulations that are left to fit.
@@ -47,6 +48,7 @@ def fit_posterior(
     *,
     key: PRNGKeyArray,
     prior: Any = None,
+    weights: Any = None,
     embed: Any = None,
     names: Sequence[str] | None = None,
     **settings: Any,
@@ -83,6 +85,9 @@ def fit_posterior(
         prior: `(low, high)` of a uniform prior, a distribution of NumPyro with event shape (d,),
             a frozen one of scipy or a list of them; None if there are only samples, whose limits
             are then guessed (`jaxflow.transforms.propose`).
+        weights: how often each simulation counts, (n,), not negative. For parameters that were
+            drawn from another density than the prior: `prior / that density`, up to a constant.
+            None for once each.
         embed: encoder of one observation, trained with the flow: a `SetEncoder`, a
             `SeriesEncoder`, or a module of your own with `shape` and `features`; None for the
             entries themselves.
@@ -97,7 +102,9 @@ def fit_posterior(
             columns (named), too few simulations, or a setting out of range.
         TrainingError: no validation value was finite.
     """
-    theta, x, left_out = _pairs(theta, x)
+    theta, x, valid = _pairs(theta, x)
+    if weights is not None:
+        weights = checked_weights(weights, len(valid), "weights")[valid]
     found = as_prior(prior, theta.shape[1])
     outside = np.flatnonzero(~found.in_box(theta))
     if outside.size:
@@ -110,8 +117,11 @@ def fit_posterior(
             f"names={list(names)} are not one for each of {theta.shape[1]} parameters"
         )
     parts = propose(theta).parts if prior is None else _limits(found)
-    flow, history = _fit(key, theta, x, embed, parts, Settings(**settings))
-    return Posterior(flow, found, None if names is None else tuple(names), left_out, history)
+    flow, history = _fit(key, theta, x, embed, parts, Settings(**settings), weights)
+    named = None if names is None else tuple(names)
+    counts = np.ones(len(theta)) if weights is None else weights
+    effective = float(counts.sum() ** 2 / (counts**2).sum())
+    return Posterior(flow, found, named, int((~valid).sum()), history, effective)
 
 
 def fit_likelihood(
@@ -139,15 +149,15 @@ def fit_likelihood(
     Raises:
         ValueError, TrainingError: as `fit_posterior`.
     """
-    theta, x, left_out = _pairs(theta, x)
+    theta, x, valid = _pairs(theta, x)
     if x.ndim != 2:
         raise ValueError(f"x has shape {x.shape}; fit_likelihood takes vectors (n, k)")
     flow, history = _fit(key, x, theta, None, propose(x).parts, Settings(**settings))
-    return Likelihood(flow, left_out, history)
+    return Likelihood(flow, int((~valid).sum()), history)
 
 
-def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Checked parameters and simulations, without failed ones, and the number of those."""
+def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Checked parameters and simulations, without failed ones, and which have not failed."""
     theta, x = np.asarray(theta, np.float64), np.asarray(x, np.float64)
     if theta.ndim != 2 or x.ndim < 2 or len(theta) != len(x):
         raise ValueError(
@@ -168,7 +178,7 @@ def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, int]:
         constant = constant_columns(rows, float(np.finfo(np.float32).eps))
         if constant.any():
             raise ValueError(f"{name} is constant in {_entries(constant)}: leave it out")
-    return theta, x, int((~valid).sum())
+    return theta, x, valid
 
 
 def _entries(mask: np.ndarray) -> str:
@@ -191,6 +201,7 @@ def _fit(
     embed: Any,
     parts: tuple[Any, ...],
     settings: Settings,
+    weights: np.ndarray | None = None,
 ) -> tuple[Any, History]:
     """Train a flow of a target given conditions, or several, and the first one's history."""
     dim, shape = target.shape[1], cond.shape[1:]
@@ -220,6 +231,7 @@ def _fit(
             rows,
             cond_rows,
             key=fit_key,
+            weights=weights,
             validation=settings.validation,
             transform=transform,
             config=settings.config,

@@ -60,6 +60,8 @@ class Posterior:
         names: names of the parameters, or None.
         left_out: simulations that had NaN or infinity and were not used.
         history: the columns of `jaxflow.fit`, or None.
+        effective: effective number of simulations, `(sum w)^2 / sum w^2` of their weights, or
+            None.
     """
 
     flow: Any
@@ -67,6 +69,7 @@ class Posterior:
     names: tuple[str, ...] | None = None
     left_out: int = 0
     history: History | None = None
+    effective: float | None = None
 
     @property
     def dim(self) -> int:

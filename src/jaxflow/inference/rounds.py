@@ -1,13 +1,13 @@
-"""Sequential rounds with truncated priors: simulate where the posterior at one observation is."""
+"""Sequential rounds: simulate where the posterior at one observation is, and fit again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.inference.fit import fit_posterior
 from jaxflow.inference.posterior import Posterior
@@ -15,6 +15,7 @@ from jaxflow.inference.priors import Prior, as_prior, is_frozen
 from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 
+PROPOSALS = ("truncated", "posterior")
 # Draws that find the edge of the truncated prior, and how far beyond their range it may reach.
 EDGE_DRAWS, MARGIN = 4000, 0.1
 # Draws of the prior in a batch, and batches without enough of them in the region.
@@ -84,22 +85,67 @@ def truncated_prior(
     return replace(prior, log_density=log_density, draw=draw, row_log_prob=None, fills_box=False)
 
 
+def posterior_proposal(posterior: Posterior, x_obs: Any) -> Prior:
+    """A posterior at one observation as a density to draw parameters from."""
+    return replace(
+        posterior.prior,
+        log_density=lambda theta: posterior.log_prob(theta, x_obs),
+        draw=lambda key, num: posterior.sample(key, num, x_obs),
+        row_log_prob=None,
+        is_uniform=False,
+    )
+
+
+def proposal_weights(
+    theta: Any, prior: Prior, proposals: Sequence[Prior]
+) -> Float[np.ndarray, " n"]:
+    """`p(theta) / mean_r q_r(theta)`: weights of parameters drawn from all proposals alike.
+
+    Each row counts as a draw of the mixture of the proposals, whichever it came from (the balance
+    heuristic of Veach and Guibas 1995, "Optimally combining sampling techniques for Monte Carlo
+    rendering"). With the prior among `R` proposals no weight exceeds `R` (Hesterberg 1995,
+    "Weighted average importance sampling and defensive mixture distributions").
+
+    Args:
+        theta: parameters, (n, d), as many from each proposal.
+        prior: has a density.
+        proposals: normalised densities.
+
+    Returns:
+        The weights, (n,); their mean is about 1.
+    """
+    each = np.stack([proposal.log_prob(theta) for proposal in proposals])
+    mixture = np.logaddexp.reduce(each, axis=0) - np.log(len(proposals))
+    return np.exp(prior.log_prob(theta) - mixture)
+
+
 def fit_rounds(
     simulate: Callable[[np.ndarray], Any],
     prior: Any,
     x_obs: Any,
     *,
     key: PRNGKeyArray,
+    proposal: str = "truncated",
     rounds: int = 4,
     simulations: int = 4000,
     dim: int | None = None,
     mass: float = 1e-4,
     **settings: Any,
 ) -> Posterior:
-    """Simulate and fit in turn, each time within the truncated prior of the last posterior.
+    """Simulate and fit in turn, each time where the last posterior at `x_obs` is.
 
     The result is a posterior for `x_obs`, sharper there than an amortised one of as many
     simulations; for other observations it is not to be used.
+
+    `proposal="truncated"` draws parameters from the prior within the last posterior's region of
+    highest density (`truncated_prior`). `proposal="posterior"` draws them from the last posterior
+    itself, and weights each simulation by the prior over the mixture of all proposals, the prior
+    first: no weight exceeds the number of rounds, and `posterior.effective` is their effective
+    number (Lueckmann et al. 2017, "Flexible statistical inference for mechanistic models of
+    neural dynamics", arXiv 1711.01861, with the mixture as denominator).
+
+    Simulations that fail are left out, and bias neither: weights depend on `theta` alone, so what
+    is fitted at each `x` that can be seen is `p(theta | x)`, given that it did not fail.
 
     ```python
     import jax
@@ -124,11 +170,12 @@ def fit_rounds(
         prior: as `as_prior` takes it, not None.
         x_obs: the observation, in the shape of one simulation.
         key: random key.
+        proposal: `"truncated"` or `"posterior"`.
         rounds: number of fits.
         simulations: number of simulations, of all rounds together.
         dim: number of parameters; needed where the prior does not state it, as a box of two
             numbers.
-        mass: share of each posterior that the next round leaves out.
+        mass: share of each posterior that the next truncated round leaves out.
         **settings: of `fit_posterior`.
 
     Returns:
@@ -136,26 +183,33 @@ def fit_rounds(
         truncated priors is proportional to the prior within the last one.
 
     Raises:
-        ValueError: a budget of less than 10 simulations a round, or as `fit_posterior`.
+        ValueError: an unknown proposal, a budget of less than 10 simulations a round, or as
+            `fit_posterior`.
     """
+    if proposal not in PROPOSALS:
+        raise ValueError(f"proposal={proposal!r} must be one of {', '.join(PROPOSALS)}")
     check_count("rounds", rounds)
     each = check_count("simulations", simulations, 10 * rounds) // rounds
     found = as_prior(prior, _dim(prior) if dim is None else dim)
-    proposal, theta, x = found, [], []
+    proposals, theta, x = [found], np.empty((0, len(found.lower))), []
     posterior = None
     for number, own in enumerate(jax.random.split(key, rounds)):
         draw_key, fit_key, edge_key = jax.random.split(own, 3)
-        if posterior is not None:
-            proposal = truncated_prior(posterior, x_obs, key=edge_key, mass=mass)
-        theta.append(proposal.sample(draw_key, each))
-        x.append(np.asarray(simulate(theta[-1]), np.float64))
+        if posterior is not None and proposal == "posterior":
+            proposals.append(posterior_proposal(posterior, x_obs))
+        elif posterior is not None:
+            proposals.append(truncated_prior(posterior, x_obs, key=edge_key, mass=mass))
+        drawn = proposals[-1].sample(draw_key, each)
+        theta = np.concatenate([theta, drawn])
+        x.append(np.asarray(simulate(drawn), np.float64))
         if x[-1].shape[:1] != (each,):
             raise ValueError(
                 f"simulate returned shape {x[-1].shape} for {each} rows in round {number}; give "
                 "one observation for each"
             )
+        weights = proposal_weights(theta, found, proposals) if proposal == "posterior" else None
         posterior = fit_posterior(
-            np.concatenate(theta), np.concatenate(x), prior=found, key=fit_key, **settings
+            theta, np.concatenate(x), prior=found, weights=weights, key=fit_key, **settings
         )
     assert posterior is not None
     return posterior

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.diffusion import AbstractDenoiser, Schedule, denoiser_of
 from jaxflow.dynamics import OptionalCondition
-from jaxflow.objectives.matching import squared_norms
+from jaxflow.objectives.matching import check_drop, squared_norms, without_some
 from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.units import to_field
@@ -103,8 +103,7 @@ class Denoising:
                 f"first_step={self.first_step} must be below num_steps={self.num_steps}: write "
                 f"Denoising(num_steps=T, first_step={self.first_step}) with T the schedule's steps"
             )
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop={self.drop} must lie in [0, 1)")
+        check_drop(self.drop)
 
     def check(self, flow: Any) -> None:
         """Check that this objective can train the flow.
@@ -129,15 +128,11 @@ class Denoising:
             The loss, and the metric `noise`: the mean squared error without the weighting.
         """
         self.check(flow)
-        if self.drop and cond is None:
-            raise ValueError(f"drop={self.drop} leaves conditions out, and there are none")
         x, key = to_field(flow, x, key)
         denoiser = denoiser_of(flow)
         schedule = denoiser.schedule
         time_key, noise_key, drop_key = jax.random.split(key, 3)
-        if cond is not None and self.drop > 0:
-            dropped = jax.random.bernoulli(drop_key, self.drop, (len(x),))
-            cond = jnp.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
+        cond = without_some(cond, self.drop, drop_key)
         t = self.time(stratified(time_key, len(x), x.dtype))
         if self.num_steps is not None:
             drawn = self.num_steps - self.first_step + 1

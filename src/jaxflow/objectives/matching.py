@@ -12,6 +12,7 @@ from jaxflow.bases import sample_rows
 from jaxflow.density.paths import Linear, check_path, check_path_base, interpolate
 from jaxflow.dynamics import Field
 from jaxflow.dynamics.on_manifold import manifold_of
+from jaxflow.dynamics.optional import accepts_none
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.manifolds import Manifold
 from jaxflow.objectives.couplings import Swaps
@@ -61,10 +62,12 @@ class FlowMatching:
         weight: weight of a time, `t -> weight`; None for 1.
         stratified: spread the times of a batch evenly, with a random offset, which lowers the
             variance of the loss.
+        drop: share of the rows that are trained without their condition, for classifier-free
+            guidance (`jaxflow.dynamics.GuidedField`).
 
     Raises:
         TypeError: a setting is not a function.
-        ValueError: the path does not lead from the base to the data.
+        ValueError: the path does not lead from the base to the data, or `drop` is out of range.
     """
 
     path: Callable[..., Any] = Linear()
@@ -72,6 +75,7 @@ class FlowMatching:
     time: Callable[[Array], Array] = uniform
     weight: Callable[[Array], Array] | None = None
     stratified: bool = True
+    drop: float = 0.0
     # Training needs no solve of the ODE.
     simulation_free: ClassVar[bool] = True
 
@@ -82,13 +86,14 @@ class FlowMatching:
         check_function("time", self.time, "uniform, LogitNormal(), Power() or a quantile function")
         if self.weight is not None:
             check_function("weight", self.weight, "a function of time, or None")
+        check_drop(self.drop)
 
     def check(self, flow: Any) -> None:
         """Check that this objective can train the flow.
 
         Raises:
             TypeError: the flow has no field.
-            ValueError: the path needs another base.
+            ValueError: the path needs another base, or the field its condition in each row.
         """
         if not callable(getattr(flow, "field", None)):
             raise TypeError(
@@ -96,6 +101,11 @@ class FlowMatching:
                 "write jaxflow.CNF(field, base), or objective=maximum_likelihood"
             )
         check_path_base(self.path, flow.base)
+        if self.drop and not accepts_none(flow.field):
+            raise ValueError(
+                f"drop={self.drop} leaves conditions out, and the field needs them: write "
+                "OptionalCondition(network, cond_dim), the network for cond_dim + 1"
+            )
         if manifold_of(flow.field) is not None and self.path != Linear():
             raise ValueError(
                 f"path={self.path} is one of flat space, and the field is on "
@@ -116,7 +126,9 @@ class FlowMatching:
         """
         self.check(flow)
         x, key = to_field(flow, x, key)
-        base_key, time_key, coupling_key, noise_key, weights_key = jax.random.split(key, 5)
+        base_key, time_key, coupling_key, noise_key, weights_key, drop_key = jax.random.split(
+            key, 6
+        )
         if weights is not None:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
@@ -134,6 +146,7 @@ class FlowMatching:
         else:
             between = jax.vmap(manifold.geodesic)(t, x0[source], x)
         x_t, velocity = shard_rows(between)
+        cond = without_some(cond, self.drop, drop_key)
         time_weights = None if self.weight is None else jax.vmap(self.weight)(t)
         return velocity_loss(flow.field, t, x_t, velocity, cond, time_weights, mass)
 
@@ -144,6 +157,22 @@ class FlowMatching:
         else:
             u = jax.random.uniform(key, (rows,), dtype)
         return jnp.clip(self.time(u), TIME_MARGIN, 1 - TIME_MARGIN)
+
+
+def check_drop(drop: float) -> None:
+    """Raise ValueError unless `drop` is a share of rows."""
+    if not 0 <= drop < 1:
+        raise ValueError(f"drop={drop} must lie in [0, 1)")
+
+
+def without_some(cond: Array | None, drop: float, key: PRNGKeyArray) -> Array | None:
+    """Conditions of rows, NaN in the share `drop` of them, as `OptionalCondition` reads them."""
+    if not drop:
+        return cond
+    if cond is None:
+        raise ValueError(f"drop={drop} leaves conditions out, and there are none")
+    dropped = jax.random.bernoulli(key, drop, cond.shape[:1])
+    return jnp.where(dropped.reshape(-1, *[1] * (cond.ndim - 1)), jnp.nan, cond)
 
 
 def velocity_loss(

@@ -7,6 +7,7 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.distil import distil
 from jaxflow.training.fit import fit
 from jaxflow.training.fit_density import fit_density
+from jaxflow.training.fit_images import fit_images
 from jaxflow.training.from_simple import FittedDensity
 from jaxflow.training.history import History
 from jaxflow.training.noise import fit_noise
@@ -26,6 +27,7 @@ __all__ = [
     "fit",
     "fit_classifier",
     "fit_density",
+    "fit_images",
     "fit_noise",
     "trainable",
 ]

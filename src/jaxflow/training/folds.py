@@ -130,6 +130,10 @@ class Folds:
         run.train_to(self.best_step)
         return run.flow(run.state.ema)
 
+    def flows(self) -> list[Any]:
+        """The flow of each fold at the best step."""
+        return [run.flow(best) for run, best in zip(self.runs, self.best, strict=True)]
+
     def held_out(self) -> Float[np.ndarray, " n"]:
         """Log-densities of the held-out rows of all folds in turn at the best step, in nats."""
         each = [run.held_out(best) for run, best in zip(self.runs, self.best, strict=True)]

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxflow.dynamics import EncodedCondition, LocationScale
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
+from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
@@ -61,13 +62,14 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
         search.train(table.config, bar, table.callback)
-        if share is not None:
-            flow = runs[0].flow(search.best[0])
+        if share is not None or table.ensemble:
+            flows = search.flows()
         else:
             flow = start_flow(start, every)
             trained = search.train_all(lambda: table.run(flow, every, every, transform))
-            flow = flow if trained is None else trained
-    flow, history = _for_new_conditions(flow, seen, transform), search.history
+            flows = [flow if trained is None else trained]
+    flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
+    flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
     if share is not None and table.x.shape[1] > 1:
         other, other_history = usual_fit(table._replace(cond=cond), *folds[0])

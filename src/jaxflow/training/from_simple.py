@@ -12,6 +12,8 @@ from jaxflow.dynamics import MLP
 from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
+from jaxflow.flows.ensemble import Ensemble
+from jaxflow.flows.flow import Flow
 from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
@@ -38,13 +40,13 @@ class FittedDensity(NamedTuple):
     """What `fit_density` returns.
 
     Attributes:
-        flow: the density.
+        flow: the density: a `CNF`, or an `Ensemble` of them.
         history: the columns of `jaxflow.fit`. With folds they are means over the folds, from the
             simple density at step 0 on.
         comparison: held-out log-densities of the flow and of simple densities.
     """
 
-    flow: CNF
+    flow: Any
     history: History
     comparison: Comparison
 
@@ -61,6 +63,7 @@ class Table(NamedTuple):
     config: TrainConfig
     progress: bool | None
     callback: Callback | None
+    ensemble: bool = False
 
     @property
     def seed(self) -> int:
@@ -115,7 +118,7 @@ class Table(NamedTuple):
 
 
 def by_folds(table: Table) -> FittedDensity:
-    """Choose the start and the number of steps by folds, then train on all rows."""
+    """Choose start and number of steps by folds; train on all rows, or average the folds."""
     every = np.arange(len(table.x))
     if table.is_tiny:
         noisy, _ = before_scaling(table.x, table.proposal.first, table.key, [])
@@ -129,13 +132,19 @@ def by_folds(table: Table) -> FittedDensity:
     for train, held in folds:
         flow = _start_flow(table, start, noisy, train)
         runs.append(table.run(with_transform(flow, None), train, held, flow.transform))
-    flow = _start_flow(table, start, noisy, every)
+    first = _start_flow(table, start, noisy, every)
+    flow: Flow = first
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
         search.train(table.config, bar, table.callback)
-        scaling, start_flow = flow.transform, with_transform(flow, None)
-        trained = search.train_all(lambda: table.run(start_flow, every, every, scaling))
-    flow = flow if trained is None else trained
+        if table.ensemble:
+            flow = Ensemble(search.flows())
+        else:
+            start_flow = with_transform(first, None)
+            trained = search.train_all(
+                lambda: table.run(start_flow, every, every, first.transform)
+            )
+            flow = first if trained is None else trained
     comparison = Comparison.of(compared(search.held_out(), tried), len(folds))
     return FittedDensity(flow, search.history, comparison)
 

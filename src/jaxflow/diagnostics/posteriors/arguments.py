@@ -1,7 +1,10 @@
 """Truths and draws as arrays of NumPy, checked."""
 
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -61,3 +64,9 @@ def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:
         raise ValueError(f"theta has {len(theta)} rows and x has {len(x)}; give pairs")
     check_num_pairs(len(theta))
     return theta, x
+
+
+@eqx.filter_jit
+def summarise(summary: Callable[[Array], Any], x: Array) -> Array:
+    """The numbers `summary(x_i)` of each row, (n, k)."""
+    return jax.vmap(lambda one: jnp.ravel(jnp.asarray(summary(one))))(x)

@@ -1,14 +1,17 @@
 """`local_calibration`: is the posterior of a conditional flow right at given observations?"""
 
+from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_rows_of
+from jaxflow.diagnostics.posteriors.arguments import as_rows_of, summarise
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
+from jaxflow.dynamics import ObservationEncoder
+from jaxflow.flows.ensemble import Ensemble, members
 from jaxflow.runtime.checks import check_count, check_rows
 
 
@@ -20,6 +23,7 @@ def local_calibration(
     *,
     key: PRNGKeyArray,
     num_draws: SupportsIndex = 500,
+    summary: Callable[[Array], Any] | None = None,
     classifier: Any = None,
     exchanges: SupportsIndex | None = None,
     level: float = 1e-2,
@@ -50,6 +54,10 @@ def local_calibration(
         observed: an observation, (*condition), or several, (m, *condition).
         key: random key.
         num_draws: draws at each observation.
+        summary: `x -> numbers` of one observation, in jax, that the classifier sees in place of
+            `x`. None for the entries of `x`; for a posterior that was fitted with `embed`, the
+            location and log-scale of each parameter that its encoder predicts. Errors of one sign
+            here and another there, at data with equal summaries, cancel.
         classifier: as for `lc2st`.
         exchanges: as for `lc2st`.
         level: p-values below this, corrected for the number of observations, count as a
@@ -78,6 +86,9 @@ def local_calibration(
     # One call for the draws of the pairs and those at the observations.
     cond = jnp.concatenate([x, jnp.repeat(at, k, axis=0)])
     draws = flatten(jnp.asarray(flow.sample(draw_key, (n + m * k,), cond)))
+    summary = summary or _moments(flow)
+    if summary is not None:
+        x, at = (summarise(summary, each) for each in (x, at))
     return lc2st(
         flatten(theta),
         draws[:n],
@@ -89,3 +100,12 @@ def local_calibration(
         exchanges=exchanges,
         level=level,
     )
+
+
+def _moments(flow: Any) -> Callable[[Array], Array] | None:
+    """Location and log-scale by the posterior's own encoder, if that embeds observations."""
+    first: Any = members(flow)[0] if isinstance(flow, Ensemble) else flow
+    encoder = getattr(getattr(first, "field", None), "encoder", None)
+    if not isinstance(encoder, ObservationEncoder) or encoder.embed is None:
+        return None
+    return lambda x: encoder(x)[-2 * first.event_shape[0] :]

@@ -1,0 +1,109 @@
+"""`jaxflow check` of runs on images: bits per dimension, and a report with pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxflow import plotting
+from jaxflow.cli.html_report import Found, history_figure, text_html
+from jaxflow.cli.images import image_text, read_for_run
+from jaxflow.cli.run_flow import load_flow
+from jaxflow.cli.tables import hash_rows
+from jaxflow.cli.terminal import note, plural
+from jaxflow.data import split
+from jaxflow.diagnostics import ImageCheck, check_images
+
+# Images in a picture of the report, trajectories, and times of each.
+SHOWN, PATHS, TIMES = 64, 8, 9
+
+
+def check_image_run(run: Path, record: dict[str, Any], table: Path, most: int, seed: int) -> Found:
+    """Bound the bits per dimension of images, and compare samples with them."""
+    x, cond, training = _unseen(run, record, table)
+    if len(x) > most:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(x))[:most])
+        x, cond = x[chosen], None if cond is None else cond[chosen]
+    flow, key = load_flow(run), jax.random.key(seed)
+    found = check_images(flow, x, training, cond, key=key, levels=record["levels"])
+    examined = f"{plural(len(x), 'image')} of {table}"
+
+    def report() -> tuple[dict[str, Any], dict[str, Any]]:
+        figures = _figures(flow, found, x, cond, training, record)
+        sections = {"Data": [text_html(image_text(record))], "Tests": [text_html(str(found))]}
+        return sections, figures | {"Training history": history_figure(run)}
+
+    values = {
+        "problems": found.problems,
+        "verdict": [finding.text for finding in found.findings],
+        "bits_per_dim": found.bits.bits,
+        "standard_error": found.bits.standard_error,
+        "solver_error": found.bits.solver_error,
+        "images": len(x),
+    }
+    return Found(found, flow, examined, f"{examined}\n{found}", values, report)
+
+
+def _unseen(
+    run: Path, record: dict[str, Any], table: Path
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Images to test and their conditions, and the images that the run was fitted to."""
+    x, cond, _ = read_for_run(run, record, table)
+    settings, own = record["settings"], hash_rows(x) == record["table_sha256"]
+    fitted = x if own else _fitted(run, record)
+    if fitted is None:
+        note(f"{record['table']} has changed or is gone: samples are compared with {table} itself")
+        return x, cond, x
+    training, held = split(len(fitted), settings["validation"], settings["seed"])
+    if not own:
+        return x, cond, fitted[training]
+    note(
+        f"the run was fitted to {table}, so only its {plural(len(held), 'held-out image')} are "
+        "tested. They chose the best weights: new images would be a fairer test"
+    )
+    held = np.sort(held)
+    return x[held], None if cond is None else cond[held], x[training]
+
+
+def _fitted(run: Path, record: dict[str, Any]) -> np.ndarray | None:
+    """The images that a run was fitted to, if they are still there."""
+    try:
+        name = None if record["classes"] is None else record["classes"][0]
+        x, _, _ = read_for_run(run, record, Path(record["table"]), name)
+    except (OSError, ValueError):
+        return None
+    return x if hash_rows(x) == record["table_sha256"] else None
+
+
+def _figures(
+    flow: Any,
+    found: ImageCheck,
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    training: np.ndarray,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Pictures by caption; none for images that are neither grey nor in colour."""
+    if record["image_shape"][-1] not in (1, 3):
+        return {}
+    limits = (0, record["levels"] - 1)
+
+    def picture(images: np.ndarray, wide: int | None = None) -> Any:
+        return plotting.grid(images, wide=wide, limits=limits).figure
+
+    pairs = np.stack([found.samples[:SHOWN], training[found.nearest[:SHOWN]]], axis=1)
+    few = found.samples[:PATHS]
+    some_cond = None if cond is None else cond[: len(few)]
+    back = flow.transport(few, 1.0, 0.0, some_cond, save_at=np.linspace(1.0, 0.0, TIMES))
+    paths = np.moveaxis(np.asarray(back)[::-1], 0, 1)
+    return {
+        "Samples": picture(found.samples[:SHOWN]),
+        "Images that were tested": picture(x[:SHOWN]),
+        "Samples, each beside the nearest training image": picture(
+            pairs.reshape(-1, *x.shape[1:]), 16
+        ),
+        "Trajectories of samples, from noise (left) to image": picture(
+            paths.reshape(-1, *x.shape[1:]), TIMES
+        ),
+    }

@@ -1,0 +1,114 @@
+"""`jaxflow sample` and `jaxflow score` of runs on images."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxflow import plotting
+from jaxflow.cli.classes import class_condition
+from jaxflow.cli.images import depth, read_for_run
+from jaxflow.cli.outputs import check_output, open_table, render, write_bytes
+from jaxflow.cli.record import check_numbers
+from jaxflow.cli.run_flow import load_flow
+from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.diagnostics import bits_per_dim
+from jaxflow.io.atomic import atomic_write
+from jaxflow.runtime.extras import import_extra
+
+
+def check_image_options(run: Path, record: dict[str, Any], **refused: Any) -> None:
+    """Raise ValueError for options that are set and that a run on images does not take."""
+    for option, value in refused.items():
+        if value:
+            check_numbers(run, record, f"--{option.replace('_', '-')}")
+
+
+def sample_images(
+    run: Path,
+    record: dict[str, Any],
+    out: Path | None,
+    grid: Path | None,
+    num: int,
+    class_name: str | None,
+    guidance: float | None,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Draw images of one class or of each class in turn; write a picture, an array or both."""
+    if out is None and grid is None:
+        raise ValueError(f"{run} was fitted to images: give --grid samples.png, or --out FILE.npz")
+    if out is not None:
+        check_output(out, overwrite=overwrite, suffixes=(".npz",))
+    if grid is not None:
+        kinds = (".png", ".pdf", ".svg")
+        check_output(grid, overwrite=overwrite, suffixes=kinds, option="--grid")
+        import_extra("matplotlib", "plot", "--grid needs matplotlib")
+    cond, labels, classes = None, None, record["classes"]
+    if class_name is not None:
+        cond = np.tile(class_condition(record, class_name), (num, 1))
+        labels = np.full(num, classes[int(cond[0].argmax())])
+    elif classes is not None:
+        # A row of the picture has one class, where there are as many rows.
+        which = np.sort(np.arange(num) % len(classes))
+        cond, labels = np.eye(len(classes), dtype=np.float32)[which], np.array(classes)[which]
+    flow = load_flow(run, guidance)
+    x = np.asarray(flow.sample(jax.random.key(seed), num, cond, progress=None))
+    images = np.round(x).astype(np.uint8 if record["levels"] <= 256 else np.uint16)
+    if out is not None:
+        more: dict[str, Any] = {} if labels is None else {"labels": labels}
+        with atomic_write(out) as file:
+            np.savez(file, images=images, **more)
+    if grid is not None:
+        wide = None if class_name or classes is None else math.ceil(num / len(classes))
+        axes = plotting.grid(images, wide=wide, limits=(0, record["levels"] - 1))
+        picture = render(axes.figure, grid.suffix[1:].lower(), dpi=160, bbox_inches="tight")
+        write_bytes(grid, picture)
+    written = {n: str(p) for n, p in (("samples", out), ("grid", grid)) if p is not None}
+    print_facts({"drawn": plural(num, "image")} | written, {"images": num} | written)
+
+
+def score_images(
+    run: Path,
+    record: dict[str, Any],
+    table: Path,
+    out: Path,
+    class_name: str | None,
+    guidance: float | None,
+    unusual: int,
+) -> None:
+    """Write the bits per dimension of each image; print the mean and the most unusual images."""
+    x, cond, read = read_for_run(run, record, table, class_name)
+    bits = bits_per_dim(
+        load_flow(run, guidance), x, cond, key=jax.random.key(0), bits=depth(record), num_draws=1
+    )
+    log_p = -bits.each * x[0].size * math.log(2)
+    rows = np.arange(len(x))
+    names = {} if read.names is None or out.suffix.lower() == ".npy" else {"file": read.names}
+    with open_table(out) as append:
+        append({"row": rows, **names, "log_prob": log_p, "bits_per_dim": bits.each})
+    worst = np.argsort(log_p, kind="stable")[:unusual].tolist()
+    which = [f"image {i}" if read.names is None else read.names[i] for i in worst]
+    print_facts(
+        {
+            "scored": plural(len(x), "image"),
+            "mean": str(bits),
+            **{
+                f"unusual {k}": f"{name}: {bits.each[i]:.4f} bits/dim"
+                for k, (i, name) in enumerate(zip(worst, which, strict=True), 1)
+            },
+            "scores": str(out),
+        },
+        {
+            "images": len(x),
+            "bits_per_dim": bits.bits,
+            "standard_error": bits.standard_error,
+            "unusual": [
+                {"image": name, "bits_per_dim": float(bits.each[i])}
+                for i, name in zip(worst, which, strict=True)
+            ],
+            "scores": str(out),
+        },
+    )
