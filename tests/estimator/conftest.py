@@ -18,10 +18,10 @@ def patch():
 def two_steps(patch):
     """Solves of two steps."""
     from jaxflow import CNF, ODE
-    from jaxflow.estimator import settings
+    from jaxflow.estimator import arguments
 
     ode = ODE(solver="euler", num_steps=2, gradient="direct")
-    patch.setattr(settings, "CNF", partial(CNF, ode_eval=ode))
+    patch.setattr(arguments, "CNF", partial(CNF, ode_eval=ode))
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,8 @@ class Lowest:
 
     def add(self, log_p: Float[np.ndarray, " n"], *block: np.ndarray | None) -> None:
         """Add a block; rows whose solve failed are left out."""
+        if not self.num:
+            return
         arrays = [log_p, *(each for each in block if each is not None)]
         if not self.lowest:
             self.block, some = len(log_p), _some(len(log_p))
@@ -68,7 +70,7 @@ class Lowest:
         self, score: Callable[[np.ndarray, np.ndarray | None], np.ndarray], names: Sequence[str]
     ) -> list[UnusualRow]:
         """Name the columns that make these rows unusual, by log-densities of composed rows."""
-        if not self.num or not self.lowest:
+        if not self.lowest:
             return []
         log_p, numbers = self.lowest[:2]
         x, *cond = map(np.concatenate, zip(self.lowest[2:], self.others[2:], strict=True))

@@ -99,20 +99,13 @@ def posterior_proposal(posterior: Posterior, x_obs: Any) -> Prior:
 def proposal_weights(
     theta: Any, prior: Prior, proposals: Sequence[Prior]
 ) -> Float[np.ndarray, " n"]:
-    """`p(theta) / mean_r q_r(theta)`: weights of parameters drawn from all proposals alike.
+    """`p(theta) / mean_r q_r(theta)`: weights, (n,), of parameters drawn from all proposals alike.
 
     Each row counts as a draw of the mixture of the proposals, whichever it came from (the balance
     heuristic of Veach and Guibas 1995, "Optimally combining sampling techniques for Monte Carlo
     rendering"). With the prior among `R` proposals no weight exceeds `R` (Hesterberg 1995,
-    "Weighted average importance sampling and defensive mixture distributions").
-
-    Args:
-        theta: parameters, (n, d), as many from each proposal.
-        prior: has a density.
-        proposals: normalised densities.
-
-    Returns:
-        The weights, (n,); their mean is about 1.
+    "Weighted average importance sampling and defensive mixture distributions"). The densities are
+    normalised, and the mean of the weights is about 1.
     """
     each = np.stack([proposal.log_prob(theta) for proposal in proposals])
     mixture = np.logaddexp.reduce(each, axis=0) - np.log(len(proposals))

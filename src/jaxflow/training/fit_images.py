@@ -154,14 +154,8 @@ def image_field(
 ) -> Any:
     """The default field of `fit_images`: a U-Net with as many resolutions as the sides allow.
 
-    Args:
-        shape: shape of an image, (height, width, channels).
-        width: channels at the full resolution; None for 16.
-        cond_dim: number of entries of a condition, which may then be absent; 0 for none.
-        key: for the weights.
-
-    Raises:
-        ValueError: the sides cannot be halved to 32 or fewer.
+    The channels at the full resolution are `width` or 16. A condition may be absent. Raises
+    ValueError for sides that cannot be halved to 32 or fewer.
     """
     sides, multipliers = list(check_image_shape(shape)[:2]), [MULTIPLIERS[0]]
     for multiplier in MULTIPLIERS[1:]:
@@ -194,11 +188,7 @@ def augmented(x: np.ndarray, *, flips: bool, shifts: int) -> np.ndarray:
 
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
-    """Levels as float32, (n, height, width, channels), and their number.
-
-    Raises:
-        ValueError: the layout or a value is wrong; says what was expected.
-    """
+    """Levels as float32, (n, height, width, channels), and their number, checked."""
     values = np.asarray(images)
     if values.ndim == 3:
         values = values[..., None]
@@ -219,14 +209,7 @@ def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[
 
 
 def find_levels(images: ArrayInput) -> int:
-    """The number of levels of images: one more than the largest, and 256 above 128.
-
-    Args:
-        images: levels, whole numbers from 0, of any shape.
-
-    Raises:
-        ValueError: the values are no levels.
-    """
+    """The number of levels of images: one more than the largest, and 256 above 128."""
     values = np.asarray(images)
     low, most = values.min(), values.max()
     if not np.isfinite(values).all():
