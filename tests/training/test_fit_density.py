@@ -83,6 +83,28 @@ def test_ridge_and_kind_of_a_mixture():
         GaussianMixture.fit(x, 2, covariance="tied")
 
 
+def test_an_average_of_mixtures_is_a_mixture():
+    x = np.asarray(clusters(100))
+    average = GaussianMixture.fit(x, 2, starts=1, averaged=4)
+    share = np.random.default_rng(0).permutation(100) % 4
+    assert average.means.shape == (8, 2)
+    np.testing.assert_allclose(average.weights.reshape(4, 2).sum(axis=1), 0.25, rtol=1e-12)
+    for k, means in enumerate(np.asarray(average.means).reshape(4, 2, 2)):
+        left = GaussianMixture.fit(x[share != k], 2, starts=1)
+        np.testing.assert_allclose(np.sort(means, axis=0), np.sort(left.means, axis=0), atol=1e-3)
+    with pytest.raises(ValueError, match="averaged=0"):
+        GaussianMixture.fit(x, 2, averaged=0)
+
+
+def test_an_average_is_better_where_rows_are_few():
+    x, new = (np.random.default_rng(k).normal(size=(n, 6)) ** 3 for k, n in ((0, 200), (1, 2000)))
+    scores = [
+        Start(components=4, averaged=averaged).log_density(x, new) for averaged in (False, True)
+    ]
+    assert scores[1].mean() > scores[0].mean() + 0.2
+    assert Start(components=4, averaged=True).name == "average of 5 mixtures of 4 Gaussians"
+
+
 # --- folds ---
 
 

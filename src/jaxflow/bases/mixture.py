@@ -1,6 +1,7 @@
 """A mixture of Gaussians: a base with several modes."""
 
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from typing import Any, SupportsIndex
@@ -82,6 +83,7 @@ class GaussianMixture(eqx.Module):
         covariance: str = "full",
         seed: int = 0,
         starts: SupportsIndex = 4,
+        averaged: SupportsIndex = 1,
     ) -> "GaussianMixture":
         """Maximum likelihood, the best of several starts; by scikit-learn for several components.
 
@@ -95,6 +97,11 @@ class GaussianMixture(eqx.Module):
             covariance: `"full"`, or `"diag"` for components without correlations.
             seed: of the starts.
             starts: number of starts.
+            averaged: number of mixtures whose average, with as many times the components, is the
+                answer; each is fitted without another share of the rows. It fits new rows better
+                (Ormoneit and Tresp 1998, "Averaging, maximum penalized likelihood and Bayesian
+                estimation for improving Gaussian mixture probability density estimates", IEEE
+                Transactions on Neural Networks 9). 1 for one mixture of all rows.
 
         Returns:
             The fitted mixture.
@@ -106,13 +113,15 @@ class GaussianMixture(eqx.Module):
         """
         check_columns(np.asarray(x))
         components = check_count("components", components)
-        starts = check_count("starts", starts)
+        starts, averaged = check_count("starts", starts), check_count("averaged", averaged)
         if not 0 < ridge < float("inf"):
             raise ValueError(f"ridge={ridge} must be a positive number")
         if covariance not in ("full", "diag"):
             raise ValueError(f"covariance={covariance!r} is unknown; choose 'full' or 'diag'")
         values = np.asarray(x, np.float64)
-        parts = estimate(values, components, ridge, covariance, seed=seed, starts=starts)
+        parts = estimate(
+            values, components, ridge, covariance, seed=seed, starts=starts, averaged=averaged
+        )
         dtype = jnp.result_type(jnp.asarray(x), 0.0)
         return cls(*(jnp.asarray(part, dtype) for part in parts))
 
@@ -161,6 +170,7 @@ def estimate(
     *,
     seed: int = 0,
     starts: int = 1,
+    averaged: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`GaussianMixture.fit` without checks, in NumPy: weights, means and factors."""
     dim = x.shape[1]
@@ -173,11 +183,28 @@ def estimate(
         if covariance == "diag":
             covariances = covariances * np.eye(dim)
     else:
-        fitted = _maximise(x, components, ridge, covariance, seed, starts)
-        weights, means, covariances = fitted.weights_, fitted.means_, fitted.covariances_
+        fitted = [
+            _maximise(rows, components, ridge, covariance, seed + k, starts)
+            for k, rows in enumerate(_without_a_share(x, averaged, seed))
+        ]
+        weights = np.concatenate([each.weights_ for each in fitted]) / len(fitted)
+        means = np.concatenate([each.means_ for each in fitted])
+        covariances = np.concatenate([each.covariances_ for each in fitted])
         if covariance == "diag":
             covariances = covariances[:, None] * np.eye(dim)
     return weights, mean + scale * means, scale[:, None] * np.linalg.cholesky(covariances)
+
+
+def _without_a_share(
+    x: Float[np.ndarray, "n dim"], count: int, seed: int
+) -> Iterator[Float[np.ndarray, "m dim"]]:
+    """The rows without each of `count` shares of them in turn; all rows for a count of 1."""
+    if count == 1:
+        yield x
+        return
+    share = np.random.default_rng(seed).permutation(len(x)) % count
+    for k in range(count):
+        yield x[share != k]
 
 
 def _maximise(

@@ -36,6 +36,8 @@ MAX_ROWS = 5000
 # A mixture must gain this many standard errors over a Gaussian, and normal scores over a mixture:
 # they may fit the tails badly, which few of the rows held out show.
 SURE = 1.0
+# Mixtures of an average.
+AVERAGED = 5
 # Scalings that are tried; a mixture has correlations of its own.
 TRIED = ("standardise", "gaussianise")
 
@@ -45,7 +47,8 @@ class Start:
     """A simple density: a scaling of each column, then a Gaussian mixture or Student's t.
 
     `covariance` is that within a component; `ridge` is added to each variance of the scaled
-    columns; `heavy` makes a single component Student's t, with tails as the rows have.
+    columns; `heavy` makes a single component Student's t, with tails as the rows have. `averaged`
+    takes the average of `AVERAGED` mixtures, each without another share of the rows.
     """
 
     scaling: str = "standardise"
@@ -53,6 +56,7 @@ class Start:
     covariance: Literal["full", "diag"] = "full"
     ridge: float = RIDGES[0]
     heavy: bool = False
+    averaged: bool = False
 
     @property
     def is_gaussian(self) -> bool:
@@ -67,7 +71,8 @@ class Start:
             density = "Student t" if self.heavy else "Gaussian"
             density += " without correlations" if diagonal else ""
         else:
-            density = f"mixture of {self.components} Gaussians"
+            which = f"average of {AVERAGED} mixtures" if self.averaged else "mixture"
+            density = f"{which} of {self.components} Gaussians"
         return density + (" of normal scores" if self.scaling == "gaussianise" else "")
 
     def log_density(
@@ -76,7 +81,9 @@ class Start:
         """Log-density of scaled rows under the density that is fitted to others, in nats."""
         if self.heavy:
             return self.heavy_tails(train).log_density(held)
-        fitted = estimate(train, self.components, self.ridge, self.covariance)
+        averaged = AVERAGED if self.averaged else 1
+        settings = self.components, self.ridge, self.covariance
+        fitted = estimate(train, *settings, averaged=averaged)
         each = []
         for weight, mean, factor in zip(*fitted, strict=True):
             z = solve_triangular(factor, (held - mean).T, lower=True)
@@ -91,7 +98,12 @@ class Start:
     def mixture(self, scaled: Array) -> GaussianMixture:
         """Fit the mixture to scaled rows, (n, d)."""
         return GaussianMixture.fit(
-            scaled, self.components, ridge=self.ridge, covariance=self.covariance, starts=1
+            scaled,
+            self.components,
+            ridge=self.ridge,
+            covariance=self.covariance,
+            starts=1,
+            averaged=AVERAGED if self.averaged else 1,
         )
 
     def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
@@ -150,7 +162,8 @@ def choose_start(
     """Choose a simple density by cross-validation.
 
     For each scaling the number of components rises until the held-out rows are no better; then
-    Student's t, of columns that are only standardised, and other ridges are tried. Scalings after
+    Student's t, of columns that are only standardised, other ridges, and averages of mixtures are
+    tried. Scalings after
     the first must be clearly better; of many rows the first `MAX_ROWS` train. Returns
     log-densities of the held-out rows of all folds in turn, in nats and data units, for each
     density, the chosen one first, then by their means.
@@ -184,6 +197,7 @@ def _search(
     score: Callable[[Start], float], scaling: str, shape: tuple[int, ...], heavy: bool
 ) -> None:
     best, highest = Start(scaling), -np.inf
+    mixture: Start | None = None
     for covariance in ("full", "diag") if shape[1] > MANY_COLUMNS else ("full",):
         worse, top = 0, -np.inf
         for start in _by_components(Start(scaling, covariance=covariance), *shape):
@@ -191,6 +205,8 @@ def _search(
             worse, top = (0, value) if value > top else (worse + 1, top)
             if value > highest:
                 best, highest = start, value
+            if start.components > 1 and (mixture is None or value > score(mixture)):
+                mixture = start
             if worse == WORSE:
                 break
         t = Start(scaling, covariance=covariance, heavy=True)
@@ -199,6 +215,20 @@ def _search(
     for ridge in RIDGES[1:]:
         score(replace(best, ridge=ridge))
         score(replace(Start(scaling), ridge=ridge))
+    if mixture is not None:
+        mixture = max((replace(mixture, ridge=ridge) for ridge in RIDGES), key=score)
+        _average(score, replace(mixture, averaged=True), shape)
+
+
+def _average(score: Callable[[Start], float], start: Start, shape: tuple[int, ...]) -> None:
+    """Score an average of mixtures, and with more components as long as that is better."""
+    highest = -np.inf
+    for each in _by_components(start, *shape):
+        if each.components >= start.components:
+            value = score(each)
+            if value <= highest:
+                break
+            highest = value
 
 
 def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
