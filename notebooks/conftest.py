@@ -15,6 +15,7 @@ SLOW = {
     "09_guidance_trained.ipynb",
     "10_ffjord_end_to_end.ipynb",
     "11_continuity_on_a_sphere.ipynb",
+    "12_images_of_digits.ipynb",
     "13_posterior_of_two_moons.ipynb",
 }
 

@@ -183,7 +183,9 @@ def _repeated(flow: Any, x: Array, cond: Any, key: PRNGKeyArray) -> tuple[np.nda
     few = x[:REPEATED]
     if cond is not None and jnp.ndim(cond) > 1:
         cond = cond[:REPEATED]
-    if not hasattr(flow, "log_prob_with_error"):
+    # Fixed steps state no error: the program of the images serves again.
+    states_error = getattr(flow, "states_error", lambda: hasattr(flow, "log_prob_with_error"))
+    if not states_error():
         return np.asarray(flow.log_prob(few, cond, key), np.float64), None
     answer = flow.log_prob_with_error(few, cond, key)
     return np.asarray(answer.value, np.float64), answer.ode_error
