@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from tests.diagnostics.posteriors import simulate
 
 import jaxflow
+from jaxflow.dynamics import EncodedCondition, ObservationEncoder
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -61,6 +63,21 @@ def test_a_curved_target_gets_trees_and_beats_the_line(dim):
     gap = x - np.c_[c, np.ones(2000)] @ line
     linear = stats.norm.logpdf(gap[1500:], scale=gap[:1500].std(axis=0)).sum(axis=1)
     assert log_p.mean() > linear.mean() + 0.8 * dim
+
+
+@pytest.mark.slow
+def test_several_columns_with_two_modes_are_fitted_as_posteriors_are():
+    # No regression tells on which of two moons a row is.
+    theta, x = simulate("moons", 1000, 0)
+    settings = {"steps": 200, "width": 32, "learning_rate": 5e-3}
+    flow, history, comparison = jaxflow.fit_density(theta, x, key=KEY, **settings)
+    assert isinstance(flow.field, EncodedCondition)
+    assert isinstance(flow.field.encoder, ObservationEncoder)
+    assert comparison.rows == "200 held-out rows"
+    assert max(history["stage"]) == 1
+    assert {len(each) for each in comparison.log_p.values()} == {200}
+    gain, error = comparison.difference(list(comparison.log_p)[-1])
+    assert gain > 2 * error > 0
 
 
 def test_a_target_that_follows_from_the_conditions_is_refused():

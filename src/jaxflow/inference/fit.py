@@ -6,40 +6,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from jaxflow.bases import StandardNormal
-from jaxflow.dynamics import (
-    EncodedCondition,
-    LocationScale,
-    ObservationEncoder,
-    RobustScaling,
-    SetEncoder,
-)
-from jaxflow.flows import CNF, Ensemble
-from jaxflow.inference.framed import FramedMatching
+from jaxflow.flows import Ensemble
 from jaxflow.inference.likelihood import Likelihood
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.inference.settings import Settings
-from jaxflow.objectives import Stage, Staged, maximum_likelihood
 from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
-from jaxflow.training import History, fit
-from jaxflow.training.defaults import sine_network
+from jaxflow.training import History
+from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.rows import checked_weights
-from jaxflow.transforms import Bounded, Chain, Whiten, propose
+from jaxflow.transforms import Bounded, propose
 
 # Fewest simulations that are left to fit.
 FEWEST = 20
-# Least spread that a line leaves over, as a share of the parameter's own.
-LEAST = 1e-4
-# Matching, then likelihood: shares of the steps, chosen by `make bench-sbi`.
-OBJECTIVE = Staged(
-    (
-        Stage(FramedMatching(), 0.9, ema=0.998),
-        Stage(maximum_likelihood, 0.1, rate=0.4),
-    )
-)
 
 
 def fit_posterior(
@@ -204,72 +185,27 @@ def _fit(
     weights: np.ndarray | None = None,
 ) -> tuple[Any, History]:
     """Train a flow of a target given conditions, or several, and the first one's history."""
-    dim, shape = target.shape[1], cond.shape[1:]
+    shape = cond.shape[1:]
     if embed is not None and tuple(getattr(embed, "shape", ())) != shape:
         raise ValueError(
             f"embed is for observations of shape {getattr(embed, 'shape', None)}, and those of x "
             f"have {shape}"
         )
-    rows, cond_rows = jnp.asarray(target, float), jnp.asarray(cond, float)
-    scaling = RobustScaling.fit(cond, rows=2 if isinstance(embed, SetEncoder) else 1)
-    features = None if embed is not None else jax.vmap(scaling)(cond_rows).reshape(len(rows), -1)
-    whiten, line = _linear(_flow_space(parts, rows), features)
-    transform = Chain((*parts, whiten))
-    flows, histories = [], []
-    for own in jax.random.split(key, settings.members):
-        field_key, encoder_key, fit_key = jax.random.split(own, 3)
-        encoder = ObservationEncoder(dim, scaling, shape, embed, line=line, key=encoder_key)
-        field = sine_network(
-            dim,
-            width=settings.width,
-            depth=settings.depth,
-            cond_dim=encoder.num_outputs,
-            key=field_key,
-        )
-        flow, history = fit(
-            CNF(EncodedCondition(LocationScale(field), encoder), StandardNormal(dim)),
-            rows,
-            cond_rows,
-            key=fit_key,
+    fits = [
+        fit_encoded(
+            target,
+            cond,
+            key=own,
             weights=weights,
             validation=settings.validation,
-            transform=transform,
-            config=settings.config,
-            objective=OBJECTIVE,
+            parts=parts,
+            embed=embed,
+            width=settings.width,
+            depth=settings.depth,
+            config=settings.config(len(target)),
             progress=settings.progress,
         )
-        flows.append(flow)
-        histories.append(history)
+        for own in jax.random.split(key, settings.members)
+    ]
+    flows, histories = zip(*fits, strict=True)
     return (flows[0] if len(flows) == 1 else Ensemble(flows)), histories[0]
-
-
-def _flow_space(parts: tuple[Any, ...], rows: Array) -> Array:
-    for part in parts:
-        rows = jax.vmap(part.forward)(rows)[0]
-    return rows
-
-
-def _linear(u: Array, features: Array | None) -> tuple[Whiten, Any]:
-    """Least squares of rows on features, in the units in which its residuals are white.
-
-    The transform into these units, and matrix and constant of the line; None without features.
-    """
-    y = np.asarray(u, np.float64)
-    mean = y.mean(axis=0)
-    residuals, slope, centre = y - mean, None, None
-    if features is not None:
-        c = np.asarray(features, np.float64)
-        centre = c.mean(axis=0)
-        slope = np.linalg.solve(
-            (c - centre).T @ (c - centre) + np.eye(c.shape[1]), (c - centre).T @ residuals
-        )
-        residuals = residuals - (c - centre) @ slope
-    spread = y.std(axis=0)
-    floor = LEAST**2 * np.diag(spread**2)
-    factor = np.linalg.cholesky(residuals.T @ residuals / len(y) + floor)
-    whiten = Whiten(jnp.asarray(mean, u.dtype), jnp.asarray(factor, u.dtype))
-    if slope is None or centre is None:
-        return whiten, None
-    slope = np.linalg.solve(factor, slope.T).T
-    parts = slope, -centre @ slope
-    return whiten, tuple(jnp.asarray(each, u.dtype) for each in parts)

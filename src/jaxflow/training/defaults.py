@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.diffusion import ProbabilityFlow
 from jaxflow.dynamics import MLP, OptionalCondition
 from jaxflow.objectives import Denoising, Stage, Staged, maximum_likelihood
+from jaxflow.objectives.framed import FramedMatching
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.config import TrainConfig
@@ -17,6 +18,20 @@ from jaxflow.transforms import Gaussianise, Standardise, Whiten, propose
 # Sharp densities of few columns need a field that varies quickly: a higher frequency of the sines
 # in its first layer.
 FEW_COLUMNS, HIGH_FREQUENCY = 3, 4.0
+
+# A flow with an encoder (`from_encoder.fit_encoded`) learns by matching, then by likelihood, with
+# these shares of the steps, chosen by `make bench-sbi`.
+ENCODED = Staged(
+    (
+        Stage(FramedMatching(), 0.9, ema=0.998),
+        Stage(maximum_likelihood, 0.1, rate=0.4),
+    )
+)
+# Its training on few rows, which a strong decay of the weights keeps from being learned by heart,
+# and on more than MANY_ROWS.
+MANY_ROWS = 5000
+ON_FEW: dict[str, Any] = {"batch_size": 256, "weight_decay": 0.3}
+ON_MANY: dict[str, Any] = {"batch_size": 512, "weight_decay": 0.1}
 
 SCALINGS = {"standardise": Standardise, "gaussianise": Gaussianise, "whiten": Whiten}
 
@@ -39,6 +54,12 @@ def sine_network(
     frequency = default_frequency(dim if intrinsic is None else intrinsic)
     sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
     return MLP(dim, **sizes, activation="sin", frequency=frequency, key=key)
+
+
+def encoded_config(num_rows: int, **given: Any) -> TrainConfig:
+    """Settings of the training of `fit_encoded`; of `given`, those that are None are chosen."""
+    chosen = ON_MANY if num_rows > MANY_ROWS else ON_FEW
+    return TrainConfig(**chosen | {n: value for n, value in given.items() if value is not None})
 
 
 def table_config(*, large: bool = True, **given: Any) -> TrainConfig:

@@ -59,6 +59,9 @@ def fit_density(
     With conditions the start is a regression, linear or by boosted trees (scikit-learn's), of each
     column's location and spread, with a Gaussian mixture of what is left over
     (`jaxflow.dynamics.LocationScale`). Each row is predicted by a regression that did not see it.
+    For several columns and at least 1,000 rows a flow is trained as `jaxflow.inference` does too
+    (location and spread by a network that is trained along, conditions scaled robustly, a field of
+    sines, flow matching first), and is the result if rows held out are more likely.
 
     ```python
     import jax
@@ -121,8 +124,9 @@ def fit_density(
     proposal = propose(rows.x, columns, kinds) if transform is None else transform
     curved = proposal.surface is not None and cond is None
     large = curved or len(rows.x) > FOLD_ROWS
-    sizes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    config = table_config(large=large, **sizes, max_seconds=max_seconds)
+    given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    given |= {"max_seconds": max_seconds}
+    config = table_config(large=large, **given)
     width = (128 if large else 64) if width is None else check_count("width", width)
     if ensemble and large:
         raise ValueError(
@@ -133,7 +137,7 @@ def fit_density(
     table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback, ensemble)
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
-        return by_regression(table, cond, validation if large else None)
+        return by_regression(table, cond, validation if large else None, given)
     if curved:
         return by_geodesics(table, validation)
     return by_hold_out(table, validation) if large else by_folds(table)

@@ -1,6 +1,7 @@
 """Train a conditional flow from a regression: the flow learns what that leaves over."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,22 +14,27 @@ from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.defaults import SCALINGS
+from jaxflow.training.defaults import SCALINGS, default_eval_every, encoded_config
 from jaxflow.training.folds import MOST_HELD, NUM_FOLDS, Folds, make_folds
-from jaxflow.training.from_simple import LARGE_RIDGE, FittedDensity, Table, untrained, usual_fit
+from jaxflow.training.from_encoder import fit_encoded
+from jaxflow.training.from_simple import LARGE_RIDGE, MANY_ROWS, FittedDensity, Table, untrained
+from jaxflow.training.history import History
 from jaxflow.training.regression import Predicted, predict
 from jaxflow.training.starts import Fold, Start, before_scaling, choose_start
 from jaxflow.transforms import Chain
 from jaxflow.transforms.choose import forward
 
 
-def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensity:
+def by_regression(
+    table: Table, cond: Array, share: float | None, given: dict[str, Any]
+) -> FittedDensity:
     """Fit a regression, choose a density of its residuals, and train a flow from there.
 
-    Location and spread of each row are predicted by regressions that did not see it. Of a large
-    table with several columns a flow is also trained as `fit` does, and the better one on the rows
-    held out is the result: the regression of a target with several modes says little. `share` of
-    the rows is held out of the flow's training; None for folds.
+    Location and spread of each row are predicted by regressions that did not see it. For a target
+    of several columns and many rows a flow is also trained as `jaxflow.inference` does, and the
+    better one on the rows held out, of the first fold if there are folds, is the result: the
+    regression of a target with several modes says little. `share` of the rows is held out of the
+    flow's training, None for folds; `given` are the settings of the training that the user gave.
     """
     every = np.arange(len(table.x))
     noisy, (clean,) = before_scaling(table.x, table.proposal.first, table.key, [(every, every)])
@@ -71,18 +77,39 @@ def by_regression(table: Table, cond: Array, share: float | None) -> FittedDensi
     flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
     flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
-    if share is not None and table.x.shape[1] > 1:
-        other, other_history = usual_fit(table._replace(cond=cond), *folds[0])
-        other_log_p = np.asarray(other.log_prob(table.x[held], cond[held]), np.float64)
-        if other_log_p.mean() > log_p.mean():
-            flow, history, log_p = other, other_history, other_log_p
-    densities = {"flow": log_p} | {
+    num_folds = NUM_FOLDS if share is None else 0
+    if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
+        other, other_history = _encoded(table, cond, *folds[0], given)
+        first = folds[0][1]
+        other_log_p = np.asarray(other.log_prob(table.x[first], cond[first]), np.float64)
+        if other_log_p.mean() > log_p[: len(first)].mean():
+            flow, history, log_p, num_folds = other, other_history, other_log_p, 0
+    densities = {
         each.words: each.log_prob(exact)[held] + log_det[held]
         for each in (seen.linear, seen.chosen)
     }
     densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
-    comparison = Comparison.of(densities, NUM_FOLDS if share is None else 0)
-    return FittedDensity(flow, history, comparison)
+    same_rows = {name: each[: len(log_p)] for name, each in densities.items()}
+    return FittedDensity(flow, history, Comparison.of({"flow": log_p} | same_rows, num_folds))
+
+
+def _encoded(
+    table: Table, cond: Array, train: np.ndarray, held: np.ndarray, given: dict[str, Any]
+) -> tuple[CNF, History]:
+    """A flow whose encoder learns location and spread with it."""
+    x, every = table.x, default_eval_every(table.config.steps)
+    return fit_encoded(
+        x[train],
+        cond[train],
+        key=table.key,
+        width=table.width,
+        depth=table.depth,
+        config=encoded_config(len(x), eval_every=every, **given),
+        validation=(x[held], cond[held]),
+        parts=table.proposal.parts,
+        progress=table.progress,
+        callback=table.callback,
+    )
 
 
 def _for_new_conditions(flow: CNF, seen: Predicted, transform: Chain) -> CNF:

@@ -172,15 +172,18 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
 
 def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
     """Train a flow as `fit` does by default, with rows that are held out."""
-    x, cond, dim = table.x, table.cond, table.x.shape[1]
-    cond_dim = 0 if cond is None else cond.shape[1]
-    field = sine_network(
-        dim, width=table.width, depth=table.depth, cond_dim=cond_dim, key=table.key
+    x, dim = table.x, table.x.shape[1]
+    field = sine_network(dim, width=table.width, depth=table.depth, key=table.key)
+    return fit(
+        CNF(field, StandardNormal(dim)),
+        x[train],
+        validation=x[held],
+        key=table.key,
+        transform=table.proposal,
+        config=table.config,
+        progress=table.progress,
+        callback=table.callback,
     )
-    options: dict[str, Any] = {"key": table.key, "transform": table.proposal}
-    options |= {"config": table.config, "progress": table.progress, "callback": table.callback}
-    flow, validation = CNF(field, StandardNormal(dim)), take(held, x, cond)
-    return fit(flow, *take(train, x, cond), validation=validation, **options)
 
 
 def untrained(flow: CNF, rows: int) -> FittedDensity:

@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.flows import CNF
-from jaxflow.objectives import FlowMatching, Power, independent
+from jaxflow.objectives.couplings import independent
+from jaxflow.objectives.matching import FlowMatching
+from jaxflow.objectives.times import Power
 from jaxflow.objectives.units import to_field
 from jaxflow.objectives.weights import weighted_mean
 
