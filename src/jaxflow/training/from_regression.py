@@ -17,6 +17,7 @@ from jaxflow.training.defaults import SCALINGS, default_eval_every, encoded_conf
 from jaxflow.training.folds import MOST_HELD, Folds, make_folds
 from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.from_simple import (
+    FOLD_ROWS,
     LARGE_RIDGE,
     MANY_ROWS,
     NUM_FOLDS,
@@ -32,25 +33,27 @@ from jaxflow.transforms.choose import forward
 
 
 def by_regression(
-    table: Table, cond: Array, share: float | None, given: dict[str, Any]
+    table: Table, cond: Array, validation: float, given: dict[str, Any]
 ) -> FittedDensity:
     """Fit a regression, choose a density of its residuals, and train a flow from there.
 
     Location and spread of each row are predicted by regressions that did not see it. For a target
     of several columns and many rows a flow is also trained as `jaxflow.inference` does, and the
-    better one on the rows held out, of the first fold if there are folds, is the result: the
-    regression of a target with several modes says little.
+    better one on the rows held out is the result: the regression of a target with several modes
+    says little.
 
     Args:
         table: the target.
         cond: conditions, (n, c).
-        share: of the rows to hold out of the flow's training; None for folds.
+        validation: share of the rows to hold out, of a large table and for the second flow; a
+            small one has folds.
         given: settings of the training that the user gave; None for others.
 
     Returns:
         The flow, its history, and its comparison with regressions with normal errors.
     """
     every = np.arange(len(table.x))
+    share = validation if len(every) > FOLD_ROWS else None
     noisy, (clean,) = before_scaling(table.x, table.first, table.key, [(every, every)])
     scaling = SCALINGS["standardise"].fit(noisy)
     transform = Chain((*table.proposal.parts, scaling))
@@ -90,20 +93,23 @@ def by_regression(
             flow = flow if trained is None else trained
     flow, history = _for_new_conditions(flow, seen, transform), search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
-    text = _rows(len(held), share)
+    text, index = _rows(len(held), share), np.arange(len(held))
     if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
-        other, other_history = _encoded(table, cond, *folds[0], given)
-        first = folds[0][1]
-        other_log_p = np.asarray(other.log_prob(table.x[first], cond[first]), np.float64)
-        if other_log_p.mean() > log_p[: len(first)].mean():
+        train, rows = _split(len(every), validation, table.seed)
+        other, other_history = _encoded(table, cond, train, rows, given)
+        place = np.full(len(every), -1)
+        place[held] = index
+        rows = rows[place[rows] >= 0]
+        other_log_p = np.asarray(other.log_prob(table.x[rows], cond[rows]), np.float64)
+        if other_log_p.mean() > log_p[place[rows]].mean():
             flow, history, log_p = other, other_history, other_log_p
-            text = _rows(len(first), 1 / NUM_FOLDS)
+            text, index = _rows(len(rows), validation), place[rows]
     densities = {
         each.words: each.log_prob(exact)[held] + log_det[held]
         for each in (seen.linear, seen.chosen)
     }
     densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
-    same_rows = {name: each[: len(log_p)] for name, each in densities.items()}
+    same_rows = {name: each[index] for name, each in densities.items()}
     return FittedDensity(flow, history, Comparison({"flow": log_p} | same_rows, text))
 
 
