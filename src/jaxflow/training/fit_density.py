@@ -137,7 +137,7 @@ def fit_density(
     table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback, ensemble)
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
-        return by_regression(table, cond, validation if large else None, given)
+        return by_regression(table, cond, validation, given)
     if curved:
         return by_geodesics(table, validation)
     return by_hold_out(table, validation) if large else by_folds(table)

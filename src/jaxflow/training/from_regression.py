@@ -15,9 +15,15 @@ from jaxflow.runtime.checks import split
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import SCALINGS, default_eval_every, encoded_config
-from jaxflow.training.folds import MOST_HELD, NUM_FOLDS, Folds, make_folds
+from jaxflow.training.folds import FOLD_ROWS, MOST_HELD, NUM_FOLDS, Folds, make_folds
 from jaxflow.training.from_encoder import fit_encoded
-from jaxflow.training.from_simple import LARGE_RIDGE, MANY_ROWS, FittedDensity, Table, untrained
+from jaxflow.training.from_simple import (
+    LARGE_RIDGE,
+    MANY_ROWS,
+    FittedDensity,
+    Table,
+    untrained,
+)
 from jaxflow.training.history import History
 from jaxflow.training.regression import Predicted, predict
 from jaxflow.training.starts import Fold, Start, before_scaling, choose_start
@@ -26,17 +32,18 @@ from jaxflow.transforms.choose import forward
 
 
 def by_regression(
-    table: Table, cond: Array, share: float | None, given: dict[str, Any]
+    table: Table, cond: Array, validation: float, given: dict[str, Any]
 ) -> FittedDensity:
     """Fit a regression, choose a density of its residuals, and train a flow from there.
 
     Location and spread of each row are predicted by regressions that did not see it. For a target
     of several columns and many rows a flow is also trained as `jaxflow.inference` does, and the
-    better one on the rows held out, of the first fold if there are folds, is the result: the
-    regression of a target with several modes says little. `share` of the rows is held out of the
-    flow's training, None for folds; `given` are the settings of the training that the user gave.
+    better one on the rows held out is the result: the regression of a target with several modes
+    says little. `validation` is the share of the rows to hold out, of a large table and for the
+    second flow; `given` are the settings of the training that the user gave.
     """
     every = np.arange(len(table.x))
+    share = validation if len(every) > FOLD_ROWS else None
     noisy, (clean,) = before_scaling(table.x, table.proposal.first, table.key, [(every, every)])
     scaling = SCALINGS["standardise"].fit(noisy)
     transform = Chain((*table.proposal.parts, scaling))
@@ -77,19 +84,23 @@ def by_regression(
     flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
     flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
     log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
-    num_folds = NUM_FOLDS if share is None else 0
+    num_folds, index = NUM_FOLDS if share is None else 0, np.arange(len(held))
     if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
-        other, other_history = _encoded(table, cond, *folds[0], given)
-        first = folds[0][1]
-        other_log_p = np.asarray(other.log_prob(table.x[first], cond[first]), np.float64)
-        if other_log_p.mean() > log_p[: len(first)].mean():
-            flow, history, log_p, num_folds = other, other_history, other_log_p, 0
+        train, rows = _split(len(every), validation, table.seed)
+        other, other_history = _encoded(table, cond, train, rows, given)
+        place = np.full(len(every), -1)
+        place[held] = index
+        rows = rows[place[rows] >= 0]
+        other_log_p = np.asarray(other.log_prob(table.x[rows], cond[rows]), np.float64)
+        if other_log_p.mean() > log_p[place[rows]].mean():
+            flow, history, log_p = other, other_history, other_log_p
+            num_folds, index = 0, place[rows]
     densities = {
         each.words: each.log_prob(exact)[held] + log_det[held]
         for each in (seen.linear, seen.chosen)
     }
     densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
-    same_rows = {name: each[: len(log_p)] for name, each in densities.items()}
+    same_rows = {name: each[index] for name, each in densities.items()}
     return FittedDensity(flow, history, Comparison.of({"flow": log_p} | same_rows, num_folds))
 
 
