@@ -41,11 +41,11 @@ def fit_density(
     """Choose and train a density for a table of numbers, or of a target given conditions.
 
     Five folds of a table of at most 5,000 rows choose a simple density: a scaling of each column,
-    then a Gaussian mixture or Student's t. A flow starts as that density, with a field of 0, and
-    trains by maximum likelihood on each fold until the rows held out become no more likely. The
-    result trains on all rows for the number of steps that was best, which is 0 if training did not
-    help. Each row is held out once, so `comparison` is nearly a test: these rows chose only the
-    simple density and the number of steps.
+    then a Gaussian mixture, an average of several mixtures or Student's t. A flow starts as that
+    density, with a field of 0, and trains by maximum likelihood on each fold until the rows held
+    out become no more likely. The result trains on all rows for the number of steps that was best,
+    which is 0 if training did not help. Each row is held out once, so `comparison` is nearly a
+    test: these rows chose only the simple density and the number of steps.
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.
