@@ -237,7 +237,7 @@ def test_bad_arguments_are_refused_before_any_solve():
         ({"num_rows": 0}, r"num_rows=0 must be an integer >= 1"),
         ({"num_samples": 0}, r"num_samples=0 must be an integer"),
         ({"atol_nats": 0.0}, r"atol_nats=0.0 must be positive"),
-        ({"level": 1.5}, r"level=1.5 must lie in \(0, 1\)"),
+        ({"level": 1.5}, r"level=1.5 must lie between 0 and 1"),
         ({"row_numbers": [1, 2]}, r"row_numbers has shape \(2,\).*give 5 integers"),
     )
     for settings, said in wrong:
