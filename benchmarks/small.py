@@ -238,12 +238,9 @@ def best_peer(result: dict[str, Any]) -> str:
     return max(simple, key=lambda n: result[n]["log_density"])
 
 
-# Columns that only some tables have.
-MORE = (AVERAGE, SPLINE)
-
-
 def summarise(results: dict[str, Any]) -> str:
     """The table, a row a table of data."""
+    more = [n for n in (AVERAGE, SPLINE) if any(n in result for result in results.values())]
     rows = []
     for name, result in results.items():
         best = best_peer(result)
@@ -253,7 +250,7 @@ def summarise(results: dict[str, Any]) -> str:
                 f"{result['FlowDensity']['log_density']:.3f}",
                 f"{result[best]['log_density']:.3f}, {best}",
                 f"{result[best]['gain_of_flow']:+.3f} +- {result[best]['gain_se']:.3f}",
-                *(f"{result[n]['log_density']:.3f}" if n in result else "-" for n in MORE),
+                *(f"{result[n]['log_density']:.3f}" if n in result else "-" for n in more),
                 f"{result['FlowDensity']['seconds']:.0f}",
             ]
         )
@@ -262,7 +259,7 @@ def summarise(results: dict[str, Any]) -> str:
         "FlowDensity",
         "best simple density",
         "gain of the flow",
-        *MORE,
+        *more,
         "seconds a fit",
     ]
     gains = [result[best_peer(result)]["gain_of_flow"] for result in results.values()]
