@@ -98,6 +98,7 @@ def test_a_row_has_the_same_bits_in_any_batch():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dim", [1, 2, 3, 6, 8, 12, 43])
 def test_a_row_has_the_same_bits_in_any_batch_of_every_flow(dim):
     sizes = [1, 127, 128, 129, 257, 1000, 2047, 2049]
