@@ -9,14 +9,14 @@ import numpy as np
 
 # Exceptions of NumPy and zipfile on damaged or hostile files: a header may claim any size or be
 # nested deeply (MemoryError, RecursionError), an archive may be encrypted (RuntimeError).
-DAMAGE = (
+_DAMAGE = (
     *(EOFError, OSError, ValueError, MemoryError, RuntimeError, RecursionError),
     *(TokenError, zipfile.BadZipFile, zlib.error),
 )
 
 
-def read_array(path: Path, *, mapped: bool) -> np.ndarray:
-    """The (n, d) array of a .npy or .npz file, as floats; a mapped .npy keeps its dtype."""
+def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray | None]:
+    """The array of a `.npy` file, mapped, or those of a `.npz` by name, None if pickled."""
     try:
         with path.open("rb") as file:  # np.load(path) would leave a damaged .npz open
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -26,12 +26,18 @@ def read_array(path: Path, *, mapped: bool) -> np.ndarray:
                 file.seek(0)
                 archive = np.load(file, allow_pickle=False)
                 loaded = {name: _read_member(archive, name) for name in archive.files}
-    except DAMAGE as error:
+    except _DAMAGE as error:
         if _is_pickled(error):
             raise ValueError(_pickled_text(str(path))) from None
         # NumPy takes any unknown file for a pickle; to repeat that would mislead.
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise ValueError(f"{path}: not a complete NumPy file{reason}") from None
+    return loaded
+
+
+def read_array(path: Path, *, mapped: bool) -> np.ndarray:
+    """The (n, d) array of a .npy or .npz file, as floats; a mapped .npy keeps its dtype."""
+    loaded = load_arrays(path)
     if isinstance(loaded, dict):
         return _only_table(loaded, path)
     if mapped:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.data.arrays import DAMAGE
+from jaxflow.data.arrays import load_arrays
 from jaxflow.runtime.extras import import_extra
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -89,16 +89,10 @@ def read_images(path: str | Path) -> Images:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy file by name, without pickle."""
-    try:
-        with path.open("rb") as file:  # np.load(path) would leave a damaged .npz open
-            if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            return {name: archive[name] for name in archive.files}
-    except DAMAGE as error:
-        raise ValueError(f"{path}: not a complete NumPy file ({error})") from None
+    """The arrays of a NumPy file by name, without those of Python objects."""
+    loaded = load_arrays(path)
+    named = loaded if isinstance(loaded, dict) else {"images": loaded}
+    return {name: array for name, array in named.items() if array is not None}
 
 
 def _is_stack(array: np.ndarray) -> bool:
