@@ -41,10 +41,16 @@ if thorough:
     pairs = [(base, transform) for base in bases for transform in transforms]
 else:
     pairs = [("mixture", "chain")]
-field = grown(MLP(dim, width=32, depth=2, key=key))
+network = grown(MLP(dim, width=32, depth=2, key=key))
+
+def formula(t, x, cond=None):
+    # Without a matrix product XLA merges more, and so rounds differently where it does.
+    return jnp.sin(3 * x[::-1]) * (1 + t) - 0.4 * x * jnp.cos(x)
+
 coupling = grown(CouplingFlow(max(2, dim), width=16, num_layers=4, key=key).layers)
 different = {}
-for base, transform in pairs:
+cases = [(network, *pair) for pair in pairs] + [(formula, "standard", "none")]
+for field, base, transform in cases:
     flow = CNF(field, bases[base], transform=transforms[transform])
     calls = {
         "log_prob": flow.log_prob,
@@ -57,7 +63,7 @@ for base, transform in pairs:
         calls["at"] = lambda x: flow.log_prob_at(0.5, x)
         calls["decode"] = flow.decode
         calls["transport"] = lambda x: flow.transport(x, 0.2, 0.7)
-    if dim > 1 and (thorough or transform == "chain"):
+    if dim > 1 and field is network and (thorough or transform == "chain"):
         made = CouplingFlow(
             dim, width=16, num_layers=4, base=bases[base], transform=transforms[transform], key=key
         )
@@ -72,7 +78,8 @@ for base, transform in pairs:
             alone = np.asarray(call(x[:n])).reshape(n, -1)
             count = int((together[:n] != alone).any(axis=1).sum())
             if count:
-                different[f"{base}, {transform}, {name}, {n} rows"] = count
+                field_name = getattr(field, "__name__", "network")
+                different[f"{field_name}, {base}, {transform}, {name}, {n} rows"] = count
     # Compiled programs hold memory maps, of which a process has a limited number.
     jax.clear_caches()
 print(json.dumps(different))
@@ -94,7 +101,7 @@ def different(dim, rows, sizes, *, thorough):
 
 
 def test_a_row_has_the_same_bits_in_any_batch():
-    assert different(2, 600, [255], thorough=False) == {}
+    assert different(3, 600, [77], thorough=False) == {}
 
 
 @pytest.mark.slow

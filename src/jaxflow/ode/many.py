@@ -187,7 +187,7 @@ def _solve_queue(
             record=lambda loop: begin_rounding(loop.y),
             write=carry_rounding,
         )
-        return y1, replace(stats, rounding=map_groups(spread, (rounding,), lanes, apart=True))
+        return y1, replace(stats, rounding=map_groups(spread, (rounding,), lanes))
 
     return join_vmaps(drain_queue, (y0, rows), args)
 

@@ -177,7 +177,7 @@ def _solve_part(
         num_evals=stats.num_evals + tableau.evals_per_step * grid.num,
         t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)),
     )
-    rounded = map_groups(spread, (rounding,), lanes, apart=True)
+    rounded = map_groups(spread, (rounding,), lanes)
     twice = jax.tree.map(lambda leaf: leaf[:, 0], Twice(y, refined, local, path, rounded))
     twice = jax.vmap(poison)(twice, stats.status)
     unknown = jnp.where(measured, 0.0, jnp.nan)

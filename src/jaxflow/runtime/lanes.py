@@ -41,13 +41,11 @@ def _power_of_2(number: int) -> int:
     return 1 << max(0, number.bit_length() - 1)
 
 
-def map_groups(
-    one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int, *, apart: bool = False
-) -> Any:
-    """`one(*inputs)` of each row, `lanes` rows at once; `apart`: never in a single group."""
+def map_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> Any:
+    """`one(*inputs)` of each row, `lanes` rows at once."""
     num = jax.tree.leaves(inputs)[0].shape[0]
     group = jax.vmap(one)
-    out = lax.map(lambda rows: group(*rows), _fill(inputs, num, lanes, apart))
+    out = lax.map(lambda rows: group(*rows), _fill(inputs, _groups(num, lanes), lanes))
     return _flatten(out, num)
 
 
@@ -63,23 +61,29 @@ def scan_groups(
     The last group is filled up with copies of the last row, whose cotangents are 0.
     """
     num = len(jax.tree.leaves(inputs)[0])
-    real = (jnp.arange(-(-num // lanes) * lanes) < num).reshape(-1, lanes)
+    groups = _groups(num, lanes)
+    real = (jnp.arange(groups * lanes) < num).reshape(-1, lanes)
 
     def mask(leaf: Array) -> Array:
         shape = (*real.shape, *[1] * (leaf.ndim - 2))
         return jnp.where(real.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
 
-    inputs, cotangents = _fill((inputs, cotangents), num, lanes)
+    inputs, cotangents = _fill((inputs, cotangents), groups, lanes)
     rows = inputs, jax.tree.map(mask, cotangents)
     total, out = lax.scan(lambda total, rows: group(total, *rows), total, rows)
     return total, _flatten(out, num)
 
 
-def _fill(rows: Any, num: Count, lanes: int, apart: bool = False) -> Any:
-    """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
+def _groups(num: Count, lanes: int) -> Count:
+    """At least three groups: XLA unrolls shorter loops, whose rows then round differently."""
     groups = -(-num // lanes)
-    if apart and num:
-        groups += 1 // groups  # not `max`, which a symbolic number of rows does not have
+    # Not `max`, which a symbolic number of rows does not have.
+    return groups + 2 // groups if num else 0
+
+
+def _fill(rows: Any, groups: Count, lanes: int) -> Any:
+    """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
+    num = jax.tree.leaves(rows)[0].shape[0]
     at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
     return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
 
@@ -104,7 +108,6 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
 
     def group(rows: Any, consts: Any) -> Any:
         one = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
-        # XLA merges a loop of one group with what surrounds it, and then rounds differently.
-        return map_groups(one, tuple(jax.tree.leaves(rows)), lanes_for(size), apart=True)
+        return map_groups(one, tuple(jax.tree.leaves(rows)), lanes_for(size))
 
     return jax.tree.unflatten(jax.tree.structure(out), join_vmaps(group, rows, closed.consts))
