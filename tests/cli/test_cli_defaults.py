@@ -38,6 +38,18 @@ def test_a_fit_says_what_a_simple_density_gives(by_default):
     assert history["step"][0] == 0
 
 
+@pytest.mark.slow
+def test_a_large_table_is_never_second_to_a_gaussian(jaxflow, write, tmp_path):
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(5100, 3)) @ rng.normal(size=(3, 3))
+    table = write(tmp_path / "large.csv", rows, "a,b,c")
+    result = jaxflow("fit", table, "--out", tmp_path / "run", "--steps", 20, "--width", 8)
+    assert result.exit_code == 0, result.output
+    densities = load_extra(tmp_path / "run" / "flow.safetensors")["comparison"]["densities"]
+    assert densities["Gaussian"]["flow_gain"] > -1e-6
+    assert "which also chose the best weights" in result.stdout
+
+
 def test_info_knows_the_run(jaxflow, by_default):
     run, _ = by_default
     info = jaxflow("info", run)

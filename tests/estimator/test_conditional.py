@@ -29,6 +29,17 @@ def test_scores_are_the_flows_given_the_conditions(fitted):
     assert fitted.n_conditions_in_ == 1
 
 
+def test_scores_of_counts_are_densities_per_unit(two_steps, no_updates, tmp_path):
+    counts = 10.0 * np.random.default_rng(1).poisson(np.exp(0.5 * Y))[:, None]
+    density = ConditionalFlowDensity(**TINY | {"scaling": "auto"}, random_state=0).fit(counts, Y)
+    assert density.grid_ == [10.0]
+    per_unit = density.score_samples(counts, Y)
+    mass = density.set_params(discrete="mass").score_samples(counts, Y)
+    np.testing.assert_allclose(mass - per_unit, np.log(10), rtol=1e-5)
+    density.save(tmp_path / "counts")
+    assert ConditionalFlowDensity.load(tmp_path / "counts").grid_ == [10.0]
+
+
 def test_a_sample_for_each_condition(fitted, tmp_path):
     drawn = fitted.sample(Y[:7], random_state=1)
     assert drawn.shape == (7, 2)

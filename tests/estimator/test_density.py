@@ -159,6 +159,13 @@ def test_scores_are_densities_whatever_the_grid():
     per_unit = density.score_samples(x)
     mass = density.set_params(discrete="mass").score_samples(x)
     np.testing.assert_allclose(mass - per_unit, np.log(0.5), atol=1e-6)
+    for columns, scores in (([0], mass), ([1], per_unit), ([], per_unit)):
+        listed = density.set_params(discrete=columns).score_samples(x)
+        np.testing.assert_array_equal(listed, scores)
+    with pytest.raises(ValueError, match="names the column 2; the columns are 0 to 1"):
+        density.set_params(discrete=[2]).score_samples(x)
+    with pytest.raises(TypeError, match="discrete=None must be"):
+        tiny(discrete=None).fit(x)
     with pytest.raises(ValueError, match="discrete='cells' is unknown"):
         tiny(discrete="cells").fit(x)
 

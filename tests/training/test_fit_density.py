@@ -108,6 +108,32 @@ def test_an_average_is_better_where_rows_are_few():
 # --- folds ---
 
 
+def many_clusters(rows, seed):
+    """Sixty tight clusters."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).uniform(-3, 3, size=(60, 2))
+    return centres[rng.integers(0, 60, rows)] + 0.02 * rng.normal(size=(rows, 2))
+
+
+def test_a_kernel_density_is_a_mixture_with_all_rows():
+    x, start = many_clusters(300, 1), Start(kernel=True, ridge=0.01)
+    expected = start.log_density(x, x[:20])
+    log_p = jax.vmap(start.mixture(jnp.asarray(x)).log_prob)(x[:20])
+    np.testing.assert_allclose(log_p, expected, rtol=1e-9)
+    tried = choose_start([Fold(jnp.asarray(x[:240]), jnp.asarray(x[240:]), np.zeros(60))])
+    best = max(tried, key=lambda each: tried[each].mean())
+    assert best.kernel
+    assert not next(iter(tried)).kernel
+
+
+@pytest.mark.slow
+def test_a_kernel_density_wins_where_clusters_are_many():
+    x, new = many_clusters(600, 1), many_clusters(2000, 2)
+    flow, _, comparison = jaxflow.fit_density(x, key=KEY, steps=25, width=8)
+    assert comparison.difference("kernel density")[0] > -1e-9
+    assert float(flow.log_prob(new).mean()) > 0.4
+
+
 def test_folds_share_no_group_and_have_one_size():
     groups = np.repeat(np.arange(53), 2)
     folds = make_folds(groups, 5, 0)
@@ -160,7 +186,7 @@ def test_training_gains_where_a_mixture_is_not_enough():
 def test_a_large_table_holds_a_share_out():
     x = clusters(5200)
     flow, _, comparison = jaxflow.fit_density(x, key=KEY, steps=40, width=16, progress=False)
-    assert comparison.rows == "520 held-out rows"
+    assert comparison.rows == "520 held-out rows, which also chose the best weights"
     mixture = next(name for name in comparison.log_p if "mixture" in name)
     assert comparison.difference(mixture)[0] > -0.01
     assert np.isfinite(flow.log_prob(x[:5])).all()

@@ -8,6 +8,8 @@ from tests.diagnostics.posteriors import simulate
 
 import jaxflow
 from jaxflow.dynamics import EncodedCondition, ObservationEncoder
+from jaxflow.training.folds import make_folds
+from jaxflow.training.regression import predict
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -42,6 +44,30 @@ def test_the_comparison_names_the_regressions(fitted):
     assert gain > 0.1 > 2 * error
 
 
+def line(rows, seed):
+    """A linear target with noise of one spread, and its three conditions."""
+    rng = np.random.default_rng(seed)
+    c = rng.normal(size=(rows, 3))
+    return c @ np.array([[1.0], [-1.0], [0.5]]) + rng.normal(size=(rows, 1)), c
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_rows_of_a_line_show_nothing_but_a_line(seed):
+    x, c = line(60, seed)
+    folds = make_folds(np.arange(60), 5, seed, equal=False)
+    seen = predict(x, c, folds, x.dtype, ("y",))
+    assert seen.chosen is seen.linear
+
+
+@pytest.mark.slow
+def test_few_rows_of_a_line_are_left_to_the_line():
+    x, c = line(60, 3)
+    flow, _, comparison = jaxflow.fit_density(x, c, key=KEY, steps=25, width=8)
+    assert list(comparison.log_p) == ["flow", "linear regression, one spread"]
+    assert comparison.difference("linear regression, one spread")[0] > -1e-6
+    assert float(flow.log_prob(*line(2000, 4)).mean()) > -1.46
+
+
 @pytest.mark.slow
 def test_intervals_of_new_rows_hold_their_share(fitted):
     x, c, _ = rows(2000, 3)
@@ -73,7 +99,7 @@ def test_several_columns_with_two_modes_are_fitted_as_posteriors_are():
     flow, history, comparison = jaxflow.fit_density(theta, x, key=KEY, **settings)
     assert isinstance(flow.field, EncodedCondition)
     assert isinstance(flow.field.encoder, ObservationEncoder)
-    assert comparison.rows == "100 held-out rows"
+    assert comparison.rows == "100 held-out rows, which also chose the best weights"
     assert max(history["stage"]) == 1
     assert {len(each) for each in comparison.log_p.values()} == {100}
     gain, error = comparison.difference(list(comparison.log_p)[-1])

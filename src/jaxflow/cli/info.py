@@ -99,7 +99,9 @@ def _result_facts(record: dict[str, Any]) -> dict[str, str]:
         facts["quality"] = target_text(record)
     else:
         facts |= _held_out_facts(record)
-    return facts | {"time": f"{record['seconds']:.1f} s, {plural(record['steps'], 'step')}"}
+    text = f"{record['seconds']:.1f} s, {plural(record['steps'], 'step')}"
+    verdict = record.get("steps_verdict")
+    return facts | {"training": f"{text}, {verdict}" if verdict else text}
 
 
 def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:

@@ -15,14 +15,21 @@ from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
 from jaxflow.cli.terminal import note
-from jaxflow.cli.training import finish, held_out_results, note_proposal, train
+from jaxflow.cli.training import (
+    compared_results,
+    finish,
+    held_out_results,
+    note_proposal,
+    train,
+)
 from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.defaults import scaling
-from jaxflow.training.from_simple import compared
+from jaxflow.training.defaults import scaling, table_config
+from jaxflow.training.from_simple import Table as TableFit
+from jaxflow.training.from_simple import compared, or_from_simple
 from jaxflow.training.rows import take
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Proposal
@@ -149,14 +156,22 @@ def fit_table(
         transform=transform,
         objective=build_objective(settings, flow, init_key, *rows[1:]),
     )
-    log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
-    results = {"transform": transform_text(flow.transform), **held_out_results(log_p)}
-    if cond is None and settings.start is None:
-        first = transform.first if isinstance(transform, Proposal) else None
-        _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
-        text = f"{len(held):,} held-out rows, which also chose the best weights"
-        densities = compared(log_p, choose_start(folds))
-        results["comparison"] = Comparison(densities, text).as_dict()
+    alone = cond is None and settings.by_default and options.get("mesh") is None
+    if alone and isinstance(transform, Proposal):
+        config = table_config(steps=settings.steps, max_seconds=settings.max_seconds)
+        sizes = settings.size("width"), settings.depth
+        table = TableFit(jnp.asarray(x), None, transform, *sizes, init_key, config, None, None)
+        flow, history, comparison = or_from_simple(table, flow, history, training, held)
+        results = compared_results(comparison)
+    else:
+        log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
+        results = held_out_results(log_p)
+        if cond is None and settings.start is None:
+            first = transform.first if isinstance(transform, Proposal) else None
+            _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
+            comparison = Comparison.of(compared(log_p, choose_start(folds)))
+            results = compared_results(comparison)
+    results |= {"transform": transform_text(flow.transform)}
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:

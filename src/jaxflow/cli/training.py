@@ -24,6 +24,7 @@ from jaxflow.cli.terminal import note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
+from jaxflow.training.history import History
 from jaxflow.training.record import Record
 from jaxflow.transforms import Proposal
 
@@ -61,7 +62,7 @@ def train(
     *,
     profile: Path | None = None,
     **options: Any,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, History]:
     """Call `jaxflow.fit` with the settings of the run; returns the flow and its history.
 
     An interruption leaves the training state in the folder for --resume.
@@ -137,14 +138,13 @@ def ending_early(
             signal.signal(signal.SIGINT, before)
 
 
-def finish(
-    flow: Any, history: dict[str, Any], record: dict[str, Any], folder: Path
-) -> dict[str, Any]:
+def finish(flow: Any, history: History, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write the trained flow and its history to the run directory; returns the final record."""
     record = record | {
         "finished": True,
         "steps": history["step"][-1] if history["step"] else 0,
         "seconds": float(history["seconds"][-1]) if history["step"] else 0.0,
+        "steps_verdict": history.verdict,
     }
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:

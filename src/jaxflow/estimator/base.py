@@ -21,6 +21,7 @@ from jaxflow.estimator.arguments import (
     make_options,
     to_precision,
 )
+from jaxflow.estimator.discrete import grid_steps, log_cell, mass_columns
 from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
@@ -59,6 +60,7 @@ class FlowEstimator(Fitted):
     float64: Any = False
     random_state: Any = None
     verbose: Any = False
+    discrete: Any = "density"
 
     # Fitted attributes that `save` writes beside the flow.
     _fitted: ClassVar[tuple[str, ...]] = (
@@ -117,6 +119,7 @@ class FlowEstimator(Fitted):
         # The flow keeps its own precision.
         with jax.enable_x64(True):
             estimator.flow_ = load(path)
+        estimator.grid_ = grid_steps(estimator.flow_, estimator.n_features_in_)
         return estimator
 
     def __getstate__(self) -> Any:
@@ -138,7 +141,18 @@ class FlowEstimator(Fitted):
         cond: Float[np.ndarray, "n c"] | None,
         sample_weight: Any,
     ) -> Held:
-        """Fit `flow_`, `history_` and perhaps `comparison_`; returns what was held out."""
+        """Fit `flow_`, `grid_`, `history_`, perhaps `comparison_`; returns what was held out."""
+        mass_columns(self.discrete, feature_names(self), x.shape[1])
+        held = self._train_flow(x, cond, sample_weight)
+        self.grid_ = grid_steps(self.flow_, x.shape[1])
+        return held
+
+    def _train_flow(
+        self,
+        x: Float[np.ndarray, "n d"],
+        cond: Float[np.ndarray, "n c"] | None,
+        sample_weight: Any,
+    ) -> Held:
         weights = _weights(sample_weight, len(x))
         float64 = bool(self.float64)
         x = to_precision(x, "X", float64=float64, warn=True)
@@ -209,12 +223,14 @@ class FlowEstimator(Fitted):
     def _log_prob(
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
     ) -> Float[np.ndarray, " n"]:
-        """Log-densities in nats, (n,), float64 whatever the flow's precision."""
+        """Scores as `discrete` says, in nats, (n,), float64 whatever the flow's precision."""
         float64, cond = self._at_precision(cond)
         # The flow rounds rows after its transform has subtracted their offsets.
         to_precision(x, "X", float64=float64)
+        masses = mass_columns(self.discrete, feature_names(self), x.shape[1])
         with jax.enable_x64(float64):
-            return np.asarray(self.flow_.log_prob(x, cond), np.float64)
+            log_p = np.asarray(self.flow_.log_prob(x, cond), np.float64)
+        return log_p - log_cell(self.grid_, masses)
 
     def _draw(
         self, count: int, cond: Float[np.ndarray, "n c"] | None, random_state: Any

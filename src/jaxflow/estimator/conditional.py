@@ -31,7 +31,9 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
     ```
 
     Conditions are numbers and are standardised before they enter the flow; encode classes as
-    one-hot columns. The parameters are those of `FlowDensity` except `contamination`.
+    one-hot columns. The parameters are those of `FlowDensity` except `contamination`, `kinds` and
+    `ensemble`. Scores of a target on a grid, such as whole numbers, are densities per unit of `X`;
+    with `discrete="mass"` they are probabilities. Quantiles, `cdf` and `crps` are on the grid.
 
     Of one column `X`, the methods `predict_quantile`, `predict_interval`, `cdf`, `crps` and
     `calibration_curve` give the prediction of a target: they solve the ODE in float64 and draw no
@@ -40,6 +42,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
     Attributes:
         flow_: the fitted `jaxflow.CNF`; conditions are its `cond`.
         history_: training history, column name -> values (see `jaxflow.fit`).
+        grid_: step of the grid of each column of `X`; 0 for none.
         n_features_in_: number of columns of `X`.
         feature_names_in_: their names, if `X` was a data frame with names.
         n_conditions_in_: number of columns of `y`.

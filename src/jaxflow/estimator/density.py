@@ -1,6 +1,5 @@
 """`FlowDensity`: the density of rows, and which rows are outliers."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,10 @@ from jaxtyping import Float, Int
 from sklearn.base import DensityMixin, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxflow.estimator.arguments import as_int, check_features
+from jaxflow.estimator.arguments import as_int, check_features, feature_names
 from jaxflow.estimator.base import FlowEstimator, Held, mean_score
-from jaxflow.flows.ensemble import members
+from jaxflow.estimator.discrete import log_cell, mass_columns
 from jaxflow.runtime.checks import check_count
-from jaxflow.transforms.dequantise import noise_of
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -55,7 +53,8 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             is this quantile of the log-densities of rows held out. None sets no threshold.
         discrete: what log-densities mean for columns on a grid, such as whole numbers:
             `"density"` per unit of `X`, as for all other columns, so that scores of fits that
-            find other grids may be averaged; or `"mass"`, the probability of the row's cell.
+            find other grids may be averaged; `"mass"`, the probability of the row's cell; or a
+            list of columns, by name or number, of which the score has probabilities.
         ensemble: average the flows of five folds, as `jaxflow.fit_density(ensemble=True)`: often a
             higher density where rows are few, at five times the cost of a score.
         float64: compute in float64, which is slower; JAX's global precision is not changed.
@@ -77,10 +76,9 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
 
     kinds: Any = None
     contamination: Any = 0.1
-    discrete: Any = "density"
     ensemble: Any = False
 
-    _fitted = (*FlowEstimator._fitted, "offset_", "grid_")
+    _fitted = (*FlowEstimator._fitted, "offset_")
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
         """Train the flow.
@@ -103,11 +101,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         share = self.contamination
         if share is not None and not 0 < share <= 0.5:
             raise ValueError(f"contamination={share} must lie in (0, 0.5], or be None")
-        if self.discrete not in ("density", "mass"):
-            raise ValueError(f"discrete={self.discrete!r} is unknown; choose 'density' or 'mass'")
         held = self._train(x, None, sample_weight)
-        grid = noise_of(members(self.flow_)[0].transform)
-        self.grid_ = [0.0] * x.shape[1] if grid is None else np.asarray(grid.step).tolist()
         # Remove the threshold of an earlier fit.
         self.__dict__.pop("offset_", None)
         if share is not None:
@@ -129,7 +123,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             SolveError: the solve of a row failed.
         """
         check_is_fitted(self, "flow_")
-        return self._log_prob(check_features(self, X, fitting=False)) - self._log_cell()
+        return self._log_prob(check_features(self, X, fitting=False))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Weighted mean log-density, nats per row; higher is better.
@@ -182,15 +176,10 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         """Log-density that this share of new rows does not reach."""
         if held.rows is None:
             assert held.log_p is not None
-            return float(np.quantile(held.log_p - self._log_cell(), share))
-        log_p = self._log_prob(held.rows.x) - self._log_cell()
+            masses = mass_columns(self.discrete, feature_names(self), self.n_features_in_)
+            return float(np.quantile(held.log_p - log_cell(self.grid_, masses), share))
+        log_p = self._log_prob(held.rows.x)
         if held.rows.weights is None:
             return float(np.quantile(log_p, share))
         weights = held.rows.weights
         return float(np.quantile(log_p, share, weights=weights, method="inverted_cdf"))
-
-    def _log_cell(self) -> float:
-        """What turns `log_prob` of the flow into the log-density of the rows."""
-        if self.discrete == "mass":
-            return 0.0
-        return math.fsum(math.log(step) for step in self.grid_ if step > 0)

@@ -34,7 +34,7 @@ class Comparison:
         log_p: log-densities by the name of the density, (rows,) each, the flow's under `"flow"`.
         rows: what the rows are, in words.
         folds: number of folds, each of which held out other rows, before all rows were trained on;
-            0 for rows that the flow has not seen.
+            0 if the flow trained on none of these rows.
     """
 
     log_p: dict[str, Float[np.ndarray, " rows"]]
@@ -43,10 +43,13 @@ class Comparison:
 
     @classmethod
     def of(cls, log_p: dict[str, Float[np.ndarray, " rows"]], folds: int = 0) -> "Comparison":
-        """The comparison of held-out rows, with their number in words."""
-        rows = f"{len(log_p['flow']):,} "
-        rows += f"rows, each held out once in {folds} folds" if folds else "held-out rows"
-        return cls(log_p, rows, folds)
+        """The comparison of held-out rows, with their number in words.
+
+        Without folds these rows chose the flow's weights, and so are no test of it.
+        """
+        kind = "held-out rows, which also chose the best weights"
+        kind = f"rows, each held out once in {folds} folds" if folds else kind
+        return cls(log_p, f"{len(log_p['flow']):,} {kind}", folds)
 
     @classmethod
     def of_few(cls, count: int) -> "Comparison":

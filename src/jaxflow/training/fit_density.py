@@ -45,7 +45,8 @@ def fit_density(
     density, with a field of 0, and trains by maximum likelihood on each fold until the rows held
     out become no more likely. The result trains on all rows for the number of steps that was best,
     which is 0 if training did not help. Each row is held out once, so `comparison` is nearly a
-    test: these rows chose only the simple density and the number of steps.
+    test: these rows chose only the simple density and the number of steps. A kernel density is the
+    result where it is surely better, as with many small clusters.
 
     Of a larger table a share is held out, and a flow trains as `jaxflow.fit` does by default; the
     simple density is the result if it is better on the rows held out.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import EncodedCondition, LocationScale
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
@@ -26,7 +27,7 @@ from jaxflow.training.from_simple import (
 )
 from jaxflow.training.history import History
 from jaxflow.training.regression import Predicted, predict
-from jaxflow.training.starts import Fold, Start, before_scaling, choose_start
+from jaxflow.training.starts import Fold, Start, before_scaling, choose_start, surely_better
 from jaxflow.transforms import Chain
 from jaxflow.transforms.choose import forward
 
@@ -56,9 +57,11 @@ def by_regression(
     table = table._replace(cond=encoded)
     residuals, unseen = (jnp.asarray(seen.chosen.residuals(each), u.dtype) for each in (u, exact))
 
-    def start_flow(start: Start, rows: np.ndarray) -> CNF:
+    def start_flow(start: Start | None, rows: np.ndarray) -> CNF:
+        """The density of these residuals; None for a standard normal, as the regression has it."""
         field = LocationScale(table.field(encoded.shape[1]))
-        return CNF(field, start.mixture(residuals[rows]))
+        each = residuals[rows]
+        return CNF(field, StandardNormal(each.shape[1:]) if start is None else start.mixture(each))
 
     if table.is_tiny:
         flow = start_flow(Start(ridge=LARGE_RIDGE), every)
@@ -68,9 +71,18 @@ def by_regression(
     tried = choose_start(
         [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
         ("standardise",),
-        heavy=False,
+        only_mixtures=True,
     )
+    held = np.concatenate([held for _, held in folds])
+    densities = {
+        each.words: each.log_prob(exact)[held] + log_det[held]
+        for each in (seen.linear, seen.chosen)
+    }
     start = next(iter(tried))
+    if surely_better(tried[start], densities[seen.chosen.words]):
+        densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
+    else:
+        start = None
     runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every))
@@ -83,7 +95,7 @@ def by_regression(
             flows = [flow if trained is None else trained]
     flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
     flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
-    log_p, held = search.held_out(), np.concatenate([held for _, held in folds])
+    log_p = search.held_out()
     num_folds, index = NUM_FOLDS if share is None else 0, np.arange(len(held))
     if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
         train, rows = _split(len(every), validation, table.seed)
@@ -95,11 +107,6 @@ def by_regression(
         if other_log_p.mean() > log_p[place[rows]].mean():
             flow, history, log_p = other, other_history, other_log_p
             num_folds, index = 0, place[rows]
-    densities = {
-        each.words: each.log_prob(exact)[held] + log_det[held]
-        for each in (seen.linear, seen.chosen)
-    }
-    densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
     same_rows = {name: each[index] for name, each in densities.items()}
     return FittedDensity(flow, history, Comparison.of({"flow": log_p} | same_rows, num_folds))
 

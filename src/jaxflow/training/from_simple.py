@@ -13,7 +13,6 @@ from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
 from jaxflow.flows.ensemble import Ensemble
-from jaxflow.flows.flow import Flow
 from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.progress import Progress
@@ -26,7 +25,7 @@ from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS, Callback
 from jaxflow.training.rows import take
 from jaxflow.training.run import Run
-from jaxflow.training.starts import Start, before_scaling, choose_start
+from jaxflow.training.starts import Start, before_scaling, choose_start, surely_better
 from jaxflow.transforms import Proposal
 from jaxflow.transforms.kinds import GridColumn
 
@@ -127,46 +126,67 @@ def by_folds(table: Table) -> FittedDensity:
     folds = table.folds()
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, folds)
     tried = choose_start(unscaled)
-    start = next(iter(tried))
-    runs = []
+    fitted = _from_start(table, next(iter(tried)), noisy, folds)
+    kernel = next((start for start in tried if start.kernel), None)
+    if kernel is not None and surely_better(tried[kernel], fitted.log_p):
+        fitted = _from_start(table, kernel, noisy, folds)
+    comparison = Comparison.of(compared(fitted.log_p, tried), len(folds))
+    return FittedDensity(fitted.flow, fitted.history, comparison)
+
+
+class _Fitted(NamedTuple):
+    """A flow, its history, and log-densities of the rows that each fold held out."""
+
+    flow: Any
+    history: History
+    log_p: Float[np.ndarray, " n"]
+
+
+def _from_start(table: Table, start: Start, noisy: Array, folds: Splits) -> _Fitted:
+    """Train on each fold from a simple density, then on all rows, or average the folds.
+
+    With a single fold, the rest of whose rows are held out, its flow is the result.
+    """
+    every, runs = np.arange(len(table.x)), []
     for train, held in folds:
         flow = _start_flow(table, start, noisy, train)
         runs.append(table.run(with_transform(flow, None), train, held, flow.transform))
-    first = _start_flow(table, start, noisy, every)
-    flow: Flow = first
     with Progress(table.config.steps, show=table.progress) as bar:
-        search = Folds(runs, len(every))
+        search = Folds(runs, len(every) if len(folds) > 1 else len(folds[0][0]))
         search.train(table.config, bar, table.callback)
-        if table.ensemble:
+        if len(folds) == 1:
+            (flow,) = search.flows()
+        elif table.ensemble:
             flow = Ensemble(search.flows())
         else:
-            start_flow = with_transform(first, None)
-            trained = search.train_all(
-                lambda: table.run(start_flow, every, every, first.transform)
-            )
-            flow = first if trained is None else trained
-    comparison = Comparison.of(compared(search.held_out(), tried), len(folds))
-    return FittedDensity(flow, search.history, comparison)
+            flow = _start_flow(table, start, noisy, every)
+            plain, scaling = with_transform(flow, None), flow.transform
+            trained = search.train_all(lambda: table.run(plain, every, every, scaling))
+            flow = flow if trained is None else trained
+    return _Fitted(flow, search.history, search.held_out())
 
 
 def by_hold_out(table: Table, share: float) -> FittedDensity:
     """Train as `fit` does by default, and from the best simple density if that is better."""
     train, held = split(len(table.x), share, table.seed)
+    flow, history = usual_fit(table, train, held)
+    return or_from_simple(table, flow, history, train, held)
+
+
+def or_from_simple(
+    table: Table, flow: Any, history: History, train: np.ndarray, held: np.ndarray
+) -> FittedDensity:
+    """The flow beside simple densities; one that starts from the best of these if it is better."""
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
-    x = table.x
-    flow, history = usual_fit(table, train, held)
-    log_p = np.asarray(flow.log_prob(x[held]), np.float64)
+    log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
     if tried[start].mean() > log_p.mean():
-        simple = _start_flow(table, start, noisy, train)
-        scaling = simple.transform
-        run = table.run(with_transform(simple, None), train, held, scaling)
-        search = Folds([run], len(train))
-        with Progress(table.config.steps, show=table.progress) as bar:
-            search.train(table.config, bar, table.callback)
-        flow, history = run.flow(search.best[0]), search.history
-        log_p = np.asarray(flow.log_prob(x[held]), np.float64)
+        if table.config.max_seconds is not None:
+            left = max(0.0, table.config.max_seconds - history["seconds"][-1])
+            table = table._replace(config=replace(table.config, max_seconds=left))
+        flow, history, _ = _from_start(table, start, noisy, [(train, held)])
+        log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
     return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
 
 
@@ -200,11 +220,12 @@ def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> C
 def compared(
     log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """The flow beside the best Gaussian of scaled columns and the best simple density."""
+    """The flow beside the best Gaussian of scaled columns and the best simple densities."""
     return {"flow": log_p} | {each.name: tried[each] for each in simplest_and_best(tried)}
 
 
-def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> tuple[Start, Start]:
-    """The best Gaussian of scaled columns and the best simple density; perhaps the same."""
+def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> list[Start]:
+    """The best Gaussian of scaled columns, the start, and a kernel density that is better."""
     gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
-    return gaussian, next(iter(tried))
+    start, best = next(iter(tried)), max(tried, key=lambda each: tried[each].mean())
+    return [gaussian, start, *([best] if best.kernel else [])]

@@ -73,9 +73,8 @@ def by_geodesics(table: Table, share: float) -> FittedDensity:
     else:
         others = {"uniform density": tried[start]}
     others["kernel density"] = kernel_density(flow, table.x[train], table.x[held], table.key)
-    text = f"{int(new.sum()):,} held-out rows, which also chose the best weights"
-    each = {"flow": log_p, **others}
-    return FittedDensity(flow, history, Comparison({n: v[new] for n, v in each.items()}, text))
+    each = {name: log_p[new] for name, log_p in {"flow": log_p, **others}.items()}
+    return FittedDensity(flow, history, Comparison.of(each))
 
 
 def _flow(table: Table, surface: Surface, start: Start, noisy: Array) -> CNF:

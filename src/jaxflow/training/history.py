@@ -64,17 +64,19 @@ class History(dict[str, list[int | float]]):
         for name in ("loss", "validation"):
             if name in names:
                 lines.append(f"{name.ljust(12)}{_bars(self[name])}")
-        return "\n".join([*lines, *self._advice(best)])
+        return "\n".join([*lines, *filter(None, [self.verdict])])
 
-    def _advice(self, best: int | None) -> list[str]:
-        """Which step was best, and whether the training went on too long."""
+    @property
+    def verdict(self) -> str:
+        """Which step was best, and whether the training went on too long; empty if it was last."""
+        best = _lowest(self.get("validation", ()))
         if best is None or best == len(self["step"]) - 1:
-            return []
+            return ""
         text = f"best at step {self['step'][best]:,.0f} of {self['step'][-1]:,.0f}"
         rise = self["validation"][-1] - self["validation"][best]
         if rise > OVER_TRAINED:
             text += f"; validation rose by {rise:.3f} after it: over-trained"
-        return [text]
+        return text
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from jaxflow.dynamics import ConditionScaling, Moments, Regression, Trees
 from jaxflow.runtime.threads import one_thread
+from jaxflow.training.starts import surely_better
 
 # Penalties of least squares that are tried, in units of one row of standardised conditions.
 PENALTIES = (1e-6, 1.0, 30.0, 1000.0)
@@ -28,7 +29,8 @@ TREES |= {"early_stopping": True, "random_state": 0}
 FLOOR = 1e-3
 # A spread below this share of a column's own is none: the density would have no bound.
 LEAST = 1e-6
-# Least gain in nats for which a location or spread is modelled by more than before.
+# Least gain in nats for which a location or spread is modelled by more than before; it must also
+# be sure, for few rows held out may gain by chance.
 GAIN = 0.005
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -89,14 +91,13 @@ def predict(
                 "so its density given cond has no bound: leave it out"
             )
     fitted = [_regression(each, dtype) for each in zip(*models, strict=True)]
-    has_trees = any(model.trees for pair in models for model in pair)
-    words = "regression by boosted trees" if has_trees else "linear regression"
-    return Predicted(
-        Moments(scaling, *fitted),
-        np.concatenate([c, location, log_scale], axis=1),
-        Normal(location, log_scale, words),
-        Normal(line, line_scale, "linear regression, one spread"),
-    )
+    linear = chosen = Normal(line, line_scale, "linear regression, one spread")
+    if any(model.trees for pair in models for model in pair):
+        chosen = Normal(location, log_scale, "regression by boosted trees")
+    elif not np.array_equal(log_scale, line_scale):
+        chosen = Normal(location, log_scale, "linear regression")
+    encoded = np.concatenate([c, location, log_scale], axis=1)
+    return Predicted(Moments(scaling, *fitted), encoded, chosen, linear)
 
 
 class _Model(NamedTuple):
@@ -122,34 +123,44 @@ def _column(
     lines = {penalty: _unseen(_line(penalty), c, y, folds) for penalty in PENALTIES}
     penalty = min(lines, key=lambda each: _log_rms(y - lines[each]))
     location = line = lines[penalty]
-    kind, scale = _line(penalty), _log_rms(y - line)
+    kind, scale = _line(penalty), _constant(y - line)
     if boosts:
         boosted = _unseen(_boosted(penalty), c, y, folds)
-        if scale - _log_rms(y - boosted) > GAIN:
+        if _gains(y - boosted, _constant(y - boosted), y - line, scale):
             location, kind = boosted, _boosted(penalty)
     log_scale, spread = _spread(c, y - location, folds, boosts)
-    return (location, log_scale, line, np.full(len(y), scale)), (kind(c, y), spread)
+    return (location, log_scale, line, scale), (kind(c, y), spread)
 
 
 def _spread(
     c: np.ndarray, residuals: np.ndarray, folds: Folds, boosts: bool
 ) -> tuple[np.ndarray, _Model]:
     """The log-scale of residuals given conditions: constant, linear, or by trees."""
-    constant = _log_rms(residuals)
+    best, constant = _constant(residuals), _log_rms(residuals)
     target = np.log(np.abs(residuals) + FLOOR * np.exp(constant))
-    best = np.full(len(c), constant)
     model = _Model(np.zeros(c.shape[1]), constant, [], lambda c: np.full(len(c), constant))
-    highest = float(np.mean(_normal(residuals / np.exp(best)) - best)) + GAIN
     kinds = _line(PENALTIES[1]), _boosted(PENALTIES[1])
     for kind in kinds if boosts else kinds[:1]:
         unseen = _unseen(kind, c, target, folds)
         shift = _log_rms(residuals / np.exp(unseen))
-        value = float(np.mean(_normal(residuals / np.exp(unseen + shift)) - unseen - shift))
-        if value > highest:
-            highest, best = value + GAIN, unseen + shift
-            fitted = kind(c, target)
+        if _gains(residuals, unseen + shift, residuals, best):
+            best, fitted = unseen + shift, kind(c, target)
             model = fitted._replace(bias=fitted.bias + shift)
     return best, model
+
+
+def _gains(
+    residuals: np.ndarray, log_scale: np.ndarray, others: np.ndarray, other_scale: np.ndarray
+) -> bool:
+    """Whether normal log-densities exceed others by `GAIN`, and surely."""
+    log_p = _normal(residuals / np.exp(log_scale)) - log_scale
+    other = _normal(others / np.exp(other_scale)) - other_scale
+    return surely_better(log_p, other) and float((log_p - other).mean()) > GAIN
+
+
+def _constant(residuals: np.ndarray) -> np.ndarray:
+    """One log-scale for all residuals."""
+    return np.full(len(residuals), _log_rms(residuals))
 
 
 def _unseen(kind: Callable[..., _Model], c: np.ndarray, y: np.ndarray, folds: Folds) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Simple densities that a flow can start from: Gaussian mixtures and Student's t."""
+"""Simple densities that a flow can start from: Gaussian mixtures, Student's t and kernels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import solve_triangular
+from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal, StudentT
@@ -38,6 +39,8 @@ MAX_ROWS = 5000
 SURE = 1.0
 # Mixtures of an average.
 AVERAGED = 5
+# Variances of a kernel that are tried, widest first, as shares of a scaled column's variance.
+WIDTHS = tuple(0.5**k for k in range(1, 17))
 # Scalings that are tried; a mixture has correlations of its own.
 TRIED = ("standardise", "gaussianise")
 
@@ -48,7 +51,8 @@ class Start:
 
     `covariance` is that within a component; `ridge` is added to each variance of the scaled
     columns; `heavy` makes a single component Student's t, with tails as the rows have. `averaged`
-    takes the average of `AVERAGED` mixtures, each without another share of the rows.
+    takes the average of `AVERAGED` mixtures, each without another share of the rows. `kernel` puts
+    a component of variance `ridge` at each row.
     """
 
     scaling: str = "standardise"
@@ -57,17 +61,20 @@ class Start:
     ridge: float = RIDGES[0]
     heavy: bool = False
     averaged: bool = False
+    kernel: bool = False
 
     @property
     def is_gaussian(self) -> bool:
         """Whether it is a single Gaussian."""
-        return self.components == 1 and not self.heavy
+        return self.components == 1 and not self.heavy and not self.kernel
 
     @property
     def name(self) -> str:
         """The density in a few words."""
         diagonal = self.covariance == "diag"
-        if self.components == 1:
+        if self.kernel:
+            density = "kernel density"
+        elif self.components == 1:
             density = "Student t" if self.heavy else "Gaussian"
             density += " without correlations" if diagonal else ""
         else:
@@ -81,6 +88,10 @@ class Start:
         """Log-density of scaled rows under the density that is fitted to others, in nats."""
         if self.heavy:
             return self.heavy_tails(train).log_density(held)
+        if self.kernel:
+            inside = logsumexp(cdist(held, train, "sqeuclidean") / (-2 * self.ridge), axis=1)
+            volume = len(train) * (2 * np.pi * self.ridge) ** (train.shape[1] / 2)
+            return np.asarray(inside - np.log(volume))
         averaged = AVERAGED if self.averaged else 1
         settings = self.components, self.ridge, self.covariance
         fitted = estimate(train, *settings, averaged=averaged)
@@ -97,6 +108,12 @@ class Start:
 
     def mixture(self, scaled: Array) -> GaussianMixture:
         """Fit the mixture to scaled rows, (n, d)."""
+        if self.kernel:
+            count, dim = scaled.shape
+            factor = self.ridge**0.5 * jnp.eye(dim, dtype=scaled.dtype)
+            return GaussianMixture(
+                jnp.ones(count, scaled.dtype), scaled, jnp.tile(factor, (count, 1, 1))
+            )
         return GaussianMixture.fit(
             scaled,
             self.components,
@@ -120,7 +137,7 @@ class Start:
             mean, factor, df = (jnp.asarray(part, scaled.dtype) for part in fitted)
             parts.append(Whiten(mean, factor))
             base = StudentT(df, u.shape[1:])
-        elif self.components == 1:
+        elif self.is_gaussian:
             mixture = self.mixture(scaled)
             parts.append(Whiten(mixture.means[0], mixture.factors[0]))
         else:
@@ -157,16 +174,16 @@ def before_scaling(
 
 
 def choose_start(
-    folds: Sequence[Fold], scalings: Sequence[str] = TRIED, *, heavy: bool = True
+    folds: Sequence[Fold], scalings: Sequence[str] = TRIED, *, only_mixtures: bool = False
 ) -> dict[Start, Float[np.ndarray, " n"]]:
     """Choose a simple density by cross-validation.
 
     For each scaling the number of components rises until the held-out rows are no better; then
-    Student's t, of columns that are only standardised, other ridges, and averages of mixtures are
-    tried. Scalings after
-    the first must be clearly better; of many rows the first `MAX_ROWS` train. Returns
-    log-densities of the held-out rows of all folds in turn, in nats and data units, for each
-    density, the chosen one first, then by their means.
+    Student's t, of columns that are only standardised, other ridges, averages of mixtures, and
+    kernels are tried. Scalings after the first must be clearly better; of many rows the first
+    `MAX_ROWS` train, and there are no kernels. Returns log-densities of the held-out rows of all
+    folds in turn, in nats and data units, for each density, the chosen one first, then by their
+    means. No kernel density is chosen: a flow gains nothing on one.
     """
     tried: dict[Start, Float[np.ndarray, " n"]] = {}
     for scaling in scalings:
@@ -181,16 +198,40 @@ def choose_start(
             return float(tried[start].mean())
 
         with one_thread():
-            _search(score, scaling, mapped[0][0].shape, heavy and scaling == "standardise")
+            plain = not only_mixtures and scaling == "standardise"
+            _search(score, scaling, mapped[0][0].shape, heavy=plain)
+            if plain and max(len(fold.train) for fold in folds) <= MAX_ROWS:
+                _until_worse(score, [Start(kernel=True, ridge=width) for width in WIDTHS])
     ranked = sorted(tried, key=lambda start: -float(tried[start].mean()))
-    plain = [start for start in ranked if start.scaling == scalings[0]]
+    starts = [start for start in ranked if not start.kernel]
+    plain = [start for start in starts if start.scaling == scalings[0]]
     gaussian = next(start for start in plain if start.is_gaussian)
+    chosen = starts[0]
     for simple in (gaussian, plain[0]):
-        gain = tried[ranked[0]] - tried[simple]
-        if gain.mean() < SURE * gain.std() / len(gain) ** 0.5:
-            ranked.insert(0, simple)
+        if not surely_better(tried[chosen], tried[simple]):
+            chosen = simple
             break
-    return {start: tried[start] for start in ranked}
+    return {start: tried[start] for start in (chosen, *ranked)}
+
+
+def surely_better(log_p: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> bool:
+    """Whether log-densities of rows exceed others by `SURE` standard errors in the mean."""
+    gain = log_p - other
+    return bool(gain.mean() > SURE * gain.std() / len(gain) ** 0.5)
+
+
+def _until_worse(
+    score: Callable[[Start], float], starts: Iterable[Start], most: int = WORSE
+) -> list[tuple[Start, float]]:
+    """Starts and their scores, up to the one after which `most` have been no better."""
+    scored, worse, top = [], 0, -np.inf
+    for start in starts:
+        value = score(start)
+        scored.append((start, value))
+        worse, top = (0, value) if value > top else (worse + 1, top)
+        if worse == most:
+            break
+    return scored
 
 
 def _search(
@@ -199,16 +240,12 @@ def _search(
     best, highest = Start(scaling), -np.inf
     mixture: Start | None = None
     for covariance in ("full", "diag") if shape[1] > MANY_COLUMNS else ("full",):
-        worse, top = 0, -np.inf
-        for start in _by_components(Start(scaling, covariance=covariance), *shape):
-            value = score(start)
-            worse, top = (0, value) if value > top else (worse + 1, top)
+        counts = _by_components(Start(scaling, covariance=covariance), *shape)
+        for start, value in _until_worse(score, counts):
             if value > highest:
                 best, highest = start, value
             if start.components > 1 and (mixture is None or value > score(mixture)):
                 mixture = start
-            if worse == WORSE:
-                break
         t = Start(scaling, covariance=covariance, heavy=True)
         if heavy and score(t) > highest:
             best, highest = t, score(t)
@@ -217,18 +254,10 @@ def _search(
         score(replace(Start(scaling), ridge=ridge))
     if mixture is not None:
         mixture = max((replace(mixture, ridge=ridge) for ridge in RIDGES), key=score)
-        _average(score, replace(mixture, averaged=True), shape)
-
-
-def _average(score: Callable[[Start], float], start: Start, shape: tuple[int, ...]) -> None:
-    """Score an average of mixtures, and with more components as long as that is better."""
-    highest = -np.inf
-    for each in _by_components(start, *shape):
-        if each.components >= start.components:
-            value = score(each)
-            if value <= highest:
-                break
-            highest = value
+        # More components as long as that is better.
+        counts = _by_components(replace(mixture, averaged=True), *shape)
+        more = [each for each in counts if each.components >= mixture.components]
+        _until_worse(score, more, most=1)
 
 
 def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
