@@ -118,7 +118,7 @@ def many_clusters(rows, seed):
 def test_a_kernel_density_is_a_mixture_with_all_rows():
     x, start = many_clusters(300, 1), Start(kernel=True, ridge=0.01)
     expected = start.log_density(x, x[:20])
-    log_p = jax.vmap(start.mixture(jnp.asarray(x)).log_prob)(x[:20])
+    log_p = jax.vmap(start.mixture(jnp.asarray(x)).log_prob)(jnp.asarray(x[:20]))
     np.testing.assert_allclose(log_p, expected, rtol=1e-9)
     tried = choose_start([Fold(jnp.asarray(x[:240]), jnp.asarray(x[240:]), np.zeros(60))])
     best = max(tried, key=lambda each: tried[each].mean())
