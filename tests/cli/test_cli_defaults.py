@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import jaxflow as library
+from jaxflow.cli.new_rows import compare_new_rows
 from jaxflow.cli.training import Monitor
 from jaxflow.io.checkpoint import load_extra
 
@@ -36,6 +37,20 @@ def test_a_fit_says_what_a_simple_density_gives(by_default):
     assert printed.endswith(f"jaxflow sample {run} --out samples.csv\n")
     history = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
     assert history["step"][0] == 0
+
+
+def test_new_rows_are_compared_with_simple_densities(by_default, values):
+    run, _ = by_default
+    flow, record = library.load(run / "flow.safetensors"), load_extra(run / "flow.safetensors")
+    new = np.random.default_rng(9).permuted(values, axis=0).astype(np.float32)
+    comparison = compare_new_rows(flow, record, new)
+    assert comparison is not None
+    assert comparison.rows == "200 rows that trained nothing"
+    assert {"flow", "Gaussian"} <= set(comparison.log_p)
+    np.testing.assert_array_equal(comparison.log_p["flow"], flow.log_prob(new))
+    # The rows of the fit are not new, and another table is not that of the fit.
+    assert compare_new_rows(flow, record, values.astype(np.float32)) is None
+    assert compare_new_rows(flow, record | {"table_sha256": "0"}, new) is None
 
 
 @pytest.mark.slow

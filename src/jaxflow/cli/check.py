@@ -16,6 +16,7 @@ from jaxflow.cli.image_check import check_image_run
 from jaxflow.cli.image_outputs import check_image_options
 from jaxflow.cli.info import run_facts
 from jaxflow.cli.mixed import hash_cells, load_mixed, without_gaps
+from jaxflow.cli.new_rows import compare_new_rows
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
@@ -153,9 +154,13 @@ def _check_numbers(
         )
         return sections, figures | {"Training history": history_figure(run)}
 
-    values = {"problems": diagnosis.problems, "verdict": diagnosis.verdict}
+    values: dict[str, Any] = {"problems": diagnosis.problems, "verdict": diagnosis.verdict}
     examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
     text = str(diagnosis)
+    comparison = compare_new_rows(flow, record, x[np.isin(row_numbers, diagnosis.rows)])
+    if comparison is not None:
+        text += f"\n\n{comparison}"
+        values["new_rows"] = comparison.as_dict()
     return Found(diagnosis, flow, examined, text, values, report, diagnosis.solves)
 
 

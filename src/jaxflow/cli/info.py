@@ -11,6 +11,7 @@ from jaxflow.cli.run_directory import FLOW, STATE, check_run, read_finished, rea
 from jaxflow.cli.target_fit import target_text
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.io.checkpoint import load_extra
+from jaxflow.training.comparison import nats
 from jaxflow.training.fit_images import WIDTH
 
 
@@ -127,5 +128,5 @@ def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
 
 def _number(value: float | None, error: float | None, sign: str = "") -> str:
     """A number with its standard error; the latter is None for a single row."""
-    text = "unknown" if value is None else f"{value:{sign}.4f}"
-    return text if error is None else f"{text} +- {error:.4f}"
+    text = "unknown" if value is None else nats(value, sign)
+    return text if error is None else f"{text} +- {nats(error)}"

@@ -139,12 +139,14 @@ def check_columns(x: ArrayLike, columns: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: a column is constant, so the data have no density (the message names each
             constant column and its value); a value is not finite (as `check_rows`); or `x` has
-            no rows.
+            fewer than two rows.
     """
     flat = flat_rows(x, "x")
     if len(flat) == 0:
         raise ValueError("x has no rows")
     check_rows(flat, columns=columns)
+    if len(flat) == 1:
+        raise ValueError("x has one row, which has no density: give at least two")
     constant = np.flatnonzero(constant_columns(flat, float(np.finfo(flat.dtype).eps)))
     if constant.size == 0:
         return

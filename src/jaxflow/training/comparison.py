@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 # A difference of fewer nats is of no use, however small its error.
 NEGLIGIBLE = 0.02
+# Nats of this size are written with an exponent.
+HUGE = 1e6
 
 
 @final
@@ -91,7 +93,8 @@ class Comparison:
         gain, error = self.difference(best)
         if not math.isfinite(error):
             return "a single row does not compare densities"
-        text = f"{gain:+.3f} +- {error:.3f} nats"
+        digits = ".3f" if abs(gain) < HUGE else ".4g"
+        text = f"{gain:+{digits}} +- {error:{digits}} nats"
         if abs(gain) <= max(NEGLIGIBLE, 2 * error):
             return f"the {best} is as good: the flow gains {text}"
         return f"the flow is {'better' if gain > 0 else 'worse'} than the {best}: {text}"
@@ -103,12 +106,17 @@ class Comparison:
         width = max(map(len, self.log_p))
         for name in self.log_p:
             mean, error = self.mean(name)
-            line = f"  {name.ljust(width)}  {mean:9.4f} +- {error:.4f}"
+            line = f"  {name.ljust(width)}  {nats(mean):>9} +- {nats(error)}"
             if name != "flow":
                 gain, gain_error = self.difference(name)
-                line += f"   flow {gain:+.4f} +- {gain_error:.4f}"
+                line += f"   flow {nats(gain, '+')} +- {nats(gain_error)}"
             lines.append(line)
         return "\n".join([*lines, *([f"  {self.verdict}"] if self.verdict else [])])
+
+
+def nats(value: float, sign: str = "") -> str:
+    """A number of nats in words: four digits behind the point, or an exponent if it is huge."""
+    return f"{value:{sign}.4f}" if abs(value) < HUGE else f"{value:{sign}.4g}"
 
 
 def _mean(values: Float[np.ndarray, " rows"]) -> tuple[float, float]:
