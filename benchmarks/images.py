@@ -17,6 +17,9 @@ With `--classes`, a flow of digits given their class (`jaxflow.fit_images`): how
 support vector machine, trained on the same training images, takes for the class that was asked
 for, at several scales of guidance.
 
+With `--peers PYTHON`, an interpreter that has torchdiffeq, FFJORD's multiscale flow trains on the
+same rows for as long as the U-Net did (`benchmarks/peers/torch_images.py`).
+
 Finished models are kept in results/images.json and are not run again without `--again`.
 
     python benchmarks/images.py [--quick] [--data DIR] [--sets digits mnist] [--models unet]
@@ -26,6 +29,8 @@ Finished models are kept in results/images.json and are not run again without `-
 import argparse
 import gzip
 import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,7 +47,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import jaxflow
-from harness import RESULTS, table, write_results
+from harness import read_results, table, write_results
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal, TrainConfig
 from jaxflow.data import split
 from jaxflow.diagnostics import bits_per_dim
@@ -61,6 +66,8 @@ SCORE = ODE(solver="tsit5", rtol=1e-3, atol=1e-3)
 SCORE_LARGE = ODE(solver="rk4", num_steps=8)
 MATCHING = FlowMatching()
 CLASS_STEPS = 1500
+# FFJORD's flow of torchdiffeq, its channels, and the draws of noise of each image that it sees.
+PEER, PEER_WIDTH, PEER_DRAWS = "FFJORD on torchdiffeq", 32, 4
 
 
 @dataclass(frozen=True)
@@ -287,8 +294,7 @@ def run(
     name: str, data: Images, *, quick: bool, again: bool, models: list[str] | None
 ) -> dict[str, Any]:
     """All models of a set of images."""
-    path = RESULTS / "images.json"
-    kept = json.loads(path.read_text())["results"] if path.exists() and not quick else {}
+    kept = {} if quick else read_results("images")
     found: dict[str, Any] = {} if again else kept.get(name, {})
     transform = pixels(data.train, data.levels, key=KEY)
     draws = 1 if data.train[0].size > 64 or quick else 2
@@ -323,6 +329,38 @@ def run(
                 picture(name, flow, data)
         jax.clear_caches()
     return found
+
+
+def ffjord(data: Images, python: Path, seconds: float) -> dict[str, Any]:
+    """The figures of FFJORD's flow, after as many seconds of training."""
+    transform = pixels(data.train, data.levels, key=KEY)
+    grid = noise_of(transform)
+    assert grid is not None
+
+    def in_flow_space(x: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = jnp.asarray(np.concatenate([x] * draws))
+        noisy = jax.vmap(grid.spread)(rows, jax.random.split(KEY, len(rows)))
+        u, log_det = jax.vmap(transform.forward)(noisy)
+        return np.asarray(u), np.asarray(log_det, np.float64)
+
+    test, log_det = in_flow_space(data.test, 1)
+    arrays: dict[str, Any] = {
+        "train": in_flow_space(data.train, PEER_DRAWS)[0],
+        "validation": in_flow_space(data.validation, 1)[0],
+        "test": test,
+    }
+    script = Path(__file__).parent / "peers" / "torch_images.py"
+    with tempfile.TemporaryDirectory() as folder:
+        images, out = Path(folder) / "images.npz", Path(folder) / "out.json"
+        np.savez(images, **arrays)
+        settings = ["--seconds", str(seconds), "--width", str(PEER_WIDTH)]
+        subprocess.run([python, script, images, "--out", out, *settings], check=True)
+        result = json.loads(out.read_text())
+    bits = -(np.asarray(result.pop("log_p")) + log_det) / (test[0].size * np.log(2))
+    # One probe and one draw of noise an image: their errors are within that of the test set.
+    error = float(bits.std(ddof=1) / len(bits) ** 0.5)
+    unknown = dict.fromkeys(("probe_se", "draw_se", "solver_error", "tighter"))
+    return unknown | result | {"bits": float(bits.mean()), "test_se": error}
 
 
 def picture(name: str, flow: Any, data: Images) -> None:
@@ -376,9 +414,7 @@ def classes(*, quick: bool) -> dict[str, Any]:
         found[f"guidance {scale:g}"] = right(draws[scale], cond)
         print(f"  guidance {scale:g}: {found[f'guidance {scale:g}']:.3f}", flush=True)
     if not quick:
-        path = RESULTS / "images.json"
-        kept = json.loads(path.read_text())["results"] if path.exists() else {}
-        write_results("images", kept | {"classes": found})
+        write_results("images", read_results("images") | {"classes": found})
         grids("images_classes", {f"guidance {s:g}": by_class(draws[s]) for s in (1.0, 2.0)}, 16)
     return found
 
@@ -394,10 +430,10 @@ def report(name: str, data: Images, found: dict[str, Any]) -> str:
         [
             model,
             f"{row['bits']:.3f}",
-            f"{row['probe_se']:.4f}",
-            "" if row["draw_se"] is None else f"{row['draw_se']:.4f}",
-            f"{row['test_se']:.4f}",
-            "" if row["solver_error"] is None else f"{row['solver_error']:.4f}",
+            *(
+                "" if row[error] is None else f"{row[error]:.4f}"
+                for error in ("probe_se", "draw_se", "test_se", "solver_error")
+            ),
             f"{row['evaluations']:.0f}",
             f"{row['train_seconds']:.0f}",
             f"{row['score_seconds']:.0f}",
@@ -422,6 +458,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", help="digits, mnist or the name of a file")
     parser.add_argument("--models", nargs="+", help="models to run; all by default")
     parser.add_argument("--classes", action="store_true", help="samples given their class alone")
+    parser.add_argument("--peers", type=Path, help="a Python that has torchdiffeq")
     args = parser.parse_args()
     if args.classes:
         found = classes(quick=args.quick)
@@ -439,6 +476,11 @@ def main() -> None:
         if args.quick:
             data = replace(data, train=data.train[:200], test=data.test[:16])
         found = run(name, data, quick=args.quick, again=args.again, models=args.models)
+        if args.peers and (PEER not in found or args.again):
+            seconds = 5.0 if args.quick else found["unet"]["train_seconds"]
+            found[PEER] = ffjord(data, args.peers, seconds)
+            if not args.quick:
+                write_results("images", read_results("images") | {name: found})
         print("\n" + report(name, data, found) + "\n", flush=True)
 
 
