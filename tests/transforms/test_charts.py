@@ -14,6 +14,8 @@ PLACES = np.stack([RNG.uniform(-90, 90, 200), RNG.uniform(-180, 180, 200)], axis
 CHARTS = {
     "degrees": (LatLon(), PLACES),
     "radians": (LatLon(degrees=False), np.deg2rad(PLACES)),
+    "hours": (LatLon(hours=True, west=0), np.abs(PLACES * [1, 24 / 360])),
+    "polar angles and hours": (LatLon(hours=True, polar=True), np.abs(PLACES) * [2, 12 / 180]),
 }
 
 
@@ -80,6 +82,10 @@ def test_no_latitude_is_beyond_a_pole():
         LatLon().check(10 * PLACES[:, ::-1] / 20 + [[0, 400]])
     with pytest.raises(ValueError, match=r"in radians.*degrees=True. if these are degrees"):
         LatLon(degrees=False).check(PLACES)
+    with pytest.raises(ValueError, match=r"column 1 .* no longitude in hours, from -24 to 24"):
+        LatLon(hours=True).check(PLACES)
+    with pytest.raises(ValueError, match="hours beside degrees"):
+        LatLon(hours=True, degrees=False)
 
 
 def test_angles_are_in_radians():

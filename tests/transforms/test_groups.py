@@ -1,6 +1,7 @@
 """Columns on a manifold: what is detected, what users may say, and the transform that follows."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -62,6 +63,14 @@ CASES = {
         {"right_ascension": PLACES[:, 1:] % 360, "declination": PLACES[:, :1]},
         [Place((1, 0), LatLon(west=0))],
     ),
+    "the sky in hours": (
+        {"ra": PLACES[:, 1:] % 360 / 15, "dec": PLACES[:, :1]},
+        [Place((1, 0), LatLon(hours=True, west=0))],
+    ),
+    "the sky with units": (
+        {"dec_deg": PLACES[:, :1], "ra_hours": 3 + 0.05 * PLACES[:, 1:] % 12},
+        [Place((0, 1), LatLon(hours=True, west=0))],
+    ),
     "polar angles": (
         {"theta": np.radians(90 - PLACES[:, :1]), "phi": np.radians(PLACES[:, 1:])},
         [Place((0, 1), LatLon(degrees=False, polar=True))],
@@ -113,6 +122,43 @@ def test_groups_are_found(name):
     assert (": 'interval'}, or --kind" in str(proposal)) == bool(expected)
     assert proposal.flat.surface is None
     assert "circle" not in str(proposal.flat)
+
+
+LAT, LON = PLACES.T
+# Names, columns, and why they are not a place.
+DOUBTS = {
+    "hours or degrees": ("dec", LAT, "ra", LON % 300 / 15, "from 0.* to 19.*, which may be hours"),
+    "longitudes to 24": ("lat", LAT, "lon", LON % 360 / 15, "may be hours: write place:hours or"),
+    "radians beside": ("lat", LAT, "lon", np.radians(LON), "longitudes .*as in radians, beside"),
+    "beside radians": ("lat", np.radians(LAT), "lon", LON, "latitudes .*as in radians, beside"),
+    "one latitude of 95": (
+        "lat", np.where(np.arange(N) == 7, 95.0, LAT), "lon", LON,
+        "lat,lon: not taken for latitude and longitude in degrees, on a sphere, since 1 of 2000 "
+        r"rows are out of range, first row 7: \[95.0, ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_what_is_not_taken_for_a_place_is_said(name):
+    first, lat, second, lon, words = DOUBTS[name]
+    x, names = np.stack([lat, lon], axis=1), [first, second]
+    proposal = propose(x, names)
+    groups = () if proposal.surface is None else proposal.surface.groups
+    assert not any(isinstance(group, Place) for group in groups)
+    (note,) = (note for note in proposal.notes if "not taken" in note)
+    assert re.search(words, note), note
+    kinds = {f"{first},{second}": "place"}
+    with pytest.raises(ValueError, match="first row 7" if "95" in name else words):
+        propose(x, names, kinds)
+    if "95" not in name:
+        word = "place:hours" if "hours" in words else "place:degrees"
+        assert isinstance(propose(x, names, dict.fromkeys(kinds, word)).surface.groups[0], Place)
+
+
+def test_a_survey_in_degrees_needs_no_note():
+    europe = np.stack([RNG.uniform(40, 60, N), RNG.uniform(0, 24, N)], axis=1)
+    assert propose(europe, ["lat", "lon"]).notes == ()
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1]])
@@ -167,7 +213,10 @@ def test_what_users_say_comes_first():
         ({"a": "periodic"}, "needs the period"),
         ({"a": "circle"}, "unknown; choose place, direction"),
         ({"b": "periodic:360"}, "kinds names 'b'; the columns are a, lat, lon"),
-        ({"lon,lat": "place"}, "no latitude and longitude in this order"),
+        (
+            {"lon,lat": "place"},
+            "in this order and in degrees: .* of 2000 rows are out of range, first",
+        ),
         ({"a": "place"}, "takes two columns"),
         ({"a,lat,lon": "direction"}, "needs rows of length 1; row 0 has"),
         ({"a": "interval", "a,lat": "axis"}, "twice"),

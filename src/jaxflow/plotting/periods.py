@@ -31,7 +31,7 @@ def periods(transform: Any, dim: int) -> list[Period]:
             if hasattr(torus, "period"):
                 found_here: list[Period] = list(zip(torus.start, torus.period, strict=True))
             elif hasattr(block, "west"):
-                found_here = [None, (block.west, 2 * block.half_turn)]
+                found_here = [None, (block.west, block.turn)]
             else:
                 first += block.event_shape[0] if hasattr(block, "event_shape") else 0
                 continue

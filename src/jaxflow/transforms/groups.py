@@ -33,9 +33,15 @@ def is_group(word: Any) -> bool:
     return isinstance(word, str) and word.partition(":")[0] in NAMED
 
 
-def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Group]:
-    """The groups that a user wants, then those that are detected in the other columns."""
+def find_groups(
+    table: Columns, wanted: dict[tuple[int, ...], str]
+) -> tuple[list[Group], list[str]]:
+    """The groups that a user wants, then those that are detected in the other columns.
+
+    And why columns that look like a group are not taken.
+    """
     found: list[Group] = []
+    notes: list[str] = []
     free = set(range(len(table.names)))
     for columns, text in wanted.items():
         if not is_group(text):
@@ -51,10 +57,11 @@ def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Grou
             raise ValueError(f"kinds[{_key(columns, table)!r}]={text!r} {error}") from None
         free -= set(columns)
     for group in GROUPS:
-        new = group.detect(table, free)
+        new, doubts = group.detect(table, free)
         found += new
+        notes += doubts
         free -= {i for each in new for i in each.columns}
-    return found
+    return found, notes
 
 
 def _key(columns: Sequence[int], table: Columns) -> str:

@@ -35,15 +35,15 @@ class Periodic:
     start: float
 
     @classmethod
-    def detect(cls, table: Columns, free: Collection[int]) -> list["Periodic"]:
-        """Columns that fill a usual period, with values on both sides of the seam."""
+    def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Periodic"], list[str]]:
+        """Columns that fill a usual period, with values on both sides of the seam; no doubts."""
         found: list[Periodic] = []
         for beside in (False, True):
             taken = {i for group in found for i in group.columns}
             for i in sorted(set(free) - taken):
                 limits = {(each.period, each.start) for each in found} if beside else None
                 found += cls._fill(i, table, limits)
-        return sorted(found, key=lambda each: each.columns)
+        return sorted(found, key=lambda each: each.columns), []
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Periodic"]:

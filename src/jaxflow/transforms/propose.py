@@ -9,7 +9,7 @@ from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.groups import find_groups
+from jaxflow.transforms.groups import Group, find_groups
 from jaxflow.transforms.kinds import (
     ColumnKind,
     ContinuousColumn,
@@ -112,9 +112,9 @@ def propose(
         x: training rows, (n, dim), finite, without constant columns.
         columns: names of the columns; None for their numbers.
         kinds: what columns are, by name, or by names such as `"lat,lon"`: `"periodic"` or
-            `"periodic:360"`, `"place"` or `"place:radians"` (latitude, longitude), `"direction"`
-            (unit vectors), `"axis"` (unit vectors up to sign, rotations as quaternions), or
-            `"interval"` (none of these). None to find out.
+            `"periodic:360"`, `"place"`, `"place:radians"` or `"place:hours"` (latitude, and
+            longitude in hours), `"direction"` (unit vectors), `"axis"` (unit vectors up to sign,
+            rotations as quaternions), or `"interval"` (none of these). None to find out.
 
     Returns:
         The proposal.
@@ -127,9 +127,12 @@ def propose(
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
     found = tuple(kind_of(column) for column in values.T)
-    surface = _surface(Columns(values, names, found), _wanted(kinds or {}, names), dtype)
-    notes = _notes(values, found, names, dtype, surface)
-    return Proposal(transforms_of(found, dtype), found, names, notes, surface)
+    table = Columns(values, names, found)
+    groups, doubts = find_groups(table, _wanted(kinds or {}, names))
+    notes = (*doubts, *_notes(values, found, names, dtype))
+    return Proposal(
+        transforms_of(found, dtype), found, names, notes, _surface(table, groups, dtype)
+    )
 
 
 def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
@@ -147,9 +150,8 @@ def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, .
     return wanted
 
 
-def _surface(table: Columns, wanted: dict[tuple[int, ...], str], dtype: Any) -> Surface | None:
+def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
     """The columns on a manifold, if there are any."""
-    groups = find_groups(table, wanted)
     if not groups:
         return None
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
@@ -170,7 +172,6 @@ def _notes(
     kinds: Sequence[ColumnKind],
     names: Sequence[str],
     dtype: np.dtype,
-    surface: Surface | None,
 ) -> tuple[str, ...]:
     notes = []
     repeated = len(values) - len(np.unique(values, axis=0))

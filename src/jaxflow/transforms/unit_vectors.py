@@ -24,11 +24,11 @@ class UnitVector:
     up_to_sign: bool = False
 
     @classmethod
-    def detect(cls, table: Columns, free: Collection[int]) -> list["UnitVector"]:
-        """Two to four adjacent columns; quaternions by their names."""
+    def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
+        """Two to four adjacent columns; quaternions by their names; no doubts."""
         found: list[UnitVector] = []
         if len(table.x) < LEAST_ROWS:
-            return found
+            return found, []
         for size in (4, 3, 2):
             for first in range(table.x.shape[1] - size + 1):
                 columns = tuple(range(first, first + size))
@@ -43,7 +43,7 @@ class UnitVector:
                         for i in columns
                     )
                     found.append(cls(columns, quaternion))
-        return found
+        return found, []
 
     @classmethod
     def of(
