@@ -15,6 +15,7 @@ from jaxflow.transforms import Blocks, LatLon, Standardise
 from jaxflow.transforms.groups import GROUPS, NAMED
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.place import Place
+from jaxflow.transforms.rotations import Rotation
 from jaxflow.transforms.unit_vectors import UnitVector
 
 # The proposals of these tests have a surface.
@@ -31,6 +32,11 @@ def directions(size, scale=1.0):
 def places():
     z = directions(3)
     return np.degrees(np.stack([np.arcsin(z[:, 2]), np.arctan2(z[:, 1], z[:, 0])], axis=1))
+
+
+def turns():
+    matrices = np.linalg.qr(RNG.normal(size=(N, 3, 3)))[0]
+    return matrices * np.linalg.det(matrices)[:, None, None]
 
 
 LINE = RNG.normal(size=(N, 1))
@@ -91,6 +97,9 @@ CASES = {
     "quaternions": ({"q": directions(4)}, [UnitVector((0, 1, 2, 3), True)]),
     "four numbers of length 1": ({"v": directions(4)}, [UnitVector((0, 1, 2, 3))]),
     "cosine and sine": ({"v": directions(2)}, [UnitVector((0, 1))]),
+    "rotation matrices": ({"a": LINE, "R": turns().reshape(N, 9)}, [Rotation(tuple(range(1, 10)))]),
+    "reflections": ({"R": -turns().reshape(N, 9)}, []),
+    "two rows of rotations": ({"R": turns().reshape(N, 9)[:, :6]}, []),
     "other lengths": ({"v": directions(3, 1.01)}, []),
     "one-hot": ({"v": np.eye(3)[RNG.integers(0, 3, N)]}, []),
 }  # fmt: skip
@@ -154,6 +163,16 @@ def test_what_is_not_taken_for_a_place_is_said(name):
     if "95" not in name:
         word = "place:hours" if "hours" in words else "place:degrees"
         assert isinstance(propose(x, names, dict.fromkeys(kinds, word)).surface.groups[0], Place)
+
+
+def test_rows_of_rotations_are_no_directions():
+    x = turns().reshape(N, 9)
+    for rows in (x[:, :6], -x):
+        (note,) = (note for note in propose(rows).notes if "not taken" in note)
+        assert re.match("0, 1, .*: not taken for unit vectors, since they are orthogonal", note)
+    x[3] *= 1.01
+    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are no rotation mat"):
+        propose(x, kinds={",".join(map(str, range(9))): "rotation"})
 
 
 def test_a_survey_in_degrees_needs_no_note():
@@ -240,8 +259,8 @@ def test_rounded_latitudes_are_spread_only_between_the_poles():
 
 
 def test_every_group_has_a_word():
-    assert len(GROUPS) == 3
-    assert set(NAMED) == {"place", "direction", "axis", "periodic", "interval"}
+    assert len(GROUPS) == 4
+    assert set(NAMED) == {"place", "direction", "rotation", "axis", "periodic", "interval"}
 
 
 def test_blocks_take_columns_in_any_order():

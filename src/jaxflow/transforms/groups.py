@@ -11,17 +11,19 @@ from typing import Any
 from jaxflow.transforms.columns import Columns
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.place import Place
+from jaxflow.transforms.rotations import Rotation
 from jaxflow.transforms.unit_vectors import UnitVector
 
-Group = Place | UnitVector | Periodic
+Group = Place | Rotation | UnitVector | Periodic
 
 # In the order of detection.
-GROUPS: tuple[Any, ...] = (Place, UnitVector, Periodic)
+GROUPS: tuple[Any, ...] = (Place, Rotation, UnitVector, Periodic)
 
 # How a user names them; the last one takes columns for numbers of a line.
 NAMED: dict[str, Callable[..., list[Any]]] = {
     "place": Place.of,
     "direction": UnitVector.of,
+    "rotation": Rotation.of,
     "axis": partial(UnitVector.of, up_to_sign=True),
     "periodic": Periodic.of,
     "interval": lambda columns, options, table: [],

@@ -96,7 +96,7 @@ def propose(
     periodic; so is one that fills 24, 12, 7 or 1 and has a name such as hour, month, weekday or
     phase. Two columns with the names and ranges of latitude and longitude, or of declination and
     right ascension, are a place on a sphere; two to four adjacent columns whose rows have length
-    1 are unit vectors.
+    1 are unit vectors; nine that are matrices of rotations are rotations.
 
     ```python
     import numpy as np
@@ -114,7 +114,8 @@ def propose(
         kinds: what columns are, by name, or by names such as `"lat,lon"`: `"periodic"` or
             `"periodic:360"`, `"place"`, `"place:radians"` or `"place:hours"` (latitude, and
             longitude in hours), `"direction"` (unit vectors), `"axis"` (unit vectors up to sign,
-            rotations as quaternions), or `"interval"` (none of these). None to find out.
+            rotations as quaternions), `"rotation"` (matrices of nine columns), or `"interval"`
+            (none of these). None to find out.
 
     Returns:
         The proposal.

@@ -1,5 +1,6 @@
 """Adjacent columns whose rows have length 1: directions, axes, rotations."""
 
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from jaxflow.transforms.kinds import GridColumn
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
+# Unit vectors are not taken if at least this share of the rows is orthogonal to another one.
+MOST = 0.98
 # Unit vectors have this length, within UNIT; fewer rows show nothing.
 UNIT, LEAST_ROWS = 1e-3, 10
 
@@ -25,7 +28,10 @@ class UnitVector:
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
-        """Two to four adjacent columns; quaternions by their names; no doubts."""
+        """Two to four adjacent columns; quaternions by their names.
+
+        And which are not taken, since they are orthogonal to others.
+        """
         found: list[UnitVector] = []
         if len(table.x) < LEAST_ROWS:
             return found, []
@@ -43,7 +49,19 @@ class UnitVector:
                         for i in columns
                     )
                     found.append(cls(columns, quaternion))
-        return found, []
+        pairs = itertools.combinations(found, 2)
+        upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
+        names = [table.names[i] for each in found if each in upright for i in each.columns]
+        notes = (
+            [
+                f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
+                "other, as rows of rotations are, and have no density together: write rotations as "
+                "quaternions, or as matrices of 9 adjacent columns with determinant 1"
+            ]
+            if upright
+            else []
+        )
+        return [each for each in found if each not in upright], notes
 
     @classmethod
     def of(
@@ -86,6 +104,14 @@ class UnitVector:
     def chart(self) -> Manifold:
         """The manifold, which is also a transform."""
         return self.manifold
+
+
+def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
+    """Whether the vectors are orthogonal in almost all rows."""
+    if len(one.columns) != len(other.columns):
+        return False
+    cosine = np.sum(x[:, one.columns] * x[:, other.columns], axis=1)
+    return bool(np.mean(np.abs(cosine) <= 3 * UNIT) >= MOST)
 
 
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
