@@ -97,7 +97,10 @@ CASES = {
     "quaternions": ({"q": directions(4)}, [UnitVector((0, 1, 2, 3), True)]),
     "four numbers of length 1": ({"v": directions(4)}, [UnitVector((0, 1, 2, 3))]),
     "cosine and sine": ({"v": directions(2)}, [UnitVector((0, 1))]),
-    "rotation matrices": ({"a": LINE, "R": turns().reshape(N, 9)}, [Rotation(tuple(range(1, 10)))]),
+    "rotation matrices": (
+        {"a": LINE, "R": turns().reshape(N, 9)},
+        [Rotation(tuple(range(1, 10)))],
+    ),
     "reflections": ({"R": -turns().reshape(N, 9)}, []),
     "two rows of rotations": ({"R": turns().reshape(N, 9)[:, :6]}, []),
     "other lengths": ({"v": directions(3, 1.01)}, []),

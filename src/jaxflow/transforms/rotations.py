@@ -69,15 +69,19 @@ class RotationMatrix(eqx.Module):
         """The quaternion, and 0."""
         check_event("x", x, self.event_shape, "transform.forward")
         (a, b, c), (d, e, f), (g, h, i) = x.reshape(3, 3)
-        # 4 q q^T; its row of the largest entry is accurate.
+        # 4 q q^T; its row with the largest entry of the diagonal is accurate.
         rows = [
             [1 + a + e + i, h - f, c - g, d - b],
             [h - f, 1 + a - e - i, b + d, c + g],
             [c - g, b + d, 1 - a + e - i, f + h],
             [d - b, c + g, f + h, 1 - a - e + i],
         ]
-        products = jnp.stack([jnp.stack(row) for row in rows])
-        return unit(products[jnp.argmax(jnp.diagonal(products))]), jnp.zeros((), x.dtype)
+        largest, q = rows[0][0], jnp.stack(rows[0])
+        for k in (1, 2, 3):
+            larger = rows[k][k] > largest
+            largest = jnp.where(larger, rows[k][k], largest)
+            q = jnp.where(larger, jnp.stack(rows[k]), q)
+        return unit(q), jnp.zeros((), x.dtype)
 
     def inverse(self, u: Float[Array, " 4"]) -> tuple[Event, Scalar]:
         """The matrix of a quaternion of any length, and 0."""

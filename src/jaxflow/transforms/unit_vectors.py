@@ -51,17 +51,15 @@ class UnitVector:
                     found.append(cls(columns, quaternion))
         pairs = itertools.combinations(found, 2)
         upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
+        if not upright:
+            return found, []
         names = [table.names[i] for each in found if each in upright for i in each.columns]
-        notes = (
-            [
-                f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
-                "other, as rows of rotations are, and have no density together: write rotations as "
-                "quaternions, or as matrices of 9 adjacent columns with determinant 1"
-            ]
-            if upright
-            else []
+        note = (
+            f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
+            "other, as rows of rotations are, and have no density together: write rotations as "
+            "quaternions, or as matrices of 9 adjacent columns with determinant 1"
         )
-        return [each for each in found if each not in upright], notes
+        return [each for each in found if each not in upright], [note]
 
     @classmethod
     def of(
