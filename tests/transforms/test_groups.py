@@ -50,6 +50,15 @@ CASES = {
     "hours": ({"hour": 24 * TURN}, [Periodic((0,), 24.0, 0.0)]),
     "months": ({"month": np.floor(12 * TURN) + 1}, [Periodic((0,), 12.0, 0.5)]),
     "weekdays": ({"week day": np.floor(7 * TURN)}, [Periodic((0,), 7.0, -0.5)]),
+    "directions of the wind": (
+        {"wind_dir": 10 * np.floor(36 * TURN) + 10},
+        [Periodic((0,), 360.0, 5.0)],
+    ),
+    "compass points": ({"a": 22.5 * np.floor(16 * TURN)}, [Periodic((0,), 360.0, -11.25)]),
+    "a grid with a gap at its end": (
+        {"dir": 10 * np.floor(35 * TURN) + 20},
+        [Periodic((0,), 360.0, 15.0)],
+    ),
     "phases": ({"phase": TURN}, [Periodic((0,), 1.0, 0.0)]),
     "no hours without a name": ({"a": 24 * TURN}, []),
     "a rating from 1 to 7": ({"rating": np.floor(7 * TURN) + 1}, []),
@@ -259,6 +268,19 @@ def test_rounded_latitudes_are_spread_only_between_the_poles():
     np.testing.assert_array_equal(kept.parts[0].step, [1, 1])
     rows[0, 0] = 90
     assert propose(rows, ["lat", "lon"]).surface.parts == ()
+
+
+def test_a_circle_on_a_grid_is_dequantised():
+    for step in (10.0, 22.5, 30.0, 45.0):
+        x = step * RNG.integers(1, round(360 / step) + 1, (N, 1))
+        surface = propose(x, ["wind_dir"]).surface
+        assert surface.groups == (Periodic((0,), 360.0, step / 2),)
+        np.testing.assert_array_equal(surface.parts[0].step, [step])
+        u, _ = jax.vmap(surface.transform().forward)(jnp.asarray(x))
+        back, _ = jax.vmap(surface.transform().inverse)(u + 0.3 * step * math.pi / 180)
+        np.testing.assert_allclose(back, x)
+    (note, *_) = propose(np.append(x, [[0.0]], axis=0), ["dir"]).notes
+    assert note.startswith("dir: not taken for a circle, since it has both 0 and 360")
 
 
 def test_every_group_has_a_word():

@@ -11,7 +11,19 @@ from jaxflow.transforms.kinds import GridColumn, reaches, usual_gap
 
 # Words of angles, and of other columns with a period, which needs such a word.
 ANGLES = {"lon", "long", "lng", "longitude", "ra", "az", "azimuth", "phase", "angle", "deg"}
-ANGLES |= {"direction", "heading", "bearing", "aspect", "hue", "torsion", "dihedral", "theta"}
+ANGLES |= {
+    "direction",
+    "dir",
+    "wdir",
+    "winddir",
+    "heading",
+    "bearing",
+    "aspect",
+    "hue",
+    "torsion",
+    "dihedral",
+    "theta",
+}
 ANGLES |= {"phi", "psi", "omega", "chi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta"}
 PERIODS = (
     (360.0, ANGLES, False),
@@ -36,14 +48,26 @@ class Periodic:
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Periodic"], list[str]]:
-        """Columns that fill a usual period, with values on both sides of the seam; no doubts."""
+        """Columns that fill a usual period, with values on both sides of the seam.
+
+        And those that have one point of the circle by two numbers, 0 and 360.
+        """
         found: list[Periodic] = []
         for beside in (False, True):
             taken = {i for group in found for i in group.columns}
             for i in sorted(set(free) - taken):
                 limits = {(each.period, each.start) for each in found} if beside else None
                 found += cls._fill(i, table, limits)
-        return sorted(found, key=lambda each: each.columns), []
+        notes = []
+        for i in sorted(set(free) - {i for group in found for i in group.columns}):
+            ends = table.x[:, i].min(), table.x[:, i].max()
+            grid = isinstance(table.kinds[i], GridColumn) and table.is_named(i, ANGLES)
+            if grid and ends == (0, 360):
+                notes.append(
+                    f"{table.names[i]}: not taken for a circle, since it has both 0 and 360: if "
+                    "these are one direction, wrap the values, x % 360"
+                )
+        return sorted(found, key=lambda each: each.columns), notes
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Periodic"]:
@@ -82,8 +106,11 @@ class Periodic:
             if required and not hinted:
                 continue
             if isinstance(kind, GridColumn):
-                # All of the grid: 0 to 23, 1 to 12, 10 to 360.
-                if abs(np.ptp(values) + kind.step - period) < 1e-3 * kind.step:
+                # All of the grid: 0 to 23, 1 to 12, 10 to 360; with a name, nearly all.
+                cells, filled = period / kind.step, np.ptp(values) / kind.step + 1
+                most = cells * NAMED_GAP if hinted else 0.0
+                fits = abs(cells - round(cells)) < 1e-3 and -1e-3 < cells - filled < most + 1e-3
+                if fits and cells > 2:
                     return [cls((i,), period, float(values[0]) - kind.step / 2)]
                 continue
             for start in (0.0, -period / 2):
