@@ -15,7 +15,7 @@ from jaxflow.bases import UniformOn, WrappedNormal
 from jaxflow.dynamics import MLP, OnManifold
 from jaxflow.manifolds import SO3, Euclidean, Hyperbolic, Product, Projective, Sphere, Torus
 from jaxflow.trace import jacobian_trace
-from jaxflow.transforms import Transform
+from jaxflow.transforms import Angles, Transform
 
 KEY = jax.random.key(5)
 
@@ -291,6 +291,16 @@ def test_the_normal_density_has_mass_1_on_spheres(m, scale):
     area = 2 * math.pi ** (m.dim / 2) / math.gamma(m.dim / 2) * np.sin(r) ** (m.dim - 1)
     mass = np.sum(weights * area * np.exp(_scores(base, x)))
     assert mass == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, [0.0, -math.inf]])
+def test_a_torus_begins_and_ends_somewhere(bad):
+    with pytest.raises(ValueError, match=r"start=.* must be finite"):
+        Torus(2, start=bad)
+    with pytest.raises(ValueError, match=r"period=.* must be positive"):
+        Torus(2, period=bad)
+    with pytest.raises(ValueError, match=r"start=.* must be finite"):
+        Angles(2, start=bad)
 
 
 def test_manifolds_hold_no_arrays_and_can_be_compared():

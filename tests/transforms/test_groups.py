@@ -187,6 +187,18 @@ def test_rows_of_rotations_are_no_directions():
         propose(x, kinds={",".join(map(str, range(9))): "rotation"})
 
 
+def test_one_row_of_another_length_is_named():
+    x, names = table_of({"v": directions(3), "flag": np.arange(N)[:, None] / N < 0.01})
+    assert propose(x, names).surface.groups == (UnitVector((0, 1, 2)),)
+    x[7, :3] *= 1.01
+    proposal = propose(x, names)
+    assert proposal.surface is None
+    assert proposal.notes[0].startswith(
+        "v 0, v 1, v 2: not taken for unit vectors, since 1 of 2000 rows have another length, "
+        "first row 7: 1.01. Divide"
+    )
+
+
 def test_a_survey_in_degrees_needs_no_note():
     europe = np.stack([RNG.uniform(40, 60, N), RNG.uniform(0, 24, N)], axis=1)
     assert propose(europe, ["lat", "lon"]).notes == ()
@@ -249,9 +261,16 @@ def test_what_users_say_comes_first():
             "in this order and in degrees: .* of 2000 rows are out of range, first",
         ),
         ({"a": "place"}, "takes two columns"),
-        ({"a,lat,lon": "direction"}, "needs rows of length 1; row 0 has"),
+        (
+            {"a,lat,lon": "direction"},
+            "1: 2000 of 2000 rows have another length, first row 0: ",
+        ),
         ({"a": "interval", "a,lat": "axis"}, "twice"),
-        ({"a": "periodic:x"}, "could not convert"),
+        *(
+            ({"a": f"periodic:{each}"}, f"periodic:{each}' needs a positive period, .*:360:-180")
+            for each in ("x", "", "pipi", "0", "-1", "nan", "inf", "360:x", "360:nan", "360:0:1")
+        ),
+        ({"a": "interval:360"}, "takes no options"),
     ],
 )
 def test_what_users_say_must_fit(kinds, words):

@@ -19,6 +19,13 @@ Group = Place | Rotation | UnitVector | Periodic
 # In the order of detection.
 GROUPS: tuple[Any, ...] = (Place, Rotation, UnitVector, Periodic)
 
+
+def _interval(columns: tuple[int, ...], options: list[str], table: Columns) -> list[Any]:
+    if options:
+        raise ValueError("takes no options: interval")
+    return []
+
+
 # How a user names them; the last one takes columns for numbers of a line.
 NAMED: dict[str, Callable[..., list[Any]]] = {
     "place": Place.of,
@@ -26,7 +33,7 @@ NAMED: dict[str, Callable[..., list[Any]]] = {
     "rotation": Rotation.of,
     "axis": partial(UnitVector.of, up_to_sign=True),
     "periodic": Periodic.of,
-    "interval": lambda columns, options, table: [],
+    "interval": _interval,
 }
 
 

@@ -11,19 +11,8 @@ from jaxflow.transforms.kinds import GridColumn, reaches, usual_gap
 
 # Words of angles, and of other columns with a period, which needs such a word.
 ANGLES = {"lon", "long", "lng", "longitude", "ra", "az", "azimuth", "phase", "angle", "deg"}
-ANGLES |= {
-    "direction",
-    "dir",
-    "wdir",
-    "winddir",
-    "heading",
-    "bearing",
-    "aspect",
-    "hue",
-    "torsion",
-    "dihedral",
-    "theta",
-}
+ANGLES |= {"direction", "dir", "wdir", "winddir", "heading", "bearing", "aspect", "hue"}
+ANGLES |= {"torsion", "dihedral", "theta"}
 ANGLES |= {"phi", "psi", "omega", "chi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta"}
 PERIODS = (
     (360.0, ANGLES, False),
@@ -72,19 +61,26 @@ class Periodic:
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Periodic"]:
         """Columns of a period, as the user says: `periodic:360`, from 0 on or around 0."""
+        numbers = [_number(each) for each in options]
+        right = all(map(math.isfinite, numbers)) and all(each > 0 for each in numbers[:1])
+        if not right or len(numbers) > 2:
+            raise ValueError(
+                "needs a positive period, and where it begins if need be: periodic:360, "
+                "periodic:2pi or periodic:360:-180"
+            )
         found = []
         for i in columns:
             kind, values = table.kinds[i], table.x[:, i]
-            if not options:
+            if not numbers:
                 guess = cls._fill(i, table, None)
                 if not guess:
                     raise ValueError("needs the period of these values, such as periodic:360")
                 found += guess
                 continue
-            period = _number(options[0])
+            period = numbers[0]
             half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
             low, high = float(values.min()) - half_step, float(values.max()) + half_step
-            starts = [_number(options[1])] if len(options) > 1 else [-half_step, -period / 2, low]
+            starts = numbers[1:] or [-half_step, -period / 2, low]
             slack = 1e-6 * period
             fit = [s for s in starts if s - slack <= low and high <= s + period + slack]
             if not fit:
@@ -134,9 +130,12 @@ class Periodic:
 
 
 def _number(text: str) -> float:
-    """A number, also as `2pi` or `-pi`."""
+    """A number, also as `2pi` or `-pi`; NaN for other text."""
     number = text.strip().lower()
-    if not number.endswith("pi"):
-        return float(number)
     factor = number.removesuffix("pi")
-    return math.pi * float(factor + "1" if factor in ("", "-") else factor)
+    try:
+        if factor == number:
+            return float(number)
+        return math.pi * float(factor + "1" if factor in ("", "-") else factor)
+    except ValueError:
+        return math.nan

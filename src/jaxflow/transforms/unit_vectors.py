@@ -13,7 +13,7 @@ from jaxflow.transforms.kinds import GridColumn
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
-# Unit vectors are not taken if at least this share of the rows is orthogonal to another one.
+# Columns of which this share of rows fits look like unit vectors, or like orthogonal ones.
 MOST = 0.98
 # Unit vectors have this length, within UNIT; fewer rows show nothing.
 UNIT, LEAST_ROWS = 1e-3, 10
@@ -30,36 +30,47 @@ class UnitVector:
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
         """Two to four adjacent columns; quaternions by their names.
 
-        And which are not taken, since they are orthogonal to others.
+        And which are not taken, since some rows have other lengths, or they are orthogonal to
+        others.
         """
         found: list[UnitVector] = []
+        notes: list[str] = []
         if len(table.x) < LEAST_ROWS:
-            return found, []
-        for size in (4, 3, 2):
+            return found, notes
+        left = set(free)
+        # All windows of rows of length 1 first, then those with mistakes.
+        for most, size in itertools.product((0.0, 1 - MOST), (2, 3, 4)):
             for first in range(table.x.shape[1] - size + 1):
                 columns = tuple(range(first, first + size))
-                taken = {i for group in found for i in group.columns}
-                if not taken.isdisjoint(columns) or not set(columns) <= set(free):
+                if not left.issuperset(columns):
                     continue
                 if any(isinstance(table.kinds[i], GridColumn) for i in columns):
                     continue
-                if not len(_off_unit(table.x[:, columns])):
-                    quaternion = size == 4 and all(
-                        table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
-                        for i in columns
-                    )
-                    found.append(cls(columns, quaternion))
+                off = _off_unit(table.x[:, columns])
+                if len(off) > most * len(table.x):
+                    continue
+                left -= set(columns)
+                if len(off):
+                    names = ", ".join(table.names[i] for i in columns)
+                    why = _lengths(table.x[:, columns], off)
+                    notes.append(f"{names}: not taken for unit vectors, since {why}")
+                    continue
+                quaternion = size == 4 and all(
+                    table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
+                    for i in columns
+                )
+                found.append(cls(columns, quaternion))
         pairs = itertools.combinations(found, 2)
         upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
         if not upright:
-            return found, []
+            return found, notes
         names = [table.names[i] for each in found if each in upright for i in each.columns]
-        note = (
+        notes.append(
             f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
             "other, as rows of rotations are, and have no density together: write rotations as "
             "quaternions, or as matrices of 9 adjacent columns with determinant 1"
         )
-        return [each for each in found if each not in upright], [note]
+        return [each for each in found if each not in upright], notes
 
     @classmethod
     def of(
@@ -75,10 +86,7 @@ class UnitVector:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
         if len(off):
-            raise ValueError(
-                f"needs rows of length 1; row {off[0]} has "
-                f"{np.linalg.norm(table.x[off[0], columns]):g}. Divide each row by its length"
-            )
+            raise ValueError(f"needs rows of length 1: {_lengths(table.x[:, columns], off)}")
         return [cls(columns, up_to_sign)]
 
     def keeps_grid(self, table: Columns) -> bool:
@@ -115,3 +123,12 @@ def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector)
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
     """Numbers of the rows whose length is not 1."""
     return np.flatnonzero(np.abs(np.linalg.norm(x, axis=1) - 1) > UNIT)
+
+
+def _lengths(x: Float[np.ndarray, "n k"], off: np.ndarray) -> str:
+    """How many rows have another length than 1, and the first one."""
+    first, length = off[0], float(np.linalg.norm(x[off[0]]))
+    return (
+        f"{len(off)} of {len(x)} rows have another length, first row {first}: {length:g}. Divide "
+        "each row by its length, or leave out mistakes"
+    )
