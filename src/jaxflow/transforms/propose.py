@@ -56,6 +56,21 @@ class Proposal(NamedTuple):
         """The same without a manifold: all columns are intervals."""
         return self._replace(surface=None)
 
+    @property
+    def given(self) -> "Proposal":
+        """The same for a density given other columns: all are intervals, and a note says so."""
+        if self.surface is None:
+            return self
+        names = ", ".join(self.columns[i] for i in self.surface.columns)
+        scaling = "Standardise.fit(x[:, list(s.others)])" if self.surface.others else ""
+        note = (
+            f"{names}: on a manifold, {self.surface.curved}, but a density given other columns "
+            "takes them for intervals. For a flow on it, write s = propose(x, columns).surface; "
+            "m = s.manifold; field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=key), "
+            f"m); fit(CNF(field, s.base(), transform=s.transform({scaling})), x, cond, key=key)"
+        )
+        return self.flat._replace(notes=(note, *self.notes))
+
     def lines(self) -> list[str]:
         """The reasons: a line for each column with a transform or a remark, then the notes.
 
