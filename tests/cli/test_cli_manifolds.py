@@ -42,6 +42,9 @@ def test_a_table_of_places_is_fitted_on_the_sphere(jaxflow, places, tmp_path):
     assert scored.exit_code == 0, scored.output
     scores = np.genfromtxt(tmp_path / "scores.csv", delimiter=",", names=True)
     assert np.isfinite(scores["log_prob"]).all()
+    report = tmp_path / "report.html"
+    jaxflow("check", run, places, "--report", report)  # so short a training fails its tests
+    assert "Density and rows on the sphere: lat, lon" in report.read_text()
 
 
 @pytest.mark.slow
