@@ -43,7 +43,8 @@ def test_a_table_of_places_is_fitted_on_the_sphere(jaxflow, places, tmp_path):
     scores = np.genfromtxt(tmp_path / "scores.csv", delimiter=",", names=True)
     assert np.isfinite(scores["log_prob"]).all()
     report = tmp_path / "report.html"
-    jaxflow("check", run, places, "--report", report)  # so short a training fails its tests
+    checked = jaxflow("check", run, places, "--report", report)
+    assert report.exists(), checked.output
     assert "Density and rows on the sphere: lat, lon" in report.read_text()
 
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
-from jax.scipy.special import gammaln, log_ndtr
+from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.manifolds.euclidean import log_normal
@@ -171,8 +171,8 @@ def log_beyond(length: Scalar, dim: int) -> Scalar:
     With `h = length^2 / 2` it is `exp(-h) sum_a h^a / Gamma(a + 1)`, over `a = dim / 2 - 1`,
     `dim / 2 - 2`, ... down to 0, or to 1 / 2 and then plus `erfc(sqrt(h))`.
     """
-    half = length**2 / 2
-    powers = jnp.arange(dim / 2 - 1, -0.25, -1, dtype=length.dtype)
-    terms = powers * jnp.log(half) - half - gammaln(powers + 1)
-    last = jnp.where(dim % 2, math.log(2) + log_ndtr(-length), -jnp.inf)
-    return logsumexp(jnp.append(terms, last))
+    half, powers = length**2 / 2, [dim / 2 - 1 - k for k in range(dim // 2)]
+    terms = [a * jnp.log(half) - half - math.lgamma(a + 1) for a in powers]
+    if dim % 2:
+        terms.append(math.log(2) + log_ndtr(-length))
+    return logsumexp(jnp.stack(terms))

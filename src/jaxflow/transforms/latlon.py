@@ -132,7 +132,8 @@ class LatLon(eqx.Module):
     def forward(self, x: Event) -> tuple[Float[Array, " 3"], Scalar]:
         """The unit vector, and the logarithm of the area on the sphere for that of the columns."""
         check_event("x", x, self.event_shape, "transform.forward")
-        angle, lon = x * self._radians(x)
+        # By entry: a trace would keep an array of factors.
+        angle, lon = x[0] * (math.pi / self.half_turn), x[1] * (2 * math.pi / self.turn)
         cos_lat = self._cosine(x[0])
         height = jnp.cos(angle) if self.polar else jnp.sin(angle)
         u = jnp.stack([cos_lat * jnp.cos(lon), cos_lat * jnp.sin(lon), height])
@@ -149,7 +150,7 @@ class LatLon(eqx.Module):
         # The angle from a pole is accurate near it, unlike the sine of the latitude.
         angle = jnp.arctan2(across, up)
         angle = angle if self.polar else math.pi / 2 - angle
-        x = jnp.stack([angle, lon]) / self._radians(u)
+        x = jnp.stack([angle * (self.half_turn / math.pi), lon * (self.turn / (2 * math.pi))])
         if self.west > -self.turn / 2:
             turned = jnp.where(x[1] < self.west, x[1] + self.turn, x[1])
             # A longitude just below `west` is rounded to the end of the turn, which is `west`.
@@ -173,7 +174,3 @@ class LatLon(eqx.Module):
         if self.measure == "surface":
             return jnp.zeros_like(cos_lat)
         return jnp.log(cos_lat) + math.log(math.pi / self.half_turn * 2 * math.pi / self.turn)
-
-    def _radians(self, x: Array) -> Float[Array, " 2"]:
-        """A unit of each column in radians."""
-        return jnp.asarray([math.pi / self.half_turn, 2 * math.pi / self.turn], x.dtype)
