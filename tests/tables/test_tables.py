@@ -181,7 +181,8 @@ def test_columns_on_a_manifold_are_noted():
     assert place.startswith("lat, lon: fitted as lines here, but complete rows look like this: ")
     assert "jaxflow fit --columns lat,lon,month,heading --drop-nan" in place
     assert circle.startswith("heading: fitted as lines here")
-    chosen = dict.fromkeys(("lat", "lon", "heading"), "continuous")
+    chosen = dict.fromkeys(frame, "continuous")
+    chosen |= {"sort": "category"}
     assert Plan.of(read_cells(frame), chosen, (), "dict").notes == ()
 
 

@@ -123,6 +123,7 @@ def test_a_circle_given_other_columns_is_an_interval_and_a_call_for_the_circle()
     assert "OnManifold" not in str(flow.field)
     # The call of the note.
     s = propose(x, ["heading"]).surface
+    assert s is not None
     m = s.manifold
     field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=KEY), m)
     config = jaxflow.TrainConfig(steps=2)

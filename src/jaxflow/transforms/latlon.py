@@ -105,8 +105,12 @@ class LatLon(eqx.Module):
         values = checked_rows(x, self.event_shape)
         half, units = self.half_turn, "degrees" if self.degrees else "radians"
         around = "hours" if self.hours else units
-        first = ("polar angle", 0.0, half) if self.polar else ("latitude", -half / 2, half / 2)
-        ranges = (*first, units), ("longitude", -self.turn, self.turn, around)
+        ranges: list[tuple[str, float, float, str]] = [
+            ("polar angle", 0.0, half, units)
+            if self.polar
+            else ("latitude", -half / 2, half / 2, units),
+            ("longitude", -self.turn, self.turn, around),
+        ]
         for column, (name, low, high, units) in enumerate(ranges):
             slack = 1e-6 * high
             beyond = (values[:, column] < low - slack) | (values[:, column] > high + slack)

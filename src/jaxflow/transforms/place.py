@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ POLAR, AROUND = {"theta", "colatitude", "zenith"}, {"phi", "azimuth"}
 HOURS = {"hours", "hour", "hr", "hrs", "h"}
 UNIT_WORDS = HOURS | {"deg", "degree", "degrees", "rad", "radian", "radians"}
 # Units as users say them, and how to make their charts.
-UNITS: dict[str, dict[str, bool]] = {
+UNITS: dict[str, dict[str, Any]] = {
     "degrees": {},
     "radians": {"degrees": False},
     "hours": {"hours": True},
