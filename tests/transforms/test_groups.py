@@ -42,6 +42,7 @@ def turns():
 LINE = RNG.normal(size=(N, 1))
 TURN = RNG.uniform(0, 1, (N, 1))
 PLACES = places()
+Q = directions(4)
 
 # Columns by name, and the groups that are found.
 CASES = {
@@ -89,6 +90,19 @@ CASES = {
     "polar angles": (
         {"theta": np.radians(90 - PLACES[:, :1]), "phi": np.radians(PLACES[:, 1:])},
         [Place((0, 1), LatLon(degrees=False, polar=True))],
+    ),
+    "the galaxy": (
+        {"l": PLACES[:, 1:] % 360, "b": PLACES[:, :1]},
+        [Place((1, 0), LatLon(west=0))],
+    ),
+    "the galaxy by words": (
+        {"glon": PLACES[:, 1:] % 360, "glat": PLACES[:, :1]},
+        [Place((1, 0), LatLon(west=0))],
+    ),
+    "days of the week": ({"dayofweek": np.floor(7 * TURN)}, [Periodic((0,), 7.0, -0.5)]),
+    "quaternions apart": (
+        {"qw": Q[:, :1], "t": LINE, "qx": Q[:, 1:2], "qy": Q[:, 2:3], "qz": Q[:, 3:]},
+        [UnitVector((0, 2, 3, 4), True)],
     ),
     "two places": (
         {f"{end}{each}": PLACES[:, i : i + 1] for end in ("start", "end") for i, each in
@@ -197,6 +211,13 @@ def test_one_row_of_another_length_is_named():
         "v 0, v 1, v 2: not taken for unit vectors, since 1 of 2000 rows have another length, "
         "first row 7: 1.01. Divide"
     )
+
+
+def test_unit_vectors_that_are_rounded_are_named():
+    (note, *_) = propose(directions(3).round(2), ["x", "y", "z"]).notes
+    assert note.startswith("x, y, z: not taken for unit vectors, since they are rounded so much")
+    with pytest.raises(ValueError, match="rows have another length, first row"):
+        propose(directions(3).round(2), ["x", "y", "z"], {"x,y,z": "direction"})
 
 
 def test_a_survey_in_degrees_needs_no_note():

@@ -17,9 +17,9 @@ ANGLES |= {"phi", "psi", "omega", "chi", "alpha", "beta", "gamma", "delta", "eps
 PERIODS = (
     (360.0, ANGLES, False),
     (2 * math.pi, ANGLES, False),
-    (24.0, {"hour", "hours", "hr", "h", "time", "clock"}, True),
-    (12.0, {"month", "months"}, True),
-    (7.0, {"weekday", "day", "dow"}, True),
+    (24.0, {"hour", "hours", "hr", "h", "time", "clock", "hourofday"}, True),
+    (12.0, {"month", "months", "monthofyear"}, True),
+    (7.0, {"weekday", "day", "dow", "dayofweek"}, True),
     (1.0, {"phase"}, True),
 )
 # Largest share of the period without values on either side of the seam: with a name or beside a

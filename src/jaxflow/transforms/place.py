@@ -17,7 +17,8 @@ from jaxflow.transforms.periodic import NAMED_GAP
 # Words in names: of latitudes and of the longitudes beside them.
 SKY = {"ra", "rightascension"}
 PAIRS = (
-    ({"lat", "latitude"}, {"lon", "long", "lng", "longitude"}),
+    ({"lat", "latitude", "glat"}, {"lon", "long", "lng", "longitude", "glon"}),
+    ({"b"}, {"l"}),
     ({"dec", "decl", "declination"}, SKY),
     ({"alt", "altitude", "el", "elevation"}, {"az", "azimuth"}),
 )

@@ -15,6 +15,8 @@ from jaxflow.transforms.kinds import GridColumn
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
 # Columns of which this share of rows fits look like unit vectors, or like orthogonal ones.
 MOST = 0.98
+# Unit vectors may be rounded to this step, and are then named.
+FINE = 0.011
 # Unit vectors have this length, within UNIT; fewer rows show nothing.
 UNIT, LEAST_ROWS = 1e-3, 10
 
@@ -28,7 +30,7 @@ class UnitVector:
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
-        """Two to four adjacent columns; quaternions by their names.
+        """Two to four adjacent columns, and four with names of quaternions.
 
         And which are not taken, since some rows have other lengths, or they are orthogonal to
         others.
@@ -40,11 +42,17 @@ class UnitVector:
         left = set(free)
         # All windows of rows of length 1 first, then those with mistakes.
         for most, size in itertools.product((0.0, 1 - MOST), (2, 3, 4)):
-            for first in range(table.x.shape[1] - size + 1):
-                columns = tuple(range(first, first + size))
+            for columns in _candidates(table, size):
                 if not left.issuperset(columns):
                     continue
                 if any(isinstance(table.kinds[i], GridColumn) for i in columns):
+                    if most == 0 and _is_rounded(table, columns):
+                        left -= set(columns)
+                        names = ", ".join(table.names[i] for i in columns)
+                        notes.append(
+                            f"{names}: not taken for unit vectors, since they are rounded so much "
+                            "that their lengths differ: divide each row by its length"
+                        )
                     continue
                 off = _off_unit(table.x[:, columns])
                 if len(off) > most * len(table.x):
@@ -110,6 +118,23 @@ class UnitVector:
     def chart(self) -> Manifold:
         """The manifold, which is also a transform."""
         return self.manifold
+
+
+def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
+    """Adjacent columns; first of all, those with names of quaternions anywhere."""
+    count = table.x.shape[1]
+    windows = [tuple(range(first, first + size)) for first in range(count - size + 1)]
+    named = tuple(i for i in range(count) if table.is_named(i, QUATERNION))
+    return [named, *windows] if len(named) == size == 4 else windows
+
+
+def _is_rounded(table: Columns, columns: tuple[int, ...]) -> bool:
+    """Whether the lengths are 1 but for the rounding of the columns."""
+    kinds = [table.kinds[i] for i in columns]
+    steps = [kind.step for kind in kinds if isinstance(kind, GridColumn)]
+    off = np.abs(np.linalg.norm(table.x[:, columns], axis=1) - 1)
+    most = max(steps) / 2 * len(columns) ** 0.5
+    return max(steps) <= FINE and bool((off <= most + 1e-6).all())
 
 
 def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
