@@ -42,6 +42,10 @@ def test_a_table_of_places_is_fitted_on_the_sphere(jaxflow, places, tmp_path):
     assert scored.exit_code == 0, scored.output
     scores = np.genfromtxt(tmp_path / "scores.csv", delimiter=",", names=True)
     assert np.isfinite(scores["log_prob"]).all()
+    report = tmp_path / "report.html"
+    checked = jaxflow("check", run, places, "--report", report)
+    assert report.exists(), checked.output
+    assert "Density and rows on the sphere: lat, lon" in report.read_text()
 
 
 @pytest.mark.slow
@@ -64,7 +68,7 @@ def test_the_user_may_say_otherwise(jaxflow, places, tmp_path):
     [
         (["lon=periodic:6.28"], "has a period of 6.28, and values from"),
         (["lon=periodic:360", "depth=category"], "is for tables of numbers alone"),
-        (["lon,lat=place"], "no latitude and longitude in this order"),
+        (["lon,lat=place"], "needs latitude and longitude, in this order"),
         (["east=periodic:360"], "kinds names 'east'"),
     ],
 )
@@ -73,3 +77,20 @@ def test_kinds_that_do_not_fit_are_refused(jaxflow, places, tmp_path, kinds, wor
     result = jaxflow("fit", places, "--out", tmp_path / "run", *SMALL, *options)
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_places_beside_text_or_a_gap_are_noted(jaxflow, places, tmp_path):
+    header, *rows = places.read_text().splitlines()
+    tables = {
+        "text": [f"{header},sort", *(f"{row},{'ab'[len(row) % 2]}" for row in rows)],
+        "gap": [header, *rows[:-1], "1.5,,2.5"],
+    }
+    for name, lines in tables.items():
+        table = tmp_path / f"{name}.csv"
+        table.write_text("\n".join(lines))
+        result = jaxflow("fit", table, "--out", tmp_path / name, *SMALL)
+        assert result.exit_code == 0, result.output
+        note = "lat, lon: fitted as lines here, but complete rows look like this: latitude and"
+        assert result.stderr.count(note) == 1
+        assert "jaxflow fit --columns lat,depth,lon --drop-nan" in result.stderr

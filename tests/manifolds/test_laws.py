@@ -15,7 +15,7 @@ from jaxflow.bases import UniformOn, WrappedNormal
 from jaxflow.dynamics import MLP, OnManifold
 from jaxflow.manifolds import SO3, Euclidean, Hyperbolic, Product, Projective, Sphere, Torus
 from jaxflow.trace import jacobian_trace
-from jaxflow.transforms import Transform
+from jaxflow.transforms import Angles, Transform
 
 KEY = jax.random.key(5)
 
@@ -162,6 +162,17 @@ def the_normal_density_is_that_of_its_samples(case):
         assert abs(weights.mean() - 1) < 4.5 * weights.std() / n**0.5
 
 
+def the_normal_density_is_continuous_at_its_centre(case):
+    m = case.manifold
+    loc = jnp.asarray(case.loc)
+    steps = jnp.outer(jnp.asarray([0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4]), m.frame(loc)[0])
+    for scale in (0.1, 0.5, min(1.0, getattr(m, "most_scale", 1.0))):
+        base = WrappedNormal(m, loc, scale)
+        log_p = _scores(base, jax.vmap(m.exp, (None, 0))(loc, steps))
+        np.testing.assert_allclose(log_p, log_p[-1], atol=1e-6)
+        assert log_p[0] == pytest.approx(-m.dim * math.log(scale * math.sqrt(2 * math.pi)), abs=2)
+
+
 def _scores(base, x):
     return np.asarray(jax.jit(jax.vmap(base.log_prob))(x))
 
@@ -247,6 +258,7 @@ LAWS = (
     geodesics_have_constant_speed,
     the_divergence_is_that_on_the_manifold,
     the_normal_density_is_that_of_its_samples,
+    the_normal_density_is_continuous_at_its_centre,
     the_volume_is_known,
     a_uniform_point_prefers_no_direction,
     it_is_a_transform,
@@ -265,6 +277,30 @@ LAWS = (
 )
 def test_law(name, law):
     law(MANIFOLDS[name])
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("m", [Sphere(1), Sphere(2), Sphere(5), Projective(2), SO3()], ids=str)
+def test_the_normal_density_has_mass_1_on_spheres(m, scale):
+    # All points at one distance have one density, so one integral along a geodesic is enough.
+    base = WrappedNormal(m, np.eye(m.dim + 1)[0], scale)
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    r, weights = m.reach * (nodes + 1) / 2, m.reach / 2 * weights
+    steps = jnp.outer(jnp.asarray(r), m.frame(base.loc)[0])
+    x = jax.vmap(m.exp, (None, 0))(base.loc, steps)
+    area = 2 * math.pi ** (m.dim / 2) / math.gamma(m.dim / 2) * np.sin(r) ** (m.dim - 1)
+    mass = np.sum(weights * area * np.exp(_scores(base, x)))
+    assert mass == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, [0.0, -math.inf]])
+def test_a_torus_begins_and_ends_somewhere(bad):
+    with pytest.raises(ValueError, match=r"start=.* must be finite"):
+        Torus(2, start=bad)
+    with pytest.raises(ValueError, match=r"period=.* must be positive"):
+        Torus(2, period=bad)
+    with pytest.raises(ValueError, match=r"start=.* must be finite"):
+        Angles(2, start=bad)
 
 
 def test_manifolds_hold_no_arrays_and_can_be_compared():

@@ -10,7 +10,7 @@ import pytest
 from jaxflow import CNF, ODE, StandardNormal, TrainConfig, fit
 from jaxflow.bases import UniformOn
 from jaxflow.dynamics import MLP, Linear, OnManifold
-from jaxflow.manifolds import Sphere, Torus
+from jaxflow.manifolds import Product, Sphere, Torus
 from jaxflow.objectives import Reflow, Staged
 from jaxflow.transforms import Standardise
 
@@ -55,6 +55,21 @@ def test_lines_on_a_torus_follow_trajectories_round_it():
     torus, z = Torus(1), jnp.asarray([[0.1], [3.0]])
     field = OnManifold(lambda t, p: 5 * jnp.asarray([-p[1], p[0]]), torus)
     loss, _ = Reflow(z, z + 5)(CNF(field, UniformOn(torus)), z, None, KEY)
+    assert float(loss) < 1e-20
+
+
+def test_lines_on_a_product_are_those_of_its_factors():
+    sphere, pole = Sphere(2), jnp.asarray([0.0, 0.0, 1.0])
+    manifold = Product(Torus(1), sphere)
+
+    def field(t, p):
+        turn = 5 * jnp.asarray([-p[1], p[0]])
+        return jnp.concatenate([turn, sphere.log(p[2:], pole) / (1 - t)])
+
+    z = jax.vmap(manifold.uniform)(jax.random.split(KEY, 32))
+    end = jnp.concatenate([z[:, :1] + 5, jnp.broadcast_to(pole, (32, 3))], axis=1)
+    flow = CNF(OnManifold(field, manifold), UniformOn(manifold))
+    loss, _ = Reflow(z, end)(flow, z, None, KEY)
     assert float(loss) < 1e-20
 
 

@@ -38,6 +38,7 @@ def test_periods_are_those_of_the_transform():
     around = (-math.pi, 2 * math.pi)
     assert plotting.periods(mixed, 4) == [day, around, turn, None]
     assert plotting.periods(Torus(1, 7.0), 1) == [(0.0, 7.0)]
+    assert plotting.periods(LatLon(hours=True, west=0), 2) == [None, (0.0, 24.0)]
     assert plotting.periods(None, 2) == [None, None]
 
 

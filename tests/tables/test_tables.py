@@ -10,6 +10,8 @@ from scipy import stats
 import jaxflow
 import jaxflow.tables.fit_discrete as fit_discrete
 from jaxflow.tables import TableCheck, check_table, fit_table
+from jaxflow.tables.frames import read_cells
+from jaxflow.tables.plan import Plan
 
 N, GAPS = 300, 0.25
 
@@ -168,6 +170,20 @@ def test_the_plan_and_the_comparison_are_printed(table):
     assert "visits   count: whole numbers from 0 on\n" in text
     assert "cells missing" in text
     assert "product of all columns" in text
+
+
+def test_columns_on_a_manifold_are_noted():
+    rng = np.random.default_rng(0)
+    up, turn = rng.uniform(-1, 1, 200), rng.uniform(-180, 180, 200)
+    frame = {"lat": np.degrees(np.arcsin(up)), "lon": turn, "month": rng.integers(1, 13, 200)}
+    frame |= {"sort": rng.choice(["a", "b"], 200), "heading": rng.permutation(turn) + 180}
+    place, circle = Plan.of(read_cells(frame), None, (), "dict").notes
+    assert place.startswith("lat, lon: fitted as lines here, but complete rows look like this: ")
+    assert "jaxflow fit --columns lat,lon,month,heading --drop-nan" in place
+    assert circle.startswith("heading: fitted as lines here")
+    chosen = dict.fromkeys(frame, "continuous")
+    chosen |= {"sort": "category"}
+    assert Plan.of(read_cells(frame), chosen, (), "dict").notes == ()
 
 
 @pytest.mark.slow

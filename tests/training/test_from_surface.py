@@ -115,6 +115,24 @@ def test_unit_vectors_and_few_rows():
     assert jaxflow.fit_density(x, **SMALL)[0].field.manifold == Sphere(2)
 
 
+def test_a_circle_given_other_columns_is_an_interval_and_a_call_for_the_circle():
+    rng = np.random.default_rng(4)
+    x, cond = rng.uniform(0, 360, (60, 1)), rng.normal(size=(60, 2))
+    with pytest.warns(UserWarning, match=r"^heading: on a manifold, Torus.*intervals.*write s = "):
+        flow, _, _ = jaxflow.fit_density(x, cond, columns=["heading"], **SMALL)
+    assert "OnManifold" not in str(flow.field)
+    # The call of the note.
+    s = propose(x, ["heading"]).surface
+    assert s is not None
+    m = s.manifold
+    field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=KEY), m)
+    config = jaxflow.TrainConfig(steps=2)
+    flow = CNF(field, s.base(), transform=s.transform())
+    flow, _ = jaxflow.fit(flow, x, cond, key=KEY, config=config, progress=False)
+    ends = flow.log_prob(jnp.asarray([[0.0], [360.0]]), jnp.asarray(cond[:1].repeat(2, 0)))
+    assert ends[0] == pytest.approx(float(ends[1]), abs=1e-4)
+
+
 @pytest.mark.slow
 def test_intervals_on_request_and_with_conditions():
     x = np.random.default_rng(4).uniform(0, 360, (60, 1))

@@ -6,14 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from jaxflow.transforms import Angles, Blocks, Bounded, Chain, LatLon, Standardise, image_shape
+from jaxflow.transforms import (
+    Angles,
+    Blocks,
+    Bounded,
+    Chain,
+    LatLon,
+    RotationMatrix,
+    Standardise,
+    image_shape,
+)
 
 RNG = np.random.default_rng(3)
 PLACES = np.stack([RNG.uniform(-90, 90, 200), RNG.uniform(-180, 180, 200)], axis=1)
 CHARTS = {
     "degrees": (LatLon(), PLACES),
     "radians": (LatLon(degrees=False), np.deg2rad(PLACES)),
+    "hours": (LatLon(hours=True, west=0), np.abs(PLACES * [1, 24 / 360])),
+    "polar angles and hours": (LatLon(hours=True, polar=True), np.abs(PLACES) * [2, 12 / 180]),
 }
 
 
@@ -80,6 +92,33 @@ def test_no_latitude_is_beyond_a_pole():
         LatLon().check(10 * PLACES[:, ::-1] / 20 + [[0, 400]])
     with pytest.raises(ValueError, match=r"in radians.*degrees=True. if these are degrees"):
         LatLon(degrees=False).check(PLACES)
+    with pytest.raises(ValueError, match=r"column 1 .* no longitude in hours, from -24 to 24"):
+        LatLon(hours=True).check(PLACES)
+    with pytest.raises(ValueError, match="hours beside degrees"):
+        LatLon(hours=True, degrees=False)
+
+
+def test_rotation_matrices_are_quaternions():
+    chart = RotationMatrix()
+    q = RNG.normal(size=(200, 4))
+    q[:4] = np.eye(4)  # no turn, and half turns
+    x, log_det = jax.vmap(chart.inverse)(jnp.asarray(q))
+    chart.check(x)
+    assert bool(jax.vmap(chart.inside)(x).all())
+    np.testing.assert_array_equal(log_det, 0.0)
+    np.testing.assert_allclose(x[1].reshape(3, 3), np.diag([1, -1, -1]), atol=1e-15)
+    expected = Rotation.from_quat(q, scalar_first=True).as_matrix()
+    np.testing.assert_allclose(x.reshape(-1, 3, 3), expected, atol=1e-14)
+    back, _ = jax.vmap(chart.forward)(x)
+    np.testing.assert_allclose(np.abs(np.sum(back * q, axis=1)), np.linalg.norm(q, axis=1))
+    slopes = jax.vmap(jax.jacfwd(lambda x: chart.forward(x)[0]))(x)
+    assert np.isfinite(slopes).all()
+    bad = np.array(x)
+    bad[[2, 5]] *= np.array([[-1.0], [1.01]])
+    with pytest.raises(ValueError, match=r"2 rows .* no rotation matrices, first row 2: .*svd"):
+        chart.check(bad)
+    outside = ~jax.vmap(chart.inside)(jnp.asarray(bad))
+    np.testing.assert_array_equal(np.flatnonzero(outside), [2, 5])
 
 
 def test_angles_are_in_radians():

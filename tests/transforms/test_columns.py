@@ -32,6 +32,8 @@ COLUMNS = {
     ),
     "counts": Case(RNG.poisson(4.0, N), GridColumn, "steps of 1: dequantised, log_prob is log P"),
     "decimals": Case(np.round(RNG.normal(size=N), 1), GridColumn, "steps of 0.1:"),
+    "steps of a thousand": Case(1e3 * RNG.poisson(40.0, N), GridColumn, "steps of 1000:"),
+    "whole and wide": Case(np.floor(1e3 * RNG.uniform(size=N)) ** 2 % 977, ContinuousColumn),
     "steps of five": Case(5 * RNG.poisson(4.0, N) + 3, GridColumn, "steps of 5:"),
     "classes": Case(RNG.integers(0, 2, N), GridColumn, "; two values, 0 and 1"),
     "share": Case(RNG.uniform(size=N), LimitedColumn, "within (0, 1): logit"),
@@ -69,7 +71,7 @@ def test_parts_are_applied_in_the_order_of_the_kinds():
     proposal = propose(table)
     assert [type(part).__name__ for part in proposal.parts] == ["Dequantise", "Bounded"]
     assert [type(kind) for kind in proposal.kinds] == [case.kind for case in COLUMNS.values()]
-    np.testing.assert_allclose(proposal.parts[0].step, [0, 0, 0, 1, 0.1, 5, 1, 0, 0])
+    np.testing.assert_allclose(proposal.parts[0].step, [0, 0, 0, 1, 0.1, 1e3, 0, 5, 1, 0, 0])
     np.testing.assert_array_equal(proposal.parts[1].upper[-3:], [np.inf, 1.0, np.inf])
     np.testing.assert_array_equal(proposal.parts[1].lower[-3:], [-np.inf, 0.0, 0.0])
     for part in proposal.parts:

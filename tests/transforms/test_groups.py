@@ -1,6 +1,7 @@
 """Columns on a manifold: what is detected, what users may say, and the transform that follows."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxflow.transforms import Blocks, LatLon, Standardise
 from jaxflow.transforms.groups import GROUPS, NAMED
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.place import Place
+from jaxflow.transforms.rotations import Rotation
 from jaxflow.transforms.unit_vectors import UnitVector
 
 # The proposals of these tests have a surface.
@@ -32,9 +34,15 @@ def places():
     return np.degrees(np.stack([np.arcsin(z[:, 2]), np.arctan2(z[:, 1], z[:, 0])], axis=1))
 
 
+def turns():
+    matrices = np.linalg.qr(RNG.normal(size=(N, 3, 3)))[0]
+    return matrices * np.linalg.det(matrices)[:, None, None]
+
+
 LINE = RNG.normal(size=(N, 1))
 TURN = RNG.uniform(0, 1, (N, 1))
 PLACES = places()
+Q = directions(4)
 
 # Columns by name, and the groups that are found.
 CASES = {
@@ -43,6 +51,15 @@ CASES = {
     "hours": ({"hour": 24 * TURN}, [Periodic((0,), 24.0, 0.0)]),
     "months": ({"month": np.floor(12 * TURN) + 1}, [Periodic((0,), 12.0, 0.5)]),
     "weekdays": ({"week day": np.floor(7 * TURN)}, [Periodic((0,), 7.0, -0.5)]),
+    "directions of the wind": (
+        {"wind_dir": 10 * np.floor(36 * TURN) + 10},
+        [Periodic((0,), 360.0, 5.0)],
+    ),
+    "compass points": ({"a": 22.5 * np.floor(16 * TURN)}, [Periodic((0,), 360.0, -11.25)]),
+    "a grid with a gap at its end": (
+        {"dir": 10 * np.floor(35 * TURN) + 20},
+        [Periodic((0,), 360.0, 15.0)],
+    ),
     "phases": ({"phase": TURN}, [Periodic((0,), 1.0, 0.0)]),
     "no hours without a name": ({"a": 24 * TURN}, []),
     "a rating from 1 to 7": ({"rating": np.floor(7 * TURN) + 1}, []),
@@ -62,9 +79,30 @@ CASES = {
         {"right_ascension": PLACES[:, 1:] % 360, "declination": PLACES[:, :1]},
         [Place((1, 0), LatLon(west=0))],
     ),
+    "the sky in hours": (
+        {"ra": PLACES[:, 1:] % 360 / 15, "dec": PLACES[:, :1]},
+        [Place((1, 0), LatLon(hours=True, west=0))],
+    ),
+    "the sky with units": (
+        {"dec_deg": PLACES[:, :1], "ra_hours": 3 + 0.05 * PLACES[:, 1:] % 12},
+        [Place((0, 1), LatLon(hours=True, west=0))],
+    ),
     "polar angles": (
         {"theta": np.radians(90 - PLACES[:, :1]), "phi": np.radians(PLACES[:, 1:])},
         [Place((0, 1), LatLon(degrees=False, polar=True))],
+    ),
+    "the galaxy": (
+        {"l": PLACES[:, 1:] % 360, "b": PLACES[:, :1]},
+        [Place((1, 0), LatLon(west=0))],
+    ),
+    "the galaxy by words": (
+        {"glon": PLACES[:, 1:] % 360, "glat": PLACES[:, :1]},
+        [Place((1, 0), LatLon(west=0))],
+    ),
+    "days of the week": ({"dayofweek": np.floor(7 * TURN)}, [Periodic((0,), 7.0, -0.5)]),
+    "quaternions apart": (
+        {"qw": Q[:, :1], "t": LINE, "qx": Q[:, 1:2], "qy": Q[:, 2:3], "qz": Q[:, 3:]},
+        [UnitVector((0, 2, 3, 4), True)],
     ),
     "two places": (
         {f"{end}{each}": PLACES[:, i : i + 1] for end in ("start", "end") for i, each in
@@ -82,6 +120,12 @@ CASES = {
     "quaternions": ({"q": directions(4)}, [UnitVector((0, 1, 2, 3), True)]),
     "four numbers of length 1": ({"v": directions(4)}, [UnitVector((0, 1, 2, 3))]),
     "cosine and sine": ({"v": directions(2)}, [UnitVector((0, 1))]),
+    "rotation matrices": (
+        {"a": LINE, "R": turns().reshape(N, 9)},
+        [Rotation(tuple(range(1, 10)))],
+    ),
+    "reflections": ({"R": -turns().reshape(N, 9)}, []),
+    "two rows of rotations": ({"R": turns().reshape(N, 9)[:, :6]}, []),
     "other lengths": ({"v": directions(3, 1.01)}, []),
     "one-hot": ({"v": np.eye(3)[RNG.integers(0, 3, N)]}, []),
 }  # fmt: skip
@@ -113,6 +157,72 @@ def test_groups_are_found(name):
     assert (": 'interval'}, or --kind" in str(proposal)) == bool(expected)
     assert proposal.flat.surface is None
     assert "circle" not in str(proposal.flat)
+
+
+LAT, LON = PLACES.T
+# Names, columns, and why they are not a place.
+DOUBTS = {
+    "hours or degrees": ("dec", LAT, "ra", LON % 300 / 15, "from 0.* to 19.*, which may be hours"),
+    "longitudes to 24": ("lat", LAT, "lon", LON % 360 / 15, "may be hours: write place:hours or"),
+    "radians beside": ("lat", LAT, "lon", np.radians(LON), "longitudes .*as in radians, beside"),
+    "beside radians": ("lat", np.radians(LAT), "lon", LON, "latitudes .*as in radians, beside"),
+    "one latitude of 95": (
+        "lat", np.where(np.arange(N) == 7, 95.0, LAT), "lon", LON,
+        "lat,lon: not taken for latitude and longitude in degrees, on a sphere, since 1 of 2000 "
+        r"rows are out of range, first row 7: \[95.0, ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_what_is_not_taken_for_a_place_is_said(name):
+    first, lat, second, lon, words = DOUBTS[name]
+    x, names = np.stack([lat, lon], axis=1), [first, second]
+    proposal = propose(x, names)
+    groups = () if proposal.surface is None else proposal.surface.groups
+    assert not any(isinstance(group, Place) for group in groups)
+    (note,) = (note for note in proposal.notes if "not taken" in note)
+    assert re.search(words, note), note
+    kinds = {f"{first},{second}": "place"}
+    with pytest.raises(ValueError, match="first row 7" if "95" in name else words):
+        propose(x, names, kinds)
+    if "95" not in name:
+        word = "place:hours" if "hours" in words else "place:degrees"
+        assert isinstance(propose(x, names, dict.fromkeys(kinds, word)).surface.groups[0], Place)
+
+
+def test_rows_of_rotations_are_no_directions():
+    x = turns().reshape(N, 9)
+    for rows in (x[:, :6], -x):
+        (note,) = (note for note in propose(rows).notes if "not taken" in note)
+        assert re.match("0, 1, .*: not taken for unit vectors, since they are orthogonal", note)
+    x[3] *= 1.01
+    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are no rotation mat"):
+        propose(x, kinds={",".join(map(str, range(9))): "rotation"})
+
+
+def test_one_row_of_another_length_is_named():
+    x, names = table_of({"v": directions(3), "flag": np.arange(N)[:, None] / N < 0.01})
+    assert propose(x, names).surface.groups == (UnitVector((0, 1, 2)),)
+    x[7, :3] *= 1.01
+    proposal = propose(x, names)
+    assert proposal.surface is None
+    assert proposal.notes[0].startswith(
+        "v 0, v 1, v 2: not taken for unit vectors, since 1 of 2000 rows have another length, "
+        "first row 7: 1.01. Divide"
+    )
+
+
+def test_unit_vectors_that_are_rounded_are_named():
+    (note, *_) = propose(directions(3).round(2), ["x", "y", "z"]).notes
+    assert note.startswith("x, y, z: not taken for unit vectors, since they are rounded so much")
+    with pytest.raises(ValueError, match="rows have another length, first row"):
+        propose(directions(3).round(2), ["x", "y", "z"], {"x,y,z": "direction"})
+
+
+def test_a_survey_in_degrees_needs_no_note():
+    europe = np.stack([RNG.uniform(40, 60, N), RNG.uniform(0, 24, N)], axis=1)
+    assert propose(europe, ["lat", "lon"]).notes == ()
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1]])
@@ -167,11 +277,21 @@ def test_what_users_say_comes_first():
         ({"a": "periodic"}, "needs the period"),
         ({"a": "circle"}, "unknown; choose place, direction"),
         ({"b": "periodic:360"}, "kinds names 'b'; the columns are a, lat, lon"),
-        ({"lon,lat": "place"}, "no latitude and longitude in this order"),
+        (
+            {"lon,lat": "place"},
+            "in this order and in degrees: .* of 2000 rows are out of range, first",
+        ),
         ({"a": "place"}, "takes two columns"),
-        ({"a,lat,lon": "direction"}, "needs rows of length 1; row 0 has"),
+        (
+            {"a,lat,lon": "direction"},
+            "1: 2000 of 2000 rows have another length, first row 0: ",
+        ),
         ({"a": "interval", "a,lat": "axis"}, "twice"),
-        ({"a": "periodic:x"}, "could not convert"),
+        *(
+            ({"a": f"periodic:{each}"}, f"periodic:{each}' needs a positive period, .*:360:-180")
+            for each in ("x", "", "pipi", "0", "-1", "nan", "inf", "360:x", "360:nan", "360:0:1")
+        ),
+        ({"a": "interval:360"}, "takes no options"),
     ],
 )
 def test_what_users_say_must_fit(kinds, words):
@@ -190,9 +310,22 @@ def test_rounded_latitudes_are_spread_only_between_the_poles():
     assert propose(rows, ["lat", "lon"]).surface.parts == ()
 
 
+def test_a_circle_on_a_grid_is_dequantised():
+    for step in (10.0, 22.5, 30.0, 45.0):
+        x = step * RNG.integers(1, round(360 / step) + 1, (N, 1))
+        surface = propose(x, ["wind_dir"]).surface
+        assert surface.groups == (Periodic((0,), 360.0, step / 2),)
+        np.testing.assert_array_equal(surface.parts[0].step, [step])
+        u, _ = jax.vmap(surface.transform().forward)(jnp.asarray(x))
+        back, _ = jax.vmap(surface.transform().inverse)(u + 0.3 * step * math.pi / 180)
+        np.testing.assert_allclose(back, x)
+    (note, *_) = propose(np.append(x, [[0.0]], axis=0), ["dir"]).notes
+    assert note.startswith("dir: not taken for a circle, since it has both 0 and 360")
+
+
 def test_every_group_has_a_word():
-    assert len(GROUPS) == 3
-    assert set(NAMED) == {"place", "direction", "axis", "periodic", "interval"}
+    assert len(GROUPS) == 4
+    assert set(NAMED) == {"place", "direction", "rotation", "axis", "periodic", "interval"}
 
 
 def test_blocks_take_columns_in_any_order():

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -68,7 +67,9 @@ class WrappedNormal(eqx.Module):
     """The end of a geodesic from `loc` whose velocity is normal, of standard deviation `scale`.
 
     On the torus the sum of a normal density over all periods; in flat space the normal density
-    itself. On spheres it has a faint pole opposite `loc`, so `scale` is at most 1 there.
+    itself. On spheres and their axes the few velocities that lead beyond the furthest points give
+    uniform points instead; the density has a faint pole opposite `loc` on spheres, so `scale` is
+    at most 1.
 
     ```python
     import jax.numpy as jnp
@@ -122,9 +123,7 @@ class WrappedNormal(eqx.Module):
 
     def sample(self, key: PRNGKeyArray) -> Event:
         """Draw one point."""
-        loc = self.manifold.retract(self.loc)
-        steps = jax.random.normal(key, (self.manifold.dim,), loc.dtype)
-        return self.manifold.exp(loc, self.scale * (steps @ self.manifold.frame(loc)))
+        return self.manifold.normal(key, self.manifold.retract(self.loc), self.scale)
 
 
 def _checked(manifold: Any) -> Any:

@@ -150,7 +150,7 @@ def _check_numbers(
         samples = without_raising(flow).sample(key, len(diagnosis.rows), used_cond)
         samples = np.asarray(samples)[finite_rows(samples)]
         sections, figures = numbers_report(
-            record["columns"], x[used], samples, diagnosis, getattr(flow, "transform", None)
+            record["columns"], x[used], samples, diagnosis, without_raising(flow)
         )
         return sections, figures | {"Training history": history_figure(run)}
 

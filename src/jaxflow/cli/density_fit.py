@@ -41,6 +41,7 @@ def fit_by_default(
     """
     if cond is not None:
         check_columns(cond, record["given"])
+        proposal = proposal.given
     note_proposal(proposal)
     with ending_early(folder, record, settings) as monitor:
         flow, history, comparison = jaxflow.fit_density(

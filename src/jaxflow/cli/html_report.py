@@ -15,6 +15,7 @@ from jaxflow.cli.run_directory import HISTORY
 from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table
 from jaxflow.diagnostics import Diagnosis
+from jaxflow.plotting.periods import places
 
 # Limits of the pair plots.
 MAX_COLUMNS, MAX_ROWS = 6, 2000
@@ -86,23 +87,29 @@ def numbers_report(
     x: Float[np.ndarray, "rows columns"],
     samples: Float[np.ndarray, "samples columns"],
     diagnosis: Diagnosis,
-    transform: Any = None,
+    flow: Any,
 ) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
     """Sections and figures of `write_report` on a table of numbers."""
     statistics = [[name, *_statistics(v)] for name, v in zip(columns, x.T, strict=True)]
-    first = slice(0, MAX_COLUMNS)
+    first, transform = slice(0, MAX_COLUMNS), getattr(flow, "transform", None)
     axes = plotting.corner(
         samples[:MAX_ROWS, first],
         x[:MAX_ROWS, first],
         columns=list(columns[first]),
         periods=plotting.periods(transform, x.shape[1])[first],
     )
+    maps = {}
+    for _, place in places(transform, x.shape[1]):
+        names = ", ".join(columns[i] for i in place)
+        map_of = plotting.globe(flow, x[:MAX_ROWS], columns=place)
+        maps[f"Density and rows on the sphere: {names}"] = map_of.figure
     return {
         "Data": [table_html(["column", *STATISTICS], statistics)],
         "Log-density": _log_density(diagnosis.solves),
         "Tests": [text_html(str(diagnosis))],
     }, {
         "Samples and rows, two columns at a time": axes[0, 0].figure,
+        **maps,
         "Encoded rows and errors": diagnostics.draw(diagnosis),
     }
 

@@ -22,6 +22,7 @@ from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells
 from jaxflow.tables.numeric import cells_matter
+from jaxflow.tables.plan import Plan
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose
@@ -124,16 +125,18 @@ def fit_mixed(
     """Fit the table and fill the run directory; returns the record with the results."""
     start = time.monotonic()
     with ending_early(folder, record, settings) as monitor:
+        kinds, null = split_kinds(record["kind"]), record["null"]
+        # Before the training, since it may take long.
+        for line in str(Plan.of(cells, kinds, null, "dict")).splitlines():
+            note(line)
         fitted = fit_table(
             cells,
-            kinds=split_kinds(record["kind"]),
-            null=record["null"],
+            kinds=kinds,
+            null=null,
             width=settings.width or 64,
             callback=monitor,
             **settings.options,
         )
-    for line in str(fitted.plan).splitlines():
-        note(line)
     held_out = compared_results(fitted.comparison)
     results = {
         "interrupted": monitor.interrupted,

@@ -76,12 +76,9 @@ def _propose(
     base_key, choice_key, step_key = jax.random.split(key, 3)
     from_base = jax.vmap(base.sample)(jax.random.split(base_key, num_base))
     centres = kernels[jax.random.randint(choice_key, (DRAWS - num_base,), 0, len(kernels))]
-    steps = jax.random.normal(step_key, (len(centres), manifold.dim), kernels.dtype)
-
-    def step(centre: Array, v: Array) -> Array:
-        return manifold.exp(centre, width * (v @ manifold.frame(centre)))
-
-    draws = jnp.concatenate([from_base.astype(kernels.dtype), jax.vmap(step)(centres, steps)])
+    keys = jax.random.split(step_key, len(centres))
+    steps = jax.vmap(manifold.normal, (0, 0, None))(keys, centres, width)
+    draws = jnp.concatenate([from_base.astype(kernels.dtype), steps])
     each = jnp.stack(
         [
             math.log(SHARE) + jax.vmap(base.log_prob)(draws),

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, check_event, check_rows
 from jaxflow.runtime.shapes import ArrayInput, Scalar
@@ -105,7 +105,12 @@ class Manifold(eqx.Module):
 
     @abc.abstractmethod
     def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
-        """Log-density at `x` of `exp(loc, v)` for normal `v` of standard deviation `scale`."""
+        """Log-density at `x` of `normal(key, loc, scale)`."""
+
+    def normal(self, key: PRNGKeyArray, loc: Vector, scale: Any) -> Vector:
+        """`exp(loc, v)` for a random normal velocity `v` of standard deviation `scale`."""
+        steps = jax.random.normal(key, (self.dim,), loc.dtype)
+        return self.exp(loc, scale * (steps @ self.frame(loc)))
 
     def __str__(self) -> str:
         """Its name and dimension, or its factors: in errors."""

@@ -105,6 +105,12 @@ class Product(Manifold):
         each = [m.log_normal(loc, x, scale) for m, loc, x in self._each(loc, x)]
         return jnp.sum(jnp.stack(each))
 
+    def normal(self, key: PRNGKeyArray, loc: Vector, scale: Any) -> Vector:
+        """By the factors."""
+        keys = jax.random.split(key, len(self.factors))
+        each = zip(self._each(loc), keys, strict=True)
+        return jnp.concatenate([m.normal(key, loc, scale) for (m, loc), key in each])
+
     def uniform(self, key: PRNGKeyArray) -> Vector:
         """A point from the uniform density, if the volume is finite."""
         keys = jax.random.split(key, len(self.factors))

@@ -1,13 +1,12 @@
 """Unit vectors up to sign: axes, and the rotations of space as quaternions."""
 
 import math
-from typing import Any, final
+from typing import final
 
 import jax.numpy as jnp
 
 from jaxflow.manifolds.manifold import Vector, norm
-from jaxflow.manifolds.sphere import UnitVectors, log_wrapped_normal, tangent, towards, unit
-from jaxflow.runtime.shapes import Scalar
+from jaxflow.manifolds.sphere import UnitVectors, tangent, towards, unit
 
 
 @final
@@ -56,11 +55,10 @@ class Projective(UnitVectors):
         """Towards the nearer one of `y` and `-y`; `y` if both are a right angle away."""
         return towards(x, jnp.where(jnp.dot(x, y) < 0, -y, y))
 
-    def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
-        """The wrapped normal density, of vectors up to a turn and a half long."""
-        return log_wrapped_normal(
-            self.distance(loc, x), math.pi * jnp.arange(-2.0, 3.0), self.dim, scale
-        )
+    @property
+    def reach(self) -> float:
+        """A right angle."""
+        return math.pi / 2
 
 
 def SO3() -> Projective:

@@ -1,5 +1,6 @@
 """The sphere, and what the metrics of spheres share."""
 
+import abc
 import math
 from typing import Any, final
 
@@ -7,10 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
+from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.manifolds.euclidean import log_normal
-from jaxflow.manifolds.manifold import Manifold, Vector, dimension, even, norm
+from jaxflow.manifolds.manifold import Manifold, Vector, dimension, even, norm, ratio
 from jaxflow.runtime.shapes import Scalar
 
 
@@ -20,6 +22,11 @@ class UnitVectors(Manifold):
     dim: int = eqx.field(static=True, converter=dimension)
 
     most_scale = 1.0
+
+    @property
+    @abc.abstractmethod
+    def reach(self) -> float:
+        """Distance of the points that lie furthest from a point."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -43,6 +50,24 @@ class UnitVectors(Manifold):
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The reflection that takes the first unit vector to `x` takes the others to these."""
         return reflected_frame(x)
+
+    def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
+        """Log-density of `normal`: `exp` shrinks volumes by `(sin(r) / r)^(d - 1)`."""
+        angle = self.distance(loc, x)
+        stretch = jnp.log(ratio(angle, jnp.abs(jnp.sin(angle))))
+        within = log_normal(angle**2, self.dim, scale) + (self.dim - 1) * stretch
+        beyond = log_beyond(self.reach / jnp.asarray(scale, angle.dtype), self.dim)
+        return jnp.logaddexp(within, beyond - self.log_volume)
+
+    def normal(self, key: PRNGKeyArray, loc: Vector, scale: Any) -> Vector:
+        """`exp(loc, v)` for a normal velocity `v`; a uniform point if `v` leads beyond `reach`.
+
+        Geodesics that go on to come close to `loc` again, where all of them meet: their ends have
+        an infinite density there.
+        """
+        v = scale * (jax.random.normal(key, (self.dim,), loc.dtype) @ self.frame(loc))
+        anywhere = self.uniform(jax.random.fold_in(key, 1)).astype(loc.dtype)
+        return jnp.where(norm(v) <= self.reach, self.exp(loc, v), anywhere)
 
     def uniform(self, key: PRNGKeyArray) -> Vector:
         """A point from the uniform density; of axes, with either sign."""
@@ -76,6 +101,11 @@ class Sphere(UnitVectors):
     """
 
     @property
+    def reach(self) -> float:
+        """Half a turn."""
+        return math.pi
+
+    @property
     def ambient(self) -> int:
         """A field sees the unit vector: `dim + 1` entries."""
         return self.dim + 1
@@ -97,11 +127,6 @@ class Sphere(UnitVectors):
     def log(self, x: Vector, y: Vector) -> Vector:
         """Towards `y` along a great circle; to the antipode by a fixed one."""
         return towards(x, y)
-
-    def log_normal(self, loc: Vector, x: Vector, scale: Any) -> Scalar:
-        """The wrapped normal density, of vectors up to one turn and a half long."""
-        angle = self.distance(loc, x)
-        return log_wrapped_normal(angle, 2 * math.pi * jnp.arange(-1.0, 2.0), self.dim, scale)
 
     def divergence(self, p: Vector, value: Vector, trace: Scalar, along: Vector) -> Scalar:
         """`tr(J) - p . J p - d p . f`."""
@@ -140,16 +165,14 @@ def reflected_frame(x: Vector) -> Float[Array, "_ _"]:
     return jnp.eye(len(x), dtype=x.dtype)[1:] - jnp.outer(mirror[1:], mirror) / (1 + jnp.abs(x[0]))
 
 
-def log_wrapped_normal(angle: Scalar, turns: Array, dim: int, scale: Any) -> Scalar:
-    """Log-density of a wrapped normal at an angle from its centre, on a sphere.
+def log_beyond(length: Scalar, dim: int) -> Scalar:
+    """Logarithm of the probability that a standard normal vector is longer.
 
-    The vectors of length `r = |angle + turn|` end there, and the map from the tangent space
-    stretches volumes by `(sin(angle) / r)^(dim - 1)`.
+    With `h = length^2 / 2` it is `exp(-h) sum_a h^a / Gamma(a + 1)`, over `a = dim / 2 - 1`,
+    `dim / 2 - 2`, ... down to 0, or to 1 / 2 and then plus `erfc(sqrt(h))`.
     """
-    tiny = float(jnp.finfo(angle.dtype).eps)
-    lengths = jnp.abs(angle + turns.astype(angle.dtype))
-    sine = jnp.abs(jnp.sin(angle))
-    near = (lengths < 1) & (sine < tiny)
-    stretch = jnp.where(near, 0.0, jnp.log(jnp.maximum(lengths, tiny) / jnp.maximum(sine, tiny)))
-    terms = jax.vmap(lambda square: log_normal(square, dim, scale))(lengths**2)
-    return logsumexp(terms + (dim - 1) * stretch)
+    half, powers = length**2 / 2, [dim / 2 - 1 - k for k in range(dim // 2)]
+    terms = [a * jnp.log(half) - half - math.lgamma(a + 1) for a in powers]
+    if dim % 2:
+        terms.append(math.log(2) + log_ndtr(-length))
+    return logsumexp(jnp.stack(terms))

@@ -39,7 +39,7 @@ class Torus(Manifold):
         start: least value of a column, likewise; points lie in `[start, start + period]`.
 
     Raises:
-        ValueError: a period is not positive, or there is one too many.
+        ValueError: a period is not positive, a start not finite, or there is one too many.
     """
 
     dim: int = eqx.field(static=True)
@@ -57,6 +57,8 @@ class Torus(Manifold):
         self.start = _each("start", start, self.dim)
         if not all(0 < each < math.inf for each in self.period):
             raise ValueError(f"period={period} must be positive: 2 pi, 360, 24, ...")
+        if not all(map(math.isfinite, self.start)):
+            raise ValueError(f"start={start} must be finite: 0, or -180 for angles around 0")
 
     @property
     def event_shape(self) -> tuple[int, ...]:

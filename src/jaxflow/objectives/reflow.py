@@ -9,14 +9,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import sample_rows
 from jaxflow.dynamics.on_manifold import manifold_of
-from jaxflow.manifolds import Torus
+from jaxflow.manifolds import Manifold, Product, Torus
 from jaxflow.objectives.matching import FlowMatching, velocity_loss
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.mesh import shard_rows
 from jaxflow.runtime.precision import sample_dtype
-from jaxflow.runtime.shapes import ArrayInput, Rows
+from jaxflow.runtime.shapes import ArrayInput, Event, Rows, Scalar, split
 
 # Reflow shares its check of the flow and its distribution of times.
 MATCHING = FlowMatching()
@@ -124,13 +124,22 @@ class Reflow(eqx.Module):
         z, end = self.z[rows], self.x[rows]
         t = MATCHING.times(time_key, len(rows), z.dtype)
         manifold = manifold_of(flow.field)
-        # Trajectories on a torus leave the period, so lines follow them, not the shorter way.
-        if manifold is None or isinstance(manifold, Torus):
-            x_t, velocity = jax.vmap(lambda t, a, b: a + t * (b - a))(t, z, end), end - z
-        else:
-            x_t, velocity = jax.vmap(manifold.geodesic)(t, z, end)
+        x_t, velocity = jax.vmap(lambda t, a, b: _line(manifold, t, a, b))(t, z, end)
         pair_cond = None if self.cond is None else self.cond[rows]
         return velocity_loss(flow.field, t, x_t, velocity, pair_cond)
+
+
+def _line(manifold: Manifold | None, t: Scalar, z: Event, end: Event) -> tuple[Event, Event]:
+    """The point a share `t` of the way, and its velocity."""
+    if isinstance(manifold, Product):
+        sizes = [factor.event_shape[0] for factor in manifold.factors]
+        parts = zip(manifold.factors, split(z, sizes), split(end, sizes), strict=True)
+        points, velocities = zip(*(_line(m, t, a, b) for m, a, b in parts), strict=True)
+        return jnp.concatenate(points), jnp.concatenate(velocities)
+    # Trajectories on a torus leave the period, so lines follow them, not the shorter way.
+    if manifold is None or isinstance(manifold, Torus):
+        return z + t * (end - z), end - z
+    return manifold.geodesic(t, z, end)
 
 
 @eqx.filter_jit

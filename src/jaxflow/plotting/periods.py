@@ -1,6 +1,8 @@
-"""The periods of the columns of a flow, from its transform."""
+"""The periods and the places among the columns of a flow, from its transform."""
 
 from typing import Any
+
+from jaxflow.manifolds import Sphere
 
 # Where a period begins and its length; None for a column without.
 Period = tuple[float, float] | None
@@ -24,19 +26,32 @@ def periods(transform: Any, dim: int) -> list[Period]:
         For each column `(start, length)`, or None if it has no period.
     """
     found: list[Period] = [None] * dim
+    for block, columns in _blocks(transform, dim):
+        torus = getattr(block, "torus", block)
+        if hasattr(torus, "period"):
+            here: list[Period] = list(zip(torus.start, torus.period, strict=True))
+        elif hasattr(block, "west"):
+            here = [None, (block.west, block.turn)]
+        else:
+            continue
+        for column, period in zip(columns, here, strict=True):
+            found[column] = period
+    return found
+
+
+def places(transform: Any, dim: int) -> list[tuple[Any, tuple[int, ...]]]:
+    """The points of a sphere among `dim` columns: the chart of each, and its columns."""
+    blocks = _blocks(transform, dim)
+    return [each for each in blocks if hasattr(each[0], "west") or each[0] == Sphere(2)]
+
+
+def _blocks(transform: Any, dim: int) -> list[tuple[Any, tuple[int, ...]]]:
+    """The transforms of some columns each, and their columns."""
+    found = []
     for part in getattr(transform, "parts", (transform,)):
-        first = 0
+        columns = list(getattr(part, "columns", range(dim)))
         for block in getattr(part, "blocks", (part,)):
-            torus = getattr(block, "torus", block)
-            if hasattr(torus, "period"):
-                found_here: list[Period] = list(zip(torus.start, torus.period, strict=True))
-            elif hasattr(block, "west"):
-                found_here = [None, (block.west, 2 * block.half_turn)]
-            else:
-                first += block.event_shape[0] if hasattr(block, "event_shape") else 0
-                continue
-            for i, period in enumerate(found_here):
-                column = getattr(part, "columns", range(dim))[first + i]
-                found[column] = period
-            first += len(found_here)
+            size = block.event_shape[0] if hasattr(block, "event_shape") else 0
+            found.append((block, tuple(columns[:size])))
+            del columns[:size]
     return found

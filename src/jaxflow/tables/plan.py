@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
+from jaxflow.tables.curved import curved_notes
 from jaxflow.tables.frames import Frame, read_cells, write_frame
 from jaxflow.tables.kinds import Ignored, Kind, Number, kind_of
 from jaxflow.tables.laws import Labels, Law
@@ -53,12 +54,14 @@ class Plan:
         rows: number of rows that were fitted.
         null: words that stand for a missing value.
         sort: sort of frame of samples: "pandas", "polars" or "dict".
+        notes: remarks, about columns that another fit would put on a manifold.
     """
 
     columns: tuple[PlannedColumn, ...]
     rows: int
     null: tuple[str, ...]
     sort: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -89,11 +92,13 @@ class Plan:
         if all(isinstance(column.kind, Ignored) for column in columns):
             raise ValueError("no column is left to fit: " + "; ".join(map(_line, columns)))
         rows = len(next(iter(cells.values())))
-        return cls(tuple(columns), rows, tuple(null), sort)
+        free = {each.name: each.kind for each in columns if each.name not in kinds}
+        notes = curved_notes({name: cells[name] for name in free}, list(free.values()))
+        return cls(tuple(columns), rows, tuple(null), sort, notes)
 
     def __str__(self) -> str:
         width = max(len(column.name) for column in self.columns)
-        return "\n".join(_line(column, width) for column in self.columns)
+        return "\n".join([*(_line(column, width) for column in self.columns), *self.notes])
 
     @property
     def names(self) -> list[str]:

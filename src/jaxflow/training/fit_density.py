@@ -1,5 +1,6 @@
 """`fit_density`: choose and train a flow for a table of numbers."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,8 @@ def fit_density(
         columns: names of the columns, for messages, and as hints at angles and places.
         kinds: which columns are angles, places or directions, and which are not, as for
             `jaxflow.transforms.propose`: `{"lat,lon": "place", "phase": "periodic:1"}`; None to
-            find out. With conditions all columns are intervals.
+            find out. With conditions all columns are intervals, and a warning names those that
+            are not.
         width: units of each hidden layer; None for 64, or 128 for a
             large table and on a manifold.
         depth: number of hidden layers.
@@ -123,7 +125,10 @@ def fit_density(
             "write transform=jaxflow.transforms.propose(x, columns, kinds)"
         )
     proposal = propose(rows.x, columns, kinds) if transform is None else transform
-    curved = proposal.surface is not None and cond is None
+    if cond is not None and proposal.surface is not None:
+        proposal = proposal.given
+        warnings.warn(proposal.notes[0], stacklevel=2)
+    curved = proposal.surface is not None
     large = curved or len(rows.x) > FOLD_ROWS
     given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"max_seconds": max_seconds}

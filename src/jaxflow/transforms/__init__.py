@@ -25,6 +25,7 @@ from jaxflow.transforms.noise import CellNoise, TruncatedNormal
 from jaxflow.transforms.pixels import pixels
 from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
+from jaxflow.transforms.rotations import RotationMatrix
 from jaxflow.transforms.standardise import Standardise
 from jaxflow.transforms.whiten import Whiten
 
@@ -38,6 +39,7 @@ __all__ = [
     "Gaussianise",
     "LatLon",
     "Proposal",
+    "RotationMatrix",
     "Standardise",
     "Transform",
     "TruncatedNormal",

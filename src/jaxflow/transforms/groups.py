@@ -11,20 +11,29 @@ from typing import Any
 from jaxflow.transforms.columns import Columns
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.place import Place
+from jaxflow.transforms.rotations import Rotation
 from jaxflow.transforms.unit_vectors import UnitVector
 
-Group = Place | UnitVector | Periodic
+Group = Place | Rotation | UnitVector | Periodic
 
 # In the order of detection.
-GROUPS: tuple[Any, ...] = (Place, UnitVector, Periodic)
+GROUPS: tuple[Any, ...] = (Place, Rotation, UnitVector, Periodic)
+
+
+def _interval(columns: tuple[int, ...], options: list[str], table: Columns) -> list[Any]:
+    if options:
+        raise ValueError("takes no options: interval")
+    return []
+
 
 # How a user names them; the last one takes columns for numbers of a line.
 NAMED: dict[str, Callable[..., list[Any]]] = {
     "place": Place.of,
     "direction": UnitVector.of,
+    "rotation": Rotation.of,
     "axis": partial(UnitVector.of, up_to_sign=True),
     "periodic": Periodic.of,
-    "interval": lambda columns, options, table: [],
+    "interval": _interval,
 }
 
 
@@ -33,9 +42,15 @@ def is_group(word: Any) -> bool:
     return isinstance(word, str) and word.partition(":")[0] in NAMED
 
 
-def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Group]:
-    """The groups that a user wants, then those that are detected in the other columns."""
+def find_groups(
+    table: Columns, wanted: dict[tuple[int, ...], str]
+) -> tuple[list[Group], list[str]]:
+    """The groups that a user wants, then those that are detected in the other columns.
+
+    And why columns that look like a group are not taken.
+    """
     found: list[Group] = []
+    notes: list[str] = []
     free = set(range(len(table.names)))
     for columns, text in wanted.items():
         if not is_group(text):
@@ -51,10 +66,11 @@ def find_groups(table: Columns, wanted: dict[tuple[int, ...], str]) -> list[Grou
             raise ValueError(f"kinds[{_key(columns, table)!r}]={text!r} {error}") from None
         free -= set(columns)
     for group in GROUPS:
-        new = group.detect(table, free)
+        new, doubts = group.detect(table, free)
         found += new
+        notes += doubts
         free -= {i for each in new for i in each.columns}
-    return found
+    return found, notes
 
 
 def _key(columns: Sequence[int], table: Columns) -> str:

@@ -217,11 +217,12 @@ def _grid_step(column: Column) -> float:
         cells = values * 10.0**decimals
         # The rounding of a decimal in float32.
         slack = 1e-3 + 2e-7 * largest * 10.0**decimals
-        if slack > 0.1 or x.std() * 10.0**decimals > COARSE:
+        if slack > 0.1:
             return 0.0
         if np.all(np.abs(cells - np.round(cells)) <= slack):
             integers = np.round(cells).astype(np.int64)
-            return float(np.gcd.reduce(np.diff(integers))) / 10.0**decimals
+            step = float(np.gcd.reduce(np.diff(integers))) / 10.0**decimals
+            return step if x.std() <= COARSE * step else 0.0
     return 0.0
 
 

@@ -45,15 +45,18 @@ class LatLon(eqx.Module):
         polar: whether the first column is the angle from the pole, from 0 to 180 degrees, in place
             of a latitude.
         west: least longitude of samples; None for -180 degrees.
+        hours: whether the second column is in hours, 24 a turn, as right ascensions often are.
 
     Raises:
-        ValueError: `measure` is unknown, or `west` is out of range.
+        ValueError: `measure` is unknown, `west` is out of range, or there are `hours` beside
+            radians.
     """
 
     degrees: bool = eqx.field(static=True)
     measure: str = eqx.field(static=True)
     polar: bool = eqx.field(static=True)
     west: float = eqx.field(static=True)
+    hours: bool = eqx.field(static=True)
 
     # Rows outside are mistakes, not points of density 0.
     strict = True
@@ -67,18 +70,27 @@ class LatLon(eqx.Module):
         measure: str = "chart",
         polar: bool = False,
         west: float | int | None = None,
+        hours: bool = False,
     ) -> None:
         if measure not in ("chart", "surface"):
             raise ValueError(f"measure={measure!r} is unknown; choose 'chart' or 'surface'")
-        self.degrees, self.measure, self.polar = degrees, measure, polar
-        self.west = -self.half_turn if west is None else float(west)
-        if not -self.half_turn <= self.west <= 0:
-            raise ValueError(f"west={west} must lie in [{-self.half_turn:g}, 0], such as 0")
+        if hours and not degrees:
+            raise ValueError("hours=True is for hours beside degrees: leave degrees=False out")
+        self.degrees, self.measure, self.polar, self.hours = degrees, measure, polar, hours
+        least = -self.turn / 2
+        self.west = least if west is None else float(west)
+        if not least <= self.west <= 0:
+            raise ValueError(f"west={west} must lie in [{least:g}, 0], such as 0")
 
     @property
     def half_turn(self) -> float:
-        """180 or pi."""
+        """180 or pi: from pole to pole, in the units of the first column."""
         return 180.0 if self.degrees else math.pi
+
+    @property
+    def turn(self) -> float:
+        """360, 24 or 2 pi: around, in the units of the second column."""
+        return 24.0 if self.hours else 2 * self.half_turn
 
     def check(self, x: ArrayInput) -> None:
         """Check that latitudes and longitudes are in range.
@@ -92,8 +104,14 @@ class LatLon(eqx.Module):
         """
         values = checked_rows(x, self.event_shape)
         half, units = self.half_turn, "degrees" if self.degrees else "radians"
-        first = ("polar angle", 0.0, half) if self.polar else ("latitude", -half / 2, half / 2)
-        for column, (name, low, high) in enumerate((first, ("longitude", -2 * half, 2 * half))):
+        around = "hours" if self.hours else units
+        ranges: list[tuple[str, float, float, str]] = [
+            ("polar angle", 0.0, half, units)
+            if self.polar
+            else ("latitude", -half / 2, half / 2, units),
+            ("longitude", -self.turn, self.turn, around),
+        ]
+        for column, (name, low, high, units) in enumerate(ranges):
             slack = 1e-6 * high
             beyond = (values[:, column] < low - slack) | (values[:, column] > high + slack)
             rows = np.flatnonzero(beyond)
@@ -112,15 +130,16 @@ class LatLon(eqx.Module):
         check_event("x", x, self.event_shape, "transform.inside")
         quarter = self.half_turn / 2
         lat = quarter - x[0] if self.polar else x[0]
-        beyond = jnp.maximum(jnp.abs(lat), jnp.abs(x[1]) / 4) > quarter * (1 + 1e-6)
+        beyond = jnp.maximum(jnp.abs(lat) / quarter, jnp.abs(x[1]) / self.turn) > 1 + 1e-6
         return ~beyond
 
     def forward(self, x: Event) -> tuple[Float[Array, " 3"], Scalar]:
         """The unit vector, and the logarithm of the area on the sphere for that of the columns."""
         check_event("x", x, self.event_shape, "transform.forward")
-        radians = x * (math.pi / self.half_turn)
-        cos_lat, lon = self._cosine(x[0]), radians[1]
-        height = jnp.cos(radians[0]) if self.polar else jnp.sin(radians[0])
+        # By entry: a trace would keep an array of factors.
+        angle, lon = x[0] * (math.pi / self.half_turn), x[1] * (2 * math.pi / self.turn)
+        cos_lat = self._cosine(x[0])
+        height = jnp.cos(angle) if self.polar else jnp.sin(angle)
         u = jnp.stack([cos_lat * jnp.cos(lon), cos_lat * jnp.sin(lon), height])
         return u, self._log_area(cos_lat)
 
@@ -135,11 +154,11 @@ class LatLon(eqx.Module):
         # The angle from a pole is accurate near it, unlike the sine of the latitude.
         angle = jnp.arctan2(across, up)
         angle = angle if self.polar else math.pi / 2 - angle
-        x = jnp.stack([angle, lon]) * (self.half_turn / math.pi)
-        if self.west > -self.half_turn:
-            turned = jnp.where(x[1] < self.west, x[1] + 2 * self.half_turn, x[1])
+        x = jnp.stack([angle * (self.half_turn / math.pi), lon * (self.turn / (2 * math.pi))])
+        if self.west > -self.turn / 2:
+            turned = jnp.where(x[1] < self.west, x[1] + self.turn, x[1])
             # A longitude just below `west` is rounded to the end of the turn, which is `west`.
-            x = x.at[1].set(jnp.where(turned >= self.west + 2 * self.half_turn, self.west, turned))
+            x = x.at[1].set(jnp.where(turned >= self.west + self.turn, self.west, turned))
         return x, -self._log_area(self._cosine(x[0]))
 
     def _cosine(self, angle: Scalar) -> Scalar:
@@ -158,4 +177,4 @@ class LatLon(eqx.Module):
     def _log_area(self, cos_lat: Scalar) -> Scalar:
         if self.measure == "surface":
             return jnp.zeros_like(cos_lat)
-        return jnp.log(cos_lat) + 2 * math.log(math.pi / self.half_turn)
+        return jnp.log(cos_lat) + math.log(math.pi / self.half_turn * 2 * math.pi / self.turn)

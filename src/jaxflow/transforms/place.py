@@ -4,23 +4,38 @@ import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from jaxflow.manifolds import Manifold, Sphere
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn
+from jaxflow.transforms.kinds import GridColumn, reaches
 from jaxflow.transforms.latlon import LatLon
+from jaxflow.transforms.periodic import NAMED_GAP
 
 # Words in names: of latitudes and of the longitudes beside them.
+SKY = {"ra", "rightascension"}
 PAIRS = (
-    ({"lat", "latitude"}, {"lon", "long", "lng", "longitude"}),
-    ({"dec", "decl", "declination"}, {"ra", "rightascension"}),
+    ({"lat", "latitude", "glat"}, {"lon", "long", "lng", "longitude", "glon"}),
+    ({"b"}, {"l"}),
+    ({"dec", "decl", "declination"}, SKY),
     ({"alt", "altitude", "el", "elevation"}, {"az", "azimuth"}),
 )
 POLAR, AROUND = {"theta", "colatitude", "zenith"}, {"phi", "azimuth"}
+# Words of units, which the two names need not share.
+HOURS = {"hours", "hour", "hr", "hrs", "h"}
+UNIT_WORDS = HOURS | {"deg", "degree", "degrees", "rad", "radian", "radians"}
+# Units as users say them, and how to make their charts.
+UNITS: dict[str, dict[str, Any]] = {
+    "degrees": {},
+    "radians": {"degrees": False},
+    "hours": {"hours": True},
+}
 # A region is small, so flat, if the mean of its unit vectors is longer.
 SMALL = 0.9
+# Columns with at least this share of their rows in range look like a place with mistakes.
+MOST = 0.98
 
 
 @dataclass(frozen=True)
@@ -31,54 +46,106 @@ class Place:
     chart: LatLon
 
     @classmethod
-    def detect(cls, table: Columns, free: Collection[int]) -> list["Place"]:
-        """Pairs of columns with the names and the ranges of a latitude and a longitude."""
-        found = []
-        for first, second in _named_pairs(table, free):
-            place = cls._within((first, second), table)
-            if place is not None and not place.is_small(table):
+    def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Place"], list[str]]:
+        """Pairs of columns with the names and the ranges of a latitude and a longitude.
+
+        And why others, which have the names, are not taken.
+        """
+        found, notes = [], []
+        for pair in _named_pairs(table, free):
+            key = ",".join(table.names[i] for i in pair)
+            try:
+                place = cls._of_units(pair, table)
+            except ValueError as doubt:
+                notes.append(f"{key}: not taken for a place, since it {doubt} as its kind")
+                continue
+            fits = place.fits(table)
+            if fits.mean() < MOST or place.is_small(table.x[fits]):
+                continue
+            if fits.all():
                 found.append(place)
-        return found
+            else:
+                notes.append(
+                    f"{key}: not taken for {place.describe()}, since "
+                    f"{_out_of_range(table.x[:, pair], fits)}: mend or leave out such rows"
+                )
+        return found, notes
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Place"]:
         """The place of two columns, as the user says."""
-        known = {"degrees": True, "radians": False}
-        if len(columns) != 2 or any(each not in known for each in options):
-            raise ValueError("takes two columns, latitude and longitude: place or place:radians")
-        degrees = known[options[0]] if options else None
-        place = cls._within(columns, table, degrees)
-        if place is None:
+        if len(columns) != 2 or len(options) > 1 or any(each not in UNITS for each in options):
             raise ValueError(
-                f"has values from {table.x[:, columns].min(axis=0)} to "
-                f"{table.x[:, columns].max(axis=0)}, which are no latitude and longitude in this "
-                "order"
+                "takes two columns, latitude and longitude: place, place:degrees, place:radians "
+                "or place:hours (longitudes in hours, latitudes in degrees)"
+            )
+        place = cls._of_units(columns, table, *options)
+        fits = place.fits(table)
+        if not fits.all():
+            raise ValueError(
+                f"needs latitude and longitude, in this order and in {place.units}: "
+                f"{_out_of_range(table.x[:, columns], fits)}"
             )
         return [place]
 
     @classmethod
-    def _within(
-        cls, columns: tuple[int, ...], table: Columns, degrees: bool | None = None
-    ) -> "Place | None":
-        """The pair if its values are in range, in degrees unless they look like radians."""
-        lat, lon = table.x[:, columns].T
-        polar = table.is_named(columns[0], POLAR)
-        if degrees is None:
-            wide = np.ptp(lon) > math.pi or (polar and np.ptp(lat) > 1)
-            degrees = not (wide and abs(lon).max() <= 6.3 and abs(lat).max() <= math.pi)
-        half = 180.0 if degrees else math.pi
-        slack = half * 1e-6
-        low, high = (0.0, half) if polar else (-half / 2, half / 2)
-        west = 0.0 if lon.min() >= 0 and lon.max() > half else -half
-        if lat.min() < low - slack or lat.max() > high + slack:
-            return None
-        if lon.min() < west - slack or lon.max() > west + 2 * half + slack:
-            return None
-        return cls(tuple(columns), LatLon(degrees=degrees, polar=polar, west=west))
+    def _of_units(
+        cls, columns: tuple[int, ...], table: Columns, units: str | None = None
+    ) -> "Place":
+        """The pair in these units, or in those that its values and names show.
 
-    def is_small(self, table: Columns) -> bool:
-        """Whether the places are a small part of the sphere, away from the longitude's seam."""
-        lat, lon = table.x[:, self.columns].T * (math.pi / self.chart.half_turn)
+        Raises ValueError if they do not.
+        """
+        polar = table.is_named(columns[0], POLAR)
+
+        def made(units: str) -> "Place":
+            """Longitudes around 0 or from 0 on, whichever holds more rows."""
+            chart = LatLon(**UNITS[units], polar=polar)
+            others = LatLon(**UNITS[units], polar=polar, west=0.0)
+            both = cls(tuple(columns), chart), cls(tuple(columns), others)
+            return max(both, key=lambda place: place.fits(table).mean())
+
+        if units is not None:
+            return made(units)
+        lat, lon = table.x[:, columns].T
+        if table.is_named(columns[1], HOURS):
+            return made("hours")
+        low = (abs(lon) <= 6.3) & (abs(lat) <= math.pi)
+        if low.mean() >= MOST:
+            wide = np.ptp(lon[low]) > math.pi or (polar and np.ptp(lat[low]) > 1)
+            return made("radians" if wide else "degrees")
+        sky, hours = table.is_named(columns[1], SKY), (lon >= 0) & (lon <= 24)
+        if sky and _fills(lon, 24.0):
+            return made("hours")
+        place = made("degrees")
+        if place.is_small(table.x):
+            return place
+        if _fills(lon, 24.0) or (sky and hours.mean() >= MOST and np.ptp(lon[hours]) > 12):
+            raise ValueError(
+                f"has longitudes from {lon.min():g} to {lon.max():g}, which may be hours: write "
+                "place:hours or place:degrees"
+            )
+        for one, other in ((lon, lat), (lat, lon)):
+            if _fills(one, 2 * math.pi if one is lon else math.pi):
+                raise ValueError(
+                    f"has {'longitudes' if one is lon else 'latitudes'} from {one.min():g} to "
+                    f"{one.max():g}, as in radians, beside values from {other.min():g} to "
+                    f"{other.max():g}: give both in one unit, or write place:degrees"
+                )
+        return place
+
+    def fits(self, table: Columns) -> np.ndarray:
+        """Which rows are in range."""
+        lat, lon = table.x[:, self.columns].T
+        half, turn = self.chart.half_turn, self.chart.turn
+        low, slack = 0.0 if self.chart.polar else -half / 2, 1e-6
+        steps = (lat - low) / half, (lon - self.chart.west) / turn
+        return np.all([(-slack <= each) & (each <= 1 + slack) for each in steps], axis=0)
+
+    def is_small(self, x: np.ndarray) -> bool:
+        """Whether these rows are a small part of the sphere, away from the longitude's seam."""
+        lat, lon = x[:, self.columns].T
+        lat, lon = lat * math.pi / self.chart.half_turn, lon * 2 * math.pi / self.chart.turn
         lat = math.pi / 2 - lat if self.chart.polar else lat
         parts = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
         length = math.hypot(*(float(part.mean()) for part in parts))
@@ -99,7 +166,14 @@ class Place:
     def describe(self) -> str:
         """What the columns are."""
         what = "polar angle and azimuth" if self.chart.polar else "latitude and longitude"
-        return f"{what} in {'degrees' if self.chart.degrees else 'radians'}, on a sphere"
+        return f"{what} in {self.units}, on a sphere"
+
+    @property
+    def units(self) -> str:
+        """Of both columns."""
+        if self.chart.hours:
+            return "degrees and hours"
+        return "degrees" if self.chart.degrees else "radians"
 
     @property
     def manifold(self) -> Manifold:
@@ -116,6 +190,24 @@ def _named_pairs(table: Columns, free: Collection[int]) -> list[tuple[int, int]]
             named = table.is_named(i, firsts) and table.is_named(j, seconds)
             if not named or not used.isdisjoint((i, j)):
                 continue
-            if table.rest_of(i, firsts) == table.rest_of(j, seconds):
+            if table.rest_of(i, firsts | UNIT_WORDS) == table.rest_of(j, seconds | UNIT_WORDS):
                 found.append((i, j))
     return found
+
+
+def _fills(values: np.ndarray, length: float) -> bool:
+    """Whether most values lie from 0 to `length`, or around 0, and reach close to both ends."""
+    for start in (0.0, -length / 2):
+        share = (values - start) / length
+        inside = np.sort(share[(share >= -1e-6) & (share <= 1 + 1e-6)])
+        if len(inside) >= MOST * len(values) and reaches(inside, 0.0, 1.0, NAMED_GAP):
+            return True
+    return False
+
+
+def _out_of_range(x: np.ndarray, fits: np.ndarray) -> str:
+    """How many rows do not fit, and the first one."""
+    bad = np.flatnonzero(~fits)
+    return (
+        f"{len(bad)} of {len(x)} rows are out of range, first row {bad[0]}: {x[bad[0]].tolist()}"
+    )

@@ -9,7 +9,7 @@ from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.groups import find_groups
+from jaxflow.transforms.groups import Group, find_groups
 from jaxflow.transforms.kinds import (
     ColumnKind,
     ContinuousColumn,
@@ -56,6 +56,21 @@ class Proposal(NamedTuple):
         """The same without a manifold: all columns are intervals."""
         return self._replace(surface=None)
 
+    @property
+    def given(self) -> "Proposal":
+        """The same for a density given other columns: all are intervals, and a note says so."""
+        if self.surface is None:
+            return self
+        names = ", ".join(self.columns[i] for i in self.surface.columns)
+        scaling = "Standardise.fit(x[:, list(s.others)])" if self.surface.others else ""
+        note = (
+            f"{names}: on a manifold, {self.surface.curved}, but a density given other columns "
+            "takes them for intervals. For a flow on it, write s = propose(x, columns).surface; "
+            "m = s.manifold; field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=key), "
+            f"m); fit(CNF(field, s.base(), transform=s.transform({scaling})), x, cond, key=key)"
+        )
+        return self.flat._replace(notes=(note, *self.notes))
+
     def lines(self) -> list[str]:
         """The reasons: a line for each column with a transform or a remark, then the notes.
 
@@ -96,7 +111,7 @@ def propose(
     periodic; so is one that fills 24, 12, 7 or 1 and has a name such as hour, month, weekday or
     phase. Two columns with the names and ranges of latitude and longitude, or of declination and
     right ascension, are a place on a sphere; two to four adjacent columns whose rows have length
-    1 are unit vectors.
+    1 are unit vectors; nine that are matrices of rotations are rotations.
 
     ```python
     import numpy as np
@@ -112,9 +127,10 @@ def propose(
         x: training rows, (n, dim), finite, without constant columns.
         columns: names of the columns; None for their numbers.
         kinds: what columns are, by name, or by names such as `"lat,lon"`: `"periodic"` or
-            `"periodic:360"`, `"place"` or `"place:radians"` (latitude, longitude), `"direction"`
-            (unit vectors), `"axis"` (unit vectors up to sign, rotations as quaternions), or
-            `"interval"` (none of these). None to find out.
+            `"periodic:360"`, `"place"`, `"place:radians"` or `"place:hours"` (latitude, and
+            longitude in hours), `"direction"` (unit vectors), `"axis"` (unit vectors up to sign,
+            rotations as quaternions), `"rotation"` (matrices of nine columns), or `"interval"`
+            (none of these). None to find out.
 
     Returns:
         The proposal.
@@ -127,9 +143,12 @@ def propose(
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
     found = tuple(kind_of(column) for column in values.T)
-    surface = _surface(Columns(values, names, found), _wanted(kinds or {}, names), dtype)
-    notes = _notes(values, found, names, dtype, surface)
-    return Proposal(transforms_of(found, dtype), found, names, notes, surface)
+    table = Columns(values, names, found)
+    groups, doubts = find_groups(table, _wanted(kinds or {}, names))
+    notes = (*doubts, *_notes(values, found, names, dtype))
+    return Proposal(
+        transforms_of(found, dtype), found, names, notes, _surface(table, groups, dtype)
+    )
 
 
 def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
@@ -147,9 +166,8 @@ def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, .
     return wanted
 
 
-def _surface(table: Columns, wanted: dict[tuple[int, ...], str], dtype: Any) -> Surface | None:
+def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
     """The columns on a manifold, if there are any."""
-    groups = find_groups(table, wanted)
     if not groups:
         return None
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
@@ -170,7 +188,6 @@ def _notes(
     kinds: Sequence[ColumnKind],
     names: Sequence[str],
     dtype: np.dtype,
-    surface: Surface | None,
 ) -> tuple[str, ...]:
     notes = []
     repeated = len(values) - len(np.unique(values, axis=0))

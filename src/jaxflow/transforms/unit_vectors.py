@@ -1,5 +1,6 @@
 """Adjacent columns whose rows have length 1: directions, axes, rotations."""
 
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from jaxflow.transforms.kinds import GridColumn
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
+# Columns of which this share of rows fits look like unit vectors, or like orthogonal ones.
+MOST = 0.98
+# Unit vectors may be rounded to this step, and are then named.
+FINE = 0.011
 # Unit vectors have this length, within UNIT; fewer rows show nothing.
 UNIT, LEAST_ROWS = 1e-3, 10
 
@@ -24,26 +29,56 @@ class UnitVector:
     up_to_sign: bool = False
 
     @classmethod
-    def detect(cls, table: Columns, free: Collection[int]) -> list["UnitVector"]:
-        """Two to four adjacent columns; quaternions by their names."""
+    def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
+        """Two to four adjacent columns, and four with names of quaternions.
+
+        And which are not taken, since some rows have other lengths, or they are orthogonal to
+        others.
+        """
         found: list[UnitVector] = []
+        notes: list[str] = []
         if len(table.x) < LEAST_ROWS:
-            return found
-        for size in (4, 3, 2):
-            for first in range(table.x.shape[1] - size + 1):
-                columns = tuple(range(first, first + size))
-                taken = {i for group in found for i in group.columns}
-                if not taken.isdisjoint(columns) or not set(columns) <= set(free):
+            return found, notes
+        left = set(free)
+        # All windows of rows of length 1 first, then those with mistakes.
+        for most, size in itertools.product((0.0, 1 - MOST), (2, 3, 4)):
+            for columns in _candidates(table, size):
+                if not left.issuperset(columns):
                     continue
                 if any(isinstance(table.kinds[i], GridColumn) for i in columns):
+                    if most == 0 and _is_rounded(table, columns):
+                        left -= set(columns)
+                        names = ", ".join(table.names[i] for i in columns)
+                        notes.append(
+                            f"{names}: not taken for unit vectors, since they are rounded so much "
+                            "that their lengths differ: divide each row by its length"
+                        )
                     continue
-                if not len(_off_unit(table.x[:, columns])):
-                    quaternion = size == 4 and all(
-                        table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
-                        for i in columns
-                    )
-                    found.append(cls(columns, quaternion))
-        return found
+                off = _off_unit(table.x[:, columns])
+                if len(off) > most * len(table.x):
+                    continue
+                left -= set(columns)
+                if len(off):
+                    names = ", ".join(table.names[i] for i in columns)
+                    why = _lengths(table.x[:, columns], off)
+                    notes.append(f"{names}: not taken for unit vectors, since {why}")
+                    continue
+                quaternion = size == 4 and all(
+                    table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
+                    for i in columns
+                )
+                found.append(cls(columns, quaternion))
+        pairs = itertools.combinations(found, 2)
+        upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
+        if not upright:
+            return found, notes
+        names = [table.names[i] for each in found if each in upright for i in each.columns]
+        notes.append(
+            f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
+            "other, as rows of rotations are, and have no density together: write rotations as "
+            "quaternions, or as matrices of 9 adjacent columns with determinant 1"
+        )
+        return [each for each in found if each not in upright], notes
 
     @classmethod
     def of(
@@ -59,10 +94,7 @@ class UnitVector:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
         if len(off):
-            raise ValueError(
-                f"needs rows of length 1; row {off[0]} has "
-                f"{np.linalg.norm(table.x[off[0], columns]):g}. Divide each row by its length"
-            )
+            raise ValueError(f"needs rows of length 1: {_lengths(table.x[:, columns], off)}")
         return [cls(columns, up_to_sign)]
 
     def keeps_grid(self, table: Columns) -> bool:
@@ -88,6 +120,40 @@ class UnitVector:
         return self.manifold
 
 
+def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
+    """Adjacent columns; first of all, those with names of quaternions anywhere."""
+    count = table.x.shape[1]
+    windows = [tuple(range(first, first + size)) for first in range(count - size + 1)]
+    named = tuple(i for i in range(count) if table.is_named(i, QUATERNION))
+    return [named, *windows] if len(named) == size == 4 else windows
+
+
+def _is_rounded(table: Columns, columns: tuple[int, ...]) -> bool:
+    """Whether the lengths are 1 but for the rounding of the columns."""
+    kinds = [table.kinds[i] for i in columns]
+    steps = [kind.step for kind in kinds if isinstance(kind, GridColumn)]
+    off = np.abs(np.linalg.norm(table.x[:, columns], axis=1) - 1)
+    most = max(steps) / 2 * len(columns) ** 0.5
+    return max(steps) <= FINE and bool((off <= most + 1e-6).all())
+
+
+def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
+    """Whether the vectors are orthogonal in almost all rows."""
+    if len(one.columns) != len(other.columns):
+        return False
+    cosine = np.sum(x[:, one.columns] * x[:, other.columns], axis=1)
+    return bool(np.mean(np.abs(cosine) <= 3 * UNIT) >= MOST)
+
+
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
     """Numbers of the rows whose length is not 1."""
     return np.flatnonzero(np.abs(np.linalg.norm(x, axis=1) - 1) > UNIT)
+
+
+def _lengths(x: Float[np.ndarray, "n k"], off: np.ndarray) -> str:
+    """How many rows have another length than 1, and the first one."""
+    first, length = off[0], float(np.linalg.norm(x[off[0]]))
+    return (
+        f"{len(off)} of {len(x)} rows have another length, first row {first}: {length:g}. Divide "
+        "each row by its length, or leave out mistakes"
+    )

@@ -1,0 +1,157 @@
+"""Rotation matrices: a chart of the rotations of space, and how tables show them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxflow.manifolds import SO3, Manifold
+from jaxflow.manifolds.manifold import TOLERANCE
+from jaxflow.manifolds.sphere import unit
+from jaxflow.runtime.checks import check_event
+from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
+from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.kinds import GridColumn
+from jaxflow.transforms.samples import checked_rows
+from jaxflow.transforms.unit_vectors import LEAST_ROWS
+
+
+@final
+class RotationMatrix(eqx.Module):
+    """Matrices of rotations, row by row, as unit quaternions `(w, x, y, z)` of either sign.
+
+    Nine numbers that describe a rotation have no density; log-densities are with respect to the
+    measure of `jaxflow.manifolds.SO3`, whose volume is `pi^2`.
+
+    ```python
+    import jax
+    import numpy as np
+    from jaxflow.transforms import RotationMatrix
+
+    quarter_turn = np.asarray([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    rows = quarter_turn.reshape(-1, 9)
+    print(jax.vmap(RotationMatrix().forward)(rows)[0])  # 0.7, 0, 0, 0.7
+    ```
+    """
+
+    # Rows outside are mistakes, not points of density 0.
+    strict = True
+    event_shape = (9,)
+    image_shape = (4,)
+
+    def check(self, x: ArrayInput) -> None:
+        """Check that all rows are matrices of rotations.
+
+        Args:
+            x: rows, (rows, 9).
+
+        Raises:
+            ValueError: a row is not; names the first one.
+        """
+        bad = np.flatnonzero(_errors(checked_rows(x, self.event_shape)) > TOLERANCE)
+        if bad.size:
+            raise ValueError(
+                f"x has {bad.size} rows that are no rotation matrices, first row {bad[0]}: "
+                f"{np.asarray(x)[bad[0]].tolist()}; R @ R.T must be the identity and det(R) 1. "
+                "Nearest rotations: u, _, v = numpy.linalg.svd(x.reshape(-1, 3, 3)); u @ v"
+            )
+
+    def inside(self, x: Event) -> Bool[Array, ""]:
+        """Whether `R R^T` is the identity and the determinant 1, up to rounding; True for NaN."""
+        check_event("x", x, self.event_shape, "transform.inside")
+        return ~(_error(x.reshape(3, 3)) > TOLERANCE)
+
+    def forward(self, x: Event) -> tuple[Float[Array, " 4"], Scalar]:
+        """The quaternion, and 0."""
+        check_event("x", x, self.event_shape, "transform.forward")
+        (a, b, c), (d, e, f), (g, h, i) = x.reshape(3, 3)
+        # 4 q q^T; its row with the largest entry of the diagonal is accurate.
+        rows = [
+            [1 + a + e + i, h - f, c - g, d - b],
+            [h - f, 1 + a - e - i, b + d, c + g],
+            [c - g, b + d, 1 - a + e - i, f + h],
+            [d - b, c + g, f + h, 1 - a - e + i],
+        ]
+        largest, q = rows[0][0], jnp.stack(rows[0])
+        for k in (1, 2, 3):
+            larger = rows[k][k] > largest
+            largest = jnp.where(larger, rows[k][k], largest)
+            q = jnp.where(larger, jnp.stack(rows[k]), q)
+        return unit(q), jnp.zeros((), x.dtype)
+
+    def inverse(self, u: Float[Array, " 4"]) -> tuple[Event, Scalar]:
+        """The matrix of a quaternion of any length, and 0."""
+        check_event("u", u, self.image_shape, "transform.inverse")
+        w, x, y, z = unit(u)
+        rows = [
+            [1 - 2 * (y**2 + z**2), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x**2 + z**2), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x**2 + y**2)],
+        ]
+        return jnp.stack([entry for row in rows for entry in row]), jnp.zeros((), u.dtype)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Nine columns that are the matrix of a rotation, row by row."""
+
+    columns: tuple[int, ...]
+
+    @classmethod
+    def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Rotation"], list[str]]:
+        """Nine adjacent columns; no doubts."""
+        found: list[Rotation] = []
+        for first in range(table.x.shape[1] - 8):
+            columns = tuple(range(first, first + 9))
+            taken = {i for group in found for i in group.columns}
+            if len(table.x) < LEAST_ROWS or not set(columns) <= set(free) - taken:
+                continue
+            on_grid = any(isinstance(table.kinds[i], GridColumn) for i in columns)
+            if not on_grid and (_errors(table.x[:, columns]) <= TOLERANCE).all():
+                found.append(cls(columns))
+        return found, []
+
+    @classmethod
+    def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Rotation"]:
+        """The matrices of some columns, as the user says."""
+        if len(columns) != 9 or options:
+            raise ValueError("takes the nine columns of a matrix, row by row, and no options")
+        try:
+            RotationMatrix().check(table.x[:, columns])
+        except ValueError as error:
+            raise ValueError(f"does not fit: {error}") from None
+        return [cls(columns)]
+
+    def keeps_grid(self, table: Columns) -> bool:
+        """Whether noise keeps a rotation: it does not."""
+        return False
+
+    def describe(self) -> str:
+        """What the columns are."""
+        return "rotation matrices, as quaternions; densities are per volume of SO3, which is pi^2"
+
+    @property
+    def manifold(self) -> Manifold:
+        """The rotations."""
+        return SO3()
+
+    @property
+    def chart(self) -> RotationMatrix:
+        """To quaternions."""
+        return RotationMatrix()
+
+
+def _error(matrix: Float[Array, "3 3"]) -> Scalar:
+    """How far a matrix is from a rotation."""
+    off = jnp.max(jnp.abs(matrix @ matrix.T - jnp.eye(3, dtype=matrix.dtype)))
+    return jnp.maximum(off, jnp.abs(jnp.linalg.det(matrix) - 1))
+
+
+def _errors(x: Float[np.ndarray, "rows 9"]) -> Float[np.ndarray, " rows"]:
+    matrices = np.asarray(x, np.float64).reshape(-1, 3, 3)
+    off = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    return np.maximum(off, np.abs(np.linalg.det(matrices) - 1))
