@@ -213,10 +213,14 @@ def is_whole(x: np.ndarray) -> bool:
 def cells_matter(x: np.ndarray) -> bool:
     """Whether a continuous density, rounded, is no model of these whole numbers.
 
-    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0.
-    Elsewhere a cell has about its density as a probability.
+    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0, and
+    for dates such as 20261130. Elsewhere a cell has about its density as a probability.
     """
-    if not is_whole(x) or not _matters(x, step := _whole_step(x)):
+    if not is_whole(x):
+        return False
+    if Cells.of("x", x).date_orders():
+        return True
+    if not _matters(x, step := _whole_step(x)):
         return False
     lower, upper = _limits(x, step)
     ends = np.isfinite(upper) or lower > 0
