@@ -18,7 +18,7 @@ from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
 from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
 
-RNG = np.random.default_rng(4)
+RNG, OTHER = np.random.default_rng(4), np.random.default_rng(5)
 N = 400
 
 
@@ -87,6 +87,32 @@ COLUMNS = {
     "few steps of 2": Case(2 * RNG.integers(0, 4, N), Whole, "numbers in steps of 2 from 0 to 6"),
     "persons": Case(1 + RNG.poisson(1.5, N), Whole, "whole numbers from 1 on"),
     "day of the month": Case(1 + np.arange(N) % 30, Whole, "whole numbers from 1 to 30"),
+    "codes of rare ends": Case(
+        np.repeat([-1, 0, 1], [32, 96, 272]), Whole, "whole numbers from -1 to 1"
+    ),
+    "status": Case(np.repeat([1, 2, 3], [110, 262, 28]), Whole, "whole numbers from 1 to 3"),
+    "few events": Case(
+        np.repeat([0, 1, 2, 3], [241, 121, 30, 8]), Whole, "count: whole numbers from 0 on"
+    ),
+    "storm hour": Case(
+        np.repeat(np.arange(24), [95, *[1] * 5] * 4),
+        Whole,
+        "whole numbers from 0 to 23",
+    ),
+    "storm.month": Case(5 + OTHER.poisson(3.0, N).clip(0, 7), Whole, "whole numbers from 1 to 12"),
+    "votes": Case(
+        np.repeat([0.0, 4.5, 14.5, 24.5, 34.5, 45.5, 84.5], [180, 170, 30, 10, 6, 3, 1]),
+        Category,
+        "category with 7 labels",
+    ),
+    "humidity": Case(
+        np.minimum(OTHER.gamma(16.0, 5.0, N), 100.0),
+        Number,
+        "bounded, within (0, 100): logit; exactly 100 has a probability",
+    ),
+    "percent": Case(
+        np.append([0, 100], OTHER.integers(3, 60, N - 2)), Whole, "whole numbers from 0 to 100"
+    ),
     "month first": Case(
         [f"{day.month}/{day.day}/{day.year}" for day in DAYS.tolist()],
         Date,
@@ -235,7 +261,7 @@ def test_dates_in_other_words(cells, first):
         assert np.isnat(Cells.of("x", [text]).times("yyyymmdd")).all()
 
 
-NUMBERS = [f"{x:.3f}" for x in RNG.normal(100, 9, 59)]
+NUMBERS = [f"{x:.3f}" for x in OTHER.normal(100, 9, 59)]
 
 
 @pytest.mark.parametrize(

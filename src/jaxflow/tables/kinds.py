@@ -31,7 +31,7 @@ _DURATION = re.compile(
 # Text of which at least this share is numbers or dates, and at most this share other words, is
 # refused: the words are gaps, or mistakes.
 MOSTLY, WORDS = 0.5, 0.1
-# Beside words, at most so many different numbers are labels.
+# At most so many different numbers are labels beside words, or where hardly two are neighbours.
 MOST_NUMBERS = 20
 # Amounts and percentages as text.
 _SIGNED = re.compile(r"-?[$€£¥] ?-?[\d.,]+|-?[\d.,]+ ?[$€£¥%]")
@@ -39,6 +39,13 @@ _SIGNED = re.compile(r"-?[$€£¥] ?-?[\d.,]+|-?[\d.,]+ ?[$€£¥%]")
 FILLED = 0.5
 
 Codes = Float[np.ndarray, " n"]
+
+
+def repeat_as_labels(known: np.ndarray) -> bool:
+    """Whether few numbers or dates differ: at most a tenth or, of few rows, half."""
+    different = len(set(known))
+    share = OWN_SHARE if len(known) < OWN_ROWS else 1 / ATOM_ROWS
+    return different <= min(MOST_NUMBERS, share * len(known))
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,19 @@ class Category:
 
     @classmethod
     def scattered(cls, cells: Cells) -> "Category | None":
-        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000."""
+        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000.
+
+        Where hardly two are neighbours, it is enough that few differ.
+        """
         steps = Whole.detect(cells)
         if steps is None:
             return None
         values = np.unique(cells.known)
-        places = (values[-1] - values[0]) / steps.step + 1
-        return cls.few(cells) if len(values) < FILLED * places else None
+        gaps = np.diff(values) / steps.step
+        if len(values) >= FILLED * (gaps.sum() + 1):
+            return None
+        apart = np.median(gaps) > 1.5 and repeat_as_labels(cells.known)
+        return cls.of(cells) if apart else cls.few(cells)
 
     @classmethod
     def of(cls, cells: Cells) -> "Category":
@@ -155,17 +168,17 @@ def refuse_words(cells: Cells) -> None:
         return
     texts = cells.text[~cells.missing]
     signed = np.array([_SIGNED.fullmatch(text) is not None for text in texts], bool)
-    if signed.mean() >= MOSTLY and not _are_labels(texts[signed]):
+    if signed.mean() >= MOSTLY and not repeat_as_labels(texts[signed]):
         raise ValueError(
-            f"column {cells.name!r}: {signed.sum()} of {len(texts)} cells are numbers with a sign, "
-            f"such as {texts[signed][0]}: write the numbers alone, or name a kind, "
+            f"column {cells.name!r}: {signed.sum()} of {len(texts)} cells are numbers with a "
+            f"sign, such as {texts[signed][0]}: write the numbers alone, or name a kind, "
             f"{_naming(cells.name, 'category')}"
         )
     for sort, found in _numbers_or_dates(cells):
         words = sorted(set(texts[~found]))
         if found.mean() < MOSTLY or len(words) > max(1, WORDS * len(texts)):
             continue
-        if _are_labels(texts[found]) or (sort == "dates" and not words):
+        if repeat_as_labels(texts[found]) or (sort == "dates" and not words):
             continue
         kind = _naming(cells.name, "category")
         many = f"column {cells.name!r}: {found.sum()} of {len(texts)} cells are {sort}"
@@ -181,13 +194,6 @@ def refuse_words(cells: Cells) -> None:
 
 def _naming(name: str, kind: str) -> str:
     return f"--kind {shlex.quote(f'{name}={kind}')} (in Python kinds={{{name!r}: {kind!r}}})"
-
-
-def _are_labels(texts: np.ndarray) -> bool:
-    """Whether numbers or dates repeat as labels do, most of them or, of few rows, half."""
-    different = len(set(texts))
-    share = OWN_SHARE if len(texts) < OWN_ROWS else 1 / ATOM_ROWS
-    return different <= min(MOST_NUMBERS, share * len(texts))
 
 
 def _numbers_or_dates(cells: Cells) -> Iterator[tuple[str, np.ndarray]]:
