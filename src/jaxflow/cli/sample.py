@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from jaxflow.cli.classes import class_condition
+from jaxflow.cli.classes import class_condition, draw_classes
 from jaxflow.cli.given import given_condition
 from jaxflow.cli.image_outputs import check_image_options, sample_images
 from jaxflow.cli.mixed import load_mixed
@@ -31,7 +31,6 @@ from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.data import write_table
-from jaxflow.data.delimited import is_number
 from jaxflow.diffusion import SAMPLERS, draw
 
 # Diffusion samplers are described by the first line of their docstring.
@@ -85,9 +84,9 @@ def sample(
 ) -> None:
     """Draw new rows from a fitted density.
 
-    The rows are in the units of the table that the run was fitted to. A run with classes needs
-    --class, unless it is a diffusion model, which can draw from all classes together, or one on
-    images, which are then drawn from each class in turn.
+    The rows are in the units of the table that the run was fitted to. Without --class a run with
+    classes draws them as often as they were, and writes them in their column; a diffusion model
+    draws from all classes together, and images are drawn from each class in turn.
     """
     check_choice("--sampler", sampler, CHOICES)
     record = read_finished(run)
@@ -122,12 +121,17 @@ def sample(
         )
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
+    labels = None
     if record.get("given"):
         if class_name is not None:
             raise ValueError(f"--class {class_name}: {run} has no classes; leave --class out")
         cond = given_condition(run, record, given or ())
     else:
-        cond = _condition(record, class_name, guidance, fast=fast)
+        is_free = is_diffusion(record) and guidance is None and not fast
+        if class_name is None and record.get("classes") is not None and not is_free:
+            labels, cond = draw_classes(record, num, seed)
+        else:
+            cond = None if class_name is None else class_condition(record, class_name)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow, key = load_flow(run, guidance, fast=fast), jax.random.key(seed)
         if fast:
@@ -140,14 +144,15 @@ def sample(
             x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
         x = np.asarray(x)
     names, whole = record["columns"], record.get("whole") or ()
-    if whole or not header or all(map(is_number, names)):
-        columns = {
-            name: np.round(column).astype(np.int64) if name in whole else column.astype(float)
+    if out.suffix.lower() == ".npy" and not whole and labels is None:
+        write_table(out, x, names, overwrite=overwrite)
+    else:
+        columns = {} if labels is None else {record["class_column"]: labels}
+        columns |= {
+            name: np.round(column).astype(np.int64) if name in whole else column
             for name, column in zip(names, x.T, strict=True)
         }
         _write(out, pl.DataFrame(columns), header=header)
-    else:
-        write_table(out, x, names, overwrite=overwrite)
     _print(num, out)
 
 
@@ -174,20 +179,3 @@ def _write(out: Path, frame: pl.DataFrame, *, header: bool) -> None:
         raise ValueError(f"{out}: the columns are not all numbers; write .csv or .parquet")
     with open_table(out, header=header) as append:
         append({name: frame[name] for name in frame.columns})
-
-
-def _condition(
-    record: dict[str, Any], class_name: str | None, guidance: float | None, *, fast: bool
-) -> np.ndarray | None:
-    """One-hot class to sample; None if the run needs none."""
-    if class_name is not None:
-        return class_condition(record, class_name)
-    if record.get("classes") is None:
-        return None
-    if guidance is not None or fast:
-        why = f"{'--fast' if fast else '--guidance'} needs a class"
-    elif is_diffusion(record):
-        return None
-    else:
-        why = "this run has classes"
-    raise ValueError(f"{why}: add --class, one of {', '.join(record['classes'])}")
