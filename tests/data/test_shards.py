@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused(shards, tmp_path, key):
         if exists:
             folder.mkdir()
         for _ in range(2):
-            with pytest.raises(ValueError, match="bad.parquet has NaN"):
+            with pytest.raises(ValueError, match=r"bad.parquet has NaN"):
                 Shards.convert(both, folder)
         assert folder.exists() == exists
         assert not exists or not list(folder.iterdir())

@@ -12,7 +12,7 @@ import typer
 from jaxflow.cli.classes import class_condition, draw_classes
 from jaxflow.cli.given import given_condition
 from jaxflow.cli.image_outputs import check_image_options, sample_images
-from jaxflow.cli.mixed import load_mixed
+from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent
 from jaxflow.cli.options import (
     ClassName,
     Devices,
@@ -31,7 +31,9 @@ from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.data import write_table
+from jaxflow.data.delimited import first_line
 from jaxflow.diffusion import SAMPLERS, draw
+from jaxflow.tables.frames import read_cells, read_frame
 
 # Diffusion samplers are described by the first line of their docstring.
 CHOICES = {"ode": "the ODE whose density is jaxflow score"} | {
@@ -60,6 +62,13 @@ def sample(
         typer.Option(
             help="Cell of the rows to draw, as COLUMN=VALUE, for runs that were fitted with "
             "--given or to more than numbers. Repeat it for more columns."
+        ),
+    ] = None,
+    fill: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table whose gaps to fill by draws given the other cells of their row, for runs "
+            "that were fitted to more than numbers. All rows and columns are written."
         ),
     ] = None,
     sampler: Annotated[
@@ -93,20 +102,30 @@ def sample(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"given": given, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        refused |= {"fill": fill}
         check_image_options(run, record, **refused)
         sample_images(run, record, out, grid, num or 64, class_name, guidance, seed, overwrite)
         return
     if grid is not None or out is None:
         raise ValueError(f"{run} was fitted to a table: give --out FILE, and no --grid")
     check_output(out, overwrite=overwrite)
+    if fill is not None and (num is not None or given):
+        raise ValueError(f"--fill {fill} draws its own rows: leave --num and --given out")
     num = num or 1000
     if PLAN in record:
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_mixed(run, record, **refused)
-            _write(out, _sample_mixed(fitted, num, seed, given or ()), header=header)
-        _print(num, out)
+            if fill is None:
+                frame = _sample_mixed(fitted, num, seed, given or ())
+            else:
+                with first_line(fill, is_header=record.get("header")):
+                    frame = _fill(fitted, fill, seed)
+            _write(out, frame, header=header)
+        _print(len(frame), out)
         return
+    if fill is not None:
+        raise needs_mixed(run, f"--fill {fill}")
     if given and not record.get("given"):
         raise ValueError(
             f"--given {given[0]}: {run} was fitted to numbers alone; fit it with --given, --kind "
@@ -172,6 +191,14 @@ def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.
         cells[name] = cell
     source = fitted.condition(cells) if cells else fitted
     return source.sample(key, num)
+
+
+def _fill(fitted: Any, table: Path, seed: int) -> pl.DataFrame:
+    """The table with its gaps filled; columns that are no part of the density as they are."""
+    cells = read_cells(table, fitted.plan.null)
+    note_absent(fitted, cells, table)
+    filled = fitted.impute(cells, jax.random.key(seed))
+    return read_frame(table).with_columns(filled.get_columns())
 
 
 def _write(out: Path, frame: pl.DataFrame, *, header: bool) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, check_share, split
 from jaxflow.runtime.dependence import check_independent
-from jaxflow.runtime.keys import host_seed
+from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
@@ -66,9 +66,10 @@ def fit_table(
       rows, or at most 20 of which hardly two are neighbours;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
       (0, 1), and at an end that is the most frequent number; positive, where none is negative and
-      the least is nearer to 0 than to the largest; else continuous. Values on a limit, and values that a hundredth of the rows share, have
-      probabilities of their own. Large whole numbers, such as incomes, have a density too, which
-      is about the probability of each; samples are rounded.
+      the least is nearer to 0 than to the largest; else continuous. Values on a limit, and values
+      that a hundredth of the rows share, have probabilities of their own. Large whole numbers,
+      such as incomes, have a density too, which is about the probability of each; samples are
+      rounded.
 
     Discrete cells are modelled one after another by small networks, and keep their smoothed
     frequencies where the networks are no better on held-out rows; continuous ones by a flow that
@@ -121,6 +122,7 @@ def fit_table(
         TrainingError: no validation value was finite.
     """
     start = time.monotonic()
+    check_key(key)
     check_share("validation", validation)
     width, depth = check_count("width", width), check_count("depth", depth)
     cells = read_cells(frame, null)
@@ -205,6 +207,7 @@ def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray, share: float) -> Splits:
     if few:
         raise ValueError(
             f"columns {', '.join(few)} have too few different numbers for folds: name another "
-            'kind, such as kinds={"' + few[0] + '": "category"}, or leave them out'
+            'kind, such as kinds={"' + few[0] + '": "category"} (command line: --kind '
+            f"{few[0]}=category), or leave them out"
         )
     return folds
