@@ -103,7 +103,7 @@ def numbers_report(
         "Tests": [text_html(str(diagnosis))],
     }, {
         "Samples and rows, two columns at a time": axes[0, 0].figure,
-        "Encoded rows and errors": diagnostics.draw(diagnosis),
+        "Encoded rows and errors": diagnostics.draw(diagnosis, columns),
     }
 
 
