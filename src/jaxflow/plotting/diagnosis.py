@@ -73,8 +73,9 @@ def _draw_quantiles(ax: Any, z: Float[np.ndarray, "n d"], columns: Sequence[str]
         normal, low, high, color=GREY, alpha=0.35, linewidth=0, label="99 % of N(0, 1)"
     )
     coordinates = np.unique(np.linspace(0, dim - 1, _MAX_COORDINATES).astype(int))
-    named = columns is not None and len(columns) == dim
-    names = columns if named else [f"coordinate {i}" for i in range(dim)]
+    names = [f"coordinate {i}" for i in range(dim)]
+    if columns is not None and len(columns) == dim:
+        names = list(columns)
     lines = np.sort(z[:, coordinates], axis=0).T
     worst = np.argsort(-np.abs(lines - normal).mean(axis=1))[: len(_COLOURS)].tolist()
     for i, line in enumerate(lines):
