@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxflow.cli.classes import find_classes, one_hot, read_labels, select_labels
+from jaxflow.cli.classes import draw_classes, find_classes, one_hot, read_labels, select_labels
 from jaxflow.data import read_table
 
 
@@ -100,9 +100,7 @@ def test_scores_given_the_class(jaxflow, diffusion, labelled, tmp_path):
     ("options", "says"),
     [
         (("--class", "left"), "--class left is unknown; the run has the classes down, up"),
-        (("--guidance", 2.0), "--guidance needs a class: add --class, one of down, up"),
         (("--class", "up", "--guidance", "nan"), "--guidance nan must be a finite number"),
-        (("--fast",), "--fast needs a class: add --class, one of down, up"),
         (("--class", "up", "--steps", 3), "--steps 3 needs a diffusion --sampler"),
         (("--sampler", "dpm", "--steps", 0), "Invalid value for '--steps'"),
     ],
@@ -143,10 +141,11 @@ def test_labels_are_read_from_any_table(tmp_path):
         found = read_labels(tmp_path / name, column)
         assert found.tolist() == ["1", "10", "2", "1"]
         assert find_classes(found, column) == ["1", "2", "10"]
-    cells = ["1000000000001", "1_0", "0.5", "True", "2e0"]
+    cells = ["1000000000001", "1_0", "0.5", "True", "2e0", "007", "7"]
     (tmp_path / "u.csv").write_text("\n".join(["x,y", *(f"1,{cell}" for cell in cells)]) + "\n")
     found = read_labels(tmp_path / "u.csv", "y")
-    assert found.tolist() == ["1000000000001", "1_0", "0.5", "true", "2"]
+    assert found.tolist() == ["1000000000001", "1_0", "0.5", "true", "2", "007", "7"]
+    assert find_classes(found[-2:], "y") == ["007", "7"]
     hot = one_hot(np.asarray(["2", "1"]), ["1", "2"], tmp_path)
     assert hot.tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
@@ -166,3 +165,29 @@ def test_bad_labels_are_named(tmp_path):
         find_classes(np.asarray(["a", "a"]), "y")
     with pytest.raises(ValueError, match=r"row 1 has the class 'c' \(1 such row\)"):
         one_hot(np.asarray(["a", "c"]), ["a", "b"], path)
+
+
+def test_classes_are_drawn_by_their_frequencies(jaxflow, fit, tmp_path, values):
+    path, out = tmp_path / "t.csv", tmp_path / "s.csv"
+    names = np.where(np.arange(len(values)) % 4 == 0, "007", "7")
+    pl.DataFrame({"kind": names, "a": values[:, 0]}).write_csv(path)
+    run = tmp_path / "run"
+    result = fit(run, "--class-column", "kind", table=path)
+    assert result.exit_code == 0, result.output
+    result = jaxflow("sample", run, "--out", out, "--num", 2000)
+    assert result.exit_code == 0, result.output
+    drawn = pl.read_csv(out, infer_schema=False)
+    assert drawn.columns == ["kind", "a"]
+    shares = dict(drawn["kind"].value_counts(normalize=True).rows())
+    assert abs(shares["007"] - 0.25) < 0.05
+    assert set(shares) == {"007", "7"}
+    # As few digits as float32 has.
+    assert max(map(len, drawn["a"].to_list())) <= 14
+    assert jaxflow("score", run, out, "--out", tmp_path / "scores.csv").exit_code == 0
+
+
+def test_classes_without_counts_are_drawn_as_often(capsys):
+    labels, hot = draw_classes({"classes": ["1", "2.5"]}, 100, 0)
+    assert set(labels.tolist()) == {1.0, 2.5}
+    np.testing.assert_array_equal(hot.argmax(axis=1), labels > 2)
+    assert "each is drawn as often" in capsys.readouterr().err

@@ -95,6 +95,26 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     assert "city" in jaxflow("info", folder).stdout
 
 
+def test_rows_with_gaps_are_scored_and_filled(jaxflow, run, tmp_path):
+    folder, _, _ = run
+    table, out = tmp_path / "gaps.csv", tmp_path / "out.csv"
+    table.write_text("id,visits,city,home\nn1,,Rome,Earth\nn2,3,,Earth\nn3,2,Oslo,Earth\n")
+    result = jaxflow("score", folder, table, "--out", out, "--marginal")
+    assert result.exit_code == 0, result.output
+    assert "has no columns day: their cells count as unknown" in result.stderr
+    scores = pl.read_csv(out)
+    assert scores.columns == ["row", "log_prob", "log_prob_se"]
+    assert np.isfinite(scores.to_numpy()).all()
+    result = jaxflow("sample", folder, "--fill", table, "--out", out, "--overwrite")
+    assert result.exit_code == 0, result.output
+    filled = pl.read_csv(out, try_parse_dates=True)
+    assert filled.columns == ["id", "visits", "city", "home", "day"]
+    assert filled["id"].to_list() == ["n1", "n2", "n3"]
+    assert filled["visits"].to_list()[1:] == [3, 2]
+    assert (filled["city"][0], filled["city"][2]) == ("Rome", "Oslo")
+    assert filled.null_count().to_numpy().sum() == 0
+
+
 def test_the_columns_and_rows_of_a_run_are_recognised(jaxflow, run, tmp_path):
     _, table, _ = run
     options = "--columns", "city,id,visits", "--drop-nan", "--kind", "city=category"
@@ -124,7 +144,20 @@ def test_the_columns_and_rows_of_a_run_are_recognised(jaxflow, run, tmp_path):
             ("fit", "TABLE", "--out", "new", "--kind", "city=0:1"),
             "has Oslo in row 1 (178 such rows)",
         ),
-        (("fit", "TABLE", "--out", "new", "--kind", "a=count"), "kinds names 'a', which is no"),
+        (("fit", "TABLE", "--out", "new", "--kind", "a=count"), "--kind a=count names 'a', which"),
+        (("fit", "TABLE", "--out", "new", "--kind", "city=hue"), "--kind city=hue is unknown"),
+        (
+            ("fit", "TABLE", "--out", "new", "--given", "city"),
+            "RUN --given city=VALUE (TABLE: not",
+        ),
+        (("sample", "RUN", "--out", "OUT", "--given", "id=x7"), "; 'id' was left out: an identif"),
+        (
+            ("sample", "RUN", "--out", "OUT", "--fill", "TABLE", "-n", "3"),
+            "leave --num and --give",
+        ),
+        (("score", "RUN", "GAPS", "--out", "OUT"), "(command line: --marginal)"),
+        (("score", "RUN", "OTHER", "--out", "OUT", "--marginal"), "no column is one of city, vis"),
+        (("score", "RUN", "TABLE", "--out", "OUT", "--marginal", "--percentile"), "whole rows"),
         (("fit", "TABLE", "--out", "new", "--kind", "a=count", "--field", "mlp"), "default model"),
     ],
 )
@@ -132,10 +165,14 @@ def test_what_does_not_fit_is_refused(jaxflow, run, tmp_path, monkeypatch, args,
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / "bad.csv"
     bad.write_text("city,visits,day,home\nParis,1,2026-03-12,Earth\n")
+    gaps, other = tmp_path / "gaps.csv", tmp_path / "other.csv"
+    gaps.write_text("city,visits,day,home\nOslo,,2026-03-12,Earth\n")
+    other.write_text("town,x\nOslo,1\n")
     named = {"RUN": run[0], "TABLE": run[1], "BAD": bad, "OUT": tmp_path / "out.csv"}
+    named |= {"GAPS": gaps, "OTHER": other}
     result = jaxflow(*(named.get(arg, arg) for arg in args))
     assert result.exit_code == 2, result.output
-    assert words in result.stderr
+    assert words.replace("TABLE", str(run[1])) in result.stderr
     assert not (tmp_path / "out.csv").exists()
     assert not (tmp_path / "new").exists()
 

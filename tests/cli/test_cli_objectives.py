@@ -117,6 +117,26 @@ def test_what_is_no_target_is_refused(tmp_path, jaxflow, target):
     assert "add --columns a,b" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def p(x):\n    return {'a': 1}['b']\n", ":2: return {'a': 1}['b']: KeyError: 'b'"),
+        ("def p(x):\n    raise ValueError('mine')\n", ":2: raise ValueError('mine'): ValueError"),
+        ("def p(x):\n    return x @ x[:1]\n", ":2: return x @ x[:1]: TypeError: dot_general"),
+        ("def p(x:\n", ":1: def p(x:: SyntaxError: '(' was never closed"),
+        ("import nixda\n", ":1: import nixda: ModuleNotFoundError: No module named 'nixda'"),
+    ],
+)
+def test_errors_of_the_users_file_name_its_line(tmp_path, jaxflow, code, says):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    options = ("--objective", "reverse-kl", "--columns", "a,b", "--out", tmp_path / "run")
+    result = jaxflow("fit", f"{path}:p", *options)
+    assert result.exit_code == 1
+    assert f"error: {path}{says}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_results_for_programs(jaxflow, fitted, table, tmp_path):
     run, _ = fitted
     told = json.loads(jaxflow("--json", "info", run).stdout)

@@ -135,6 +135,16 @@ def test_what_does_not_fit_is_refused(shards, tmp_path, key):
     np.save(tmp_path / "large.npy", np.full((3, 2), 1e300))
     with pytest.raises(ValueError, match=r"large.npy has NaN or infinity in 3 of 3 rows"):
         Shards.convert([tmp_path / "large.npy"], tmp_path / "z")
+    # A failed conversion leaves nothing, and can be repeated.
+    both = [tmp_path / "0.parquet", tmp_path / "bad.parquet"]
+    for folder, exists in ((tmp_path / "new", False), (tmp_path / "empty", True)):
+        if exists:
+            folder.mkdir()
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"bad.parquet has NaN"):
+                Shards.convert(both, folder)
+        assert folder.exists() == exists
+        assert not exists or not list(folder.iterdir())
     with pytest.raises(FileNotFoundError, match=r"has no shards.json"):
         Shards.open(tmp_path)
     with pytest.raises(ValueError, match=r"no columns \['z'\]"):

@@ -106,6 +106,16 @@ def test_its_picture_shows_rows_and_errors(right):
     stated = np.random.default_rng(0).uniform(1e-6, 1e-3, 250)
     figure = draw(dataclasses.replace(right, solves=right.solves._replace(ode_errors=stated)))
     quantiles, radius, errors = figure.axes
+    dim = right.encoded.shape[1]
+    colours = {line.get_color() for line in quantiles.lines}
+    assert len(colours) == len(quantiles.lines) == dim
+    texts = [text.get_text() for text in quantiles.get_legend().get_texts()]
+    assert texts[1:] == [f"coordinate {i}" for i in range(dim)]
+    names = ["age", "mass", "size"][:dim]
+    named = draw(right, names)
+    texts = [text.get_text() for text in named.axes[0].get_legend().get_texts()]
+    assert texts[1:] == names
+    plt.close(named)
     np.testing.assert_allclose(quantiles.lines[1].get_ydata(), np.sort(right.encoded[:, 1]))
     assert sum(bar.get_height() * bar.get_width() for bar in radius.patches) == pytest.approx(1)
     x, above = errors.lines[0].get_data()

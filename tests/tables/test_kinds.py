@@ -1,6 +1,7 @@
 """Kinds of table columns: what is found, and cells that go there and back."""
 
 import datetime
+import decimal
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
 from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
 
-RNG = np.random.default_rng(4)
+RNG, OTHER = np.random.default_rng(4), np.random.default_rng(5)
 N = 400
 
 
@@ -86,6 +87,32 @@ COLUMNS = {
     "few steps of 2": Case(2 * RNG.integers(0, 4, N), Whole, "numbers in steps of 2 from 0 to 6"),
     "persons": Case(1 + RNG.poisson(1.5, N), Whole, "whole numbers from 1 on"),
     "day of the month": Case(1 + np.arange(N) % 30, Whole, "whole numbers from 1 to 30"),
+    "codes of rare ends": Case(
+        np.repeat([-1, 0, 1], [32, 96, 272]), Whole, "whole numbers from -1 to 1"
+    ),
+    "status": Case(np.repeat([1, 2, 3], [110, 262, 28]), Whole, "whole numbers from 1 to 3"),
+    "few events": Case(
+        np.repeat([0, 1, 2, 3], [241, 121, 30, 8]), Whole, "count: whole numbers from 0 on"
+    ),
+    "storm hour": Case(
+        np.repeat(np.arange(24), [95, *[1] * 5] * 4),
+        Whole,
+        "whole numbers from 0 to 23",
+    ),
+    "storm.month": Case(5 + OTHER.poisson(3.0, N).clip(0, 7), Whole, "whole numbers from 1 to 12"),
+    "votes": Case(
+        np.repeat([0.0, 4.5, 14.5, 24.5, 34.5, 45.5, 84.5], [180, 170, 30, 10, 6, 3, 1]),
+        Category,
+        "category with 7 labels",
+    ),
+    "humidity": Case(
+        np.minimum(OTHER.gamma(16.0, 5.0, N), 100.0),
+        Number,
+        "bounded, within (0, 100): logit; exactly 100 has a probability",
+    ),
+    "percent": Case(
+        np.append([0, 100], OTHER.integers(3, 60, N - 2)), Whole, "whole numbers from 0 to 100"
+    ),
     "month first": Case(
         [f"{day.month}/{day.day}/{day.year}" for day in DAYS.tolist()],
         Date,
@@ -103,6 +130,16 @@ COLUMNS = {
         (np.datetime64("1992-01") + np.arange(N)).astype("datetime64[D]"),
         Date,
         "counted in months from 1992-0",
+    ),
+    "month named": Case(
+        [day.strftime("%d-%b-%Y").lstrip("0") for day in DAYS.tolist()],
+        Date,
+        "date, counted in days from 2026-01-0",
+    ),
+    "digits": Case(
+        [int(day.strftime("%Y%m%d")) for day in DAYS.tolist()],
+        Date,
+        "date read as yyyymmdd, counted in days from 2026-01-0",
     ),
     "minutes": Case(
         [day.strftime("%Y/%m/%d 7:05") for day in DAYS.tolist()],
@@ -150,7 +187,9 @@ def test_cells_come_back(name):
     else:
         back = kind.decode(codes)
         days = {"minutes": DAYS + np.timedelta64(425, "m")}
-        days |= dict.fromkeys(("ISO days", "month first", "day first"), DAYS)
+        days |= dict.fromkeys(
+            ("ISO days", "month first", "day first", "month named", "digits"), DAYS
+        )
         expected = days.get(name, np.asarray(case.column))
         np.testing.assert_array_equal(back, expected)
         assert back.dtype.kind == {"U": "O"}.get(expected.dtype.kind, expected.dtype.kind)
@@ -198,6 +237,82 @@ def test_missing_cells_of_any_type():
         kind: Any = kind_of(found)
         codes = kind.encode(found)
         np.testing.assert_array_equal(np.isnan(codes), found.missing)
+
+
+@pytest.mark.parametrize(
+    ("cells", "first"),
+    [
+        (["2024-01-31T10:00:00+02:00", "2024-02-01T23:30:00-01:00"], "2024-01-31T08:00"),
+        (["2024-01", "2024-03"], "2024-01-01"),
+        (["Jan 31, 2024", "December 1 2024"], "2024-01-31"),
+        (pd.DataFrame({"x": pd.period_range("2024", periods=3, freq="Q")})["x"], "2024-01-01"),
+        (pl.Series([datetime.datetime(2024, 1, 31, 12, tzinfo=datetime.UTC)]), "2024-01-31T12:00"),
+        (pd.Series(pd.to_datetime(["2024-01-31"]).tz_localize("Europe/Oslo")), "2024-01-30T23:00"),
+        (np.array([20240131, 20240229]), "2024-01-31"),
+    ],
+)
+def test_dates_in_other_words(cells, first):
+    sort = pl if isinstance(cells, pl.Series) else pd
+    kind = kind_of(read_cells(sort.DataFrame({"x": cells}))["x"])
+    assert isinstance(kind, Date)
+    assert np.datetime64(kind.origin) == np.datetime64(first)
+    assert cells_matter(np.array([20240131.0, 20240229.0]))
+    for text in ("20240132", "Jan 2024 3", "31 2024", "1-Jan-24", "2024-13", "12/Foo/2024"):
+        assert np.isnat(Cells.of("x", [text]).times("yyyymmdd")).all()
+
+
+NUMBERS = [f"{x:.3f}" for x in OTHER.normal(100, 9, 59)]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([*NUMBERS, "n/a"], "59 of 60 cells are numbers, 'n/a' is not: --null n/a "),
+        ([*NUMBERS, "not known"], "--null 'not known' .in Python null=.'not known'.. for gaps"),
+        ([*NUMBERS[:40], *["na"] * 5, "unknown"], "numbers, 'na', 'unknown' are not: --null na"),
+        (NUMBERS, "59 of 59 cells are numbers as text: convert them, or name a kind, --kind x="),
+        ([f"${x}" for x in NUMBERS], r"59 of 59 cells are numbers with a sign, such as \$"),
+        ([f"{i}%" for i in range(99)], "numbers with a sign, such as 0%: write the numbers alone"),
+        ([*DAYS[:59].astype(str), "?"], "59 of 60 cells are dates, '\\?' is not: --null '\\?'"),
+        (["3/14/2026"] * 9 + [f"{i}/15/2026" for i in range(1, 10)] + ["soon"], "18 of 19 cells"),
+    ],
+)
+def test_numbers_and_dates_with_a_few_words_are_refused(column, words):
+    cells = Cells.of("x", np.array(column, object))
+    with pytest.raises(ValueError, match=words):
+        kind_of(cells)
+    assert isinstance(kind_of(cells, "category"), Category)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [*["4", "6", "8"] * 20, "3", "rotary"],
+        ["00123", *NUMBERS],
+        [*NUMBERS[:40], *[f"A/5 {i}" for i in range(10)]],
+    ],
+)
+def test_labels_and_identifiers_may_be_numbers(column):
+    assert isinstance(kind_of(Cells.of("x", np.array(column, object))), Category | Ignored)
+
+
+def test_decimals_and_masked_arrays_are_numbers_and_gaps():
+    decimals = [decimal.Decimal("1.25") * i for i in range(60)]
+    for frame in (pl.DataFrame({"x": decimals}), pd.DataFrame({"x": decimals})):
+        cells = read_cells(frame)["x"]
+        assert cells.are_numbers
+        assert cells.raw[1] == 1.25
+    masked = Cells.of("x", np.ma.array([1.0, 2.0], mask=[True, False]))
+    np.testing.assert_array_equal(masked.missing, [True, False])
+    assert np.isnan(masked.numbers[0])
+
+
+def test_times_of_day_and_durations_have_an_outcome():
+    times = pl.DataFrame({"x": [datetime.time(i % 24, i) for i in range(60)]})
+    assert "durations as text" in kind_of(read_cells(times)["x"]).describe()
+    spans = pl.DataFrame({"x": [datetime.timedelta(hours=1)]})
+    with pytest.raises(ValueError, match="column 'x' has dtype timedelta64"):
+        read_cells(spans)
 
 
 def test_dates_between_the_steps_have_no_probability():

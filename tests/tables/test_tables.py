@@ -1,5 +1,7 @@
 """`fit_table`: one exact joint density of labels, counts, numbers and gaps."""
 
+import re
+
 import jax
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from scipy import stats
 
 import jaxflow
 import jaxflow.tables.fit_discrete as fit_discrete
+from jaxflow.runtime.keys import check_key
 from jaxflow.tables import TableCheck, check_table, fit_table
 from jaxflow.tables.frames import read_cells
 from jaxflow.tables.plan import Plan
@@ -124,6 +127,41 @@ def test_the_marginal_of_a_gap_is_that_of_the_columns_left(table):
     # A row without cells has the probability of its gaps.
     nothing = pd.DataFrame({"wind": [np.nan]})
     np.testing.assert_allclose(table.marginal(nothing, jax.random.key(0))[0], 0.0, atol=1e-6)
+
+
+def test_numbers_of_draws_and_keys_are_checked(table, key):
+    rows = {"city": ["Oslo"], "degrees": [7.123456789012345]}
+    for call, least in (
+        (lambda: table.marginal(rows, key, draws=1), 2),
+        (lambda: table.condition(city="Oslo", draws=-1), 2),
+        (lambda: table.impute(rows, key, draws=0), 1),
+        (lambda: table.condition(city="Oslo").sample(key, 3, draws=0), 1),
+    ):
+        with pytest.raises(ValueError, match=f"draws=.* must be an integer >= {least}"):
+            call()
+    for wrong in (0, np.float64(3.0)):
+        with pytest.raises(TypeError, match=r"is no random key: write jax\.random\.key"):
+            check_key(wrong)
+    check_key(key)
+    check_key(jax.random.PRNGKey(0))
+    # Filling leaves known cells as they are, to the last digit.
+    assert table.impute(rows, key)["degrees"][0] == rows["degrees"][0]
+    with pytest.raises(ValueError, match="no column is one of city, visits"):
+        table.marginal({"town": ["Oslo"]}, key)
+
+
+def test_numbers_that_the_precision_takes_for_a_limit_are_named(key):
+    rng = np.random.default_rng(0)
+    frame = {"share": rng.beta(2.0, 2.0, 100), "x": rng.normal(size=100)}
+    with jax.enable_x64(False):
+        table = fit_table(frame, key=key, steps=1, max_seconds=1e-3)
+        for name, cell in (("share", 1e-300), ("x", 1e39)):
+            row = {"share": [0.5], "x": [0.1]} | {name: [cell]}
+            words = f"column '{name}' has {cell} in row 0: float32 takes it for a limit or"
+            with pytest.raises(ValueError, match=re.escape(words)):
+                table.log_prob(row)
+            with pytest.raises(ValueError, match=re.escape(words)):
+                table.marginal({name: [cell]}, key)
 
 
 @pytest.mark.slow

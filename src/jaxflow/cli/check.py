@@ -109,7 +109,7 @@ def check(
             text = card_of(run, record, found.solves).text(found.model, FLOW)
             write_bytes(card, text.encode())
         if picture is not None:
-            figure = diagnostics.draw(found.checked)
+            figure = diagnostics.draw(found.checked, record["columns"])
             write_bytes(picture, render(figure, picture.suffix[1:].lower(), dpi=160))
     written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
     parts = [found.text]

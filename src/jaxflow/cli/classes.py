@@ -9,9 +9,11 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from jaxflow.cli.given import check_given, read_given_columns
-from jaxflow.cli.terminal import plural
+from jaxflow.cli.terminal import note, plural
 from jaxflow.data import read_table, table_names
-from jaxflow.data.delimited import TEXT, text_column
+from jaxflow.data.delimited import TEXT, is_number, text_column
+from jaxflow.tables.cells import CODE
+from jaxflow.tables.numeric import is_whole
 
 # A column with more labels is taken for numbers.
 MAX_CLASSES = 1000
@@ -58,6 +60,21 @@ def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " cl
             f"--class {name} is unknown; the run has the classes {', '.join(classes)}"
         )
     return np.eye(len(classes), dtype=np.float32)[classes.index(normalise(name))]
+
+
+def draw_classes(record: dict[str, Any], num: int, seed: int) -> tuple[np.ndarray, OneHot]:
+    """Draw a class for each of `num` rows by the classes' frequencies: labels, and one-hot."""
+    classes, counts = record["classes"], record.get("class_counts")
+    if counts is None:
+        note("the run has no counts of its classes: each is drawn as often; choose one by --class")
+        counts = [1] * len(classes)
+    shares = np.array(counts) / sum(counts)
+    index = np.random.default_rng(seed).choice(len(classes), num, p=shares)
+    labels = np.array(classes)
+    if not any(map(CODE.fullmatch, classes)) and all(map(is_number, classes)):
+        numbers = labels.astype(float)
+        labels = numbers.astype(int) if is_whole(numbers) else numbers
+    return labels[index], np.eye(len(classes), dtype=np.float32)[index]
 
 
 def read_labels(path: Path, column: str) -> Labels:
@@ -115,12 +132,12 @@ def _read_cells(path: Path, names: Sequence[str], column: str) -> Sequence[Any]:
 
 
 def normalise(cell: Any) -> str:
-    """A label as text, "" for a missing one; 1, 1.0 and 1e0 are the same."""
+    """A label as text, "" for a missing one; 1, 1.0 and 1e0 are the same, 007 and 7 are not."""
     text = "" if cell is None else str(cell).strip()
     if text.lower() in ("true", "false"):
         return text.lower()
     # Python reads 1_0 as 10, people do not.
-    if "_" in text:
+    if "_" in text or CODE.fullmatch(text):
         return text
     for number in (int, float):
         try:
@@ -135,6 +152,6 @@ def normalise(cell: Any) -> str:
 
 def _sort_key(label: str) -> tuple[bool, float, str]:
     try:
-        return False, float(label), ""
+        return False, float(label), label
     except ValueError:
         return True, 0.0, label

@@ -15,13 +15,18 @@ from jaxflow.training import TrainingError
 
 COMPUTATION_FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130
 
+
+class UserCodeError(Exception):
+    """An error raised by a Python file of the user; the message names its line."""
+
+
 # Other exceptions are bugs and keep their traceback.
 _EXIT_CODES = {
     INVALID_INPUT: (
         *(ValueError, TypeError, ImportError, PermissionError),
         *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
     ),
-    COMPUTATION_FAILED: (SolveError, TrainingError, JaxRuntimeError, OSError),
+    COMPUTATION_FAILED: (UserCodeError, SolveError, TrainingError, JaxRuntimeError, OSError),
 }
 
 

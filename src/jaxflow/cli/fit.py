@@ -17,7 +17,13 @@ from jaxflow.cli.given import read_given
 from jaxflow.cli.header import Header
 from jaxflow.cli.images import fit_image_run, read_image_rows, takes_images
 from jaxflow.cli.info import print_outcome
-from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
+from jaxflow.cli.mixed import (
+    fit_mixed,
+    kinds_as_typed,
+    read_mixed,
+    read_numbers,
+    split_kinds,
+)
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
@@ -279,7 +285,8 @@ def fit(
                 check_float64()
             proposal = None
             if plain and x is not None:
-                proposal = default_proposal(x, record, kinds)
+                with kinds_as_typed(kind or ()):
+                    proposal = default_proposal(x, record, kinds)
             if cells is not None:
                 record = fit_mixed(cells, record, settings, folder)
             elif x is not None and images:

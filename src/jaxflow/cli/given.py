@@ -34,7 +34,13 @@ def read_given(
         why = f"{', '.join(both)} in both --columns and --given" if both else "no column is left"
         raise ValueError(f"--given {','.join(given)}: {why}")
     every = [*chosen, *given]
-    values = read_table(table, every).values
+    try:
+        values = read_table(table, every).values
+    except ValueError as error:
+        raise ValueError(
+            f"--given {','.join(given)} is for tables of numbers. Fit this one without --given, "
+            f"then draw by jaxflow sample RUN --given {given[0]}=VALUE ({error})"
+        ) from None
     rows, row_numbers = clean_rows(
         values, every, table, drop_nan=drop_nan, float64=settings.float64
     )

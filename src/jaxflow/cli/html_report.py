@@ -110,7 +110,7 @@ def numbers_report(
     }, {
         "Samples and rows, two columns at a time": axes[0, 0].figure,
         **maps,
-        "Encoded rows and errors": diagnostics.draw(diagnosis),
+        "Encoded rows and errors": diagnostics.draw(diagnosis, columns),
     }
 
 

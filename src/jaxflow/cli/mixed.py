@@ -1,9 +1,10 @@
 """Runs of `jaxflow fit` on tables of text, counts, dates, numbers and gaps."""
 
+import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def split_kinds(options: Sequence[str]) -> dict[str, Any]:
     return kinds
 
 
+@contextlib.contextmanager
+def kinds_as_typed(options: Sequence[str]) -> Iterator[None]:
+    """Errors that name `kinds[...]` name the option `--kind` as it was typed."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace("limits such as (0, 1)", "limits such as 0:1")
+        for option in options:
+            for name, kind in split_kinds([option]).items():
+                text = text.replace(f"kinds[{name!r}]={kind!r}", f"--kind {option}")
+                text = text.replace(f"kinds names {name!r}", f"--kind {option} names {name!r}")
+        raise ValueError(text) from error
+
+
 def read_mixed(
     table: Path,
     columns: Sequence[str] | None,
@@ -124,7 +139,7 @@ def fit_mixed(
 ) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
     start = time.monotonic()
-    with ending_early(folder, record, settings) as monitor:
+    with ending_early(folder, record, settings) as monitor, kinds_as_typed(record["kind"]):
         kinds, null = split_kinds(record["kind"]), record["null"]
         # Before the training, since it may take long.
         for line in str(Plan.of(cells, kinds, null, "dict")).splitlines():
@@ -165,6 +180,21 @@ def without_gaps(
         note(f"dropped {gaps.sum()} of {plural(len(gaps), 'row')} with gaps")
     kept = np.flatnonzero(~gaps)
     return {name: each.take(kept) for name, each in cells.items()}, kept
+
+
+def needs_mixed(run: Path, option: str) -> ValueError:
+    """The error of an option that is for runs on more than numbers."""
+    return ValueError(
+        f"{option}: {run} was fitted to numbers alone; fit it with --kind, such as --kind "
+        "a=continuous, so that any cell can be unknown"
+    )
+
+
+def note_absent(fitted: FittedTable, cells: dict[str, Cells], table: Path) -> None:
+    """Print the columns of the run that a table lacks."""
+    absent = [name for name in fitted.plan.names if name not in cells]
+    if absent:
+        note(f"{table} has no columns {', '.join(absent)}: their cells count as unknown")
 
 
 def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable:

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import typer
 
-from jaxflow.cli.classes import class_condition
+from jaxflow.cli.classes import class_condition, draw_classes
 from jaxflow.cli.given import given_condition
 from jaxflow.cli.image_outputs import check_image_options, sample_images
-from jaxflow.cli.mixed import load_mixed
+from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent
 from jaxflow.cli.options import (
     ClassName,
     Devices,
@@ -31,8 +31,9 @@ from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.data import write_table
-from jaxflow.data.delimited import is_number
+from jaxflow.data.delimited import first_line
 from jaxflow.diffusion import SAMPLERS, draw
+from jaxflow.tables.frames import read_cells, read_frame
 
 # Diffusion samplers are described by the first line of their docstring.
 CHOICES = {"ode": "the ODE whose density is jaxflow score"} | {
@@ -63,6 +64,13 @@ def sample(
             "--given or to more than numbers. Repeat it for more columns."
         ),
     ] = None,
+    fill: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table whose gaps to fill by draws given the other cells of their row, for runs "
+            "that were fitted to more than numbers. All rows and columns are written."
+        ),
+    ] = None,
     sampler: Annotated[
         str, choice("How to draw; all but ode are for diffusion models.", CHOICES)
     ] = "ode",
@@ -85,29 +93,39 @@ def sample(
 ) -> None:
     """Draw new rows from a fitted density.
 
-    The rows are in the units of the table that the run was fitted to. A run with classes needs
-    --class, unless it is a diffusion model, which can draw from all classes together, or one on
-    images, which are then drawn from each class in turn.
+    The rows are in the units of the table that the run was fitted to. Without --class a run with
+    classes draws them as often as they were, and writes them in their column; a diffusion model
+    draws from all classes together, and images are drawn from each class in turn.
     """
     check_choice("--sampler", sampler, CHOICES)
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"given": given, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        refused |= {"fill": fill}
         check_image_options(run, record, **refused)
         sample_images(run, record, out, grid, num or 64, class_name, guidance, seed, overwrite)
         return
     if grid is not None or out is None:
         raise ValueError(f"{run} was fitted to a table: give --out FILE, and no --grid")
     check_output(out, overwrite=overwrite)
+    if fill is not None and (num is not None or given):
+        raise ValueError(f"--fill {fill} draws its own rows: leave --num and --given out")
     num = num or 1000
     if PLAN in record:
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_mixed(run, record, **refused)
-            _write(out, _sample_mixed(fitted, num, seed, given or ()), header=header)
-        _print(num, out)
+            if fill is None:
+                frame = _sample_mixed(fitted, num, seed, given or ())
+            else:
+                with first_line(fill, is_header=record.get("header")):
+                    frame = _fill(fitted, fill, seed)
+            _write(out, frame, header=header)
+        _print(len(frame), out)
         return
+    if fill is not None:
+        raise needs_mixed(run, f"--fill {fill}")
     if given and not record.get("given"):
         raise ValueError(
             f"--given {given[0]}: {run} was fitted to numbers alone; fit it with --given, --kind "
@@ -122,12 +140,17 @@ def sample(
         )
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
+    labels = None
     if record.get("given"):
         if class_name is not None:
             raise ValueError(f"--class {class_name}: {run} has no classes; leave --class out")
         cond = given_condition(run, record, given or ())
     else:
-        cond = _condition(record, class_name, guidance, fast=fast)
+        is_free = is_diffusion(record) and guidance is None and not fast
+        if class_name is None and record.get("classes") is not None and not is_free:
+            labels, cond = draw_classes(record, num, seed)
+        else:
+            cond = None if class_name is None else class_condition(record, class_name)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow, key = load_flow(run, guidance, fast=fast), jax.random.key(seed)
         if fast:
@@ -140,14 +163,15 @@ def sample(
             x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
         x = np.asarray(x)
     names, whole = record["columns"], record.get("whole") or ()
-    if whole or not header or all(map(is_number, names)):
-        columns = {
-            name: np.round(column).astype(np.int64) if name in whole else column.astype(float)
+    if out.suffix.lower() == ".npy" and not whole and labels is None:
+        write_table(out, x, names, overwrite=overwrite)
+    else:
+        columns = {} if labels is None else {record["class_column"]: labels}
+        columns |= {
+            name: np.round(column).astype(np.int64) if name in whole else column
             for name, column in zip(names, x.T, strict=True)
         }
         _write(out, pl.DataFrame(columns), header=header)
-    else:
-        write_table(out, x, names, overwrite=overwrite)
     _print(num, out)
 
 
@@ -169,25 +193,16 @@ def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.
     return source.sample(key, num)
 
 
+def _fill(fitted: Any, table: Path, seed: int) -> pl.DataFrame:
+    """The table with its gaps filled; columns that are no part of the density as they are."""
+    cells = read_cells(table, fitted.plan.null)
+    note_absent(fitted, cells, table)
+    filled = fitted.impute(cells, jax.random.key(seed))
+    return read_frame(table).with_columns(filled.get_columns())
+
+
 def _write(out: Path, frame: pl.DataFrame, *, header: bool) -> None:
     if out.suffix.lower() == ".npy" and not all(dtype.is_numeric() for dtype in frame.dtypes):
         raise ValueError(f"{out}: the columns are not all numbers; write .csv or .parquet")
     with open_table(out, header=header) as append:
         append({name: frame[name] for name in frame.columns})
-
-
-def _condition(
-    record: dict[str, Any], class_name: str | None, guidance: float | None, *, fast: bool
-) -> np.ndarray | None:
-    """One-hot class to sample; None if the run needs none."""
-    if class_name is not None:
-        return class_condition(record, class_name)
-    if record.get("classes") is None:
-        return None
-    if guidance is not None or fast:
-        why = f"{'--fast' if fast else '--guidance'} needs a class"
-    elif is_diffusion(record):
-        return None
-    else:
-        why = "this run has classes"
-    raise ValueError(f"{why}: add --class, one of {', '.join(record['classes'])}")

@@ -15,7 +15,7 @@ from jaxflow import CNF, Status
 from jaxflow.cli.classes import RowConditions
 from jaxflow.cli.header import Header
 from jaxflow.cli.image_outputs import check_image_options, score_images
-from jaxflow.cli.mixed import load_mixed, without_gaps
+from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent, without_gaps
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
@@ -30,7 +30,7 @@ from jaxflow.tables.frames import read_cells, read_frame
 
 # Rows read and scored at a time, and names of the columns of results.
 BLOCK = 65_536
-SCORES = ("row", "log_prob", "ode_error", "trace_se", "status", "percentile")
+SCORES = ("row", "log_prob", "ode_error", "trace_se", "status", "percentile", "log_prob_se")
 
 
 def score(
@@ -52,6 +52,15 @@ def score(
             help="Add columns ode_error and trace_se, the errors in nats, and status. A row whose "
             "solve fails has no log_prob, and the other rows are scored. In .npy files status is "
             "a number, 0 for success.",
+        ),
+    ] = False,
+    marginal: Annotated[
+        bool,
+        typer.Option(
+            "--marginal",
+            help="Score the cells that are there, whatever the others are: cells may be missing "
+            "where none was, and columns absent. Adds log_prob_se, the standard error in nats, 0 "
+            "where exact. For runs that were fitted to more than numbers.",
         ),
     ] = False,
     keep_columns: Annotated[
@@ -96,19 +105,26 @@ def score(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"with_error": with_error, "keep_columns": keep_columns, "drop_nan": drop_nan}
-        check_image_options(run, record, **refused, percentile=percentile, fast=fast)
+        refused |= {"percentile": percentile, "fast": fast, "marginal": marginal}
+        check_image_options(run, record, **refused)
         score_images(run, record, table, out, class_name, guidance, unusual)
         return
+    if marginal and PLAN not in record:
+        raise needs_mixed(run, "--marginal")
+    if marginal and percentile:
+        raise ValueError("--percentile compares whole rows, --marginal does not: leave one out")
     more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_mixed(run, record, **refused)
-            _score_mixed(fitted, table, out, more, unusual, drop_nan=drop_nan)
+            num = None if marginal else unusual
+            _score_mixed(fitted, table, out, more, num, drop_nan=drop_nan)
         return
     conditions = RowConditions(record, table, class_name)
     moments, lowest = Moments(), Lowest(unusual)
-    precision = jax.enable_x64(record["settings"]["float64"])
+    is_double = record["settings"]["float64"]
+    precision, number = jax.enable_x64(is_double), np.float64 if is_double else np.float32
     with on_devices(devices), precision:
         flow = load_flow(run, guidance, fast=fast)
         with open_table(out) as append:
@@ -118,6 +134,8 @@ def score(
                 if with_error and out.suffix.lower() != ".npy":
                     columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
                 log_p = columns["log_prob"]
+                # In as few digits as the numbers of the run have.
+                columns["log_prob"] = log_p.astype(number)
                 append({"row": row_numbers, **columns, **more(row_numbers, log_p)})
                 moments.add(log_p)
                 lowest.add(log_p, row_numbers, x, cond)
@@ -169,20 +187,24 @@ class MoreColumns(NamedTuple):
 
 
 def _score_mixed(
-    fitted: Any, table: Path, out: Path, more: MoreColumns, num: int, *, drop_nan: bool
+    fitted: Any, table: Path, out: Path, more: MoreColumns, num: int | None, *, drop_nan: bool
 ) -> None:
-    """Score a table of more than numbers."""
+    """Score a table of more than numbers; the cells that are there if `num` is None."""
     cells = read_cells(table, fitted.plan.null)
     row_numbers = np.arange(len(next(iter(cells.values()))))
     if drop_nan:
         names = [name for name in fitted.plan.names if name in cells]
         cells, row_numbers = without_gaps(cells, names, table)
-    moments = Moments()
-    with open_table(out) as append:
+    moments, errors = Moments(), {}
+    if num is None:
+        note_absent(fitted, cells, table)
+        log_p, errors["log_prob_se"] = fitted.marginal(cells, jax.random.key(0))
+    else:
         log_p = fitted.log_prob(cells)
-        append({"row": row_numbers, "log_prob": log_p, **more(row_numbers, log_p)})
-        moments.add(log_p)
-    unusual = unusual_in_table(fitted, cells, row_numbers, log_p, num)
+    with open_table(out) as append:
+        append({"row": row_numbers, "log_prob": log_p, **errors, **more(row_numbers, log_p)})
+    moments.add(log_p)
+    unusual = unusual_in_table(fitted, cells, row_numbers, log_p, num or 0)
     _print_scores(moments, out, None, unusual)
 
 

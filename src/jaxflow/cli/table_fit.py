@@ -115,6 +115,7 @@ def read_table_rows(
         settings,
         class_column=class_column,
         classes=classes,
+        class_counts=None if cond is None else cond.sum(axis=0).astype(int).tolist(),
         columns_chosen=chosen,
         rows_dropped=num_rows - len(row_numbers),
         labels_sha256=None if cond is None else hash_rows(cond),

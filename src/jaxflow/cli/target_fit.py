@@ -1,6 +1,8 @@
 """`jaxflow fit FILE.py:NAME --objective reverse-kl`: fit a density known up to a constant."""
 
-from collections.abc import Callable
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow import importance_sample
+from jaxflow.cli.errors import UserCodeError
 from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitSettings
@@ -97,14 +100,31 @@ def _load_function(target: str, dim: int) -> Callable[[Any], Any]:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _errors_of(path):
+        spec.loader.exec_module(module)
     log_p = getattr(module, name, None)
     if not callable(log_p):
         names = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
         raise ValueError(f"{path} has no function {name!r}; it has {', '.join(names) or 'none'}")
-    shape = jax.eval_shape(log_p, jnp.zeros(dim)).shape
+    with _errors_of(path):
+        shape = jnp.shape(jax.eval_shape(log_p, jnp.zeros(dim)))
     if shape != ():
         raise ValueError(
             f"{target} returns shape {shape} for a row of {dim} columns; return one number"
         )
     return log_p
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Errors of the user's file, each with its line there."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines, text = [f"{f.lineno}: {f.line}" for f in frames if Path(f.filename) == path], error
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines, text = [f"{error.lineno}: {(error.text or '').strip()}"], error.msg
+        if not lines:
+            raise
+        raise UserCodeError(f"{path}:{lines[-1]}: {type(error).__name__}: {text}") from error

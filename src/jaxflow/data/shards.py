@@ -81,7 +81,28 @@ class Shards:
             raise FileExistsError(f"{folder} is not empty; choose another folder for shards")
         if not tables:
             raise ValueError("tables=[] is empty: name at least one file")
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            cls._write(tables, folder, columns, drop_nan=drop_nan)
+        except BaseException:
+            # The folder was empty: what it has is half a conversion.
+            for file in folder.iterdir():
+                file.unlink()
+            if new:
+                folder.rmdir()
+            raise
+        return cls.open(folder, cond=cond)
+
+    @staticmethod
+    def _write(
+        tables: Sequence[str | os.PathLike[str]],
+        folder: Path,
+        columns: Sequence[str] | None,
+        *,
+        drop_nan: bool,
+    ) -> None:
+        """Write the files and the record."""
         names, files, counts, dropped = None, [], [], 0
         for table in tables:
             first_row = 0
@@ -113,7 +134,6 @@ class Shards:
         record = {"columns": names, "files": files, "counts": counts, "dropped": dropped}
         with atomic_write(folder / RECORD) as file:
             file.write(json.dumps(record, indent=2).encode())
-        return cls.open(folder, cond=cond)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, cond: Sequence[str] = ()) -> "Shards":

@@ -41,6 +41,7 @@ from jaxflow.runtime.arguments import (
     promote_dtypes,
 )
 from jaxflow.runtime.chunking import map_chunks
+from jaxflow.runtime.keys import check_key
 from jaxflow.runtime.lanes import lanes_for
 from jaxflow.runtime.precision import (
     accumulation_dtype,
@@ -323,6 +324,7 @@ class Flow(eqx.Module):
         *,
         with_log_prob: bool,
     ) -> tuple[Array, Array | None]:
+        check_key(key)
         batch = batch_shape(shape)
         base_key, probe_key = jax.random.split(key)
         flow, cond = promote_dtypes(self, as_cond_rows(cond, batch))

@@ -1,6 +1,7 @@
 """The plot of a diagnosis: the encoded data, and the errors of the log-densities."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,20 @@ from jaxtyping import Float
 from jaxflow.plotting.style import BLUE, GREY, VERMILION, open_axes, pyplot
 from jaxflow.runtime.checks import finite_rows
 
-# Most coordinates that are drawn, evenly spaced among all.
+# Most coordinates that are drawn, evenly spaced among all; the least normal ones have colours.
 _MAX_COORDINATES = 40
+# Colours of Okabe and Ito, distinguishable with any colour vision.
+_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 # Quantiles between which each order statistic of normal samples lies with probability 99 %.
 _BAND = (0.005, 0.995)
 
 
-def draw(diagnosis: Any) -> Any:
+def draw(diagnosis: Any, columns: Sequence[str] | None = None) -> Any:
     """Draw the encoded data against N(0, I), and the errors of the log-densities.
 
     Left: quantiles of each coordinate of `z = encode(x)` against those of N(0, 1), with the band
-    that holds 99 % of normal samples at each place. Middle: `|z|^2` against its chi-square
+    that holds 99 % of normal samples at each place; the coordinates that differ most have colours
+    and names. Middle: `|z|^2` against its chi-square
     density. Right: share of rows whose log-density has an error of at least x nats.
 
     ```python
@@ -34,6 +38,7 @@ def draw(diagnosis: Any) -> Any:
 
     Args:
         diagnosis: the result of `jaxflow.diagnostics.diagnose`.
+        columns: names of the columns, where each coordinate of `z` is that of a column.
 
     Returns:
         The matplotlib figure, with three axes.
@@ -51,13 +56,13 @@ def draw(diagnosis: Any) -> Any:
         for ax in axes[:2]:
             _write_text(ax, f"base: {reason}")
     else:
-        _draw_quantiles(axes[0], z)
+        _draw_quantiles(axes[0], z, columns)
         _draw_radius(axes[1], z)
     _draw_errors(axes[2], diagnosis)
     return figure
 
 
-def _draw_quantiles(ax: Any, z: Float[np.ndarray, "n d"]) -> None:
+def _draw_quantiles(ax: Any, z: Float[np.ndarray, "n d"], columns: Sequence[str] | None) -> None:
     from scipy import stats
 
     num, dim = z.shape
@@ -68,11 +73,19 @@ def _draw_quantiles(ax: Any, z: Float[np.ndarray, "n d"]) -> None:
         normal, low, high, color=GREY, alpha=0.35, linewidth=0, label="99 % of N(0, 1)"
     )
     coordinates = np.unique(np.linspace(0, dim - 1, _MAX_COORDINATES).astype(int))
-    for i, column in enumerate(np.sort(z[:, coordinates], axis=0).T):
-        label = "encoded data, one line per coordinate" if i == 0 else None
-        ax.plot(normal, column, color=BLUE, linewidth=0.9, alpha=max(0.3, dim**-0.5), label=label)
+    names = [f"coordinate {i}" for i in range(dim)]
+    if columns is not None and len(columns) == dim:
+        names = list(columns)
+    lines = np.sort(z[:, coordinates], axis=0).T
+    worst = np.argsort(-np.abs(lines - normal).mean(axis=1))[: len(_COLOURS)].tolist()
+    for i, line in enumerate(lines):
+        label = names[coordinates[i]] if i in worst else None
+        style = {"color": _COLOURS[sorted(worst).index(i)]} if i in worst else {"color": GREY}
+        ax.plot(normal, line, linewidth=0.9, label=label, zorder=2 + (i in worst), **style)
     ax.set(xlabel="quantile of N(0, 1)", ylabel="quantile of z", title="Encoded data")
-    ax.legend(frameon=False, loc="upper left")
+    # The lines run along the diagonal; half of the picture above it is free.
+    ax.set_ylim(top=ax.get_ylim()[1] + 1.5)
+    ax.legend(frameon=False, loc="upper left", fontsize="small", handlelength=1.2)
 
 
 def _draw_radius(ax: Any, z: Float[np.ndarray, "n d"]) -> None:

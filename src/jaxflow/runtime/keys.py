@@ -1,9 +1,18 @@
 """Random keys of jax as seeds of NumPy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
+
+
+def check_key(key: Any) -> None:
+    """Raise TypeError unless it is a random key of jax, typed or as words."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (dtype == np.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"key={key!r:.80} is no random key: write jax.random.key(0)")
 
 
 def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:

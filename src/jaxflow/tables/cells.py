@@ -2,7 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,17 @@ from jaxtyping import Bool, Float
 
 from jaxflow.data.delimited import is_number
 
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?")
+_DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?)?")
+# Dates with the name of a month: 30-Nov-2026, Nov 30, 2026.
+_NAMED = re.compile(r"(?:(\d{1,2})[-/. ])?([A-Za-z]{3,9})[-/., ]+(?:(\d{1,2})[-/., ]+)?(\d{4})")
+_MONTHS = "january february march april may june july august september october november december"
+# Dates in eight digits, of the years 1900 to 2099.
+COMPACT, _COMPACT = "yyyymmdd", re.compile(r"((?:19|20)\d\d)(\d\d)(\d\d)")
 # Other dates, such as 11/30/2026, by their separator and the order of day, month and year.
 _PARTS = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[T ]+(\d{1,2}):(\d{2})(:\d{2})?)?")
 ORDERS = {"month/day/year": (2, 0, 1), "day/month/year": (2, 1, 0), "year/month/day": (0, 1, 2)}
-_CODE = re.compile(r"[+-]?0\d+")
+# Codes, which are no numbers: 007.
+CODE = re.compile(r"[+-]?0\d+")
 _COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 
@@ -36,6 +45,7 @@ class Cells:
         With `thousands`, commas group digits, as in 1,500, where those of all cells can; others
         are decimal commas.
         """
+        masked = np.ma.getmask(raw)
         array = np.asarray(raw)
         if array.ndim != 1:
             raise ValueError(f"column {name!r} has shape {array.shape}; give one cell a row")
@@ -54,7 +64,7 @@ class Cells:
                 f"column {name!r} has dtype {array.dtype}; a cell is text, a number, true or "
                 "false, or a date"
             )
-        return cls(name, array, missing)
+        return cls(name, array, missing | masked)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -76,7 +86,7 @@ class Cells:
     def parsed(self) -> "Cells":
         """Text as numbers, if every cell is one and none is a code such as 007."""
         known = self.known
-        if self.raw.dtype.kind != "O" or not len(known) or any(map(_CODE.fullmatch, known)):
+        if self.raw.dtype.kind != "O" or not len(known) or any(map(CODE.fullmatch, known)):
             return self
         if np.isnan(self.numbers[~self.missing]).any():
             return self
@@ -100,13 +110,16 @@ class Cells:
         return self.raw.dtype.kind in "iuf"
 
     def times(self, order: str = "") -> np.ndarray:
-        """The cells as points in time, NaT where they are none; `order` is a name of `ORDERS`."""
+        """The cells as points in time, NaT where they are none.
+
+        `order` is a name of `ORDERS`, or `COMPACT`; whole numbers too can be dates of the latter.
+        """
         if self.raw.dtype.kind == "M":
             return np.where(self.missing, np.datetime64("NaT"), self.raw)
         times = np.full(len(self), np.datetime64("NaT"), "datetime64[us]")
-        if self.raw.dtype.kind == "O":
+        if self.raw.dtype.kind == "O" or (self.are_numbers and order == COMPACT):
             for i in np.flatnonzero(~self.missing):
-                times[i] = _time(self.raw[i], order)
+                times[i] = _time(self.text[i], order)
         return times
 
     def date_orders(self) -> list[str]:
@@ -118,7 +131,8 @@ class Cells:
             parts = (known.take(np.arange(min(len(known), n))) for n in (1, len(known)))
             return len(known) > 0 and not any(np.isnat(part.times(order)).any() for part in parts)
 
-        return [""] if are_dates("") else [order for order in ORDERS if are_dates(order)]
+        orders = ["", COMPACT, *ORDERS]
+        return [""] if are_dates("") else [order for order in orders if are_dates(order)]
 
     def refuse(self, wrong: np.ndarray, why: str) -> None:
         """Raise ValueError for the rows in `wrong`, naming column, first row, its cell and why."""
@@ -153,12 +167,10 @@ def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     known = array[~missing].tolist()
     if known and all(isinstance(cell, bool | np.bool_) for cell in known):
         return np.where(missing, False, array).astype(bool)
-    if known and all(isinstance(cell, int | float | np.number) for cell in known):
+    if known and all(isinstance(cell, Real | Decimal) for cell in known):
         return np.where(missing, np.nan, array).astype(np.float64)
-    if known and all(hasattr(cell, "isoformat") for cell in known):
-        texts = [
-            None if gap else cell.isoformat() for cell, gap in zip(array, missing, strict=True)
-        ]
+    if known and all(hasattr(cell, "year") for cell in known):
+        texts = [None if gap else _moment(cell) for cell, gap in zip(array, missing, strict=True)]
         return np.array(texts, "datetime64[us]")
     stripped = np.empty(len(array), object)
     stripped[:] = [cell.strip() if isinstance(cell, str) else cell for cell in array]
@@ -178,22 +190,46 @@ def _without_groups(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return plain
 
 
-def _time(cell: Any, order: str) -> np.datetime64:
-    """The point in time that a cell says, NaT for none."""
-    if not isinstance(cell, str):
-        return np.datetime64("NaT")
-    text = cell.removesuffix("Z") if _DATE.fullmatch(cell) else ""
-    found = _PARTS.fullmatch(cell) if order and not text else None
-    if found:
-        parts, (hour, minute, seconds) = found.group(1, 3, 4), found.group(5, 6, 7)
-        year, month, day = (parts[i] for i in ORDERS[order])
-        if len(year) == 4 and len(day) <= 2 and len(month) <= 2:
-            text = f"{year}-{month:0>2}-{day:0>2}"
-            text += f"T{hour:0>2}:{minute}{seconds or ''}" if hour else ""
+def _moment(cell: Any) -> str:
+    """Text of a date, of a time in UTC, or of the beginning of a pandas period."""
+    cell = getattr(cell, "start_time", cell)
+    if getattr(cell, "tzinfo", None) is not None:
+        cell = cell.astimezone(UTC).replace(tzinfo=None)
+    return cell.isoformat()
+
+
+def _time(cell: str, order: str) -> np.datetime64:
+    """The point in time that a cell says, in UTC where it has an offset; NaT for none."""
     try:
-        return np.datetime64(text or "NaT", "us")
+        if found := _DATE.fullmatch(cell):
+            offset = (found.group(5) or "Z") != "Z"
+            text = _moment(datetime.fromisoformat(cell)) if offset else cell.removesuffix("Z")
+        elif found := _NAMED.fullmatch(cell):
+            first, name, second, year = found.groups()
+            months = [m.startswith(name.lower()) for m in _MONTHS.split()]
+            one_day = any(months) and (first is None) != (second is None)
+            month, day = months.index(True) + 1 if one_day else 0, first or second
+            text = f"{year}-{month:02}-{day:0>2}" if one_day else "NaT"
+        elif order == COMPACT and (found := _COMPACT.fullmatch(cell)):
+            text = "-".join(found.groups())
+        else:
+            text = _ordered(cell, order)
+        return np.datetime64(text, "us")
     except ValueError:  # the 31st of February
         return np.datetime64("NaT")
+
+
+def _ordered(cell: str, order: str) -> str:
+    """11/30/2026 in an order of day, month and year as 2026-11-30; NaT for others."""
+    found = _PARTS.fullmatch(cell) if order in ORDERS else None
+    if not found:
+        return "NaT"
+    parts, (hour, minute, seconds) = found.group(1, 3, 4), found.group(5, 6, 7)
+    year, month, day = (parts[i] for i in ORDERS[order])
+    if len(year) != 4 or len(day) > 2 or len(month) > 2:
+        return "NaT"
+    text = f"{year}-{month:0>2}-{day:0>2}"
+    return text + (f"T{hour:0>2}:{minute}{seconds or ''}" if hour else "")
 
 
 def _number(cell: Any) -> float:
@@ -201,4 +237,4 @@ def _number(cell: Any) -> float:
         if _COMMA.fullmatch(cell):
             cell = cell.replace(",", ".")
         return float(cell) if is_number(cell) else np.nan
-    return float(cell) if isinstance(cell, int | float | np.number) else np.nan
+    return float(cell) if isinstance(cell, Real | Decimal) else np.nan

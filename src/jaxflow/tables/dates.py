@@ -31,7 +31,7 @@ class Date:
 
     @classmethod
     def detect(cls, cells: Cells) -> "Date | None":
-        """Dates, or text such as 2026-11-30 or 2026-11-30T12:00, or 11/30/2026 in one order."""
+        """Dates, or text such as 2026-11-30T12:00, 30-Nov-2026, 20261130, or 11/30/2026."""
         orders = cells.date_orders()
         return cls._of(cells, orders[0]) if len(orders) == 1 else None
 

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, check_share, split
 from jaxflow.runtime.dependence import check_independent
-from jaxflow.runtime.keys import host_seed
+from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.runtime.progress import Progress
 from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
@@ -52,20 +52,24 @@ def fit_table(
 
     The kind of each column is found by its cells (`print(table.plan)`):
 
-    - dates, or text such as 2026-11-30T12:00 or 11/30/2026, where one order of day and month fits
-      the column: years, months, days, hours, minutes or seconds, in steps where all keep them;
+    - dates, or text such as 2026-11-30T12:00, 30-Nov-2026, 20261130 or 11/30/2026, where one order
+      of day and month fits the column: years, months, days, hours, minutes or seconds, in steps
+      where all keep them;
     - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows
       from 0 or 1 on: an identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
     - whole numbers, if a standard deviation spans at most 100 of them or most repeat: a count from
-      0 on, or from the least or to the largest number where that is frequent; numbers in coarse
-      steps such as 0.1 likewise; a category where few of the numbers between the least and the
-      largest occur, each in many rows;
+      0 on, or from the least or to the largest number where that is frequent, where there are at
+      most ten numbers, all frequent and without a gap between them, and where the column is a
+      month, day, hour, minute or second by its name; numbers in coarse steps such as 0.1 likewise;
+      a category where few of the numbers between the least and the largest occur, each in many
+      rows, or at most 20 of which hardly two are neighbours;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
-      (0, 1); positive, where none is negative and the least is nearer to 0 than to the largest;
-      else continuous. Values on a limit, and values that a hundredth of the rows share, have
-      probabilities of their own. Large whole numbers, such as incomes, have a density too, which
-      is about the probability of each; samples are rounded.
+      (0, 1), and at an end that is the most frequent number; positive, where none is negative and
+      the least is nearer to 0 than to the largest; else continuous. Values on a limit, and values
+      that a hundredth of the rows share, have probabilities of their own. Large whole numbers,
+      such as incomes, have a density too, which is about the probability of each; samples are
+      rounded.
 
     Discrete cells are modelled one after another by small networks, and keep their smoothed
     frequencies where the networks are no better on held-out rows; continuous ones by a flow that
@@ -118,6 +122,7 @@ def fit_table(
         TrainingError: no validation value was finite.
     """
     start = time.monotonic()
+    check_key(key)
     check_share("validation", validation)
     width, depth = check_count("width", width), check_count("depth", depth)
     cells = read_cells(frame, null)
@@ -202,6 +207,7 @@ def _folds(plan: Plan, rows: Coded, key: PRNGKeyArray, share: float) -> Splits:
     if few:
         raise ValueError(
             f"columns {', '.join(few)} have too few different numbers for folds: name another "
-            'kind, such as kinds={"' + few[0] + '": "category"}, or leave them out'
+            'kind, such as kinds={"' + few[0] + '": "category"} (command line: --kind '
+            f"{few[0]}=category), or leave them out"
         )
     return folds

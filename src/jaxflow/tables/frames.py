@@ -121,7 +121,9 @@ def _from_polars(column: Any) -> np.ndarray:
     pl = import_polars()
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).to_numpy()
-    if column.dtype.is_numeric():
+    if column.dtype == pl.Decimal:
+        column = column.cast(pl.Float64)
+    if column.dtype.is_numeric() or column.dtype == pl.Duration:
         return column.to_numpy()
     return np.array(column.to_list(), object)
 

@@ -4,16 +4,19 @@ To add a kind, write a class with the methods of the others and put it into `DET
 """
 
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.tables.cells import Cells
+from jaxflow.tables.cells import CODE, COMPACT, ORDERS, Cells
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
 from jaxflow.tables.numeric import Number, Whole, are_frequent
+from jaxflow.transforms.kinds import ATOM_ROWS
 
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
 # few rows show nothing.
@@ -25,10 +28,24 @@ _UNIT = r"(d|days?|h|hr|hours?|m|mins?|minutes?|s|sec|seconds?|ms)"
 _DURATION = re.compile(
     rf"-?\d+:\d\d(:\d\d(\.\d+)?)?|P[\dDTHMS.]+|(\d+(\.\d+)? ?{_UNIT} ?)+", re.IGNORECASE
 )
+# Text of which at least this share is numbers or dates, and at most this share other words, is
+# refused: the words are gaps, or mistakes.
+MOSTLY, WORDS = 0.5, 0.1
+# At most so many different numbers are labels beside words, or where hardly two are neighbours.
+MOST_NUMBERS = 20
+# Amounts and percentages as text.
+_SIGNED = re.compile(r"-?[$€£¥] ?-?[\d.,]+|-?[\d.,]+ ?[$€£¥%]")
 # Frequent numbers are labels if they fill less than this share of their range.
 FILLED = 0.5
 
 Codes = Float[np.ndarray, " n"]
+
+
+def repeat_as_labels(known: np.ndarray) -> bool:
+    """Whether few numbers or dates differ: at most a tenth or, of few rows, half."""
+    different = len(set(known))
+    share = OWN_SHARE if len(known) < OWN_ROWS else 1 / ATOM_ROWS
+    return different <= min(MOST_NUMBERS, share * len(known))
 
 
 @dataclass(frozen=True)
@@ -53,13 +70,19 @@ class Category:
 
     @classmethod
     def scattered(cls, cells: Cells) -> "Category | None":
-        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000."""
+        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000.
+
+        Where hardly two are neighbours, it is enough that few differ.
+        """
         steps = Whole.detect(cells)
         if steps is None:
             return None
         values = np.unique(cells.known)
-        places = (values[-1] - values[0]) / steps.step + 1
-        return cls.few(cells) if len(values) < FILLED * places else None
+        gaps = np.diff(values) / steps.step
+        if len(values) >= FILLED * (gaps.sum() + 1):
+            return None
+        apart = np.median(gaps) > 1.5 and repeat_as_labels(cells.known)
+        return cls.of(cells) if apart else cls.few(cells)
 
     @classmethod
     def of(cls, cells: Cells) -> "Category":
@@ -135,11 +158,62 @@ class Ignored:
         return f"left out: {self.reason}"
 
 
+def refuse_words(cells: Cells) -> None:
+    """Refuse text that is numbers or dates but for a few words: it is no identifier.
+
+    A few numbers that repeat are labels beside other words, and so are codes such as 007.
+    """
+    is_text = cells.raw.dtype.kind == "O" and len(cells.known) > 0
+    if not is_text or any(map(CODE.fullmatch, map(str, cells.known))):
+        return
+    texts = cells.text[~cells.missing]
+    signed = np.array([_SIGNED.fullmatch(text) is not None for text in texts], bool)
+    if signed.mean() >= MOSTLY and not repeat_as_labels(texts[signed]):
+        raise ValueError(
+            f"column {cells.name!r}: {signed.sum()} of {len(texts)} cells are numbers with a "
+            f"sign, such as {texts[signed][0]}: write the numbers alone, or name a kind, "
+            f"{_naming(cells.name, 'category')}"
+        )
+    for sort, found in _numbers_or_dates(cells):
+        words = sorted(set(texts[~found]))
+        if found.mean() < MOSTLY or len(words) > max(1, WORDS * len(texts)):
+            continue
+        if repeat_as_labels(texts[found]) or (sort == "dates" and not words):
+            continue
+        kind = _naming(cells.name, "category")
+        many = f"column {cells.name!r}: {found.sum()} of {len(texts)} cells are {sort}"
+        if not words:
+            raise ValueError(f"{many} as text: convert them, or name a kind, {kind}")
+        shown, more = words[:4], f" and {len(words) - 4} more" if len(words) > 4 else ""
+        options = " ".join(f"--null {shlex.quote(word)}" for word in shown)
+        raise ValueError(
+            f"{many}, {', '.join(map(repr, shown))}{more} {'is' if len(words) == 1 else 'are'} "
+            f"not: {options} (in Python null={shown}) for gaps; else name a kind, {kind}"
+        )
+
+
+def _naming(name: str, kind: str) -> str:
+    return f"--kind {shlex.quote(f'{name}={kind}')} (in Python kinds={{{name!r}: {kind!r}}})"
+
+
+def _numbers_or_dates(cells: Cells) -> Iterator[tuple[str, np.ndarray]]:
+    """Which of the known cells are numbers, and which are dates, in each order."""
+    known = ~cells.missing
+    yield "numbers", ~np.isnan(cells.numbers[known])
+    rows = np.flatnonzero(known)
+    # Some cells exclude most columns.
+    some = cells.take(rows[:: max(1, len(rows) // 100)])
+    for order in ("", COMPACT, *ORDERS):
+        if np.mean(~np.isnat(some.times(order))) >= MOSTLY / 2:
+            yield "dates", ~np.isnat(cells.times(order)[known])
+
+
 Kind = Category | Whole | Date | Number | Ignored
 
 # In the order of detection; all that comes after `Category.detect` sees numbers only.
 DETECTED: tuple[Any, ...] = (
     Date.detect,
+    refuse_words,
     Ignored.detect,
     Category.detect,
     Category.scattered,

@@ -1,5 +1,6 @@
 """Kinds of columns of numbers: what each detects, and how it is coded and printed."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,12 @@ from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, COARSE, INTERVALS, Column,
 # Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
 # END_SHARE of the mean count of a number; or half as many rows and twice the share.
 END_ROWS, END_SHARE = 10, 0.25
+# At most so many numbers without a gap, each frequent, are codes and end at both ends. Those from
+# 0 on may be counts: they end if a fall like the last would leave ENDED rows of the next number.
+MOST_CODES, ENDED = 10, 5
+# Limits of columns whose name ends with such a word.
+CALENDAR = {"month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59)}
+CALENDAR |= {"second": (0, 59)}
 # So many different whole numbers in steps of 2 or more, or dates in steps, are no accident.
 STEP_VALUES = 8
 # Numbers within a usual interval are bounded by it if at both ends at least this share of the rows
@@ -50,7 +57,11 @@ class Whole:
             if not _matters(x, step):
                 return None
             counted = step == 1 and x.min() < np.ptp(x)
-            return cls(*_limits(x, step), step=step, origin=0.0 if counted else float(x[0]))
+            word = re.split(r"[^a-z]", cells.name.lower())[-1]
+            least, most = CALENDAR.get(word, (np.inf, -np.inf))
+            known = step == 1 and least <= x.min() and x.max() <= most
+            limits = (float(least), float(most)) if known else _limits(x, step)
+            return cls(*limits, step=step, origin=0.0 if counted else float(x[0]))
         grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
         if grid is None:
             return None
@@ -133,7 +144,9 @@ class Number:
             if lower <= low and high <= upper and min(ends) >= least:
                 break
         else:
-            lower, upper = 0.0 if 0 <= low < high - low else -np.inf, np.inf
+            below, above = _cut_off(x)
+            lower = low if below else 0.0 if 0 <= low < high - low else -np.inf
+            upper = high if above else np.inf
         return replace(cls.within(cells, lower, upper), whole=is_whole(x))
 
     @classmethod
@@ -213,10 +226,14 @@ def is_whole(x: np.ndarray) -> bool:
 def cells_matter(x: np.ndarray) -> bool:
     """Whether a continuous density, rounded, is no model of these whole numbers.
 
-    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0.
-    Elsewhere a cell has about its density as a probability.
+    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0, and
+    for dates such as 20261130. Elsewhere a cell has about its density as a probability.
     """
-    if not is_whole(x) or not _matters(x, step := _whole_step(x)):
+    if not is_whole(x):
+        return False
+    if Cells.of("x", x).date_orders():
+        return True
+    if not _matters(x, step := _whole_step(x)):
         return False
     lower, upper = _limits(x, step)
     ends = np.isfinite(upper) or lower > 0
@@ -234,6 +251,12 @@ def _refuse_infinite(cells: Cells) -> None:
 def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
     """Limits of numbers in steps: each end that is frequent; else 0 below, where none is less."""
     values, counts = np.unique(x, return_counts=True)
+    first, last = float(values[0]), float(values[-1])
+    gapless = len(values) == round((last - first) / step) + 1
+    codes = 2 < len(values) <= MOST_CODES and gapless and are_frequent(counts)
+    ended = codes and (first != 0 or counts[-1] ** 2 >= ENDED * counts[-2])
+    if ended or (len(values) > 2 and (first, last) in SHARES):
+        return first, last
     mean = len(x) * step / (values[-1] - values[0] + step)
     least = min(max(END_ROWS, END_SHARE * mean), max(END_ROWS / 2, 2 * END_SHARE * mean))
     low, high = (len(values) > 2 and count >= least for count in (counts[0], counts[-1]))
@@ -260,3 +283,10 @@ def _atoms(x: np.ndarray) -> tuple[float, ...]:
     values, counts = np.unique(x, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_ATOMS]
     return tuple(float(values[i]) for i in order if counts[i] >= max(ATOM_ROWS, ATOM * len(x)))
+
+
+def _cut_off(x: np.ndarray) -> tuple[bool, bool]:
+    """Whether the least and the largest number are atoms, and no number between is as frequent."""
+    counts = np.unique(x, return_counts=True)[1]
+    most = max(ATOM_ROWS, ATOM * len(x), counts[1:-1].max(initial=0) + 1)
+    return bool(counts[0] >= most), bool(counts[-1] >= most)

@@ -14,6 +14,11 @@ from jaxflow.tables.frames import Frame, read_cells, write_frame
 from jaxflow.tables.kinds import Ignored, Kind, Number, kind_of
 from jaxflow.tables.laws import Labels, Law
 
+_OF_GAPS = (
+    ": for the density of the other cells write table.marginal(frame, key) (command line: "
+    "--marginal)"
+)
+
 
 class Coded(NamedTuple):
     """Rows as numbers: discrete variables and continuous columns, NaN where absent."""
@@ -199,6 +204,8 @@ class Plan:
         """As `read`, from the columns of a table."""
         rows = len(next(iter(cells.values())))
         faults, read = [], {}
+        if partial and not any(name in cells for name in self.names):
+            faults.append(f"no column is one of {', '.join(self.names)}")
         for j, column in enumerate(self.columns):
             each = cells.get(column.name)
             if isinstance(column.kind, Ignored):
@@ -207,13 +214,13 @@ class Plan:
                 read[j] = (np.full(rows, np.nan), np.full(rows, np.nan))
                 continue
             if each is None:
-                faults.append(f"column {column.name!r} is absent")
+                faults.append(f"column {column.name!r} is absent{_OF_GAPS}")
                 continue
             if each.missing.any() and not column.gaps and not gaps:
                 faults.append(
                     f"column {column.name!r} has {each.missing.sum()} missing cells, first in row "
                     f"{np.flatnonzero(each.missing)[0]}, and had none in the rows that were "
-                    "fitted, so a gap has probability 0: write table.marginal(frame, key)"
+                    f"fitted, so a gap has probability 0{_OF_GAPS}"
                 )
             try:
                 read[j] = self._code(column.kind, each)
@@ -228,8 +235,8 @@ class Plan:
         y = [np.where(read[j][0] == 0, read[j][1], np.nan) for j in self.numbers]
         return Coded(*(np.array(each, float).reshape(-1, rows).T for each in (codes, y)))
 
-    def write(self, rows: Coded) -> Frame:
-        """A frame of coded rows, of the sort that was fitted."""
+    def write(self, rows: Coded, known: Mapping[str, Cells] | None = None) -> Frame:
+        """A frame of coded rows, of the sort that was fitted; continuous cells of `known` stay."""
         place = {(v.column, v.is_gap): i for i, v in enumerate(self.variables)}
         columns = {}
         for j, column in enumerate(self.columns):
@@ -242,6 +249,9 @@ class Plan:
             )
             if isinstance(kind, Number):
                 values = kind.decode(rows.y[:, self.numbers.index(j)], value)
+                if known is not None and column.name in known:
+                    own = known[column.name]
+                    values = np.where(own.missing, values, own.numbers).astype(values.dtype)
             else:
                 values = kind.decode(value)
             columns[column.name] = (values, missing)

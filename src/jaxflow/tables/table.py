@@ -5,11 +5,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.keys import host_seed
+from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.continuous import Continuous
 from jaxflow.tables.discrete import Autoregressive
@@ -61,7 +62,7 @@ class FittedTable(eqx.Module):
                 named): an unknown label, a number beyond the limits, a gap where there was none.
             SolveError: the solve of a row failed.
         """
-        return self.log_prob_coded(self.plan.read(frame))
+        return self.log_prob_coded(self._read(read_cells(frame, self.plan.null)))
 
     def sample(self, key: PRNGKeyArray, num: int) -> Frame:
         """Draw rows: a frame of the sort that was fitted, with gaps as often as there were.
@@ -74,6 +75,7 @@ class FittedTable(eqx.Module):
             A pandas or polars frame (polars for files), or a dict of columns. Labels, whole
             numbers and dates are as they were, and numbers lie strictly within their limits.
         """
+        check_key(key)
         return self.plan.write(self.draw(key, check_count("num", num)))
 
     def marginal(
@@ -95,7 +97,9 @@ class FittedTable(eqx.Module):
         Raises:
             ValueError: as `log_prob`.
         """
-        rows = self.plan.read(frame, partial=True, gaps=True)
+        check_key(key)
+        draws = check_count("draws", draws, 2)
+        rows = self._read(read_cells(frame, self.plan.null), partial=True)
         known = Known.of(self.plan, rows, complete=False)
         log_p, error = np.zeros((2, len(rows.y)))
         for i, (index, part) in enumerate(known.patterns()):
@@ -122,13 +126,16 @@ class FittedTable(eqx.Module):
         Raises:
             ValueError: as `log_prob`.
         """
-        rows = self.plan.read(frame, partial=True, gaps=True)
+        check_key(key)
+        draws = check_count("draws", draws)
+        cells = read_cells(frame, self.plan.null)
+        rows = self._read(cells, partial=True)
         known = Known.of(self.plan, rows, complete=True)
         codes, y = rows.codes.copy(), rows.y.copy()
         for i, (index, part) in enumerate(known.patterns()):
             drawn = self._draw(part, jax.random.fold_in(key, i), draws, 1)
             codes[index], y[index] = (each[: len(index)] for each in drawn)
-        return self.plan.write(Coded(codes, y))
+        return self.plan.write(Coded(codes, y), cells)
 
     def condition(
         self,
@@ -157,7 +164,7 @@ class FittedTable(eqx.Module):
         Args:
             given: cells by the name of their column, for names that are no words of Python.
             key: for the draws; None for a fixed key.
-            draws: draws for `p(given)` where it cannot be summed exactly.
+            draws: draws for `p(given)` where it cannot be summed exactly, at least 2.
             cells: cells by the name of their column.
 
         Raises:
@@ -166,8 +173,11 @@ class FittedTable(eqx.Module):
         cells = {**(given or {}), **cells}
         unknown = [name for name in cells if name not in self.plan.names]
         if unknown or not cells:
+            out = {each.name: each.kind.describe() for each in self.plan.columns}
+            why = [f"; {name!r} was {out[name]}" for name in unknown if name in out]
             raise ValueError(
                 f"given names {unknown}: name one or more of the columns {self.plan.names}"
+                + "".join(why)
             )
         frame = _repeat(cells, 1)
         gaps = [name for name, each in frame.items() if each.missing.any()]
@@ -175,9 +185,29 @@ class FittedTable(eqx.Module):
             raise ValueError(f"the given cells of {gaps} are missing: leave these columns out")
         key = jax.random.key(0) if key is None else key
         log_p, error = self.marginal(frame, key, draws=draws)
-        rows = self.plan.read(frame, partial=True, gaps=True)
+        rows = self._read(frame, partial=True)
         known = Known.of(self.plan, rows, complete=False)
         return ConditionalTable(self, known, cells, float(log_p[0]), float(error[0]))
+
+    def _read(self, cells: Mapping[str, Cells], *, partial: bool = False) -> Coded:
+        """Coded rows; raises ValueError for a number that the precision takes for a limit."""
+        rows = self.plan.read_cells(cells, partial=partial, gaps=partial)
+        precision = jnp.finfo(jnp.result_type(float))
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = rows.y.astype(precision.dtype).astype(np.float64)
+            near = np.abs(y[:, None] - self.plan.limits).min(axis=1)
+        wrong = np.isinf(y) | (near < float(precision.tiny))
+        faults = []
+        for j, row in zip(self.plan.numbers, wrong.argmax(axis=0), strict=True):
+            if wrong[row, self.plan.numbers.index(j)]:
+                cell = cells[self.plan.columns[j].name]
+                faults.append(f"column {cell.name!r} has {cell.raw[row]} in row {row}")
+        if faults:
+            raise ValueError(
+                f"{'; '.join(faults)}: {precision.dtype} takes it for a limit or for infinity; "
+                "compute in float64 (command line: jaxflow fit --float64)"
+            )
+        return rows
 
     def _complete(self, known: Known, key: PRNGKeyArray, draws: int) -> Completions:
         return complete(self.discrete, self.continuous, known, key, draws)
@@ -245,7 +275,7 @@ class ConditionalTable(eqx.Module):
         if twice:
             raise ValueError(f"frame has the columns {twice}, which are given: leave them out")
         count = len(next(iter(cells.values())))
-        rows = self.table.plan.read_cells(cells | _repeat(self.given, count))
+        rows = self.table._read(cells | _repeat(self.given, count))
         return self.table.log_prob_coded(rows) - self.log_p_given
 
     def sample(self, key: PRNGKeyArray, num: int, *, draws: int = 8) -> Frame:
@@ -259,7 +289,8 @@ class ConditionalTable(eqx.Module):
             num: number of rows.
             draws: as above.
         """
-        most = max(draws * check_count("num", num), 4096)
+        check_key(key)
+        most = max(check_count("draws", draws) * check_count("num", num), 4096)
         return self.table.plan.write(self.table._draw(self.known, key, most, num))
 
 

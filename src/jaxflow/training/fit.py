@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.data.shards import Shards
 from jaxflow.flows.flow import Flow
 from jaxflow.objectives.protocol import Objective
+from jaxflow.runtime.keys import check_key
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
@@ -129,6 +130,7 @@ def fit(
         ProcessLostError: another process of the job ended.
     """
     check_flow(flow)
+    check_key(key)
     choice = Choice(optimizer, schedule)
     train = checked_train(flow, train)
     if objective is None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_columns, check_count, check_share
+from jaxflow.runtime.keys import check_key
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.training.defaults import table_config
 from jaxflow.training.folds import FOLD_ROWS
@@ -115,6 +116,7 @@ def fit_density(
     """
     if np.ndim(x) != 2 or not np.shape(x)[1]:
         raise ValueError(f"x has shape {np.shape(x)}: give rows (n, d), as x.reshape(len(x), -1)")
+    check_key(key)
     check_share("validation", validation)
     depth = check_count("depth", depth)
     rows = repeat_rows(data_rows(np.shape(x)[1:], x, cond, "x", weights))
