@@ -311,7 +311,7 @@ def test_times_of_day_and_durations_have_an_outcome():
     times = pl.DataFrame({"x": [datetime.time(i % 24, i) for i in range(60)]})
     assert "durations as text" in kind_of(read_cells(times)["x"]).describe()
     spans = pl.DataFrame({"x": [datetime.timedelta(hours=1)]})
-    with pytest.raises(ValueError, match="column 'x' has dtype timedelta64"):
+    with pytest.raises(ValueError, match=r"'x' has dtype timedelta64.*write durations as numbers"):
         read_cells(spans)
 
 
