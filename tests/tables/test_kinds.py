@@ -110,6 +110,11 @@ COLUMNS = {
         Number,
         "bounded, within (0, 100): logit; exactly 100 has a probability",
     ),
+    "humidity that is seldom full": Case(
+        np.append([100.0] * 9, OTHER.uniform(20, 80, N - 9)),
+        Number,
+        "bounded, within (0, 100): logit; exactly 100 has a probability",
+    ),
     "percent": Case(
         np.append([0, 100], OTHER.integers(3, 60, N - 2)), Whole, "whole numbers from 0 to 100"
     ),
