@@ -62,7 +62,7 @@ class Cells:
         else:
             raise ValueError(
                 f"column {name!r} has dtype {array.dtype}; a cell is text, a number, true or "
-                "false, or a date"
+                "false, or a date; write durations as numbers, such as minutes"
             )
         return cls(name, array, missing | masked)
 

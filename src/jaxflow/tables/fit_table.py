@@ -65,11 +65,11 @@ def fit_table(
       a category where few of the numbers between the least and the largest occur, each in many
       rows, or at most 20 of which hardly two are neighbours;
     - other numbers: bounded, where they come close to both ends of a usual interval such as
-      (0, 1), and at an end that is the most frequent number; positive, where none is negative and
-      the least is nearer to 0 than to the largest; else continuous. Values on a limit, and values
-      that a hundredth of the rows share, have probabilities of their own. Large whole numbers,
-      such as incomes, have a density too, which is about the probability of each; samples are
-      rounded.
+      (0, 1) or have exactly 1 or 100 twice, and at an end that is the most frequent number;
+      positive, where none is negative and the least is nearer to 0 than to the largest; else
+      continuous. Values on a limit, and values that a hundredth of the rows share, have
+      probabilities of their own. Large whole numbers, such as incomes, have a density too, which
+      is about the probability of each; samples are rounded.
 
     Discrete cells are modelled one after another by small networks, and keep their smoothed
     frequencies where the networks are no better on held-out rows; continuous ones by a flow that

@@ -141,7 +141,9 @@ class Number:
             near = NEAR * (upper - lower)
             least = 1 if (lower, upper) in SHARES else max(1.0, CLOSE * len(x))
             ends = np.sum(x - lower < near), np.sum(upper - x < near)
-            if lower <= low and high <= upper and min(ends) >= least:
+            # No accident gives exactly 1 or 100 twice.
+            full = (lower, upper) in SHARES and np.sum(x == upper) > 1
+            if lower <= low and high <= upper and (full or min(ends) >= least):
                 break
         else:
             below, above = _cut_off(x)
