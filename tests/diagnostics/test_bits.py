@@ -12,7 +12,7 @@ from jaxflow import CNF, ODE, Hutchinson, StandardNormal
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.dynamics import MLP
 from jaxflow.flows import Flow
-from jaxflow.transforms import Chain, Dequantise, Standardise
+from jaxflow.transforms import Chain, Dequantise, Standardise, pixels
 
 KEY = jax.random.key(0)
 SHAPE = (3, 2, 1)
@@ -113,6 +113,34 @@ def test_errors_of_probes_are_those_of_repeated_answers():
     both = math.hypot(answers[0].probe_se, answers[0].draw_se)
     assert both == pytest.approx(spread, rel=0.5)
     assert answers[0].probe_se > 0
+
+
+def test_probes_are_measured_on_images_from_all_of_a_sorted_file():
+    ode = ODE(solver="rk4", num_steps=1)
+    # Black images have a diagonal Jacobian, whose trace one probe knows.
+    flow = CNF(
+        lambda t, x: jnp.where(x > 0, x[::-1], x),
+        StandardNormal(SHAPE),
+        trace=Hutchinson(1),
+        ode_eval=ode,
+    )
+    levels = np.repeat([0, 3], 100)[:, None, None, None] * np.ones(SHAPE)
+    answer = bits_per_dim(flow, levels, bits=2, limits=(-1.0, 1.0), key=KEY)
+    assert answer.probe_se > 0
+    # A trace by probes is not exact because it looks so on these images.
+    answer = bits_per_dim(flow, levels[:100], bits=2, limits=(-1.0, 1.0), key=KEY)
+    assert answer.probe_se == pytest.approx(0.0, abs=1e-9)
+    assert answer.tighter is None
+
+
+def test_levels_outside_the_range_of_the_flow_are_refused():
+    levels = np.arange(17)[:, None, None, None] * np.ones(SHAPE)
+    transform = pixels(levels, 17, key=KEY)
+    flow = CNF(lambda t, x: 0 * x, StandardNormal(SHAPE), transform=transform)
+    with pytest.raises(
+        ValueError, match=r"images\[1\] has levels from 20 to 20.*outside the range"
+    ):
+        bits_per_dim(flow, [levels[16], levels[16] + 4], bits=5, key=KEY)
 
 
 MISTAKES = {
