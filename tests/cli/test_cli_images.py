@@ -148,6 +148,16 @@ def test_options_of_tables_and_of_images_do_not_mix(jaxflow, arrays, table, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_folders_without_pictures_that_are_read_are_named(jaxflow, tmp_path):
+    result = jaxflow("fit", tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "no pictures (.png, .jpg, .jpeg)" in " ".join(result.stderr.split())
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.bmp")
+    result = jaxflow("fit", tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "would be left out" in " ".join(result.stderr.split())
+
+
 def test_a_table_needs_an_output(jaxflow, fitted):
     check_refused(jaxflow("sample", fitted[0]), "give --out FILE")
 

@@ -27,6 +27,10 @@ BAD = {
     "NaN": (np.full((2, 4, 4), np.nan), "NaN or infinity"),
     "empty": (0 * IMAGES, "0 everywhere"),
     "channels first": (np.ones((2, 3, 32, 32)), r"write shape=\(32, 32, 3\)"),
+    "several sizes": ([np.ones((4, 4)), np.ones((4, 5))], r"images\[1\] has shape \(4, 5\), and"),
+    "a file": ("images.npz", r"dtype <U10: numbers are needed.*read_images\(path\)"),
+    "one image": (np.ones((3, 8, 8)), r"write np.moveaxis\(images, 0, -1\)\[None\] for one image"),
+    "one image, channels last": (np.ones((8, 8, 3)), r"last: write images\[None\] for one image"),
     "two axes": (np.ones((3, 4)), r"numbers \(n, height, width, channels\) are needed"),
 }
 
@@ -42,6 +46,9 @@ def test_values_beyond_the_depth_and_other_numbers_of_conditions_are_refused():
         jaxflow.fit_images(IMAGES, key=KEY, levels=4)
     with pytest.raises(ValueError, match="cond has 3 rows for 24 images"):
         jaxflow.fit_images(IMAGES, np.ones((3, 1)), key=KEY)
+    for labels in (np.arange(24) % 3, np.array(["cat", "dog"] * 12)):
+        with pytest.raises(ValueError, match=r"one-hot: write classes, index = np.unique\(labels"):
+            jaxflow.fit_images(IMAGES, labels, key=KEY)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
 from jaxflow.data import Images, read_images, split
-from jaxflow.data.images import holds_images
+from jaxflow.data.images import PICTURES, holds_images
+from jaxflow.data.shards import RECORD as SHARDS
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.dynamics.convolutional import check_image
 from jaxflow.training.fit_images import as_images
@@ -36,6 +37,11 @@ TAKEN = (
 def takes_images(table: Path, changed: Sequence[str]) -> bool:
     """Whether a fit is to images; raise ValueError for options that do not go with the data."""
     if not holds_images(table):
+        if table.is_dir() and not (table / SHARDS).is_file():
+            raise ValueError(
+                f"{table} has no pictures ({', '.join(PICTURES)}) in it or below, and no "
+                f"{SHARDS} of jaxflow shards"
+            )
         if "levels" in changed:
             raise ValueError(f"--levels is for images, and {table} holds none: leave it out")
         return False

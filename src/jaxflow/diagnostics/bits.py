@@ -1,6 +1,7 @@
 """Bits per dimension of images, with each source of error apart."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.dynamics.convolutional import check_image
+from jaxflow.dynamics.convolutional import check_image, stack_images
 from jaxflow.flows import Ensemble
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import widest_dtype
@@ -76,7 +77,7 @@ def bits_per_dim(
     *,
     key: PRNGKeyArray,
     bits: int = 8,
-    limits: tuple[float, float] | None = None,
+    limits: Sequence[float] | None = None,
     num_draws: int = 2,
 ) -> BitsPerDim:
     """Bound the bits per dimension of images of levels `0, 1, ..., 2^bits - 1`.
@@ -123,10 +124,8 @@ def bits_per_dim(
             range.
     """
     bits, num_draws = check_count("bits", bits), check_count("num_draws", num_draws)
-    values, own = np.asarray(images, np.float64), noise_of(flow.transform)
-    if not len(values):
-        raise ValueError(f"images has shape {values.shape}: give one image or more")
-    check_image(values[0], tuple(flow.event_shape))
+    values, own = stack_images(images).astype(np.float64), noise_of(flow.transform)
+    _check_shape(values, tuple(flow.event_shape))
     grid = _grid(flow.event_shape, bits, limits) if own is None else own
     if own is not None and limits is not None:
         raise ValueError(f"limits={limits} for a flow with a grid of its own: leave limits out")
@@ -222,10 +221,20 @@ def _check_inside(log_p: np.ndarray, levels: np.ndarray) -> None:
         )
 
 
-def _grid(shape: tuple[int, ...], bits: int, limits: tuple[float, float] | None) -> Dequantise:
-    low, high = (0.0, 2.0**bits) if limits is None else limits
-    if not -math.inf < low < high < math.inf:
+def _check_shape(values: np.ndarray, shape: tuple[int, ...]) -> None:
+    if not values.size:
+        raise ValueError(f"images has shape {values.shape}: give one image or more")
+    if values.shape in (shape, shape[-1:] + shape[:-1]):
+        own = "images" if values.shape == shape else "np.moveaxis(images, 0, -1)"
+        raise ValueError(f"images has the shape of one image, {values.shape}: write {own}[None]")
+    check_image(values[0], shape)
+
+
+def _grid(shape: tuple[int, ...], bits: int, limits: Sequence[float] | None) -> Dequantise:
+    limits = (0.0, 2.0**bits) if limits is None else limits
+    if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
         raise ValueError(f"limits={limits} must be two numbers, the lower one first")
+    low, high = limits
     width = (high - low) / 2**bits
     return Dequantise(np.full(shape, width), np.full(shape, low + width / 2))
 

@@ -6,6 +6,7 @@ from typing import Any, SupportsIndex, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, activation_function, check_activation
@@ -87,6 +88,27 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
         f"x has shape {x.shape}, and images have shape {shape} here, (height, width, channels): "
         f"{hint}"
     )
+
+
+def stack_images(images: Any) -> np.ndarray:
+    """Images as one array of numbers; raise ValueError for several sizes, or what is no number."""
+    each = images if isinstance(images, list | tuple) else None
+    if isinstance(images, np.ndarray) and images.dtype == object and images.ndim:
+        each = list(images)
+    shapes = [] if each is None else [np.shape(image) for image in each]
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"images[{other}] has shape {shapes[other]}, and images[0] has shape {shapes[0]}: all "
+            "must be of one size, all grey or all in colour"
+        )
+    values = np.asarray(images if each is None else [np.asarray(image) for image in each])
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"images has shape {values.shape} and dtype {values.dtype}: numbers are needed, as "
+            "jaxflow.data.read_images(path).images reads them from a file or a folder"
+        )
+    return values
 
 
 class Convolutional(eqx.Module):

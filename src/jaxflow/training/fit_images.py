@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import OptionalCondition, UNet
-from jaxflow.dynamics.convolutional import check_image_shape
+from jaxflow.dynamics.convolutional import check_image_shape, stack_images
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching
 from jaxflow.ode import ODE
@@ -101,9 +101,7 @@ def fit_images(
         TrainingError: no validation value was finite.
     """
     x, levels = as_images(images, levels)
-    conds = None if cond is None else np.asarray(cond)
-    if conds is not None and len(conds) != len(x):
-        raise ValueError(f"cond has {len(conds)} rows for {len(x)} images: give one for each")
+    conds = None if cond is None else _as_conditions(cond, len(x))
     if isinstance(validation, tuple):
         held = as_images(validation[0], levels)[0], *validation[1:]
     else:
@@ -189,13 +187,21 @@ def augmented(x: np.ndarray, *, flips: bool, shifts: int) -> np.ndarray:
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
     """Levels as float32, (n, height, width, channels), and their number, checked."""
-    values = np.asarray(images)
+    values = stack_images(images)
+    if values.ndim == 3 and (len(values) in (1, 3, 4) or values.shape[-1] in (1, 3)):
+        first = len(values) in (1, 3, 4)
+        one = "np.moveaxis(images, 0, -1)[None]" if first else "images[None]"
+        raise ValueError(
+            f"images has shape {values.shape}, which looks like one image with its channels "
+            f"{'first' if first else 'last'}: write {one} for one image, or images[..., None] for "
+            f"{len(values)} grey ones"
+        )
     if values.ndim == 3:
         values = values[..., None]
-    if values.ndim != 4 or not len(values) or values.dtype.kind not in "biuf":
+    if values.ndim != 4 or not len(values):
         raise ValueError(
-            f"images has shape {values.shape} and dtype {values.dtype}; numbers (n, height, "
-            "width, channels) are needed, or (n, height, width) for grey images"
+            f"images has shape {values.shape}; numbers (n, height, width, channels) are needed, "
+            "or (n, height, width) for grey images"
         )
     check_image_shape(values.shape[1:])
     found = find_levels(values)
@@ -206,6 +212,20 @@ def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[
             f"levels={found}"
         )
     return values.astype(np.float32), levels
+
+
+def _as_conditions(cond: ArrayInput, num: int) -> np.ndarray:
+    """Conditions as an array, one for each image; raise ValueError for the numbers of classes."""
+    conds = np.asarray(cond)
+    if conds.ndim and len(conds) != num:
+        raise ValueError(f"cond has {len(conds)} rows for {num} images: give one for each")
+    if (conds.ndim < 2 and conds.dtype.kind != "f") or conds.dtype.kind not in "biuf":
+        raise ValueError(
+            f"cond has shape {conds.shape} and dtype {conds.dtype}, and classes are given "
+            "one-hot: write classes, index = np.unique(labels, return_inverse=True), then "
+            "cond=np.eye(len(classes), dtype=np.float32)[index]"
+        )
+    return conds
 
 
 def find_levels(images: ArrayInput) -> int:
