@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -18,6 +19,7 @@ from jaxflow.runtime.checks import check_count, split
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Hutchinson
+from jaxflow.training.augment import Moves, augment_rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.history import History
@@ -83,9 +85,10 @@ def fit_images(
         batch_size: images of an update; None for 64.
         learning_rate: its peak; None for 0.002.
         validation: share of the images to hold out, or held-out `(images,)` or `(images, cond)`.
-        flips: train on the mirror images (left and right) too, for images that have no side.
-        shifts: train on the images moved by up to so many pixels too, in both directions; a
-            border repeats the pixels next to it. Copies are `(2 shifts + 1)^2` times the images.
+        flips: mirror every other image of a minibatch (left and right), for images that have no
+            side.
+        shifts: move each image of a minibatch by up to so many pixels, in both directions; a
+            border repeats the pixels next to it. Less than half of the sides.
         max_seconds: as in `TrainConfig`.
         progress: show a progress bar; None for only on a terminal.
         callback: as for `fit`.
@@ -108,9 +111,10 @@ def fit_images(
         train, out = split(len(x), float(validation), host_seed(key))
         held = x[out], None if conds is None else conds[out]
         x, conds = x[train], None if conds is None else conds[train]
-    copies = augmented(x, flips=flips, shifts=check_count("shifts", shifts, 0))
-    conds = None if conds is None else np.concatenate([conds] * (len(copies) // len(x)))
-    x, shape = copies, x.shape[1:]
+    shape = x.shape[1:]
+    shifts = check_count("shifts", shifts, 0)
+    moves = Moves(flips=flips, shifts=shifts, shape=shape) if flips or shifts else None
+    moved = x if moves is None else np.asarray(augment_rows(moves, jnp.asarray(x), key))
     entries = 0 if conds is None else conds[0].size
     field_key, key = jax.random.split(key)
     if field is None:
@@ -122,7 +126,8 @@ def fit_images(
         conds,
         key=key,
         validation=held,
-        transform=pixels(x, levels, key=key),
+        transform=pixels(moved, levels, key=key),
+        augment=moves,
         objective=FlowMatching(drop=DROP if entries else 0.0),
         config=TrainConfig(
             steps=steps,
@@ -172,17 +177,6 @@ def image_field(
     if not cond_dim:
         return UNet(shape, **sizes)
     return OptionalCondition(UNet(shape, cond_dim=cond_dim + 1, **sizes), cond_dim)
-
-
-def augmented(x: np.ndarray, *, flips: bool, shifts: int) -> np.ndarray:
-    """The images, and after them their copies, moved and mirrored: all of them once for each."""
-    height, width = x.shape[1:3]
-    padded = np.pad(x, ((0, 0), (shifts, shifts), (shifts, shifts), (0, 0)), mode="edge")
-    moves = sorted(range(-shifts, shifts + 1), key=abs)
-    moved = [
-        padded[:, shifts + i :, shifts + j :][:, :height, :width] for i in moves for j in moves
-    ]
-    return np.concatenate(moved + [each[:, :, ::-1] for each in moved if flips])
 
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
