@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import jaxflow
-from jaxflow.dynamics import GuidedField, OptionalCondition, UNet
+from jaxflow.diagnostics import bits_per_dim
+from jaxflow.dynamics import Convolutional, GuidedField, OptionalCondition, UNet
 from jaxflow.training.augment import Moves, augment_rows
 from jaxflow.training.fit_images import as_images, find_levels, image_field
-from jaxflow.transforms import Standardise
+from jaxflow.transforms import Standardise, TruncatedNormal, noise_of
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).integers(0, 5, (24, 4, 4, 1))
@@ -125,6 +126,28 @@ def test_a_conditional_flow_draws_levels_also_guided_and_without_a_condition():
         assert np.isin(drawn, np.arange(5)).all()
     again, _ = jaxflow.fit_images(IMAGES, cond, key=KEY, width=2, steps=2, progress=False)
     assert eqx.tree_equal(again, flow)
+
+
+@pytest.mark.slow
+def test_likelihood_follows_flow_matching_on_moved_images_with_truncated_noise():
+    field = Convolutional((4, 4, 1), width=2, depth=1, key=KEY)
+    settings: dict[str, Any] = {"flips": True, "shifts": 1, "ema": 0.9, "noise": "truncated"}
+    flow, history = jaxflow.fit_images(
+        IMAGES, key=KEY, field=field, steps=20, objective="staged", progress=False, **settings
+    )
+    assert history["stage"][-1] == 1
+    assert history["step"][-1] == 20
+    grid = noise_of(flow.transform)
+    assert grid is not None
+    assert isinstance(grid.noise, TruncatedNormal)
+    assert np.isfinite(bits_per_dim(flow, IMAGES, bits=3, key=KEY).bits)
+
+
+def test_unknown_noise_and_objectives_are_refused():
+    with pytest.raises(ValueError, match=r"noise='normal' is unknown; choose one of \['unif"):
+        jaxflow.fit_images(IMAGES, key=KEY, noise="normal")
+    with pytest.raises(ValueError, match="objective='likelihood' is unknown"):
+        jaxflow.fit_images(IMAGES, key=KEY, objective="likelihood")
 
 
 def test_guidance_is_linear_in_the_scale():

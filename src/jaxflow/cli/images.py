@@ -27,11 +27,14 @@ from jaxflow.training.fit_images import as_images
 
 # Held-out images that are scored after a fit.
 MOST_SCORED = 256
+IMAGES_ONLY = ("levels", "flips", "shifts", "ema", "noise")
 # Options of `jaxflow fit` for images; all others are for tables.
 TAKEN = (
-    *("table", "out", "levels", "width", "steps", "batch_size", "learning_rate", "validation"),
-    *("max_seconds", "seed", "config", "overwrite", "resume", "compile_cache"),
+    *("table", "out", "width", "steps", "batch_size", "learning_rate", "validation", "objective"),
+    *("max_seconds", "seed", "config", "overwrite", "resume", "compile_cache", *IMAGES_ONLY),
 )
+# Values of --objective for images, as those of `jaxflow.fit_images`.
+OBJECTIVES = {"auto": "matching", "matching": "matching", "fm": "matching", "staged": "staged"}
 
 
 def takes_images(table: Path, changed: Sequence[str]) -> bool:
@@ -42,8 +45,9 @@ def takes_images(table: Path, changed: Sequence[str]) -> bool:
                 f"{table} has no pictures ({', '.join(PICTURES)}) in it or below, and no "
                 f"{SHARDS} of jaxflow shards"
             )
-        if "levels" in changed:
-            raise ValueError(f"--levels is for images, and {table} holds none: leave it out")
+        for name in IMAGES_ONLY:
+            if name in changed:
+                raise ValueError(f"--{name} is for images, and {table} holds none: leave it out")
         return False
     for name in sorted(set(changed) - set(TAKEN)):
         raise ValueError(
@@ -57,6 +61,11 @@ def read_image_rows(
     table: Path, levels: int | None, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """The images to fit, (n, height, width, channels), their classes one-hot, and the record."""
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(
+            f"--objective {settings.objective} is for tables, and {table} holds images: "
+            f"choose one of {', '.join(OBJECTIVES)}"
+        )
     read = read_images(table)
     x, levels = _as_levels(table, read, levels)
     labels, classes, cond = _labels(read), None, None
@@ -93,7 +102,9 @@ def fit_image_run(
         raise ValueError(f"--validation {settings.validation}: {error}") from None
     note(image_text(record))
     key = jax.random.key(settings.seed)
-    sizes = {name: getattr(settings, name) for name in ("width", "batch_size", "learning_rate")}
+    names = "width", "batch_size", "learning_rate", "flips", "shifts", "noise"
+    sizes = {name: getattr(settings, name) for name in names}
+    sizes |= {} if settings.ema is None else {"ema": settings.ema}
 
     def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return x[chosen], None if cond is None else cond[chosen]
@@ -105,6 +116,7 @@ def fit_image_run(
             levels=record["levels"],
             validation=rows(held),
             steps=settings.steps,
+            objective=OBJECTIVES[settings.objective],
             max_seconds=settings.max_seconds,
             progress=None if is_first() else False,
             callback=Monitor(settings.steps, None),

@@ -1,5 +1,6 @@
 """`fit_images`: a flow for images of levels, with the defaults of this library."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -13,7 +14,8 @@ from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import OptionalCondition, UNet
 from jaxflow.dynamics.convolutional import check_image_shape, stack_images
 from jaxflow.flows.cnf import CNF
-from jaxflow.objectives import FlowMatching
+from jaxflow.objectives import FlowMatching, Stage, Staged, maximum_likelihood
+from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
 from jaxflow.runtime.checks import check_count, split
 from jaxflow.runtime.keys import host_seed
@@ -24,7 +26,7 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.history import History
 from jaxflow.training.record import Callback
-from jaxflow.transforms import pixels
+from jaxflow.transforms import TruncatedNormal, pixels
 
 # Validations in a training are a look at a few images by few steps.
 VALIDATIONS, VALIDATION_IMAGES = 4, 128
@@ -35,7 +37,11 @@ EVALUATED = ODE(solver="tsit5", rtol=1e-2, atol=1e-2)
 MULTIPLIERS, LEAST_SIDE, LARGEST_SIDE = (1, 2, 4, 4), 4, 32
 # Share of the images that are trained without their condition, for guidance.
 DROP = 0.1
-STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH = 2000, 64, 2e-3, 16
+STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH, EMA = 2000, 64, 2e-3, 16, 0.995
+# Error of the training solves by which likelihood may be misled, in bits per dimension.
+SOLVER_ERROR = 0.005
+NOISES = {"uniform": None, "truncated": TruncatedNormal(0.25)}
+OBJECTIVES = ("matching", "staged")
 
 
 def fit_images(
@@ -52,6 +58,9 @@ def fit_images(
     validation: float | tuple[Any, ...] = 0.1,
     flips: bool = False,
     shifts: SupportsIndex = 0,
+    ema: float = EMA,
+    noise: str = "uniform",
+    objective: Objective | str = "matching",
     max_seconds: float | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -89,6 +98,11 @@ def fit_images(
             side.
         shifts: move each image of a minibatch by up to so many pixels, in both directions; a
             border repeats the pixels next to it. Less than half of the sides.
+        ema: decay of the average of the weights, in [0, 1).
+        noise: noise within the cells of levels, `"uniform"` or `"truncated"`
+            (`jaxflow.transforms.TruncatedNormal`).
+        objective: `"matching"`, flow matching; `"staged"`, then likelihood for 8 % of the steps;
+            or an objective, such as a `Staged` of your own.
         max_seconds: as in `TrainConfig`.
         progress: show a progress bar; None for only on a terminal.
         callback: as for `fit`.
@@ -100,9 +114,13 @@ def fit_images(
         adaptive steps; `dataclasses.replace(flow, trace=..., ode_eval=...)` chooses others.
 
     Raises:
-        ValueError: bad images, by what was expected; a shape that the U-Net cannot halve.
+        ValueError: bad images, by what was expected; a shape that the U-Net cannot halve; an
+            unknown `noise` or `objective`.
         TrainingError: no validation value was finite.
     """
+    for name, value, known in (("noise", noise, NOISES), ("objective", objective, OBJECTIVES)):
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {list(known)}")
     x, levels = as_images(images, levels)
     conds = None if cond is None else _as_conditions(cond, len(x))
     if isinstance(validation, tuple):
@@ -119,26 +137,36 @@ def fit_images(
     field_key, key = jax.random.split(key)
     if field is None:
         field = image_field(shape, width=width, cond_dim=entries, key=field_key)
-    settings: dict[str, Any] = {"trace": Hutchinson(1), "ode": WATCHED, "ode_eval": WATCHED}
+    if isinstance(objective, str):
+        matching = FlowMatching(drop=DROP if entries else 0.0)
+        stages = Stage(matching, 0.92), Stage(maximum_likelihood, 0.08, rate=0.25)
+        objective = Staged(stages) if objective == "staged" else matching
+    # Likelihood would learn the errors of the solver that flow matching is watched by.
+    watched = getattr(objective, "simulation_free", False)
+    settings: dict[str, Any] = {
+        "trace": Hutchinson(1),
+        "ode": WATCHED,
+        "ode_eval": WATCHED if watched else EVALUATED,
+    }
     flow, history = fit(
         CNF(field, StandardNormal(shape), **settings),
         x,
         conds,
         key=key,
         validation=held,
-        transform=pixels(moved, levels, key=key),
+        transform=pixels(moved, levels, noise=NOISES[noise], key=key),
         augment=moves,
-        objective=FlowMatching(drop=DROP if entries else 0.0),
+        objective=objective,
         config=TrainConfig(
             steps=steps,
             batch_size=BATCH_SIZE if batch_size is None else batch_size,
             learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
-            ema=0.995,
+            ema=ema,
             eval_every=max(1, steps // VALIDATIONS),
             validation_rows=VALIDATION_IMAGES,
             patience=None,
             max_seconds=max_seconds,
-            solver_error=float("inf"),
+            solver_error=math.inf if watched else SOLVER_ERROR * x[0].size * math.log(2),
         ),
         progress=progress,
         callback=callback,
