@@ -92,6 +92,12 @@ def test_scores_are_bits_and_nats_of_each_image(jaxflow, run, arrays, tmp_path):
     assert len(scores) == 40
     worst = int(scores["log_prob"].to_numpy().argmin())
     assert f"unusual 1  image {worst}:" in result.stdout
+    out = tmp_path / "errors.csv"
+    result = jaxflow("score", run[0], arrays, "--out", out, "--with-error")
+    assert result.exit_code == 0, result.output
+    errors = pl.read_csv(out)
+    ratio = errors["log_prob_se"].to_numpy() / errors["bits_per_dim_se"].to_numpy()
+    np.testing.assert_allclose(ratio, 16 * np.log(2))
 
 
 @pytest.mark.slow

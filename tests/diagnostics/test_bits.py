@@ -112,6 +112,11 @@ def test_errors_of_probes_are_those_of_repeated_answers():
     assert answers[0].draw_se is not None
     both = math.hypot(answers[0].probe_se, answers[0].draw_se)
     assert both == pytest.approx(spread, rel=0.5)
+    # Those of the images add up to those of the mean.
+    assert answers[0].each_se is not None
+    assert both == pytest.approx(np.sqrt(np.mean(answers[0].each_se ** 2) / 64), rel=1e-9)
+    one = bits_per_dim(flow, levels, bits=2, limits=(-1.0, 1.0), key=KEY, num_draws=1)
+    assert one.each_se is None
     assert answers[0].probe_se > 0
 
 

@@ -42,6 +42,8 @@ class BitsPerDim(NamedTuple):
         num_images: images.
         num_draws: draws of noise for each image.
         each: bits per dimension of each image, the mean over its draws, (images,).
+        each_se: standard error of each of them from its draws, of noise and of probes together,
+            (images,); None with one draw.
     """
 
     bits: float
@@ -53,6 +55,7 @@ class BitsPerDim(NamedTuple):
     num_images: int
     num_draws: int
     each: Float[np.ndarray, " images"]
+    each_se: Float[np.ndarray, " images"] | None
 
     @property
     def standard_error(self) -> float:
@@ -181,6 +184,7 @@ def _summary(
         num_images=num_images,
         num_draws=num_draws,
         each=each.mean(axis=0),
+        each_se=each.std(axis=0, ddof=1) / num_draws**0.5 if num_draws > 1 else None,
     )
 
 
