@@ -108,7 +108,7 @@ def test_on_a_cpu_convolutions_are_those_of_lax_and_gradients_of_weights_are_pro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convolutional", "unet, condition"])
+@pytest.mark.parametrize("name", ["convolutional", "unet, condition", "dit, condition"])
 def test_gradients_by_adjoint_and_checkpoints_are_those_of_autodiff(name):
     case = FIELDS[name]
     field = jax.tree.map(lambda w: 0.3 * w if eqx.is_inexact_array(w) else w, case.field)
