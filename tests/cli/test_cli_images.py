@@ -53,6 +53,18 @@ def test_the_options_of_a_run_repeat_it(jaxflow, run, tmp_path):
 
 
 @pytest.mark.slow
+def test_options_of_training_are_those_of_fit_images(jaxflow, arrays, tmp_path):
+    more = ("--flips", "--shifts", 1, "--ema", 0.9, "--noise", "truncated")
+    out = tmp_path / "run"
+    result = jaxflow("fit", arrays, "--out", out, *TINY, *more, "--objective", "fm")
+    assert result.exit_code == 0, result.output
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert [settings[name] for name in ("flips", "shifts", "ema")] == [True, 1, 0.9]
+    lines = (out / "run.toml").read_text().splitlines()
+    assert {"flips = true", 'noise = "truncated"', 'objective = "fm"'} <= set(lines)
+
+
+@pytest.mark.slow
 def test_samples_are_levels_of_each_class_and_a_picture(jaxflow, run, tmp_path):
     out, grid = tmp_path / "new.npz", tmp_path / "new.png"
     result = jaxflow("sample", run[0], "--out", out, "--grid", grid, "-n", 6, "--guidance", 2)
@@ -80,6 +92,12 @@ def test_scores_are_bits_and_nats_of_each_image(jaxflow, run, arrays, tmp_path):
     assert len(scores) == 40
     worst = int(scores["log_prob"].to_numpy().argmin())
     assert f"unusual 1  image {worst}:" in result.stdout
+    out = tmp_path / "errors.csv"
+    result = jaxflow("score", run[0], arrays, "--out", out, "--with-error")
+    assert result.exit_code == 0, result.output
+    errors = pl.read_csv(out)
+    ratio = errors["log_prob_se"].to_numpy() / errors["bits_per_dim_se"].to_numpy()
+    np.testing.assert_allclose(ratio, 16 * np.log(2))
 
 
 @pytest.mark.slow
@@ -141,11 +159,24 @@ def test_options_of_tables_and_of_images_do_not_mix(jaxflow, arrays, table, tmp_
     for result, said in (
         (jaxflow("fit", arrays, *out, "--columns", "a"), "--columns is for tables"),
         (jaxflow("fit", table, *out, "--levels", 5), "--levels is for images"),
+        (jaxflow("fit", table, *out, "--flips"), "--flips is for images"),
+        (jaxflow("fit", arrays, *out, "--objective", "ddpm"), "--objective ddpm is for tables"),
+        (jaxflow("fit", arrays, *out, "--shifts", 2), "shifts=2 must be less than half"),
         (jaxflow("fit", arrays, *out, "--levels", 4), "images.npz: images has the value 9"),
         (jaxflow("fit", first, *out), "first.npz: shape=(3, 8, 8) has the channels first"),
     ):
         check_refused(result, said)
     assert not (tmp_path / "run").exists()
+
+
+def test_folders_without_pictures_that_are_read_are_named(jaxflow, tmp_path):
+    result = jaxflow("fit", tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "no pictures (.png, .jpg, .jpeg)" in " ".join(result.stderr.split())
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.bmp")
+    result = jaxflow("fit", tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "would be left out" in " ".join(result.stderr.split())
 
 
 def test_a_table_needs_an_output(jaxflow, fitted):

@@ -59,8 +59,7 @@ def test_tables_and_what_cannot_be_read_hold_no_images(tmp_path):
     np.savez(tmp_path / "table.npz", x=np.ones((5, 2)))
     (tmp_path / "damaged.npz").write_bytes(b"PK")
     (tmp_path / "empty").mkdir()
-    np.savez(tmp_path / "objects.npz", images=np.array([{}], object))
-    for name in ("table.npz", "damaged.npz", "empty", "none.npz", "objects.npz"):
+    for name in ("table.npz", "damaged.npz", "empty", "none.npz"):
         assert not holds_images(tmp_path / name)
 
 
@@ -77,6 +76,43 @@ def test_tables_and_what_cannot_be_read_hold_no_images(tmp_path):
 def test_pictures_of_several_kinds_are_named(tmp_path, values, names, said):
     with pytest.raises(ValueError, match=said):
         read_images(write(tmp_path, values, names))
+
+
+@pytest.mark.parametrize("name", ["a/deeper/b.png", "a/b.bmp", "c.gif"])
+def test_pictures_that_would_be_left_out_are_named(tmp_path, name):
+    write(tmp_path, GREY[:2], ["a/a.png", name])
+    assert holds_images(tmp_path)
+    with pytest.raises(ValueError, match=rf"pictures would be left out, such as .*{name}"):
+        read_images(tmp_path)
+
+
+def test_other_names_of_labels_are_read_or_refused(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, x=GREY, y=np.arange(6))
+    labels = read_images(path).labels
+    assert labels is not None
+    assert labels.tolist() == list("012345")
+    np.savez(path, x=GREY, target=np.arange(6))
+    with pytest.raises(ValueError, match="target has an entry for each image; save it as labels"):
+        read_images(path)
+    np.savez(path, x=GREY, labels=np.array([{}], object))
+    with pytest.raises(ValueError, match=r"save labels.astype\(str\)"):
+        read_images(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array([GREY[0], GREY[1, :4]], object), "Python objects, such as images of several"),
+        (GREY[None, ..., None], r"images has shape \(1, 6, 5, 4, 1\); needed are \(n, height"),
+    ],
+)
+def test_arrays_of_several_sizes_or_of_five_axes_are_refused(tmp_path, array, said):
+    path = tmp_path / "images.npz"
+    np.savez(path, images=array, allow_pickle=True)
+    assert holds_images(path)
+    with pytest.raises(ValueError, match=said):
+        read_images(path)
 
 
 def test_a_damaged_picture_and_arrays_that_do_not_fit_are_named(tmp_path):

@@ -12,7 +12,7 @@ from jaxflow import CNF, ODE, Hutchinson, StandardNormal
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.dynamics import MLP
 from jaxflow.flows import Flow
-from jaxflow.transforms import Chain, Dequantise, Standardise
+from jaxflow.transforms import Chain, Dequantise, Standardise, pixels
 
 KEY = jax.random.key(0)
 SHAPE = (3, 2, 1)
@@ -112,7 +112,40 @@ def test_errors_of_probes_are_those_of_repeated_answers():
     assert answers[0].draw_se is not None
     both = math.hypot(answers[0].probe_se, answers[0].draw_se)
     assert both == pytest.approx(spread, rel=0.5)
+    # Those of the images add up to those of the mean.
+    assert answers[0].each_se is not None
+    assert both == pytest.approx(np.sqrt(np.mean(answers[0].each_se ** 2) / 64), rel=1e-9)
+    one = bits_per_dim(flow, levels, bits=2, limits=(-1.0, 1.0), key=KEY, num_draws=1)
+    assert one.each_se is None
     assert answers[0].probe_se > 0
+
+
+def test_probes_are_measured_on_images_from_all_of_a_sorted_file():
+    ode = ODE(solver="rk4", num_steps=1)
+    # Black images have a diagonal Jacobian, whose trace one probe knows.
+    flow = CNF(
+        lambda t, x: jnp.where(x > 0, x[::-1], x),
+        StandardNormal(SHAPE),
+        trace=Hutchinson(1),
+        ode_eval=ode,
+    )
+    levels = np.repeat([0, 3], 100)[:, None, None, None] * np.ones(SHAPE)
+    answer = bits_per_dim(flow, levels, bits=2, limits=(-1.0, 1.0), key=KEY)
+    assert answer.probe_se > 0
+    # A trace by probes is not exact because it looks so on these images.
+    answer = bits_per_dim(flow, levels[:100], bits=2, limits=(-1.0, 1.0), key=KEY)
+    assert answer.probe_se == pytest.approx(0.0, abs=1e-9)
+    assert answer.tighter is None
+
+
+def test_levels_outside_the_range_of_the_flow_are_refused():
+    levels = np.arange(17)[:, None, None, None] * np.ones(SHAPE)
+    transform = pixels(levels, 17, key=KEY)
+    flow = CNF(lambda t, x: 0 * x, StandardNormal(SHAPE), transform=transform)
+    with pytest.raises(
+        ValueError, match=r"images\[1\] has levels from 20 to 20.*outside the range"
+    ):
+        bits_per_dim(flow, [levels[16], levels[16] + 4], bits=5, key=KEY)
 
 
 MISTAKES = {
@@ -121,6 +154,15 @@ MISTAKES = {
     "not finite": (np.full((2, *SHAPE), np.nan), {}, "allows 0 to 3"),
     "scaled": (np.full((2, *SHAPE), 0.4), {}, r"level 0\.4.*np.round\(3 \* images\)"),
     "channels first": (np.zeros((2, 1, 3, 2)), {}, "channels come first"),
+    "one image": (np.zeros(SHAPE), {}, r"shape of one image.*write images\[None\]"),
+    "one, channels first": (np.zeros((1, 3, 2)), {}, r"np.moveaxis\(images, 0, -1\)\[None\]"),
+    "several sizes": (
+        [np.zeros(SHAPE), np.zeros((2, 2, 1))],
+        {},
+        r"images\[1\] has shape \(2, 2,",
+    ),
+    "a file": ("images.npz", {}, r"numbers are needed.*read_images\(path\)"),
+    "three limits": (np.zeros((2, *SHAPE)), {"limits": (-1.0, 0.0, 1.0)}, "must be two numbers"),
     "none": (np.zeros((0, *SHAPE)), {}, "one image or more"),
     "limits": (np.zeros((2, *SHAPE)), {"limits": (1.0, -1.0)}, "lower one first"),
     "draws": (np.zeros((2, *SHAPE)), {"num_draws": 0}, "num_draws=0"),

@@ -67,3 +67,9 @@ def test_the_sine_is_the_sine_to_its_second_derivative(dtype, tolerance):
 
 def minus_sin(x):
     return -np.sin(x)
+
+
+def test_the_sine_is_bounded_everywhere():
+    x = jnp.concatenate([jnp.geomspace(1.0, 1e38, 2000), -jnp.geomspace(1.0, 1e38, 2000)])
+    assert float(jnp.abs(sine(x.astype(jnp.float32))).max()) <= 1.0 + 1e-6
+    assert float(jnp.abs(sine(x)).max()) <= 1.0

@@ -9,6 +9,7 @@ from tests.laws.fields import FIELDS
 
 from jaxflow import CNF, ODE, StandardNormal
 from jaxflow.dynamics import Convolutional, DiT, Rounded, UNet
+from jaxflow.dynamics.convolve import convolve
 from jaxflow.dynamics.dit import cut, paste
 from jaxflow.trace import exact_trace
 
@@ -64,8 +65,50 @@ def test_its_flow_has_the_log_determinant_of_its_fourier_transform():
     assert float(change) == pytest.approx(eigenvalues.sum().real, abs=1e-8)
 
 
+def by_lax(h, weight, padding):
+    h = jnp.pad(h, ((1, 1), (1, 1), (0, 0)), mode="wrap" if padding == "circular" else "constant")
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(h[None], weight, (1, 1), "VALID", None, None, layout)[0]
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_convolutions_have_the_values_and_derivatives_of_lax(padding):
+    keys = jax.random.split(KEY, 4)
+    h, dh = (jax.random.normal(k, (3, *SHAPE)) for k in keys[:2])
+    w, dw = (jax.random.normal(k, (3, 3, 2, 5)) for k in keys[2:])
+
+    def answers(f):
+        def value(h, w):
+            return jax.vmap(lambda h: f(h, w, padding))(h)
+
+        def tangent(h, w):
+            value_, change = jax.jvp(value, (h, w), (dh, dw))
+            return jnp.sum(change * jnp.sin(value_))
+
+        stacked = jax.vmap(lambda w, h: f(h, w, padding))(jnp.stack([w, dw]), h[:2])
+        outer = jax.vmap(jax.grad(lambda w, h: jnp.sum(f(h, w, padding) ** 2)), (None, 0))(w, h)
+        return value(h, w), jax.grad(tangent, (0, 1))(h, w), stacked, outer
+
+    own, lax = jax.jit(lambda: answers(convolve))(), jax.jit(lambda: answers(by_lax))()
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(lax), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere lax's own gradient is fast")
+def test_on_a_cpu_convolutions_are_those_of_lax_and_gradients_of_weights_are_products():
+    h, w = jnp.ones((2, *SHAPE)), jnp.ones((3, 3, 2, 5))
+
+    def value(w):
+        return jnp.sum(jax.vmap(convolve, (0, None))(h, w) ** 2)
+
+    forward, gradient = (jax.jit(f).lower(w).as_text() for f in (value, jax.grad(value)))
+    assert forward.count("stablehlo.convolution") == gradient.count("stablehlo.convolution") == 1
+    assert "dot_general" not in forward
+    assert "dot_general" in gradient
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convolutional", "unet, condition"])
+@pytest.mark.parametrize("name", ["convolutional", "unet, condition", "dit, condition"])
 def test_gradients_by_adjoint_and_checkpoints_are_those_of_autodiff(name):
     case = FIELDS[name]
     field = jax.tree.map(lambda w: 0.3 * w if eqx.is_inexact_array(w) else w, case.field)
@@ -152,13 +195,13 @@ def test_a_batch_of_rows_is_one_convolution(monkeypatch):
         # A function of its own: jax remembers the programs of those that it has seen.
         return lambda t, x: jax.vmap(lambda t, x: field(t, x))(t, x)
 
-    products = str(jax.make_jaxpr(batch())(times, rows))
-    # Three columns of two layers, and of their channels of time, which no row repeats.
-    assert products.count("dot_general[") == 12
-    assert "f64[5,8,8,4] = dot_general" in products
-    on_cpu = batch()(times, rows)
+    on_cpu = str(jax.make_jaxpr(batch())(times, rows))
+    # Two layers, and their channels of time, which no row repeats.
+    assert on_cpu.count("convolve_inside") == 4
+    assert "f64[5,8,8,4] = convolve_inside" in on_cpu
+    values = batch()(times, rows)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     convolutions = str(jax.make_jaxpr(batch())(times, rows))
     assert convolutions.count("conv_general_dilated[") == 4
     assert "f64[5,8,8,4] = conv_general_dilated" in convolutions
-    np.testing.assert_allclose(batch()(times, rows), on_cpu, atol=1e-12)
+    np.testing.assert_allclose(batch()(times, rows), values, atol=1e-12)

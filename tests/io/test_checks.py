@@ -8,10 +8,21 @@ import jax.numpy as jnp
 import pytest
 import safetensors.numpy
 
-from jaxflow import CNF, ODE, Hutchinson, HutchPlusPlus, StandardNormal, load, save
+from jaxflow import (
+    CNF,
+    ODE,
+    DiagonalNormal,
+    GaussianMixture,
+    Hutchinson,
+    HutchPlusPlus,
+    StandardNormal,
+    StudentT,
+    load,
+    save,
+)
 from jaxflow.dynamics import Linear
 from jaxflow.ode import Adjoint
-from jaxflow.transforms import Bounded
+from jaxflow.transforms import Bounded, Standardise, Whiten
 
 FLOW = CNF(
     Linear(2, key=jax.random.key(0)),
@@ -92,5 +103,26 @@ def test_limits_may_be_infinite_and_never_nan(tmp_path):
     assert eqx.tree_equal(load(tmp_path / "flow", like=flow), flow)
     bad = eqx.tree_at(lambda flow: flow.transform[0].upper, flow, jnp.asarray([jnp.nan, 1.0]))
     save(tmp_path / "bad", bad)
-    with pytest.raises(ValueError, match=r"'transform.0.upper' holds NaN .* first nan at \(0,\)"):
+    with pytest.raises(ValueError, match=r"'transform.0' is a Bounded that is .*upper is \[nan"):
         load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "bad", "words"),
+    [
+        (Standardise(jnp.zeros(2), jnp.ones(2)), "scale", [-1.0, 1.0], "scale at least"),
+        (Whiten(jnp.zeros(2), jnp.eye(2)), "factor", [[0.0, 0.0], [0.0, 1.0]], "factor"),
+        (DiagonalNormal(jnp.zeros(2), jnp.ones(2)), "scale", [0.0, 1.0], "must be positive"),
+        (StudentT(3.0, 2), "df", [-3.0, 3.0], "must be positive"),
+        (GaussianMixture([1.0], [[0.0, 0.0]], [jnp.eye(2)]), "weights", [0.0], "positive"),
+    ],
+)
+def test_parameters_of_bases_and_transforms_are_those_of_constructors(
+    part, place, bad, words, tmp_path
+):
+    save(tmp_path / "part", part)
+    assert eqx.tree_equal(load(tmp_path / "part"), part)
+    edited = eqx.tree_at(lambda each: getattr(each, place), part, jnp.asarray(bad))
+    save(tmp_path / "edited", edited)
+    with pytest.raises(ValueError, match=f"(?s)is a {type(part).__name__} .*refused: .*{words}"):
+        load(tmp_path / "edited")

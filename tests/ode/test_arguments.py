@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.ode import ODE, odeint
+from jaxflow.ode import ODE, odeint, odeint_many
 
 SMALL = ODE(solver="bosh3", rtol=1e-6, atol=1e-6)
 FIXED = ODE(solver="midpoint", num_steps=50)
@@ -200,3 +200,18 @@ def test_reverse_mode_through_adaptive_steps_directly_is_refused():
         RuntimeError, match=r"reverse-mode derivatives .* leave out gradient=Direct"
     ):
         jax.grad(lambda y0: odeint(decay, y0, 0.0, 1.0, ode=ode)[0])(1.0)
+
+
+@pytest.mark.parametrize(("t0", "t1"), [(1e8, 1e8 + 1), (2e7, 2e7 + 3.5), (1.7e9 + 5, 1.7e9)])
+def test_times_that_the_precision_of_the_state_does_not_tell_apart_are_refused(t0, t1):
+    y0 = jnp.ones(2, jnp.float32)
+    with pytest.raises(
+        ValueError, match=r"float32 rounds the interval of length .* with f\(t \+ t0"
+    ):
+        odeint(lambda t, y, args: -y, y0, t0, t1)
+    with pytest.raises(ValueError, match="float32 rounds the interval"):
+        odeint_many(lambda t, y, args: -y, y0, np.asarray([t0, 0.0]), np.asarray([t1, 1.0]))
+    with pytest.raises(ValueError, match="save_at: float32 rounds the interval"):
+        odeint(lambda t, y, args: -y, y0, 0.0, 2 * t0, save_at=[t0, t1] if t1 > t0 else [t1, t0])
+    y1, _ = odeint(lambda t, y, args: -y, jnp.ones(2), t0, t1)
+    np.testing.assert_allclose(y1, np.exp(t0 - t1), rtol=1e-4)

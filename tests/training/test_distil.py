@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxflow
-from jaxflow import CNF, StandardNormal, TrainConfig, distil
+from jaxflow import CNF, FlowMap, StandardNormal, TrainConfig, distil
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.transforms import Standardise
+from jaxflow.transforms import Bounded, Standardise
 
 KEY = jax.random.key(5)
 CONFIG = TrainConfig(steps=800, batch_size=128, learning_rate=1e-2, ema=0.99, eval_every=200)
@@ -47,6 +47,27 @@ def test_the_stated_error_is_the_error(flow, fast):
 def test_samples_are_those_of_the_flow(flow, fast):
     np.testing.assert_allclose(fast.sample(KEY, 50), flow.sample(KEY, 50), atol=0.3)
     assert fast.sample(KEY, (3, 4)).shape == (3, 4, 2)
+
+
+def test_a_map_that_overflows_raises(flow):
+    net = MLP(3, width=8, depth=1, cond_dim=1, activation="sin", key=KEY)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.inf, net)
+    fast = FlowMap(broken, flow, 1)
+    for call in (fast.log_prob, fast.encode, fast.decode, jax.jit(fast.log_prob)):
+        with pytest.raises(RuntimeError, match="is NaN: a row, a condition or a parameter"):
+            call(jnp.ones((2, 2)))
+
+
+@pytest.mark.slow
+def test_rows_outside_the_support_are_left_out_of_the_error():
+    flow = CNF(Linear(2, key=KEY), StandardNormal(2), transform=Bounded([0.0, 0.0], [np.inf] * 2))
+    x = np.random.default_rng(0).gamma(2.0, size=(50, 2))
+    x[3] = -1
+    config = TrainConfig(steps=5, batch_size=16, eval_every=5)
+    fast = distil(flow, x, key=KEY, num_samples=64, width=8, depth=1, config=config)
+    assert fast.error is not None
+    assert fast.error.num_rows == 49
+    assert np.isfinite([fast.error.median, fast.error.bias]).all()
 
 
 def test_exact_falls_back_to_the_solve(flow, fast):

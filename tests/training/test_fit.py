@@ -78,6 +78,13 @@ def test_training_resumes_bit_for_bit(key, tmp_path):
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+def test_a_file_is_not_overwritten_by_checkpoints(key, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists: continue its fit with resume=True"):
+        fit(small_flow(key), normal(100), key=key, config=TINY, checkpoint=tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_resuming_with_other_settings_is_refused(key, tmp_path):
     file = tmp_path / "state"
     fit(small_flow(key), normal(100), key=key, config=TINY, checkpoint=file)

@@ -55,8 +55,8 @@ class GaussianMixture(eqx.Module):
             factors: Cholesky factors `L` of the covariances, (components, dim, dim).
 
         Raises:
-            ValueError: the shapes do not fit, the weights are not positive, or the
-                factors are not lower triangular with a positive diagonal.
+            ValueError: the shapes do not fit, a value is not finite, the weights are not
+                positive, or the factors are not lower triangular with a positive diagonal.
         """
         self.weights, self.means, self.factors = map(as_floats, (weights, means, factors))
         count, *size = self.means.shape
@@ -70,8 +70,9 @@ class GaussianMixture(eqx.Module):
                 f"factors have shape {self.factors.shape}; give (components, dim, dim), here "
                 f"{(count, *size, *size)}"
             )
-        if not any(isinstance(a, Tracer) for a in (self.weights, self.factors)):
-            _check(np.asarray(self.weights), np.asarray(self.factors))
+        parts = self.weights, self.means, self.factors
+        if not any(isinstance(part, Tracer) for part in parts):
+            _check(*map(np.asarray, parts))
 
     @classmethod
     def fit(
@@ -224,9 +225,11 @@ def _maximise(
         ).fit(x)
 
 
-def _check(weights: np.ndarray, factors: np.ndarray) -> None:
-    if not (weights > 0).all():
-        raise ValueError(f"weights={weights} must be positive")
+def _check(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> None:
+    if not ((weights > 0).all() and np.isfinite(weights.sum())):
+        raise ValueError(f"weights={weights} must be positive, with a finite sum")
+    if not (np.isfinite(means).all() and np.isfinite(factors).all()):
+        raise ValueError("means and factors must be finite")
     diagonal = np.diagonal(factors, axis1=1, axis2=2)
     if not (diagonal > 0).all() or np.triu(factors, 1).any():
         raise ValueError(

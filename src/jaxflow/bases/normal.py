@@ -7,6 +7,7 @@ from typing import SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import PRNGKeyArray
@@ -85,15 +86,19 @@ class DiagonalNormal(eqx.Module):
             scale: standard deviations, (*event), positive.
 
         Raises:
-            ValueError: the shapes differ, or a scale is not positive.
+            ValueError: the shapes differ, a value is not finite, or a scale is not positive.
         """
         self.mean, self.scale = as_floats(mean), as_floats(scale)
         if self.mean.shape != self.scale.shape:
             raise ValueError(
                 f"mean {self.mean.shape} and scale {self.scale.shape} differ in shape"
             )
-        if not isinstance(self.scale, Tracer) and not bool(jnp.all(self.scale > 0)):
-            raise ValueError(f"scale={self.scale} must be positive")
+        if isinstance(self.scale, Tracer) or isinstance(self.mean, Tracer):
+            return
+        if not (np.all(self.scale > 0) and np.isfinite([self.mean, self.scale]).all()):
+            raise ValueError(
+                f"scale={self.scale} must be positive and finite, and mean={self.mean} finite"
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...]:

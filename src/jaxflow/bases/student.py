@@ -52,13 +52,14 @@ class StudentT(eqx.Module):
             event_shape: shape to which `df` is broadcast; None for the shape of `df`.
 
         Raises:
-            ValueError: a number of degrees of freedom is not positive, or a size is less than 1.
+            ValueError: a number of degrees of freedom is not positive and finite, or a size is
+                less than 1.
         """
         df = as_floats(df)
         if event_shape is not None:
             df = jnp.broadcast_to(df, check_event_shape(event_shape))
-        if not isinstance(df, Tracer) and not (np.asarray(df) > 0).all():
-            raise ValueError(f"df={df} must be positive")
+        if not isinstance(df, Tracer) and not np.all((np.asarray(df) > 0) & np.isfinite(df)):
+            raise ValueError(f"df={df} must be positive and finite; write StandardNormal for inf")
         self.df = df
 
     @property

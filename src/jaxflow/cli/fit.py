@@ -36,9 +36,9 @@ from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
 from jaxflow.transforms.groups import is_group
 
 # Options of the groups in `--help`.
-_table, _model, _training, _expert = (
+_table, _model, _training, _images, _expert = (
     partial(typer.Option, rich_help_panel=panel)
-    for panel in ("Table", "Model", "Training", EXPERTS)
+    for panel in ("Table", "Model", "Training", "Images", EXPERTS)
 )
 
 
@@ -90,10 +90,6 @@ def fit(
             help="Word for a missing cell, beside empty cells, NA, N/A, NaN, NULL, None, ? and -. "
             "Repeat it for more words."
         ),
-    ] = None,
-    levels: Annotated[
-        int | None,
-        _table(min=2, help="Number of levels of images. Default: by the values; 256 for files."),
     ] = None,
     start: Annotated[
         Path | None,
@@ -164,6 +160,23 @@ def fit(
             "default a table of at most 5,000 rows holds out each row once, in five folds.",
         ),
     ] = 0.1,
+    levels: Annotated[
+        int | None,
+        _images(min=2, help="Number of levels. Default: by the values; 256 for files."),
+    ] = None,
+    flips: Annotated[
+        bool, _images("--flips", help="Mirror every other image, for images that have no side.")
+    ] = False,
+    shifts: Annotated[
+        int, _images(min=0, help="Move images by up to so many pixels in each direction.")
+    ] = 0,
+    ema: Annotated[
+        float | None,
+        _images(help="Decay of the average of the weights, from 0 to below 1. Default: 0.995."),
+    ] = None,
+    noise: Annotated[
+        str, choice("Noise within the cells of levels.", CHOICES["noise"], _images)
+    ] = "uniform",
     devices: Devices = None,
     coordinator: Annotated[
         str | None,

@@ -18,6 +18,9 @@ from jaxflow.diagnostics import bits_per_dim
 from jaxflow.io.atomic import atomic_write
 from jaxflow.runtime.extras import import_extra
 
+# Draws of noise and of probes for the errors of each image.
+DRAWS = 4
+
 
 def check_image_options(run: Path, record: dict[str, Any], **refused: Any) -> None:
     """Raise ValueError for options that are set and that a run on images does not take."""
@@ -78,17 +81,24 @@ def score_images(
     class_name: str | None,
     guidance: float | None,
     unusual: int,
+    *,
+    with_error: bool,
 ) -> None:
-    """Write the bits per dimension of each image; print the mean and the most unusual images."""
+    """Write the bits per dimension of each image; print the mean and the most unusual images.
+
+    With errors, the standard errors of each image from several draws of noise and of probes.
+    """
     x, cond, read = read_for_run(run, record, table, class_name)
-    bits = bits_per_dim(
-        load_flow(run, guidance), x, cond, key=jax.random.key(0), bits=depth(record), num_draws=1
-    )
-    log_p = -bits.each * x[0].size * math.log(2)
+    flow, draws = load_flow(run, guidance), DRAWS if with_error else 1
+    bits = bits_per_dim(flow, x, cond, key=jax.random.key(0), bits=depth(record), num_draws=draws)
+    nats = x[0].size * math.log(2)
+    log_p, errors = -bits.each * nats, {}
+    if bits.each_se is not None:
+        errors = {"log_prob_se": bits.each_se * nats, "bits_per_dim_se": bits.each_se}
     rows = np.arange(len(x))
     names = {} if read.names is None or out.suffix.lower() == ".npy" else {"file": read.names}
     with open_table(out) as append:
-        append({"row": rows, **names, "log_prob": log_p, "bits_per_dim": bits.each})
+        append({"row": rows, **names, "log_prob": log_p, "bits_per_dim": bits.each, **errors})
     worst = np.argsort(log_p, kind="stable")[:unusual].tolist()
     which = [f"image {i}" if read.names is None else read.names[i] for i in worst]
     print_facts(

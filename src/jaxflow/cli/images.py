@@ -19,25 +19,35 @@ from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
 from jaxflow.data import Images, read_images, split
-from jaxflow.data.images import holds_images
+from jaxflow.data.images import PICTURES, holds_images
+from jaxflow.data.shards import RECORD as SHARDS
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.dynamics.convolutional import check_image
 from jaxflow.training.fit_images import as_images
 
 # Held-out images that are scored after a fit.
 MOST_SCORED = 256
+IMAGES_ONLY = ("levels", "flips", "shifts", "ema", "noise")
 # Options of `jaxflow fit` for images; all others are for tables.
 TAKEN = (
-    *("table", "out", "levels", "width", "steps", "batch_size", "learning_rate", "validation"),
-    *("max_seconds", "seed", "config", "overwrite", "resume", "compile_cache"),
+    *("table", "out", "width", "steps", "batch_size", "learning_rate", "validation", "objective"),
+    *("max_seconds", "seed", "config", "overwrite", "resume", "compile_cache", *IMAGES_ONLY),
 )
+# Values of --objective for images, as those of `jaxflow.fit_images`.
+OBJECTIVES = {"auto": "matching", "matching": "matching", "fm": "matching", "staged": "staged"}
 
 
 def takes_images(table: Path, changed: Sequence[str]) -> bool:
     """Whether a fit is to images; raise ValueError for options that do not go with the data."""
     if not holds_images(table):
-        if "levels" in changed:
-            raise ValueError(f"--levels is for images, and {table} holds none: leave it out")
+        if table.is_dir() and not (table / SHARDS).is_file():
+            raise ValueError(
+                f"{table} has no pictures ({', '.join(PICTURES)}) in it or below, and no "
+                f"{SHARDS} of jaxflow shards"
+            )
+        for name in IMAGES_ONLY:
+            if name in changed:
+                raise ValueError(f"--{name} is for images, and {table} holds none: leave it out")
         return False
     for name in sorted(set(changed) - set(TAKEN)):
         raise ValueError(
@@ -51,6 +61,11 @@ def read_image_rows(
     table: Path, levels: int | None, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """The images to fit, (n, height, width, channels), their classes one-hot, and the record."""
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(
+            f"--objective {settings.objective} is for tables, and {table} holds images: "
+            f"choose one of {', '.join(OBJECTIVES)}"
+        )
     read = read_images(table)
     x, levels = _as_levels(table, read, levels)
     labels, classes, cond = _labels(read), None, None
@@ -87,7 +102,9 @@ def fit_image_run(
         raise ValueError(f"--validation {settings.validation}: {error}") from None
     note(image_text(record))
     key = jax.random.key(settings.seed)
-    sizes = {name: getattr(settings, name) for name in ("width", "batch_size", "learning_rate")}
+    names = "width", "batch_size", "learning_rate", "flips", "shifts", "noise"
+    sizes = {name: getattr(settings, name) for name in names}
+    sizes |= {} if settings.ema is None else {"ema": settings.ema}
 
     def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return x[chosen], None if cond is None else cond[chosen]
@@ -99,6 +116,7 @@ def fit_image_run(
             levels=record["levels"],
             validation=rows(held),
             steps=settings.steps,
+            objective=OBJECTIVES[settings.objective],
             max_seconds=settings.max_seconds,
             progress=None if is_first() else False,
             callback=Monitor(settings.steps, None),

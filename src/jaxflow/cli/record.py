@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxflow import __version__
-from jaxflow.cli.settings import FitSettings, option_name
+from jaxflow.cli.settings import DEFAULTS, FitSettings, option_name
 
 # The entry of a run on a table of more than numbers: the lines of its plan.
 PLAN = "plan"
@@ -103,7 +103,7 @@ def check_resumable(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None
             f"{', '.join(new['columns'])}; {advice}"
         )
     for name, value in new["settings"].items():
-        before = old["settings"].get(name)
+        before = old["settings"].get(name, DEFAULTS.get(name))
         # A longer time limit does not change the result.
         if name != "max_seconds" and before != value:
             option = option_name(name).replace("_", "-")
@@ -121,7 +121,7 @@ def check_record(file: Path, record: Any, *, finished: bool) -> dict[str, Any]:
         entries = entries | HELD_OUT
     _check_entries(file, record, entries)
     _check_entries(file, record["versions"], {"jax": str}, "versions.")
-    settings = {"start": None} | record["settings"]
+    settings = DEFAULTS | record["settings"]
     _check_entries(file, settings, get_type_hints(FitSettings), "settings.")
     try:
         FitSettings(**settings)

@@ -51,7 +51,8 @@ def score(
             "--with-error",
             help="Add columns ode_error and trace_se, the errors in nats, and status. A row whose "
             "solve fails has no log_prob, and the other rows are scored. In .npy files status is "
-            "a number, 0 for success.",
+            "a number, 0 for success. For images, log_prob_se and bits_per_dim_se, the standard "
+            "errors from 4 draws of noise and probes.",
         ),
     ] = False,
     marginal: Annotated[
@@ -104,10 +105,9 @@ def score(
     record = read_finished(run)
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
-        refused = {"with_error": with_error, "keep_columns": keep_columns, "drop_nan": drop_nan}
-        refused |= {"percentile": percentile, "fast": fast, "marginal": marginal}
-        check_image_options(run, record, **refused)
-        score_images(run, record, table, out, class_name, guidance, unusual)
+        refused = {"keep_columns": keep_columns, "drop_nan": drop_nan, "percentile": percentile}
+        check_image_options(run, record, **refused, fast=fast, marginal=marginal)
+        score_images(run, record, table, out, class_name, guidance, unusual, with_error=with_error)
         return
     if marginal and PLAN not in record:
         raise needs_mixed(run, "--marginal")

@@ -1,6 +1,6 @@
 """The settings of a fit, each an option of `jaxflow fit`, and the values they may have."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,7 @@ CHOICES = {
         "hutchinson": "estimate by random probes",
     },
     "objective": {name: objective.help for name, objective in OBJECTIVES.items()},
+    "noise": {"uniform": "", "truncated": "a truncated normal, often fewer bits"},
 }
 
 # Settings where training does not choose.
@@ -87,6 +88,11 @@ class FitSettings:
     float64: bool
     # The run to continue from: option --from, a reserved word in Python.
     start: str | None = None
+    # Images only.
+    flips: bool = False
+    shifts: int = 0
+    ema: float | None = None
+    noise: str = "uniform"
 
     def __post_init__(self) -> None:
         values = asdict(self)
@@ -143,6 +149,10 @@ class FitSettings:
         """The activation, with `auto` resolved."""
         automatic = "swish" if self.network == "residual" else "sin"
         return automatic if self.activation == "auto" else self.activation
+
+
+# Settings of later versions than some runs.
+DEFAULTS = {each.name: each.default for each in fields(FitSettings) if each.default is not MISSING}
 
 
 def option_name(setting: str) -> str:

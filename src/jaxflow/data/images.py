@@ -1,7 +1,6 @@
 """Images in files: arrays of NumPy, and folders of pictures."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,14 @@ from jaxflow.data.arrays import load_arrays
 from jaxflow.runtime.extras import import_extra
 
 PICTURES = (".png", ".jpg", ".jpeg")
+# Pictures that are not read, so a folder of them is refused and not read in part.
+OTHERS = (".bmp", ".gif", ".webp", ".tif", ".tiff", ".jfif", ".jp2", ".avif", ".heic", ".ppm")
 ARRAYS = (".npz", ".npy")
+
+
+# Names of the array of classes in a `.npz` file.
+LABELS = ("labels", "y")
+Arrays = dict[str, np.ndarray | None]
 
 
 class Images(NamedTuple):
@@ -29,26 +35,29 @@ class Images(NamedTuple):
 
 
 def holds_images(path: str | Path) -> bool:
-    """Whether a folder has pictures, or a NumPy file images: an array of 3 axes or more.
+    """Whether a folder has pictures, or a NumPy file an array of 3 axes or more.
 
-    What cannot be read is no image.
+    Pictures and arrays that `read_images` refuses count; a damaged file does not.
     """
     path = Path(path)
     if path.is_dir():
-        return next(_pictures(path), None) is not None
+        return any(file.suffix.lower() in PICTURES + OTHERS for file in path.rglob("*"))
     found = False
     if path.suffix.lower() in ARRAYS and path.is_file():
         with contextlib.suppress(ValueError):
-            found = any(map(_is_stack, _arrays(path).values()))
+            arrays = _arrays(path)
+            # None is an array of Python objects.
+            found = arrays.get("images", ()) is None or any(map(_is_stack, arrays.values()))
     return found
 
 
 def read_images(path: str | Path) -> Images:
     """Read the images of a file or of a folder, with their classes.
 
-    - `.npz`: the array `images`, or the only one of 3 axes or more, and the array `labels` if
-      there is one; `.npy`: that array. (n, height, width, channels), or (n, height, width).
-    - a folder of `.png` and `.jpg` files; in sub-folders, which are their classes.
+    - `.npz`: the array `images`, or the only one of 3 axes or more, and the array `labels` or `y`
+      if there is one; `.npy`: that array. (n, height, width, channels), or (n, height, width).
+    - a folder of `.png` and `.jpg` files; in sub-folders, which are their classes. Pictures of
+      other kinds, and in deeper folders, are refused.
 
     ```python
     import numpy as np
@@ -74,41 +83,81 @@ def read_images(path: str | Path) -> Images:
     arrays = _arrays(path)
     stacks = {name: array for name, array in arrays.items() if _is_stack(array)}
     name = "images" if "images" in stacks else next(iter(stacks), "")
+    if "images" in arrays and arrays["images"] is None:
+        raise ValueError(
+            f"{path}: images is an array of Python objects, such as images of several sizes; save "
+            "one array (n, height, width, channels) of images of one size"
+        )
     if len(stacks) != 1 and name != "images":
         raise ValueError(
             f"{path}: {len(stacks)} arrays (n, height, width, channels) among {list(arrays)}; "
             "save the one to read as images: np.savez(path, images=images)"
         )
-    images, labels = np.asarray(stacks[name]), arrays.get("labels")
-    images = images[..., None] if images.ndim == 3 else images
-    if labels is not None and np.shape(labels) != (len(images),):
+    images = np.asarray(stacks[name])
+    if images.ndim > 4:
         raise ValueError(
-            f"{path}: labels has shape {np.shape(labels)} for {len(images)} images; give one each"
+            f"{path}: {name} has shape {images.shape}; needed are (n, height, width, channels), "
+            "or (n, height, width) for grey images"
         )
-    return Images(images, None if labels is None else np.asarray(labels).astype(str), None)
+    images = images[..., None] if images.ndim == 3 else images
+    labels = _labels(arrays, len(images), path)
+    return Images(images, None if labels is None else labels.astype(str), None)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy file by name, without those of Python objects."""
+def _labels(arrays: Arrays, num: int, path: Path) -> np.ndarray | None:
+    """The array `labels` or `y`; raise ValueError for others that look like classes."""
+    name = next((name for name in LABELS if name in arrays), None)
+    if name is None:
+        for other, array in arrays.items():
+            if array is not None and array.shape == (num,) and array.dtype.kind in "biuUS":
+                raise ValueError(
+                    f"{path}: {other} has an entry for each image; save it as labels if it holds "
+                    "their classes, or leave it out of the file"
+                )
+        return None
+    labels = arrays[name]
+    if labels is None:
+        raise ValueError(f"{path}: {name} is an array of Python objects; save {name}.astype(str)")
+    if labels.shape != (num,):
+        raise ValueError(
+            f"{path}: {name} has shape {labels.shape} for {num} images; give one each"
+        )
+    return labels
+
+
+def _arrays(path: Path) -> Arrays:
+    """The arrays of a NumPy file by name."""
     loaded = load_arrays(path)
-    named = loaded if isinstance(loaded, dict) else {"images": loaded}
-    return {name: array for name, array in named.items() if array is not None}
+    return loaded if isinstance(loaded, dict) else {"images": loaded}
 
 
-def _is_stack(array: np.ndarray) -> bool:
-    return array.ndim in (3, 4) and array.dtype.kind in "biuf" and array.size > 0
+def _is_stack(array: np.ndarray | None) -> bool:
+    return array is not None and array.ndim > 2 and array.dtype.kind in "biuf" and array.size > 0
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and in its sub-folders, in the order of their names."""
-    for place in (folder, *sorted(each for each in folder.iterdir() if each.is_dir())):
-        yield from sorted(p for p in place.iterdir() if p.suffix.lower() in PICTURES)
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and in its sub-folders, in the order of their names.
+
+    Raises ValueError if there are none, or if others would be left out.
+    """
+    pictures, left_out = [], []
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.parent, path)):
+        if path.suffix.lower() in PICTURES + OTHERS:
+            deep = path.parent != folder and path.parent.parent != folder
+            (left_out if deep or path.suffix.lower() in OTHERS else pictures).append(path)
+    kinds = ", ".join(PICTURES)
+    if left_out:
+        raise ValueError(
+            f"{folder}: {len(left_out)} pictures would be left out, such as {left_out[0]}: give "
+            f"{kinds} files, in the folder or in folders of classes right in it"
+        )
+    if not pictures:
+        raise ValueError(f"{folder}: no {kinds} files in it or its sub-folders")
+    return pictures
 
 
 def _read_folder(folder: Path) -> Images:
-    paths = list(_pictures(folder))
-    if not paths:
-        raise ValueError(f"{folder}: no {', '.join(PICTURES)} files in it or its sub-folders")
+    paths = _pictures(folder)
     classes = [path.parent.name for path in paths if path.parent != folder]
     if classes and len(classes) < len(paths):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Bits per dimension of images, with each source of error apart."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.dynamics.convolutional import check_image
+from jaxflow.dynamics.convolutional import check_image, stack_images
+from jaxflow.flows import Ensemble
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.trace import Auto, Exact
 from jaxflow.transforms import Dequantise, noise_of
 
 # Images on which the noise of the trace and the error of the solves are measured.
@@ -39,6 +42,8 @@ class BitsPerDim(NamedTuple):
         num_images: images.
         num_draws: draws of noise for each image.
         each: bits per dimension of each image, the mean over its draws, (images,).
+        each_se: standard error of each of them from its draws, of noise and of probes together,
+            (images,); None with one draw.
     """
 
     bits: float
@@ -50,6 +55,7 @@ class BitsPerDim(NamedTuple):
     num_images: int
     num_draws: int
     each: Float[np.ndarray, " images"]
+    each_se: Float[np.ndarray, " images"] | None
 
     @property
     def standard_error(self) -> float:
@@ -74,7 +80,7 @@ def bits_per_dim(
     *,
     key: PRNGKeyArray,
     bits: int = 8,
-    limits: tuple[float, float] | None = None,
+    limits: Sequence[float] | None = None,
     num_draws: int = 2,
 ) -> BitsPerDim:
     """Bound the bits per dimension of images of levels `0, 1, ..., 2^bits - 1`.
@@ -86,8 +92,8 @@ def bits_per_dim(
     -log2 P(x) <= E_v[log2 q(v | x) - log2 p(x + w v)] - d log2 w
     ```
     with cells of width `w` (Theis et al. 2016, arXiv 1511.01844; Ho et al. 2019, "Flow++",
-    arXiv 1902.00275, eq. 12). The noise of the trace is measured by a second set of probes on the
-    first 64 images, where the error of the solves is stated too.
+    arXiv 1902.00275, eq. 12). The noise of the trace is measured by a second set of probes on 64
+    images at random, where the error of the solves is stated too.
 
     ```python
     import jax
@@ -117,13 +123,12 @@ def bits_per_dim(
 
     Raises:
         ValueError: images have another shape than the flow's events, or values outside the depth
-            or between its levels; or an argument is out of range.
+            or between its levels, or outside the range of the flow; or an argument is out of
+            range.
     """
     bits, num_draws = check_count("bits", bits), check_count("num_draws", num_draws)
-    values, own = np.asarray(images, np.float64), noise_of(flow.transform)
-    if not len(values):
-        raise ValueError(f"images has shape {values.shape}: give one image or more")
-    check_image(values[0], tuple(flow.event_shape))
+    values, own = stack_images(images).astype(np.float64), noise_of(flow.transform)
+    _check_shape(values, tuple(flow.event_shape))
     grid = _grid(flow.event_shape, bits, limits) if own is None else own
     if own is not None and limits is not None:
         raise ValueError(f"limits={limits} for a flow with a grid of its own: leave limits out")
@@ -136,33 +141,37 @@ def bits_per_dim(
     log_width = 0.0 if own is not None else float(np.log(steps).sum())
     per_nat = 1 / (points[0].size * math.log(2))
     noise_key, probe_key = jax.random.split(key)
-    each = []
+    each, variance, solver = [], 0.0, None
     for draw in range(num_draws):
         inside, log_q = _spread(grid, points, jax.random.fold_in(noise_key, draw))
         own_key = jax.random.fold_in(probe_key, draw)
         if not draw:
             flow = flow.choose_probes(inside, cond, own_key)
-            repeated = _repeated(flow, inside, cond, jax.random.fold_in(probe_key, num_draws))
         log_p = np.asarray(flow.log_prob(inside, cond, own_key), np.float64)
+        _check_inside(log_p, levels)
         if not draw:
-            apart = log_p[: len(repeated[0])] - repeated[0]
-            probes = np.mean(apart**2) / 2 * per_nat**2
+            again_key = jax.random.fold_in(probe_key, num_draws)
+            variance, solver = _repeated(flow, inside, cond, log_p, again_key)
         each.append((np.asarray(log_q, np.float64) - log_p - log_width) * per_nat)
-    return _summary(np.stack(each), probes, repeated[1], 1 / per_nat)
+    probes = None if _is_exact(flow) else variance * per_nat**2
+    return _summary(np.stack(each), probes, solver, 1 / per_nat)
 
 
 def _summary(
-    each: Float[np.ndarray, "draws images"], probes: Any, solver: Any, nats: float
+    each: Float[np.ndarray, "draws images"], probes: float | None, solver: Any, nats: float
 ) -> BitsPerDim:
-    """The record of the bits of each image and draw; `probes` is the variance of the traces."""
-    num_draws, num_images = each.shape
+    """The record of the bits of each image and draw.
+
+    `probes` is the variance of the traces, None if they are exact.
+    """
+    (num_draws, num_images), exact, probes = each.shape, probes is None, probes or 0.0
     within = each.var(axis=0, ddof=1).mean() if num_draws > 1 else probes
     total = each.mean(axis=0).var(ddof=1) / num_images if num_images > 1 else np.nan
     of_probes = probes / each.size
     of_draws = max(within - probes, 0.0) / each.size
     of_images = total - of_probes - of_draws
     tighter = None
-    if num_draws > 1 and probes == 0:
+    if num_draws > 1 and exact:
         log_mean = np.logaddexp.reduce(-nats * each, axis=0) - math.log(num_draws)
         tighter = float(-log_mean.mean() / nats)
     return BitsPerDim(
@@ -175,26 +184,61 @@ def _summary(
         num_images=num_images,
         num_draws=num_draws,
         each=each.mean(axis=0),
+        each_se=each.std(axis=0, ddof=1) / num_draws**0.5 if num_draws > 1 else None,
     )
 
 
-def _repeated(flow: Any, x: Array, cond: Any, key: PRNGKeyArray) -> tuple[np.ndarray, Any]:
-    """Log-densities of the first images by other probes, and their stated errors or None."""
-    few = x[:REPEATED]
+def _is_exact(flow: Any) -> bool:
+    """Whether no trace of the flow, or of the flows of an ensemble, is estimated by probes."""
+    if isinstance(flow, Ensemble):
+        return all(map(_is_exact, flow.flows))
+    return isinstance(getattr(flow, "trace", Exact()), Auto | Exact)
+
+
+def _repeated(
+    flow: Any, x: Array, cond: Any, log_p: np.ndarray, key: PRNGKeyArray
+) -> tuple[float, Any]:
+    """Variance of log-densities by other probes on a few images, and their errors or None."""
+    choice_key, key = jax.random.split(key)
+    few = jax.random.choice(choice_key, len(x), (min(REPEATED, len(x)),), replace=False)
     if cond is not None and jnp.ndim(cond) > 1:
-        cond = cond[:REPEATED]
+        cond = jnp.asarray(cond)[few]
     # Fixed steps state no error: the program of the images serves again.
     states_error = getattr(flow, "states_error", lambda: hasattr(flow, "log_prob_with_error"))
-    if not states_error():
-        return np.asarray(flow.log_prob(few, cond, key), np.float64), None
-    answer = flow.log_prob_with_error(few, cond, key)
-    return np.asarray(answer.value, np.float64), answer.ode_error
+    if states_error():
+        answer = flow.log_prob_with_error(x[few], cond, key)
+        again, error = answer.value, answer.ode_error
+    else:
+        again, error = flow.log_prob(x[few], cond, key), None
+    apart = log_p[np.asarray(few)] - np.asarray(again, np.float64)
+    return float(np.mean(apart**2)) / 2, error
 
 
-def _grid(shape: tuple[int, ...], bits: int, limits: tuple[float, float] | None) -> Dequantise:
-    low, high = (0.0, 2.0**bits) if limits is None else limits
-    if not -math.inf < low < high < math.inf:
+def _check_inside(log_p: np.ndarray, levels: np.ndarray) -> None:
+    """Raise unless all images have a density."""
+    if not np.isfinite(log_p).all():
+        i = int(np.isfinite(log_p).argmin())
+        raise ValueError(
+            f"images[{i}] has levels from {levels[i].min():g} to {levels[i].max():g} and "
+            f"log-density {log_p[i]:g}: it lies outside the range of the flow, which was made for "
+            "fewer levels or other limits; give images of the levels it was trained on"
+        )
+
+
+def _check_shape(values: np.ndarray, shape: tuple[int, ...]) -> None:
+    if not values.size:
+        raise ValueError(f"images has shape {values.shape}: give one image or more")
+    if values.shape in (shape, shape[-1:] + shape[:-1]):
+        own = "images" if values.shape == shape else "np.moveaxis(images, 0, -1)"
+        raise ValueError(f"images has the shape of one image, {values.shape}: write {own}[None]")
+    check_image(values[0], shape)
+
+
+def _grid(shape: tuple[int, ...], bits: int, limits: Sequence[float] | None) -> Dequantise:
+    limits = (0.0, 2.0**bits) if limits is None else limits
+    if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
         raise ValueError(f"limits={limits} must be two numbers, the lower one first")
+    low, high = limits
     width = (high - low) / 2**bits
     return Dequantise(np.full(shape, width), np.full(shape, low + width / 2))
 

@@ -1,22 +1,19 @@
 """Convolutions that see time, FFJORD's field of them, and checks of the layout of images."""
 
 import math
-from typing import Any, Literal, SupportsIndex, get_args
+from typing import Any, SupportsIndex, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, activation_function, check_activation
+from jaxflow.dynamics.convolve import Padding, convolve
 from jaxflow.dynamics.layers import flatten_cond
 from jaxflow.runtime.checks import check_count, check_event_shape
 from jaxflow.runtime.shapes import Event, Scalar
-
-# Height, width and channels.
-Image = Float[Array, "_ _ _"]
-Padding = Literal["zeros", "circular"]
 
 # More channels than this are a height in the wrong place.
 MOST_CHANNELS = 4
@@ -40,31 +37,6 @@ class Convolution(eqx.Module):
     ) -> Float[Array, "height width outputs"]:
         """The layer's value."""
         return convolve(h, self.weight, padding) + self.bias[None, None]
-
-
-def convolve(h: Image, weight: Float[Array, "..."], padding: Padding = "zeros") -> Image:
-    """Convolve one image with a window; outside the image are zeros, or the image again.
-
-    On a CPU by matrix products: within a loop, such as that of a solve or of training, XLA
-    computes the gradients of its own convolution far more slowly
-    (https://github.com/jax-ml/jax/issues/12868).
-    """
-    edge = len(weight) // 2
-    mode = "wrap" if padding == "circular" else "constant"
-    h = jnp.pad(h, ((edge, edge), (edge, edge), (0, 0)), mode=mode)
-    if jax.default_backend() == "cpu":
-        return _by_products(h, weight)
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(h[None], weight, (1, 1), "VALID", dimension_numbers=layout)[0]
-
-
-def _by_products(h: Image, weight: Float[Array, "..."]) -> Image:
-    """A product for each column of the window, of all of its rows."""
-    window, _, _, outputs = weight.shape
-    height, width = (side - window + 1 for side in h.shape[:2])
-    rows = jnp.concatenate([h[i : i + height] for i in range(window)], axis=-1)
-    parts = [rows[:, j : j + width] @ weight[:, j].reshape(-1, outputs) for j in range(window)]
-    return sum(parts[1:], start=parts[0])
 
 
 def convolution(
@@ -116,6 +88,27 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
         f"x has shape {x.shape}, and images have shape {shape} here, (height, width, channels): "
         f"{hint}"
     )
+
+
+def stack_images(images: Any) -> np.ndarray:
+    """Images as one array of numbers; raise ValueError for several sizes, or what is no number."""
+    each = images if isinstance(images, list | tuple) else None
+    if isinstance(images, np.ndarray) and images.dtype == object and images.ndim:
+        each = list(images)
+    shapes = [] if each is None else [np.shape(image) for image in each]
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"images[{other}] has shape {shapes[other]}, and images[0] has shape {shapes[0]}: all "
+            "must be of one size, all grey or all in colour"
+        )
+    values = np.asarray(images if each is None else [np.asarray(image) for image in each])
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"images has shape {values.shape} and dtype {values.dtype}: numbers are needed, as "
+            "jaxflow.data.read_images(path).images reads them from a file or a folder"
+        )
+    return values
 
 
 class Convolutional(eqx.Module):

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.convolutional import (
     Convolution,
-    Image,
     check_image,
     check_image_shape,
     convolution,
 )
+from jaxflow.dynamics.convolve import Image
 from jaxflow.dynamics.layers import ContextLinear, context_linear, flatten_cond
 from jaxflow.dynamics.residual import FREQUENCIES
 from jaxflow.dynamics.unet import EPSILON, embed_time

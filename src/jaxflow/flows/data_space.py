@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from jaxflow.ode import Stats, Status
+from jaxflow.ode import SolveError, Stats, Status
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import as_cond_rows, as_rows, check_finite, promote_dtypes
 from jaxflow.runtime.chunking import map_chunks
@@ -75,11 +75,27 @@ def nan_where(bad: Bool[Array, " rows"], rows: Array) -> Array:
 
 
 def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) -> Any:
-    """The values; raises `SolveError` if their solve failed and the flow's settings say so."""
+    """The values; raises `SolveError` if their solve failed and the flow's settings say so.
+
+    A map that solves nothing has no `stats`: it fails where a value is NaN.
+    """
+    if stats is None:
+        return _raise_if_nan(values, where)
     ode = getattr(flow, "ode_eval", None)
-    if stats is None or ode is None or not ode.throw:
-        return values
-    return raise_if_failed(values, stats, where)
+    return raise_if_failed(values, stats, where) if ode is not None and ode.throw else values
+
+
+def _raise_if_nan(values: Any, where: str) -> Any:
+    wrong = jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(values)]))
+    text = (
+        f"{where} is NaN: a row, a condition or a parameter of the flow is NaN, or so large that "
+        "the map overflows"
+    )
+    if isinstance(wrong, Tracer):
+        return eqx.error_if(values, wrong, text)
+    if wrong:
+        raise SolveError(text)
+    return values
 
 
 def to_flow_space(

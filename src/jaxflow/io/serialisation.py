@@ -8,6 +8,7 @@ Plain values stand for themselves. Anything else is a JSON object whose keys nam
 
 import dataclasses
 import importlib
+import inspect
 import json
 import math
 import re
@@ -263,6 +264,11 @@ def _check(made: Any) -> None:
         getattr(made, "__post_init__", lambda: None)()
         return
     getattr(made, "check_loaded", lambda: None)()
+    # Bases and transforms are made of their parameters, which the constructor checks.
+    names = inspect.signature(type(made)).parameters
+    of_parameters = type(made).__module__.startswith(("jaxflow.bases.", "jaxflow.transforms."))
+    if of_parameters and all(hasattr(made, name) for name in names):
+        type(made)(**{name: getattr(made, name) for name in names})
     for cls in type(made).__mro__:
         if "__check_init__" in vars(cls):
             vars(cls)["__check_init__"](made)

@@ -18,11 +18,14 @@ from jaxflow.runtime.shapes import Count
 
 Time = float | int | Float[Array, ""]
 
+# Largest share of an interval that the rounding of its ends may change.
+MOST_LOST = 1e-3
+
 
 def as_time(value: Time, name: str, dtype: DTypeLike) -> Array | np.ndarray:
     """A time as an array: NumPy's if its value is known, since under jit jax's never is."""
     time = value if isinstance(value, jax.Array) else np.asarray(value)
-    if time.shape != () or not jnp.issubdtype(time.dtype, jnp.number):
+    if time.shape != () or not _is_real(time):
         raise ValueError(f"{name} must be a single number, got shape {time.shape} {time.dtype}")
     if not isinstance(time, Tracer) and not np.isfinite(time):
         raise ValueError(f"{name}={float(time)} must be finite")
@@ -32,12 +35,34 @@ def as_time(value: Time, name: str, dtype: DTypeLike) -> Array | np.ndarray:
 def as_times(value: ArrayLike, name: str, num_rows: Count, dtype: DTypeLike) -> Float[Array, " n"]:
     """A time for each row, from one number or from one for each row."""
     time = jnp.asarray(value)
-    if time.shape not in ((), (num_rows,)) or not jnp.issubdtype(time.dtype, jnp.number):
+    if time.shape not in ((), (num_rows,)) or not _is_real(time):
         raise ValueError(
             f"{name} has shape {time.shape} and y0 {num_rows} rows; give one number or "
             f"({num_rows},)"
         )
     return jnp.broadcast_to(time.astype(dtype), (num_rows,))
+
+
+def check_span(t0: Any, t1: Any, dtype: DTypeLike, names: str = "t0 and t1") -> None:
+    """Raise ValueError if times that are known lose a thousandth of their distance in `dtype`."""
+    if isinstance(t0, Tracer) or isinstance(t1, Tracer):
+        return
+    start, end = np.asarray(t0, np.float64), np.asarray(t1, np.float64)
+    rounded = end.astype(dtype).astype(np.float64) - start.astype(dtype).astype(np.float64)
+    span = end - start
+    lost = np.abs(rounded - span) > MOST_LOST * np.abs(span)
+    if lost.any():
+        i = np.unravel_index(np.argmax(lost), lost.shape)
+        raise ValueError(
+            f"{names}: {dtype} rounds the interval of length {span[i]:.6g} that begins at "
+            f"{np.broadcast_to(start, lost.shape)[i]:.10g} to one of {rounded[i]:.6g}: solve from "
+            "0 with f(t + t0, y, args), or in float64"
+        )
+
+
+def _is_real(time: Any) -> bool:
+    kinds = jnp.floating, jnp.integer
+    return any(jnp.issubdtype(time.dtype, kind) for kind in kinds)
 
 
 def count_rows(y0: PyTree, row_args: Any) -> Count:
@@ -108,6 +133,7 @@ def check_save_at(save_at: ArrayLike | Sequence[Any], t0: Any, t1: Any, dtype: D
     times = save_at if isinstance(save_at, jax.Array) else np.asarray(save_at)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a 1-d array of times, got shape {times.shape}")
+    check_span(times[:-1], times[1:], dtype, "save_at")
     times = times.astype(dtype)
     if not any(isinstance(t, Tracer) for t in (times, t0, t1)):
         path = np.concatenate([[t0], times, [t1]])

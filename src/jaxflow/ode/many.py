@@ -21,7 +21,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from jaxflow.ode.checks import as_times, check_field, check_state, check_tolerances, count_rows
+from jaxflow.ode.checks import (
+    as_times,
+    check_field,
+    check_span,
+    check_state,
+    check_tolerances,
+    count_rows,
+)
 from jaxflow.ode.derivatives import forward_only, name_forward_mode, once
 from jaxflow.ode.integrate import VectorField, add, lerp
 from jaxflow.ode.odeint import solve, with_num_steps
@@ -102,6 +109,7 @@ def odeint_many(
     check_count("lanes", lanes)
     dtype = widest_dtype(y0)
     start, end = as_times(t0, "t0", num, dtype), as_times(t1, "t1", num, dtype)
+    check_span(t0, t1, dtype)
     if num == 0:
         none = jnp.zeros(0, int)
         return y0, Stats(none, none, none, none, jnp.zeros(0, dtype))

@@ -21,6 +21,7 @@ from jaxflow.ode.checks import (
     as_time,
     check_field,
     check_save_at,
+    check_span,
     check_state,
     check_tolerances,
 )
@@ -97,6 +98,7 @@ def odeint(
     check_state(y0)
     dtype = widest_dtype(y0)
     start, end = as_time(t0, "t0", dtype), as_time(t1, "t1", dtype)
+    check_span(t0, t1, dtype)
     check_field(f, start, y0, args)
     check_tolerances(ode, dtype)
     times = None if save_at is None else check_save_at(save_at, start, end, dtype)

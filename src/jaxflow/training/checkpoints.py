@@ -150,15 +150,17 @@ def _by_number(tree: Any) -> dict[str, Any]:
 def open_store(
     checkpoint: str | Path | Checkpoints | None, data: str, *, resume: bool
 ) -> Store | None:
-    """Open the `checkpoint` argument of `fit`; raises FileExistsError for a full folder."""
+    """Open the `checkpoint` argument of `fit`; raises FileExistsError where there is one."""
     if checkpoint is None:
         return None
-    if not isinstance(checkpoint, Checkpoints):
-        return FileStore(Path(checkpoint), data)
-    store = FolderStore(checkpoint, data)
+    store: Store
+    if isinstance(checkpoint, Checkpoints):
+        store, kind = FolderStore(checkpoint, data), "folder"
+    else:
+        store, kind = FileStore(Path(checkpoint), data), "file"
     if store.exists() and not resume:
         raise FileExistsError(
-            f"checkpoint={store.name!r} holds checkpoints of a fit: continue it with resume=True, "
-            "or choose another folder"
+            f"checkpoint={store.name!r} exists: continue its fit with resume=True, choose another "
+            f"{kind}, or delete it"
         )
     return store

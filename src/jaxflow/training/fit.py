@@ -18,6 +18,7 @@ from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
 from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.training.augment import Augment
 from jaxflow.training.checkpoints import Checkpoints, open_store
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.defaults import check_trains_likelihood, default_objective
@@ -45,6 +46,7 @@ def fit(
     validation: float | ArrayInput | tuple[Any, ...] = 0.1,
     transform: Transform | Proposal | str | None = "auto",
     train: Sequence[str] | Flow = ("field",),
+    augment: Augment | None = None,
     config: TrainConfig = TrainConfig(),
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -89,6 +91,8 @@ def fit(
             transform to use.
         train: parts of the flow to train, of `"field"`, `"base"` and `"transform"`, or a tree of
             booleans (`jaxflow.trainable`); the rest stays bit for bit.
+        augment: `(row, key) -> row`, a random change of each row of a minibatch, in data units,
+            such as a mirrored image; None for none. Validation rows are not changed.
         config: settings of the optimiser, the validation and the stopping rules.
         objective: what to minimise, `(flow, x, cond, key) -> (loss, metrics)`, see
             `jaxflow.objectives`. By default `Staged()` (flow matching, then likelihood) for a
@@ -136,6 +140,8 @@ def fit(
     if objective is None:
         objective = default_objective(flow, cond, train)
     check_trains_likelihood(objective, train)
+    if x is None and augment is not None:
+        raise ValueError("x=None has no rows to change: leave augment out")
     if x is None and not hasattr(objective, "held_out"):
         raise ValueError(f"x=None, and objective={objective} needs data: give rows (n, *event)")
     standardise = not getattr(objective, "raw_conditions", False)
@@ -150,6 +156,7 @@ def fit(
         weights,
         standardise=standardise,
         train=train,
+        augment=augment,
     )
     check_transform = getattr(objective, "check_transform", None)
     if check_transform is not None:

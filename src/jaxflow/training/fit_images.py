@@ -1,28 +1,32 @@
 """`fit_images`: a flow for images of levels, with the defaults of this library."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import OptionalCondition, UNet
-from jaxflow.dynamics.convolutional import check_image_shape
+from jaxflow.dynamics.convolutional import check_image_shape, stack_images
 from jaxflow.flows.cnf import CNF
-from jaxflow.objectives import FlowMatching
+from jaxflow.objectives import FlowMatching, Stage, Staged, maximum_likelihood
+from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
 from jaxflow.runtime.checks import check_count, split
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Hutchinson
+from jaxflow.training.augment import Moves, augment_rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.history import History
 from jaxflow.training.record import Callback
-from jaxflow.transforms import pixels
+from jaxflow.transforms import TruncatedNormal, pixels
 
 # Validations in a training are a look at a few images by few steps.
 VALIDATIONS, VALIDATION_IMAGES = 4, 128
@@ -33,7 +37,11 @@ EVALUATED = ODE(solver="tsit5", rtol=1e-2, atol=1e-2)
 MULTIPLIERS, LEAST_SIDE, LARGEST_SIDE = (1, 2, 4, 4), 4, 32
 # Share of the images that are trained without their condition, for guidance.
 DROP = 0.1
-STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH = 2000, 64, 2e-3, 16
+STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH, EMA = 2000, 64, 2e-3, 16, 0.995
+# Error of the training solves by which likelihood may be misled, in bits per dimension.
+SOLVER_ERROR = 0.005
+NOISES = {"uniform": None, "truncated": TruncatedNormal(0.25)}
+OBJECTIVES = ("matching", "staged")
 
 
 def fit_images(
@@ -50,6 +58,9 @@ def fit_images(
     validation: float | tuple[Any, ...] = 0.1,
     flips: bool = False,
     shifts: SupportsIndex = 0,
+    ema: float = EMA,
+    noise: str = "uniform",
+    objective: Objective | str = "matching",
     max_seconds: float | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -83,9 +94,15 @@ def fit_images(
         batch_size: images of an update; None for 64.
         learning_rate: its peak; None for 0.002.
         validation: share of the images to hold out, or held-out `(images,)` or `(images, cond)`.
-        flips: train on the mirror images (left and right) too, for images that have no side.
-        shifts: train on the images moved by up to so many pixels too, in both directions; a
-            border repeats the pixels next to it. Copies are `(2 shifts + 1)^2` times the images.
+        flips: mirror every other image of a minibatch (left and right), for images that have no
+            side.
+        shifts: move each image of a minibatch by up to so many pixels, in both directions; a
+            border repeats the pixels next to it. Less than half of the sides.
+        ema: decay of the average of the weights, in [0, 1).
+        noise: noise within the cells of levels, `"uniform"` or `"truncated"`
+            (`jaxflow.transforms.TruncatedNormal`).
+        objective: `"matching"`, flow matching; `"staged"`, then likelihood for 8 % of the steps;
+            or an objective, such as a `Staged` of your own.
         max_seconds: as in `TrainConfig`.
         progress: show a progress bar; None for only on a terminal.
         callback: as for `fit`.
@@ -97,45 +114,59 @@ def fit_images(
         adaptive steps; `dataclasses.replace(flow, trace=..., ode_eval=...)` chooses others.
 
     Raises:
-        ValueError: bad images, by what was expected; a shape that the U-Net cannot halve.
+        ValueError: bad images, by what was expected; a shape that the U-Net cannot halve; an
+            unknown `noise` or `objective`.
         TrainingError: no validation value was finite.
     """
+    for name, value, known in (("noise", noise, NOISES), ("objective", objective, OBJECTIVES)):
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {list(known)}")
     x, levels = as_images(images, levels)
-    conds = None if cond is None else np.asarray(cond)
-    if conds is not None and len(conds) != len(x):
-        raise ValueError(f"cond has {len(conds)} rows for {len(x)} images: give one for each")
+    conds = None if cond is None else _as_conditions(cond, len(x))
     if isinstance(validation, tuple):
         held = as_images(validation[0], levels)[0], *validation[1:]
     else:
         train, out = split(len(x), float(validation), host_seed(key))
         held = x[out], None if conds is None else conds[out]
         x, conds = x[train], None if conds is None else conds[train]
-    copies = augmented(x, flips=flips, shifts=check_count("shifts", shifts, 0))
-    conds = None if conds is None else np.concatenate([conds] * (len(copies) // len(x)))
-    x, shape = copies, x.shape[1:]
+    shape = x.shape[1:]
+    shifts = check_count("shifts", shifts, 0)
+    moves = Moves(flips=flips, shifts=shifts, shape=shape) if flips or shifts else None
+    moved = x if moves is None else np.asarray(augment_rows(moves, jnp.asarray(x), key))
     entries = 0 if conds is None else conds[0].size
     field_key, key = jax.random.split(key)
     if field is None:
         field = image_field(shape, width=width, cond_dim=entries, key=field_key)
-    settings: dict[str, Any] = {"trace": Hutchinson(1), "ode": WATCHED, "ode_eval": WATCHED}
+    if isinstance(objective, str):
+        matching = FlowMatching(drop=DROP if entries else 0.0)
+        stages = Stage(matching, 0.92), Stage(maximum_likelihood, 0.08, rate=0.25)
+        objective = Staged(stages) if objective == "staged" else matching
+    # Likelihood would learn the errors of the solver that flow matching is watched by.
+    watched = getattr(objective, "simulation_free", False)
+    settings: dict[str, Any] = {
+        "trace": Hutchinson(1),
+        "ode": WATCHED,
+        "ode_eval": WATCHED if watched else EVALUATED,
+    }
     flow, history = fit(
         CNF(field, StandardNormal(shape), **settings),
         x,
         conds,
         key=key,
         validation=held,
-        transform=pixels(x, levels, key=key),
-        objective=FlowMatching(drop=DROP if entries else 0.0),
+        transform=pixels(moved, levels, noise=NOISES[noise], key=key),
+        augment=moves,
+        objective=objective,
         config=TrainConfig(
             steps=steps,
             batch_size=BATCH_SIZE if batch_size is None else batch_size,
             learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
-            ema=0.995,
+            ema=ema,
             eval_every=max(1, steps // VALIDATIONS),
             validation_rows=VALIDATION_IMAGES,
             patience=None,
             max_seconds=max_seconds,
-            solver_error=float("inf"),
+            solver_error=math.inf if watched else SOLVER_ERROR * x[0].size * math.log(2),
         ),
         progress=progress,
         callback=callback,
@@ -176,26 +207,23 @@ def image_field(
     return OptionalCondition(UNet(shape, cond_dim=cond_dim + 1, **sizes), cond_dim)
 
 
-def augmented(x: np.ndarray, *, flips: bool, shifts: int) -> np.ndarray:
-    """The images, and after them their copies, moved and mirrored: all of them once for each."""
-    height, width = x.shape[1:3]
-    padded = np.pad(x, ((0, 0), (shifts, shifts), (shifts, shifts), (0, 0)), mode="edge")
-    moves = sorted(range(-shifts, shifts + 1), key=abs)
-    moved = [
-        padded[:, shifts + i :, shifts + j :][:, :height, :width] for i in moves for j in moves
-    ]
-    return np.concatenate(moved + [each[:, :, ::-1] for each in moved if flips])
-
-
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
     """Levels as float32, (n, height, width, channels), and their number, checked."""
-    values = np.asarray(images)
+    values = stack_images(images)
+    if values.ndim == 3 and (len(values) in (1, 3, 4) or values.shape[-1] in (1, 3)):
+        first = len(values) in (1, 3, 4)
+        one = "np.moveaxis(images, 0, -1)[None]" if first else "images[None]"
+        raise ValueError(
+            f"images has shape {values.shape}, which looks like one image with its channels "
+            f"{'first' if first else 'last'}: write {one} for one image, or images[..., None] for "
+            f"{len(values)} grey ones"
+        )
     if values.ndim == 3:
         values = values[..., None]
-    if values.ndim != 4 or not len(values) or values.dtype.kind not in "biuf":
+    if values.ndim != 4 or not len(values):
         raise ValueError(
-            f"images has shape {values.shape} and dtype {values.dtype}; numbers (n, height, "
-            "width, channels) are needed, or (n, height, width) for grey images"
+            f"images has shape {values.shape}; numbers (n, height, width, channels) are needed, "
+            "or (n, height, width) for grey images"
         )
     check_image_shape(values.shape[1:])
     found = find_levels(values)
@@ -206,6 +234,20 @@ def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[
             f"levels={found}"
         )
     return values.astype(np.float32), levels
+
+
+def _as_conditions(cond: ArrayInput, num: int) -> np.ndarray:
+    """Conditions as an array, one for each image; raise ValueError for the numbers of classes."""
+    conds = np.asarray(cond)
+    if conds.ndim and len(conds) != num:
+        raise ValueError(f"cond has {len(conds)} rows for {num} images: give one for each")
+    if (conds.ndim < 2 and conds.dtype.kind != "f") or conds.dtype.kind not in "biuf":
+        raise ValueError(
+            f"cond has shape {conds.shape} and dtype {conds.dtype}, and classes are given "
+            "one-hot: write classes, index = np.unique(labels, return_inverse=True), then "
+            "cond=np.eye(len(classes), dtype=np.float32)[index]"
+        )
+    return conds
 
 
 def find_levels(images: ArrayInput) -> int:

@@ -10,6 +10,7 @@ from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.keys import seed_words
 from jaxflow.runtime.mesh import replicate
 from jaxflow.runtime.progress import Progress
+from jaxflow.training.augment import BatchTransform
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import minibatch_indices
 from jaxflow.training.optimizer import optimizer_of
@@ -45,7 +46,8 @@ def minimise(
     """
     trained = arrays_where(module, lambda part: True) if trained is None else trained
     params, frozen = partition_trainable(module, trained)
-    optimizer, loss_args = optimizer_of(config), (frozen, data, batch_transform, loss)
+    into = None if batch_transform is None else BatchTransform(batch_transform)
+    optimizer, loss_args = optimizer_of(config), (frozen, data, into, loss)
     state = initial_state(params, optimizer)
     best, least = None, math.inf
     with Progress(config.steps, show=progress) as bar:

@@ -22,6 +22,7 @@ from jaxflow.runtime.checks import check_columns, split
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import host_seed, seed_words
 from jaxflow.runtime.precision import widest_dtype
+from jaxflow.training.augment import Augment, BatchTransform
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
@@ -40,9 +41,9 @@ class Problem(eqx.Module):
     If the transform is trained, the flow keeps it, and rows are in data units. `offsets` are means
     of `-log_det` of the transform over training and over validation rows: added to a mean negative
     log-density in flow space, they give data units. `log_det` is that of each validation row; None
-    without data, and for a trained transform. `batch_transform` is the transform again where each
-    step spreads the rows with fresh noise first. `cond_scaling` is already applied to the rows.
-    Rows of a `stream` are drawn from it, and `train` is a sample of them.
+    without data, and for a trained transform. `batch_transform` has the transform again where each
+    step spreads the rows with fresh noise first, or changes them. `cond_scaling` is already
+    applied to the rows. Rows of a `stream` are drawn from it, and `train` is a sample of them.
     """
 
     flow: Any
@@ -52,7 +53,7 @@ class Problem(eqx.Module):
     offsets: tuple[float, float] = eqx.field(static=True)
     transform: Any
     log_det: Array | None = None
-    batch_transform: Any = None
+    batch_transform: BatchTransform | None = None
     cond_scaling: ConditionScaling | None = None
     stream: Stream | None = eqx.field(static=True, default=None)
 
@@ -69,6 +70,7 @@ def prepare(
     *,
     standardise: bool = True,
     train: Any = ("field",),
+    augment: Augment | None = None,
 ) -> dict[str, Problem]:
     """Make a training problem for each candidate transform, by its name; arguments as for `fit`.
 
@@ -113,7 +115,7 @@ def prepare(
         )
     held_out = jax.tree.map(lambda leaf: leaf[: config.validation_rows], held_out)
     return {
-        name: _problem(flow, chosen, each, rows, held_out, scaling, stream)
+        name: _problem(flow, chosen, each, rows, held_out, scaling, stream, augment)
         for name, each in transforms.items()
     }
 
@@ -240,10 +242,11 @@ def _problem(
     held_out: Dataset,
     scaling: ConditionScaling | None,
     stream: Stream | None,
+    augment: Augment | None,
 ) -> Problem:
     flow, trained = _trained(flow, chosen, transform)
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
-    each_batch = stream is not None or noise_of(transform) is not None
+    each_batch = not (stream is None and noise_of(transform) is None and augment is None)
     named = {"x": train, "validation": held_out}
     for rows in named.values():
         check_strict(transform, rows.x)
@@ -256,8 +259,9 @@ def _problem(
         mapped.append(replace(rows, x=u))
         offsets.append(-float(weighted_mean(log_det, rows.weights)))
     if trains(chosen, "transform"):
+        each = None if augment is None else BatchTransform(None, augment)
         return Problem(
-            flow, trained, train, held_out, (0.0, 0.0), transform, None, None, scaling, stream
+            flow, trained, train, held_out, (0.0, 0.0), transform, None, each, scaling, stream
         )
     return Problem(
         flow,
@@ -267,7 +271,7 @@ def _problem(
         (offsets[0], offsets[1]),
         transform,
         log_det,
-        transform if each_batch else None,
+        BatchTransform(transform, augment) if each_batch else None,
         scaling,
         stream,
     )

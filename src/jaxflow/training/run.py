@@ -93,6 +93,8 @@ class Run:
         if name not in GIVEN:  # fitted here, and rounded otherwise on another machine
             transform = jax.tree.map(jnp.shape, transform)
         self.made_of["flow"] |= describe(transform, "flow.transform")
+        if problem.batch_transform is not None and problem.batch_transform.augment is not None:
+            self.made_of["flow"] |= describe(problem.batch_transform.augment, "augment")
         self.history = History({name: [] for name in COLUMNS})
         self.ahead = Ahead()
 

@@ -11,13 +11,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxflow.flows.data_space import to_flow_space
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import replicate, shard_rows
+from jaxflow.training.augment import BatchTransform
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.optimizer import Optimizer
 from jaxflow.training.trainable import combine_trainable
-from jaxflow.transforms import spread_rows
 
 
 class TrainingError(RuntimeError):
@@ -69,7 +68,7 @@ def copy_arrays(tree: Any) -> Any:
 def batch_loss(
     frozen: Any,
     data: Any,
-    batch_transform: Any,
+    batch_transform: BatchTransform | None,
     objective: Objective,
     params: dict[str, Array],
     indices: Array,
@@ -80,8 +79,7 @@ def batch_loss(
     x = batch.x
     if batch_transform is not None:
         noise_key, step_key = jax.random.split(step_key)
-        x = spread_rows(batch_transform, x, noise_key)
-        x, _ = to_flow_space(batch_transform, x, grouped=False)
+        x = batch_transform(x, noise_key)
     weights = () if batch.weights is None else (batch.weights,)
     return objective(combine_trainable(params, frozen), x, batch.cond, step_key, *weights)
 
