@@ -26,7 +26,7 @@ from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import cross_val_predict, train_test_split
 from threadpoolctl import threadpool_limits
 
-from harness import table, write_results
+from harness import read_results, table, write_results
 from jaxflow.estimator import ConditionalFlowDensity
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+")
     arguments = parser.parse_args()
     names = ["diabetes", "friedman", *(PUBLISHED if arguments.data else ())]
-    results: dict[str, Any] = {}
+    results = read_results("conditional")
     for name in arguments.tables or names:
         X, y = rows_of(name, arguments.data)
         results[name] = {model: [] for model in MODELS}
