@@ -230,12 +230,12 @@ WHOLE = {
             "felt": RNG.poisson(2.0, 50),
         },
         4,
-        "whole numbers in felt are fitted as continuous, beside columns on a manifold",
+        "whole numbers in felt are fitted by the flow, beside columns on a manifold",
     ),
     "pixels": (
         {f"p{j}": RNG.integers(0, 17, 50) for j in range(40)},
         41,
-        "whole numbers in p0, p1, p2, p3 and 36 more are fitted as continuous, being more than 32",
+        "whole numbers in p0, p1, p2, p3 and 36 more are fitted by the flow, being more than 32",
     ),
 }
 

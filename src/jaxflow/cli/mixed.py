@@ -63,7 +63,7 @@ def read_numbers(
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     why = f"being more than {MOST_WHOLE}" if flat else "beside columns on a manifold"
     note(
-        f"whole numbers in {shown} are fitted as continuous, {why}: samples are rounded. To give "
+        f"whole numbers in {shown} are fitted by the flow, {why}: samples are rounded. To give "
         f"each number its probability, add --kind {names[0]}=whole: then all columns are fitted "
         "by their kinds"
     )
