@@ -35,6 +35,7 @@ from jaxflow.flows.summary import (
     words,
 )
 from jaxflow.ode import Stats
+from jaxflow.ode.derivatives import name_forward_mode
 from jaxflow.runtime.arguments import (
     as_cond_rows,
     batch_shape,
@@ -244,7 +245,7 @@ class Flow(eqx.Module):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         if not len(rows):
             return jnp.zeros(batch, accumulation_dtype(rows.dtype))
-        return _train_log_prob(flow, rows, cond, key).reshape(batch)
+        return name_forward_mode(_train_log_prob, flow, rows, cond, key).reshape(batch)
 
     def sample(
         self,
@@ -431,7 +432,8 @@ def map_rows(
 ) -> Any:
     """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
-    return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
+    settings: dict[str, Any] = {"lanes": lanes_for(size), "progress": progress}
+    return name_forward_mode(map_chunks, f, rows, key, row_size=size, **settings)
 
 
 @eqx.filter_jit
