@@ -12,7 +12,7 @@ import jaxflow
 from jaxflow import CNF, FlowMap, StandardNormal, TrainConfig, fit, fit_classifier, fit_noise
 from jaxflow.diffusion import VariancePreserving, as_flow
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.objectives import maximum_likelihood
+from jaxflow.objectives import Staged, maximum_likelihood
 
 KEY = jax.random.key(3)
 CONFIG = TrainConfig(steps=2, batch_size=32, eval_every=1)
@@ -98,6 +98,9 @@ def test_an_objective_that_does_not_take_what_fit_passes_is_refused():
         TypeError, match=r"\(flow, x, cond, key\), .* cond, key, weights\), since fit"
     ):
         fit(flow, X, key=KEY, config=CONFIG, objective=unweighted, weights=np.ones(64))
+    staged = Staged(((unweighted, 1.0), (maximum_likelihood, 1.0)))
+    with pytest.raises(TypeError, match="since fit has weights"):
+        fit(flow, X, key=KEY, config=CONFIG, objective=staged, weights=np.ones(64))
     with pytest.raises(
         TypeError, match=r"takes \(flow, x\), and is called with \(flow, x, cond, "
     ):

@@ -33,6 +33,8 @@ Objective = Callable[..., Loss]
 def check_objective(objective: Any, weighted: bool) -> None:
     """Raise TypeError unless the objective takes the arguments that `fit` passes to it."""
     check_function("objective", objective, "maximum_likelihood")
+    for stage in getattr(objective, "parts", ()):  # of Staged
+        check_objective(stage.objective, weighted)
     names = ("flow", "x", "cond", "key", "weights")[: 5 if weighted else 4]
     try:
         signature = inspect.signature(objective)
