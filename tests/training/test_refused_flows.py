@@ -75,7 +75,7 @@ def test_a_flow_map_is_not_trained_by_rows():
         with pytest.raises(AttributeError, match=rf"a FlowMap has no {name}.*flow\.exact\.{name}"):
             getattr(fast, name)
     with pytest.raises(AttributeError, match="'FlowMap' object has no attribute 'transprt'"):
-        fast.transprt  # noqa: B018
+        _ = fast.transprt  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError, match=r"flow is a FlowMap.*jaxflow\.distil\(flow, x, key=key\)"):
         fit(fast, X, key=KEY, config=CONFIG)
     with pytest.raises(TypeError, match="flow is a FlowMap"):
@@ -104,4 +104,4 @@ def test_an_objective_that_does_not_take_what_fit_passes_is_refused():
     with pytest.raises(
         TypeError, match=r"takes \(flow, x\), and is called with \(flow, x, cond, "
     ):
-        fit(flow, X, key=KEY, config=CONFIG, objective=lambda flow, x: (0.0, {}))
+        fit(flow, X, key=KEY, config=CONFIG, objective=lambda flow, x: (jnp.ones(()), {}))
