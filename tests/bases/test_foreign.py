@@ -84,6 +84,17 @@ def test_events_that_are_no_single_array_are_refused():
         as_base(Joint(MEAN, np.ones(2)))
 
 
+def test_discrete_distributions_are_refused():
+    class Counts(Strict):
+        def sample(self, *, seed, sample_shape=()):
+            return jax.random.poisson(seed, 3.0, (2,))
+
+    numpyro = pytest.importorskip("numpyro.distributions")
+    for base in (numpyro.Poisson(3.0).expand([1]).to_event(1), Counts(MEAN, np.ones(2))):
+        with pytest.raises(ValueError, match=r"is discrete.*StandardNormal.*Dequantise"):
+            CNF(lambda t, x: 0 * x, base)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_real_distributions_of_distrax_and_tfp_are_bases(key):

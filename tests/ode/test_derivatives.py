@@ -1,5 +1,7 @@
 """Second derivatives of a solve: forward over reverse is exact, the others are refused by name."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,23 @@ def test_the_calls_to_write_are_defined():
 
     twice = jax.grad(squares(jax.grad(lambda y: total(fixed, y))))(Y0)
     np.testing.assert_allclose(twice, jax.grad(squares(exact))(Y0), rtol=1e-6)
+
+
+def test_derivatives_that_a_flow_does_not_have_name_the_call_to_write():
+    flow = CNF(lambda t, x: 0.3 * x, StandardNormal(2))
+    for call, at in (
+        (flow.log_prob, Y0),
+        (flow.integrated_jacobian, Y0),
+        (lambda t: flow.transport(Y0, 0.0, t), 0.7),
+        (lambda t: flow.log_prob_at(t, Y0), 0.7),
+    ):
+        with pytest.raises(TypeError, match=r"forward-mode.*ode_eval=ODE\(gradient=Direct\(\)\)"):
+            jax.jacfwd(call)(at)
+    with pytest.raises(RuntimeError, match=r"log_prob_with_error.*write log_prob"):
+        jax.grad(lambda y: flow.log_prob_with_error(y).value)(Y0)
+    fixed = dataclasses.replace(flow, ode_eval=ODE(num_steps=2))
+    slope = jax.grad(lambda y: fixed.log_prob_with_error(y).value)(Y0)
+    np.testing.assert_allclose(slope, jax.grad(fixed.log_prob)(Y0))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import jaxflow
 from jaxflow import CNF, FlowMap, StandardNormal, TrainConfig, fit, fit_classifier, fit_noise
 from jaxflow.diffusion import VariancePreserving, as_flow
 from jaxflow.dynamics import MLP, Linear
-from jaxflow.objectives import maximum_likelihood
+from jaxflow.objectives import Staged, maximum_likelihood
 
 KEY = jax.random.key(3)
 CONFIG = TrainConfig(steps=2, batch_size=32, eval_every=1)
@@ -71,6 +71,11 @@ def test_so_is_a_classifier_without_arrays_and_its_call_trains():
 def test_a_flow_map_is_not_trained_by_rows():
     flow = CNF(Linear(2, key=KEY), StandardNormal(2))
     fast = FlowMap(MLP(3, cond_dim=1, width=4, depth=1, key=KEY), flow, 2)
+    for name in ("transport", "log_prob_at", "log_prob_with_error"):
+        with pytest.raises(AttributeError, match=rf"a FlowMap has no {name}.*flow\.exact\.{name}"):
+            getattr(fast, name)
+    with pytest.raises(AttributeError, match="'FlowMap' object has no attribute 'transprt'"):
+        _ = fast.transprt  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError, match=r"flow is a FlowMap.*jaxflow\.distil\(flow, x, key=key\)"):
         fit(fast, X, key=KEY, config=CONFIG)
     with pytest.raises(TypeError, match="flow is a FlowMap"):
@@ -80,3 +85,23 @@ def test_a_flow_map_is_not_trained_by_rows():
     for other in others:
         with pytest.raises(TypeError, match=f"{type(other).__name__}.* CNF|CNF"):
             jaxflow.distil(other, X, key=KEY)
+
+
+def test_an_objective_that_does_not_take_what_fit_passes_is_refused():
+    flow = CNF(Linear(matrix=jnp.eye(2)), StandardNormal(2))
+
+    def unweighted(flow, x, cond, key):
+        return maximum_likelihood(flow, x, cond, key)
+
+    fit(flow, X, key=KEY, config=CONFIG, objective=unweighted)
+    with pytest.raises(
+        TypeError, match=r"\(flow, x, cond, key\), .* cond, key, weights\), since fit"
+    ):
+        fit(flow, X, key=KEY, config=CONFIG, objective=unweighted, weights=np.ones(64))
+    staged = Staged(((unweighted, 1.0), (maximum_likelihood, 1.0)))
+    with pytest.raises(TypeError, match="since fit has weights"):
+        fit(flow, X, key=KEY, config=CONFIG, objective=staged, weights=np.ones(64))
+    with pytest.raises(
+        TypeError, match=r"takes \(flow, x\), and is called with \(flow, x, cond, "
+    ):
+        fit(flow, X, key=KEY, config=CONFIG, objective=lambda flow, x: (jnp.ones(()), {}))

@@ -14,7 +14,7 @@ from jaxflow import CNF, ODE, DiagonalNormal, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
 from jaxflow.io import checkpoint as files
 from jaxflow.objectives import FlowMatching, MaximumLikelihood, ReverseKL, maximum_likelihood
-from jaxflow.training.identity import describe, fingerprint
+from jaxflow.training.identity import check_same, describe, fingerprint
 from jaxflow.transforms import Standardise, propose
 
 KEY = jax.random.key(4)
@@ -36,6 +36,25 @@ def scaled(scale):
 
 
 FLOW = flow()
+
+SCALE, SEEN, CALLS = (1.0, "mean"), [], 0
+
+
+def helper(loss):
+    return [each * loss for each in SCALE[:1]][0]  # noqa: RUF015
+
+
+@jax.jit
+def calls_helper(loss):
+    return helper(loss)
+
+
+def of_globals(flow, x, cond, key):
+    global CALLS
+    CALLS += 1
+    SEEN.append(x.shape)
+    loss, metrics = maximum_likelihood(flow, x, cond, key)
+    return calls_helper(loss), metrics
 
 
 def train(file, flow=FLOW, objective: Any = maximum_likelihood, transform=None, **settings):
@@ -152,3 +171,21 @@ def test_what_a_training_changes_is_no_part_of_an_objective():
 
     assert list(describe(power, "objective")) == ["objective"]
     assert dataclasses.is_dataclass(FlowMatching)
+
+
+def test_the_globals_that_an_objective_reads_are_part_of_it(monkeypatch):
+    before = describe(of_globals, "objective")
+    monkeypatch.setitem(globals(), "CALLS", 7)
+    monkeypatch.setitem(globals(), "SEEN", [1])
+    assert describe(of_globals, "objective") == before
+    monkeypatch.setitem(globals(), "SCALE", (2.0, "mean"))
+    with pytest.raises(
+        ValueError, match=r"another objective: .*test_resume.SCALE\[0\] was 1.0 and"
+    ):
+        check_same("objective", describe(of_globals, "objective"), before, "state")
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), "helper", lambda loss: loss + 1)
+    with pytest.raises(ValueError, match=r"another objective: .*test_resume.helper was"):
+        check_same("objective", describe(of_globals, "objective"), before, "state")
+    monkeypatch.undo()
+    assert describe(of_globals, "objective") == before

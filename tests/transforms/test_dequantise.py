@@ -11,6 +11,8 @@ from scipy.stats import kstest, norm, truncnorm
 
 from jaxflow import (
     CNF,
+    DiagonalNormal,
+    Ensemble,
     StandardNormal,
     TrainConfig,
     fit,
@@ -187,6 +189,21 @@ def test_integers_are_spread_like_their_floats(key):
     transform = Dequantise(jnp.asarray([1.0, 2.0]))
     x = jnp.asarray([3, 4])
     np.testing.assert_array_equal(transform.spread(x, key), transform.spread(x.astype(float), key))
+
+
+@pytest.mark.parametrize("shift", [None, 2.0])
+def test_rounded_samples_come_with_their_own_log_prob(shift, key):
+    transform = Dequantise([1.0])
+    if shift:
+        transform = Chain([transform, Standardise(jnp.asarray([shift]), jnp.asarray([0.5]))])
+    flow = CNF(lambda t, x: 0 * x, DiagonalNormal([3.0], [2.0]), transform=transform)
+    for each in (flow, Ensemble([flow, flow])):
+        x, log_p = each.sample_and_log_prob(key, (4, 5))
+        np.testing.assert_array_equal(x, np.round(x))
+        np.testing.assert_array_equal(log_p, each.log_prob(x))
+    x, log_p = flow.sample_and_log_prob(key)
+    assert x.shape == (1,)
+    assert log_p == flow.log_prob(x)
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5, 3.0])

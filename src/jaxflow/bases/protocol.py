@@ -5,6 +5,7 @@ import operator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases.frozen import ScipyBase
@@ -65,8 +66,8 @@ def as_base(base: Any) -> Any:
 
     Takes an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`
     (distrax, TensorFlow Probability), or a frozen distribution of scipy. Raises TypeError if it
-    lacks one or an event is not one array, ValueError if `sample` does not draw one event or
-    `log_prob` of it is not a number.
+    lacks one or an event is not one array, ValueError if `sample` does not draw one event,
+    `log_prob` of it is not a number, or events are not continuous.
     """
     if hasattr(base, "rvs") and not hasattr(base, "log_prob"):
         base = ScipyBase(base)
@@ -91,20 +92,38 @@ def check_base(base: Any) -> None:
     as_base(base)
 
 
+def _check_continuous(base: Any, drawn: Any) -> None:
+    """Raise if a distribution says that it is discrete, or draws no floating-point numbers."""
+    says = getattr(getattr(base, "support", None), "is_discrete", False)  # NumPyro
+    if says or not jnp.issubdtype(drawn, jnp.floating):
+        raise ValueError(
+            f"base={base!r} draws values of {drawn} and is discrete: its log_prob is that of a "
+            "probability, and a flow needs a density. Give a continuous base, such as "
+            "jaxflow.StandardNormal((d,)), and for counts as data "
+            "transform=jaxflow.transforms.Dequantise(step)"
+        )
+
+
 def _check_shapes(base: Any) -> None:
     def log_prob(key: PRNGKeyArray) -> Array:
         wide, x = promote_dtypes(base, base.sample(key))
         return wide.log_prob(x)
 
     key = jax.random.key(0)
-    found, event = jax.eval_shape(lambda key: base.sample(key), key).shape, tuple(base.event_shape)
+    event, given = tuple(base.event_shape), base
+    if isinstance(base, SeededBase):
+        given = base.distribution
+        drawn = jax.eval_shape(lambda key: given.sample(seed=key), key)
+    else:
+        drawn = jax.eval_shape(lambda key: base.sample(key), key)
+    _check_continuous(given, drawn.dtype)
+    found = drawn.shape
     wrong = f"sample(key) has shape {found}"
     if found == event:
         found = jax.eval_shape(log_prob, key).shape
         if found == ():
             return
         wrong = f"log_prob of a sample has shape {found}"
-    given = base.distribution if isinstance(base, SeededBase) else base
     batch = tuple(getattr(given, "batch_shape", ()))
     advice = "a base draws one event and gives it one number"
     if batch and hasattr(given, "to_event"):

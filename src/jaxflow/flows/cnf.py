@@ -37,6 +37,7 @@ from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.flows.summary import size_words, solve_words, transform_words, words
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
+from jaxflow.ode.derivatives import name_forward_mode, value_only
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.ode.status import poison
 from jaxflow.runtime.lanes import per_row
@@ -305,11 +306,14 @@ class CNF(Flow):
         Raises:
             ValueError: as `Flow.log_prob`; or `atol_nats` for a solve that states no error.
             SolveError: the solve of a row failed.
+            RuntimeError: reverse-mode derivatives (jax.grad) of a solve that states its error.
         """
         answer, stats, batch = with_error(self, x, cond, key, atol_nats, progress=progress)
         accepted = jnp.where(stats.status == Status.INACCURATE, int(Status.SUCCESS), stats.status)
         stats = replace(stats, status=accepted)
         answer = raise_on_failure(self, answer, stats, "log_prob_with_error")
+        if self.states_error():
+            answer = value_only(answer)
         return jax.tree.map(lambda values: values.reshape(batch), answer)
 
     def states_error(self) -> bool:
@@ -365,7 +369,7 @@ class CNF(Flow):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
         rows, _ = into_flow_space(flow, rows)
         ode = replace(self.ode_eval, throw=False)
-        out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
+        out, stats = name_forward_mode(integrated_jacobian, flow.field, rows, cond, ode=ode)
         out = raise_on_failure(self, out, stats, "integrated_jacobian")
         return out.reshape(*batch, *out.shape[1:])
 
@@ -395,7 +399,8 @@ class CNF(Flow):
         flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0))
         flow = flow.choose_probes(rows, cond, key)
         u, log_det = into_flow_space(flow, rows)
-        log_p, stats = _log_prob_at(flow, jnp.asarray(t, u.dtype), u, log_det, cond, key)
+        inputs = jnp.asarray(t, u.dtype), u, log_det, cond, key
+        log_p, stats = name_forward_mode(_log_prob_at, flow, *inputs)
         return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)
 
     def transport(

@@ -35,6 +35,7 @@ from jaxflow.flows.summary import (
     words,
 )
 from jaxflow.ode import Stats
+from jaxflow.ode.derivatives import name_forward_mode
 from jaxflow.runtime.arguments import (
     as_cond_rows,
     batch_shape,
@@ -50,6 +51,7 @@ from jaxflow.runtime.precision import (
     sample_dtype,
 )
 from jaxflow.runtime.shapes import ArrayInput
+from jaxflow.transforms import noise_of
 
 
 class Flow(eqx.Module):
@@ -243,7 +245,7 @@ class Flow(eqx.Module):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         if not len(rows):
             return jnp.zeros(batch, accumulation_dtype(rows.dtype))
-        return _train_log_prob(flow, rows, cond, key).reshape(batch)
+        return name_forward_mode(_train_log_prob, flow, rows, cond, key).reshape(batch)
 
     def sample(
         self,
@@ -280,11 +282,20 @@ class Flow(eqx.Module):
     ) -> tuple[Float[Array, "..."], Float[Array, "*shape"]]:
         """Draw samples and their log-densities by one solve; arguments as for `sample`.
 
+        Samples on a grid (`Dequantise`) are rounded, and get the `log_prob` of the rounded values
+        by a second solve.
+
         Returns:
             Samples, (*shape, *event), and their log-densities in nats, (*shape).
         """
-        x, log_p = self._draw(key, shape, cond, progress, with_log_prob=True)
-        assert log_p is not None
+        rounds = noise_of(getattr(self, "transform", None)) is not None
+        x, log_p = self._draw(key, shape, cond, progress, with_log_prob=not rounds)
+        if log_p is None:
+            # A failed sample, of flows that do not raise, is NaN and has the log-density NaN.
+            lost = ~jnp.isfinite(x).all(axis=tuple(range(len(batch_shape(shape)), x.ndim)))
+            known = jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
+            log_p = self.log_prob(known, cond, jax.random.split(key)[1], progress=progress)
+            log_p = jnp.where(lost, jnp.nan, log_p)
         return x, log_p
 
     def encode(self, x: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
@@ -379,7 +390,8 @@ class Flow(eqx.Module):
             keys: one random key a row, (rows,).
             cond: conditions, (rows, *condition).
             key: for the probes of a stochastic trace.
-            with_log_prob: whether to compute log-densities as well.
+            with_log_prob: whether to compute log-densities as well; on a grid (`Dequantise`),
+                those of the values before rounding.
             training: as for `log_prob_rows`.
 
         Returns:
@@ -420,7 +432,8 @@ def map_rows(
 ) -> Any:
     """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
-    return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
+    settings: dict[str, Any] = {"lanes": lanes_for(size), "progress": progress}
+    return name_forward_mode(map_chunks, f, rows, key, row_size=size, **settings)
 
 
 @eqx.filter_jit

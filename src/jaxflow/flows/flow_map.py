@@ -1,7 +1,7 @@
 """`FlowMap`: a flow in a few evaluations, by networks for the flow map and its divergence."""
 
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, final
+from typing import TYPE_CHECKING, Any, SupportsIndex, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,6 +65,18 @@ class FlowMap(MapFlow):
         self, net: Any, exact: CNF, num_steps: int, error: MapError | None = None
     ) -> None:
         self.net, self.exact, self.num_steps, self.error = net, exact, num_steps, error
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of an attribute of the distilled flow that its map has none."""
+            if hasattr(vars(self).get("exact"), name):
+                raise AttributeError(
+                    f"a FlowMap has no {name}: its networks know the way from base to data, in a "
+                    f"few steps, and no error row by row. Use that of the distilled flow, "
+                    f"flow.exact.{name}"
+                )
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def summary(self) -> dict[str, str]:
         """A text for each part, by its name; as `Flow.summary`."""

@@ -12,10 +12,16 @@ from jaxflow.runtime.arguments import as_cond_rows, as_rows, check_finite
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms import noise_of, without_noise
 
-# Levels below and above the observation at which its score takes quantiles.
-NODES = 10
-# Probabilities this near to 0 and 1 add nothing to a score.
-EDGE = 1e-12
+# Levels below the median whose quantiles begin the panels of a score; those above mirror them. The
+# first four are RATIO apart and tell how heavy a tail is.
+RATIO = 100.0
+LOWER = (1e-8, 1e-6, 1e-4, 1e-2, 0.05, 0.15, 0.3)
+# Largest estimated error of a panel, and largest rise of its integrand times its width: in widths
+# of the middle 70 % of the distribution, or relative to the panel's integral if that is larger.
+PANEL_ERROR = 1e-6
+PANEL_RISE = 0.05
+# Bisections after which a panel has the width of rounding.
+MOST_SPLITS = 48
 # Grid points that a score sums over; of more, it integrates the density before rounding.
 MOST_POINTS = 128
 # Probability in each tail beyond these points.
@@ -28,15 +34,18 @@ def crps(flow: Any, x: ArrayInput, cond: ArrayInput | None = None) -> Float[np.n
     """Continuous ranked probability score of each row, in the data's units; lower is better.
 
     The negative of Gneiting and Raftery (2007), "Strictly proper scoring rules, prediction, and
-    estimation", JASA 102, eq. 20, as an integral over quantiles `x_q`:
+    estimation", JASA 102, eq. 20, of the distribution function `F`:
 
     ```
-    CRPS = int (F(s) - 1{s >= x})^2 ds = 2 int_0^1 (1{x <= x_q} - q) (x_q - x) dq
+    CRPS = int (F(s) - 1{s >= x})^2 ds
     ```
-    The integral is split at `q = F(x)`, where its integrand has a kink, and each part taken at 10
-    levels by Gauss and Legendre's rule in `t`, with `t^2 (3 - 2 t)` the part's share of levels.
-    Of a normal distribution the score is right to 2e-4 standard deviations up to six of them from
-    the mean. A row costs 21 solves.
+    The integral over `s` is taken by Simpson's rule in panels between quantiles and `x`, which
+    split until the error of each is below 1e-6 of the width of the middle 70 % of the distribution
+    or of the panel's share, also where modes lie far apart. Of a normal distribution the score is
+    right to 1e-5 standard deviations, of a Cauchy distribution to 2e-4 of the score. Tails beyond
+    the levels 1e-8 and 1 - 1e-8 count as powers; if the probability of one falls no faster than
+    `|s|^(-1/2)`, the score is infinite, and given as inf. A row costs about 75 solves, and several
+    times as many where tails are heavy.
 
     A column on a grid (`Dequantise`) has the sum over its grid points instead, exact to the
     probability 1e-6 in each tail. Rows whose distribution spans more than 128 points get the score
@@ -149,20 +158,63 @@ def _take(cond: Any, rows: Any) -> Any:
 
 
 def _integral(flow: Any, x: Float[np.ndarray, "n *event"], cond: Any) -> Float[np.ndarray, " n"]:
-    """The score of a density, by the quantiles on both sides of the observation."""
-    t, weight = np.polynomial.legendre.leggauss(NODES)
-    t, weight = (t + 1) / 2, weight / 2
-    share, weight = t**2 * (3 - 2 * t), weight * 6 * t * (1 - t)
-    p = np.clip(cdf(flow, x, cond), EDGE, 1 - EDGE)[:, None]
-    levels = np.concatenate([p * share, 1 - (1 - p) * (1 - share)], axis=1)
-    levels = np.clip(levels, EDGE, 1 - EDGE)
-    below, above = np.split(levels, 2, axis=1)
-    num = levels.shape[1]
-    found = quantile(flow, levels.reshape(-1), None if cond is None else np.repeat(cond, num, 0))
-    low, high = np.split(found.reshape(levels.shape), 2, axis=1)
-    x = x.reshape(len(x), 1)
-    parts = p * below * (x - low) + (1 - p) * (1 - above) * (high - x)
-    return 2 * np.sum(weight * parts, axis=1)
+    """The score of a density, by panels between its quantiles and the observation."""
+    levels = np.array([*LOWER, 0.5, *(1 - q for q in reversed(LOWER))])
+    n, num = len(x), len(levels)
+    own = None if cond is None else np.repeat(cond, num, 0)
+    ends = quantile(flow, np.tile(levels, n), own).reshape(n, num)
+    width = ends[:, -6] - ends[:, 5]
+    column = x.reshape(n, 1)
+    # The observation is an end of two panels; it splits one, or adds one beyond the last quantile.
+    place = np.sum(ends < column, axis=1)[:, None]
+    z = np.sort(np.concatenate([ends, column], axis=1), axis=1)
+    k = np.arange(num + 1)
+    p = np.concatenate([levels, [0.0]])[np.where(k > place, k - 1, k)]
+    p = np.where(k == place, cdf(flow, x, cond)[:, None], p)
+    row, above = np.repeat(np.arange(n), num), (k[:-1] >= place).reshape(-1)
+    a, b, f_a, f_b = (each.reshape(-1) for each in (z[:, :-1], z[:, 1:], p[:, :-1], p[:, 1:]))
+    panels = (row, above, a, b, (f_a - above) ** 2, (f_b - above) ** 2)
+
+    def square(panels: Any, share: float) -> Any:
+        row, above, a, b = panels[:4]
+        points = (a + share * (b - a)).reshape(-1, *x.shape[1:])
+        return (cdf(flow, points, _take(cond, row)) - above) ** 2
+
+    score = _tails(ends) + _tails(-ends[:, ::-1])
+    middle = square(panels, 0.5)
+    for split in range(MOST_SPLITS):
+        row, above, a, b, g_a, g_b = panels
+        left, right = square(panels, 0.25), square(panels, 0.75)
+        coarse = (b - a) / 6 * (g_a + 4 * middle + g_b)
+        fine = (b - a) / 12 * (g_a + 4 * left + 2 * middle + 4 * right + g_b)
+        error, rise = np.abs(fine - coarse) / 15, (b - a) * np.abs(g_b - g_a)
+        size = np.maximum(width[row], fine)
+        done = (error <= PANEL_ERROR * size) & (rise <= PANEL_RISE * size)
+        done |= ~np.isfinite(score[row]) | (split == MOST_SPLITS - 1)
+        score += np.bincount(row[done], fine[done], minlength=n)
+        if done.all():
+            break
+        halves = (
+            (row, above, a, (a + b) / 2, g_a, middle),
+            (row, above, (a + b) / 2, b, middle, g_b),
+        )
+        panels = tuple(np.concatenate([u[~done], v[~done]]) for u, v in zip(*halves, strict=True))
+        middle = np.concatenate([left[~done], right[~done]])
+    return score
+
+
+def _tails(ends: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    """The score's part below the first quantile if its tail is a power; inf where that diverges.
+
+    Of `F(s) = (c / |s|)^(1 / power)` the gaps between levels RATIO apart grow by `RATIO^power`.
+    """
+    gaps = np.diff(ends[:, :4], axis=1)
+    # Of two growths the smaller: a narrow mode far out is not a tail.
+    growth = np.min(gaps[:, :2] / np.maximum(gaps[:, 1:], np.finfo(float).tiny), axis=1)
+    growth = np.maximum(growth, 1 + 1e-6)
+    power = np.log(growth) / np.log(RATIO)
+    part = LOWER[0] ** 2 * gaps[:, 0] * growth / (growth - 1) * power / np.maximum(2 - power, 1e-9)
+    return np.where(power > 1.999, np.inf, part)
 
 
 def _span(

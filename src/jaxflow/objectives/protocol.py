@@ -17,6 +17,7 @@ Optional attributes of an objective:
         is no value.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,26 @@ from jaxflow.runtime.shapes import Scalar
 Weights = Float[Array, " rows"] | None
 Loss = tuple[Scalar, dict[str, Array]]
 Objective = Callable[..., Loss]
+
+
+def check_objective(objective: Any, weighted: bool) -> None:
+    """Raise TypeError unless the objective takes the arguments that `fit` passes to it."""
+    check_function("objective", objective, "maximum_likelihood")
+    for stage in getattr(objective, "parts", ()):  # of Staged
+        check_objective(stage.objective, weighted)
+    names = ("flow", "x", "cond", "key", "weights")[: 5 if weighted else 4]
+    try:
+        signature = inspect.signature(objective)
+    except ValueError:  # of a function in C
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        reason = ", since fit has weights" if weighted else ""
+        raise TypeError(
+            f"objective={objective!r} takes {signature}, and is called with "
+            f"({', '.join(names)}){reason}: write objective({', '.join(names)}) -> (loss, metrics)"
+        ) from None
 
 
 def check_function(name: str, value: Any, advice: str) -> None:

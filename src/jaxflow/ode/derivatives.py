@@ -13,8 +13,8 @@ from equinox.internal import nondifferentiable_backward
 
 _FORWARD = (
     "forward-mode derivatives (jax.jvp, jax.jacfwd) of this solve are not defined, since its "
-    "gradient is one of reverse mode: write ODE(gradient=Direct()), or take jax.grad first, as "
-    "jax.hessian does"
+    "gradient is one of reverse mode: write ODE(gradient=Direct()), for a flow "
+    "ode_eval=ODE(gradient=Direct()), or take jax.grad first, as jax.hessian does"
 )
 _TWICE = (
     "reverse-mode derivatives of the gradient of this solve (jax.grad of jax.grad) are not "
@@ -28,10 +28,16 @@ _REVERSE = (
 )
 
 
-def name_forward_mode(solve: Callable[..., Any], *args: Any) -> Any:
-    """`solve(*args)`; jax's refusal of forward mode becomes one that names the call to write."""
+_STATED = (
+    "reverse-mode derivatives (jax.grad) of log_prob_with_error are not defined, since its steps "
+    "are chosen for the error: write log_prob, or in a loss train_log_prob"
+)
+
+
+def name_forward_mode(solve: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """`solve(...)`; jax's refusal of forward mode becomes one that names the call to write."""
     try:
-        return solve(*args)
+        return solve(*args, **settings)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -42,3 +48,5 @@ def name_forward_mode(solve: Callable[..., Any], *args: Any) -> Any:
 once = partial(nondifferentiable_backward, msg=_TWICE)
 # The tree of an adaptive solve by `Direct`; raises RuntimeError where reverse mode passes it.
 forward_only = partial(nondifferentiable_backward, msg=_REVERSE)
+# The tree; raises RuntimeError where reverse mode passes a log-density with its error.
+value_only = partial(nondifferentiable_backward, msg=_STATED)

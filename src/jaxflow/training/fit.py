@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxflow.data.shards import Shards
 from jaxflow.flows.flow import Flow
-from jaxflow.objectives.protocol import Objective
+from jaxflow.objectives.protocol import Objective, check_objective
 from jaxflow.runtime.keys import check_key
 from jaxflow.runtime.mesh import check_covers_processes, rows_mesh
 from jaxflow.runtime.processes import check_processes_agree, name_lost_processes
@@ -139,6 +139,7 @@ def fit(
     train = checked_train(flow, train)
     if objective is None:
         objective = default_objective(flow, cond, train)
+    check_objective(objective, weights is not None)
     check_trains_likelihood(objective, train)
     if x is None and augment is not None:
         raise ValueError("x=None has no rows to change: leave augment out")

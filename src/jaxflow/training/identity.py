@@ -1,10 +1,13 @@
 """What a checkpoint knows of its training: fingerprints of data, and objects in words."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import re
-from types import FunctionType, MethodType
+import sysconfig
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +17,11 @@ import numpy as np
 
 from jaxflow.data.shards import Shards
 
+# Where packages lie whose globals do not change.
+INSTALLED = (
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+)
 # Functions of these packages are known by name, others by their code too.
 LIBRARIES = ("jaxflow", "jax", "numpy")
 
@@ -39,8 +47,9 @@ def fingerprint(*arrays: Any) -> str:
 def describe(value: Any, name: str) -> dict[str, str]:
     """What an objective or a flow is made of: a text for each of its parts, by place.
 
-    The same in every process. Arrays and code are hashed. Lists, dicts and objects that a function
-    closes over are left out, since a training may change them. `name` is the place of `value`.
+    The same in every process. Arrays and code are hashed, with the globals that a function of the
+    user's reads. Lists, dicts and objects that it reads or closes over are left out, since a
+    training may change them. `name` is the place of `value`.
     """
     found: dict[str, str] = {}
     _visit(value, name, found, closed=False, inside=())
@@ -77,6 +86,9 @@ def _visit(
     elif isinstance(value, FunctionType):
         found[place], parts = _function_text(value), _closed_over(value)
         closed = True
+        for where, part in _globals_of(value).items():
+            if where not in found:
+                _visit(part, where, found, closed=True, inside=(*inside, id(value)))
     elif isinstance(value, functools.partial):
         found[place] = _name_of(type(value))
         parts = {".func": value.func, ".args": value.args, ".keywords": value.keywords}
@@ -128,6 +140,20 @@ def _code_text(code: Any) -> str:
     constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
     text = f"{code.co_code!r} {code.co_names} {constants}"
     return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _globals_of(function: FunctionType) -> dict[str, Any]:
+    """Globals that a function reads, by module and name; none of an installed package's."""
+    if function.__code__.co_filename.startswith(INSTALLED):
+        return {}
+    codes, read, written = [function.__code__], set[str](), set[str]()
+    for code in codes:  # grows by the functions inside
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        for step in dis.get_instructions(code):
+            names = {"LOAD_GLOBAL": read, "STORE_GLOBAL": written}.get(step.opname, set())
+            names.add(step.argval)
+    known = function.__globals__
+    return {f"{function.__module__}.{n}": known[n] for n in sorted(read - written) if n in known}
 
 
 def _closed_over(function: FunctionType) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Dequantise(eqx.Module):
     `log P(x)` by the midpoint rule; `jaxflow.log_mass` avoids that rule's error. `inverse` rounds
     to the grid, so samples lie on it. `jaxflow.fit_noise` learns noise with a tighter bound.
 
+    Values between grid points have probability 0, but `log_prob` gives them the density there
+    times the step: training needs it for values with noise. `check(x)` refuses such rows.
+
     ```python
     import jax.numpy as jnp
     from jaxflow.transforms import Dequantise
