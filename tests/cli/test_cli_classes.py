@@ -167,6 +167,7 @@ def test_bad_labels_are_named(tmp_path):
         one_hot(np.asarray(["a", "c"]), ["a", "b"], path)
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_by_their_frequencies(jaxflow, fit, tmp_path, values):
     path, out = tmp_path / "t.csv", tmp_path / "s.csv"
     names = np.where(np.arange(len(values)) % 4 == 0, "007", "7")

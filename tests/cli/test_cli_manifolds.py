@@ -69,7 +69,7 @@ def test_the_user_may_say_otherwise(jaxflow, places, tmp_path):
         (["lon=periodic:6.28"], "has a period of 6.28, and values from"),
         (["lon=periodic:360", "depth=category"], "is for tables of numbers alone"),
         (["lon,lat=place"], "needs latitude and longitude, in this order"),
-        (["east=periodic:360"], "kinds names 'east'"),
+        (["east=periodic:360"], "--kind east=periodic:360 names 'east'"),
     ],
 )
 def test_kinds_that_do_not_fit_are_refused(jaxflow, places, tmp_path, kinds, words):

@@ -65,6 +65,7 @@ def test_crps_of_modes_far_apart():
     np.testing.assert_allclose(crps(flow, x[:, None]), to_x - between / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_crps_of_heavy_tails_is_finite_only_where_its_integral_is():
     law = stats.t(1.0)
     each = [integrate.quad(lambda s: law.cdf(s) ** 2, -np.inf, end)[0] for end in (3.0, -3.0)]

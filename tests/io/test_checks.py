@@ -103,7 +103,7 @@ def test_limits_may_be_infinite_and_never_nan(tmp_path):
     assert eqx.tree_equal(load(tmp_path / "flow", like=flow), flow)
     bad = eqx.tree_at(lambda flow: flow.transform[0].upper, flow, jnp.asarray([jnp.nan, 1.0]))
     save(tmp_path / "bad", bad)
-    with pytest.raises(ValueError, match=r"'transform.0' is a Bounded that is .*upper is \[nan"):
+    with pytest.raises(ValueError, match=r"'transform.0.upper' holds NaN .* first nan at \(0,\)"):
         load(tmp_path / "bad")
 
 

@@ -115,6 +115,7 @@ def test_unit_vectors_and_few_rows():
     assert jaxflow.fit_density(x, **SMALL)[0].field.manifold == Sphere(2)
 
 
+@pytest.mark.slow
 def test_a_circle_given_other_columns_is_an_interval_and_a_call_for_the_circle():
     rng = np.random.default_rng(4)
     x, cond = rng.uniform(0, 360, (60, 1)), rng.normal(size=(60, 2))

@@ -264,10 +264,14 @@ def _check(made: Any) -> None:
         getattr(made, "__post_init__", lambda: None)()
         return
     getattr(made, "check_loaded", lambda: None)()
-    # Bases and transforms are made of their parameters, which the constructor checks.
+    # Bases and transforms are made of their parameters, which the constructor checks. NaN is
+    # refused by name later.
     names = inspect.signature(type(made)).parameters
     of_parameters = type(made).__module__.startswith(("jaxflow.bases.", "jaxflow.transforms."))
-    if of_parameters and all(hasattr(made, name) for name in names):
+    has_nan = any(
+        np.isnan(leaf).any() for leaf in jax.tree.leaves(made) if eqx.is_inexact_array_like(leaf)
+    )
+    if of_parameters and not has_nan and all(hasattr(made, name) for name in names):
         type(made)(**{name: getattr(made, name) for name in names})
     for cls in type(made).__mro__:
         if "__check_init__" in vars(cls):

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.flows.data_space import to_flow_space
 from jaxflow.runtime.checks import check_count
@@ -69,7 +69,7 @@ class BatchTransform(eqx.Module):
     transform: Any
     augment: Augment | None = eqx.field(static=True, default=None)
 
-    def __call__(self, x: Rows, key: PRNGKeyArray) -> Rows:
+    def __call__(self, x: Rows, key: PRNGKeyArray) -> Float[Array, "rows ..."]:
         """Rows in flow space."""
         if self.augment is not None:
             augment_key, key = jax.random.split(key)
