@@ -305,7 +305,15 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="a Python that has zuko")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tables run at once")
     parser.add_argument("--picture", type=Path, help="draw the gains to this file")
+    parser.add_argument("--csv", type=Path, help="write the tables to this folder, and end")
     arguments = parser.parse_args()
+    if arguments.csv:
+        arguments.csv.mkdir(parents=True, exist_ok=True)
+        for name in arguments.tables:
+            x, path = np.asarray(TABLES[name]()), arguments.csv / f"{name}.csv"
+            header = ",".join(f"c{j}" for j in range(x.shape[1]))
+            np.savetxt(path, x, "%.9g", ",", header=header, comments="")
+        return
     results = read_results("small")
     again = [name for name in arguments.tables if name not in results or arguments.again]
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:

@@ -73,6 +73,8 @@ def test_of_its_own_table_the_held_out_rows_are_taken(jaxflow, fitted, table, va
     np.testing.assert_array_equal(asked[0]["row_numbers"], held)
     np.testing.assert_array_equal(asked[0]["data"], values[held].astype(np.float32))
     assert f"the run was fitted to {table}, so only its 20 held-out rows" in result.stderr
+    # They chose the weights: they are not compared as new rows.
+    assert "trained nothing" not in result.stdout
 
 
 def test_refusals_before_any_work(jaxflow, fitted, table, asked, tmp_path):

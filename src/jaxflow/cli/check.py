@@ -20,12 +20,12 @@ from jaxflow.cli.new_rows import compare_new_rows
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, render, write_bytes
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN, check_numbers, trained_on_all
+from jaxflow.cli.record import IMAGES, PLAN, check_numbers, run_split, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
 from jaxflow.cli.terminal import note, plural, print_result
-from jaxflow.data import finite_rows, split
+from jaxflow.data import finite_rows
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.extras import import_extra
 from jaxflow.tables import check_table
@@ -130,7 +130,9 @@ def _check_numbers(
 ) -> Found:
     """Examine the flow of a table of numbers."""
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
-    x, row_numbers = _select_unseen(x, row_numbers, record, table)
+    is_new = hash_rows(x) != record["table_sha256"]
+    if not is_new:
+        x, row_numbers = _select_unseen(x, row_numbers, record, table)
     cond = RowConditions(record, table)(row_numbers)
     key, flow = jax.random.key(seed), load_flow(run)
     diagnosis = diagnostics.diagnose(
@@ -157,7 +159,8 @@ def _check_numbers(
     values: dict[str, Any] = {"problems": diagnosis.problems, "verdict": diagnosis.verdict}
     examined = f"{plural(len(diagnosis.rows), 'row')} of {table}"
     text = str(diagnosis)
-    comparison = compare_new_rows(flow, record, x[np.isin(row_numbers, diagnosis.rows)])
+    tested = x[np.isin(row_numbers, diagnosis.rows)]
+    comparison = compare_new_rows(flow, record, tested) if is_new else None
     if comparison is not None:
         text += f"\n\n{comparison}"
         values["new_rows"] = comparison.as_dict()
@@ -206,18 +209,14 @@ def _check_mixed(
 def _select_unseen(
     x: np.ndarray, row_numbers: np.ndarray, record: dict[str, Any], table: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the table that the run was fitted to, the held-out rows; of another table, all rows."""
-    if hash_rows(x) != record["table_sha256"]:
-        return x, row_numbers
+    """Of the table that the run was fitted to, the held-out rows, if there are any."""
     if trained_on_all(record):
         note(
             f"the run was fitted to all rows of {table}, after folds had chosen it: these tests "
             "are too kind. Give rows that it has not seen"
         )
         return x, row_numbers
-    settings = record["settings"]
-    seed = record.get("split_seed", settings["seed"])
-    held = np.sort(split(len(x), settings["validation"], seed)[1])
+    held = np.sort(run_split(record, len(x))[1])
     note(
         f"the run was fitted to {table}, so only its {plural(len(held), 'held-out row')} are "
         "tested. They chose the best weights: new rows would be a fairer test"

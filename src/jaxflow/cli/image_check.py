@@ -9,10 +9,10 @@ import numpy as np
 from jaxflow import plotting
 from jaxflow.cli.html_report import Found, history_figure, text_html
 from jaxflow.cli.images import image_text, read_for_run
+from jaxflow.cli.record import run_split
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.terminal import note, plural
-from jaxflow.data import split
 from jaxflow.diagnostics import ImageCheck, check_images
 
 # Images in a picture of the report, trajectories, and times of each.
@@ -50,12 +50,12 @@ def _unseen(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Images to test and their conditions, and the images that the run was fitted to."""
     x, cond, _ = read_for_run(run, record, table)
-    settings, own = record["settings"], hash_rows(x) == record["table_sha256"]
+    own = hash_rows(x) == record["table_sha256"]
     fitted = x if own else _fitted(run, record)
     if fitted is None:
         note(f"{record['table']} has changed or is gone: samples are compared with {table} itself")
         return x, cond, x
-    training, held = split(len(fitted), settings["validation"], settings["seed"])
+    training, held = run_split(record, len(fitted))
     if not own:
         return x, cond, fitted[training]
     note(

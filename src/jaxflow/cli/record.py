@@ -8,8 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from jaxflow import __version__
 from jaxflow.cli.settings import DEFAULTS, FitSettings, option_name
+from jaxflow.data import split
 
 # The entry of a run on a table of more than numbers: the lines of its plan.
 PLAN = "plan"
@@ -76,6 +79,12 @@ def is_diffusion(record: dict[str, Any]) -> bool:
 def trained_on_all(record: dict[str, Any]) -> bool:
     """Whether folds chose the flow, which then saw all rows."""
     return bool(record.get("comparison", {}).get("folds"))
+
+
+def run_split(record: dict[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows that a run trained on, and of those that it held out."""
+    settings = record["settings"]
+    return split(rows, settings["validation"], record.get("split_seed", settings["seed"]))
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
