@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.dynamics.layers import (
     ContextLinear,
     apply_network,
-    context_linear,
     network_from_zero,
+    plain_linear,
 )
 from jaxflow.dynamics.robust_scaling import RobustScaling
 from jaxflow.runtime.checks import check_count
@@ -75,8 +75,8 @@ class SetEncoder(eqx.Module):
     def __call__(self, x: Float[Array, "rows columns"]) -> Float[Array, " features"]:
         """Encode one set."""
         _check_shape(x, self.shape)
-        members = jax.vmap(lambda row: apply_network(self.inner, row, None))(x)
-        return apply_network(self.outer, members.mean(axis=0), None)
+        members = jax.vmap(lambda row: apply_network(self.inner, row))(x)
+        return apply_network(self.outer, members.mean(axis=0))
 
 
 class SeriesEncoder(eqx.Module):
@@ -126,18 +126,16 @@ class SeriesEncoder(eqx.Module):
         """
         self.shape = (check_count("length", length), check_count("channels", channels))
         self.features, width = check_count("features", features), check_count("width", width)
-        *keys, last = jax.random.split(key, check_count("layers", layers) + 1)
-        sizes = [self.shape[1], *[width] * len(keys)]
-        pairs = list(zip(sizes, sizes[1:], keys, strict=False))
+        layers = check_count("layers", layers)
+        *keys, last = jax.random.split(key, layers + 1)
+        inputs = [self.shape[1], *[width] * (layers - 1)]
         self.kernels = tuple(
-            jax.random.normal(each, (5, inputs, outputs)) / (5 * inputs) ** 0.5
-            for inputs, outputs, each in pairs
+            jax.random.normal(each, (5, size, width)) / (5 * size) ** 0.5
+            for size, each in zip(inputs, keys, strict=True)
         )
-        self.biases = tuple(jnp.zeros(width) for _ in pairs)
-        left = self.shape[0]
-        for _ in pairs:
-            left = -(-left // 2)
-        self.outer = _network([left * width, 2 * width, self.features], last)
+        self.biases = tuple(jnp.zeros(width) for _ in keys)
+        steps_left = -(-self.shape[0] // 2**layers)
+        self.outer = _network([steps_left * width, 2 * width, self.features], last)
 
     def __call__(self, x: Float[Array, "length channels"]) -> Float[Array, " features"]:
         """Encode one series."""
@@ -148,7 +146,7 @@ class SeriesEncoder(eqx.Module):
                 h, kernel.astype(h.dtype), (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
             )
             h = jnp.tanh(h + bias.astype(h.dtype)[None, None])
-        return apply_network(self.outer, h.reshape(-1), None)
+        return apply_network(self.outer, h.reshape(-1))
 
 
 class ObservationEncoder(eqx.Module):
@@ -224,19 +222,16 @@ class ObservationEncoder(eqx.Module):
         _check_shape(x, self.shape)
         scaled = self.scaling(x)
         features = scaled.reshape(-1) if self.embed is None else self.embed(scaled)
-        moments = apply_network(self.layers, features, None)
+        moments = apply_network(self.layers, features)
         location, log_scale = jnp.split(moments, 2)
-        location = location + apply_network((self.line,), features, None)
+        location = location + self.line(features)
         # A spread of e^-7 of the prior's is as narrow as a float32 flow resolves.
         return jnp.concatenate([features, location, jnp.clip(log_scale, -7.0, 2.0)])
 
 
 def _network(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[ContextLinear, ...]:
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(
-        context_linear(inputs, outputs, 0, each, time=False)
-        for inputs, outputs, each in zip(sizes, sizes[1:], keys, strict=False)
-    )
+    return tuple(map(plain_linear, sizes[:-1], sizes[1:], keys))
 
 
 def _check_shape(x: Array, shape: tuple[int, ...]) -> None:

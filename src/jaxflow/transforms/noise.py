@@ -73,7 +73,7 @@ class CellNoise(eqx.Module):
         Returns:
             `v` in (-1/2, 1/2) and each entry's term of `log q(v | x)`, both (*event).
         """
-        raw = apply_network(self.network, self.scaling(x).ravel(), None)
+        raw = apply_network(self.network, self.scaling(x).ravel())
         shift, log_scale = (part.reshape(x.shape) for part in jnp.split(raw, 2))
         logit_w = jax.random.logistic(key, x.shape, x.dtype)
         logit_y = shift + jnp.exp(log_scale) * logit_w
