@@ -1,4 +1,4 @@
-"""Encoders of observations: sets of rows, series, and what the inference of posteriors trains."""
+"""Encoders of observations: of sets, of series, and the one that `jaxflow.inference` trains."""
 
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
@@ -23,8 +23,8 @@ from jaxflow.runtime.shapes import ArrayInput
 class SetEncoder(eqx.Module):
     """`rho(mean_i phi(x_i))`: features of a set of rows, in any order (deep sets).
 
-    Zaheer et al. 2017, "Deep Sets", arXiv 1703.06114. All sets have the same number of rows: the
-    posterior of more rows is narrower, which a mean does not show.
+    Zaheer et al. 2017, "Deep Sets", arXiv 1703.06114. All sets must have the same number of rows:
+    more rows make a posterior narrower, which a mean over the rows cannot show.
 
     ```python
     import jax
@@ -80,7 +80,7 @@ class SetEncoder(eqx.Module):
 
 
 class SeriesEncoder(eqx.Module):
-    """Features of a series by convolutions that halve its length each.
+    """Features of a series, by convolutions that each halve its length.
 
     ```python
     import jax
@@ -114,11 +114,11 @@ class SeriesEncoder(eqx.Module):
         """Make an encoder with random weights.
 
         Args:
-            length: number of times of a series.
-            channels: numbers at each time.
+            length: number of points in time of a series.
+            channels: number of values at each of them.
             features: number of features.
             width: channels of the hidden layers.
-            layers: number of convolutions of five times each.
+            layers: number of convolutions, each over five points in time.
             key: for the weights.
 
         Raises:
@@ -152,9 +152,9 @@ class SeriesEncoder(eqx.Module):
 class ObservationEncoder(eqx.Module):
     """`x -> (features, location, log_scale)`: the encoder that `jaxflow.inference` trains.
 
-    The features are the entries of `scaling(x)`, or those of `embed`. A line and a network predict
-    the location of each entry of an event, and the network its log-scale; `LocationScale` reads
-    both. The network is 0 at the start.
+    The features are `embed(scaling(x))`, or the entries of `scaling(x)`. The location of each
+    entry of an event is a linear function of the features plus a network; the network also
+    predicts the log-scale. `LocationScale` reads both. The network is 0 at the start.
 
     ```python
     import jax
@@ -191,12 +191,12 @@ class ObservationEncoder(eqx.Module):
 
         Args:
             dim: number of entries of an event.
-            scaling: puts an observation in units of order one.
+            scaling: scales an observation to order one.
             shape: shape of one observation.
-            embed: module with `features`, the number of them, that encodes a scaled observation;
-                None for its entries.
-            line: matrix (features, dim) and constant (dim,) of the line, such as those of least
-                squares; None for 0.
+            embed: module that encodes a scaled observation in `embed.features` numbers; None for
+                the entries of the observation.
+            line: matrix (features, dim) and constant (dim,) of the linear function, for example by
+                least squares; None for 0.
             width: units of the two hidden layers.
             key: for the weights.
         """
@@ -217,7 +217,7 @@ class ObservationEncoder(eqx.Module):
         """Encode one observation.
 
         Raises:
-            ValueError: it has another shape.
+            ValueError: `x` has another shape than the encoder was made for.
         """
         _check_shape(x, self.shape)
         scaled = self.scaling(x)
@@ -225,7 +225,7 @@ class ObservationEncoder(eqx.Module):
         moments = apply_network(self.layers, features)
         location, log_scale = jnp.split(moments, 2)
         location = location + self.line(features)
-        # A spread of e^-7 of the prior's is as narrow as a float32 flow resolves.
+        # A float32 flow resolves no spread below e^-7 of the prior's.
         return jnp.concatenate([features, location, jnp.clip(log_scale, -7.0, 2.0)])
 
 
