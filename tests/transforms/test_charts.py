@@ -115,7 +115,7 @@ def test_rotation_matrices_are_quaternions():
     assert np.isfinite(slopes).all()
     bad = np.array(x)
     bad[[2, 5]] *= np.array([[-1.0], [1.01]])
-    with pytest.raises(ValueError, match=r"2 rows .* no rotation matrices, first row 2: .*svd"):
+    with pytest.raises(ValueError, match=r"2 rows .* not rotation matrices, first row 2: .*svd"):
         chart.check(bad)
     outside = ~jax.vmap(chart.inside)(jnp.asarray(bad))
     np.testing.assert_array_equal(np.flatnonzero(outside), [2, 5])

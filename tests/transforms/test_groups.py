@@ -197,7 +197,7 @@ def test_rows_of_rotations_are_no_directions():
         (note,) = (note for note in propose(rows).notes if "not taken" in note)
         assert re.match("0, 1, .*: not taken for unit vectors, since they are orthogonal", note)
     x[3] *= 1.01
-    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are no rotation mat"):
+    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are not rotation mat"):
         propose(x, kinds={",".join(map(str, range(9))): "rotation"})
 
 
