@@ -91,17 +91,16 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
 
 def stack_images(images: Any) -> np.ndarray:
     """Stack images in one array; raise ValueError unless they are numbers of one shape."""
-    each = images if isinstance(images, list | tuple) else None
-    if isinstance(images, np.ndarray) and images.dtype == object and images.ndim:
-        each = list(images)
-    shapes = [] if each is None else [np.shape(image) for image in each]
-    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if other is not None:
-        raise ValueError(
-            f"images[{other}] has shape {shapes[other]}, and images[0] has shape {shapes[0]}: all "
-            "must be of one size, all grey or all in colour"
-        )
-    values = np.asarray(images if each is None else [np.asarray(image) for image in each])
+    of_objects = isinstance(images, np.ndarray) and images.dtype == object and images.ndim > 0
+    if of_objects or isinstance(images, list | tuple):
+        images = [np.asarray(image) for image in images]
+        for i, image in enumerate(images):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"images[{i}] has shape {image.shape}, and images[0] has shape "
+                    f"{images[0].shape}: all must be of one size, all grey or all in colour"
+                )
+    values = np.asarray(images)
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"images has shape {values.shape} and dtype {values.dtype}: numbers are needed, as "

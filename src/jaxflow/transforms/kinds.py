@@ -135,8 +135,10 @@ class LimitedColumn(ColumnKind):
     def detect(cls, column: Column) -> "LimitedColumn | None":
         """A column that fills a usual interval, or that the logarithm makes symmetric."""
         x, values, _ = column
+        gap = usual_gap(len(values))
         for lower, upper in INTERVALS:
-            if fills(values, lower, upper):
+            is_inside = lower < values[0] and values[-1] < upper
+            if is_inside and reaches(values, lower, upper, gap):
                 return cls(lower, upper, notes=atom_notes(column))
         if values[0] > 0 and is_skewed(x, np.log(x)):
             return cls(0.0, notes=atom_notes(column))
@@ -228,13 +230,6 @@ def is_skewed(x: Float[np.ndarray, " n"], logs: Float[np.ndarray, " n"]) -> bool
     """Whether numbers are skewed, and their logarithms much less."""
     skew = skewness(x)
     return bool(skew > SKEW and abs(skewness(logs)) < LESS * skew)
-
-
-def fills(values: Float[np.ndarray, " m"], lower: float, upper: float) -> bool:
-    """Whether sorted values lie strictly within the limits and reach close to both."""
-    if not (lower < values[0] and values[-1] < upper):
-        return False
-    return reaches(values, lower, upper, usual_gap(len(values)))
 
 
 def reaches(values: Float[np.ndarray, " m"], lower: float, upper: float, gap: float) -> bool:
