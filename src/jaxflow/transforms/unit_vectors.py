@@ -62,19 +62,18 @@ class UnitVector:
                 left -= set(columns)
         pairs = itertools.combinations(found, 2)
         orthogonal = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
-        found, dependent = (
-            [each for each in found if (each in orthogonal) == wanted] for wanted in (False, True)
-        )
-        if dependent:
-            doubts[tuple(i for each in dependent for i in each.columns)] = (
+        if orthogonal:
+            columns = tuple(i for each in found if each in orthogonal for i in each.columns)
+            doubts[columns] = (
                 "they are orthogonal to each other, as rows of rotations are, and have no density "
                 "together: write rotations as quaternions, or as matrices of 9 adjacent columns "
                 "with determinant 1"
             )
-        return found, [
+        notes = [
             f"{table.join(columns)}: not taken for unit vectors, since {why}"
             for columns, why in doubts.items()
         ]
+        return [each for each in found if each not in orthogonal], notes
 
     @classmethod
     def of(
