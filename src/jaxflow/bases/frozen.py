@@ -79,7 +79,7 @@ class ScipyBase(eqx.Module):
             bits = np.asarray(bits)
             seeds = bits.reshape(-1, bits.shape[-1])
             events = [self.distribution.rvs(random_state=np.random.default_rng(s)) for s in seeds]
-            return np.asarray(events, out.dtype).reshape(*bits.shape[:-1], *out.shape)
+            return np.asarray(events, out.dtype).reshape(bits.shape[:-1] + out.shape)
 
         bits = jax.random.key_data(key)
         return jax.pure_callback(draw, out, bits, vmap_method="broadcast_all")
