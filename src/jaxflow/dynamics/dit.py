@@ -17,8 +17,9 @@ from jaxflow.dynamics.convolutional import (
 from jaxflow.dynamics.convolve import Image
 from jaxflow.dynamics.layers import ContextLinear, flatten_cond, plain_linear
 from jaxflow.dynamics.time_embedding import embed_time, time_embedding
-from jaxflow.dynamics.unet import normalise
+from jaxflow.dynamics.unet import EPSILON
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.runtime.shapes import Event, Scalar
 
 # Units of the hidden layer of a block, as a multiple of its width.
@@ -49,9 +50,9 @@ class TransformerBlock(eqx.Module):
         """The block's value."""
         modulation = jnp.split(self.modulate(embedding)[None, None], 6, axis=-1)
         a1, b1, g1, a2, b2, g2 = modulation
-        h = h + g1 * self._attention((1 + a1) * normalise(h, -1) + b1)
+        h = h + g1 * self._attention((1 + a1) * normalise(h) + b1)
         grow, shrink = self.network
-        return h + g2 * shrink(jax.nn.gelu(grow((1 + a2) * normalise(h, -1) + b2)))
+        return h + g2 * shrink(jax.nn.gelu(grow((1 + a2) * normalise(h) + b2)))
 
     def _attention(self, h: Image) -> Image:
         size = h.shape[-1] // self.heads
@@ -172,7 +173,15 @@ class DiT(eqx.Module):
         for block in self.blocks:
             h = block(h, embedding)
         scale, shift = jnp.split(self.modulate(embedding)[None, None], 2, axis=-1)
-        return paste(self.leave((1 + scale) * normalise(h, -1) + shift), self.patch)
+        return paste(self.leave((1 + scale) * normalise(h) + shift), self.patch)
+
+
+def normalise(h: Image) -> Image:
+    """Shift and scale each patch to mean 0 and variance 1, in float32 at least."""
+    wide = h.astype(accumulation_dtype(h.dtype))
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + EPSILON)).astype(h.dtype)
 
 
 def cut(x: Image, patch: int) -> Image:
