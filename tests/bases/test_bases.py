@@ -225,6 +225,20 @@ def test_only_the_ratios_of_a_mixtures_weights_count(key):
     np.testing.assert_allclose(jax.vmap(one.log_prob)(x), jax.vmap(other.log_prob)(x), rtol=1e-14)
 
 
+@pytest.mark.parametrize(("dtype", "least"), [(jnp.float32, 0.366), (jnp.float64, 0.102)])
+def test_samples_of_the_heaviest_tails_have_a_density(dtype, least, key):
+    with pytest.raises(ValueError, match=rf"df=.* must be at least {least} in {jnp.dtype(dtype)}"):
+        StudentT(jnp.asarray(0.05, dtype))
+    allowed = StudentT(jnp.asarray(least, dtype))
+    # Training may go below.
+    trained = eqx.tree_at(lambda base: base.df, allowed, jnp.asarray(0.01, dtype))
+    for base, overflows in ((allowed, False), (trained, True)):
+        x = sample_rows(base, jax.random.split(key, 20_000))
+        assert np.isfinite(x).all()
+        assert np.isfinite(log_prob_rows(base, x)).all()
+        assert (np.abs(x) == jnp.finfo(dtype).max).any() == overflows
+
+
 @pytest.mark.slow
 def test_samples_of_student_move_with_their_degrees_of_freedom(key):
     # d/d(df) E[log(1 + x^2)] by quadrature, and as the mean of the slopes of samples.

@@ -136,6 +136,7 @@ def test_a_frozen_distribution_of_scipy_is_evaluated_and_sampled(distribution, e
     x = sample_rows(base, keys)
     assert x.shape == (300, *event)
     np.testing.assert_array_equal(sample_rows(base, keys[7:8])[0], x[7])
+    np.testing.assert_array_equal(base.sample(keys[7]), x[7])
     expected = np.asarray(distribution.logpdf(np.asarray(x))).reshape(300, -1).sum(axis=1)
     np.testing.assert_allclose(log_prob_rows(base, x), expected, rtol=1e-14)
     np.testing.assert_allclose(base.log_prob(x[0]), expected[0], rtol=1e-14)

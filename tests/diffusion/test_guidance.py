@@ -160,7 +160,7 @@ def test_an_empty_condition_differs_from_zero():
     np.testing.assert_array_equal(denoiser.noise(S, X), absent)
     zero = denoiser.noise(S, X, jnp.zeros(3))
     assert bool(jnp.any(jnp.abs(zero - absent) > 1e-6))
-    with pytest.raises(ValueError, match=r"cond has shape \(2,\), but this model was made for"):
+    with pytest.raises(ValueError, match=r"cond has shape \(2,\), .* but this model was made for"):
         network(S, X, SECOND[:2])
     with pytest.raises(ValueError, match="make the network with cond_dim=6"):
         OptionalCondition(network.network, 5)

@@ -84,15 +84,15 @@ def test_the_surface_measure_has_no_area():
 def test_no_latitude_is_beyond_a_pole():
     rows = PLACES.copy()
     rows[7, 0] = 90.5
-    with pytest.raises(ValueError, match=r"column 0 has 1 values that are no latitude .* row 7"):
+    with pytest.raises(ValueError, match=r"column 0 has 1 values .* not a latitude .* row 7"):
         LatLon().check(rows)
     inside = jax.vmap(LatLon().inside)(jnp.asarray(rows))
     np.testing.assert_array_equal(np.flatnonzero(~inside), [7])
-    with pytest.raises(ValueError, match=r"column 1 .* no longitude in degrees, from -360 to 360"):
+    with pytest.raises(ValueError, match=r"column 1 .* longitude in degrees, from -360 to 360"):
         LatLon().check(10 * PLACES[:, ::-1] / 20 + [[0, 400]])
     with pytest.raises(ValueError, match=r"in radians.*degrees=True. if these are degrees"):
         LatLon(degrees=False).check(PLACES)
-    with pytest.raises(ValueError, match=r"column 1 .* no longitude in hours, from -24 to 24"):
+    with pytest.raises(ValueError, match=r"column 1 .* not a longitude in hours, from -24 to 24"):
         LatLon(hours=True).check(PLACES)
     with pytest.raises(ValueError, match="hours beside degrees"):
         LatLon(hours=True, degrees=False)
@@ -115,7 +115,7 @@ def test_rotation_matrices_are_quaternions():
     assert np.isfinite(slopes).all()
     bad = np.array(x)
     bad[[2, 5]] *= np.array([[-1.0], [1.01]])
-    with pytest.raises(ValueError, match=r"2 rows .* no rotation matrices, first row 2: .*svd"):
+    with pytest.raises(ValueError, match=r"2 rows .* not rotation matrices, first row 2: .*svd"):
         chart.check(bad)
     outside = ~jax.vmap(chart.inside)(jnp.asarray(bad))
     np.testing.assert_array_equal(np.flatnonzero(outside), [2, 5])

@@ -197,7 +197,7 @@ def test_rows_of_rotations_are_no_directions():
         (note,) = (note for note in propose(rows).notes if "not taken" in note)
         assert re.match("0, 1, .*: not taken for unit vectors, since they are orthogonal", note)
     x[3] *= 1.01
-    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are no rotation mat"):
+    with pytest.raises(ValueError, match="does not fit: x has 1 rows that are not rotation mat"):
         propose(x, kinds={",".join(map(str, range(9))): "rotation"})
 
 
@@ -336,7 +336,7 @@ def test_blocks_take_columns_in_any_order():
     np.testing.assert_array_equal(u, turned)
     np.testing.assert_array_equal(log_det, alike)
     np.testing.assert_allclose(jax.vmap(blocks.inverse)(u)[0], x, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"of columns 2, 0: column 0 .* no latitude"):
+    with pytest.raises(ValueError, match=r"of columns 2, 0: column 0 .* not a latitude"):
         blocks.check(x.at[0, 2].set(91.0))
     with pytest.raises(ValueError, match="must name each column from 0 to 2 once"):
         Blocks(blocks.blocks, (0, 1, 1))

@@ -33,8 +33,7 @@ class FlowBase(eqx.Module):
 
         Raises:
             TypeError: `flow` is not a flow.
-            ValueError: the flow's trace is stochastic; a base needs the same density at every
-                call.
+            ValueError: the flow's trace is stochastic, so each call gives another density.
         """
         if not hasattr(flow, "log_prob_rows"):
             raise TypeError(f"flow={flow!r} is not a flow: give a CNF or a CouplingFlow")

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.runtime.shapes import Event, Scalar
 
-# Distributions of vectors that have a density; other ones of scipy live on surfaces or matrices.
+# Distributions of vectors with a density; scipy's others are on surfaces or of matrices.
 VECTORS = ("multivariate_normal_frozen", "multivariate_t_frozen")
 
 
@@ -20,8 +20,8 @@ class ScipyBase(eqx.Module):
 
     For evaluation and sampling, also under `jax.jit` and `jax.vmap`, and for training objectives
     that do not differentiate the base, such as flow matching. The log-density has no gradient,
-    so maximum likelihood and `log_prob_with_error` are refused. Of a univariate distribution,
-    the entries of its parameters are independent coordinates.
+    so maximum likelihood and `log_prob_with_error` are refused. A univariate distribution with
+    arrays as parameters gives independent coordinates.
 
     ```python
     import scipy.stats
@@ -49,7 +49,7 @@ class ScipyBase(eqx.Module):
                 `scipy.stats.multivariate_normal(mean, cov)` or `multivariate_t`.
 
         Raises:
-            TypeError: it is another distribution.
+            TypeError: `distribution` is another one.
         """
         kind = type(distribution).__name__
         is_vector = kind in VECTORS
@@ -72,9 +72,16 @@ class ScipyBase(eqx.Module):
 
     def sample(self, key: PRNGKeyArray) -> Event:
         """Draw one event, by NumPy's generator with the bits of the key as its seed."""
-        bits = jax.random.key_data(key)
         out = jax.ShapeDtypeStruct(self.event_shape, jnp.result_type(float))
-        draw = partial(_draw, self.distribution, self.event_shape, out.dtype, bits.ndim)
+
+        def draw(bits: Any) -> np.ndarray:
+            """An event for each key, whose bits are (*batch, bits)."""
+            bits = np.asarray(bits)
+            seeds = bits.reshape(-1, bits.shape[-1])
+            events = [self.distribution.rvs(random_state=np.random.default_rng(s)) for s in seeds]
+            return np.asarray(events, out.dtype).reshape(bits.shape[:-1] + out.shape)
+
+        bits = jax.random.key_data(key)
         return jax.pure_callback(draw, out, bits, vmap_method="broadcast_all")
 
 
@@ -99,16 +106,3 @@ def _no_gradient(
         "maximum likelihood, log_prob_with_error, atol_nats= and samplers need: give a base of "
         "jax, such as jaxflow.DiagonalNormal, jaxflow.StudentT or a distribution of NumPyro"
     )
-
-
-def _draw(
-    distribution: Any, event_shape: tuple[int, ...], dtype: Any, ndim: int, bits: Any
-) -> np.ndarray:
-    """An event for each of the keys, whose bits are (*batch, bits)."""
-    bits = np.asarray(bits)
-    batch, seeds = (
-        bits.shape[: bits.ndim - ndim],
-        bits.reshape(-1, *bits.shape[bits.ndim - ndim :]),
-    )
-    drawn = [distribution.rvs(random_state=np.random.default_rng(seed)) for seed in seeds]
-    return np.asarray(drawn, dtype).reshape(*batch, *event_shape)

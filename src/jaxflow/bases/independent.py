@@ -1,4 +1,4 @@
-"""Products of bases: groups of columns that are independent."""
+"""Products of bases: independent groups of columns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from jaxflow.runtime.shapes import Event, Scalar, split
 
 
 class Independent(eqx.Module):
-    """Columns in groups that are independent, each with a base of its own.
+    """Independent groups of columns, each with a base of its own.
 
     ```python
     import jax
@@ -29,7 +29,7 @@ class Independent(eqx.Module):
         parts: one or more bases of vectors, in the order of the columns.
 
     Raises:
-        ValueError: there is none, or the events of one are not vectors.
+        ValueError: `parts` is empty, or the events of one are not vectors.
     """
 
     parts: tuple[Any, ...]

@@ -24,8 +24,8 @@ from jaxflow.runtime.threads import one_thread
 class GaussianMixture(eqx.Module):
     """`sum_k p_k N(mean_k, L_k L_k^T)` on vectors, with `p_k = weight_k / sum_j weight_j`.
 
-    The parameters are trained if `fit` is asked to. A sample's component is a discrete choice,
-    so `sample` has no gradient in `weights`, and `ReverseKL` does not train them.
+    `fit(..., train=("field", "base"))` trains the parameters. A sample's component is a discrete
+    choice, so `sample` has no gradient in `weights`, and `ReverseKL` does not train them.
 
     ```python
     import jax
@@ -72,7 +72,7 @@ class GaussianMixture(eqx.Module):
             )
         parts = self.weights, self.means, self.factors
         if not any(isinstance(part, Tracer) for part in parts):
-            _check(*map(np.asarray, parts))
+            _check_values(*map(np.asarray, parts))
 
     @classmethod
     def fit(
@@ -93,13 +93,13 @@ class GaussianMixture(eqx.Module):
         Args:
             x: rows in flow space, (rows, dim).
             components: number of Gaussians.
-            ridge: added to each variance of the scaled columns, positive. With few rows for each
+            ridge: added to each variance of the scaled columns, positive. With few rows per
                 component a larger one, such as 0.01, fits new rows better.
             covariance: `"full"`, or `"diag"` for components without correlations.
             seed: of the starts.
             starts: number of starts.
-            averaged: number of mixtures whose average, with as many times the components, is the
-                answer; each is fitted without another share of the rows. It fits new rows better
+            averaged: number of mixtures to average, each fitted with another share of the rows
+                left out; the result has `averaged` times the components. It fits new rows better
                 (Ormoneit and Tresp 1998, "Averaging, maximum penalized likelihood and Bayesian
                 estimation for improving Gaussian mixture probability density estimates", IEEE
                 Transactions on Neural Networks 9). 1 for one mixture of all rows.
@@ -185,8 +185,8 @@ def estimate(
             covariances = covariances * np.eye(dim)
     else:
         fitted = [
-            _maximise(rows, components, ridge, covariance, seed + k, starts)
-            for k, rows in enumerate(_without_a_share(x, averaged, seed))
+            _fit_sklearn(rows, components, ridge, covariance, seed + k, starts)
+            for k, rows in enumerate(_leave_one_share_out(x, averaged, seed))
         ]
         weights = np.concatenate([each.weights_ for each in fitted]) / len(fitted)
         means = np.concatenate([each.means_ for each in fitted])
@@ -196,10 +196,10 @@ def estimate(
     return weights, mean + scale * means, scale[:, None] * np.linalg.cholesky(covariances)
 
 
-def _without_a_share(
+def _leave_one_share_out(
     x: Float[np.ndarray, "n dim"], count: int, seed: int
 ) -> Iterator[Float[np.ndarray, "m dim"]]:
-    """The rows without each of `count` shares of them in turn; all rows for a count of 1."""
+    """The rows without one of `count` random shares, for each share; all rows for a count of 1."""
     if count == 1:
         yield x
         return
@@ -208,7 +208,7 @@ def _without_a_share(
         yield x[share != k]
 
 
-def _maximise(
+def _fit_sklearn(
     x: np.ndarray, components: int, ridge: float, covariance: str, seed: int, starts: int
 ) -> Any:
     need = "GaussianMixture.fit of several components needs scikit-learn"
@@ -225,7 +225,7 @@ def _maximise(
         ).fit(x)
 
 
-def _check(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> None:
+def _check_values(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> None:
     if not ((weights > 0).all() and np.isfinite(weights.sum())):
         raise ValueError(f"weights={weights} must be positive, with a finite sum")
     if not (np.isfinite(means).all() and np.isfinite(factors).all()):

@@ -32,14 +32,14 @@ class UniformOn(eqx.Module):
         manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
 
     Raises:
-        TypeError: it is no manifold.
+        TypeError: `manifold` is not a manifold.
         ValueError: its volume is infinite.
     """
 
     manifold: Any
 
     def __init__(self, manifold: Any) -> None:
-        self.manifold = _checked(manifold)
+        self.manifold = _check_manifold(manifold)
         if not math.isfinite(manifold.log_volume):
             raise ValueError(
                 f"manifold={manifold} has no uniform density, since its volume is infinite: write "
@@ -55,7 +55,7 @@ class UniformOn(eqx.Module):
     def log_prob(self, x: Event) -> Scalar:
         """`-log(volume)`, in nats."""
         check_event("x", x, self.event_shape, "base.log_prob")
-        # Not the constant alone: NaN stays NaN.
+        # `0 * x` keeps NaN.
         return jnp.sum(0 * x) - self.manifold.log_volume
 
     def sample(self, key: PRNGKeyArray) -> Event:
@@ -66,10 +66,10 @@ class UniformOn(eqx.Module):
 class WrappedNormal(eqx.Module):
     """The end of a geodesic from `loc` whose velocity is normal, of standard deviation `scale`.
 
-    On the torus the sum of a normal density over all periods; in flat space the normal density
-    itself. On spheres and their axes the few velocities that lead beyond the furthest points give
-    uniform points instead; the density has a faint pole opposite `loc` on spheres, so `scale` is
-    at most 1.
+    On the torus the density is the sum of a normal one over all periods; in flat space it is
+    normal. On spheres and their axes, the few velocities that lead beyond the furthest points are
+    replaced by uniform points. On spheres the density has a weak pole opposite `loc`, so `scale`
+    is at most 1.
 
     ```python
     import jax.numpy as jnp
@@ -82,13 +82,13 @@ class WrappedNormal(eqx.Module):
 
     Attributes:
         manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
-        loc: centre, a point of it, (n,).
+        loc: centre, a point of the manifold, (n,).
         scale: standard deviation in the units of the manifold's distances, (), positive; at most
             a period of a torus, and 1 on spheres.
 
     Raises:
-        TypeError: `manifold` is no manifold.
-        ValueError: `loc` is no point of it, or `scale` is out of range.
+        TypeError: `manifold` is not a manifold.
+        ValueError: `loc` is not a point of it, or `scale` is out of range.
     """
 
     manifold: Any
@@ -96,7 +96,7 @@ class WrappedNormal(eqx.Module):
     scale: Scalar
 
     def __init__(self, manifold: Any, loc: ArrayInput, scale: ArrayInput) -> None:
-        self.manifold = _checked(manifold)
+        self.manifold = _check_manifold(manifold)
         self.loc, self.scale = as_floats(loc), as_floats(scale)
         if isinstance(self.loc, Tracer) or isinstance(self.scale, Tracer):
             return
@@ -126,7 +126,7 @@ class WrappedNormal(eqx.Module):
         return self.manifold.normal(key, self.manifold.retract(self.loc), self.scale)
 
 
-def _checked(manifold: Any) -> Any:
+def _check_manifold(manifold: Any) -> Any:
     if not isinstance(manifold, Manifold):
         raise TypeError(f"manifold={manifold!r} must be one of jaxflow.manifolds: Sphere(2)")
     return manifold

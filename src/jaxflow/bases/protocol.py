@@ -62,12 +62,12 @@ class Base(Protocol):
 
 
 def as_base(base: Any) -> Any:
-    """The base of a flow: the object itself, or a base that wraps it; checked without computing.
+    """The object itself, or a base that wraps it, after a check of shapes that computes nothing.
 
     Takes an object with `event_shape`, `log_prob(x)`, and `sample(key)` or `sample(seed=key)`
-    (distrax, TensorFlow Probability), or a frozen distribution of scipy. Raises TypeError if it
-    lacks one or an event is not one array, ValueError if `sample` does not draw one event,
-    `log_prob` of it is not a number, or events are not continuous.
+    (distrax, TensorFlow Probability), or a frozen distribution of scipy. Raises TypeError if one
+    of these is missing or an event is not one array, ValueError if `sample` does not draw one
+    event, `log_prob` of it is not a number, or events are not continuous.
     """
     if hasattr(base, "rvs") and not hasattr(base, "log_prob"):
         base = ScipyBase(base)
@@ -88,14 +88,14 @@ def as_base(base: Any) -> Any:
 
 
 def check_base(base: Any) -> None:
-    """Check that an object can be the base of a flow; raises as `as_base`."""
+    """Raise, as `as_base` does, unless an object can be the base of a flow."""
     as_base(base)
 
 
 def _check_continuous(base: Any, drawn: Any) -> None:
-    """Raise if a distribution says that it is discrete, or draws no floating-point numbers."""
-    says = getattr(getattr(base, "support", None), "is_discrete", False)  # NumPyro
-    if says or not jnp.issubdtype(drawn, jnp.floating):
+    """Raise if a distribution is discrete: by its `support`, or since it draws no floats."""
+    is_discrete = getattr(getattr(base, "support", None), "is_discrete", False)  # NumPyro
+    if is_discrete or not jnp.issubdtype(drawn, jnp.floating):
         raise ValueError(
             f"base={base!r} draws values of {drawn} and is discrete: its log_prob is that of a "
             "probability, and a flow needs a density. Give a continuous base, such as "
@@ -109,31 +109,30 @@ def _check_shapes(base: Any) -> None:
         wide, x = promote_dtypes(base, base.sample(key))
         return wide.log_prob(x)
 
-    key = jax.random.key(0)
-    event, given = tuple(base.event_shape), base
+    key, event = jax.random.key(0), tuple(base.event_shape)
     if isinstance(base, SeededBase):
-        given = base.distribution
-        drawn = jax.eval_shape(lambda key: given.sample(seed=key), key)
+        user_base = base.distribution
+        sample = jax.eval_shape(lambda key: user_base.sample(seed=key), key)
     else:
-        drawn = jax.eval_shape(lambda key: base.sample(key), key)
-    _check_continuous(given, drawn.dtype)
-    found = drawn.shape
-    wrong = f"sample(key) has shape {found}"
-    if found == event:
-        found = jax.eval_shape(log_prob, key).shape
-        if found == ():
+        user_base = base
+        sample = jax.eval_shape(lambda key: base.sample(key), key)
+    _check_continuous(user_base, sample.dtype)
+    wrong = f"sample(key) has shape {sample.shape}"
+    if sample.shape == event:
+        log_p = jax.eval_shape(log_prob, key)
+        if log_p.shape == ():
             return
-        wrong = f"log_prob of a sample has shape {found}"
-    batch = tuple(getattr(given, "batch_shape", ()))
+        wrong = f"log_prob of a sample has shape {log_p.shape}"
+    batch = tuple(getattr(user_base, "batch_shape", ()))
     advice = "a base draws one event and gives it one number"
-    if batch and hasattr(given, "to_event"):
+    if batch and hasattr(user_base, "to_event"):
         advice = f"make its batch of shape {batch} part of the event: base.to_event({len(batch)})"
     elif batch:
         advice = (
             f"make its batch of shape {batch} part of the event: "
             f"Independent(base, reinterpreted_batch_ndims={len(batch)})"
         )
-    raise ValueError(f"base={given!r} has event_shape={event}, but {wrong}: {advice}")
+    raise ValueError(f"base={user_base!r} has event_shape={event}, but {wrong}: {advice}")
 
 
 def log_prob_rows(base: Base, z: Rows, *, grouped: bool = True) -> Float[Array, " rows"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.runtime.shapes import Rows
 
-# Doublings that pass the largest float64; halvings that leave 2^-127 of a bracket.
+# 1023 doublings reach the largest float64; 128 halvings leave 2^-127 of a bracket.
 DOUBLINGS, HALVINGS = 1023, 128
 
 
@@ -19,12 +19,9 @@ def cdf_rows(base: Any, z: Rows) -> Float[Array, " rows"]:
 
     Raises ValueError if the base has none.
     """
-    if hasattr(base, "cdf"):
-        try:
-            return _cdf_rows(base, z)
-        except NotImplementedError:
-            # Some of NumPyro's distributions.
-            pass
+    values = _call_rows(base, "cdf", z)
+    if values is not None:
+        return values.reshape(len(z))
     raise ValueError(
         f"base={base!r} has no distribution function, which quantiles need: give "
         "jaxflow.StandardNormal, DiagonalNormal, StudentT or GaussianMixture, or a base of one "
@@ -38,23 +35,26 @@ def icdf_rows(base: Any, q: Float[Array, " rows"]) -> Rows:
     By `base.icdf` if it exists, else by bisection of `base.cdf`, to the rounding of that. Raises
     ValueError if the base has neither.
     """
-    if hasattr(base, "icdf"):
-        try:
-            return _icdf_rows(base, q)
-        except NotImplementedError:
-            pass
-    cdf_rows(base, jnp.zeros((1, *base.event_shape), q.dtype))
+    z = _call_rows(base, "icdf", q.reshape(-1, *base.event_shape))
+    if z is not None:
+        return z
+    cdf_rows(base, jnp.zeros((1, *base.event_shape), q.dtype))  # raises if there is none
     return _bisect(base, q)
 
 
-@eqx.filter_jit
-def _cdf_rows(base: Any, z: Rows) -> Array:
-    return jax.vmap(base.cdf)(z).reshape(len(z))
+def _call_rows(base: Any, method: str, rows: Array) -> Array | None:
+    """A method of the base for each row; None if the base lacks it."""
+    if not hasattr(base, method):
+        return None
+    try:
+        return _jitted(base, method, rows)
+    except NotImplementedError:  # some of NumPyro's distributions
+        return None
 
 
 @eqx.filter_jit
-def _icdf_rows(base: Any, q: Array) -> Array:
-    return jax.vmap(base.icdf)(q.reshape(-1, *base.event_shape))
+def _jitted(base: Any, method: str, rows: Array) -> Array:
+    return jax.vmap(getattr(base, method))(rows)
 
 
 @eqx.filter_jit
@@ -68,12 +68,12 @@ def _bisect(base: Any, q: Array) -> Array:
         def reach(sign: float) -> Array:
             """The first of `sign 2^k` beyond the quantile."""
 
-            def short(end: tuple[Array, Array]) -> Array:
+            def is_short(end: tuple[Array, Array]) -> Array:
                 z, doublings = end
                 return (doublings < DOUBLINGS) & (sign * (q - cdf(z)) > 0)
 
             start = jnp.asarray(sign, q.dtype), jnp.asarray(0)
-            return lax.while_loop(short, lambda end: (2 * end[0], end[1] + 1), start)[0]
+            return lax.while_loop(is_short, lambda end: (2 * end[0], end[1] + 1), start)[0]
 
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends

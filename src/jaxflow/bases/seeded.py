@@ -14,15 +14,15 @@ from jaxflow.runtime.shapes import Event, Scalar
 class SeededBase(eqx.Module):
     """A distribution whose `sample` takes the key as `seed=`, as those of distrax and TFP do.
 
-    Holds the arrays of the distribution, and makes it from them at each call: these
-    distributions are pytrees that allow nothing but arrays as leaves, and a flow's leaves may
-    also be booleans (`jaxflow.trainable`) or None (`equinox.partition`). `fit` trains none of
-    them, since some are computed from others.
+    It holds the arrays of the distribution, and makes the distribution from them at each call:
+    these pytrees allow only arrays as leaves, but the leaves of a flow may also be booleans
+    (`jaxflow.trainable`) or None (`equinox.partition`). `fit` does not train the arrays, since
+    some are computed from others.
 
     Attributes:
-        arrays: parameters, and what the distribution keeps that is computed from them.
-        rest: the other leaves, such as Python numbers.
-        structure: how both make the distribution.
+        arrays: the arrays among the leaves of the distribution.
+        rest: the other leaves, such as Python numbers; None in the place of an array.
+        structure: the tree structure of the distribution.
     """
 
     arrays: tuple[Array, ...]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -47,19 +47,19 @@ class StudentT(eqx.Module):
         """Make the density.
 
         Args:
-            df: degrees of freedom of each coordinate, (*event), positive. The tail of `x_i`
-                decays as `|x_i|^-(df_i + 1)`.
+            df: degrees of freedom of each coordinate, (*event), finite, at least 0.366 in float32
+                and 0.102 in float64. The tail of `x_i` decays as `|x_i|^-(df_i + 1)`.
             event_shape: shape to which `df` is broadcast; None for the shape of `df`.
 
         Raises:
-            ValueError: a number of degrees of freedom is not positive and finite, or a size is
-                less than 1.
+            ValueError: a number of degrees of freedom is not finite, or so small that samples
+                overflow; or a size is less than 1.
         """
         df = as_floats(df)
         if event_shape is not None:
             df = jnp.broadcast_to(df, check_event_shape(event_shape))
-        if not isinstance(df, Tracer) and not np.all((np.asarray(df) > 0) & np.isfinite(df)):
-            raise ValueError(f"df={df} must be positive and finite; write StandardNormal for inf")
+        if not isinstance(df, Tracer):
+            _check_df(np.asarray(df))
         self.df = df
 
     @property
@@ -75,8 +75,11 @@ class StudentT(eqx.Module):
         return jnp.sum(peak - (df + 1) / 2 * _log1p_square(x, df))
 
     def sample(self, key: PRNGKeyArray) -> Event:
-        """Draw one event."""
-        return jax.random.t(key, self.df, self.df.shape, self.df.dtype)
+        """Draw one event; finite."""
+        x = jax.random.t(key, self.df, self.df.shape, self.df.dtype)
+        # Training may make `df` smaller than `least_df`.
+        largest = float(jnp.finfo(x.dtype).max)
+        return jnp.clip(x, -largest, largest)
 
     def cdf(self, x: Event) -> Event:
         """Distribution function of each coordinate, by the incomplete beta function."""
@@ -84,9 +87,32 @@ class StudentT(eqx.Module):
         share = x**2 / (df + x**2)
         from_0 = half * betainc(half, df / 2, share)
         tail = half * betainc(df / 2, half, 1 / (1 + x**2 / df))
-        # Near 0 the tail is 1/2 to rounding; far out it is what is small.
+        # Near 0 `tail` loses its digits, far from 0 `from_0` does.
         tail = jnp.where(share < half, half - from_0, tail)
         return jnp.where(x < 0, tail, 1 - tail)
+
+
+def least_df(dtype: Any) -> float:
+    """The fewest degrees of freedom, to three decimals, whose samples overflow rarely.
+
+    A sample divides by the root of a gamma variable of shape `df / 2`. This is below the smallest
+    normal number, and the sample infinite, with a probability of about `tiny^(df / 2)`, here at
+    most `eps`.
+    """
+    info = jnp.finfo(dtype)
+    return math.ceil(2000 * math.log(float(info.eps)) / math.log(float(info.tiny))) / 1000
+
+
+def _check_df(df: np.ndarray) -> None:
+    if not np.all((df > 0) & np.isfinite(df)):
+        raise ValueError(f"df={df} must be positive and finite; write StandardNormal for inf")
+    least = least_df(df.dtype)
+    if np.any(df < least):
+        raise ValueError(
+            f"df={df} must be at least {least:g} in {df.dtype}, where samples with heavier tails "
+            f"overflow: write StudentT({least:g}), or for {least_df(np.float64):g} and more set "
+            'jax.config.update("jax_enable_x64", True)'
+        )
 
 
 def _log_peak(df: Event) -> Event:

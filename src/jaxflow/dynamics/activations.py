@@ -19,8 +19,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "sin": sine,
 }
 """Activations by name, for `MLP(activation=...)` and other fields."""
-_KINKED = "relu relu6 leaky_relu selu hard_tanh hard_sigmoid hard_swish hard_silu"
-KINKED = frozenset(_KINKED.split())
+KINKED = ("relu", "relu6", "leaky_relu", "selu")
+KINKED += ("hard_tanh", "hard_sigmoid", "hard_swish", "hard_silu")
 
 
 def check_activation(activation: str | Activation) -> str | Activation:

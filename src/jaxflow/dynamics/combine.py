@@ -17,7 +17,7 @@ class Sum(AbstractWrapper):
     """`f = sum_i f_i`, with trace `tr(df/dx) = sum_i tr(df_i/dx)`.
 
     A sum of shallow gated fields is as expressive as a deep field, and its exact trace stays as
-    cheap as theirs. A linear field serves as the skip connection. A condition goes to every part.
+    cheap as theirs. A linear field serves as the skip connection. Every part sees the condition.
 
     ```python
     import jax

@@ -9,7 +9,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import contract, has_trace_weights, trace_weights
-from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.dynamics.layers import (
+    ContextLinear,
+    check_sizes,
+    context_linear,
+    plain_linear,
+    read_inputs,
+)
 from jaxflow.runtime.shapes import Event, Scalar
 
 
@@ -25,7 +31,7 @@ class SquashLayer(eqx.Module):
     ) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
         """The layer's value and its gate."""
         gate = jax.nn.sigmoid(self.gate.context(t, cond))
-        return self.affine(h, t, cond) * gate + self.shift.context(t, cond), gate
+        return self.affine(h) * gate + self.shift.context(t, cond), gate
 
 
 class ConcatSquash(eqx.Module):
@@ -85,16 +91,13 @@ class ConcatSquash(eqx.Module):
         layers = []
         for i, layer_key in enumerate(jax.random.split(key, depth + 1)):
             ka, kg, ks = jax.random.split(layer_key, 3)
-            inputs, outputs, last = sizes[i], sizes[i + 1], i == depth
-            scale = 0.1 if last else 1.0
-            layers.append(
-                SquashLayer(
-                    # A gate starts near 1/2; the factor 2 makes up for it.
-                    context_linear(inputs, outputs, 0, ka, time=False, scale=2 * scale),
-                    context_linear(0, outputs, 0 if last else cond_dim, kg),
-                    context_linear(0, outputs, cond_dim, ks, bias=False, scale=scale),
-                )
-            )
+            outputs, is_last = sizes[i + 1], i == depth
+            scale = 0.1 if is_last else 1.0
+            # A gate starts near 1/2; the factor 2 makes up for it.
+            affine = plain_linear(sizes[i], outputs, ka, 2 * scale)
+            gate = context_linear(0, outputs, 0 if is_last else cond_dim, kg)
+            shift = context_linear(0, outputs, cond_dim, ks, bias=False, scale=scale)
+            layers.append(SquashLayer(affine, gate, shift))
         self.layers = tuple(layers)
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)

@@ -1,4 +1,4 @@
-"""Conditions encoded before a network sees them; to standard units, for example."""
+"""Encode conditions before a network sees them, for example in standard units."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxflow.runtime.shapes import ArrayInput
 class ConditionScaling(eqx.Module):
     """`(cond - mean) / scale`: conditions of order one, whatever their units.
 
-    Mean and scale describe the data, and `jaxflow.trainable` leaves them out.
+    Mean and scale describe the data: they are not trained (`jaxflow.trainable`).
 
     ```python
     import jax.numpy as jnp
@@ -129,8 +129,8 @@ class StandardisedCondition(AbstractWrapper):
 class EncodedCondition(AbstractWrapper):
     """`f(t, x, encoder(cond))`: a field that sees encoded conditions.
 
-    A flow encodes each row's condition once a solve rather than at each evaluation, if this is
-    its outermost field.
+    If this is the outermost field of a flow, each row's condition is encoded once a solve, not at
+    each evaluation.
 
     ```python
     import jax
@@ -145,7 +145,7 @@ class EncodedCondition(AbstractWrapper):
         encoder: a function or module that maps one condition to the one that `field` sees.
 
     Raises:
-        TypeError: one of them is not callable.
+        TypeError: `field` or `encoder` is not callable.
     """
 
     field: Any
@@ -159,7 +159,7 @@ class EncodedCondition(AbstractWrapper):
         """Encode one condition.
 
         Raises:
-            ValueError: there is none.
+            ValueError: `cond` is None.
         """
         if cond is None:
             raise ValueError("cond is None; this flow needs conditions: give cond=...")

@@ -52,7 +52,7 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
     """The shape of an image as (height, width, channels).
 
     Raises:
-        ValueError: it has another number of axes, or channels first.
+        ValueError: the number of axes is not 3, or the channels come first.
     """
     sizes = check_event_shape(shape)
     if len(sizes) != 3:
@@ -69,10 +69,9 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_image(x: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless `x` is one image of this shape; arrays of NumPy too.
+    """Raise ValueError unless `x`, of jax or NumPy, is one image of this shape.
 
-    Raises:
-        ValueError: names the layout that was expected, and how to get there.
+    The message names the expected layout, and how to get it.
     """
     if x.shape == shape:
         return
@@ -91,18 +90,17 @@ def check_image(x: Any, shape: tuple[int, ...]) -> None:
 
 
 def stack_images(images: Any) -> np.ndarray:
-    """Images as one array of numbers; raise ValueError for several sizes, or what is no number."""
-    each = images if isinstance(images, list | tuple) else None
-    if isinstance(images, np.ndarray) and images.dtype == object and images.ndim:
-        each = list(images)
-    shapes = [] if each is None else [np.shape(image) for image in each]
-    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if other is not None:
-        raise ValueError(
-            f"images[{other}] has shape {shapes[other]}, and images[0] has shape {shapes[0]}: all "
-            "must be of one size, all grey or all in colour"
-        )
-    values = np.asarray(images if each is None else [np.asarray(image) for image in each])
+    """Stack images in one array; raise ValueError unless they are numbers of one shape."""
+    of_objects = isinstance(images, np.ndarray) and images.dtype == object and images.ndim > 0
+    if of_objects or isinstance(images, list | tuple):
+        images = [np.asarray(image) for image in images]
+        for i, image in enumerate(images):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"images[{i}] has shape {image.shape}, and images[0] has shape "
+                    f"{images[0].shape}: all must be of one size, all grey or all in colour"
+                )
+    values = np.asarray(images)
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"images has shape {values.shape} and dtype {values.dtype}: numbers are needed, as "

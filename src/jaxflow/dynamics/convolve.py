@@ -16,7 +16,7 @@ Padding = Literal["zeros", "circular"]
 
 
 def convolve(h: Image, weight: Float[Array, "..."], padding: Padding = "zeros") -> Image:
-    """Convolve one image with a window; outside the image are zeros, or the image again.
+    """Convolve one image with a window; the image is padded by zeros, or periodically.
 
     On a CPU the gradient of the weights is by matrix products: within a loop, such as that of a
     solve or of training, XLA computes the gradients of its own convolution far more slowly
@@ -32,7 +32,7 @@ def _pad(h: Array, edge: int, mode: str = "constant") -> Array:
 
 
 def _by_lax(h: Array, weight: Array) -> Array:
-    """Where the window lies inside of the image, (..., height, width, channels)."""
+    """The convolution where the window lies inside the image, (..., height, width, channels)."""
     layout = ("NHWC", "HWIO", "NHWC")
     images = h.reshape(-1, *h.shape[-3:])
     out = lax.conv_general_dilated(images, weight, (1, 1), "VALID", dimension_numbers=layout)
@@ -40,7 +40,7 @@ def _by_lax(h: Array, weight: Array) -> Array:
 
 
 def _by_products(h: Array, weight: Array) -> Array:
-    """A product for each column of the window, of all of its rows."""
+    """`_by_lax` as a sum of matrix products, one for each column of the window."""
     window, _, _, outputs = weight.shape
     height, width = (side - window + 1 for side in h.shape[-3:-1])
     rows = jnp.concatenate([h[..., i : i + height, :, :] for i in range(window)], axis=-1)

@@ -15,9 +15,9 @@ from jaxflow.dynamics.convolutional import (
     convolution,
 )
 from jaxflow.dynamics.convolve import Image
-from jaxflow.dynamics.layers import ContextLinear, context_linear, flatten_cond
-from jaxflow.dynamics.residual import FREQUENCIES
-from jaxflow.dynamics.unet import EPSILON, embed_time
+from jaxflow.dynamics.layers import ContextLinear, flatten_cond, plain_linear
+from jaxflow.dynamics.time_embedding import embed_time, time_embedding
+from jaxflow.dynamics.unet import EPSILON
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.runtime.shapes import Event, Scalar
@@ -48,11 +48,11 @@ class TransformerBlock(eqx.Module):
 
     def __call__(self, h: Image, embedding: Float[Array, " width"]) -> Image:
         """The block's value."""
-        modulation = self.modulate(embedding, jnp.zeros((), h.dtype), None)
-        a1, b1, g1, a2, b2, g2 = jnp.split(modulation[None, None], 6, axis=-1)
-        h = h + g1 * self._attention((1 + a1) * normalised(h) + b1)
+        modulation = jnp.split(self.modulate(embedding)[None, None], 6, axis=-1)
+        a1, b1, g1, a2, b2, g2 = modulation
+        h = h + g1 * self._attention((1 + a1) * normalise(h) + b1)
         grow, shrink = self.network
-        return h + g2 * shrink(jax.nn.gelu(grow((1 + a2) * normalised(h) + b2)))
+        return h + g2 * shrink(jax.nn.gelu(grow((1 + a2) * normalise(h) + b2)))
 
     def _attention(self, h: Image) -> Image:
         size = h.shape[-1] // self.heads
@@ -66,9 +66,9 @@ class DiT(eqx.Module):
     """A transformer on the patches of an image, scaled and shifted by time and condition.
 
     Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", arXiv 2212.09748: the
-    image is cut into patches, each a vector with a learned place; blocks let every patch attend to
-    all others; a last layer turns each vector into its patch of `dx/dt`. The field is 0 at the
-    start.
+    image is cut into patches, each a vector plus a learned vector of its position; blocks let
+    every patch attend to all others; a last layer turns each vector into its patch of `dx/dt`. The
+    field is 0 at the start.
 
     ```python
     import jax
@@ -121,8 +121,8 @@ class DiT(eqx.Module):
             key: for the weights.
 
         Raises:
-            ValueError: a size is out of range, the layout is wrong, or patches or heads do not
-                fit.
+            ValueError: a size is out of range, the layout is wrong, a side of the image is not a
+                multiple of `patch`, or `width` is not a multiple of `heads`.
         """
         self.shape = check_image_shape(shape)
         self.patch, width = check_count("patch", patch), check_count("width", width)
@@ -137,11 +137,7 @@ class DiT(eqx.Module):
             raise ValueError(f"width={width} must be a multiple of heads={heads}")
         keys = jax.random.split(key, depth + 4)
         entries = self.patch**2 * self.shape[2]
-        features = 2 * len(FREQUENCIES) + self.cond_dim
-        self.embed = (
-            context_linear(features, width, 0, keys[0], time=False),
-            context_linear(width, width, 0, keys[1], time=False),
-        )
+        self.embed = time_embedding(self.cond_dim, width, keys[0], keys[1])
         self.enter = convolution(entries, width, keys[2], window=1)
         sides = (side // self.patch for side in self.shape[:2])
         self.places = 0.02 * jax.random.normal(keys[3], (*sides, width))
@@ -149,7 +145,7 @@ class DiT(eqx.Module):
         def block(key: PRNGKeyArray) -> TransformerBlock:
             one, two, three, four, five = jax.random.split(key, 5)
             return TransformerBlock(
-                context_linear(width, 6 * width, 0, one, time=False, scale=0.0),
+                plain_linear(width, 6 * width, one, 0.0),
                 convolution(width, 3 * width, two, window=1),
                 convolution(width, width, three, window=1),
                 (
@@ -160,7 +156,7 @@ class DiT(eqx.Module):
             )
 
         self.blocks = tuple(map(block, keys[4:]))
-        self.modulate = context_linear(width, 2 * width, 0, key, time=False, scale=0.0)
+        self.modulate = plain_linear(width, 2 * width, key, 0.0)
         self.leave = convolution(width, entries, key, window=1, scale=0.0)
 
     @property
@@ -172,17 +168,16 @@ class DiT(eqx.Module):
         """`dx/dt` of one image."""
         check_image(x, self.shape)
         c = flatten_cond(cond, self.cond_dim)
-        embedding = embed_time(self.embed, jnp.asarray(t, x.dtype), c)
+        embedding = embed_time(self.embed, jnp.asarray(t, x.dtype), c, jax.nn.swish)
         h = self.enter(cut(x, self.patch)) + self.places
         for block in self.blocks:
             h = block(h, embedding)
-        modulation = self.modulate(embedding, jnp.zeros((), h.dtype), None)
-        scale, shift = jnp.split(modulation[None, None], 2, axis=-1)
-        return paste(self.leave((1 + scale) * normalised(h) + shift), self.patch)
+        scale, shift = jnp.split(self.modulate(embedding)[None, None], 2, axis=-1)
+        return paste(self.leave((1 + scale) * normalise(h) + shift), self.patch)
 
 
-def normalised(h: Image) -> Image:
-    """Each place to mean 0 and variance 1 over its channels, in float32 at least."""
+def normalise(h: Image) -> Image:
+    """Shift and scale each patch to mean 0 and variance 1, in float32 at least."""
     wide = h.astype(accumulation_dtype(h.dtype))
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(centred**2, axis=-1, keepdims=True)
@@ -190,7 +185,7 @@ def normalised(h: Image) -> Image:
 
 
 def cut(x: Image, patch: int) -> Image:
-    """The patches of an image: (height / patch, width / patch, patch^2 channels)."""
+    """Cut an image into patches: (height / patch, width / patch, patch^2 channels)."""
     height, width, channels = x.shape
     rows, columns = height // patch, width // patch
     parts = x.reshape(rows, patch, columns, patch, channels)
@@ -198,7 +193,7 @@ def cut(x: Image, patch: int) -> Image:
 
 
 def paste(patches: Image, patch: int) -> Image:
-    """The image of these patches: the inverse of `cut`."""
+    """Put patches together to an image: the inverse of `cut`."""
     rows, columns, entries = patches.shape
     parts = patches.reshape(rows, columns, patch, patch, entries // patch**2)
     return parts.transpose(0, 2, 1, 3, 4).reshape(rows * patch, columns * patch, -1)

@@ -1,4 +1,4 @@
-"""Encoders of observations: sets of rows, series, and what the inference of posteriors trains."""
+"""Encoders of observations: of sets, of series, and the one that `jaxflow.inference` trains."""
 
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.dynamics.layers import (
     ContextLinear,
     apply_network,
-    context_linear,
     network_from_zero,
+    plain_linear,
 )
 from jaxflow.dynamics.robust_scaling import RobustScaling
 from jaxflow.runtime.checks import check_count
@@ -23,8 +23,8 @@ from jaxflow.runtime.shapes import ArrayInput
 class SetEncoder(eqx.Module):
     """`rho(mean_i phi(x_i))`: features of a set of rows, in any order (deep sets).
 
-    Zaheer et al. 2017, "Deep Sets", arXiv 1703.06114. All sets have the same number of rows: the
-    posterior of more rows is narrower, which a mean does not show.
+    Zaheer et al. 2017, "Deep Sets", arXiv 1703.06114. All sets must have the same number of rows:
+    more rows make a posterior narrower, which a mean over the rows cannot show.
 
     ```python
     import jax
@@ -75,12 +75,12 @@ class SetEncoder(eqx.Module):
     def __call__(self, x: Float[Array, "rows columns"]) -> Float[Array, " features"]:
         """Encode one set."""
         _check_shape(x, self.shape)
-        members = jax.vmap(lambda row: apply_network(self.inner, row, None))(x)
-        return apply_network(self.outer, members.mean(axis=0), None)
+        members = jax.vmap(lambda row: apply_network(self.inner, row))(x)
+        return apply_network(self.outer, members.mean(axis=0))
 
 
 class SeriesEncoder(eqx.Module):
-    """Features of a series by convolutions that halve its length each.
+    """Features of a series, by convolutions that each halve its length.
 
     ```python
     import jax
@@ -114,11 +114,11 @@ class SeriesEncoder(eqx.Module):
         """Make an encoder with random weights.
 
         Args:
-            length: number of times of a series.
-            channels: numbers at each time.
+            length: number of points in time of a series.
+            channels: number of values at each of them.
             features: number of features.
             width: channels of the hidden layers.
-            layers: number of convolutions of five times each.
+            layers: number of convolutions, each over five points in time.
             key: for the weights.
 
         Raises:
@@ -126,18 +126,16 @@ class SeriesEncoder(eqx.Module):
         """
         self.shape = (check_count("length", length), check_count("channels", channels))
         self.features, width = check_count("features", features), check_count("width", width)
-        *keys, last = jax.random.split(key, check_count("layers", layers) + 1)
-        sizes = [self.shape[1], *[width] * len(keys)]
-        pairs = list(zip(sizes, sizes[1:], keys, strict=False))
+        layers = check_count("layers", layers)
+        *keys, last = jax.random.split(key, layers + 1)
+        inputs = [self.shape[1], *[width] * (layers - 1)]
         self.kernels = tuple(
-            jax.random.normal(each, (5, inputs, outputs)) / (5 * inputs) ** 0.5
-            for inputs, outputs, each in pairs
+            jax.random.normal(each, (5, size, width)) / (5 * size) ** 0.5
+            for size, each in zip(inputs, keys, strict=True)
         )
-        self.biases = tuple(jnp.zeros(width) for _ in pairs)
-        left = self.shape[0]
-        for _ in pairs:
-            left = -(-left // 2)
-        self.outer = _network([left * width, 2 * width, self.features], last)
+        self.biases = tuple(jnp.zeros(width) for _ in keys)
+        steps_left = -(-self.shape[0] // 2**layers)
+        self.outer = _network([steps_left * width, 2 * width, self.features], last)
 
     def __call__(self, x: Float[Array, "length channels"]) -> Float[Array, " features"]:
         """Encode one series."""
@@ -148,15 +146,15 @@ class SeriesEncoder(eqx.Module):
                 h, kernel.astype(h.dtype), (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
             )
             h = jnp.tanh(h + bias.astype(h.dtype)[None, None])
-        return apply_network(self.outer, h.reshape(-1), None)
+        return apply_network(self.outer, h.reshape(-1))
 
 
 class ObservationEncoder(eqx.Module):
     """`x -> (features, location, log_scale)`: the encoder that `jaxflow.inference` trains.
 
-    The features are the entries of `scaling(x)`, or those of `embed`. A line and a network predict
-    the location of each entry of an event, and the network its log-scale; `LocationScale` reads
-    both. The network is 0 at the start.
+    The features are `embed(scaling(x))`, or the entries of `scaling(x)`. The location of each
+    entry of an event is a linear function of the features plus a network; the network also
+    predicts the log-scale. `LocationScale` reads both. The network is 0 at the start.
 
     ```python
     import jax
@@ -193,12 +191,12 @@ class ObservationEncoder(eqx.Module):
 
         Args:
             dim: number of entries of an event.
-            scaling: puts an observation in units of order one.
+            scaling: scales an observation to order one.
             shape: shape of one observation.
-            embed: module with `features`, the number of them, that encodes a scaled observation;
-                None for its entries.
-            line: matrix (features, dim) and constant (dim,) of the line, such as those of least
-                squares; None for 0.
+            embed: module that encodes a scaled observation in `embed.features` numbers; None for
+                the entries of the observation.
+            line: matrix (features, dim) and constant (dim,) of the linear function, for example by
+                least squares; None for 0.
             width: units of the two hidden layers.
             key: for the weights.
         """
@@ -219,24 +217,21 @@ class ObservationEncoder(eqx.Module):
         """Encode one observation.
 
         Raises:
-            ValueError: it has another shape.
+            ValueError: `x` has another shape than the encoder was made for.
         """
         _check_shape(x, self.shape)
         scaled = self.scaling(x)
         features = scaled.reshape(-1) if self.embed is None else self.embed(scaled)
-        moments = apply_network(self.layers, features, None)
+        moments = apply_network(self.layers, features)
         location, log_scale = jnp.split(moments, 2)
-        location = location + apply_network((self.line,), features, None)
-        # A spread of e^-7 of the prior's is as narrow as a float32 flow resolves.
+        location = location + self.line(features)
+        # A float32 flow resolves no spread below e^-7 of the prior's.
         return jnp.concatenate([features, location, jnp.clip(log_scale, -7.0, 2.0)])
 
 
 def _network(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[ContextLinear, ...]:
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(
-        context_linear(inputs, outputs, 0, each, time=False)
-        for inputs, outputs, each in zip(sizes, sizes[1:], keys, strict=False)
-    )
+    return tuple(map(plain_linear, sizes[:-1], sizes[1:], keys))
 
 
 def _check_shape(x: Array, shape: tuple[int, ...]) -> None:

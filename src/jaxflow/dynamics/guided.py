@@ -1,4 +1,4 @@
-"""A field that is pushed towards its condition: classifier-free guidance of a flow."""
+"""Classifier-free guidance: a field that exaggerates its condition."""
 
 import math
 from typing import Any
@@ -18,9 +18,9 @@ class GuidedField(AbstractWrapper):
     """`scale f(t, x, cond) + (1 - scale) f(t, x)`: a field that exaggerates its condition.
 
     Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv 2207.12598; for velocities
-    Zheng et al. 2023, "Guided Flows", arXiv 2311.13443. Train the field without its condition in
-    some rows: `FlowMatching(drop=0.1)`. For scales other than 1 the density of the guided flow is
-    its own, not that of the data given the condition.
+    Zheng et al. 2023, "Guided Flows", arXiv 2311.13443. Train the field with the conditions of
+    some rows left out: `FlowMatching(drop=0.1)`. For scales other than 1 the guided flow does not
+    have the density of the data given the condition.
 
     ```python
     import jax
@@ -38,7 +38,7 @@ class GuidedField(AbstractWrapper):
         """Guide a field.
 
         Args:
-            field: a field with an `OptionalCondition` in it.
+            field: a field that is or contains an `OptionalCondition`.
             scale: 0 ignores the condition, 1 uses it as learned, larger values exaggerate it.
 
         Raises:

@@ -108,13 +108,13 @@ class Hollow(eqx.Module):
         sizes = [dim] + [width] * depth + [dim * features]
         layers = []
         for i, mask in enumerate(conditioner_masks(dim, width, depth, features)):
-            draw = functools.partial(context_linear, sizes[i], sizes[i + 1], cond_dim)
-            both = eqx.filter_vmap(draw)(jax.random.split(keys[i]))
+            make_layer = functools.partial(context_linear, sizes[i], sizes[i + 1], cond_dim)
+            pair = eqx.filter_vmap(make_layer)(jax.random.split(keys[i]))
             # LeCun's variance for the unmasked inputs of a unit.
             seen = np.maximum(mask.sum(axis=1, keepdims=True), 1) + 1 + cond_dim
             gain = ((sizes[i] + 1 + cond_dim) / seen) ** 0.5
-            weight = both.weight * jnp.asarray(gain, both.weight.dtype)
-            layers.append(eqx.tree_at(lambda both: both.weight, both, weight))
+            weight = pair.weight * jnp.asarray(gain, pair.weight.dtype)
+            layers.append(eqx.tree_at(lambda layer: layer.weight, pair, weight))
         self.conditioner = tuple(layers)
         self.transformer = Transformer(
             scale=jax.random.normal(ks, (dim, units)),

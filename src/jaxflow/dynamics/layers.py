@@ -30,12 +30,12 @@ class ContextLinear(eqx.Module):
     cond: Float[Array, "conditions outputs"] | None
 
     def __call__(
-        self, h: Float[Array, " inputs"], t: Scalar, cond: Array | None
+        self, h: Float[Array, " inputs"], t: Scalar | float = 0.0, cond: Array | None = None
     ) -> Float[Array, " outputs"]:
-        """The layer's value."""
+        """The layer's value; a layer that does not see time needs no `t`."""
         return h @ self.weight + self.context(t, cond)
 
-    def context(self, t: Scalar, cond: Array | None) -> Float[Array, " outputs"]:
+    def context(self, t: Scalar | float, cond: Array | None) -> Float[Array, " outputs"]:
         """The terms that do not depend on `h`: `b + t w + c V`."""
         parts = [] if self.bias is None else [self.bias]
         if self.time is not None:
@@ -67,6 +67,13 @@ def context_linear(
     )
 
 
+def plain_linear(
+    inputs: int, outputs: int, key: PRNGKeyArray, scale: float = 1.0
+) -> ContextLinear:
+    """A random layer that sees neither time nor a condition."""
+    return context_linear(inputs, outputs, 0, key, time=False, scale=scale)
+
+
 def network_from_zero(
     inputs: int, outputs: int, *, width: int, depth: int, cond_dim: int = 0, key: PRNGKeyArray
 ) -> tuple[ContextLinear, ...]:
@@ -84,14 +91,13 @@ def network_from_zero(
 
 
 def apply_network(
-    layers: tuple[ContextLinear, ...], h: Float[Array, " inputs"], cond: Array | None
+    layers: tuple[ContextLinear, ...], h: Float[Array, " inputs"], cond: Array | None = None
 ) -> Float[Array, " outputs"]:
     """The value of a time-independent tanh network."""
-    no_time = jnp.zeros((), h.dtype)
     *hidden, last = layers
     for layer in hidden:
-        h = jnp.tanh(layer(h, no_time, cond))
-    return last(h, no_time, cond)
+        h = jnp.tanh(layer(h, cond=cond))
+    return last(h, cond=cond)
 
 
 def check_sizes(

@@ -14,7 +14,7 @@ from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 class Regression(eqx.Module):
     """`A c + b + trees(c)`: a prediction of numbers from a condition.
 
-    It describes the data: `jaxflow.trainable` leaves it out.
+    It describes the data and is not trained (`jaxflow.trainable`).
 
     ```python
     import jax.numpy as jnp
@@ -45,12 +45,12 @@ class Regression(eqx.Module):
 class Moments(eqx.Module):
     """An encoder of conditions: `c -> (scaling(c), location(c), log_scale(c))`.
 
-    The last two are what `LocationScale` reads.
+    `LocationScale` reads the last two.
 
     Attributes:
-        scaling: standardises the condition, before the regressions too.
+        scaling: standardises the condition; the regressions see it standardised.
         location: predicts each entry of an event.
-        log_scale: predicts the logarithm of the spread around that.
+        log_scale: predicts the logarithm of the spread around the location.
     """
 
     scaling: ConditionScaling
@@ -64,11 +64,11 @@ class Moments(eqx.Module):
 
 
 class LocationScale(AbstractWrapper):
-    """`x(t) = t m + s^t y(t)`, where `y` moves by an inner field and the condition has m and s.
+    """`x(t) = t m + s^t y(t)`, where `y` follows an inner field; the condition holds m and log s.
 
     So `dx/dt = m + log(s) (x - t m) + s^t field(t, (x - t m) / s^t, cond)`, with the trace
     `sum(log s)` plus that of the inner field. With an inner field of 0 it carries the base
-    `N(0, 1)` to `N(m, s^2)`: the inner field learns what a regression leaves over.
+    `N(0, 1)` to `N(m, s^2)`: the inner field learns what the regression leaves unexplained.
 
     ```python
     import jax
@@ -83,8 +83,8 @@ class LocationScale(AbstractWrapper):
     ```
 
     Attributes:
-        field: the inner field `f(t, y, cond)`, which sees the whole condition. The last 2 d
-            entries of that, for d entries of an event, are m and log s.
+        field: the inner field `f(t, y, cond)`, which sees the whole condition. For events of d
+            entries, the last 2 d entries of the condition are m and log s.
 
     Raises:
         TypeError: `field` is not callable.

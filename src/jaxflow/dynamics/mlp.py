@@ -11,7 +11,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import Prepared, has_trace_weights, trace_weights
-from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.dynamics.layers import (
+    ContextLinear,
+    check_sizes,
+    context_linear,
+    plain_linear,
+    read_inputs,
+)
 from jaxflow.runtime.shapes import Event, Scalar
 
 
@@ -78,16 +84,14 @@ class MLP(eqx.Module):
         sizes = [dim] + [width] * depth + [dim]
         layers = []
         for i, layer_key in enumerate(jax.random.split(key, depth + 1)):
-            sees = i == 0 or time == "every"
             scale = 0.1 if i == depth else 1.0
-            seen_cond = cond_dim if sees else 0
-            layers.append(
-                context_linear(
-                    sizes[i], sizes[i + 1], seen_cond, layer_key, time=sees, scale=scale
-                )
-            )
-        first = replace(layers[0], weight=frequency * layers[0].weight)
-        self.layers = (first, *layers[1:])
+            if i == 0 or time == "every":
+                layer = context_linear(sizes[i], sizes[i + 1], cond_dim, layer_key, scale=scale)
+            else:
+                layer = plain_linear(sizes[i], sizes[i + 1], layer_key, scale)
+            layers.append(layer)
+        layers[0] = replace(layers[0], weight=frequency * layers[0].weight)
+        self.layers = tuple(layers)
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
@@ -124,6 +128,6 @@ class MLP(eqx.Module):
 
 
 def zero_field(network: MLP) -> MLP:
-    """The network with zeros as its last layer: a field of 0, with a gradient that is not."""
+    """The network with its last layer set to 0: a field of 0 whose gradient is not 0."""
     last = jax.tree.map(jnp.zeros_like, network.layers[-1])
     return eqx.tree_at(lambda network: network.layers[-1], network, last)

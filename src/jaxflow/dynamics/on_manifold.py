@@ -1,4 +1,4 @@
-"""Fields on manifolds: any network, made tangent and periodic."""
+"""Fields on manifolds: any network, projected on the tangent space."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ from jaxflow.runtime.shapes import Event, Scalar
 
 
 class OnManifold(eqx.Module):
-    """The part along a manifold of a field that sees its points as the manifold shows them.
+    """A field on a manifold: the tangent part of a field of the embedded points.
 
     On a sphere `f(x) = g(x) - (x . g(x)) x`; on a torus `g` sees cosines and sines. On spheres
     a closed-form trace of `g` gives the divergence on the manifold with one Jacobian-vector
@@ -38,11 +38,11 @@ class OnManifold(eqx.Module):
     ```
 
     Attributes:
-        field: `g(t, p, cond=None)`, from `manifold.ambient` entries to as many.
+        field: `g(t, p, cond=None)`, with `p` and the value of `manifold.ambient` entries.
         manifold: a `jaxflow.manifolds.Manifold`, where the points lie.
 
     Raises:
-        TypeError: `field` is not callable, or `manifold` is no manifold.
+        TypeError: `field` is not callable, or `manifold` is not a manifold.
         ValueError: the field was made for another number of entries.
     """
 
@@ -88,7 +88,7 @@ class OnManifold(eqx.Module):
 
 
 def manifold_of(field: Any) -> Manifold | None:
-    """The manifold of a field, or of the first inner one that has a manifold; None for none."""
+    """The manifold of a field, or of the first field inside it that has one; None without one."""
     if isinstance(field, AbstractWrapper):
         return next(filter(None, map(manifold_of, field.parts())), None)
     return getattr(field, "manifold", None)

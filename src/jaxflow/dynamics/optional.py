@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxflow.dynamics.layers import flatten
 from jaxflow.dynamics.protocol import Field
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
 from jaxflow.runtime.checks import check_count
@@ -71,17 +72,12 @@ class OptionalCondition(AbstractWrapper):
         """
         if cond is None:
             return jnp.zeros(self.cond_dim + 1, x.dtype)
-        if cond.size != self.cond_dim:
-            raise ValueError(
-                f"cond has shape {cond.shape}, but this model was made for conditions of "
-                f"{self.cond_dim} entries"
-            )
-        flat = cond.reshape(-1)
+        flat = flatten(cond, self.cond_dim, "cond")
         present = ~jnp.all(jnp.isnan(flat))
         return jnp.append(jnp.where(present, flat, 0), present.astype(flat.dtype))
 
 
 def accepts_none(field: Any) -> bool:
-    """Whether a field, or one that it is computed from, has an optional condition."""
+    """Whether a field, or a field inside it, is an `OptionalCondition`."""
     parts = field.parts() if isinstance(field, AbstractWrapper) else ()
     return isinstance(field, OptionalCondition) or any(map(accepts_none, parts))

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.closed_form import contract
-from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.dynamics.layers import (
+    ContextLinear,
+    check_sizes,
+    context_linear,
+    plain_linear,
+    read_inputs,
+)
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Event, Scalar
 
@@ -93,7 +99,7 @@ class Potential(eqx.Module):
         kw, kq, kl, kf, *keys = jax.random.split(key, depth + 3)
         self.layers = (
             context_linear(dim, width, cond_dim, kf),
-            *(context_linear(width, width, 0, k, time=False) for k in keys),
+            *(plain_linear(width, width, k) for k in keys),
         )
         # The field starts at about 0.1: w multiplies columns of K_0 of length 1, A enters squared.
         self.output = 0.1 * (dim / width) ** 0.5 * jax.random.normal(kw, (width,))
@@ -140,7 +146,7 @@ class Potential(eqx.Module):
         a = first(x, t, cond)
         u, slopes = log_cosh(a), [jnp.tanh(a)]
         for layer in rest:
-            a = layer(u, t, None)
+            a = layer(u)
             u = u + self.step * log_cosh(a)
             slopes.append(jnp.tanh(a))
         return u, slopes

@@ -91,7 +91,7 @@ def check_field(field: Any, name: str) -> None:
     for leaf in jax.tree.leaves(field):
         if not _is_array_or_hashable(leaf):
             raise TypeError(
-                f"{name} is or holds a {type(leaf).__name__} that is no array and has no hash, so "
+                f"{name} is or holds a {type(leaf).__name__}, neither an array nor hashable, so "
                 "jax cannot compile it. If it is a bound flax.linen module, write "
                 "jax.tree_util.Partial(module.apply, variables)"
             )

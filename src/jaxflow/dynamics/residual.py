@@ -1,6 +1,5 @@
 """A residual network with Fourier features of time and FiLM, for denoisers and fields."""
 
-import math
 from typing import SupportsIndex
 
 import equinox as eqx
@@ -9,12 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.activations import Activation, activation_function, check_activation
-from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.dynamics.layers import ContextLinear, check_sizes, plain_linear, read_inputs
+from jaxflow.dynamics.time_embedding import embed_time, time_embedding
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Event, Scalar
-
-# Frequencies of the Fourier features of time, in turns: 1/8 to 2, equal ratios.
-FREQUENCIES = tuple(2.0 ** (-3 + 4 * i / 7) for i in range(8))
 
 
 class ResidualBlock(eqx.Module):
@@ -32,10 +29,9 @@ class ResidualBlock(eqx.Module):
         self, h: Float[Array, " width"], embedding: Float[Array, " width"], s: Activation
     ) -> Float[Array, " width"]:
         """The block's value."""
-        zero = jnp.zeros((), h.dtype)
-        scale, shift = jnp.split(self.modulate(embedding, zero, None), 2)
-        inner = (1 + scale) * self.first(s(h), zero, None) + shift
-        return h + self.second(s(inner), zero, None)
+        scale, shift = jnp.split(self.modulate(embedding), 2)
+        inner = (1 + scale) * self.first(s(h)) + shift
+        return h + self.second(s(inner))
 
 
 class Residual(eqx.Module):
@@ -99,25 +95,19 @@ class Residual(eqx.Module):
         dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
         enter_key, embed_key, then_key, *keys = jax.random.split(key, 3 + depth)
 
-        def layer(
-            inputs: int, outputs: int, key: PRNGKeyArray, scale: float = 1.0
-        ) -> ContextLinear:
-            return context_linear(inputs, outputs, 0, key, time=False, scale=scale)
-
         def block(key: PRNGKeyArray) -> ResidualBlock:
             first, modulate = jax.random.split(key)
             return ResidualBlock(
-                layer(width, width, first),
-                layer(width, 2 * width, modulate),
-                layer(width, width, key, 0.0),
+                plain_linear(width, width, first),
+                plain_linear(width, 2 * width, modulate),
+                plain_linear(width, width, key, 0.0),
             )
 
-        self.enter = layer(dim, width, enter_key)
-        features = 2 * len(FREQUENCIES) + cond_dim
-        self.embed = layer(features, width, embed_key), layer(width, width, then_key)
+        self.enter = plain_linear(dim, width, enter_key)
+        self.embed = time_embedding(cond_dim, width, embed_key, then_key)
         self.blocks = tuple(map(block, keys))
         self.outputs = None if outputs is None else check_count("outputs", outputs)
-        self.leave = layer(width, self.outputs or dim, key, 0.0)
+        self.leave = plain_linear(width, self.outputs or dim, key, 0.0)
         self.dim, self.cond_dim = dim, cond_dim
         self.activation = check_activation(activation)
 
@@ -125,13 +115,9 @@ class Residual(eqx.Module):
         """The network's value at one point."""
         s = activation_function(self.activation)
         t, flat, c = read_inputs(t, x, cond, dim=self.dim, cond_dim=self.cond_dim)
-        zero = jnp.zeros((), flat.dtype)
-        turns = 2 * math.pi * jnp.asarray(FREQUENCIES, flat.dtype) * t
-        features = [jnp.sin(turns), jnp.cos(turns), *(() if c is None else (c,))]
-        first, then = self.embed
-        embedding = s(then(s(first(jnp.concatenate(features), zero, None)), zero, None))
-        h = self.enter(flat, zero, None)
+        embedding = embed_time(self.embed, t, c, s)
+        h = self.enter(flat)
         for block in self.blocks:
             h = block(h, embedding, s)
-        out = self.leave(s(h), zero, None)
+        out = self.leave(s(h))
         return out.reshape(x.shape) if self.outputs is None else out

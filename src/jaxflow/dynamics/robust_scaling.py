@@ -1,4 +1,4 @@
-"""Observations in units of order one, whatever their outliers."""
+"""Scale observations to order one, robustly against outliers."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxflow.runtime.shapes import ArrayInput
 
-# Values beyond this many standard deviations grow by their logarithm only.
+# Beyond this many standard deviations, values enter by their logarithm.
 FAR = 4.0
-# Non-negative entries get a logarithm if their skewness exceeds this and the logarithm has less.
+# Non-negative entries get a logarithm if their skewness exceeds this, and it reduces skewness.
 SKEWED = 1.0
 
 
@@ -20,8 +20,8 @@ class RobustScaling(eqx.Module):
     y = log(x + shift) where an entry is positive and skewed, else x;   z = (y - mean) / scale
     out = z for |z| <= 4,   sign(z) (4 + log(1 + |z| - 4)) beyond
     ```
-    An outlier moves a network little, and counts and populations are seen by their ratios. It
-    describes the data: `jaxflow.trainable` leaves it out.
+    An outlier moves the value little, and counts are compared by their ratios. The scaling
+    describes the data and is not trained (`jaxflow.trainable`).
 
     ```python
     import jax.numpy as jnp
@@ -42,28 +42,28 @@ class RobustScaling(eqx.Module):
         """Choose logarithms, means and deviations, in float64.
 
         Args:
-            x: observations, (n, *observation), none of whose entries is constant.
-            rows: axes to average over; 2 for sets, all of whose members get one scaling.
+            x: observations, (n, *observation); no entry is constant.
+            rows: number of leading axes to average over; 2 for sets, whose members then share one
+                scaling.
 
         Returns:
             The scaling.
         """
         values = np.asarray(x, np.float64)
         values = values.reshape(-1, *values.shape[rows:])
-        low, axis = values.min(axis=0), 0
+        low = values.min(axis=0)
         least = np.where(values > 0, values, np.inf).min(axis=0)
         shift = np.where((low == 0) & np.isfinite(least), least, 0.0)
         logs = np.log(np.maximum(values, 0) + np.where(low < 0, 1.0, shift))
-        skew, left = (skewness(each) for each in (values, logs))
-        is_log = (low >= 0) & (skew > SKEWED) & (np.abs(left) < skew)
-        seen = np.where(is_log, logs, values)
-        mean, scale = seen.mean(axis=axis), seen.std(axis=axis)
-        dtype = jnp.result_type(float)
-        parts = (jnp.asarray(each, dtype) for each in (shift, mean, np.where(scale > 0, scale, 1)))
-        return cls(jnp.asarray(is_log), *parts)
+        skew = skewness(values)
+        is_log = (low >= 0) & (skew > SKEWED) & (np.abs(skewness(logs)) < skew)
+        y = np.where(is_log, logs, values)
+        mean, scale = y.mean(axis=0), y.std(axis=0)
+        parts = (shift, mean, np.where(scale > 0, scale, 1))
+        return cls(jnp.asarray(is_log), *(jnp.asarray(each, float) for each in parts))
 
     def __call__(self, x: Array) -> Array:
-        """Scale one observation; the shape stays."""
+        """Scale one observation; the shape does not change."""
         is_log = jnp.broadcast_to(self.is_log, x.shape)
         parts = (self.shift, self.mean, self.scale)
         shift, mean, scale = (jnp.broadcast_to(each, x.shape).astype(x.dtype) for each in parts)

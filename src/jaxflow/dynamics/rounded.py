@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
+from jaxflow.runtime.precision import cast_floats
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -36,7 +37,7 @@ class Rounded(AbstractWrapper):
 
     Raises:
         TypeError: `field` is not callable.
-        ValueError: an unknown dtype.
+        ValueError: `dtype` is unknown.
     """
 
     field: Any
@@ -48,12 +49,8 @@ class Rounded(AbstractWrapper):
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) in low precision, cast back to the dtype of `x`."""
-
-        def cast(leaf: Any) -> Any:
-            return leaf.astype(jnp.dtype(self.dtype)) if eqx.is_inexact_array(leaf) else leaf
-
-        result = run(*jax.tree.map(cast, (self.field, t, x, cond)))
-        return jax.tree.map(lambda a: a.astype(x.dtype), result)
+        rounded = cast_floats((self.field, t, x, cond), jnp.dtype(self.dtype))
+        return cast_floats(run(*rounded), x.dtype)
 
 
 def unrounded(tree: Any) -> Any:

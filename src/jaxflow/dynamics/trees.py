@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 class Trees(eqx.Module):
     """`sum_k tree_k(c)`: each tree sends a vector to one of its leaves.
 
-    The trees describe the data: `jaxflow.trainable` leaves them out, and their gradient is 0.
+    The trees describe the data: they are not trained (`jaxflow.trainable`), and their gradient
+    is 0.
 
     ```python
     import jax.numpy as jnp
@@ -30,8 +31,8 @@ class Trees(eqx.Module):
     Attributes:
         feature: entry that a node compares, (trees, nodes).
         threshold: an entry at most this large goes left, (trees, nodes).
-        left: number of the node on the left, (trees, nodes); a leaf's is its own.
-        right: likewise on the right.
+        left: index of the left child, (trees, nodes); a leaf is its own child.
+        right: index of the right child, (trees, nodes).
         value: of a leaf, (trees, nodes).
         depth: steps from a root to its deepest leaf.
     """
@@ -45,13 +46,13 @@ class Trees(eqx.Module):
 
     @classmethod
     def stack(cls, trees: Sequence[dict[str, Any]], dtype: Any = np.float32) -> "Trees":
-        """Trees of one dtype from their nodes.
+        """Make the arrays from the nodes of each tree.
 
         Args:
             trees: for each tree the arrays `feature`, `threshold`, `left`, `right`, `value`, one
                 entry a node, the root first.
             dtype: of thresholds and values. Thresholds are rounded down, so that entries of this
-                dtype go the same way as before.
+                dtype are sent the same way as by the exact thresholds.
 
         Returns:
             The trees.
@@ -88,7 +89,7 @@ class Trees(eqx.Module):
 
 
 def _depth(left: np.ndarray, right: np.ndarray) -> int:
-    """The largest number of steps from a root to a leaf, a node that is its own child."""
+    """Largest number of steps from a root to a leaf, which is a node that is its own child."""
     reached, depth = np.zeros(left.shape, bool), 0
     reached[:, 0] = True
     while True:

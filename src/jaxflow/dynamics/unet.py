@@ -1,7 +1,7 @@
 """A small U-Net: a field for images that sees near and far."""
 
 import math
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -15,18 +15,20 @@ from jaxflow.dynamics.convolutional import (
     convolution,
 )
 from jaxflow.dynamics.convolve import Image
-from jaxflow.dynamics.layers import ContextLinear, context_linear, flatten_cond
-from jaxflow.dynamics.residual import FREQUENCIES
+from jaxflow.dynamics.layers import ContextLinear, flatten_cond, plain_linear
+from jaxflow.dynamics.time_embedding import embed_time, time_embedding
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.runtime.shapes import Event, Scalar
 
+# Largest number of groups of channels that are normalised together.
 GROUPS = 8
+# Added to a variance before its square root is divided by.
 EPSILON = 1e-5
 
 
 class GroupNorm(eqx.Module):
-    """Groups of channels, each to mean 0 and variance 1 over the image, then `scale, shift`.
+    """Normalise each group of channels over the image, then multiply by `scale`, add `shift`.
 
     Wu and He 2018, "Group Normalization", arXiv 1803.08494. Mean and variance are float32 at
     least.
@@ -41,10 +43,8 @@ class GroupNorm(eqx.Module):
 
     def __call__(self, h: Image) -> Image:
         """The layer's value."""
-        channels = h.shape[-1]
-        groups = math.gcd(GROUPS, channels)
         wide = h.astype(accumulation_dtype(h.dtype))
-        wide = wide.reshape(*h.shape[:-1], groups, channels // groups)
+        wide = wide.reshape(*h.shape[:-1], math.gcd(GROUPS, h.shape[-1]), -1)
         mean = jnp.mean(wide, axis=(0, 1, 3), keepdims=True)
         variance = jnp.mean((wide - mean) ** 2, axis=(0, 1, 3), keepdims=True)
         normal = ((wide - mean) * jax.lax.rsqrt(variance + EPSILON)).reshape(h.shape)
@@ -52,7 +52,7 @@ class GroupNorm(eqx.Module):
 
 
 def group_norm(channels: int) -> GroupNorm:
-    """A normalisation that only normalises."""
+    """A `GroupNorm` with scale 1 and shift 0."""
     return GroupNorm(jnp.ones(channels), jnp.zeros(channels))
 
 
@@ -74,14 +74,13 @@ class ConvolutionBlock(eqx.Module):
     def __call__(self, h: Image, embedding: Float[Array, " width"]) -> Image:
         """The block's value."""
         (norm, enter), (then, leave) = self.first, self.second
-        modulation = self.modulate(embedding, jnp.zeros((), h.dtype), None)
-        scale, shift = jnp.split(modulation[None, None], 2, axis=-1)
+        scale, shift = jnp.split(self.modulate(embedding)[None, None], 2, axis=-1)
         inner = (1 + scale) * then(enter(jax.nn.swish(norm(h)))) + shift
         return (h if self.skip is None else self.skip(h)) + leave(jax.nn.swish(inner))
 
 
 class Attention(eqx.Module):
-    """`h + W o`: every place looks at all others, with one head of all channels.
+    """`h + W o`, with one attention head of all channels: every pixel attends to all others.
 
     Vaswani et al. 2017, "Attention is all you need", arXiv 1706.03762, eq. 1.
 
@@ -98,8 +97,8 @@ class Attention(eqx.Module):
     def __call__(self, h: Image) -> Image:
         """The layer's value."""
         channels = h.shape[-1]
-        places = self.project(self.norm(h)).reshape(-1, 3 * channels)
-        q, k, v = jnp.split(places, 3, axis=-1)
+        projected = self.project(self.norm(h)).reshape(-1, 3 * channels)
+        q, k, v = jnp.split(projected, 3, axis=-1)
         weights = jax.nn.softmax(q @ k.T / channels**0.5, axis=-1)
         return h + self.leave((weights @ v).reshape(h.shape))
 
@@ -108,7 +107,7 @@ class UNet(eqx.Module):
     """A U-Net for images: blocks at falling resolution and back, with skips between the two.
 
     Time enters by sines and cosines, the condition (such as a class, one-hot) joins them, and
-    both scale and shift each block. At the lowest resolution every place attends to all others.
+    both scale and shift each block. At the lowest resolution every pixel attends to all others.
     The field is 0 at the start. Ronneberger et al. 2015, "U-Net", arXiv 1505.04597; the blocks
     are those of Dhariwal and Nichol 2021, arXiv 2105.05233, appendix B.
 
@@ -162,8 +161,8 @@ class UNet(eqx.Module):
             key: for the weights.
 
         Raises:
-            ValueError: a size is out of range, the layout is wrong, or the image cannot be halved
-                so often.
+            ValueError: a size is out of range, the layout is wrong, or a side of the image is
+                not divisible by `2^(levels - 1)`.
         """
         self.shape = check_image_shape(shape)
         width = check_count("width", width)
@@ -177,30 +176,27 @@ class UNet(eqx.Module):
                 "pad the images"
             )
         keys = iter(jax.random.split(key, 5 * len(sizes) + 8))
-        features = 2 * len(FREQUENCIES) + self.cond_dim
         size = 4 * width
-
-        def dense(inputs: int, outputs: int) -> ContextLinear:
-            return context_linear(inputs, outputs, 0, next(keys), time=False)
-
-        def pointwise(inputs: int, outputs: int, scale: float = 1.0) -> Convolution:
-            return convolution(inputs, outputs, next(keys), window=1, scale=scale)
 
         def block(inputs: int, outputs: int) -> ConvolutionBlock:
             one, two, three, four = jax.random.split(next(keys), 4)
             return ConvolutionBlock(
                 (group_norm(inputs), convolution(inputs, outputs, one)),
-                context_linear(size, 2 * outputs, 0, two, time=False),
+                plain_linear(size, 2 * outputs, two),
                 (group_norm(outputs), convolution(outputs, outputs, three, scale=0.0)),
                 None if inputs == outputs else convolution(inputs, outputs, four, window=1),
             )
 
-        self.embed = dense(features, size), dense(size, size)
+        self.embed = time_embedding(self.cond_dim, size, next(keys), next(keys))
         self.enter = convolution(self.shape[2], width, next(keys))
         self.down = tuple(map(block, [width, *sizes[:-1]], sizes))
         last = sizes[-1]
-        attend = pointwise(last, 3 * last), pointwise(last, last, 0.0)
-        self.middle = block(last, last), Attention(group_norm(last), *attend), block(last, last)
+        attention = Attention(
+            group_norm(last),
+            convolution(last, 3 * last, next(keys), window=1),
+            convolution(last, last, next(keys), window=1, scale=0.0),
+        )
+        self.middle = block(last, last), attention, block(last, last)
         coarser = [last, *sizes[:0:-1]]
         self.up = tuple(
             block(below + own, own) for below, own in zip(coarser, sizes[::-1], strict=True)
@@ -216,7 +212,7 @@ class UNet(eqx.Module):
         """`dx/dt` of one image."""
         check_image(x, self.shape)
         c = flatten_cond(cond, self.cond_dim)
-        embedding = embed_time(self.embed, jnp.asarray(t, x.dtype), c)
+        embedding = embed_time(self.embed, jnp.asarray(t, x.dtype), c, jax.nn.swish)
         h, skips = self.enter(x), []
         for i, block in enumerate(self.down):
             h = block(_halved(h) if i else h, embedding)
@@ -229,23 +225,12 @@ class UNet(eqx.Module):
         return leave(jax.nn.swish(norm(h)))
 
 
-def embed_time(
-    layers: tuple[ContextLinear, ContextLinear], t: Scalar, cond: Array | None
-) -> Float[Array, " width"]:
-    """Two layers on sines and cosines of time, and on the condition."""
-    zero, (first, then) = jnp.zeros((), t.dtype), layers
-    turns = 2 * math.pi * jnp.asarray(FREQUENCIES, t.dtype) * t
-    features: list[Any] = [jnp.sin(turns), jnp.cos(turns), *(() if cond is None else (cond,))]
-    hidden = jax.nn.swish(first(jnp.concatenate(features), zero, None))
-    return jax.nn.swish(then(hidden, zero, None))
-
-
 def _halved(h: Image) -> Image:
-    """Means of 2 x 2 places."""
+    """Means of 2 x 2 pixels."""
     height, width, channels = h.shape
     return jnp.mean(h.reshape(height // 2, 2, width // 2, 2, channels), axis=(1, 3))
 
 
 def _doubled(h: Image) -> Image:
-    """Each place four times."""
+    """Each pixel four times."""
     return jnp.repeat(jnp.repeat(h, 2, axis=0), 2, axis=1)

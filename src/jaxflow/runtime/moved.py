@@ -1,4 +1,4 @@
-"""Modules of 0.1 that have moved: old imports work, with a warning, until 0.3."""
+"""Old places of 0.1: modules that have moved (with a warning, until 0.3), and single names."""
 
 import importlib
 import importlib.abc
@@ -44,6 +44,15 @@ MOVED: dict[str, tuple[str, ...]] = {
     "jaxflow.training.store": ("jaxflow.training.checkpoints",),
     "jaxflow.training.usual": ("jaxflow.training.defaults",),
 }
+# Names that rooms had in 0.1, and the rooms above them that have them today.
+MOVED_NAMES: dict[str, dict[str, str]] = {"jaxflow.transforms": {"log_mass": "jaxflow.flows"}}
+
+
+def moved_name(module: str, name: str) -> Any:
+    """The value of a name that has moved from `module`; to be called by its `__getattr__`."""
+    if name not in MOVED_NAMES[module]:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
 
 
 def new_module(name: str) -> str:

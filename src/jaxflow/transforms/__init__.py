@@ -5,20 +5,15 @@ A transform (`Transform`) has `event_shape`, `forward(x) -> (u, log|det du/dx|)`
 trains its parameters only if `train` names the transform.
 """
 
-from importlib import import_module
 from typing import Any
 
+from jaxflow.runtime.moved import moved_name
 from jaxflow.transforms.angles import Angles
 from jaxflow.transforms.blocks import Blocks
 from jaxflow.transforms.bounded import Bounded
 from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.choose import candidate_transforms
-from jaxflow.transforms.dequantise import (
-    Dequantise,
-    noise_of,
-    spread_rows,
-    without_noise,
-)
+from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows, without_noise
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import LatLon
 from jaxflow.transforms.noise import CellNoise, TruncatedNormal
@@ -51,7 +46,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # `log_mass` takes a flow, so it lives above transforms; 0.1 had it here.
-    if name == "log_mass":
-        return import_module("jaxflow.flows").log_mass
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return moved_name(__name__, name)

@@ -15,9 +15,9 @@ from jaxflow.transforms.samples import checked_rows
 
 @final
 class Angles(eqx.Module):
-    """Columns with a period, in radians from 0 to 2 pi: those of `Torus(dim)`.
+    """Columns with a period, to radians from 0 to 2 pi: the angles of `Torus(dim)`.
 
-    In radians the columns weigh alike in training, and as much as standardised ones beside them.
+    In radians the columns have equal weight in training, similar to that of standardised ones.
     Samples lie in `[start, start + period)`.
 
     ```python
@@ -34,7 +34,7 @@ class Angles(eqx.Module):
     ```
 
     Attributes:
-        torus: the columns in their own units.
+        torus: the torus of the columns in their own units.
     """
 
     torus: Torus
@@ -71,7 +71,7 @@ class Angles(eqx.Module):
         return rate * (x - start), jnp.sum(jnp.log(rate))
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
-        """The values within the period, and minus that logarithm."""
+        """The values within the period, and minus the logarithm of the slope."""
         rate, start = self._scale(u)
         return self.torus.retract(start + u / rate), -jnp.sum(jnp.log(rate))
 

@@ -1,6 +1,6 @@
-"""Transforms side by side, each of its own columns."""
+"""Transforms side by side, each with columns of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from jaxflow.transforms.samples import checked_rows
 class Blocks(eqx.Module):
     """The first transform takes the first columns, the second one the next, ...
 
-    The log-determinants add up. `columns` says which columns come first, if they lie elsewhere.
+    The log-determinants add up. `columns` gives another order of the columns.
 
     ```python
     import jax
@@ -31,8 +31,8 @@ class Blocks(eqx.Module):
 
     Attributes:
         blocks: one or more transforms of vectors, in the order of `columns`.
-        columns: numbers of the columns that the blocks take, one after the other; None for their
-            order in the table.
+        columns: numbers of the columns that the first block takes, then those of the second, ...;
+            None for `0, 1, ...`.
 
     Raises:
         ValueError: `blocks` is empty, the events of one are not vectors, or `columns` does not
@@ -57,16 +57,16 @@ class Blocks(eqx.Module):
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return (sum(part.event_shape[0] for part in self.blocks),)
+        return (sum(self._sizes),)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one point of flow space."""
-        return (sum(image_shape(part)[0] for part in self.blocks),)
+        return (sum(self._image_sizes),)
 
     @property
     def strict(self) -> bool:
-        """Whether rows outside are mistakes."""
+        """Whether rows outside the support of a part are mistakes."""
         return any(map(is_strict, self.blocks))
 
     def check(self, x: ArrayInput) -> None:
@@ -78,46 +78,49 @@ class Blocks(eqx.Module):
         self._check(x, check_strict)
 
     def _check(self, x: ArrayInput, check: Callable[[Any, np.ndarray], None]) -> None:
-        ends = np.cumsum(self._sizes)[:-1]
-        rows, each = checked_rows(x, self.event_shape), np.split(self.columns, ends)
-        for part, columns in zip(self.blocks, each, strict=True):
+        rows, ends = checked_rows(x, self.event_shape), np.cumsum(self._sizes)[:-1]
+        for part, columns in zip(self.blocks, np.split(self.columns, ends), strict=True):
             try:
                 check(part, rows[:, columns])
             except ValueError as error:
-                raise ValueError(f"of columns {_places(columns)}: {error}") from error
+                raise ValueError(f"of columns {_range_of(columns)}: {error}") from error
 
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether each part's columns lie in its support."""
-        each = zip(self.blocks, self._split(x), strict=True)
-        return jnp.all(jnp.stack([inside(part, x) for part, x in each]))
+        return jnp.all(jnp.stack([inside(part, own) for part, own in self._with_columns(x)]))
 
     def forward(self, x: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one sample to flow space, and the sum of the log-determinants."""
         check_event("x", x, self.event_shape, "transform.forward")
-        each = zip(self.blocks, self._split(x), strict=True)
-        return _joined([part.forward(x) for part, x in each])
+        return _joined([part.forward(own) for part, own in self._with_columns(x)])
 
     def inverse(self, u: Event) -> tuple[Float[Array, " _"], Scalar]:
         """Map one point of flow space to data space, and the sum of the log-determinants."""
         check_event("u", u, self.image_shape, "transform.inverse")
-        each = zip(self.blocks, split(u, [image_shape(b)[0] for b in self.blocks]), strict=True)
-        x, log_det = _joined([part.inverse(u) for part, u in each])
+        each = zip(self.blocks, split(u, self._image_sizes), strict=True)
+        x, log_det = _joined([part.inverse(own) for part, own in each])
         return _in_order(x, np.argsort(self.columns).tolist()), log_det
 
-    def _split(self, x: Event) -> list[Array]:
-        return split(_in_order(x, self.columns), self._sizes)
+    def _with_columns(self, x: Event) -> Iterator[tuple[Any, Array]]:
+        """Each part with its columns of one sample."""
+        return zip(self.blocks, split(_in_order(x, self.columns), self._sizes), strict=True)
 
     @property
     def _sizes(self) -> list[int]:
         return [part.event_shape[0] for part in self.blocks]
 
+    @property
+    def _image_sizes(self) -> list[int]:
+        return [image_shape(part)[0] for part in self.blocks]
+
 
 def _in_order(x: Event, columns: Sequence[int]) -> Event:
-    """The entries in another order, without an array of indices that a trace would keep."""
+    """The entries in another order, without an array of indices in the program."""
     return jnp.stack([x[i] for i in columns])
 
 
-def _places(columns: np.ndarray) -> str:
+def _range_of(columns: np.ndarray) -> str:
+    """The columns in words: `2 to 4`, or `2, 0` if they are not adjacent."""
     adjacent = len(columns) > 1 and bool((np.diff(columns) == 1).all())
     return f"{columns[0]} to {columns[-1]}" if adjacent else ", ".join(map(str, columns))
 

@@ -55,9 +55,8 @@ class Bounded(eqx.Module):
             upper: upper limits, (*event); inf for none.
 
         Raises:
-            ValueError: the shapes differ, a lower limit is not less than the upper one, or jax's
-                precision moves limits given in float64 by more than a ten thousandth of the
-                distance of the two.
+            ValueError: the shapes differ, a lower limit is not less than the upper one, or
+                rounding to jax's precision moves a limit by more than 1e-4 of their distance.
         """
         self.lower, self.upper = jnp.asarray(lower), jnp.asarray(upper)
         if self.lower.shape != self.upper.shape:
@@ -69,7 +68,7 @@ class Bounded(eqx.Module):
             wrong = ~(np.asarray(self.lower) < np.asarray(self.upper))
             if wrong.any():
                 raise ValueError(
-                    f"lower must be less than upper, but at {np.argwhere(wrong).tolist()} lower "
+                    f"lower must be less than upper, but at {places(wrong)} lower "
                     f"is {np.asarray(self.lower)[wrong].tolist()} and upper is "
                     f"{np.asarray(self.upper)[wrong].tolist()}"
                 )
@@ -83,8 +82,8 @@ class Bounded(eqx.Module):
             x: rows, (rows, *event).
 
         Raises:
-            ValueError: a value lies on a limit or beyond; names the column and the first row.
-                Many values on a limit are an atom, which has no density.
+            ValueError: a value lies on a limit or beyond; the message names the column and the
+                first row. Many values on a limit are an atom, which has no density.
         """
         values = checked_rows(x, self.event_shape)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
@@ -113,7 +112,7 @@ class Bounded(eqx.Module):
         """Whether one sample lies strictly within the limits; True for NaN."""
         check_event("x", x, self.event_shape, "transform.inside")
         lower, upper = self.lower, self.upper
-        # By the gaps that `forward` takes, which are 0 for numbers below the normal range.
+        # From the gaps of `forward`, which are 0 for numbers below the normal range.
         return ~jnp.any((x - lower <= 0) | (upper - x <= 0))
 
     def forward(self, x: Event) -> tuple[Event, Scalar]:
@@ -121,15 +120,15 @@ class Bounded(eqx.Module):
         check_event("x", x, self.event_shape, "transform.forward")
         lower, upper = self.lower, self.upper
         above, below = _gap(lower, x - lower), _gap(upper, upper - x)
-        both = jnp.isfinite(lower) & jnp.isfinite(upper)
-        u = jnp.where(jnp.isfinite(lower) | jnp.isfinite(upper), above - below, x)
-        width = jnp.where(both, jnp.log(jnp.where(both, upper - lower, 1.0)), 0.0)
-        return u, jnp.sum(width - above - below)
+        has_lower, has_upper = jnp.isfinite(lower), jnp.isfinite(upper)
+        u = jnp.where(has_lower | has_upper, above - below, x)
+        log_width = jnp.log(jnp.where(has_lower & has_upper, upper - lower, 1.0))
+        return u, jnp.sum(log_width - above - below)
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
         """Map one point of flow space to data space: `(x, log|det dx/du|)`.
 
-        `x` is strictly within the limits; at most the rounding of floats moves it there.
+        `x` is strictly within the limits: clipped by one float if rounding reaches a limit.
         """
         check_event("u", u, self.event_shape, "transform.inverse")
         lower, upper = self.lower, self.upper
@@ -154,7 +153,7 @@ class Bounded(eqx.Module):
 def _gap(limit: Array, gap: Array) -> Array:
     """`log(gap)` of entries with a finite limit, 0 of others.
 
-    NaN with gradient 0 where the gap is not positive: a NaN there would spread to other rows.
+    NaN where the gap is not positive. The gradient there is 0, or NaN would spread to other rows.
     """
     has = jnp.isfinite(limit)
     positive = gap > 0
@@ -162,17 +161,17 @@ def _gap(limit: Array, gap: Array) -> Array:
     return jnp.where(has, log_gap, 0.0)
 
 
-def _check_precision(transform: Bounded, lower: Any, upper: Any) -> None:
-    """Raise if the limits, as the transform holds them, are not those that were given."""
-    given = [np.asarray(limit, np.float64) for limit in (lower, upper)]
-    held = [np.asarray(limit, np.float64) for limit in (transform.lower, transform.upper)]
+def _check_precision(transform: Bounded, *limits: Any) -> None:
+    """Raise if rounding in the transform moves the limits too much."""
+    lower, upper = exact = [np.asarray(limit, np.float64) for limit in limits]
+    rounded = [np.asarray(limit, np.float64) for limit in (transform.lower, transform.upper)]
     # An infinite limit does not move.
     with np.errstate(invalid="ignore"):
-        moved = np.fmax(*(np.abs(a - b) for a, b in zip(given, held, strict=True)))
-        wrong = moved > 1e-4 * (given[1] - given[0])
+        moved = np.fmax(*(np.abs(a - b) for a, b in zip(exact, rounded, strict=True)))
+        wrong = moved > 1e-4 * (upper - lower)
     if wrong.any():
         raise ValueError(
-            f"the limits at {places(wrong)}, {given[0][wrong].tolist()} and "
-            f"{given[1][wrong].tolist()}, are too close for {transform.lower.dtype}: subtract an "
+            f"the limits at {places(wrong)}, {lower[wrong].tolist()} and "
+            f"{upper[wrong].tolist()}, are too close for {transform.lower.dtype}: subtract an "
             'offset from data and limits, or set jax.config.update("jax_enable_x64", True)'
         )

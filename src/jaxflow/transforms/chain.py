@@ -33,8 +33,8 @@ class Chain(eqx.Module):
         """Compose transforms.
 
         Args:
-            parts: one or more transforms, each of the shape that the one before it gives; the
-                first is applied to data first.
+            parts: one or more transforms, the first to apply to data first; each takes events of
+                the shape that the one before it returns.
 
         Raises:
             ValueError: `parts` is empty, or the event shapes differ.
@@ -71,14 +71,14 @@ class Chain(eqx.Module):
 
     def check_strict(self, x: ArrayInput) -> None:
         """Raise ValueError if a `strict` part refuses the rows `x`, (rows, *event)."""
-        last = max((i for i, part in enumerate(self.parts) if is_strict(part)), default=-1)
-        for i, part in enumerate(self.parts[: last + 1]):
+        for i, part in enumerate(self.parts):
             check_strict(part, x)
-            if i < last:
-                x = jax.vmap(part.forward)(jnp.asarray(x))[0]
+            if not any(map(is_strict, self.parts[i + 1 :])):
+                return
+            x = jax.vmap(part.forward)(jnp.asarray(x))[0]
 
     def inside(self, x: Event) -> Bool[Array, ""]:
-        """Whether a sample lies in the first part's support, its image in the next one's."""
+        """Whether a sample lies in the first part's support, its image in the next part's."""
         each = []
         for part in self.parts:
             each.append(inside(part, x))

@@ -18,9 +18,9 @@ def candidate_transforms(
 ) -> dict[str, Standardise | Gaussianise]:
     """`Standardise`, and `Gaussianise` if it raises the held-out likelihood of a Gaussian.
 
-    Each transform is fitted to `x` and followed by a Gaussian of full covariance. Only training
-    shows which one helps a flow, which is more flexible than a Gaussian: splines can bend separate
-    clusters. Events that are not vectors are standardised.
+    Each transform is fitted to `x`, with a Gaussian of full covariance in flow space. Which one is
+    better for a flow only training can show, since a flow is more flexible than a Gaussian. Events
+    that are not vectors only get `Standardise`.
     """
     candidates: dict[str, Standardise | Gaussianise] = {"Standardise": Standardise.fit(x)}
     if x.ndim == 2:

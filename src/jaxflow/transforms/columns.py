@@ -1,15 +1,17 @@
-"""The columns of a table, with words of their names."""
+"""The columns of a table: their values, the words of their names, and their grids."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxflow.transforms.kinds import GridColumn
+
 
 class Columns(NamedTuple):
-    """The columns of a table: rows, names, and the flat kind of each."""
+    """The columns of a table: rows, names, and the kind of each in flat space."""
 
     x: Float[np.ndarray, "n d"]
     names: tuple[str, ...]
@@ -21,11 +23,25 @@ class Columns(NamedTuple):
         return re.findall(r"[a-z]+", split.lower())
 
     def is_named(self, i: int, known: Collection[str]) -> bool:
-        """Whether a name has one of these words, or is one of them when run together."""
+        """Whether one word of a name, or all of them joined, is in `known`."""
         words = self.words(i)
         return "".join(words) in known or not set(words).isdisjoint(known)
 
-    def rest_of(self, i: int, known: Collection[str]) -> list[str]:
-        """The words of a name beside these."""
+    def other_words(self, i: int, known: Collection[str]) -> list[str]:
+        """The words of a name that are not in `known`."""
         words = self.words(i)
         return [] if "".join(words) in known else [each for each in words if each not in known]
+
+    def step(self, i: int) -> float:
+        """The spacing of a column on a grid; 0 for other columns."""
+        kind = self.kinds[i]
+        return kind.step if isinstance(kind, GridColumn) else 0.0
+
+    def join(self, columns: Sequence[int], separator: str = ", ") -> str:
+        """The names of some columns."""
+        return separator.join(self.names[i] for i in columns)
+
+
+def columns_of(groups: Iterable[Any]) -> set[int]:
+    """The numbers of all columns of some groups."""
+    return {i for group in groups for i in group.columns}

@@ -1,4 +1,4 @@
-"""Columns on a grid, such as integers or rounded numbers, made continuous."""
+"""Make columns on a grid, such as integers or rounded numbers, continuous."""
 
 from typing import Any, final
 
@@ -90,14 +90,7 @@ class Dequantise(eqx.Module):
         self.event_shape = self.step.shape
 
     def with_noise(self, noise: CellNoise | TruncatedNormal | None) -> "Dequantise":
-        """The same grid with another distribution of the noise.
-
-        Args:
-            noise: the distribution; None for uniform noise.
-
-        Returns:
-            The new transform.
-        """
+        """The same grid with another distribution of the noise; None for uniform noise."""
         return Dequantise(self.step, self.origin, noise)
 
     def check(self, x: ArrayInput) -> None:
@@ -107,8 +100,8 @@ class Dequantise(eqx.Module):
             x: rows, (rows, *event).
 
         Raises:
-            ValueError: a value is off the grid, or too large for noise within a step in its
-                precision; names the column.
+            ValueError: a value is off the grid, or its precision is too coarse for noise within a
+                step; the message names the column.
         """
         values = checked_rows(x, self.event_shape)
         dtype = np.promote_types(stored_dtype(x), self.step.dtype)
@@ -133,15 +126,7 @@ class Dequantise(eqx.Module):
                 )
 
     def spread(self, x: Array, key: PRNGKeyArray) -> Event:
-        """`x + step v` with random noise `v`; `quantise` inverts it.
-
-        Args:
-            x: one value.
-            key: for the noise.
-
-        Returns:
-            The value with noise, within its cell.
-        """
+        """`x + step v` with random noise `v`, within the cell of `x`; `quantise` inverts it."""
         return self.spread_with_log_prob(x, key)[0]
 
     def spread_with_log_prob(self, x: Array, key: PRNGKeyArray) -> tuple[Event, Scalar]:
@@ -168,14 +153,7 @@ class Dequantise(eqx.Module):
         return moved, jnp.sum(jnp.where(step > 0, log_q, 0.0))
 
     def quantise(self, x: Event) -> Event:
-        """The nearest point of the grid.
-
-        Args:
-            x: one value.
-
-        Returns:
-            The rounded value; continuous entries are unchanged.
-        """
+        """The nearest point of the grid; continuous entries do not change."""
         step, origin = self.step, self.origin
         wide = jnp.where(step > 0, step, 1.0)
         return jnp.where(step > 0, origin + wide * jnp.round((x - origin) / wide), x)
@@ -191,8 +169,7 @@ class Dequantise(eqx.Module):
         return self.quantise(u), -self._log_volume()
 
     def _log_volume(self) -> Scalar:
-        step = self.step
-        return jnp.sum(jnp.where(step > 0, jnp.log(jnp.where(step > 0, step, 1.0)), 0.0))
+        return jnp.sum(jnp.log(jnp.where(self.step > 0, self.step, 1.0)))
 
 
 def noise_of(transform: Any) -> Dequantise | None:

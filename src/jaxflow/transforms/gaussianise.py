@@ -9,17 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.quantile_knots import (
-    default_num_knots,
-    fit_column,
-    pad_knots,
-)
-from jaxflow.transforms.samples import (
-    checked_rows,
-    host_samples,
-    is_concrete,
-    refuse_constant_columns,
-)
+from jaxflow.transforms.quantile_knots import default_num_knots, fit_column, pad_knots
+from jaxflow.transforms.samples import checked_rows, is_concrete, samples_to_fit
 
 
 @final
@@ -116,16 +107,16 @@ class Gaussianise(eqx.Module):
                 not (n, d), not finite, or has fewer than two rows.
             TypeError: `x` does not hold real numbers, or `num_knots` is not an integer.
         """
-        values, dtype = host_samples(x)
-        if values.ndim != 2 or values.shape[1] == 0:
-            raise ValueError(f"x has shape {values.shape}; give rows (n, d): x.reshape(n, -1)")
+        shape = np.shape(x)
+        if len(shape) != 2 or shape[1] == 0:
+            raise ValueError(f"x has shape {shape}; give rows (n, d): x.reshape(n, -1)")
+        values, dtype = samples_to_fit(x)
         if num_knots is None:
             num_knots = default_num_knots(len(values))
         if isinstance(num_knots, bool) or not isinstance(num_knots, int | np.integer):
             raise TypeError(f"num_knots={num_knots!r} must be an integer or None")
         if num_knots < 2:
             raise ValueError(f"num_knots={num_knots} must be at least 2, or None")
-        refuse_constant_columns(values, dtype, np.asarray(x).dtype)
         eps = float(jnp.finfo(dtype).eps)
         curves = [fit_column(column, int(num_knots), eps) for column in values.T]
         width = max(len(knots) for knots, _, _ in curves)

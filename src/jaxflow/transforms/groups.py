@@ -1,14 +1,14 @@
-"""Columns of a table that live on a manifold: which there are, and how users name them.
+"""Groups of columns that live on a manifold, and the words by which users name them.
 
-To add one, write a class with the methods of the others in a file of its own, and put it into
+To add a kind of group, write a class with the same methods in a file of its own, and put it into
 `GROUPS`, in the order of detection, and into `NAMED`, by the word that users write.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.columns import Columns, columns_of
 from jaxflow.transforms.periodic import Periodic
 from jaxflow.transforms.place import Place
 from jaxflow.transforms.rotations import Rotation
@@ -26,7 +26,7 @@ def _interval(columns: tuple[int, ...], options: list[str], table: Columns) -> l
     return []
 
 
-# How a user names them; the last one takes columns for numbers of a line.
+# By the word that users write; `interval` keeps columns in flat space.
 NAMED: dict[str, Callable[..., list[Any]]] = {
     "place": Place.of,
     "direction": UnitVector.of,
@@ -38,40 +38,35 @@ NAMED: dict[str, Callable[..., list[Any]]] = {
 
 
 def is_group(word: Any) -> bool:
-    """Whether a user's word, such as `periodic:360`, is one of `NAMED`."""
+    """Whether a kind that a user writes, such as `periodic:360`, begins with a word of `NAMED`."""
     return isinstance(word, str) and word.partition(":")[0] in NAMED
 
 
 def find_groups(
     table: Columns, wanted: dict[tuple[int, ...], str]
 ) -> tuple[list[Group], list[str]]:
-    """The groups that a user wants, then those that are detected in the other columns.
+    """The groups that a user names, then those detected in the other columns.
 
-    And why columns that look like a group are not taken.
+    Also returns notes: why columns that look like a group are not one.
     """
-    found: list[Group] = []
+    groups: list[Group] = []
     notes: list[str] = []
     free = set(range(len(table.names)))
     for columns, text in wanted.items():
+        key = table.join(columns, ",")
         if not is_group(text):
-            raise ValueError(
-                f"kinds[{_key(columns, table)!r}]={text!r} is unknown; choose {', '.join(NAMED)}"
-            )
+            raise ValueError(f"kinds[{key!r}]={text!r} is unknown; choose {', '.join(NAMED)}")
         if not set(columns) <= free:
-            raise ValueError(f"kinds names a column of {_key(columns, table)!r} twice")
+            raise ValueError(f"kinds names a column of {key!r} twice")
         word, *options = text.split(":")
         try:
-            found += NAMED[word](columns, options, table)
+            groups += NAMED[word](columns, options, table)
         except ValueError as error:
-            raise ValueError(f"kinds[{_key(columns, table)!r}]={text!r} {error}") from None
+            raise ValueError(f"kinds[{key!r}]={text!r} {error}") from None
         free -= set(columns)
-    for group in GROUPS:
-        new, doubts = group.detect(table, free)
-        found += new
+    for kind in GROUPS:
+        detected, doubts = kind.detect(table, free)
+        groups += detected
         notes += doubts
-        free -= {i for each in new for i in each.columns}
-    return found, notes
-
-
-def _key(columns: Sequence[int], table: Columns) -> str:
-    return ",".join(table.names[i] for i in columns)
+        free -= columns_of(detected)
+    return groups, notes

@@ -29,8 +29,8 @@ COARSE = 100.0
 ATOM, ATOM_ROWS = 0.01, 10
 # Largest number of decimals of a rounded column.
 DECIMALS = 6
-# A positive column gets a logarithm if its skewness exceeds SKEW and the logarithm's is less than
-# the part LESS of it.
+# A positive column gets a logarithm if its skewness exceeds SKEW, and the logarithm has less than
+# LESS times as much.
 SKEW, LESS = 2.0, 0.5
 
 
@@ -81,7 +81,7 @@ class ColumnKind(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """What is done with the column, in a few words; empty if nothing is."""
+        """How the column is transformed, in a few words; empty if it is not."""
 
     @classmethod
     @abc.abstractmethod
@@ -109,8 +109,8 @@ class GridColumn(ColumnKind):
         if step == 0:
             return None
         low, *_, high = column.values
-        two = f"two values, {low:g} and {high:g}: a class rather than a number"
-        notes = (two,) if len(column.values) == 2 else ()
+        note = f"two values, {low:g} and {high:g}: a class rather than a number"
+        notes = (note,) if len(column.values) == 2 else ()
         return cls(step, float(column.x[0]), notes=notes)
 
     def describe(self) -> str:
@@ -121,8 +121,7 @@ class GridColumn(ColumnKind):
     def transform(cls, columns: Sequence["GridColumn | None"], dtype: Any) -> Dequantise:
         """`Dequantise` on the grids; step 0 for other columns."""
         grids = [(0.0, 0.0) if kind is None else (kind.step, kind.origin) for kind in columns]
-        step, origin = np.array(grids).T
-        return Dequantise(jnp.asarray(step, dtype), jnp.asarray(origin, dtype))
+        return Dequantise(*jnp.asarray(grids, dtype).T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +135,10 @@ class LimitedColumn(ColumnKind):
     def detect(cls, column: Column) -> "LimitedColumn | None":
         """A column that fills a usual interval, or that the logarithm makes symmetric."""
         x, values, _ = column
+        gap = usual_gap(len(values))
         for lower, upper in INTERVALS:
-            if fills(values, lower, upper):
+            is_inside = lower < values[0] and values[-1] < upper
+            if is_inside and reaches(values, lower, upper, gap):
                 return cls(lower, upper, notes=atom_notes(column))
         if values[0] > 0 and is_skewed(x, np.log(x)):
             return cls(0.0, notes=atom_notes(column))
@@ -151,11 +152,10 @@ class LimitedColumn(ColumnKind):
 
     @classmethod
     def transform(cls, columns: Sequence["LimitedColumn | None"], dtype: Any) -> Bounded:
-        """`Bounded` with the limits; none for other columns."""
-        none = (-np.inf, np.inf)
-        limits = [none if kind is None else (kind.lower, kind.upper) for kind in columns]
-        lower, upper = np.array(limits).T
-        return Bounded(jnp.asarray(lower, dtype), jnp.asarray(upper, dtype))
+        """`Bounded` with the limits; infinite ones for other columns."""
+        unbounded = (-np.inf, np.inf)
+        limits = [unbounded if kind is None else (kind.lower, kind.upper) for kind in columns]
+        return Bounded(*jnp.asarray(limits, dtype).T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,24 +227,17 @@ def _grid_step(column: Column) -> float:
 
 
 def is_skewed(x: Float[np.ndarray, " n"], logs: Float[np.ndarray, " n"]) -> bool:
-    """Whether the logarithms of numbers are much less skewed than the numbers."""
+    """Whether numbers are skewed, and their logarithms much less."""
     skew = skewness(x)
     return bool(skew > SKEW and abs(skewness(logs)) < LESS * skew)
 
 
-def fills(values: Float[np.ndarray, " m"], lower: float, upper: float) -> bool:
-    """Whether sorted values lie strictly within the limits and reach close to both."""
-    if not (lower < values[0] and values[-1] < upper):
-        return False
-    return reaches(values, lower, upper, usual_gap(len(values)))
-
-
 def reaches(values: Float[np.ndarray, " m"], lower: float, upper: float, gap: float) -> bool:
-    """Whether sorted values leave gaps at both limits below this share of the interval."""
-    most = gap * (upper - lower)
-    return bool(values[0] - lower < most and upper - values[-1] < most)
+    """Whether the gaps between sorted values and both limits are below this share of the range."""
+    largest = gap * (upper - lower)
+    return bool(values[0] - lower < largest and upper - values[-1] < largest)
 
 
 def usual_gap(count: int) -> float:
-    """The share of an interval that a density which is not small at a limit leaves there."""
+    """The largest empty share of an interval at a limit where the density is not small."""
     return min(10 / count, 0.02)

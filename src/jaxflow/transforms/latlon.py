@@ -42,14 +42,14 @@ class LatLon(eqx.Module):
         degrees: whether the columns are in degrees; else in radians.
         measure: unit of the density: `"chart"` for square degrees or square radians of the
             columns, `"surface"` for steradians.
-        polar: whether the first column is the angle from the pole, from 0 to 180 degrees, in place
-            of a latitude.
+        polar: whether the first column is the angle from the pole, from 0 to 180 degrees, not a
+            latitude.
         west: least longitude of samples; None for -180 degrees.
         hours: whether the second column is in hours, 24 a turn, as right ascensions often are.
 
     Raises:
-        ValueError: `measure` is unknown, `west` is out of range, or there are `hours` beside
-            radians.
+        ValueError: `measure` is unknown, `west` is out of range, or `hours` is set without
+            `degrees`.
     """
 
     degrees: bool = eqx.field(static=True)
@@ -99,30 +99,28 @@ class LatLon(eqx.Module):
             x: rows `(lat, lon)`, (rows, 2).
 
         Raises:
-            ValueError: a latitude is beyond the poles, or a longitude beyond a full turn; names
-                the first row.
+            ValueError: a latitude is beyond the poles, or a longitude beyond a full turn; the
+                message has the first row.
         """
-        values = checked_rows(x, self.event_shape)
         half, units = self.half_turn, "degrees" if self.degrees else "radians"
-        around = "hours" if self.hours else units
+        first = ("polar angle", 0.0, half) if self.polar else ("latitude", -half / 2, half / 2)
         ranges: list[tuple[str, float, float, str]] = [
-            ("polar angle", 0.0, half, units)
-            if self.polar
-            else ("latitude", -half / 2, half / 2, units),
-            ("longitude", -self.turn, self.turn, around),
+            (*first, units),
+            ("longitude", -self.turn, self.turn, "hours" if self.hours else units),
         ]
-        for column, (name, low, high, units) in enumerate(ranges):
+        columns = checked_rows(x, self.event_shape).T
+        for column, (values, (name, low, high, units)) in enumerate(
+            zip(columns, ranges, strict=True)
+        ):
             slack = 1e-6 * high
-            beyond = (values[:, column] < low - slack) | (values[:, column] > high + slack)
-            rows = np.flatnonzero(beyond)
+            rows = np.flatnonzero((values < low - slack) | (values > high + slack))
             if rows.size:
                 hint = f"write ({'angle' if self.polar else 'lat'}, lon), in this order"
                 if not self.degrees:
                     hint += ", or LatLon(degrees=True) if these are degrees"
                 raise ValueError(
-                    f"column {column} has {rows.size} values that are no {name} in {units}, from "
-                    f"{low:g} to {high:g}, first {values[rows[0], column]:g} in row {rows[0]}: "
-                    f"{hint}"
+                    f"column {column} has {rows.size} values that are not a {name} in {units}, "
+                    f"from {low:g} to {high:g}, first {values[rows[0]]:g} in row {rows[0]}: {hint}"
                 )
 
     def inside(self, x: Event) -> Bool[Array, ""]:
@@ -134,9 +132,9 @@ class LatLon(eqx.Module):
         return ~beyond
 
     def forward(self, x: Event) -> tuple[Float[Array, " 3"], Scalar]:
-        """The unit vector, and the logarithm of the area on the sphere for that of the columns."""
+        """The unit vector, and `log` of the area on the sphere per area of the columns."""
         check_event("x", x, self.event_shape, "transform.forward")
-        # By entry: a trace would keep an array of factors.
+        # By entry, without an array of factors in the program.
         angle, lon = x[0] * (math.pi / self.half_turn), x[1] * (2 * math.pi / self.turn)
         cos_lat = self._cosine(x[0])
         height = jnp.cos(angle) if self.polar else jnp.sin(angle)
@@ -144,13 +142,13 @@ class LatLon(eqx.Module):
         return u, self._log_area(cos_lat)
 
     def inverse(self, u: Float[Array, " 3"]) -> tuple[Event, Scalar]:
-        """Latitude and longitude of a vector of any length, and minus that logarithm."""
+        """Latitude and longitude of a vector of any length, and minus the log of the area."""
         check_event("u", u, self.image_shape, "transform.inverse")
         square = u[0] ** 2 + u[1] ** 2
-        away = square > 0  # from the poles, where every longitude is right and 0 is taken
+        away = square > 0  # from the poles, whose longitude is set to 0
         across = jnp.where(away, jnp.sqrt(jnp.where(away, square, 1.0)), 0.0)
         lon = jnp.where(away, jnp.arctan2(u[1], jnp.where(away, u[0], 1.0)), 0.0)
-        up = jnp.where(away | (u[2] != 0), u[2], 1.0)  # 0 is no direction, and counts as a pole
+        up = jnp.where(away | (u[2] != 0), u[2], 1.0)  # a vector of length 0 counts as a pole
         # The angle from a pole is accurate near it, unlike the sine of the latitude.
         angle = jnp.arctan2(across, up)
         angle = angle if self.polar else math.pi / 2 - angle
@@ -162,9 +160,9 @@ class LatLon(eqx.Module):
         return x, -self._log_area(self._cosine(x[0]))
 
     def _cosine(self, angle: Scalar) -> Scalar:
-        """The cosine of the latitude, accurate near the poles.
+        """The cosine of the latitude, accurate near the poles, and positive on them.
 
-        A pole counts as the nearest number before it.
+        On a pole it is that of the nearest number beside it.
         """
         quarter = self.half_turn / 2
         least = quarter * float(jnp.finfo(angle.dtype).eps) / 2

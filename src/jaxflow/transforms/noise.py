@@ -1,4 +1,4 @@
-"""Noise within the cells of a grid: learned, or a normal that is cut."""
+"""Noise within the cells of a grid: learned, or of a truncated normal distribution."""
 
 import math
 from typing import SupportsIndex, final
@@ -46,7 +46,7 @@ class CellNoise(eqx.Module):
     def __init__(
         self, x: Rows, *, width: SupportsIndex = 64, depth: SupportsIndex = 2, key: PRNGKeyArray
     ) -> None:
-        """Make uniform noise.
+        """Make noise that is uniform before training.
 
         Args:
             x: values, (rows, *event), for the scaling.
@@ -73,7 +73,7 @@ class CellNoise(eqx.Module):
         Returns:
             `v` in (-1/2, 1/2) and each entry's term of `log q(v | x)`, both (*event).
         """
-        raw = apply_network(self.network, self.scaling(x).ravel(), None)
+        raw = apply_network(self.network, self.scaling(x).ravel())
         shift, log_scale = (part.reshape(x.shape) for part in jnp.split(raw, 2))
         logit_w = jax.random.logistic(key, x.shape, x.dtype)
         logit_y = shift + jnp.exp(log_scale) * logit_w
@@ -87,10 +87,10 @@ class TruncatedNormal(eqx.Module):
     ```
     log q(v) = -(v / scale)^2 / 2 - log(scale sqrt(2 pi)) - log erf(1 / (2 sqrt(2) scale))
     ```
-    Uniform noise ends at the walls of a cell, and a flow that is smooth there wastes bits on
-    entries of few levels, such as the dark margin of an image. The bound holds for any scale and
-    needs no training (Zheng et al. 2023, "Improved Techniques for Maximum Likelihood Estimation
-    for Diffusion ODEs", arXiv 2305.03935, section 4.2).
+    The density of uniform noise jumps at the walls of a cell. A smooth flow cannot follow it, and
+    wastes bits on entries of few levels, such as the dark margin of an image. The bound holds for
+    any scale and needs no training (Zheng et al. 2023, "Improved Techniques for Maximum Likelihood
+    Estimation for Diffusion ODEs", arXiv 2305.03935, section 4.2).
 
     ```python
     import jax
@@ -102,7 +102,7 @@ class TruncatedNormal(eqx.Module):
     ```
 
     Attributes:
-        scale: standard deviation of the normal before it is cut, in steps of the grid.
+        scale: standard deviation before truncation, in steps of the grid.
 
     Raises:
         ValueError: `scale` is not positive.

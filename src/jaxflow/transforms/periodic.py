@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn, reaches, usual_gap
+from jaxflow.transforms.columns import Columns, columns_of
+from jaxflow.transforms.kinds import reaches, usual_gap
 
-# Words of angles, and of other columns with a period, which needs such a word.
+# Words in names of angles.
 ANGLES = {"lon", "long", "lng", "longitude", "ra", "az", "azimuth", "phase", "angle", "deg"}
 ANGLES |= {"direction", "dir", "wdir", "winddir", "heading", "bearing", "aspect", "hue"}
 ANGLES |= {"torsion", "dihedral", "theta"}
 ANGLES |= {"phi", "psi", "omega", "chi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta"}
+# Periods, the words of such columns, and whether a name must have one of them.
 PERIODS = (
     (360.0, ANGLES, False),
     (2 * math.pi, ANGLES, False),
@@ -39,19 +40,18 @@ class Periodic:
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Periodic"], list[str]]:
         """Columns that fill a usual period, with values on both sides of the seam.
 
-        And those that have one point of the circle by two numbers, 0 and 360.
+        Notes columns that do not since they have both 0 and 360, one point of the circle.
         """
         found: list[Periodic] = []
         for beside in (False, True):
-            taken = {i for group in found for i in group.columns}
-            for i in sorted(set(free) - taken):
+            for i in sorted(set(free) - columns_of(found)):
                 limits = {(each.period, each.start) for each in found} if beside else None
-                found += cls._fill(i, table, limits)
+                guess = cls._guess(i, table, limits)
+                found += [] if guess is None else [guess]
         notes = []
-        for i in sorted(set(free) - {i for group in found for i in group.columns}):
+        for i in sorted(set(free) - columns_of(found)):
             ends = table.x[:, i].min(), table.x[:, i].max()
-            grid = isinstance(table.kinds[i], GridColumn) and table.is_named(i, ANGLES)
-            if grid and ends == (0, 360):
+            if table.step(i) and table.is_named(i, ANGLES) and ends == (0, 360):
                 notes.append(
                     f"{table.names[i]}: not taken for a circle, since it has both 0 and 360: if "
                     "these are one direction, wrap the values, x % 360"
@@ -60,7 +60,10 @@ class Periodic:
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Periodic"]:
-        """Columns of a period, as the user says: `periodic:360`, from 0 on or around 0."""
+        """Columns that the user calls periodic: `periodic`, `periodic:360` or `periodic:360:-180`.
+
+        Without a start the period begins at 0 or is centred on 0, whichever holds the values.
+        """
         numbers = [_number(each) for each in options]
         right = all(map(math.isfinite, numbers)) and all(each > 0 for each in numbers[:1])
         if not right or len(numbers) > 2:
@@ -68,57 +71,58 @@ class Periodic:
                 "needs a positive period, and where it begins if need be: periodic:360, "
                 "periodic:2pi or periodic:360:-180"
             )
-        found = []
-        for i in columns:
-            kind, values = table.kinds[i], table.x[:, i]
-            if not numbers:
-                guess = cls._fill(i, table, None)
-                if not guess:
-                    raise ValueError("needs the period of these values, such as periodic:360")
-                found += guess
-                continue
-            period = numbers[0]
-            half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
-            low, high = float(values.min()) - half_step, float(values.max()) + half_step
-            starts = numbers[1:] or [-half_step, -period / 2, low]
-            slack = 1e-6 * period
-            fit = [s for s in starts if s - slack <= low and high <= s + period + slack]
-            if not fit:
-                raise ValueError(
-                    f"has a period of {period:g}, and values from {values.min():g} to "
-                    f"{values.max():g}: give the period of these units (2pi is for radians, 360 "
-                    "for degrees), or wrap the values"
-                )
-            found.append(cls((i,), period, fit[0]))
-        return found
+        return [cls._of_one(i, numbers, table) for i in columns]
 
     @classmethod
-    def _fill(
+    def _of_one(cls, i: int, numbers: list[float], table: Columns) -> "Periodic":
+        """One column, with the user's period and start as far as they are given."""
+        if not numbers:
+            guess = cls._guess(i, table, None)
+            if guess is None:
+                raise ValueError("needs the period of these values, such as periodic:360")
+            return guess
+        period, half_step, values = numbers[0], table.step(i) / 2, table.x[:, i]
+        low, high = float(values.min()) - half_step, float(values.max()) + half_step
+        for start in numbers[1:] or (-half_step, -period / 2, low):
+            if _holds(start, period, low, high):
+                return cls((i,), period, start)
+        raise ValueError(
+            f"has a period of {period:g}, and values from {values.min():g} to "
+            f"{values.max():g}: give the period of these units (2pi is for radians, 360 "
+            "for degrees), or wrap the values"
+        )
+
+    @classmethod
+    def _guess(
         cls, i: int, table: Columns, beside: set[tuple[float, float]] | None
-    ) -> list["Periodic"]:
-        values, kind = np.unique(table.x[:, i]), table.kinds[i]
-        for period, hints, required in PERIODS:
-            hinted = table.is_named(i, hints)
-            if required and not hinted:
+    ) -> "Periodic | None":
+        """The usual period that a column fills, if there is one.
+
+        With `beside`, periods and starts of other columns, only these count, and more of the
+        period may be empty.
+        """
+        values, step = np.unique(table.x[:, i]), table.step(i)
+        for period, words, needs_word in PERIODS:
+            is_named = table.is_named(i, words)
+            if needs_word and not is_named:
                 continue
-            if isinstance(kind, GridColumn):
+            if step:
                 # All of the grid: 0 to 23, 1 to 12, 10 to 360; with a name, nearly all.
-                cells, filled = period / kind.step, np.ptp(values) / kind.step + 1
-                most = cells * NAMED_GAP if hinted else 0.0
+                cells, filled = period / step, np.ptp(values) / step + 1
+                most = cells * NAMED_GAP if is_named else 0.0
                 fits = abs(cells - round(cells)) < 1e-3 and -1e-3 < cells - filled < most + 1e-3
                 if fits and cells > 2:
-                    return [cls((i,), period, float(values[0]) - kind.step / 2)]
+                    return cls((i,), period, float(values[0]) - step / 2)
                 continue
             for start in (0.0, -period / 2):
-                gap = NAMED_GAP if hinted else usual_gap(len(values))
+                gap = NAMED_GAP if is_named else usual_gap(len(values))
                 if beside is not None:
-                    alike = (period, start) in beside
-                    gap = (BESIDE_GAP if hinted else NAMED_GAP) if alike else 0.0
-                slack = 1e-6 * period
-                inside = start - slack <= values[0] and values[-1] <= start + period + slack
-                if inside and reaches(values, start, start + period, gap):
-                    return [cls((i,), period, start)]
-        return []
+                    is_beside = (period, start) in beside
+                    gap = (BESIDE_GAP if is_named else NAMED_GAP) if is_beside else 0.0
+                holds = _holds(start, period, values[0], values[-1])
+                if holds and reaches(values, start, start + period, gap):
+                    return cls((i,), period, start)
+        return None
 
     def keeps_grid(self, table: Columns) -> bool:
         """Whether noise within cells stays within the period."""
@@ -127,6 +131,12 @@ class Periodic:
     def describe(self) -> str:
         """The period."""
         return f"repeats after {self.period:.4g}, from {self.start:.4g} on: a circle"
+
+
+def _holds(start: float, period: float, low: float, high: float) -> bool:
+    """Whether values from `low` to `high` lie in the period that begins at `start`."""
+    slack = 1e-6 * period
+    return bool(start - slack <= low and high <= start + period + slack)
 
 
 def _number(text: str) -> float:

@@ -21,10 +21,9 @@ def pixels(
 ) -> Chain:
     """Make the transform of images of levels `0, 1, ..., levels - 1`.
 
-    Noise within the cell of each level, then `log((x + 1/2) / (levels - 1/2 - x))`, so that no
-    mass lies outside the range and the walls of the darkest and the brightest cell are tails
-    (Dinh et al. 2017, "RealNVP", arXiv 1605.08803, section 4.1), then mean 0 and standard
-    deviation 1 of each entry. The flow's samples are levels.
+    It adds noise within the cell of each level, then takes `log((x + 1/2) / (levels - 1/2 - x))`,
+    so that no mass lies outside the range (Dinh et al. 2017, "RealNVP", arXiv 1605.08803, section
+    4.1), then scales each entry to mean 0 and standard deviation 1. The flow's samples are levels.
 
     ```python
     import jax
@@ -39,13 +38,13 @@ def pixels(
         images: levels, (images, *event).
         levels: number of levels, 256 for images of 8 bits.
         noise: noise within the cells, as for `Dequantise`; None for uniform noise.
-        key: for the noise of the images that means and standard deviations are estimated from.
+        key: for the noise on the images when means and standard deviations are estimated.
 
     Returns:
         A chain of `Dequantise`, `Bounded` and `Standardise`.
 
     Raises:
-        ValueError: a value is no level; names the entry and the row.
+        ValueError: a value is not a level; the message names the entry and the row.
     """
     levels = check_count("levels", levels, 2)
     values, dtype = host_samples(images)

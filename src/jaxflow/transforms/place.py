@@ -10,11 +10,11 @@ import numpy as np
 
 from jaxflow.manifolds import Manifold, Sphere
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn, reaches
+from jaxflow.transforms.kinds import reaches
 from jaxflow.transforms.latlon import LatLon
 from jaxflow.transforms.periodic import NAMED_GAP
 
-# Words in names: of latitudes and of the longitudes beside them.
+# Words in the names of latitudes, and of the longitudes beside them.
 SKY = {"ra", "rightascension"}
 PAIRS = (
     ({"lat", "latitude", "glat"}, {"lon", "long", "lng", "longitude", "glon"}),
@@ -23,18 +23,18 @@ PAIRS = (
     ({"alt", "altitude", "el", "elevation"}, {"az", "azimuth"}),
 )
 POLAR, AROUND = {"theta", "colatitude", "zenith"}, {"phi", "azimuth"}
-# Words of units, which the two names need not share.
+# Words of units; two names of a pair may differ in them.
 HOURS = {"hours", "hour", "hr", "hrs", "h"}
 UNIT_WORDS = HOURS | {"deg", "degree", "degrees", "rad", "radian", "radians"}
-# Units as users say them, and how to make their charts.
+# The units that users name, and the arguments of their charts.
 UNITS: dict[str, dict[str, Any]] = {
     "degrees": {},
     "radians": {"degrees": False},
     "hours": {"hours": True},
 }
-# A region is small, so flat, if the mean of its unit vectors is longer.
+# A region is small, and treated as flat, if the mean of its unit vectors is longer.
 SMALL = 0.9
-# Columns with at least this share of their rows in range look like a place with mistakes.
+# Columns look like a place, perhaps with mistakes, if at least this share of rows is in range.
 MOST = 0.98
 
 
@@ -49,13 +49,13 @@ class Place:
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Place"], list[str]]:
         """Pairs of columns with the names and the ranges of a latitude and a longitude.
 
-        And why others, which have the names, are not taken.
+        Notes pairs with the names that are not taken, and why.
         """
         found, notes = [], []
         for pair in _named_pairs(table, free):
-            key = ",".join(table.names[i] for i in pair)
+            key = table.join(pair, ",")
             try:
-                place = cls._of_units(pair, table)
+                place = cls._guess_units(pair, table)
             except ValueError as doubt:
                 notes.append(f"{key}: not taken for a place, since it {doubt} as its kind")
                 continue
@@ -73,13 +73,13 @@ class Place:
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Place"]:
-        """The place of two columns, as the user says."""
+        """Two columns that the user calls a place, in the units of `options` if there are any."""
         if len(columns) != 2 or len(options) > 1 or any(each not in UNITS for each in options):
             raise ValueError(
                 "takes two columns, latitude and longitude: place, place:degrees, place:radians "
                 "or place:hours (longitudes in hours, latitudes in degrees)"
             )
-        place = cls._of_units(columns, table, *options)
+        place = cls._in(*options, columns, table) if options else cls._guess_units(columns, table)
         fits = place.fits(table)
         if not fits.all():
             raise ValueError(
@@ -89,35 +89,28 @@ class Place:
         return [place]
 
     @classmethod
-    def _of_units(
-        cls, columns: tuple[int, ...], table: Columns, units: str | None = None
-    ) -> "Place":
-        """The pair in these units, or in those that its values and names show.
-
-        Raises ValueError if they do not.
-        """
+    def _in(cls, units: str, columns: tuple[int, ...], table: Columns) -> "Place":
+        """The pair in these units; longitudes begin at 0 if more rows are then in range."""
         polar = table.is_named(columns[0], POLAR)
+        charts = (LatLon(**UNITS[units], polar=polar, west=west) for west in (None, 0.0))
+        places = [cls(tuple(columns), chart) for chart in charts]
+        return max(places, key=lambda place: place.fits(table).mean())
 
-        def made(units: str) -> "Place":
-            """Longitudes around 0 or from 0 on, whichever holds more rows."""
-            chart = LatLon(**UNITS[units], polar=polar)
-            others = LatLon(**UNITS[units], polar=polar, west=0.0)
-            both = cls(tuple(columns), chart), cls(tuple(columns), others)
-            return max(both, key=lambda place: place.fits(table).mean())
-
-        if units is not None:
-            return made(units)
+    @classmethod
+    def _guess_units(cls, columns: tuple[int, ...], table: Columns) -> "Place":
+        """The pair in the units that its values and names suggest; ValueError if in doubt."""
         lat, lon = table.x[:, columns].T
         if table.is_named(columns[1], HOURS):
-            return made("hours")
+            return cls._in("hours", columns, table)
         low = (abs(lon) <= 6.3) & (abs(lat) <= math.pi)
         if low.mean() >= MOST:
+            polar = table.is_named(columns[0], POLAR)
             wide = np.ptp(lon[low]) > math.pi or (polar and np.ptp(lat[low]) > 1)
-            return made("radians" if wide else "degrees")
+            return cls._in("radians" if wide else "degrees", columns, table)
         sky, hours = table.is_named(columns[1], SKY), (lon >= 0) & (lon <= 24)
         if sky and _fills(lon, 24.0):
-            return made("hours")
-        place = made("degrees")
+            return cls._in("hours", columns, table)
+        place = cls._in("degrees", columns, table)
         if place.is_small(table.x):
             return place
         if _fills(lon, 24.0) or (sky and hours.mean() >= MOST and np.ptp(lon[hours]) > 12):
@@ -125,22 +118,24 @@ class Place:
                 f"has longitudes from {lon.min():g} to {lon.max():g}, which may be hours: write "
                 "place:hours or place:degrees"
             )
-        for one, other in ((lon, lat), (lat, lon)):
-            if _fills(one, 2 * math.pi if one is lon else math.pi):
+        for name, one, other, length in (
+            ("longitudes", lon, lat, 2 * math.pi),
+            ("latitudes", lat, lon, math.pi),
+        ):
+            if _fills(one, length):
                 raise ValueError(
-                    f"has {'longitudes' if one is lon else 'latitudes'} from {one.min():g} to "
-                    f"{one.max():g}, as in radians, beside values from {other.min():g} to "
-                    f"{other.max():g}: give both in one unit, or write place:degrees"
+                    f"has {name} from {one.min():g} to {one.max():g}, as in radians, beside "
+                    f"values from {other.min():g} to {other.max():g}: give both in one unit, or "
+                    "write place:degrees"
                 )
         return place
 
     def fits(self, table: Columns) -> np.ndarray:
         """Which rows are in range."""
         lat, lon = table.x[:, self.columns].T
-        half, turn = self.chart.half_turn, self.chart.turn
-        low, slack = 0.0 if self.chart.polar else -half / 2, 1e-6
-        steps = (lat - low) / half, (lon - self.chart.west) / turn
-        return np.all([(-slack <= each) & (each <= 1 + slack) for each in steps], axis=0)
+        chart, slack = self.chart, 1e-6
+        shares = (lat - self._least_lat) / chart.half_turn, (lon - chart.west) / chart.turn
+        return np.all([(-slack <= each) & (each <= 1 + slack) for each in shares], axis=0)
 
     def is_small(self, x: np.ndarray) -> bool:
         """Whether these rows are a small part of the sphere, away from the longitude's seam."""
@@ -155,13 +150,9 @@ class Place:
 
     def keeps_grid(self, table: Columns) -> bool:
         """Whether noise within the cells of rounded latitudes stays between the poles."""
-        lat, kind = table.x[:, self.columns[0]], table.kinds[self.columns[0]]
-        half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
-        low = 0.0 if self.chart.polar else -self.chart.half_turn / 2
-        within = (
-            low + half_step <= lat.min() and lat.max() <= low + self.chart.half_turn - half_step
-        )
-        return bool(within)
+        lat, half_step = table.x[:, self.columns[0]], table.step(self.columns[0]) / 2
+        low, high = self._least_lat, self._least_lat + self.chart.half_turn
+        return bool(low + half_step <= lat.min() and lat.max() <= high - half_step)
 
     def describe(self) -> str:
         """What the columns are."""
@@ -170,7 +161,7 @@ class Place:
 
     @property
     def units(self) -> str:
-        """Of both columns."""
+        """The units of both columns."""
         if self.chart.hours:
             return "degrees and hours"
         return "degrees" if self.chart.degrees else "radians"
@@ -180,17 +171,22 @@ class Place:
         """The sphere."""
         return Sphere(2)
 
+    @property
+    def _least_lat(self) -> float:
+        """The least value of the first column, at a pole."""
+        return 0.0 if self.chart.polar else -self.chart.half_turn / 2
+
 
 def _named_pairs(table: Columns, free: Collection[int]) -> list[tuple[int, int]]:
-    """Pairs of columns whose names are those of a pair, and otherwise equal."""
+    """Pairs of columns with the names of a pair, whose other words are equal."""
     found: list[tuple[int, int]] = []
     for firsts, seconds in (*PAIRS, (POLAR, AROUND)):
         for i, j in itertools.permutations(sorted(free), 2):
-            used = {k for pair in found for k in pair}
-            named = table.is_named(i, firsts) and table.is_named(j, seconds)
-            if not named or not used.isdisjoint((i, j)):
+            are_named = table.is_named(i, firsts) and table.is_named(j, seconds)
+            if not are_named or not set(itertools.chain(*found)).isdisjoint((i, j)):
                 continue
-            if table.rest_of(i, firsts | UNIT_WORDS) == table.rest_of(j, seconds | UNIT_WORDS):
+            others = table.other_words(i, firsts | UNIT_WORDS)
+            if others == table.other_words(j, seconds | UNIT_WORDS):
                 found.append((i, j))
     return found
 

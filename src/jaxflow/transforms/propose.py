@@ -8,7 +8,7 @@ import numpy as np
 from jaxflow.runtime.dependence import dependent_columns, describe_dependent
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.chain import Chain
-from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.columns import Columns, columns_of
 from jaxflow.transforms.groups import Group, find_groups
 from jaxflow.transforms.kinds import (
     ColumnKind,
@@ -23,18 +23,18 @@ from jaxflow.transforms.surface import Surface
 
 
 class Proposal(NamedTuple):
-    """Transforms to apply before scaling; `print` shows a line for each column that needs one.
+    """Transforms to apply before scaling; `print` shows the reasons, a line for each column.
 
     Pass it to `jaxflow.fit_density` or `jaxflow.fit` as `transform`. A flow of `fit_density` lives
-    on `surface`; `fit` trains a flow in flat space, and takes its columns for intervals.
+    on `surface`; `fit` trains a flow in flat space and treats columns of a manifold as intervals.
 
     Attributes:
-        parts: transforms in the order in which they are applied to data in flat space; empty if
-            every column is continuous and without limits.
+        parts: transforms in flat space, the first to apply first; empty if every column is
+            continuous and without limits.
         kinds: the kind of each column in flat space.
         columns: names of the columns.
         notes: remarks about the table, for example duplicate rows.
-        surface: the columns that live on a manifold, such as places and angles; None for none.
+        surface: the columns on a manifold, such as places and angles; None without such columns.
     """
 
     parts: tuple[Any, ...]
@@ -48,25 +48,25 @@ class Proposal(NamedTuple):
 
     @property
     def first(self) -> Chain | None:
-        """The transforms of data in flat space, before a scaling; None for none."""
+        """The transforms in flat space as one, to apply before a scaling; None without parts."""
         return Chain(self.parts) if self.parts else None
 
     @property
     def flat(self) -> "Proposal":
-        """The same without a manifold: all columns are intervals."""
+        """The proposal without a manifold: all columns are intervals."""
         return self._replace(surface=None)
 
     @property
     def given(self) -> "Proposal":
-        """The same for a density given other columns: all are intervals, and a note says so."""
+        """`flat`, for a density given other columns, with a note on columns of a manifold."""
         if self.surface is None:
             return self
-        names = ", ".join(self.columns[i] for i in self.surface.columns)
         scaling = "Standardise.fit(x[:, list(s.others)])" if self.surface.others else ""
         note = (
-            f"{names}: on a manifold, {self.surface.curved}, but a density given other columns "
-            "takes them for intervals. For a flow on it, write s = propose(x, columns).surface; "
-            "m = s.manifold; field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=key), "
+            f"{self._join(self.surface.columns)}: on a manifold, {self.surface.curved}, but a "
+            "density given other columns takes them for intervals. For a flow on it, write "
+            "s = propose(x, columns).surface; m = s.manifold; "
+            "field = OnManifold(MLP(m.ambient, cond_dim=cond.shape[1], key=key), "
             f"m); fit(CNF(field, s.base(), transform=s.transform({scaling})), x, cond, key=key)"
         )
         return self.flat._replace(notes=(note, *self.notes))
@@ -77,23 +77,24 @@ class Proposal(NamedTuple):
         Returns:
             Lines of text.
         """
-        lines, groups = [], () if self.surface is None else self.surface.groups
-        for group in groups:
-            names = ", ".join(self.columns[i] for i in group.columns)
-            lines.append(f"{names}: {group.describe()}")
-        taken = {i for group in groups for i in group.columns}
+        groups = () if self.surface is None else self.surface.groups
+        lines = [f"{self._join(group.columns)}: {group.describe()}" for group in groups]
+        curved = columns_of(groups)
         for i, (name, kind) in enumerate(zip(self.columns, self.kinds, strict=True)):
-            flat = "" if i in taken and not isinstance(kind, GridColumn) else kind.describe()
+            flat = "" if i in curved and not isinstance(kind, GridColumn) else kind.describe()
             remarks = [text for text in (flat, *kind.notes) if text]
             if remarks:
                 lines.append(f"{name}: {'; '.join(remarks)}")
         if groups:
-            key = ",".join(self.columns[i] for i in groups[0].columns)
+            key = self._join(groups[0].columns, ",")
             lines.append(
                 f"to treat {key} as ordinary numbers, write kinds={{{key!r}: 'interval'}}, or "
                 f"--kind {key}=interval"
             )
         return [*lines, *self.notes]
+
+    def _join(self, columns: Sequence[int], separator: str = ", ") -> str:
+        return separator.join(self.columns[i] for i in columns)
 
 
 def propose(
@@ -126,11 +127,11 @@ def propose(
     Args:
         x: training rows, (n, dim), finite, without constant columns.
         columns: names of the columns; None for their numbers.
-        kinds: what columns are, by name, or by names such as `"lat,lon"`: `"periodic"` or
+        kinds: kinds of columns by name, or by names such as `"lat,lon"`: `"periodic"` or
             `"periodic:360"`, `"place"`, `"place:radians"` or `"place:hours"` (latitude, and
             longitude in hours), `"direction"` (unit vectors), `"axis"` (unit vectors up to sign,
             rotations as quaternions), `"rotation"` (matrices of nine columns), or `"interval"`
-            (none of these). None to find out.
+            (none of these). Other columns are detected.
 
     Returns:
         The proposal.
@@ -142,28 +143,29 @@ def propose(
     if values.ndim != 2:
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
-    found = tuple(kind_of(column) for column in values.T)
-    table = Columns(values, names, found)
-    groups, doubts = find_groups(table, _wanted(kinds or {}, names))
-    notes = (*doubts, *_notes(values, found, names, dtype))
-    return Proposal(
-        transforms_of(found, dtype), found, names, notes, _surface(table, groups, dtype)
-    )
+    flat_kinds = tuple(map(kind_of, values.T))
+    table = Columns(values, names, flat_kinds)
+    groups, doubts = find_groups(table, _by_numbers(kinds or {}, names))
+    notes = (*doubts, *_notes(table, dtype))
+    parts = transforms_of(flat_kinds, dtype)
+    return Proposal(parts, flat_kinds, names, notes, _surface(table, groups, dtype))
 
 
-def _wanted(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
-    """Words by the numbers of their columns."""
-    wanted = {}
+def _by_numbers(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
+    """The user's kinds, by the numbers of their columns."""
+    by_numbers = {}
     for key, word in kinds.items():
-        whole = str(key) in names
-        parts = [str(key)] if whole else [part.strip() for part in str(key).split(",")]
         if isinstance(key, tuple):
             parts = [str(part) for part in key]
+        elif str(key) in names:
+            parts = [str(key)]
+        else:
+            parts = [part.strip() for part in str(key).split(",")]
         missing = [part for part in parts if part not in names]
         if missing:
             raise ValueError(f"kinds names {missing[0]!r}; the columns are {', '.join(names)}")
-        wanted[tuple(names.index(part) for part in parts)] = word
-    return wanted
+        by_numbers[tuple(names.index(part) for part in parts)] = word
+    return by_numbers
 
 
 def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
@@ -171,27 +173,24 @@ def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
     if not groups:
         return None
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
-    taken = {i for group in groups for i in group.columns}
-    plain = ContinuousColumn()
+    curved = columns_of(groups)
     # The cells of a grid must not reach beyond a pole.
-    whole = {i for group in groups for i in group.columns if group.keeps_grid(table)}
+    on_grid = columns_of(group for group in groups if group.keeps_grid(table))
     kinds = [
-        kind if i not in taken or (i in whole and isinstance(kind, GridColumn)) else plain
+        kind if i not in curved or (i in on_grid and table.step(i)) else ContinuousColumn()
         for i, kind in enumerate(table.kinds)
     ]
-    others = tuple(i for i in range(len(kinds)) if i not in taken)
+    others = tuple(i for i in range(len(kinds)) if i not in curved)
     return Surface(tuple(groups), others, transforms_of(kinds, dtype))
 
 
-def _notes(
-    values: np.ndarray,
-    kinds: Sequence[ColumnKind],
-    names: Sequence[str],
-    dtype: np.dtype,
-) -> tuple[str, ...]:
-    notes = []
+def _notes(table: Columns, dtype: np.dtype) -> tuple[str, ...]:
+    """Remarks about repeated rows, one-hot columns and linearly dependent columns."""
+    notes, values = [], table.x
+    # Noise on a grid makes its columns independent.
+    continuous = [i for i in range(len(table.names)) if not table.step(i)]
     repeated = len(values) - len(np.unique(values, axis=0))
-    if repeated and not all(isinstance(kind, GridColumn) for kind in kinds):
+    if repeated and continuous:
         notes.append(
             f"{repeated} of {len(values)} rows repeat another one: atoms, which a density cannot "
             "represent; remove them if they are copies"
@@ -199,13 +198,11 @@ def _notes(
     binary = [i for i, column in enumerate(values.T) if set(np.unique(column)) == {0.0, 1.0}]
     if len(binary) > 1 and (values[:, binary].sum(axis=1) == 1).all():
         notes.append(
-            f"columns {', '.join(names[i] for i in binary)} are one-hot, so they are one class: "
+            f"columns {table.join(binary)} are one-hot, so they are one class: "
             "give it as a condition, or leave one of them out"
         )
-    # Noise on a grid makes its columns independent.
-    plain = [i for i, kind in enumerate(kinds) if not isinstance(kind, GridColumn)]
-    if len(values) > len(plain):
-        dependent = dependent_columns(values[:, plain].astype(dtype))
+    if len(values) > len(continuous):
+        dependent = dependent_columns(values[:, continuous].astype(dtype))
         if dependent:
-            notes.append(describe_dependent(dependent, [names[i] for i in plain]))
+            notes.append(describe_dependent(dependent, [table.names[i] for i in continuous]))
     return tuple(notes)

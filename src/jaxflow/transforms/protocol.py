@@ -17,13 +17,13 @@ class Transform(Protocol):
     of a transform if `train` names it, so the methods must not use `stop_gradient`.
 
     Optional methods and attributes:
-        `image_shape`: shape of one point of flow space, if it is another than `event_shape`.
-        `strict`: True if rows outside the support are mistakes: a flow then raises by `check`
-            where it would give a log-density of -inf.
+        `image_shape`: shape of one point of flow space, if it differs from `event_shape`.
+        `strict`: True if rows outside the support are mistakes: a flow then calls `check`, which
+            raises, instead of returning a log-density of -inf.
         `check(x)`: raise ValueError unless every row of `x`, (rows, *event), can be transformed.
-            The library's transforms all have it.
+            All of the library's transforms have it.
         `inside(x) -> bool`: whether one sample lies in the support, where `forward` is defined.
-            Without it, all samples do. Outside, the density is 0.
+            Outside, the density is 0. Without this method all samples are inside.
 
     Example:
         ```python

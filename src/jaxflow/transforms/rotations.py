@@ -1,8 +1,8 @@
-"""Rotation matrices: a chart of the rotations of space, and how tables show them."""
+"""Rotation matrices: a chart of the rotations of space, and its nine columns in tables."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ from jaxflow.manifolds.manifold import TOLERANCE
 from jaxflow.manifolds.sphere import unit
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn
+from jaxflow.transforms.columns import Columns, columns_of
 from jaxflow.transforms.samples import checked_rows
 from jaxflow.transforms.unit_vectors import LEAST_ROWS
 
@@ -50,12 +49,13 @@ class RotationMatrix(eqx.Module):
             x: rows, (rows, 9).
 
         Raises:
-            ValueError: a row is not; names the first one.
+            ValueError: a row is not; the message has the first one.
         """
-        bad = np.flatnonzero(_errors(checked_rows(x, self.event_shape)) > TOLERANCE)
+        matrices = checked_rows(x, self.event_shape).reshape(-1, 3, 3)
+        bad = np.flatnonzero(_error(matrices, np) > TOLERANCE)
         if bad.size:
             raise ValueError(
-                f"x has {bad.size} rows that are no rotation matrices, first row {bad[0]}: "
+                f"x has {bad.size} rows that are not rotation matrices, first row {bad[0]}: "
                 f"{np.asarray(x)[bad[0]].tolist()}; R @ R.T must be the identity and det(R) 1. "
                 "Nearest rotations: u, _, v = numpy.linalg.svd(x.reshape(-1, 3, 3)); u @ v"
             )
@@ -63,13 +63,13 @@ class RotationMatrix(eqx.Module):
     def inside(self, x: Event) -> Bool[Array, ""]:
         """Whether `R R^T` is the identity and the determinant 1, up to rounding; True for NaN."""
         check_event("x", x, self.event_shape, "transform.inside")
-        return ~(_error(x.reshape(3, 3)) > TOLERANCE)
+        return ~(_error(x.reshape(3, 3), jnp) > TOLERANCE)
 
     def forward(self, x: Event) -> tuple[Float[Array, " 4"], Scalar]:
         """The quaternion, and 0."""
         check_event("x", x, self.event_shape, "transform.forward")
         (a, b, c), (d, e, f), (g, h, i) = x.reshape(3, 3)
-        # 4 q q^T; its row with the largest entry of the diagonal is accurate.
+        # 4 q q^T; its row with the largest diagonal entry is accurate.
         rows = [
             [1 + a + e + i, h - f, c - g, d - b],
             [h - f, 1 + a - e - i, b + d, c + g],
@@ -103,21 +103,20 @@ class Rotation:
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Rotation"], list[str]]:
-        """Nine adjacent columns; no doubts."""
+        """Nine adjacent columns whose rows are rotation matrices; no notes."""
         found: list[Rotation] = []
         for first in range(table.x.shape[1] - 8):
             columns = tuple(range(first, first + 9))
-            taken = {i for group in found for i in group.columns}
-            if len(table.x) < LEAST_ROWS or not set(columns) <= set(free) - taken:
+            if len(table.x) < LEAST_ROWS or not set(columns) <= set(free) - columns_of(found):
                 continue
-            on_grid = any(isinstance(table.kinds[i], GridColumn) for i in columns)
-            if not on_grid and (_errors(table.x[:, columns]) <= TOLERANCE).all():
+            matrices = table.x[:, columns].reshape(-1, 3, 3)
+            if not any(map(table.step, columns)) and (_error(matrices, np) <= TOLERANCE).all():
                 found.append(cls(columns))
         return found, []
 
     @classmethod
     def of(cls, columns: tuple[int, ...], options: list[str], table: Columns) -> list["Rotation"]:
-        """The matrices of some columns, as the user says."""
+        """Columns that the user calls a rotation."""
         if len(columns) != 9 or options:
             raise ValueError("takes the nine columns of a matrix, row by row, and no options")
         try:
@@ -127,7 +126,7 @@ class Rotation:
         return [cls(columns)]
 
     def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise keeps a rotation: it does not."""
+        """Whether noise within cells of a grid keeps a rotation: it does not."""
         return False
 
     def describe(self) -> str:
@@ -141,17 +140,11 @@ class Rotation:
 
     @property
     def chart(self) -> RotationMatrix:
-        """To quaternions."""
+        """The map to quaternions."""
         return RotationMatrix()
 
 
-def _error(matrix: Float[Array, "3 3"]) -> Scalar:
-    """How far a matrix is from a rotation."""
-    off = jnp.max(jnp.abs(matrix @ matrix.T - jnp.eye(3, dtype=matrix.dtype)))
-    return jnp.maximum(off, jnp.abs(jnp.linalg.det(matrix) - 1))
-
-
-def _errors(x: Float[np.ndarray, "rows 9"]) -> Float[np.ndarray, " rows"]:
-    matrices = np.asarray(x, np.float64).reshape(-1, 3, 3)
-    off = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
-    return np.maximum(off, np.abs(np.linalg.det(matrices) - 1))
+def _error(matrices: Any, xp: Any) -> Any:
+    """How far matrices, (*batch, 3, 3), are from rotations; `xp` is `numpy` or `jax.numpy`."""
+    off = xp.abs(matrices @ matrices.mT - xp.eye(3, dtype=matrices.dtype)).max(axis=(-2, -1))
+    return xp.maximum(off, xp.abs(xp.linalg.det(matrices) - 1))

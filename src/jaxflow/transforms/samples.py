@@ -1,4 +1,4 @@
-"""Input checks shared by all transforms."""
+"""Checks of inputs that all transforms share."""
 
 from typing import Any
 
@@ -52,36 +52,33 @@ def checked_rows(x: Any, event_shape: tuple[int, ...]) -> Float[np.ndarray, "n *
     return values
 
 
-def refuse_constant_columns(
-    x: Float[np.ndarray, "n *event"], dtype: np.dtype, given: np.dtype
-) -> None:
-    """Raise ValueError if a column is constant to the rounding of `dtype`; names all of them.
-
-    The message says so where the values differ in the finer dtype `given` of the data.
-    """
-    constant = constant_columns(x, float(jnp.finfo(dtype).eps))
-    if not constant.any():
-        with np.errstate(over="ignore", invalid="ignore"):
-            # A margin for quantities such as slopes, which are 1 over a part of the spread.
-            lost = ~(x.std(axis=0) >= 1000 * jnp.finfo(dtype).tiny)
-        if lost.any():
+def samples_to_fit(x: Any) -> tuple[Float[np.ndarray, "n *event"], np.dtype]:
+    """As `host_samples`; also raises ValueError for columns that the dtype takes for constant."""
+    values, dtype = host_samples(x)
+    constant = constant_columns(values, float(jnp.finfo(dtype).eps))
+    if constant.any():
+        own = np.asarray(x).dtype
+        finest = own if jnp.issubdtype(own, jnp.floating) else values.dtype
+        varies = constant & ~constant_columns(values, float(jnp.finfo(finest).eps))
+        if varies.any():
             raise ValueError(
-                f"{dtype} cannot hold the spread of x in columns {places(lost)}: multiply them by "
-                "a constant, to a standard deviation near 1"
+                f"{dtype} cannot tell the values of x apart in columns {places(varies)}, which "
+                'are large and vary little: set jax.config.update("jax_enable_x64", True), or '
+                "subtract an offset from these columns in float64"
             )
-        return
-    known = given if jnp.issubdtype(given, jnp.floating) else x.dtype
-    varies = constant & ~constant_columns(x, float(jnp.finfo(known).eps))
-    if varies.any():
         raise ValueError(
-            f"{dtype} cannot tell the values of x apart in columns {places(varies)}, which are "
-            'large and vary little: set jax.config.update("jax_enable_x64", True), or subtract '
-            "an offset from these columns in float64"
+            f"x is constant (to rounding) in columns {places(constant)}, which have no density; "
+            "drop these columns"
         )
-    raise ValueError(
-        f"x is constant (to rounding) in columns {places(constant)}, which have no density; "
-        "drop these columns"
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A margin for quantities such as slopes, which are 1 over a part of the spread.
+        lost = ~(values.std(axis=0) >= 1000 * jnp.finfo(dtype).tiny)
+    if lost.any():
+        raise ValueError(
+            f"{dtype} cannot hold the spread of x in columns {places(lost)}: multiply them by "
+            "a constant, to a standard deviation near 1"
+        )
+    return values, dtype
 
 
 def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
@@ -97,7 +94,7 @@ def clip_inside(x: Event, lower: Event, upper: Event) -> Event:
 
 
 def _moving_with(limit: Event, neighbour: Event) -> Event:
-    """The neighbour, with the derivative of its limit, which `nextafter` lacks."""
+    """The float beside a limit, with the derivative of the limit, which `nextafter` lacks."""
     finite = jnp.isfinite(limit)
     limit = jnp.where(finite, limit, 0.0)
     return jnp.where(finite, limit + (neighbour - jax.lax.stop_gradient(limit)), neighbour)
@@ -106,7 +103,7 @@ def _moving_with(limit: Event, neighbour: Event) -> Event:
 def places(mask: Bool[np.ndarray, "*event"]) -> list:
     """The indices of the true entries; plain numbers if there is one axis."""
     each = np.argwhere(mask)
-    return each[:, 0].tolist() if mask.ndim == 1 else [tuple(place) for place in each.tolist()]
+    return each[:, 0].tolist() if mask.ndim == 1 else list(map(tuple, each.tolist()))
 
 
 def column_label(index: tuple[int, ...]) -> str:
@@ -115,5 +112,5 @@ def column_label(index: tuple[int, ...]) -> str:
 
 
 def is_concrete(*arrays: Any) -> bool:
-    """Whether all arrays hold values, so none is a tracer or a `jax.ShapeDtypeStruct`."""
+    """Whether all arrays have values: none is a tracer or a `jax.ShapeDtypeStruct`."""
     return not any(isinstance(a, Tracer | jax.ShapeDtypeStruct) for a in arrays)

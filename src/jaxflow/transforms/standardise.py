@@ -9,13 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import (
-    checked_rows,
-    host_samples,
-    is_concrete,
-    places,
-    refuse_constant_columns,
-)
+from jaxflow.transforms.samples import checked_rows, is_concrete, places, samples_to_fit
 
 
 @final
@@ -44,8 +38,8 @@ class Standardise(eqx.Module):
             scale: standard deviation of the data, in its units, (*event).
 
         Raises:
-            ValueError: the shapes differ, a value is not finite, or `scale` is not positive, or so
-                small that arithmetic takes it for 0.
+            ValueError: the shapes differ, a value is not finite, or `scale` is less than the
+                smallest normal number.
         """
         if mean.shape != scale.shape:
             raise ValueError(
@@ -79,8 +73,7 @@ class Standardise(eqx.Module):
                 fewer than two samples.
             TypeError: `x` does not hold real numbers.
         """
-        values, dtype = host_samples(x)
-        refuse_constant_columns(values, dtype, np.asarray(x).dtype)
+        values, dtype = samples_to_fit(x)
         mean, scale = values.mean(axis=0), values.std(axis=0)
         return cls(jnp.asarray(mean.astype(dtype)), jnp.asarray(scale.astype(dtype)))
 

@@ -1,4 +1,4 @@
-"""A table some of whose columns live on a manifold: its manifold, base and transform."""
+"""The manifold, base and transform of a table with columns on a manifold."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,10 +15,15 @@ from jaxflow.transforms.protocol import Transform
 
 
 class Surface(NamedTuple):
-    """Columns on a manifold, and the others, which are numbers of a line.
+    """Columns on a manifold, and the other columns, which are flat.
 
-    In flow space the places and unit vectors come first, then the columns with a period, in
-    radians, then the others. `parts` are transforms that come before, of grids and limits.
+    In flow space the places, rotations and unit vectors come first, then the columns with a
+    period, in radians, then the others.
+
+    Attributes:
+        groups: columns on a manifold, those with a period last.
+        others: numbers of the other columns.
+        parts: transforms of grids and limits, applied to all columns first.
     """
 
     groups: tuple[Group, ...]
@@ -27,7 +32,7 @@ class Surface(NamedTuple):
 
     @property
     def curved(self) -> Manifold:
-        """The manifold without the other columns; its volume is finite."""
+        """The manifold of `groups` alone; its volume is finite."""
         factors: list[Manifold] = [g.manifold for g in self.groups if not isinstance(g, Periodic)]
         if self._periodic:
             factors.append(Torus(len(self._periodic)))
@@ -42,7 +47,7 @@ class Surface(NamedTuple):
         return Product(*factors, Euclidean(len(self.others)))
 
     def base(self, of_others: Any = None) -> Any:
-        """Uniform on the manifold, beside a base of the other columns; None for a normal one."""
+        """Uniform on the manifold, times a base of the other columns; None for a normal one."""
         uniform = UniformOn(self.curved)
         if not self.others:
             return uniform
@@ -55,7 +60,7 @@ class Surface(NamedTuple):
 
     @property
     def charts(self) -> list[Any]:
-        """Transforms of these columns, in turn."""
+        """Transforms of these columns, in the order of flow space."""
         charts: list[Any] = [g.chart for g in self.groups if not isinstance(g, Periodic)]
         if self._periodic:
             periods, starts = zip(*((g.period, g.start) for g in self._periodic), strict=True)
@@ -63,7 +68,7 @@ class Surface(NamedTuple):
         return charts
 
     def transform(self, scaling: Transform | None = None) -> Transform:
-        """The columns as a point of the manifold, with a scaling of the other columns."""
+        """From rows to points of the manifold, with a scaling of the other columns."""
         blocks = self.charts if scaling is None else [*self.charts, scaling]
         each = Blocks(blocks, (*self.columns, *self.others))
         return Chain((*self.parts, each)) if self.parts else each

@@ -9,16 +9,17 @@ from jaxtyping import Float
 
 from jaxflow.manifolds import Manifold, Projective, Sphere
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
-# Columns of which this share of rows fits look like unit vectors, or like orthogonal ones.
+# Columns look like unit vectors, or orthogonal ones, if at least this share of rows does.
 MOST = 0.98
-# Unit vectors may be rounded to this step, and are then named.
+# Columns rounded to steps of at most this size may be unit vectors whose rounding a note names.
 FINE = 0.011
-# Unit vectors have this length, within UNIT; fewer rows show nothing.
-UNIT, LEAST_ROWS = 1e-3, 10
+# The length of a unit vector differs from 1 by at most this.
+UNIT = 1e-3
+# Fewer rows are not evidence.
+LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -32,53 +33,47 @@ class UnitVector:
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
         """Two to four adjacent columns, and four with names of quaternions.
 
-        And which are not taken, since some rows have other lengths, or they are orthogonal to
-        others.
+        Notes columns that are not taken since they are rounded, have a few rows of another length,
+        or are orthogonal to others.
         """
         found: list[UnitVector] = []
-        notes: list[str] = []
-        if len(table.x) < LEAST_ROWS:
-            return found, notes
-        left = set(free)
-        # All windows of rows of length 1 first, then those with mistakes.
+        doubts: dict[tuple[int, ...], str] = {}
+        left = set(free) if len(table.x) >= LEAST_ROWS else set()
+        # Columns without a row of another length first, then those with a few.
         for most, size in itertools.product((0.0, 1 - MOST), (2, 3, 4)):
             for columns in _candidates(table, size):
                 if not left.issuperset(columns):
                     continue
-                if any(isinstance(table.kinds[i], GridColumn) for i in columns):
-                    if most == 0 and _is_rounded(table, columns):
-                        left -= set(columns)
-                        names = ", ".join(table.names[i] for i in columns)
-                        notes.append(
-                            f"{names}: not taken for unit vectors, since they are rounded so much "
-                            "that their lengths differ: divide each row by its length"
-                        )
+                x = table.x[:, columns]
+                off = _off_unit(x)
+                if any(map(table.step, columns)):
+                    if most > 0 or not _is_rounded(table, columns):
+                        continue
+                    doubts[columns] = (
+                        "they are rounded so much that their lengths differ: divide each row by "
+                        "its length"
+                    )
+                elif len(off) > most * len(x):
                     continue
-                off = _off_unit(table.x[:, columns])
-                if len(off) > most * len(table.x):
-                    continue
+                elif len(off):
+                    doubts[columns] = _lengths(x, off)
+                else:
+                    found.append(cls(columns, _are_quaternions(table, columns)))
                 left -= set(columns)
-                if len(off):
-                    names = ", ".join(table.names[i] for i in columns)
-                    why = _lengths(table.x[:, columns], off)
-                    notes.append(f"{names}: not taken for unit vectors, since {why}")
-                    continue
-                quaternion = size == 4 and all(
-                    table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
-                    for i in columns
-                )
-                found.append(cls(columns, quaternion))
         pairs = itertools.combinations(found, 2)
-        upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
-        if not upright:
-            return found, notes
-        names = [table.names[i] for each in found if each in upright for i in each.columns]
-        notes.append(
-            f"{', '.join(names)}: not taken for unit vectors, since they are orthogonal to each "
-            "other, as rows of rotations are, and have no density together: write rotations as "
-            "quaternions, or as matrices of 9 adjacent columns with determinant 1"
-        )
-        return [each for each in found if each not in upright], notes
+        orthogonal = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
+        if orthogonal:
+            columns = tuple(i for each in found if each in orthogonal for i in each.columns)
+            doubts[columns] = (
+                "they are orthogonal to each other, as rows of rotations are, and have no density "
+                "together: write rotations as quaternions, or as matrices of 9 adjacent columns "
+                "with determinant 1"
+            )
+        notes = [
+            f"{table.join(columns)}: not taken for unit vectors, since {why}"
+            for columns, why in doubts.items()
+        ]
+        return [each for each in found if each not in orthogonal], notes
 
     @classmethod
     def of(
@@ -89,7 +84,7 @@ class UnitVector:
         *,
         up_to_sign: bool = False,
     ) -> list["UnitVector"]:
-        """The unit vectors of some columns, as the user says."""
+        """Columns that the user calls a direction or an axis."""
         if len(columns) < 2 or options:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
@@ -98,7 +93,7 @@ class UnitVector:
         return [cls(columns, up_to_sign)]
 
     def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise keeps the length: it does not."""
+        """Whether noise within cells of a grid keeps the length: it does not."""
         return False
 
     def describe(self) -> str:
@@ -116,29 +111,34 @@ class UnitVector:
 
     @property
     def chart(self) -> Manifold:
-        """The manifold, which is also a transform."""
+        """The manifold, which is its own transform."""
         return self.manifold
 
 
 def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
-    """Adjacent columns; first of all, those with names of quaternions anywhere."""
+    """Adjacent columns, after four columns anywhere with names of quaternions."""
     count = table.x.shape[1]
     windows = [tuple(range(first, first + size)) for first in range(count - size + 1)]
     named = tuple(i for i in range(count) if table.is_named(i, QUATERNION))
     return [named, *windows] if len(named) == size == 4 else windows
 
 
+def _are_quaternions(table: Columns, columns: tuple[int, ...]) -> bool:
+    """Whether there are four columns, with the names of the entries of a quaternion."""
+    return len(columns) == 4 and all(
+        table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz" for i in columns
+    )
+
+
 def _is_rounded(table: Columns, columns: tuple[int, ...]) -> bool:
-    """Whether the lengths are 1 but for the rounding of the columns."""
-    kinds = [table.kinds[i] for i in columns]
-    steps = [kind.step for kind in kinds if isinstance(kind, GridColumn)]
+    """Whether the lengths are 1 up to the rounding of the columns, which is small."""
+    step = max(map(table.step, columns))
     off = np.abs(np.linalg.norm(table.x[:, columns], axis=1) - 1)
-    most = max(steps) / 2 * len(columns) ** 0.5
-    return max(steps) <= FINE and bool((off <= most + 1e-6).all())
+    return step <= FINE and bool((off <= step / 2 * len(columns) ** 0.5 + 1e-6).all())
 
 
 def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
-    """Whether the vectors are orthogonal in almost all rows."""
+    """Whether two vectors of equal size are orthogonal in almost all rows."""
     if len(one.columns) != len(other.columns):
         return False
     cosine = np.sum(x[:, one.columns] * x[:, other.columns], axis=1)
@@ -146,12 +146,12 @@ def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector)
 
 
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
-    """Numbers of the rows whose length is not 1."""
+    """Indices of the rows whose length is not 1."""
     return np.flatnonzero(np.abs(np.linalg.norm(x, axis=1) - 1) > UNIT)
 
 
 def _lengths(x: Float[np.ndarray, "n k"], off: np.ndarray) -> str:
-    """How many rows have another length than 1, and the first one."""
+    """How many rows have another length than 1, and the first of them."""
     first, length = off[0], float(np.linalg.norm(x[off[0]]))
     return (
         f"{len(off)} of {len(x)} rows have another length, first row {first}: {length:g}. Divide "

@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.transforms.samples import checked_rows, host_samples, is_concrete
-from jaxflow.transforms.standardise import Standardise
+from jaxflow.transforms.samples import checked_rows, is_concrete, samples_to_fit
 
-# A column has at least this share of its spread about any sum of multiples of the others, times
-# the square root of their number.
+# Columns are linearly dependent if a linear combination of others leaves less than this share of
+# the spread of one, times the square root of their number.
 SINGULAR = 1e-5
 
 
@@ -74,10 +73,9 @@ class Whiten(eqx.Module):
             ValueError: the samples are not vectors, a column is constant, or columns are
                 linearly dependent.
         """
-        values, dtype = host_samples(x)
-        if values.ndim != 2:
-            raise ValueError(f"x has shape {values.shape}; only vectors (n, dim) can be whitened")
-        Standardise.fit(x)  # raises for constant columns
+        if np.ndim(x) != 2:
+            raise ValueError(f"x has shape {np.shape(x)}; only vectors (n, dim) can be whitened")
+        values, dtype = samples_to_fit(x)
         spread = values.std(axis=0)
         correlation = np.cov(values / spread, rowvar=False, ddof=0).reshape(2 * [len(spread)])
         check_independent(np.asarray(x), least=SINGULAR * len(spread) ** 0.5)
