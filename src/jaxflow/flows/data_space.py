@@ -154,6 +154,16 @@ def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
     return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
 
 
+def add_log_det(
+    log_p: Float[Array, " rows"], stats: S, log_det: Float[Array, " rows"]
+) -> tuple[Float[Array, " rows"], S]:
+    """Log-densities in data units and their counts, from those in flow space.
+
+    `log_det` is that of `to_flow_space`.
+    """
+    return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+
+
 def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
     """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support.
 

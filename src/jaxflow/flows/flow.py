@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.flows.data_space import (
+    add_log_det,
     check_arguments,
     check_inside,
     into_flow_space,
-    mark_outside,
     nan_where,
     raise_on_failure,
     to_data_space,
@@ -35,7 +35,7 @@ from jaxflow.flows.summary import (
     words,
 )
 from jaxflow.ode import Stats
-from jaxflow.ode.derivatives import name_forward_mode
+from jaxflow.ode.derivatives import explain_forward_mode
 from jaxflow.runtime.arguments import (
     as_cond_rows,
     batch_shape,
@@ -245,7 +245,7 @@ class Flow(eqx.Module):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         if not len(rows):
             return jnp.zeros(batch, accumulation_dtype(rows.dtype))
-        return name_forward_mode(_train_log_prob, flow, rows, cond, key).reshape(batch)
+        return _train_log_prob(flow, rows, cond, key).reshape(batch)
 
     def sample(
         self,
@@ -371,7 +371,7 @@ class Flow(eqx.Module):
         with full_products(not training):
             u, log_det = to_flow_space(self.transform, x, grouped=not training)
             log_p, stats = self.density_rows(u, cond, key, training=training)
-            return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+            return add_log_det(log_p, stats, log_det)
 
     def draw_rows(
         self,
@@ -423,6 +423,7 @@ def score_rows(
     return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 
 
+@explain_forward_mode()
 def map_rows(
     flow: Flow,
     f: Callable[..., Any],
@@ -432,8 +433,7 @@ def map_rows(
 ) -> Any:
     """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
-    settings: dict[str, Any] = {"lanes": lanes_for(size), "progress": progress}
-    return name_forward_mode(map_chunks, f, rows, key, row_size=size, **settings)
+    return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
 
 
 @eqx.filter_jit
@@ -443,9 +443,10 @@ def score_in_flow_space(
 ) -> tuple[Array, Stats | None]:
     """Log-density in data units of a chunk of rows in flow space, and the counts of the solve."""
     log_p, stats = flow.density_rows(u, cond, key, training=False)
-    return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+    return add_log_det(log_p, stats, log_det)
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 def _train_log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None) -> Array:
     return flow.log_prob_rows(x, cond, key, training=True)[0]

@@ -14,9 +14,9 @@ from jaxflow.bases import StandardNormal, as_base, log_prob_rows
 from jaxflow.density.error import LogDensity, mark_no_density
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import (
+    add_log_det,
     check_arguments,
     into_flow_space,
-    mark_outside,
     raise_on_failure,
 )
 from jaxflow.flows.flow import Flow, map_rows
@@ -233,8 +233,7 @@ def _log_prob_with_error(
     flow: Multiscale, u: Array, log_det: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
     value, trace_se, stats = flow._density(u, cond, key, training=False)
-    stats = mark_outside(stats, log_det)
-    value = value + log_det.astype(value.dtype)
+    value, stats = add_log_det(value, stats, log_det)
     return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
 
 

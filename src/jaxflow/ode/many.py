@@ -29,12 +29,12 @@ from jaxflow.ode.checks import (
     check_tolerances,
     count_rows,
 )
-from jaxflow.ode.derivatives import forward_only, name_forward_mode, once
+from jaxflow.ode.derivatives import explain_forward_mode, forward_only, once
 from jaxflow.ode.integrate import VectorField, add, lerp
+from jaxflow.ode.lanes import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import lift_closure, split_args
 from jaxflow.ode.rounding import begin_rounding, carry_rounding, spread
-from jaxflow.ode.rows import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
 from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
@@ -121,12 +121,13 @@ def odeint_many(
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span)
     rows = Row(start, end, row_args)
-    y1, stats = name_forward_mode(_solve, f, y0, rows, args, ode, lanes, measure_rounding)
+    y1, stats = _solve(f, y0, rows, args, ode, lanes, measure_rounding)
     if ode.throw:
         y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
     return y1, stats
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 def _solve(
     f: Callable[..., State],
@@ -137,11 +138,11 @@ def _solve(
     lanes: int,
     measure: bool,
 ) -> tuple[State, Stats]:
-    part = partial(_solve_part, f, ode=ode, lanes=lanes, measure=measure)
-    return shard_map_rows(part, (y0, rows), args)
+    solve_rows = partial(_solve_rows, f, ode=ode, lanes=lanes, measure=measure)
+    return shard_map_rows(solve_rows, (y0, rows), args)
 
 
-def _solve_part(
+def _solve_rows(
     f: Callable[..., State],
     inputs: tuple[State, Row],
     args: Any,
@@ -150,39 +151,51 @@ def _solve_part(
     lanes: int,
     measure: bool,
 ) -> tuple[State, Stats]:
-    """The solves of one device's rows."""
+    """Solve the rows of one device, `inputs = (y0, rows)`."""
     y0, rows = inputs
-    y, row = jax.tree.map(lambda leaf: leaf[0], (y0, rows))
+    y, row = jax.tree.map(lambda leaf: leaf[0], inputs)
     more = (row.args,) if jax.tree.leaves(row.args) else ()
     f, args = lift_closure(full_precision(f), row.t0, y, args, *more)
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     if not ode.adaptive or ode.by_diffrax:
-
-        def solve_groups(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
-            return map_groups(partial(_solve_one, field, args=args, ode=ode), inputs, lanes)
-
-        y1, stats = join_vmaps(solve_groups, (y0, rows), args)
+        y1, stats = _solve_groups(field, y0, rows, args, ode, lanes)
     elif isinstance(ode.gradient, Direct):
         y1, stats = forward_only(_solve_queue(field, y0, rows, args, ode, lanes, measure))
     else:
-        y1, stats = _solve_with_gradient(field, y0, rows, args, ode, lanes, measure)
-    stats = replace(stats, t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)))
-    fail = jax.vmap(partial(poison, partial=ode.partial))
+        theta, constants, static = split_args(args)
+        row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
+        split = y0, row_theta, theta, row_constants, constants
+        y1, stats = _solve_queue_with_vjp(field, static, ode, lanes, measure, split)
     y1, rounding = jax.tree.map(lambda leaf: leaf[:, 0], (y1, stats.rounding))
-    return fail(y1, stats.status), replace(stats, rounding=rounding)
+    t = jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t))
+    y1 = jax.vmap(partial(poison, partial=ode.partial))(y1, stats.status)
+    return y1, replace(stats, t=t, rounding=rounding)
 
 
-def _solve_one(
+def _solve_row(
     field: VectorField, y0: State, row: Row, args: Any, ode: ODE
 ) -> tuple[State, Stats]:
     return solve(field, y0, row.t0, row.t1, (args, row.args), ode)
 
 
+def _solve_groups(
+    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
+) -> tuple[State, Stats]:
+    """Solves that do not queue: rows in groups of `lanes`, each group by one `jax.vmap`."""
+
+    def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+        return map_groups(partial(_solve_row, field, args=args, ode=ode), inputs, lanes)
+
+    return join_vmaps(solve_all, (y0, rows), args)
+
+
 def _solve_queue(
     field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
 ) -> tuple[State, Stats]:
-    def drain_queue(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+    """Adaptive solves in lanes, each row with its own steps."""
+
+    def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
         queue = begin_rows(field, *inputs, args, ode, lanes)
         if not measure:
             return solve_in_lanes(field, queue, args, ode, lanes)[:2]
@@ -197,17 +210,15 @@ def _solve_queue(
         )
         return y1, replace(stats, rounding=map_groups(spread, (rounding,), lanes))
 
-    return join_vmaps(drain_queue, (y0, rows), args)
+    return join_vmaps(solve_all, (y0, rows), args)
 
 
-def _solve_with_gradient(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
+def _solve_queue_with_vjp(
+    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
 ) -> tuple[State, Stats]:
-    """The solve in lanes, whose reverse mode solves each row again by `ode.gradient`."""
-    theta, constants, static = split_args(args)
-    row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
-    inputs = y0, row_theta, theta, row_constants, constants
-    return _custom(field, static, ode, lanes, measure, inputs)
+    """`_solve_queue`, whose reverse mode solves each row again by `ode.gradient`."""
+    return _forward(field, static, ode, lanes, measure, inputs)[0]
 
 
 def _forward(
@@ -216,13 +227,6 @@ def _forward(
     y0, row_theta, theta, row_constants, constants = inputs
     rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
     return once(_solve_queue(field, y0, rows, args, ode, lanes, measure)), inputs
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
-def _custom(
-    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
-) -> tuple[State, Stats]:
-    return _forward(field, static, ode, lanes, measure, inputs)[0]
 
 
 def _backward(
@@ -240,24 +244,24 @@ def _backward(
         *inputs, cotangents = inputs
         theta, constants = shared
 
-        def group(total: Any, inputs: Any, cotangent: State) -> Any:
+        def pull_group(total: Any, inputs: Any, cotangent: State) -> Any:
             y0, row_theta, row_constants = inputs
 
-            def again(y0: State, row_theta: Row, theta: Any) -> State:
+            def solve_again(y0: State, row_theta: Row, theta: Any) -> State:
                 args = eqx.combine(theta, constants, static)
-                one = partial(_solve_one, field, args=args, ode=ode)
-                return jax.vmap(one)(y0, eqx.combine(row_theta, row_constants))[0]
+                solve_row = partial(_solve_row, field, args=args, ode=ode)
+                return jax.vmap(solve_row)(y0, eqx.combine(row_theta, row_constants))[0]
 
-            _, pull = jax.vjp(again, y0, row_theta, theta)
+            _, pull = jax.vjp(solve_again, y0, row_theta, theta)
             of_y0, of_rows, of_theta = pull(cotangent)
             return add(total, of_theta), (of_y0, of_rows)
 
         zero = jax.tree.map(jnp.zeros_like, theta)
-        return scan_groups(group, zero, tuple(inputs), cotangents, lanes)
+        return scan_groups(pull_group, zero, tuple(inputs), cotangents, lanes)
 
     inputs = y0, row_theta, row_constants, cotangents[0]
     of_theta, (of_y0, of_rows) = join_with_totals(pull_back, inputs, (theta, constants))
     return (once((of_y0, of_rows, of_theta, None, None)),)
 
 
-_custom.defvjp(_forward, _backward)
+_solve_queue_with_vjp.defvjp(_forward, _backward)

@@ -21,10 +21,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.controller import error_norm
 from jaxflow.ode.integrate import Loop, lerp
-from jaxflow.ode.lanes import drain
+from jaxflow.ode.lanes import (
+    Row,
+    begin_rows,
+    drain,
+    one_row_field,
+    row_right_side,
+    solve_in_lanes,
+)
 from jaxflow.ode.many import row_size
 from jaxflow.ode.rounding import Rounding, begin_rounding, carry_rounding, spread
-from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, solve_in_lanes
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import RightSide, State, rk_step
