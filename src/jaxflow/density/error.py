@@ -87,7 +87,7 @@ def solve_with_error(
     *,
     ode: ODE,
 ) -> tuple[LogDensity, Stats]:
-    """Log-density at `t = 1` of rows in flow space, by two solves that tell its error."""
+    """Log-density at `t = 1` of rows in flow space, with its error, by two solves."""
     start, probes, read = as_integrals(trace, key, u, 1.0, 0.0, grouped=True)
     t0, t1 = jnp.ones(len(u), u.dtype), jnp.zeros(len(u), u.dtype)
     twice, stats = solve_density(solve_twice, field, u, start, t0, t1, cond, probes, ode=ode)
@@ -107,22 +107,13 @@ def stated_error(
     `twice` solves `(x, log p)`, where log p has one entry a row, or one a probe; `value` is by the
     first solve, `refined` by the second.
     """
-    (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
-    round_x, round_p = twice.rounding
-    z, local_x, round_x = (leaf.astype(value.dtype) for leaf in (z, local_x, round_x))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
 
-    def one(
-        z: Array,
-        local_x: Array,
-        local_p: Array,
-        path_p: Array,
-        round_x: Array,
-        round_p: Array,
-        value: Array,
-        refined: Array,
-    ) -> Array:
+    def row_error(twice: Twice, value: Array, refined: Array) -> Array:
+        (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
+        round_x, round_p = twice.rounding
+        z, local_x, round_x = (leaf.astype(value.dtype) for leaf in (z, local_x, round_x))
         log_base, slope = jax.value_and_grad(base.log_prob)(z)
         slope = jnp.abs(slope)
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
@@ -132,7 +123,7 @@ def stated_error(
         # An unmeasured error counts as infinite, so it meets no target.
         return jnp.where(jnp.isnan(error) & ~jnp.isnan(value), jnp.inf, error)
 
-    return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
+    return per_row(row_error, twice, value, refined)
 
 
 def rounding_error(
@@ -186,7 +177,7 @@ def mark_inaccurate(
     the trajectories' start and end, `share` is `POSSIBLE` or `USUAL`.
     """
 
-    def doubt(
+    def possible_error(
         start: Array, end: Array, change: Array, value: Array, rounding: tuple[Array, Array] | None
     ) -> Array:
         error = rounding_error(end, value + change, jnp.abs(change), value)
@@ -198,7 +189,7 @@ def mark_inaccurate(
         unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
         return error + amplified + share * unit * ode.atol
 
-    error = per_row(doubt, *ends, change, value, stats.rounding)
+    error = per_row(possible_error, *ends, change, value, stats.rounding)
     return _downgrade(stats, error > atol_nats, Status.INACCURATE)
 
 

@@ -53,7 +53,8 @@ def log_prob_to(
     Rows that may miss `atol_nats` by one solve are verified in float64. The arguments are those of
     `CNF.log_prob`; the answer holds values, statuses and evaluations only.
     """
-    given, (flow, rows, cond, batch) = flow, check_arguments(flow, x, cond, "x", keep_float64=True)
+    original = flow
+    flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
     flow = flow.choose_probes(rows, cond, key)
     inputs = *into_flow_space(flow, rows), cond
     dtype = inputs[0].dtype
@@ -65,7 +66,7 @@ def log_prob_to(
     log_p, stats = map_rows(flow, partial(_log_prob_to, flow, *limits), inputs, key, progress)
     if again and len(missed := _inaccurate(stats)):
         answer, counts = _in_float64(
-            given, rows, cond, key, missed, atol_nats, dtype, progress=progress
+            original, rows, cond, key, missed, atol_nats, dtype, progress=progress
         )
         log_p, stats = _put_rows((log_p, stats), missed, (answer.value, counts))
     return LogDensity(log_p, None, None, None, stats.status, stats.num_evals), stats, batch

@@ -54,16 +54,16 @@ def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows
     num, dtype = len(flows), sample_dtype(flows)
     if weights is None:
         return jnp.full(num, 1 / num, dtype)
-    given = weights if isinstance(weights, jax.Array) else np.asarray(weights)
-    numbers = jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)
-    if not numbers or given.shape != (num,):
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    numbers = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    if not numbers or array.shape != (num,):
         raise ValueError(
             f"weights={weights} must be one positive number for each of {num} flows, or None for "
             "equal ones"
         )
-    if isinstance(given, Tracer):
-        return given.astype(dtype) / jnp.sum(given.astype(dtype))
-    values = np.asarray(given, np.float64)
+    if isinstance(array, Tracer):
+        return array.astype(dtype) / jnp.sum(array.astype(dtype))
+    values = np.asarray(array, np.float64)
     good = np.isfinite(values) & (values > 0)
     shares = values / values[good].sum() if good.all() else values
     # The share may be too small for the dtype.
@@ -142,17 +142,15 @@ def _averaged(weights: Array, atol_nats: float | None, parts: Any, key: None) ->
 
 
 def side_by_side(values: Sequence[Any]) -> Any:
-    """Values of several flows, (*batch) each, as (rows, flows); of `LogDensity`, each field so.
+    """Log-densities of several flows, (*batch) each, as (rows, flows).
 
-    What is None for one of the flows is None.
+    Of `LogDensity` each field; None where one of the flows has None.
     """
     values = cast_floats(list(values), widest_dtype(values))
-    if not isinstance(values[0], LogDensity):
-        return _columns(values)
-    return values[0]._make(map(_columns, zip(*values, strict=True)))
+    return jax.tree.map(_columns, *values, is_leaf=lambda leaf: leaf is None)
 
 
-def _columns(values: Sequence[Any]) -> Array | None:
+def _columns(*values: Any) -> Array | None:
     if any(each is None for each in values):
         return None
     return _stack([each.reshape(-1) for each in values], axis=1)

@@ -122,14 +122,14 @@ def _members(
     weights, tree = jax.tree.flatten(leaves)
     lanes = lanes_for(size)
     (rows,) = jax_export.symbolic_shape(f"{lanes} * groups")
-    given = [] if cond_shape is None else [jax.ShapeDtypeStruct((rows, *cond_shape), dtype)]
+    conds = [] if cond_shape is None else [jax.ShapeDtypeStruct((rows, *cond_shape), dtype)]
 
     def restore(weights: list[Array]) -> Flow:
         return eqx.combine(jax.tree.unflatten(tree, weights), static)
 
     def program(name: str, f: Callable[..., Any], *shapes: Any) -> jax_export.Exported:
         with _named(name):
-            return jax_export.export(jax.jit(f), platforms=platforms)(weights, *shapes, *given)
+            return jax_export.export(jax.jit(f), platforms=platforms)(weights, *shapes, *conds)
 
     def score(
         weights: list[Array], u: Array, log_det: Array, cond: Array | None = None

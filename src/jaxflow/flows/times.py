@@ -28,13 +28,13 @@ from jaxflow.runtime.precision import full_precision
 
 def log_prob_at(flow: Any, t: Any, x: Any, cond: Any, key: PRNGKeyArray | None) -> Array:
     """Log-densities at time `t`; arguments and results are those of `CNF.log_prob_at`."""
-    given, (flow, rows, cond, batch) = flow, check_arguments(flow, x, cond, "x", keep_float64=True)
+    flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
     # Count fixed steps here, where the time is still known.
     flow = replace(flow, ode_eval=with_num_steps(flow.ode_eval, t, 0.0))
     flow = flow.choose_probes(rows, cond, key)
     u, log_det = into_flow_space(flow, rows)
     log_p, stats = _log_prob_at(flow, jnp.asarray(t, u.dtype), u, log_det, cond, key)
-    return raise_on_failure(given, log_p, stats, "log_prob_at").reshape(batch)
+    return raise_on_failure(flow, log_p, stats, "log_prob_at").reshape(batch)
 
 
 @explain_forward_mode()
@@ -49,7 +49,7 @@ def _log_prob_at(
 
 def transport_rows(flow: Any, x: Any, t0: Any, t1: Any, cond: Any, save_at: Any) -> Array:
     """Points at `t1` or at the times `save_at`; as `CNF.transport`."""
-    given, (flow, rows, cond, batch) = flow, check_arguments(flow, x, cond, "x", keep_float64=True)
+    flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
     u, log_det = into_flow_space(flow, rows)
     check_inside(~jnp.isneginf(log_det))
     times = None if save_at is None else check_save_at(save_at, t0, t1, u.dtype)
@@ -58,7 +58,7 @@ def transport_rows(flow: Any, x: Any, t0: Any, t1: Any, cond: Any, save_at: Any)
     times = None if times is None else jnp.asarray(times)
     move = partial(_transport, flow, start, end, times)
     out, stats = map_rows(flow, move, (u, log_det, cond), None, False)
-    out = raise_on_failure(given, out, stats, "transport")
+    out = raise_on_failure(flow, out, stats, "transport")
     if times is None:
         return out.reshape(*batch, *flow.event_shape)
     return jnp.moveaxis(out, 1, 0).reshape(len(times), *batch, *flow.event_shape)

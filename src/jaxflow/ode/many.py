@@ -10,7 +10,7 @@ result is the same alone, in any batch and in any order.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -142,6 +142,15 @@ def _solve(
     return shard_map_rows(solve_rows, (y0, rows), args)
 
 
+class Plan(NamedTuple):
+    """How to solve rows: what does not depend on them, and no array."""
+
+    field: VectorField
+    ode: ODE
+    lanes: int
+    measure: bool
+
+
 def _solve_rows(
     f: Callable[..., State],
     inputs: tuple[State, Row],
@@ -156,44 +165,39 @@ def _solve_rows(
     y, row = jax.tree.map(lambda leaf: leaf[0], inputs)
     more = (row.args,) if jax.tree.leaves(row.args) else ()
     f, args = lift_closure(full_precision(f), row.t0, y, args, *more)
-    field = one_row_field(f, rows.args)
+    plan = Plan(one_row_field(f, rows.args), ode, lanes, measure)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     if not ode.adaptive or ode.by_diffrax:
-        y1, stats = _solve_groups(field, y0, rows, args, ode, lanes)
+        y1, stats = _solve_groups(plan, y0, rows, args)
     elif isinstance(ode.gradient, Direct):
-        y1, stats = forward_only(_solve_queue(field, y0, rows, args, ode, lanes, measure))
+        y1, stats = forward_only(_solve_queue(plan, y0, rows, args))
     else:
         theta, constants, static = split_args(args)
         row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
-        split = y0, row_theta, theta, row_constants, constants
-        y1, stats = _solve_queue_with_vjp(field, static, ode, lanes, measure, split)
+        arrays = y0, row_theta, theta, row_constants, constants
+        y1, stats = _solve_queue_with_vjp(plan, static, arrays)
     y1, rounding = jax.tree.map(lambda leaf: leaf[:, 0], (y1, stats.rounding))
     t = jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t))
     y1 = jax.vmap(partial(poison, partial=ode.partial))(y1, stats.status)
     return y1, replace(stats, t=t, rounding=rounding)
 
 
-def _solve_row(
-    field: VectorField, y0: State, row: Row, args: Any, ode: ODE
-) -> tuple[State, Stats]:
-    return solve(field, y0, row.t0, row.t1, (args, row.args), ode)
+def _solve_row(plan: Plan, y0: State, row: Row, args: Any) -> tuple[State, Stats]:
+    return solve(plan.field, y0, row.t0, row.t1, (args, row.args), plan.ode)
 
 
-def _solve_groups(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
-) -> tuple[State, Stats]:
-    """Solves that do not queue: rows in groups of `lanes`, each group by one `jax.vmap`."""
+def _solve_groups(plan: Plan, y0: State, rows: Row, args: Any) -> tuple[State, Stats]:
+    """Solves without a queue: groups of rows, each by one `jax.vmap`."""
 
     def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
-        return map_groups(partial(_solve_row, field, args=args, ode=ode), inputs, lanes)
+        return map_groups(partial(_solve_row, plan, args=args), inputs, plan.lanes)
 
     return join_vmaps(solve_all, (y0, rows), args)
 
 
-def _solve_queue(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
-) -> tuple[State, Stats]:
+def _solve_queue(plan: Plan, y0: State, rows: Row, args: Any) -> tuple[State, Stats]:
     """Adaptive solves in lanes, each row with its own steps."""
+    field, ode, lanes, measure = plan
 
     def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
         queue = begin_rows(field, *inputs, args, ode, lanes)
@@ -213,32 +217,20 @@ def _solve_queue(
     return join_vmaps(solve_all, (y0, rows), args)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
-def _solve_queue_with_vjp(
-    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
-) -> tuple[State, Stats]:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve_queue_with_vjp(plan: Plan, static: Any, arrays: Any) -> tuple[State, Stats]:
     """`_solve_queue`, whose reverse mode solves each row again by `ode.gradient`."""
-    return _forward(field, static, ode, lanes, measure, inputs)[0]
+    return _forward(plan, static, arrays)[0]
 
 
-def _forward(
-    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
-) -> tuple[tuple[State, Stats], Any]:
-    y0, row_theta, theta, row_constants, constants = inputs
+def _forward(plan: Plan, static: Any, arrays: Any) -> tuple[tuple[State, Stats], Any]:
+    y0, row_theta, theta, row_constants, constants = arrays
     rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
-    return once(_solve_queue(field, y0, rows, args, ode, lanes, measure)), inputs
+    return once(_solve_queue(plan, y0, rows, args)), arrays
 
 
-def _backward(
-    field: VectorField,
-    static: Any,
-    ode: ODE,
-    lanes: int,
-    measure: bool,
-    inputs: Any,
-    cotangents: Any,
-) -> tuple[Any, ...]:
-    y0, row_theta, theta, row_constants, constants = inputs
+def _backward(plan: Plan, static: Any, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+    y0, row_theta, theta, row_constants, constants = arrays
 
     def pull_back(inputs: Any, shared: Any) -> tuple[Any, Any]:
         *inputs, cotangents = inputs
@@ -249,7 +241,7 @@ def _backward(
 
             def solve_again(y0: State, row_theta: Row, theta: Any) -> State:
                 args = eqx.combine(theta, constants, static)
-                solve_row = partial(_solve_row, field, args=args, ode=ode)
+                solve_row = partial(_solve_row, plan, args=args)
                 return jax.vmap(solve_row)(y0, eqx.combine(row_theta, row_constants))[0]
 
             _, pull = jax.vjp(solve_again, y0, row_theta, theta)
@@ -257,7 +249,7 @@ def _backward(
             return add(total, of_theta), (of_y0, of_rows)
 
         zero = jax.tree.map(jnp.zeros_like, theta)
-        return scan_groups(pull_group, zero, tuple(inputs), cotangents, lanes)
+        return scan_groups(pull_group, zero, tuple(inputs), cotangents, plan.lanes)
 
     inputs = y0, row_theta, row_constants, cotangents[0]
     of_theta, (of_y0, of_rows) = join_with_totals(pull_back, inputs, (theta, constants))
