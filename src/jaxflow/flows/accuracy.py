@@ -28,7 +28,7 @@ from jaxflow.density.error import (
     solve_with_error,
 )
 from jaxflow.density.probes import choose_num_probes
-from jaxflow.flows.data_space import add_log_det, check_arguments, into_flow_space
+from jaxflow.flows.data_space import add_log_det, check_arguments, transform_rows
 from jaxflow.flows.flow import map_rows
 from jaxflow.ode import ODE, Stats, Status
 from jaxflow.runtime.lanes import per_row
@@ -56,7 +56,7 @@ def log_prob_to(
     original = flow
     flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
     flow = flow.choose_probes(rows, cond, key)
-    inputs = *into_flow_space(flow, rows), cond
+    inputs = *transform_rows(flow, rows), cond
     dtype = inputs[0].dtype
     flow = replace(
         flow, ode_eval=ode_for_tolerance(atol_nats, flow.ode_eval, dtype, checked=False)
@@ -88,7 +88,7 @@ def with_error(
     """
     flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
     flow = flow.choose_probes(rows, cond, key)
-    inputs = *into_flow_space(flow, rows), cond
+    inputs = *transform_rows(flow, rows), cond
     dtype = inputs[0].dtype
 
     def solve(ode: ODE, inputs: tuple[Any, ...]) -> tuple[LogDensity, Stats]:
@@ -220,7 +220,7 @@ def trace_for_rows(flow: Any, x: Any, cond: Any, key: PRNGKeyArray | None) -> Ex
         raise unknown_rows(trace)
     if not len(rows):
         return replace(trace, target_se=None)
-    rows, _ = into_flow_space(flow, rows)
+    rows, _ = transform_rows(flow, rows)
     return choose_num_probes(trace, rows, cond, key, partial(_trace_se, flow.field, quiet))
 
 

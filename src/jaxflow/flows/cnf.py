@@ -20,7 +20,7 @@ from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.dynamics.protocol import check_field, has_closed_form
 from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.flows.accuracy import log_prob_to, trace_for_rows, unknown_rows, with_error
-from jaxflow.flows.data_space import check_arguments, into_flow_space, raise_on_failure
+from jaxflow.flows.data_space import check_arguments, raise_on_failure, transform_rows
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import size_words, solve_words, transform_words, words
 from jaxflow.flows.times import log_prob_at, transport_rows
@@ -360,7 +360,7 @@ class CNF(Flow):
             (*batch, *event, *event).
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        rows, _ = into_flow_space(flow, rows)
+        rows, _ = transform_rows(flow, rows)
         ode = replace(self.ode_eval, throw=False)
         out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
         out = raise_on_failure(self, out, stats, "integrated_jacobian")

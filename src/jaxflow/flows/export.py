@@ -18,7 +18,7 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array
 
-from jaxflow.flows.data_space import nan_where, rows_into_flow_space, to_flow_space
+from jaxflow.flows.data_space import nan_where, to_flow_space, transform_chunk
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow, score_in_flow_space
 from jaxflow.io.atomic import atomic_write
@@ -144,7 +144,7 @@ def _members(
 
     def log_prob(weights: list[Array], x: Array, *cond: Array) -> Any:
         transform = restore(weights).transform
-        into = to_flow_space if transform is None else partial(rows_into_flow_space, dtype)
+        into = to_flow_space if transform is None else partial(transform_chunk, dtype)
         u, log_det = into(transform, x)
         # Not finite, unlike outside of the support.
         log_det = jnp.where(_all_finite(x), log_det, jnp.nan)

@@ -19,11 +19,11 @@ from jaxflow.flows.data_space import (
     add_log_det,
     check_arguments,
     check_inside,
-    into_flow_space,
     nan_where,
     raise_on_failure,
     to_data_space,
     to_flow_space,
+    transform_rows,
 )
 from jaxflow.flows.methods import FlowMethod
 from jaxflow.flows.summary import (
@@ -72,21 +72,21 @@ class Flow(eqx.Module):
     if not TYPE_CHECKING:
 
         def __getattribute__(self, name: str) -> Any:
-            found = object.__getattribute__(self, name)
-            own = isinstance(found, MethodType) and found.__self__ is self
+            value = object.__getattribute__(self, name)
+            own = isinstance(value, MethodType) and value.__self__ is self
             if own and not name.startswith("__"):
-                return FlowMethod(found.__func__, self)
-            return found
+                return FlowMethod(value.__func__, self)
+            return value
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, in data units; that of the base where the transform keeps it."""
+        """Shape of one sample: the transform's if it states one, else the base's."""
         return tuple(getattr(self.transform, "event_shape", self.base.event_shape))
 
     def summary(self) -> dict[str, str]:
-        """A text for each part, by its name: the rows of `print(flow)` and of a notebook's table.
+        """Describe each part in a line: the rows of `print(flow)` and of a notebook's table.
 
-        `repr(flow)` has all arrays by their places.
+        `repr(flow)` lists all arrays instead.
         """
         rows = {f.name: words(getattr(self, f.name, None)) for f in fields(self)}
         rows |= {"transform": transform_words(self.transform)}
@@ -152,9 +152,9 @@ class Flow(eqx.Module):
     def choose_probes(
         self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
     ) -> "Flow":
-        """The flow with the number of probes that its evaluation needs on rows like these.
+        """The flow with as many probes as it needs to evaluate rows like these.
 
-        Only a `CNF` with `Hutchinson(target_se=...)` chooses; other flows return themselves.
+        Other flows than a `CNF` with `Hutchinson(target_se=...)` return themselves.
         """
         return self
 
@@ -182,9 +182,9 @@ class Flow(eqx.Module):
         In a loss write `train_log_prob` instead: it takes the steps that training takes, which
         cost several times less. Use this method for values that you report, compare or integrate.
 
-        `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, and so do those of the
-        other methods (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights
-        as constants; for one that serves many flows write `eqx.filter_jit(flow.log_prob)`.
+        `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, also for other methods
+        (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights as constants;
+        to share a program among flows write `eqx.filter_jit(flow.log_prob)`.
 
         Args:
             x: data, (*batch, *event).
@@ -313,14 +313,14 @@ class Flow(eqx.Module):
             SolveError: the solve failed.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        u, log_det = into_flow_space(flow, rows)
+        u, log_det = transform_rows(flow, rows)
         check_inside(~jnp.isneginf(log_det))
         z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond), None, False)
         z = raise_on_failure(self, z, stats, "encode")
         return z.reshape(*batch, *self.base.event_shape)
 
     def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map points of the base to data, the inverse of `encode`; arguments alike."""
+        """Map points of the base to data: the inverse of `encode`, with the same arguments."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z", of_base=True)
         x, stats = map_rows(flow, partial(_decode, flow), (rows, cond), None, False)
         x = raise_on_failure(self, x, stats, "decode")
@@ -417,9 +417,9 @@ def score_rows(
 ) -> tuple[Any, Stats | None]:
     """Log-density of any number of rows in data units, and the counts of each row's solve.
 
-    The rows, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
+    `x`, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
     """
-    u, log_det = into_flow_space(flow, x)
+    u, log_det = transform_rows(flow, x)
     return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 
 
@@ -431,7 +431,7 @@ def map_rows(
     key: PRNGKeyArray | None,
     progress: bool | None,
 ) -> Any:
-    """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
+    """`f(*rows, key)`, computed in chunks whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
     return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
 

@@ -17,8 +17,8 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import (
     add_log_det,
     check_arguments,
-    into_flow_space,
     raise_on_failure,
+    transform_rows,
 )
 from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.ode import ODE, Stats
@@ -209,7 +209,7 @@ class Multiscale(Flow):
             SolveError: the solve of a row failed.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        inputs = *into_flow_space(flow, rows), cond
+        inputs = *transform_rows(flow, rows), cond
         score = partial(_log_prob_with_error, flow)
         answer, stats = map_rows(flow, score, inputs, key, progress)
         answer = raise_on_failure(self, answer, stats, "log_prob_with_error")

@@ -13,10 +13,10 @@ from jaxflow.flows.data_space import (
     add_log_det,
     check_arguments,
     check_inside,
-    into_flow_space,
     nan_where,
     raise_on_failure,
     to_data_space,
+    transform_rows,
 )
 from jaxflow.flows.flow import map_rows
 from jaxflow.ode import Stats
@@ -32,7 +32,7 @@ def log_prob_at(flow: Any, t: Any, x: Any, cond: Any, key: PRNGKeyArray | None) 
     # Count fixed steps here, where the time is still known.
     flow = replace(flow, ode_eval=with_num_steps(flow.ode_eval, t, 0.0))
     flow = flow.choose_probes(rows, cond, key)
-    u, log_det = into_flow_space(flow, rows)
+    u, log_det = transform_rows(flow, rows)
     log_p, stats = _log_prob_at(flow, jnp.asarray(t, u.dtype), u, log_det, cond, key)
     return raise_on_failure(flow, log_p, stats, "log_prob_at").reshape(batch)
 
@@ -50,7 +50,7 @@ def _log_prob_at(
 def transport_rows(flow: Any, x: Any, t0: Any, t1: Any, cond: Any, save_at: Any) -> Array:
     """Points at `t1` or at the times `save_at`; as `CNF.transport`."""
     flow, rows, cond, batch = check_arguments(flow, x, cond, "x", keep_float64=True)
-    u, log_det = into_flow_space(flow, rows)
+    u, log_det = transform_rows(flow, rows)
     check_inside(~jnp.isneginf(log_det))
     times = None if save_at is None else check_save_at(save_at, t0, t1, u.dtype)
     flow = replace(flow, ode_eval=with_num_steps(flow.ode_eval, t0, t1, times))
