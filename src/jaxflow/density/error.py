@@ -43,11 +43,11 @@ DIFFERENCE, ROUNDING = 1.5, 3.0
 AMPLIFIED = 5.0
 # The weight of the embedded errors at a tolerance of 1e-3, and its range.
 EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
-# Of a single solve: its error in nats over its tolerance times the change in nats by one unit of
-# error in the state. At most the first is seen; the second is usual where errors are amplified.
+# A single solve has the error (share x tolerance x change in nats by one unit of error in the
+# state). No share seen exceeds the first; the second is usual where errors are amplified.
 POSSIBLE, USUAL = 0.2, 0.02
-# Solver tolerance for each nat of `atol_nats`: of a single, unchecked solve, and of the first of
-# those that state their error.
+# Solver tolerance for each nat of `atol_nats`: for a single, unchecked solve, and for the first
+# solve that states its error.
 UNCHECKED, CHECKED = 1 / 20, 1 / 10
 # Rows that miss `atol_nats` are solved again, each time at a tenth of the tolerance or less.
 TIGHTER, ROUNDS = 1 / 10, 6
@@ -229,9 +229,9 @@ def solve_to_tolerance(
 ) -> tuple[LogDensity, Stats]:
     """Log-densities whose stated error is at most `atol_nats`; the others are `INACCURATE`.
 
-    The rows whose stated error is larger are solved again at a tenth of the tolerance or less, by
-    how far most of them missed, at most `rounds` times. Their evaluations add up. `rows` are
-    arrays with known values (not under jit), None left out.
+    Rows with a larger error are solved again at a tenth of the tolerance or less, depending on
+    their median error, at most `rounds` times. Their evaluations add up. `rows` is a tuple of
+    arrays with known values (not under jit) or None.
     """
     if isinstance(rows[0], Tracer):
         raise ValueError(
@@ -271,7 +271,7 @@ def _misses(answer: LogDensity, atol_nats: float) -> np.ndarray:
 def _replace_rows(
     answer: LogDensity, stats: Stats, again: tuple[LogDensity, Stats], at: np.ndarray
 ) -> tuple[LogDensity, Stats, bool]:
-    """Take the rows `at` from their second solve where its error is smaller; whether any was."""
+    """Replace the rows `at` by those of another solve if its error is smaller; whether any is."""
     old, new = answer.ode_error, again[0].ode_error
     assert old is not None
     assert new is not None

@@ -77,7 +77,7 @@ def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows
 
 
 def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
-    """A line for each flow, by its place."""
+    """A line for each flow, by its name `flows[k]`."""
     shares = [""] * len(flows)
     if has_values(weights):
         shares = [f"weight {w:.4g}, " for w in np.asarray(weights)]
@@ -88,7 +88,7 @@ def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
 
 
 def refusal(name: str) -> str:
-    """Why an average has no such attribute, and what has."""
+    """The error for an attribute that the flows of an ensemble have and the ensemble lacks."""
     return (
         f"an Ensemble has no {name}: a mixture of densities is not one invertible map. Use that "
         f"of one of its flows: ensemble.flows[0].{name}"
@@ -96,7 +96,7 @@ def refusal(name: str) -> str:
 
 
 def keys_for(num: int, key: PRNGKeyArray | None) -> list[Any]:
-    """A key for the probes of each flow, whose errors are then independent; one flow keeps it."""
+    """A key for each flow, so that errors of traces are independent; a single flow keeps `key`."""
     return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
 
@@ -164,7 +164,7 @@ def _stack(values: Sequence[Array], axis: int = 0) -> Array:
 
 @eqx.filter_jit
 def choose(keys: Array, weights: Float[Array, " flows"], number: int) -> Int[Array, " rows"]:
-    """The flow of each row, by its key alone; other numbers choose independently."""
+    """Index of the flow that each row is drawn from, by the row's key and `number` alone."""
 
     def draw(key: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, number), (), weights.dtype)
@@ -174,7 +174,7 @@ def choose(keys: Array, weights: Float[Array, " flows"], number: int) -> Int[Arr
 
 
 def nesting(tree: Any, kind: type) -> int:
-    """How many modules of a kind there are within each other."""
+    """How deep modules of a kind are nested."""
     parts = jax.tree.leaves(tree, is_leaf=lambda part: part is not tree and isinstance(part, kind))
     inner = (nesting(part, kind) for part in parts if isinstance(part, kind))
     return isinstance(tree, kind) + max(inner, default=0)
@@ -185,10 +185,10 @@ def take_drawn(
     drawn: Sequence[tuple[Array, Array | None]],
     score: Callable[[int, Array], Array],
 ) -> tuple[Float[Array, "..."], list[Array]]:
-    """In each row the sample of the flow `index`, and the log-densities of all flows there.
+    """Pick each row's sample from the flow `index`; also the log-densities of all flows there.
 
-    `drawn` has samples of each flow and their log-densities; where these are None, no
-    log-densities are computed. `score(k, x)` are the log-densities of flow `k`.
+    `drawn` has the samples of each flow and their log-densities. If these are None, no
+    log-densities are computed. `score(k, x)` computes those of flow `k`.
     """
     x = _take(index, [x for x, _ in drawn])
     values = [log_p for _, log_p in drawn if log_p is not None]
@@ -223,7 +223,7 @@ def joint_stats(each: Sequence[Stats | None]) -> Stats | None:
 
 
 def succeed_where(unused: Bool[Array, " rows"], stats: Stats | None) -> Stats | None:
-    """Counts of solves that did not fail in rows where their result is not used."""
+    """Counts whose status is SUCCESS in the rows whose result is not used."""
     if stats is None or not stats.status.ndim:
         return stats
     return replace(stats, status=jnp.where(unused, int(Status.SUCCESS), stats.status))
@@ -231,7 +231,7 @@ def succeed_where(unused: Bool[Array, " rows"], stats: Stats | None) -> Stats | 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Say in a `SolveError` which flow failed."""
+    """Name the flow in a `SolveError`."""
     try:
         yield
     except SolveError as error:

@@ -88,7 +88,7 @@ class Ensemble(Flow):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say of an attribute of the flows that the mixture has none."""
+            """Explain that a mixture lacks an attribute that its flows have."""
             if any(hasattr(flow, name) for flow in vars(self).get("flows", ())):
                 raise AttributeError(refusal(name))
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")

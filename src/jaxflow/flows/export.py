@@ -217,7 +217,7 @@ def _serialize(name: str, program: jax_export.Exported) -> bytearray:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say of an error of jax or of a part of the flow what was exported, and what can be."""
+    """Turn any error into a ValueError that names what cannot be exported, and what can."""
     try:
         yield
     except Exception as error:

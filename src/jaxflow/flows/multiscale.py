@@ -245,7 +245,7 @@ def _key(key: PRNGKeyArray | None, scale: int) -> PRNGKeyArray | None:
 
 
 def _split(h: Rows) -> tuple[Rows, Rows]:
-    """Squeeze 2 x 2 places into channels; the half that goes on, and the half that is done."""
+    """Squeeze 2 x 2 places into channels; the half to continue with, and the half to split off."""
     rows, height, width, channels = h.shape
     cells = h.reshape(rows, height // 2, 2, width // 2, 2, channels)
     cells = jnp.moveaxis(cells, 2, 3).reshape(rows, height // 2, width // 2, 4 * channels)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.ode.controller import error_norm, first_step, next_step
 from jaxflow.ode.settings import ODE
-from jaxflow.ode.status import Stats, Status
+from jaxflow.ode.status import Stats, Status, all_finite
 from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.precision import widest_dtype
 
@@ -82,14 +82,11 @@ def fixed(
     if not remember:
         body = jax.checkpoint(body, prevent_cse=False)
     (y1, q1), _ = lax.scan(body, (y0, q0), jnp.arange(num_steps))
-    finite = jnp.all(
-        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((y1, q1))])
-    )
     stats = Stats(
         num_evals=jnp.asarray(num_steps * ode.tableau.evals_per_step),
         num_accepted=jnp.asarray(num_steps),
         num_rejected=jnp.asarray(0),
-        status=jnp.where(finite, int(Status.SUCCESS), int(Status.NON_FINITE)),
+        status=jnp.where(all_finite((y1, q1)), int(Status.SUCCESS), int(Status.NON_FINITE)),
         t=jnp.ones((), dtype),
     )
     return y1, q1, stats

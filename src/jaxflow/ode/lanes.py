@@ -146,9 +146,9 @@ def drain(
         work = jax.vmap(turn)(engine.work)
         done = ~jax.vmap(unfinished)(work) & (engine.row < num)
         engine = engine._replace(work=work)
-        return lax.cond(jnp.any(done), change, lambda engine, done: engine, engine, done)
+        return lax.cond(jnp.any(done), refill, lambda engine, done: engine, engine, done)
 
-    def change(engine: Engine, done: Array) -> Engine:
+    def refill(engine: Engine, done: Array) -> Engine:
         """Store the results of lanes that are done, and refill these lanes."""
         # An index past the last row is dropped.
         at = jnp.where(done, engine.row, num)
@@ -158,13 +158,13 @@ def drain(
             jax.vmap(result)(engine.work),
         )
         fresh = jnp.minimum(engine.upcoming + jnp.cumsum(done) - 1, num)
-        refill = done & (fresh < num)
+        has_next = done & (fresh < num)
 
         def select(new: Array, old: Array) -> Array:
-            return jnp.where(refill.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jnp.where(has_next.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         return Engine(
-            jax.tree.map(select, load_rows(jnp.where(refill, fresh, 0)), engine.work),
+            jax.tree.map(select, load_rows(jnp.where(has_next, fresh, 0)), engine.work),
             jnp.where(done, fresh, engine.row),
             jnp.minimum(engine.upcoming + jnp.sum(done), num),
             results,
