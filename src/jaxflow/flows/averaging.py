@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.density.error import LogDensity
 from jaxflow.density.mixture import mix, mix_with_error
@@ -93,11 +93,6 @@ def refusal(name: str) -> str:
         f"an Ensemble has no {name}: a mixture of densities is not one invertible map. Use that "
         f"of one of its flows: ensemble.flows[0].{name}"
     )
-
-
-def keys_for(num: int, key: PRNGKeyArray | None) -> list[Any]:
-    """A key for each flow, so that errors of traces are independent; a single flow keeps `key`."""
-    return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
 
 def states_error(flow: Flow, name: str) -> bool:

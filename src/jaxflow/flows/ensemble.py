@@ -19,7 +19,6 @@ from jaxflow.flows.averaging import (
     exact_answer,
     flow_words,
     joint_stats,
-    keys_for,
     named,
     nesting,
     refusal,
@@ -284,7 +283,9 @@ class Ensemble(Flow):
         return zip(names, promote_dtypes(*self.flows), self._keys(key), strict=True)
 
     def _keys(self, key: PRNGKeyArray | None) -> list[Any]:
-        return keys_for(len(self.flows), key)
+        """A key for each flow, so that errors of their traces are independent; one keeps `key`."""
+        num = len(self.flows)
+        return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
     def _choose(self, keys: Array) -> Array:
         # Ensembles within this one, as flows or in bases, get the same keys.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.ode.controller import worst_row
-from jaxflow.ode.integrate import VectorField, known_steps, right_side
+from jaxflow.ode.integrate import VectorField, right_side
 from jaxflow.ode.methods import as_diffrax
 from jaxflow.ode.parameters import lift_closure
 from jaxflow.ode.settings import ODE, Adjoint, Direct
@@ -50,7 +50,8 @@ def solve_diffrax(
             force_dtmin=False,
         )
     else:
-        max_steps = known_steps(ode)
+        assert ode.num_steps is not None  # `with_num_steps` has replaced `dt`
+        max_steps = ode.num_steps
         controller = diffrax.StepTo(jnp.linspace(0.0, 1.0, max_steps + 1, dtype=dtype))
     adjoint: Any = {
         Adjoint: diffrax.BacksolveAdjoint,

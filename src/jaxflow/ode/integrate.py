@@ -50,13 +50,6 @@ def add(q: State, dq: State) -> State:
     return jax.tree.map(lambda q, dq: q + dq, q, dq)
 
 
-def known_steps(ode: ODE) -> int:
-    """The number of fixed steps, once `with_num_steps` has replaced `dt`."""
-    if ode.num_steps is None:
-        raise ValueError(f"{ode} has no number of steps; give num_steps")
-    return ode.num_steps
-
-
 def integrate(
     g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
@@ -70,7 +63,8 @@ def fixed(
     g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
     """Equal steps; unless `remember`, reverse mode recomputes each step's stages."""
-    num_steps, dtype = known_steps(ode), widest_dtype(y0)
+    num_steps, dtype = ode.num_steps, widest_dtype(y0)
+    assert num_steps is not None  # `with_num_steps` has replaced `dt`
     # An array, which XLA does not fold: h is exactly 1 / num_steps in every dtype.
     h = jnp.asarray(1.0 / num_steps, dtype)
 

@@ -17,7 +17,7 @@ from jaxflow.ode.integrate import Loop, VectorField, attempt, begin, counts, rig
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats
 from jaxflow.ode.step import RightSide, State
-from jaxflow.runtime.lanes import map_groups
+from jaxflow.runtime.lanes import lanes_for, map_groups
 from jaxflow.runtime.precision import full_precision
 
 
@@ -34,6 +34,11 @@ class Work(NamedTuple):
 
     loop: Loop
     row: Row
+
+
+def lanes_of(y0: State) -> int:
+    """The number of lanes for rows with the leaves `y0`."""
+    return lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
 
 
 def bind_row(f: Callable[..., State], row_args: Any) -> VectorField:

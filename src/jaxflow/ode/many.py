@@ -31,7 +31,7 @@ from jaxflow.ode.checks import (
 )
 from jaxflow.ode.derivatives import explain_forward_mode, forward_only, once
 from jaxflow.ode.integrate import VectorField, add, lerp
-from jaxflow.ode.lanes import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
+from jaxflow.ode.lanes import Row, begin_rows, bind_row, lanes_of, one_row_field, solve_in_lanes
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import lift_closure, split_args
 from jaxflow.ode.rounding import begin_rounding, carry_rounding, spread
@@ -40,14 +40,9 @@ from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.joined import join_vmaps, join_with_totals
-from jaxflow.runtime.lanes import lanes_for, map_groups, scan_groups
+from jaxflow.runtime.lanes import map_groups, scan_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import full_precision, widest_dtype
-
-
-def row_size(y0: State) -> int:
-    """Entries of one row of all leaves."""
-    return sum(leaf[:1].size for leaf in jax.tree.leaves(y0))
 
 
 def odeint_many(
@@ -105,7 +100,7 @@ def odeint_many(
     check_state(y0)
     num = count_rows(y0, row_args)
     if lanes is None:
-        lanes = lanes_for(row_size(y0))
+        lanes = lanes_of(y0)
     check_count("lanes", lanes)
     dtype = widest_dtype(y0)
     start, end = as_times(t0, "t0", num, dtype), as_times(t1, "t1", num, dtype)

@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxflow.ode.methods import as_diffrax, check_method, estimates_error, is_diffrax, tableau_of
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
@@ -101,12 +101,7 @@ class Diffrax:
 
 Gradient = Checkpointed | Adjoint | Direct | Diffrax
 GradientName = Literal["checkpointed", "adjoint", "direct", "diffrax"]
-GRADIENTS: dict[str, type[Gradient]] = {
-    "checkpointed": Checkpointed,
-    "adjoint": Adjoint,
-    "direct": Direct,
-    "diffrax": Diffrax,
-}
+GRADIENTS: dict[str, type[Gradient]] = {kind.__name__.lower(): kind for kind in get_args(Gradient)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,16 +201,17 @@ class ODE:
 
     def _check_adjoint(self, gradient: Adjoint) -> None:
         """Raise if the other settings rule out this adjoint."""
+        pieces = gradient.checkpoints + 1
         if self.by_diffrax and gradient != Adjoint():
             raise ValueError(
                 f"gradient={gradient} has settings of jaxflow's own solvers, and "
                 f"solver={self.solver!r} is diffrax's: choose one of {list(TABLEAUS)}, or write "
                 "gradient=Adjoint()"
             )
-        if self.num_steps is not None and self.num_steps % (gradient.checkpoints + 1):
+        if self.num_steps is not None and self.num_steps % pieces:
             raise ValueError(
-                f"num_steps={self.num_steps} must be a multiple of {gradient.checkpoints + 1}, to "
-                f"put checkpoints={gradient.checkpoints} between equal numbers of steps"
+                f"num_steps={self.num_steps} must be a multiple of {pieces}, to put "
+                f"checkpoints={gradient.checkpoints} between equal numbers of steps"
             )
         if self.partial:
             raise ValueError(
@@ -252,7 +248,7 @@ class ODE:
 
     @classmethod
     def upgrade_fields(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of this version, from those that a file of any version holds."""
+        """The fields of this version, from those in a file of any version."""
         return _move_old_settings({"max_step": None} | fields)
 
 
