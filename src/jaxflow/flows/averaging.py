@@ -125,7 +125,7 @@ def averaged(ensemble: Any, values: Sequence[Any], atol_nats: float | None = Non
         return values[0]
     batch = jax.tree.leaves(values[0])[0].shape
     score = partial(_averaged, ensemble.weights, atol_nats)
-    out = map_rows(ensemble, score, (side_by_side(values),), None, False)
+    out = map_rows(ensemble, score, (side_by_side(values),))
     return jax.tree.map(lambda leaf: leaf.reshape(batch), out)
 
 

@@ -249,7 +249,7 @@ class Ensemble(Flow):
         log_p = mix(side_by_side(values), self.weights, grouped=not training) if values else None
         return (x, log_p), joint_stats(counts)
 
-    def _draw(
+    def _sample_batch(
         self,
         key: PRNGKeyArray,
         shape: tuple[int, ...] | SupportsIndex,

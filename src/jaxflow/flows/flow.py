@@ -270,7 +270,7 @@ class Flow(eqx.Module):
             ValueError: `shape` is negative, or `cond` does not fit it.
             SolveError: the solve failed.
         """
-        return self._draw(key, shape, cond, progress, with_log_prob=False)[0]
+        return self._sample_batch(key, shape, cond, progress, with_log_prob=False)[0]
 
     def sample_and_log_prob(
         self,
@@ -289,7 +289,7 @@ class Flow(eqx.Module):
             Samples, (*shape, *event), and their log-densities in nats, (*shape).
         """
         rounds = noise_of(getattr(self, "transform", None)) is not None
-        x, log_p = self._draw(key, shape, cond, progress, with_log_prob=not rounds)
+        x, log_p = self._sample_batch(key, shape, cond, progress, with_log_prob=not rounds)
         if log_p is None:
             # A failed sample, of flows that do not raise, is NaN and has the log-density NaN.
             lost = ~jnp.isfinite(x).all(axis=tuple(range(len(batch_shape(shape)), x.ndim)))
@@ -315,18 +315,18 @@ class Flow(eqx.Module):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
         u, log_det = transform_rows(flow, rows)
         check_inside(~jnp.isneginf(log_det))
-        z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond), None, False)
+        z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond))
         z = raise_on_failure(self, z, stats, "encode")
         return z.reshape(*batch, *self.base.event_shape)
 
     def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
         """Map points of the base to data: the inverse of `encode`, with the same arguments."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z", of_base=True)
-        x, stats = map_rows(flow, partial(_decode, flow), (rows, cond), None, False)
+        x, stats = map_rows(flow, partial(_decode, flow), (rows, cond))
         x = raise_on_failure(self, x, stats, "decode")
         return x.reshape(*batch, *self.event_shape)
 
-    def _draw(
+    def _sample_batch(
         self,
         key: PRNGKeyArray,
         shape: tuple[int, ...] | SupportsIndex,
@@ -428,8 +428,8 @@ def map_rows(
     flow: Flow,
     f: Callable[..., Any],
     rows: tuple[Any, ...],
-    key: PRNGKeyArray | None,
-    progress: bool | None,
+    key: PRNGKeyArray | None = None,
+    progress: bool | None = False,
 ) -> Any:
     """`f(*rows, key)`, computed in chunks whose size suits the flow's events."""
     size = math.prod(flow.event_shape)

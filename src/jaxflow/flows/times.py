@@ -57,7 +57,7 @@ def transport_rows(flow: Any, x: Any, t0: Any, t1: Any, cond: Any, save_at: Any)
     start, end = (jnp.asarray(t, u.dtype) for t in (t0, t1))
     times = None if times is None else jnp.asarray(times)
     move = partial(_transport, flow, start, end, times)
-    out, stats = map_rows(flow, move, (u, log_det, cond), None, False)
+    out, stats = map_rows(flow, move, (u, log_det, cond))
     out = raise_on_failure(flow, out, stats, "transport")
     if times is None:
         return out.reshape(*batch, *flow.event_shape)
