@@ -170,7 +170,8 @@ def _solve_rows(
         theta, constants, static = split_args(args)
         row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
         arrays = y0, row_theta, theta, row_constants, constants
-        y1, stats = _solve_queue_with_vjp(plan, static, arrays)
+        solved: Any = _solve_queue_with_vjp(plan, static, arrays)
+        y1, stats = solved
     y1, rounding = jax.tree.map(lambda leaf: leaf[:, 0], (y1, stats.rounding))
     t = jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t))
     y1 = jax.vmap(partial(poison, partial=ode.partial))(y1, stats.status)
