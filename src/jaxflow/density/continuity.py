@@ -27,6 +27,7 @@ from jaxflow.dynamics import EncodedCondition
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.ode import ODE, Stats, odeint_many, odeint_together
 from jaxflow.ode.checks import check_save_at
+from jaxflow.ode.derivatives import explain_forward_mode
 from jaxflow.ode.odeint import with_num_steps
 from jaxflow.runtime.lanes import per_row
 from jaxflow.runtime.precision import full_precision
@@ -176,6 +177,7 @@ def _xtrace_change(
     return end, -value, error, first.then(second)
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 @full_precision
 def integrated_jacobian(

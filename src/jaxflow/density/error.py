@@ -43,11 +43,11 @@ DIFFERENCE, ROUNDING = 1.5, 3.0
 AMPLIFIED = 5.0
 # The weight of the embedded errors at a tolerance of 1e-3, and its range.
 EMBEDDED, LEAST, MOST = 3.0, 0.5, 3.0
-# Of a single solve: its error in nats over its tolerance times the change in nats by one unit of
-# error in the state. At most the first is seen; the second is usual where errors are amplified.
+# A single solve has the error (share x tolerance x change in nats by one unit of error in the
+# state). No share seen exceeds the first; the second is usual where errors are amplified.
 POSSIBLE, USUAL = 0.2, 0.02
-# Solver tolerance for each nat of `atol_nats`: of a single, unchecked solve, and of the first of
-# those that state their error.
+# Solver tolerance for each nat of `atol_nats`: for a single, unchecked solve, and for the first
+# solve that states its error.
 UNCHECKED, CHECKED = 1 / 20, 1 / 10
 # Rows that miss `atol_nats` are solved again, each time at a tenth of the tolerance or less.
 TIGHTER, ROUNDS = 1 / 10, 6
@@ -87,7 +87,7 @@ def solve_with_error(
     *,
     ode: ODE,
 ) -> tuple[LogDensity, Stats]:
-    """Log-density at `t = 1` of rows in flow space, by two solves that tell its error."""
+    """Log-density at `t = 1` of rows in flow space, with its error, by two solves."""
     start, probes, read = as_integrals(trace, key, u, 1.0, 0.0, grouped=True)
     t0, t1 = jnp.ones(len(u), u.dtype), jnp.zeros(len(u), u.dtype)
     twice, stats = solve_density(solve_twice, field, u, start, t0, t1, cond, probes, ode=ode)
@@ -107,22 +107,13 @@ def stated_error(
     `twice` solves `(x, log p)`, where log p has one entry a row, or one a probe; `value` is by the
     first solve, `refined` by the second.
     """
-    (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
-    round_x, round_p = twice.rounding
-    z, local_x, round_x = (leaf.astype(value.dtype) for leaf in (z, local_x, round_x))
     tolerance = max(ode.rtol, ode.atol)
     kappa = min(MOST, max(LEAST, EMBEDDED * (tolerance / 1e-3) ** 0.25))
 
-    def one(
-        z: Array,
-        local_x: Array,
-        local_p: Array,
-        path_p: Array,
-        round_x: Array,
-        round_p: Array,
-        value: Array,
-        refined: Array,
-    ) -> Array:
+    def row_error(twice: Twice, value: Array, refined: Array) -> Array:
+        (z, _), (local_x, local_p), (_, path_p) = twice.refined, twice.local, twice.path
+        round_x, round_p = twice.rounding
+        z, local_x, round_x = (leaf.astype(value.dtype) for leaf in (z, local_x, round_x))
         log_base, slope = jax.value_and_grad(base.log_prob)(z)
         slope = jnp.abs(slope)
         embedded = jnp.mean(local_p) + jnp.linalg.norm((slope * local_x).ravel())
@@ -132,7 +123,7 @@ def stated_error(
         # An unmeasured error counts as infinite, so it meets no target.
         return jnp.where(jnp.isnan(error) & ~jnp.isnan(value), jnp.inf, error)
 
-    return per_row(one, z, local_x, local_p, path_p, round_x, round_p, value, refined)
+    return per_row(row_error, twice, value, refined)
 
 
 def rounding_error(
@@ -186,7 +177,7 @@ def mark_inaccurate(
     the trajectories' start and end, `share` is `POSSIBLE` or `USUAL`.
     """
 
-    def doubt(
+    def possible_error(
         start: Array, end: Array, change: Array, value: Array, rounding: tuple[Array, Array] | None
     ) -> Array:
         error = rounding_error(end, value + change, jnp.abs(change), value)
@@ -198,7 +189,7 @@ def mark_inaccurate(
         unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
         return error + amplified + share * unit * ode.atol
 
-    error = per_row(doubt, *ends, change, value, stats.rounding)
+    error = per_row(possible_error, *ends, change, value, stats.rounding)
     return _downgrade(stats, error > atol_nats, Status.INACCURATE)
 
 
@@ -238,9 +229,9 @@ def solve_to_tolerance(
 ) -> tuple[LogDensity, Stats]:
     """Log-densities whose stated error is at most `atol_nats`; the others are `INACCURATE`.
 
-    The rows whose stated error is larger are solved again at a tenth of the tolerance or less, by
-    how far most of them missed, at most `rounds` times. Their evaluations add up. `rows` are
-    arrays with known values (not under jit), None left out.
+    Rows with a larger error are solved again at a tenth of the tolerance or less, depending on
+    their median error, at most `rounds` times. Their evaluations add up. `rows` is a tuple of
+    arrays with known values (not under jit) or None.
     """
     if isinstance(rows[0], Tracer):
         raise ValueError(
@@ -280,7 +271,7 @@ def _misses(answer: LogDensity, atol_nats: float) -> np.ndarray:
 def _replace_rows(
     answer: LogDensity, stats: Stats, again: tuple[LogDensity, Stats], at: np.ndarray
 ) -> tuple[LogDensity, Stats, bool]:
-    """Take the rows `at` from their second solve where its error is smaller; whether any was."""
+    """Replace the rows `at` by those of another solve if its error is smaller; whether any is."""
     old, new = answer.ode_error, again[0].ode_error
     assert old is not None
     assert new is not None

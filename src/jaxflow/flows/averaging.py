@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.density.error import LogDensity
 from jaxflow.density.mixture import mix, mix_with_error
@@ -54,16 +54,16 @@ def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows
     num, dtype = len(flows), sample_dtype(flows)
     if weights is None:
         return jnp.full(num, 1 / num, dtype)
-    given = weights if isinstance(weights, jax.Array) else np.asarray(weights)
-    numbers = jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)
-    if not numbers or given.shape != (num,):
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    numbers = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    if not numbers or array.shape != (num,):
         raise ValueError(
             f"weights={weights} must be one positive number for each of {num} flows, or None for "
             "equal ones"
         )
-    if isinstance(given, Tracer):
-        return given.astype(dtype) / jnp.sum(given.astype(dtype))
-    values = np.asarray(given, np.float64)
+    if isinstance(array, Tracer):
+        return array.astype(dtype) / jnp.sum(array.astype(dtype))
+    values = np.asarray(array, np.float64)
     good = np.isfinite(values) & (values > 0)
     shares = values / values[good].sum() if good.all() else values
     # The share may be too small for the dtype.
@@ -77,7 +77,7 @@ def checked_weights(weights: Any, flows: Sequence[Flow]) -> Float[Array, " flows
 
 
 def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
-    """A line for each flow, by its place."""
+    """A line for each flow, by its name `flows[k]`."""
     shares = [""] * len(flows)
     if has_values(weights):
         shares = [f"weight {w:.4g}, " for w in np.asarray(weights)]
@@ -88,16 +88,11 @@ def flow_words(flows: Sequence[Any], weights: Any) -> dict[str, str]:
 
 
 def refusal(name: str) -> str:
-    """Why an average has no such attribute, and what has."""
+    """The error for an attribute that the flows of an ensemble have and the ensemble lacks."""
     return (
         f"an Ensemble has no {name}: a mixture of densities is not one invertible map. Use that "
         f"of one of its flows: ensemble.flows[0].{name}"
     )
-
-
-def keys_for(num: int, key: PRNGKeyArray | None) -> list[Any]:
-    """A key for the probes of each flow, whose errors are then independent; one flow keeps it."""
-    return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
 
 def states_error(flow: Flow, name: str) -> bool:
@@ -130,7 +125,7 @@ def averaged(ensemble: Any, values: Sequence[Any], atol_nats: float | None = Non
         return values[0]
     batch = jax.tree.leaves(values[0])[0].shape
     score = partial(_averaged, ensemble.weights, atol_nats)
-    out = map_rows(ensemble, score, (side_by_side(values),), None, False)
+    out = map_rows(ensemble, score, (side_by_side(values),))
     return jax.tree.map(lambda leaf: leaf.reshape(batch), out)
 
 
@@ -142,17 +137,15 @@ def _averaged(weights: Array, atol_nats: float | None, parts: Any, key: None) ->
 
 
 def side_by_side(values: Sequence[Any]) -> Any:
-    """Values of several flows, (*batch) each, as (rows, flows); of `LogDensity`, each field so.
+    """Log-densities of several flows, (*batch) each, as (rows, flows).
 
-    What is None for one of the flows is None.
+    Of `LogDensity` each field; None where one of the flows has None.
     """
     values = cast_floats(list(values), widest_dtype(values))
-    if not isinstance(values[0], LogDensity):
-        return _columns(values)
-    return values[0]._make(map(_columns, zip(*values, strict=True)))
+    return jax.tree.map(_columns, *values, is_leaf=lambda leaf: leaf is None)
 
 
-def _columns(values: Sequence[Any]) -> Array | None:
+def _columns(*values: Any) -> Array | None:
     if any(each is None for each in values):
         return None
     return _stack([each.reshape(-1) for each in values], axis=1)
@@ -166,7 +159,7 @@ def _stack(values: Sequence[Array], axis: int = 0) -> Array:
 
 @eqx.filter_jit
 def choose(keys: Array, weights: Float[Array, " flows"], number: int) -> Int[Array, " rows"]:
-    """The flow of each row, by its key alone; other numbers choose independently."""
+    """Index of the flow that each row is drawn from, by the row's key and `number` alone."""
 
     def draw(key: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, number), (), weights.dtype)
@@ -176,7 +169,7 @@ def choose(keys: Array, weights: Float[Array, " flows"], number: int) -> Int[Arr
 
 
 def nesting(tree: Any, kind: type) -> int:
-    """How many modules of a kind there are within each other."""
+    """How deep modules of a kind are nested."""
     parts = jax.tree.leaves(tree, is_leaf=lambda part: part is not tree and isinstance(part, kind))
     inner = (nesting(part, kind) for part in parts if isinstance(part, kind))
     return isinstance(tree, kind) + max(inner, default=0)
@@ -187,10 +180,10 @@ def take_drawn(
     drawn: Sequence[tuple[Array, Array | None]],
     score: Callable[[int, Array], Array],
 ) -> tuple[Float[Array, "..."], list[Array]]:
-    """In each row the sample of the flow `index`, and the log-densities of all flows there.
+    """Pick each row's sample from the flow `index`; also the log-densities of all flows there.
 
-    `drawn` has samples of each flow and their log-densities; where these are None, no
-    log-densities are computed. `score(k, x)` are the log-densities of flow `k`.
+    `drawn` has the samples of each flow and their log-densities. If these are None, no
+    log-densities are computed. `score(k, x)` computes those of flow `k`.
     """
     x = _take(index, [x for x, _ in drawn])
     values = [log_p for _, log_p in drawn if log_p is not None]
@@ -225,7 +218,7 @@ def joint_stats(each: Sequence[Stats | None]) -> Stats | None:
 
 
 def succeed_where(unused: Bool[Array, " rows"], stats: Stats | None) -> Stats | None:
-    """Counts of solves that did not fail in rows where their result is not used."""
+    """Counts whose status is SUCCESS in the rows whose result is not used."""
     if stats is None or not stats.status.ndim:
         return stats
     return replace(stats, status=jnp.where(unused, int(Status.SUCCESS), stats.status))
@@ -233,7 +226,7 @@ def succeed_where(unused: Bool[Array, " rows"], stats: Stats | None) -> Stats | 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Say in a `SolveError` which flow failed."""
+    """Name the flow in a `SolveError`."""
     try:
         yield
     except SolveError as error:

@@ -8,40 +8,26 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import as_base, log_prob_rows
 from jaxflow.density.continuity import density_change, integrated_jacobian, transport
-from jaxflow.density.error import (
-    LogDensity,
-    mark_no_density,
-)
-from jaxflow.density.probes import Change, choose_num_probes
+from jaxflow.density.error import LogDensity, mark_no_density
+from jaxflow.density.probes import Change
 from jaxflow.dynamics import Linear
 from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.dynamics.protocol import check_field, has_closed_form
 from jaxflow.dynamics.wrapper import AbstractWrapper
-from jaxflow.flows.accuracy import log_prob_to, with_error
-from jaxflow.flows.data_space import (
-    check_arguments,
-    check_inside,
-    into_flow_space,
-    mark_outside,
-    nan_where,
-    raise_on_failure,
-    to_data_space,
-)
-from jaxflow.flows.flow import Flow, map_rows
+from jaxflow.flows.accuracy import log_prob_to, trace_for_rows, unknown_rows, with_error
+from jaxflow.flows.data_space import check_arguments, raise_on_failure, transform_rows
+from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import size_words, solve_words, transform_words, words
+from jaxflow.flows.times import log_prob_at, transport_rows
 from jaxflow.ode import ODE, Stats, Status, odeint_many, odeint_together
-from jaxflow.ode.checks import check_save_at
-from jaxflow.ode.derivatives import name_forward_mode, value_only
-from jaxflow.ode.odeint import with_num_steps
+from jaxflow.ode.derivatives import value_only
 from jaxflow.ode.status import poison
 from jaxflow.runtime.lanes import per_row
-from jaxflow.runtime.precision import full_precision
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Auto, Estimator, Exact, Hutchinson, Trace, XTrace, as_trace, resolve
 
@@ -163,9 +149,22 @@ class CNF(Flow):
         training: bool,
     ) -> tuple[Float[Array, " rows"], Stats | None]:
         """Log-density at `t = 1` of rows in flow space; arguments as for `Flow.density_rows`."""
-        z, change, _, stats = self.change_rows(u, 1.0, 0.0, cond, key, training=training)
-        value = log_prob_rows(self.base, z, grouped=not training) - change
-        return value, mark_no_density(stats, value)
+        log_p, _, stats = self.score_rows_at(1.0, u, cond, key, training=training)
+        return log_p, stats
+
+    def score_rows_at(
+        self,
+        t: Any,
+        u: Float[Array, "rows *event"],
+        cond: Array | None,
+        key: PRNGKeyArray | None,
+        *,
+        training: bool,
+    ) -> tuple[Float[Array, " rows"], Float[Array, " rows"] | None, Stats]:
+        """Log-density at `t` of rows in flow space, its standard error, and the counts."""
+        z, change, trace_se, stats = self.change_rows(u, t, 0.0, cond, key, training=training)
+        log_p = log_prob_rows(self.base, z, grouped=not training) - change
+        return log_p, trace_se, mark_no_density(stats, log_p)
 
     def sample_rows(
         self,
@@ -202,18 +201,23 @@ class CNF(Flow):
         key: PRNGKeyArray | None,
         *,
         training: bool,
+        measure_rounding: bool = False,
     ) -> Change:
-        """Points at `t1` and the change of their log-density, in flow space."""
+        """Points at `t1` and the change of their log-density, in flow space.
+
+        With `measure_rounding` the counts hold the rounding of each row's solve in evaluation.
+        """
         trace = self.trace_for(training=training)
         ode = replace(self.ode if training else self.ode_eval, throw=False)
-        solver = odeint_together if training else odeint_many
+        solver = partial(odeint_many, measure_rounding=measure_rounding)
+        solver = odeint_together if training else solver
         return density_change(trace, self.field, x, t0, t1, cond, key, ode=ode, solver=solver)
 
     def trace_for(self, *, training: bool) -> Exact | Estimator | XTrace:
         """The trace in training or in evaluation: resolves `trace="auto"`."""
         trace = self._resolved(training=training)
         if isinstance(trace, Hutchinson) and trace.target_se is not None and not training:
-            raise _unknown_rows(trace)
+            raise unknown_rows(trace)
         return trace
 
     def log_prob(
@@ -254,12 +258,9 @@ class CNF(Flow):
             if verify:
                 raise ValueError("verify=True needs a target: give atol_nats, in nats")
             return super().log_prob(x, cond, key, progress=progress)
-        if verify:
-            answer, stats, batch = with_error(self, x, cond, key, atol_nats, progress=progress)
-            log_p = answer.value
-        else:
-            log_p, stats, batch = log_prob_to(self, x, cond, key, atol_nats, progress=progress)
-        log_p = jax.vmap(poison)(log_p, stats.status)
+        solve = with_error if verify else log_prob_to
+        answer, stats, batch = solve(self, x, cond, key, atol_nats, progress=progress)
+        log_p = jax.vmap(poison)(answer.value, stats.status)
         return raise_on_failure(self, log_p, stats, "log_prob").reshape(batch)
 
     def log_prob_with_error(
@@ -338,17 +339,9 @@ class CNF(Flow):
         Raises:
             ValueError: there is no key, or the rows are unknown (under jit).
         """
-        trace = self.trace
-        if not isinstance(trace, Hutchinson) or trace.target_se is None:
-            return self
-        flow, rows, cond, _ = check_arguments(self, x, cond, "x", keep_float64=True)
-        if isinstance(rows, Tracer):
-            raise _unknown_rows(trace)
-        if not len(rows):
-            return replace(self, trace=replace(trace, target_se=None))
-        rows, _ = into_flow_space(flow, rows)
-        pilot = partial(_trace_se, flow.field, replace(self.ode_eval, throw=False))
-        return replace(self, trace=choose_num_probes(trace, rows, cond, key, pilot))
+        if isinstance(self.trace, Hutchinson) and self.trace.target_se is not None:
+            return replace(self, trace=trace_for_rows(self, x, cond, key))
+        return self
 
     def integrated_jacobian(
         self, x: ArrayInput, cond: ArrayInput | None = None
@@ -367,9 +360,9 @@ class CNF(Flow):
             (*batch, *event, *event).
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        rows, _ = into_flow_space(flow, rows)
+        rows, _ = transform_rows(flow, rows)
         ode = replace(self.ode_eval, throw=False)
-        out, stats = name_forward_mode(integrated_jacobian, flow.field, rows, cond, ode=ode)
+        out, stats = integrated_jacobian(flow.field, rows, cond, ode=ode)
         out = raise_on_failure(self, out, stats, "integrated_jacobian")
         return out.reshape(*batch, *out.shape[1:])
 
@@ -394,14 +387,7 @@ class CNF(Flow):
         Returns:
             Log-densities in nats, (*batch).
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        # Count fixed steps here, where the time is still known.
-        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t, 0.0))
-        flow = flow.choose_probes(rows, cond, key)
-        u, log_det = into_flow_space(flow, rows)
-        inputs = jnp.asarray(t, u.dtype), u, log_det, cond, key
-        log_p, stats = name_forward_mode(_log_prob_at, flow, *inputs)
-        return raise_on_failure(self, log_p, stats, "log_prob_at").reshape(batch)
+        return log_prob_at(self, t, x, cond, key)
 
     def transport(
         self,
@@ -424,79 +410,4 @@ class CNF(Flow):
         Returns:
             (*batch, *event), or (times, *batch, *event) with `save_at`.
         """
-        flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        u, log_det = into_flow_space(flow, rows)
-        check_inside(~jnp.isneginf(log_det))
-        times = None if save_at is None else check_save_at(save_at, t0, t1, u.dtype)
-        flow = replace(flow, ode_eval=with_num_steps(self.ode_eval, t0, t1, times))
-        start, end = (jnp.asarray(t, u.dtype) for t in (t0, t1))
-        times = None if times is None else jnp.asarray(times)
-        move = partial(_transport, flow, start, end, times)
-        out, stats = map_rows(flow, move, (u, log_det, cond), None, False)
-        out = raise_on_failure(self, out, stats, "transport")
-        if times is None:
-            return out.reshape(*batch, *self.event_shape)
-        return jnp.moveaxis(out, 1, 0).reshape(len(times), *batch, *self.event_shape)
-
-
-# Compiled once for each shape of rows. `Flow.log_prob` compiles the plain log-density.
-
-
-def _unknown_rows(trace: Hutchinson) -> ValueError:
-    return ValueError(
-        f"target_se={trace.target_se} chooses the number of probes from the values of rows, "
-        "unknown under jit: write flow = flow.choose_probes(x, key=key) before"
-    )
-
-
-@eqx.filter_jit
-@full_precision
-def _log_prob_at(
-    flow: CNF,
-    t: Array,
-    u: Array,
-    log_det: Array,
-    cond: Array | None,
-    key: PRNGKeyArray | None,
-) -> tuple[Array, Stats]:
-    z, change, _, stats = flow.change_rows(u, t, 0.0, cond, key, training=False)
-    value = log_prob_rows(flow.base, z) - change
-    stats = mark_outside(mark_no_density(stats, value), log_det)
-    return value + log_det.astype(value.dtype), stats
-
-
-@eqx.filter_jit
-@full_precision
-def _trace_se(
-    field: Any,
-    ode: ODE,
-    trace: Hutchinson,
-    x: Array,
-    cond: Array | None,
-    key: PRNGKeyArray | None,
-) -> Any:
-    """Standard error of the change of log-density of each row in flow space."""
-    return density_change(trace, field, x, 1.0, 0.0, cond, key, ode=ode)[2]
-
-
-@eqx.filter_jit
-@full_precision
-def _transport(
-    flow: CNF,
-    t0: Array,
-    t1: Array,
-    times: Array | None,
-    u: Array,
-    log_det: Array,
-    cond: Array | None,
-    key: None,
-) -> tuple[Array, Stats]:
-    """Move rows from `t0` to `t1`: (rows, *event), or (rows, times, *event)."""
-    ode = replace(flow.ode_eval, throw=False)
-    out, stats = transport(flow.field, u, t0, t1, cond, ode=ode, save_at=times)
-    if times is not None:
-        out, stats = jnp.moveaxis(out, 0, 1), stats.in_turn()
-    batch = out.shape[: out.ndim - u.ndim + 1]
-    flat, _ = to_data_space(flow.transform, out.reshape(-1, *u.shape[1:]))
-    out = flat.reshape(*batch, *flow.event_shape)
-    return nan_where(jnp.isneginf(log_det), out), stats
+        return transport_rows(self, x, t0, t1, cond, save_at)

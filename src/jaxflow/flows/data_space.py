@@ -42,8 +42,8 @@ def check_arguments(
 ) -> tuple[Any, Any, Array | None, tuple[int, ...]]:
     """Check a user's arguments: flow, rows and conditions in one dtype, and the batch shape.
 
-    With `keep_float64`, NumPy's float64 rows stay so, for `into_flow_space`, if there is a
-    transform to subtract their offsets. Rows `of_base` are points of the base.
+    With `keep_float64` and a transform, NumPy's float64 rows stay float64, so that
+    `transform_rows` can subtract their offsets first. Rows `of_base` are points of the base.
     """
     keep_float64 = keep_float64 and flow.transform is not None
     shape = tuple(flow.base.event_shape) if of_base else flow.event_shape
@@ -75,9 +75,9 @@ def nan_where(bad: Bool[Array, " rows"], rows: Array) -> Array:
 
 
 def raise_on_failure(flow: Any, values: Any, stats: Stats | None, where: str) -> Any:
-    """The values; raises `SolveError` if their solve failed and the flow's settings say so.
+    """The values; raises `SolveError` if their solve failed, unless `ode_eval.throw` is False.
 
-    A map that solves nothing has no `stats`: it fails where a value is NaN.
+    A flow without a solve has no `stats`: it fails where a value is NaN.
     """
     if stats is None:
         return _raise_if_nan(values, where)
@@ -103,9 +103,9 @@ def to_flow_space(
 ) -> tuple[Float[Array, "rows ..."], Float[Array, " rows"]]:
     """Transform rows from data to flow space; also `log |det du/dx|`.
 
-    Outside the transform's support the latter is -inf, and with it the log-density; `u` is 0
-    there and all gradients are 0. Unless `grouped` is False, as in training, results in float32
-    are computed in float64 and rounded. `dtype` is that of the results; None for that of `x`.
+    Outside the transform's support `log |det|` is -inf, `u` is 0 and all gradients are 0.
+    Results in float32 are computed in float64 and rounded, except in training, where `grouped` is
+    False. `dtype` is that of the results; None for that of `x`.
     """
     if transform is None:
         return x, jnp.zeros(x.shape[:1], x.dtype)
@@ -121,11 +121,10 @@ def to_flow_space(
     return per_row(forward, x)
 
 
-def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
-    """Transform any number of rows, whose float64 is rounded after the transform.
+def transform_rows(flow: Any, rows: Any) -> tuple[Array, Array]:
+    """`to_flow_space` of any number of rows from `check_arguments`, chunk by chunk.
 
-    Returns the rows in flow space and their log-determinants. `rows` are those of
-    `check_arguments`.
+    NumPy's float64 rows are rounded to the dtype of the flow after the transform.
     """
     if flow.transform is None:
         return to_flow_space(None, rows)
@@ -133,15 +132,13 @@ def into_flow_space(flow: Any, rows: Any) -> tuple[Array, Array]:
     precision, dtype = contextlib.nullcontext(), rows.dtype
     if isinstance(rows, np.ndarray):
         precision, dtype = jax.enable_x64(True), widest_dtype(flow)
-    move = partial(rows_into_flow_space, dtype, flow.transform)
+    move = partial(transform_chunk, dtype, flow.transform)
     with precision:
         return map_chunks(move, (rows,), row_size=size, lanes=lanes_for(size))
 
 
 @eqx.filter_jit
-def rows_into_flow_space(
-    dtype: Any, transform: Any, x: Array, key: None = None
-) -> tuple[Array, Array]:
+def transform_chunk(dtype: Any, transform: Any, x: Array, key: None = None) -> tuple[Array, Array]:
     """`to_flow_space` of a chunk of rows, which may be float64 for a float32 flow."""
     return to_flow_space(transform, x, dtype=dtype)
 
@@ -154,10 +151,20 @@ def _forward(transform: Any, x: Array) -> tuple[Array, Array]:
     return jnp.where(ok, u, zeros), jnp.where(ok, log_det, -jnp.inf)
 
 
-def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
-    """Set the status `OUTSIDE` for rows that `to_flow_space` found outside the support.
+def add_log_det(
+    log_p: Float[Array, " rows"], stats: S, log_det: Float[Array, " rows"]
+) -> tuple[Float[Array, " rows"], S]:
+    """Log-densities in data units and their counts, from those in flow space.
 
-    No counts, and those of a joint solve, stay as they are.
+    `log_det` is that of `to_flow_space`.
+    """
+    return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+
+
+def mark_outside(stats: S, log_det: Float[Array, " rows"]) -> S:
+    """Set the status `OUTSIDE` in rows outside the support, where `log_det` is -inf.
+
+    None, and the one status of a joint solve, stay as they are.
     """
     if stats is None or not stats.status.ndim:
         return stats

@@ -19,7 +19,6 @@ from jaxflow.flows.averaging import (
     exact_answer,
     flow_words,
     joint_stats,
-    keys_for,
     named,
     nesting,
     refusal,
@@ -88,7 +87,7 @@ class Ensemble(Flow):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say of an attribute of the flows that the mixture has none."""
+            """Explain that a mixture lacks an attribute that its flows have."""
             if any(hasattr(flow, name) for flow in vars(self).get("flows", ())):
                 raise AttributeError(refusal(name))
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
@@ -250,7 +249,7 @@ class Ensemble(Flow):
         log_p = mix(side_by_side(values), self.weights, grouped=not training) if values else None
         return (x, log_p), joint_stats(counts)
 
-    def _draw(
+    def _sample_batch(
         self,
         key: PRNGKeyArray,
         shape: tuple[int, ...] | SupportsIndex,
@@ -284,7 +283,9 @@ class Ensemble(Flow):
         return zip(names, promote_dtypes(*self.flows), self._keys(key), strict=True)
 
     def _keys(self, key: PRNGKeyArray | None) -> list[Any]:
-        return keys_for(len(self.flows), key)
+        """A key for each flow, so that errors of their traces are independent; one keeps `key`."""
+        num = len(self.flows)
+        return [key] * num if key is None or num == 1 else list(jax.random.split(key, num))
 
     def _choose(self, keys: Array) -> Array:
         # Ensembles within this one, as flows or in bases, get the same keys.

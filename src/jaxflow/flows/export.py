@@ -18,7 +18,7 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array
 
-from jaxflow.flows.data_space import nan_where, rows_into_flow_space, to_flow_space
+from jaxflow.flows.data_space import nan_where, to_flow_space, transform_chunk
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow, score_in_flow_space
 from jaxflow.io.atomic import atomic_write
@@ -122,14 +122,14 @@ def _members(
     weights, tree = jax.tree.flatten(leaves)
     lanes = lanes_for(size)
     (rows,) = jax_export.symbolic_shape(f"{lanes} * groups")
-    given = [] if cond_shape is None else [jax.ShapeDtypeStruct((rows, *cond_shape), dtype)]
+    conds = [] if cond_shape is None else [jax.ShapeDtypeStruct((rows, *cond_shape), dtype)]
 
     def restore(weights: list[Array]) -> Flow:
         return eqx.combine(jax.tree.unflatten(tree, weights), static)
 
     def program(name: str, f: Callable[..., Any], *shapes: Any) -> jax_export.Exported:
         with _named(name):
-            return jax_export.export(jax.jit(f), platforms=platforms)(weights, *shapes, *given)
+            return jax_export.export(jax.jit(f), platforms=platforms)(weights, *shapes, *conds)
 
     def score(
         weights: list[Array], u: Array, log_det: Array, cond: Array | None = None
@@ -144,7 +144,7 @@ def _members(
 
     def log_prob(weights: list[Array], x: Array, *cond: Array) -> Any:
         transform = restore(weights).transform
-        into = to_flow_space if transform is None else partial(rows_into_flow_space, dtype)
+        into = to_flow_space if transform is None else partial(transform_chunk, dtype)
         u, log_det = into(transform, x)
         # Not finite, unlike outside of the support.
         log_det = jnp.where(_all_finite(x), log_det, jnp.nan)
@@ -217,7 +217,7 @@ def _serialize(name: str, program: jax_export.Exported) -> bytearray:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say of an error of jax or of a part of the flow what was exported, and what can be."""
+    """Turn any error into a ValueError that names what cannot be exported, and what can."""
     try:
         yield
     except Exception as error:

@@ -16,14 +16,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases import log_prob_rows, sample_rows
 from jaxflow.flows.data_space import (
+    add_log_det,
     check_arguments,
     check_inside,
-    into_flow_space,
-    mark_outside,
     nan_where,
     raise_on_failure,
     to_data_space,
     to_flow_space,
+    transform_rows,
 )
 from jaxflow.flows.methods import FlowMethod
 from jaxflow.flows.summary import (
@@ -35,7 +35,7 @@ from jaxflow.flows.summary import (
     words,
 )
 from jaxflow.ode import Stats
-from jaxflow.ode.derivatives import name_forward_mode
+from jaxflow.ode.derivatives import explain_forward_mode
 from jaxflow.runtime.arguments import (
     as_cond_rows,
     batch_shape,
@@ -72,21 +72,21 @@ class Flow(eqx.Module):
     if not TYPE_CHECKING:
 
         def __getattribute__(self, name: str) -> Any:
-            found = object.__getattribute__(self, name)
-            own = isinstance(found, MethodType) and found.__self__ is self
+            value = object.__getattribute__(self, name)
+            own = isinstance(value, MethodType) and value.__self__ is self
             if own and not name.startswith("__"):
-                return FlowMethod(found.__func__, self)
-            return found
+                return FlowMethod(value.__func__, self)
+            return value
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, in data units; that of the base where the transform keeps it."""
+        """Shape of one sample: the transform's if it states one, else the base's."""
         return tuple(getattr(self.transform, "event_shape", self.base.event_shape))
 
     def summary(self) -> dict[str, str]:
-        """A text for each part, by its name: the rows of `print(flow)` and of a notebook's table.
+        """Describe each part in a line: the rows of `print(flow)` and of a notebook's table.
 
-        `repr(flow)` has all arrays by their places.
+        `repr(flow)` lists all arrays instead.
         """
         rows = {f.name: words(getattr(self, f.name, None)) for f in fields(self)}
         rows |= {"transform": transform_words(self.transform)}
@@ -152,9 +152,9 @@ class Flow(eqx.Module):
     def choose_probes(
         self, x: ArrayInput, cond: ArrayInput | None = None, key: PRNGKeyArray | None = None
     ) -> "Flow":
-        """The flow with the number of probes that its evaluation needs on rows like these.
+        """The flow with as many probes as it needs to evaluate rows like these.
 
-        Only a `CNF` with `Hutchinson(target_se=...)` chooses; other flows return themselves.
+        Other flows than a `CNF` with `Hutchinson(target_se=...)` return themselves.
         """
         return self
 
@@ -182,9 +182,9 @@ class Flow(eqx.Module):
         In a loss write `train_log_prob` instead: it takes the steps that training takes, which
         cost several times less. Use this method for values that you report, compare or integrate.
 
-        `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, and so do those of the
-        other methods (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights
-        as constants; for one that serves many flows write `eqx.filter_jit(flow.log_prob)`.
+        `jax.jit(flow.log_prob)`, `jax.vmap` and `jax.checkpoint` work, also for other methods
+        (`jax.jit(flow.sample, static_argnums=1)`). `jax.jit` compiles the weights as constants;
+        to share a program among flows write `eqx.filter_jit(flow.log_prob)`.
 
         Args:
             x: data, (*batch, *event).
@@ -245,7 +245,7 @@ class Flow(eqx.Module):
         flow, rows, cond, batch = check_arguments(self, x, cond, "x")
         if not len(rows):
             return jnp.zeros(batch, accumulation_dtype(rows.dtype))
-        return name_forward_mode(_train_log_prob, flow, rows, cond, key).reshape(batch)
+        return _train_log_prob(flow, rows, cond, key).reshape(batch)
 
     def sample(
         self,
@@ -270,7 +270,7 @@ class Flow(eqx.Module):
             ValueError: `shape` is negative, or `cond` does not fit it.
             SolveError: the solve failed.
         """
-        return self._draw(key, shape, cond, progress, with_log_prob=False)[0]
+        return self._sample_batch(key, shape, cond, progress, with_log_prob=False)[0]
 
     def sample_and_log_prob(
         self,
@@ -289,7 +289,7 @@ class Flow(eqx.Module):
             Samples, (*shape, *event), and their log-densities in nats, (*shape).
         """
         rounds = noise_of(getattr(self, "transform", None)) is not None
-        x, log_p = self._draw(key, shape, cond, progress, with_log_prob=not rounds)
+        x, log_p = self._sample_batch(key, shape, cond, progress, with_log_prob=not rounds)
         if log_p is None:
             # A failed sample, of flows that do not raise, is NaN and has the log-density NaN.
             lost = ~jnp.isfinite(x).all(axis=tuple(range(len(batch_shape(shape)), x.ndim)))
@@ -313,20 +313,20 @@ class Flow(eqx.Module):
             SolveError: the solve failed.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        u, log_det = into_flow_space(flow, rows)
+        u, log_det = transform_rows(flow, rows)
         check_inside(~jnp.isneginf(log_det))
-        z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond), None, False)
+        z, stats = map_rows(flow, partial(_encode, flow), (u, log_det, cond))
         z = raise_on_failure(self, z, stats, "encode")
         return z.reshape(*batch, *self.base.event_shape)
 
     def decode(self, z: ArrayInput, cond: ArrayInput | None = None) -> Float[Array, "..."]:
-        """Map points of the base to data, the inverse of `encode`; arguments alike."""
+        """Map points of the base to data: the inverse of `encode`, with the same arguments."""
         flow, rows, cond, batch = check_arguments(self, z, cond, "z", of_base=True)
-        x, stats = map_rows(flow, partial(_decode, flow), (rows, cond), None, False)
+        x, stats = map_rows(flow, partial(_decode, flow), (rows, cond))
         x = raise_on_failure(self, x, stats, "decode")
         return x.reshape(*batch, *self.event_shape)
 
-    def _draw(
+    def _sample_batch(
         self,
         key: PRNGKeyArray,
         shape: tuple[int, ...] | SupportsIndex,
@@ -371,7 +371,7 @@ class Flow(eqx.Module):
         with full_products(not training):
             u, log_det = to_flow_space(self.transform, x, grouped=not training)
             log_p, stats = self.density_rows(u, cond, key, training=training)
-            return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+            return add_log_det(log_p, stats, log_det)
 
     def draw_rows(
         self,
@@ -417,23 +417,23 @@ def score_rows(
 ) -> tuple[Any, Stats | None]:
     """Log-density of any number of rows in data units, and the counts of each row's solve.
 
-    The rows, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
+    `x`, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
     """
-    u, log_det = into_flow_space(flow, x)
+    u, log_det = transform_rows(flow, x)
     return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 
 
+@explain_forward_mode()
 def map_rows(
     flow: Flow,
     f: Callable[..., Any],
     rows: tuple[Any, ...],
-    key: PRNGKeyArray | None,
-    progress: bool | None,
+    key: PRNGKeyArray | None = None,
+    progress: bool | None = False,
 ) -> Any:
-    """`f(*rows, key)` in chunks of rows whose size suits the flow's events."""
+    """`f(*rows, key)`, computed in chunks whose size suits the flow's events."""
     size = math.prod(flow.event_shape)
-    settings: dict[str, Any] = {"lanes": lanes_for(size), "progress": progress}
-    return name_forward_mode(map_chunks, f, rows, key, row_size=size, **settings)
+    return map_chunks(f, rows, key, row_size=size, lanes=lanes_for(size), progress=progress)
 
 
 @eqx.filter_jit
@@ -443,9 +443,10 @@ def score_in_flow_space(
 ) -> tuple[Array, Stats | None]:
     """Log-density in data units of a chunk of rows in flow space, and the counts of the solve."""
     log_p, stats = flow.density_rows(u, cond, key, training=False)
-    return log_p + log_det.astype(log_p.dtype), mark_outside(stats, log_det)
+    return add_log_det(log_p, stats, log_det)
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 def _train_log_prob(flow: Flow, x: Array, cond: Array | None, key: PRNGKeyArray | None) -> Array:
     return flow.log_prob_rows(x, cond, key, training=True)[0]

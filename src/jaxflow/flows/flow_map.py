@@ -46,14 +46,14 @@ class FlowMap(MapFlow):
     with `(u, d) = net(x(s), s, t)`. Predicting velocity and divergence by a network follows Ai et
     al. 2025 (F2D2, arXiv 2512.02636); here it learns from solved trajectories and only corrects
     the field. Nothing but the data makes the two outputs consistent, so `log_prob` is an
-    approximation: `error` tells how good, and `exact=True` solves instead. `jaxflow.distil`
-    makes one.
+    approximation: `error` holds its measured error, and `exact=True` solves instead.
+    `jaxflow.distil` makes one.
 
     Attributes:
         net: a field of `dim + 1` outputs, `net(s, (x, 0), (t, cond))`.
         exact: the flow that was distilled.
         num_steps: steps of a sample or a log-density, each one evaluation of field and network.
-        error: measured error; None before it was measured.
+        error: measured error; None if not measured.
     """
 
     net: Any
@@ -69,11 +69,11 @@ class FlowMap(MapFlow):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say of an attribute of the distilled flow that its map has none."""
+            """Explain that the map lacks an attribute that the distilled flow has."""
             if hasattr(vars(self).get("exact"), name):
                 raise AttributeError(
-                    f"a FlowMap has no {name}: its networks know the way from base to data, in a "
-                    f"few steps, and no error row by row. Use that of the distilled flow, "
+                    f"a FlowMap has no {name}: its networks approximate the way from base to "
+                    "data, and know no error of a row. Use the distilled flow's, "
                     f"flow.exact.{name}"
                 )
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")

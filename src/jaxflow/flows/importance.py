@@ -140,7 +140,7 @@ def weigh(
 
 
 def log_mean(log_weights: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """As `log_means`, of one sample."""
+    """`log_means` of one sample, as floats."""
     log_z, se, effective = map(float, log_means(log_weights))
     return log_z, se, effective
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import accumulate
 from typing import Any
 
 import equinox as eqx
@@ -14,10 +15,10 @@ from jaxflow.bases import StandardNormal, as_base, log_prob_rows
 from jaxflow.density.error import LogDensity, mark_no_density
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import (
+    add_log_det,
     check_arguments,
-    into_flow_space,
-    mark_outside,
     raise_on_failure,
+    transform_rows,
 )
 from jaxflow.flows.flow import Flow, map_rows
 from jaxflow.ode import ODE, Stats
@@ -113,13 +114,16 @@ class Multiscale(Flow):
 
     def _scales(self) -> list[CNF]:
         """A flow for each scale, whose base is not used."""
-        height, width, channels = self.base.event_shape
-        shapes = [(height >> k, width >> k, channels << k) for k in range(len(self.fields))]
         settings: dict[str, Any] = {"ode": self.ode, "ode_eval": self.ode_eval}
         return [
             CNF(field, StandardNormal(shape), transform=None, trace=self.trace, **settings)
-            for field, shape in zip(self.fields, shapes, strict=True)
+            for field, shape in zip(self.fields, self._shapes(), strict=True)
         ]
+
+    def _shapes(self) -> list[tuple[int, int, int]]:
+        """The shape of an image in each scale."""
+        height, width, channels = self.base.event_shape
+        return [(height >> k, width >> k, channels << k) for k in range(len(self.fields))]
 
     def density_rows(
         self, u: Rows, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
@@ -132,21 +136,21 @@ class Multiscale(Flow):
         self, u: Rows, cond: Array | None, key: PRNGKeyArray | None, *, training: bool
     ) -> tuple[Array, Array | None, Stats]:
         """Log-densities, the standard error of their traces, and the counts of all solves."""
-        parts, changes, errors, solves, scales = [], [], [], [], self._scales()
-        for k, scale in enumerate(scales):
+        parts, changes, errors, solves = [], [], [], []
+        for k, scale in enumerate(self._scales()):
+            if k:
+                u, part = _split(u)
+                parts.append(part)
             u, change, error, counts = scale.change_rows(
                 u, 1.0, 0.0, cond, _key(key, k), training=training
             )
             changes.append(change)
             errors.append(error)
             solves.append(counts)
-            if k + 1 < len(scales):
-                u, part = _split(u)
-                parts.append(part)
         value = log_prob_rows(self.base, self._join(parts, u), grouped=not training) - sum(changes)
-        known = [error for error in errors if error is not None]
-        se = jnp.linalg.norm(jnp.stack(known), axis=0) if len(known) == len(scales) else None
-        return value, se, mark_no_density(_in_turn(solves), value)
+        unknown = any(error is None for error in errors)
+        trace_se = None if unknown else jnp.linalg.norm(jnp.stack(errors), axis=0)
+        return value, trace_se, mark_no_density(reduce(Stats.then, solves), value)
 
     def sample_rows(
         self,
@@ -161,22 +165,22 @@ class Multiscale(Flow):
         parts, u = self._take_apart(z)
         solves = []
         for k, scale in reversed(list(enumerate(self._scales()))):
-            if k + 1 < len(self.fields):
-                u = _unsplit(u, parts[k])
             u, log_p, counts = scale.sample_rows(u, log_p, cond, _key(key, k), training=training)
             solves.append(counts)
-        return u, log_p, _in_turn(solves)
+            if k:
+                u = _unsplit(u, parts[k - 1])
+        return u, log_p, reduce(Stats.then, solves)
 
     def encode_rows(self, u: Rows, cond: Array | None) -> tuple[Rows, Stats | None]:
         """Carry rows of flow space to the base; as `Flow.encode_rows`."""
-        parts, solves, scales = [], [], self._scales()
-        for k, scale in enumerate(scales):
-            u, counts = scale.encode_rows(u, cond)
-            solves.append(counts)
-            if k + 1 < len(scales):
+        parts, solves = [], []
+        for k, scale in enumerate(self._scales()):
+            if k:
                 u, part = _split(u)
                 parts.append(part)
-        return self._join(parts, u), _in_turn(solves)
+            u, counts = scale.encode_rows(u, cond)
+            solves.append(counts)
+        return self._join(parts, u), reduce(Stats.then, solves)
 
     def log_prob_with_error(
         self,
@@ -205,7 +209,7 @@ class Multiscale(Flow):
             SolveError: the solve of a row failed.
         """
         flow, rows, cond, batch = check_arguments(self, x, cond, "x", keep_float64=True)
-        inputs = *into_flow_space(flow, rows), cond
+        inputs = *transform_rows(flow, rows), cond
         score = partial(_log_prob_with_error, flow)
         answer, stats = map_rows(flow, score, inputs, key, progress)
         answer = raise_on_failure(self, answer, stats, "log_prob_with_error")
@@ -216,15 +220,14 @@ class Multiscale(Flow):
         return jnp.concatenate(flat, axis=1).reshape(-1, *self.base.event_shape)
 
     def _take_apart(self, z: Array) -> tuple[list[Array], Array]:
-        """What each scale but the last sent to the base, and what the last did."""
-        (height, width, channels), flat = self.base.event_shape, z.reshape(len(z), -1)
-        parts, start = [], 0
-        for k in range(1, len(self.fields)):
-            shape = height >> k, width >> k, channels << k
-            parts.append(flat[:, start : start + math.prod(shape)].reshape(-1, *shape))
-            start += math.prod(shape)
-        k = len(self.fields) - 1
-        return parts, flat[:, start:].reshape(-1, height >> k, width >> k, channels << k)
+        """The inverse of `_join`: the parts that scales split off, and the end of the last one."""
+        shapes = self._shapes()
+        # What scale k splits off has the shape of scale k + 1.
+        shapes = [*shapes[1:], shapes[-1]]
+        ends = list(accumulate(map(math.prod, shapes[:-1])))
+        blocks = jnp.split(z.reshape(len(z), -1), ends, axis=1)
+        parts = [block.reshape(-1, *s) for block, s in zip(blocks, shapes, strict=True)]
+        return parts[:-1], parts[-1]
 
 
 @eqx.filter_jit
@@ -233,14 +236,8 @@ def _log_prob_with_error(
     flow: Multiscale, u: Array, log_det: Array, cond: Array | None, key: PRNGKeyArray | None
 ) -> tuple[LogDensity, Stats]:
     value, trace_se, stats = flow._density(u, cond, key, training=False)
-    stats = mark_outside(stats, log_det)
-    value = value + log_det.astype(value.dtype)
+    value, stats = add_log_det(value, stats, log_det)
     return LogDensity(value, trace_se, None, None, stats.status, stats.num_evals), stats
-
-
-def _in_turn(solves: list[Any]) -> Stats:
-    """The counts of solves in turn."""
-    return reduce(Stats.then, solves)
 
 
 def _key(key: PRNGKeyArray | None, scale: int) -> PRNGKeyArray | None:
@@ -248,7 +245,7 @@ def _key(key: PRNGKeyArray | None, scale: int) -> PRNGKeyArray | None:
 
 
 def _split(h: Rows) -> tuple[Rows, Rows]:
-    """Squeeze 2 x 2 places into channels; the half that goes on, and the half that is done."""
+    """Squeeze 2 x 2 places into channels; the half to continue with, and the half to split off."""
     rows, height, width, channels = h.shape
     cells = h.reshape(rows, height // 2, 2, width // 2, 2, channels)
     cells = jnp.moveaxis(cells, 2, 3).reshape(rows, height // 2, width // 2, 4 * channels)

@@ -13,7 +13,7 @@ from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms import noise_of, without_noise
 
 # Levels below the median whose quantiles begin the panels of a score; those above mirror them. The
-# first four are RATIO apart and tell how heavy a tail is.
+# first four are RATIO apart and show how heavy a tail is.
 RATIO = 100.0
 LOWER = (1e-8, 1e-6, 1e-4, 1e-2, 0.05, 0.15, 0.3)
 # Largest estimated error of a panel, and largest rise of its integrand times its width: in widths
@@ -44,7 +44,7 @@ def crps(flow: Any, x: ArrayInput, cond: ArrayInput | None = None) -> Float[np.n
     or of the panel's share, also where modes lie far apart. Of a normal distribution the score is
     right to 1e-5 standard deviations, of a Cauchy distribution to 2e-4 of the score. Tails beyond
     the levels 1e-8 and 1 - 1e-8 count as powers; if the probability of one falls no faster than
-    `|s|^(-1/2)`, the score is infinite, and given as inf. A row costs about 75 solves, and several
+    `|s|^(-1/2)`, the score is inf. A row costs about 75 solves, and several
     times as many where tails are heavy.
 
     A column on a grid (`Dequantise`) has the sum over its grid points instead, exact to the

@@ -77,7 +77,7 @@ def cdf(flow: Any, x: ArrayInput, cond: ArrayInput | None = None) -> Float[np.nd
     """Probability that a sample of `flow` is at most `x`, without sampling.
 
     `base.cdf(encode(x))`; 0 below the support and 1 above it. On a grid (`Dequantise`) it
-    includes the whole cell of the last point that is not above `x`. Solves as `quantile`.
+    includes all of the cell of the last point that is not above `x`. Solves as `quantile`.
 
     ```python
     import jax

@@ -1,8 +1,8 @@
 """Flows in words: what `print(flow)` and a notebook show.
 
-No class of a part is known here. A part is described by the name of its class and its public
-fields: settings by their values, networks by the sizes of their layers, arrays by their shapes.
-A transform whose fields are no numbers of columns gives them by its method `by_column`.
+A part of any class is described by the name of its class and its public fields: settings by their
+values, networks by the sizes of their layers, arrays by their shapes. A transform whose fields
+are not one number for each column returns such numbers from a method `by_column`.
 """
 
 import dataclasses
@@ -106,7 +106,7 @@ def where(noun: str, first: int, last: int) -> str:
 
 
 def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
-    """For each entry of an event, the numbers that a part has for it; infinity says nothing."""
+    """The numbers of a part for each entry of an event, without infinite ones."""
     names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     fields: dict[str, Any] = {
         name: getattr(part, name, None) for name in names if name != "event_shape"
@@ -127,13 +127,13 @@ def _entry_words(part: Any, shape: tuple[int, ...]) -> list[str]:
 
 
 def has_values(value: Any) -> bool:
-    """Whether this is an array whose values are here."""
+    """Whether this is an array whose values this process can read: no tracer, no shard."""
     is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, Tracer)
     return is_array and getattr(value, "is_fully_addressable", True)
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Neighbours with the same text: it, the first and the last."""
+    """Runs of equal texts: the text, and the first and last index."""
     first = 0
     for i, text in enumerate(texts):
         if i + 1 == len(texts) or texts[i + 1] != text:
@@ -142,7 +142,7 @@ def _groups(texts: list[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def is_marked(flow: Any) -> bool:
-    """Whether this is no flow but a tree of booleans, such as `jaxflow.trainable` makes."""
+    """Whether the flow holds booleans for arrays, as a mask of `jaxflow.trainable` does."""
     return any(isinstance(leaf, bool) for leaf in jax.tree.leaves(flow))
 
 
@@ -157,7 +157,7 @@ def as_text(title: str, rows: dict[str, str]) -> str:
 
 
 def as_html(title: str, rows: dict[str, str]) -> str:
-    """The same as a table in the page's own colours."""
+    """A title and a row for each part, as an HTML table in the colours of the page."""
     plain = "color:inherit;background:transparent;text-align:left;vertical-align:top"
     cells = "".join(
         f'<tr><th style="{plain}">{html.escape(label)}</th><td style="{plain}">'

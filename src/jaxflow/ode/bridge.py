@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.ode.controller import worst_row
-from jaxflow.ode.integrate import VectorField, known_steps, right_side
+from jaxflow.ode.integrate import VectorField, right_side
 from jaxflow.ode.methods import as_diffrax
 from jaxflow.ode.parameters import lift_closure
 from jaxflow.ode.settings import ODE, Adjoint, Direct
-from jaxflow.ode.status import Stats, Status
+from jaxflow.ode.status import Stats, Status, all_finite
 from jaxflow.ode.step import State
 from jaxflow.runtime.precision import widest_dtype
 
@@ -50,7 +50,8 @@ def solve_diffrax(
             force_dtmin=False,
         )
     else:
-        max_steps = known_steps(ode)
+        assert ode.num_steps is not None  # `with_num_steps` has replaced `dt`
+        max_steps = ode.num_steps
         controller = diffrax.StepTo(jnp.linspace(0.0, 1.0, max_steps + 1, dtype=dtype))
     adjoint: Any = {
         Adjoint: diffrax.BacksolveAdjoint,
@@ -86,8 +87,7 @@ def _counts(solution: Any, y1: State, solver: Any) -> Stats:
     status = jnp.asarray(int(Status.NON_FINITE))
     for name, value in statuses.items():
         status = jnp.where(solution.result == getattr(results, name), int(value), status)
-    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y1)])
-    status = jnp.where(jnp.all(finite), status, int(Status.NON_FINITE))
+    status = jnp.where(all_finite(y1), status, int(Status.NON_FINITE))
     # Diffrax's tableaus leave out the first stage, at node 0.
     nodes = getattr(getattr(solver, "tableau", None), "c", ())
     names = ("num_steps", "num_accepted_steps", "num_rejected_steps")

@@ -51,9 +51,9 @@ def first_step(
 ) -> Float[Array, ""]:
     """First step size on [0, 1] by Hairer, Norsett and Wanner (1993), II.4; one evaluation.
 
-    They fall back on 1e-6, here a millionth of the interval, in two cases that are treated
-    differently: a right side that moves the state by less than its tolerance is probed at 0.1,
-    and a state of 0 is scaled by the slope.
+    Two of their fallbacks to 1e-6, here a millionth of the interval, are replaced: a right side
+    that moves the state by less than its tolerance is probed at 0.1, and a state of 0 is scaled by
+    the slope.
     """
     exponent = 1.0 / (ode.tableau.error_order + 1)
     size, slope = error_norm(y, y, y, ode), error_norm(k, y, y, ode)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.ode.controller import error_norm, first_step, next_step
 from jaxflow.ode.settings import ODE
-from jaxflow.ode.status import Stats, Status
+from jaxflow.ode.status import Stats, Status, all_finite
 from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.precision import widest_dtype
 
@@ -50,13 +50,6 @@ def add(q: State, dq: State) -> State:
     return jax.tree.map(lambda q, dq: q + dq, q, dq)
 
 
-def known_steps(ode: ODE) -> int:
-    """The number of fixed steps, once `with_num_steps` has replaced `dt`."""
-    if ode.num_steps is None:
-        raise ValueError(f"{ode} has no number of steps; give num_steps")
-    return ode.num_steps
-
-
 def integrate(
     g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
@@ -70,7 +63,8 @@ def fixed(
     g: RightSide, y0: State, q0: State, ode: ODE, *, remember: bool
 ) -> tuple[State, State, Stats]:
     """Equal steps; unless `remember`, reverse mode recomputes each step's stages."""
-    num_steps, dtype = known_steps(ode), widest_dtype(y0)
+    num_steps, dtype = ode.num_steps, widest_dtype(y0)
+    assert num_steps is not None  # `with_num_steps` has replaced `dt`
     # An array, which XLA does not fold: h is exactly 1 / num_steps in every dtype.
     h = jnp.asarray(1.0 / num_steps, dtype)
 
@@ -82,14 +76,11 @@ def fixed(
     if not remember:
         body = jax.checkpoint(body, prevent_cse=False)
     (y1, q1), _ = lax.scan(body, (y0, q0), jnp.arange(num_steps))
-    finite = jnp.all(
-        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((y1, q1))])
-    )
     stats = Stats(
         num_evals=jnp.asarray(num_steps * ode.tableau.evals_per_step),
         num_accepted=jnp.asarray(num_steps),
         num_rejected=jnp.asarray(0),
-        status=jnp.where(finite, int(Status.SUCCESS), int(Status.NON_FINITE)),
+        status=jnp.where(all_finite((y1, q1)), int(Status.SUCCESS), int(Status.NON_FINITE)),
         t=jnp.ones((), dtype),
     )
     return y1, q1, stats

@@ -1,4 +1,4 @@
-"""A queue of rows and a fixed number of lanes: the shape of the work never changes.
+"""Adaptive solves of many rows in lanes: a queue of rows, and a fixed number solved at once.
 
 Serving engines call it continuous batching. All lanes take a turn at once, as one batch; a lane
 whose row is finished takes the next row from the queue, so no lane waits for the slowest row.
@@ -13,11 +13,115 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from jaxflow.ode.integrate import Loop, VectorField, attempt, begin, counts, right_side, unfinished
+from jaxflow.ode.settings import ODE
+from jaxflow.ode.status import Stats
+from jaxflow.ode.step import RightSide, State
+from jaxflow.runtime.lanes import lanes_for, map_groups
+from jaxflow.runtime.precision import full_precision
+
+
+class Row(NamedTuple):
+    """The times of one row's solve and the row's own arguments; of many along leading axes."""
+
+    t0: Array
+    t1: Array
+    args: Any
+
+
+class Work(NamedTuple):
+    """The solve of one row, and the row."""
+
+    loop: Loop
+    row: Row
+
+
+def lanes_of(y0: State) -> int:
+    """The number of lanes for rows with the leaves `y0`."""
+    return lanes_for(sum(leaf[:1].size for leaf in jax.tree.leaves(y0)))
+
+
+def bind_row(f: Callable[..., State], row_args: Any) -> VectorField:
+    """The field of one row, `f(t, y, args[, row_args])`, as a function of `(t, y, both)`."""
+    if jax.tree.leaves(row_args):
+        return lambda t, y, both: f(t, y, both[0], both[1])
+    return lambda t, y, both: f(t, y, both[0])
+
+
+def one_row_field(f: Callable[..., State], row_args: Any) -> VectorField:
+    """`bind_row(f, row_args)` in full precision, on states with a leading axis of 1.
+
+    The error norm treats each entry of the leading axis as a row.
+    """
+    f = full_precision(bind_row(f, row_args))
+
+    def field(t: Array, y: State, args: Any) -> State:
+        y = jax.tree.map(lambda leaf: leaf[0], y)
+        return jax.tree.map(lambda leaf: leaf[None], f(t, y, args))
+
+    return field
+
+
+def row_right_side(field: VectorField, row: Row, args: Any) -> RightSide:
+    """The right side of one row in normalised time."""
+    return right_side(field, row.t0, row.t1, (args, row.args))
+
+
+def begin_rows(field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int) -> Work:
+    """Each row's solve before its first attempt.
+
+    In groups of `lanes` rows, since a row's first step must not depend on the number of rows.
+    """
+
+    def start(y0: State, row: Row) -> Work:
+        return Work(begin(row_right_side(field, row, args), y0, None, ode), row)
+
+    return map_groups(start, (y0, rows), lanes)
+
+
+def solve_in_lanes(
+    field: VectorField,
+    queue: Work,
+    args: Any,
+    ode: ODE,
+    lanes: int,
+    *,
+    record: Callable[[Loop], Any] = lambda loop: None,
+    write: Callable[[Any, RightSide, Loop, Loop], Any] = lambda record, g, before, after: record,
+) -> tuple[State, Stats, Any]:
+    """Adaptive solves of all rows of the queue, `lanes` at once; counts in normalised time.
+
+    Returns the states at the end, the counts, and a record of each row: it begins as
+    `record(loop)`, and each attempt makes it `write(record, g, before, after)`, with the row's
+    right side and its loop before and after.
+    """
+
+    def load(work: Work) -> Work:
+        return work._replace(loop=work.loop._replace(record=record(work.loop)))
+
+    def turn(work: Work) -> Work:
+        g = row_right_side(field, work.row, args)
+        loop = attempt(g, work.loop, ode)
+        return work._replace(loop=loop._replace(record=write(loop.record, g, work.loop, loop)))
+
+    return drain(
+        queue,
+        turn,
+        unfinished=lambda work: unfinished(work.loop, ode),
+        result=lambda work: (work.loop.y, counts(work.loop, ode), work.loop.record),
+        lanes=lanes,
+        load=load,
+    )
+
 
 class Engine(NamedTuple):
-    """The work and the row in each lane, the next row of the queue, and the results so far.
+    """The state of the lanes.
 
-    An idle lane holds the number of rows as its row. Results are 0 until known.
+    Attributes:
+        work: the work in each lane.
+        row: the number of its row; the number of rows for an idle lane.
+        upcoming: the next row of the queue.
+        results: of all rows, 0 until known.
     """
 
     work: Any
@@ -47,9 +151,9 @@ def drain(
         work = jax.vmap(turn)(engine.work)
         done = ~jax.vmap(unfinished)(work) & (engine.row < num)
         engine = engine._replace(work=work)
-        return lax.cond(jnp.any(done), change, lambda engine, done: engine, engine, done)
+        return lax.cond(jnp.any(done), refill, lambda engine, done: engine, engine, done)
 
-    def change(engine: Engine, done: Array) -> Engine:
+    def refill(engine: Engine, done: Array) -> Engine:
         """Store the results of lanes that are done, and refill these lanes."""
         # An index past the last row is dropped.
         at = jnp.where(done, engine.row, num)
@@ -59,13 +163,13 @@ def drain(
             jax.vmap(result)(engine.work),
         )
         fresh = jnp.minimum(engine.upcoming + jnp.cumsum(done) - 1, num)
-        refill = done & (fresh < num)
+        has_next = done & (fresh < num)
 
         def select(new: Array, old: Array) -> Array:
-            return jnp.where(refill.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jnp.where(has_next.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         return Engine(
-            jax.tree.map(select, load_rows(jnp.where(refill, fresh, 0)), engine.work),
+            jax.tree.map(select, load_rows(jnp.where(has_next, fresh, 0)), engine.work),
             jnp.where(done, fresh, engine.row),
             jnp.minimum(engine.upcoming + jnp.sum(done), num),
             results,

@@ -10,7 +10,7 @@ result is the same alone, in any batch and in any order.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,25 +29,20 @@ from jaxflow.ode.checks import (
     check_tolerances,
     count_rows,
 )
-from jaxflow.ode.derivatives import forward_only, name_forward_mode, once
+from jaxflow.ode.derivatives import explain_forward_mode, forward_only, once
 from jaxflow.ode.integrate import VectorField, add, lerp
+from jaxflow.ode.lanes import Row, begin_rows, bind_row, lanes_of, one_row_field, solve_in_lanes
 from jaxflow.ode.odeint import solve, with_num_steps
 from jaxflow.ode.parameters import lift_closure, split_args
 from jaxflow.ode.rounding import begin_rounding, carry_rounding, spread
-from jaxflow.ode.rows import Row, begin_rows, bind_row, one_row_field, solve_in_lanes
 from jaxflow.ode.settings import ODE, Direct
 from jaxflow.ode.status import Stats, poison, raise_if_failed
 from jaxflow.ode.step import State
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.joined import join_vmaps, join_with_totals
-from jaxflow.runtime.lanes import lanes_for, map_groups, scan_groups
+from jaxflow.runtime.lanes import map_groups, scan_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import full_precision, widest_dtype
-
-
-def row_size(y0: State) -> int:
-    """Entries of one row of all leaves."""
-    return sum(leaf[:1].size for leaf in jax.tree.leaves(y0))
 
 
 def odeint_many(
@@ -105,7 +100,7 @@ def odeint_many(
     check_state(y0)
     num = count_rows(y0, row_args)
     if lanes is None:
-        lanes = lanes_for(row_size(y0))
+        lanes = lanes_of(y0)
     check_count("lanes", lanes)
     dtype = widest_dtype(y0)
     start, end = as_times(t0, "t0", num, dtype), as_times(t1, "t1", num, dtype)
@@ -121,12 +116,13 @@ def odeint_many(
     span = np.max(np.abs(np.asarray(t1) - np.asarray(t0))) if known else t1
     ode = with_num_steps(ode, 0.0, span)
     rows = Row(start, end, row_args)
-    y1, stats = name_forward_mode(_solve, f, y0, rows, args, ode, lanes, measure_rounding)
+    y1, stats = _solve(f, y0, rows, args, ode, lanes, measure_rounding)
     if ode.throw:
         y1 = raise_if_failed(y1, stats, "odeint_many", partial=ode.partial)
     return y1, stats
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 def _solve(
     f: Callable[..., State],
@@ -137,11 +133,20 @@ def _solve(
     lanes: int,
     measure: bool,
 ) -> tuple[State, Stats]:
-    part = partial(_solve_part, f, ode=ode, lanes=lanes, measure=measure)
-    return shard_map_rows(part, (y0, rows), args)
+    solve_rows = partial(_solve_rows, f, ode=ode, lanes=lanes, measure=measure)
+    return shard_map_rows(solve_rows, (y0, rows), args)
 
 
-def _solve_part(
+class Plan(NamedTuple):
+    """How to solve rows: what does not depend on them, and no array."""
+
+    field: VectorField
+    ode: ODE
+    lanes: int
+    measure: bool
+
+
+def _solve_rows(
     f: Callable[..., State],
     inputs: tuple[State, Row],
     args: Any,
@@ -150,39 +155,47 @@ def _solve_part(
     lanes: int,
     measure: bool,
 ) -> tuple[State, Stats]:
-    """The solves of one device's rows."""
+    """Solve the rows of one device, `inputs = (y0, rows)`."""
     y0, rows = inputs
-    y, row = jax.tree.map(lambda leaf: leaf[0], (y0, rows))
+    y, row = jax.tree.map(lambda leaf: leaf[0], inputs)
     more = (row.args,) if jax.tree.leaves(row.args) else ()
     f, args = lift_closure(full_precision(f), row.t0, y, args, *more)
-    field = one_row_field(f, rows.args)
+    plan = Plan(one_row_field(f, rows.args), ode, lanes, measure)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     if not ode.adaptive or ode.by_diffrax:
-
-        def solve_groups(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
-            return map_groups(partial(_solve_one, field, args=args, ode=ode), inputs, lanes)
-
-        y1, stats = join_vmaps(solve_groups, (y0, rows), args)
+        y1, stats = _solve_groups(plan, y0, rows, args)
     elif isinstance(ode.gradient, Direct):
-        y1, stats = forward_only(_solve_queue(field, y0, rows, args, ode, lanes, measure))
+        y1, stats = forward_only(_solve_queue(plan, y0, rows, args))
     else:
-        y1, stats = _solve_with_gradient(field, y0, rows, args, ode, lanes, measure)
-    stats = replace(stats, t=jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t)))
-    fail = jax.vmap(partial(poison, partial=ode.partial))
+        theta, constants, static = split_args(args)
+        row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
+        arrays = y0, row_theta, theta, row_constants, constants
+        solved: Any = _solve_queue_with_vjp(plan, static, arrays)
+        y1, stats = solved
     y1, rounding = jax.tree.map(lambda leaf: leaf[:, 0], (y1, stats.rounding))
-    return fail(y1, stats.status), replace(stats, rounding=rounding)
+    t = jax.vmap(lerp)(rows.t0, rows.t1, lax.stop_gradient(stats.t))
+    y1 = jax.vmap(partial(poison, partial=ode.partial))(y1, stats.status)
+    return y1, replace(stats, t=t, rounding=rounding)
 
 
-def _solve_one(
-    field: VectorField, y0: State, row: Row, args: Any, ode: ODE
-) -> tuple[State, Stats]:
-    return solve(field, y0, row.t0, row.t1, (args, row.args), ode)
+def _solve_row(plan: Plan, y0: State, row: Row, args: Any) -> tuple[State, Stats]:
+    return solve(plan.field, y0, row.t0, row.t1, (args, row.args), plan.ode)
 
 
-def _solve_queue(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
-) -> tuple[State, Stats]:
-    def drain_queue(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+def _solve_groups(plan: Plan, y0: State, rows: Row, args: Any) -> tuple[State, Stats]:
+    """Solves without a queue: groups of rows, each by one `jax.vmap`."""
+
+    def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
+        return map_groups(partial(_solve_row, plan, args=args), inputs, plan.lanes)
+
+    return join_vmaps(solve_all, (y0, rows), args)
+
+
+def _solve_queue(plan: Plan, y0: State, rows: Row, args: Any) -> tuple[State, Stats]:
+    """Adaptive solves in lanes, each row with its own steps."""
+    field, ode, lanes, measure = plan
+
+    def solve_all(inputs: tuple[State, Row], args: Any) -> tuple[State, Stats]:
         queue = begin_rows(field, *inputs, args, ode, lanes)
         if not measure:
             return solve_in_lanes(field, queue, args, ode, lanes)[:2]
@@ -197,67 +210,46 @@ def _solve_queue(
         )
         return y1, replace(stats, rounding=map_groups(spread, (rounding,), lanes))
 
-    return join_vmaps(drain_queue, (y0, rows), args)
+    return join_vmaps(solve_all, (y0, rows), args)
 
 
-def _solve_with_gradient(
-    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int, measure: bool
-) -> tuple[State, Stats]:
-    """The solve in lanes, whose reverse mode solves each row again by `ode.gradient`."""
-    theta, constants, static = split_args(args)
-    row_theta, row_constants = eqx.partition(rows, eqx.is_inexact_array)
-    inputs = y0, row_theta, theta, row_constants, constants
-    return _custom(field, static, ode, lanes, measure, inputs)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve_queue_with_vjp(plan: Plan, static: Any, arrays: Any) -> tuple[State, Stats]:
+    """`_solve_queue`, whose reverse mode solves each row again by `ode.gradient`."""
+    return _forward(plan, static, arrays)[0]
 
 
-def _forward(
-    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
-) -> tuple[tuple[State, Stats], Any]:
-    y0, row_theta, theta, row_constants, constants = inputs
+def _forward(plan: Plan, static: Any, arrays: Any) -> tuple[tuple[State, Stats], Any]:
+    y0, row_theta, theta, row_constants, constants = arrays
     rows, args = eqx.combine(row_theta, row_constants), eqx.combine(theta, constants, static)
-    return once(_solve_queue(field, y0, rows, args, ode, lanes, measure)), inputs
+    return once(_solve_queue(plan, y0, rows, args)), arrays
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
-def _custom(
-    field: VectorField, static: Any, ode: ODE, lanes: int, measure: bool, inputs: tuple[Any, ...]
-) -> tuple[State, Stats]:
-    return _forward(field, static, ode, lanes, measure, inputs)[0]
-
-
-def _backward(
-    field: VectorField,
-    static: Any,
-    ode: ODE,
-    lanes: int,
-    measure: bool,
-    inputs: Any,
-    cotangents: Any,
-) -> tuple[Any, ...]:
-    y0, row_theta, theta, row_constants, constants = inputs
+def _backward(plan: Plan, static: Any, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+    y0, row_theta, theta, row_constants, constants = arrays
 
     def pull_back(inputs: Any, shared: Any) -> tuple[Any, Any]:
         *inputs, cotangents = inputs
         theta, constants = shared
 
-        def group(total: Any, inputs: Any, cotangent: State) -> Any:
+        def pull_group(total: Any, inputs: Any, cotangent: State) -> Any:
             y0, row_theta, row_constants = inputs
 
-            def again(y0: State, row_theta: Row, theta: Any) -> State:
+            def solve_again(y0: State, row_theta: Row, theta: Any) -> State:
                 args = eqx.combine(theta, constants, static)
-                one = partial(_solve_one, field, args=args, ode=ode)
-                return jax.vmap(one)(y0, eqx.combine(row_theta, row_constants))[0]
+                solve_row = partial(_solve_row, plan, args=args)
+                return jax.vmap(solve_row)(y0, eqx.combine(row_theta, row_constants))[0]
 
-            _, pull = jax.vjp(again, y0, row_theta, theta)
+            _, pull = jax.vjp(solve_again, y0, row_theta, theta)
             of_y0, of_rows, of_theta = pull(cotangent)
             return add(total, of_theta), (of_y0, of_rows)
 
         zero = jax.tree.map(jnp.zeros_like, theta)
-        return scan_groups(group, zero, tuple(inputs), cotangents, lanes)
+        return scan_groups(pull_group, zero, tuple(inputs), cotangents, plan.lanes)
 
     inputs = y0, row_theta, row_constants, cotangents[0]
     of_theta, (of_y0, of_rows) = join_with_totals(pull_back, inputs, (theta, constants))
     return (once((of_y0, of_rows, of_theta, None, None)),)
 
 
-_custom.defvjp(_forward, _backward)
+_solve_queue_with_vjp.defvjp(_forward, _backward)

@@ -10,7 +10,7 @@ from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
 
 
 def check_method(solver: Any) -> None:
-    """Raise ValueError unless `solver` names or is a method."""
+    """Raise ValueError unless `solver` is a method or the name of one."""
     if isinstance(solver, str):
         if solver not in TABLEAUS:
             raise ValueError(f"solver={solver!r} is unknown; choose one of {list(TABLEAUS)}")

@@ -25,7 +25,7 @@ from jaxflow.ode.checks import (
     check_state,
     check_tolerances,
 )
-from jaxflow.ode.derivatives import name_forward_mode
+from jaxflow.ode.derivatives import explain_forward_mode
 from jaxflow.ode.direct import solve_direct
 from jaxflow.ode.integrate import VectorField, lerp
 from jaxflow.ode.pontryagin import solve_pontryagin
@@ -109,7 +109,7 @@ def odeint(
         )
     ode = with_num_steps(ode, start, end, times)
     start, end, times = jax.tree.map(jnp.asarray, (start, end, times))
-    y1, stats = name_forward_mode(_solve, f, y0, start, end, args, ode, times)
+    y1, stats = _solve(f, y0, start, end, args, ode, times)
     return (raise_if_failed(y1, stats, partial=ode.partial) if ode.throw else y1), stats
 
 
@@ -167,6 +167,7 @@ def odeint_checkpointed(
     return odeint(f, y0, t0, t1, args, ode=ode, save_at=save_at)
 
 
+@explain_forward_mode()
 @eqx.filter_jit
 def _solve(
     f: VectorField,

@@ -2,8 +2,8 @@
 
 A step rounds the state to about `eps |x|`, and the steps that follow amplify that: a field that
 contracts by `exp(10)` forwards expands rounding by as much backwards. One error vector is followed
-along the solve. Each step multiplies it by the flow of the linearised equation, found by one more
-evaluation of the field beside the trajectory, and adds the step's own rounding in a direction
+along the solve. Each step multiplies it by the flow of the linearised equation, which takes one
+more evaluation of the field beside the trajectory, and adds the step's own rounding in a direction
 that changes from step to step. Errors of different steps are independent and add as squares.
 """
 
@@ -45,7 +45,7 @@ def carry_rounding(rounding: Rounding, g: RightSide, before: Loop, after: Loop) 
     x, integrals = before.y
     (k, slope), _ = g(before.s, before.y) if before.first is None else before.first
     h = (after.s - before.s).astype(x.dtype)
-    # A divisor in place of 0 whose square is not 0, for XLA may multiply two of them.
+    # Replaces a divisor of 0. Its square is not 0 either: XLA may multiply two divisors.
     tiny = jnp.sqrt(jnp.finfo(x.dtype).tiny)
     size = jnp.maximum(_norm(rounding.error), tiny)
     direction = rounding.error / size
@@ -70,8 +70,8 @@ def carry_rounding(rounding: Rounding, g: RightSide, before: Loop, after: Loop) 
 def spread(rounding: Rounding) -> tuple[Array, Array]:
     """The rounding errors of the entries of `(x, integrals)`.
 
-    Half as found, half in all directions alike, for errors of the first steps may have grown in
-    others.
+    Half of the square as followed, half spread evenly over all entries: errors of the first steps
+    may have grown in other directions than the one followed.
     """
     square = jnp.square(rounding.error)
     return jnp.sqrt((square + jnp.mean(square)) / 2), rounding.integrals

@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxflow.ode.methods import as_diffrax, check_method, estimates_error, is_diffrax, tableau_of
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
@@ -31,11 +31,10 @@ class Checkpointed:
 
 @dataclass(frozen=True, kw_only=True)
 class Adjoint:
-    """Pontryagin's adjoint equations, solved backwards in time in O(1) memory.
+    """Pontryagin's adjoint equations (`jaxflow.ode.pontryagin`), solved backwards in O(1) memory.
 
     The backward solve recomputes the state. If the field contracts, the recomputed state drifts
-    away from the true one, and the solve fails with `Status.DRIFTED`; raise `checkpoints` then.
-    `jaxflow.ode.pontryagin` has the equations.
+    away from the true one, and the solve fails with `Status.DRIFTED`: raise `checkpoints` then.
 
     Attributes:
         checkpoints: how many states the forward solve stores, evenly spaced in time, for the
@@ -102,12 +101,7 @@ class Diffrax:
 
 Gradient = Checkpointed | Adjoint | Direct | Diffrax
 GradientName = Literal["checkpointed", "adjoint", "direct", "diffrax"]
-GRADIENTS: dict[str, type[Gradient]] = {
-    "checkpointed": Checkpointed,
-    "adjoint": Adjoint,
-    "direct": Direct,
-    "diffrax": Diffrax,
-}
+GRADIENTS: dict[str, type[Gradient]] = {kind.__name__.lower(): kind for kind in get_args(Gradient)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +120,14 @@ class ODE:
         atol: absolute tolerance of adaptive steps.
         max_steps: largest number of adaptive steps, accepted and rejected.
         max_step: longest adaptive step, as a share of the interval from `t0` to `t1` (with
-            `save_at`, between two times); None for no limit. A step sees the field at a few times
-            only, and a change that lasts less than a quarter of a step may fall between them: for
-            one that lasts 0.01 of the interval, write `max_step=0.04`.
-        gradient: `Checkpointed()`, `Adjoint(...)`, `Direct()` or `Diffrax()`, or its name in lower
-            case, which stands for the defaults.
-        partial: a solve that reaches `max_steps` returns its last state, at time `stats.t`, with
-            the status `MAX_STEPS`. By default it fails.
-        throw: a failed solve raises `SolveError`. If False it returns NaN and a status.
+            `save_at`, between two times); None for no limit. A step can miss a change of the field
+            that lasts less than a quarter of it: for one that lasts 0.01 of the interval, write
+            `max_step=0.04`.
+        gradient: `Checkpointed()`, `Adjoint(...)`, `Direct()` or `Diffrax()`; or its name in
+            lower case, for the default settings.
+        partial: whether a solve that reaches `max_steps` returns its last state, at time
+            `stats.t` and with the status `MAX_STEPS`, instead of failing.
+        throw: whether a failed solve raises `SolveError`; otherwise it returns NaN and a status.
 
     Raises:
         ValueError: a setting is out of range, or two settings contradict each other.
@@ -162,10 +156,9 @@ class ODE:
     def __post_init__(self) -> None:
         object.__setattr__(self, "gradient", _as_gradient(self.gradient))
         check_method(self.solver)
-        for name, count in (("num_steps", self.num_steps), ("max_steps", self.max_steps)):
-            # A fraction would be rounded up to a number of steps that passes t1.
-            if count is not None:
-                check_count(name, count)
+        if self.num_steps is not None:
+            check_count("num_steps", self.num_steps)
+        check_count("max_steps", self.max_steps)
         if self.dt is not None and not self.dt > 0:
             raise ValueError(
                 f"dt={self.dt} must be positive; to solve backwards in time, give t1 < t0"
@@ -178,7 +171,8 @@ class ODE:
             raise ValueError(
                 f"rtol={self.rtol} and atol={self.atol} must not be negative, nor both 0"
             )
-        self._check_max_step()
+        if self.max_step is not None:
+            self._check_max_step(self.max_step)
         if self.adaptive and not estimates_error(self.solver):
             pairs = [name for name, tableau in TABLEAUS.items() if tableau.adaptive]
             raise ValueError(
@@ -190,35 +184,34 @@ class ODE:
         if isinstance(self.gradient, Adjoint):
             self._check_adjoint(self.gradient)
 
-    def _check_max_step(self) -> None:
+    def _check_max_step(self, max_step: float) -> None:
         """Raise unless adaptive steps of at most `max_step` can reach `t1`."""
-        if self.max_step is None:
-            return
-        if not 0 < self.max_step < float("inf"):
-            raise ValueError(f"max_step={self.max_step} must be a positive share of the interval")
+        if not 0 < max_step < float("inf"):
+            raise ValueError(f"max_step={max_step} must be a positive share of the interval")
         if not self.adaptive:
             raise ValueError(
-                f"max_step={self.max_step} limits adaptive steps, and num_steps={self.num_steps} "
+                f"max_step={max_step} limits adaptive steps, and num_steps={self.num_steps} "
                 f"or dt={self.dt} fixes them: leave max_step out"
             )
-        if self.max_step * self.max_steps < 1:
+        if max_step * self.max_steps < 1:
             raise ValueError(
-                f"max_steps={self.max_steps} steps of at most max_step={self.max_step} of the "
-                "interval do not reach t1: raise one of them"
+                f"max_steps={self.max_steps} steps of at most max_step={max_step} of the interval "
+                "do not reach t1: raise one of them"
             )
 
     def _check_adjoint(self, gradient: Adjoint) -> None:
         """Raise if the other settings rule out this adjoint."""
+        pieces = gradient.checkpoints + 1
         if self.by_diffrax and gradient != Adjoint():
             raise ValueError(
                 f"gradient={gradient} has settings of jaxflow's own solvers, and "
                 f"solver={self.solver!r} is diffrax's: choose one of {list(TABLEAUS)}, or write "
                 "gradient=Adjoint()"
             )
-        if self.num_steps is not None and self.num_steps % (gradient.checkpoints + 1):
+        if self.num_steps is not None and self.num_steps % pieces:
             raise ValueError(
-                f"num_steps={self.num_steps} must be a multiple of {gradient.checkpoints + 1}, to "
-                f"put checkpoints={gradient.checkpoints} between equal numbers of steps"
+                f"num_steps={self.num_steps} must be a multiple of {pieces}, to put "
+                f"checkpoints={gradient.checkpoints} between equal numbers of steps"
             )
         if self.partial:
             raise ValueError(
@@ -255,13 +248,8 @@ class ODE:
 
     @classmethod
     def upgrade_fields(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of this version, from those that a file of any version holds."""
-        fields = {"max_step": None} | fields
-        old = {name: fields[name] for name in _OLD if name in fields}
-        if not old:
-            return fields
-        rest = {name: value for name, value in fields.items() if name not in old}
-        return rest | {"gradient": _with_old_settings(fields.get("gradient", "checkpointed"), old)}
+        """The fields of this version, from those in a file of any version."""
+        return _move_old_settings({"max_step": None} | fields)
 
 
 def _as_gradient(gradient: Gradient | GradientName) -> Gradient:
@@ -284,28 +272,31 @@ def _warn(name: str) -> None:
     warnings.warn(words, DeprecationWarning, stacklevel=3)
 
 
-def _with_old_settings(gradient: Gradient | GradientName, old: dict[str, Any]) -> Gradient:
-    gradient = _as_gradient(gradient)
+def _move_old_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `ODE`, with those of `_OLD` moved into `gradient`."""
+    old = {name: value for name, value in settings.items() if name in _OLD}
+    if not old:
+        return settings
+    gradient = _as_gradient(settings.get("gradient", "checkpointed"))
     if isinstance(gradient, Adjoint):
-        return replace(gradient, **old)
-    for name, value in old.items():
-        if value:
-            raise ValueError(
-                f"{name}={value} is a setting of the adjoint, and gradient={gradient}: write "
-                f"ODE(gradient=Adjoint({name}=...)), or leave it out"
-            )
-    return gradient
+        gradient = replace(gradient, **old)
+    elif any(old.values()):
+        name, value = next((name, value) for name, value in old.items() if value)
+        raise ValueError(
+            f"{name}={value} is a setting of the adjoint, and gradient={gradient}: write "
+            f"ODE(gradient=Adjoint({name}=...)), or leave it out"
+        )
+    rest = {name: value for name, value in settings.items() if name not in _OLD}
+    return rest | {"gradient": gradient}
 
 
 def _accept_old_settings(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def accept(self: ODE, **settings: Any) -> None:
-        old = {name: settings.pop(name) for name in _OLD if name in settings}
+        old = [name for name in _OLD if name in settings]
         if old:
             _warn(" and ".join(old))
-            gradient = settings.get("gradient", Checkpointed())
-            settings["gradient"] = _with_old_settings(gradient, old)
-        init(self, **settings)
+        init(self, **_move_old_settings(settings))
 
     return accept
 

@@ -149,6 +149,11 @@ def failed(status: Int[Array, "*many"], *, partial: bool = False) -> Bool[Array,
     return wrong & (status != Status.MAX_STEPS) if partial else wrong
 
 
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all entries of all arrays are finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def poison(tree: PyTree[Array], status: Int[Array, ""], *, partial: bool = False) -> PyTree[Array]:
     """The tree, with NaN in every leaf and every gradient through it if the solve failed."""
     factor = jnp.where(failed(status, partial=partial), jnp.nan, 1.0)

@@ -21,15 +21,21 @@ from jaxtyping import Array, Float, Int
 
 from jaxflow.ode.controller import error_norm
 from jaxflow.ode.integrate import Loop, lerp
-from jaxflow.ode.lanes import drain
-from jaxflow.ode.many import row_size
+from jaxflow.ode.lanes import (
+    Row,
+    begin_rows,
+    drain,
+    lanes_of,
+    one_row_field,
+    row_right_side,
+    solve_in_lanes,
+)
 from jaxflow.ode.rounding import Rounding, begin_rounding, carry_rounding, spread
-from jaxflow.ode.rows import Row, begin_rows, one_row_field, row_right_side, solve_in_lanes
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats, Status, poison
 from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.joined import join_vmaps
-from jaxflow.runtime.lanes import lanes_for, map_groups
+from jaxflow.runtime.lanes import map_groups
 from jaxflow.runtime.mesh import shard_map_rows
 from jaxflow.runtime.precision import widest_dtype
 
@@ -124,7 +130,7 @@ def _solve_part(
     if not len(rows.t0):
         none = jnp.zeros(0, int)
         return Twice(y0, y0, y0, y0, y0), Stats(none, none, none, none, rows.t0)
-    lanes, tableau = lanes_for(row_size(y0)), ode.tableau
+    lanes, tableau = lanes_of(y0), ode.tableau
     field = one_row_field(f, rows.args)
     y0 = jax.tree.map(lambda leaf: leaf[:, None], y0)
     queue = begin_rows(field, y0, rows, args, ode, lanes)

@@ -56,16 +56,7 @@ def map_chunks(
         devices = [device for device in devices if is_local(device)]
     # vmap joins the rows of many calls, which must not bring fill-ups along.
     alone = count if _traced(rows) else min(size, fill_up(count, lanes))
-
-    def compute(number: int) -> Any:
-        start = number * size
-        keep = min(size, count - start)
-        padded = alone if count <= size else size
-        part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
-        chunk = rows if padded == count else _take(rows, start, padded)
-        out = f(*chunk, part_key)
-        return out if padded == keep else _first(out, keep)
-
+    run_chunk = partial(_run_chunk, f, rows, key, size, alone if count <= size else size)
     parts: list[Any] = []
     traced = _traced(rows)
     with Progress(count, task="rows", show=progress) as bar:
@@ -75,7 +66,7 @@ def map_chunks(
                 parts.append(None)
                 continue
             with running_on(device):
-                parts.append(compute(number))
+                parts.append(run_chunk(number))
             traced = traced or _traced(parts[-1])
             if traced:
                 # Derivatives are taken on one device.
@@ -86,13 +77,31 @@ def map_chunks(
                 bar.update(min(start + size, count))
             if not devices and not traced and num_threads() > 1:
                 break
-        rest = [partial(compute, number) for number in range(len(parts), -(-count // size))]
+        rest = [partial(run_chunk, number) for number in range(len(parts), -(-count // size))]
         for part in in_threads(rest, num_threads()) if rest else ():
             parts.append(part)
             bar.update(min(len(parts) * size, count))
     if devices:
         return _join_devices(parts, devices, size, count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _run_chunk(
+    f: Callable[..., Any],
+    rows: tuple[Any, ...],
+    key: PRNGKeyArray | None,
+    size: int,
+    padded: int,
+    number: int,
+) -> Any:
+    """`f(*rows, key)` of chunk `number`: `size` rows, filled up to `padded`."""
+    count, start = len(jax.tree.leaves(rows)[0]), number * size
+    keep = min(size, count - start)
+    if key is not None and count > size:
+        key = jax.random.fold_in(key, number)
+    chunk = rows if padded == count else _take(rows, start, padded)
+    out = f(*chunk, key)
+    return out if padded == keep else _first(out, keep)
 
 
 @partial(jax.jit, static_argnames="num", inline=True)

@@ -54,8 +54,8 @@ TRACE_NAMES = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutc
 def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator | XTrace:
     """The trace object for a name; a trace object, also an `Estimator`, is returned unchanged.
 
-    `"closed"` is exact, and the field must have a closed form. Raises ValueError for an unknown
-    name, or a field without one; TypeError for what is no trace, and names what is missing.
+    `"closed"` is exact and needs a field with a closed form. Raises ValueError for an unknown name
+    or a field without a closed form, and TypeError for an object that lacks a method of a trace.
     """
     if isinstance(trace, Auto | Exact | XTrace):
         return trace

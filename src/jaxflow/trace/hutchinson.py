@@ -18,8 +18,8 @@ Law = Literal["rademacher", "gaussian", "orthogonal"]
 
 # Probes of the pilot solve, from whose spread the variance of one probe is estimated.
 PILOT_PROBES = 8
-# Fewer Rademacher probes do not tell their error: k of them agree on the strongest coupled pair of
-# entries with probability 2^(1 - k), and then show nothing of it.
+# Fewer Rademacher probes do not show their error: k of them agree on the most strongly coupled
+# pair of entries with probability 2^(1 - k), and then the pair does not show.
 LEAST_SIGNS = 8
 
 
@@ -207,8 +207,8 @@ def widening(count: int, law: Law) -> float:
     """Factor on the standard error of the mean of `count` outcomes.
 
     Their sample variance is too small where a rare outcome carries much of the variance, as for a
-    Jacobian of rank one or of few entries: the factor makes up for it (`tests/trace/test_coverage`
-    holds the laws that it was fitted to).
+    Jacobian of rank one or of few entries. The factor makes up for it; it was fitted to the laws
+    in `tests/trace/test_coverage`.
     """
     rare = 150.0 / count**2 if law == "rademacher" else 0.0
     return 1.0 + max(7.0 / count, rare)
@@ -232,7 +232,7 @@ def standard_error(
 def probe_error(values: Float[Array, " k"], law: Law, size: int) -> Float[Array, ""] | None:
     """Widened standard error of the mean of the outcomes of k probes of events of `size` entries.
 
-    None if they do not tell it, 0 if they are known to be exact.
+    None if the probes are too few to show it, 0 if they are exact.
     """
     (count,) = values.shape
     if law != "rademacher":
