@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
-from jaxflow.runtime.lanes import fill_up
+from jaxflow.runtime.lanes import fill_up, take_rows
 from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.threads import in_threads, num_threads
 
@@ -57,12 +57,12 @@ def map_chunks(
     # vmap joins the rows of many calls, which must not bring fill-ups along.
     alone = count if _traced(rows) else min(size, fill_up(count, lanes))
 
-    def compute(number: int) -> Any:
+    def compute_chunk(number: int) -> Any:
         start = number * size
         keep = min(size, count - start)
         padded = alone if count <= size else size
         part_key = key if key is None or count <= size else jax.random.fold_in(key, number)
-        chunk = rows if padded == count else _take(rows, start, padded)
+        chunk = rows if padded == count else _take_rows(rows, padded, start)
         out = f(*chunk, part_key)
         return out if padded == keep else _first(out, keep)
 
@@ -75,7 +75,7 @@ def map_chunks(
                 parts.append(None)
                 continue
             with running_on(device):
-                parts.append(compute(number))
+                parts.append(compute_chunk(number))
             traced = traced or _traced(parts[-1])
             if traced:
                 # Derivatives are taken on one device.
@@ -86,7 +86,7 @@ def map_chunks(
                 bar.update(min(start + size, count))
             if not devices and not traced and num_threads() > 1:
                 break
-        rest = [partial(compute, number) for number in range(len(parts), -(-count // size))]
+        rest = [partial(compute_chunk, number) for number in range(len(parts), -(-count // size))]
         for part in in_threads(rest, num_threads()) if rest else ():
             parts.append(part)
             bar.update(min(len(parts) * size, count))
@@ -95,11 +95,7 @@ def map_chunks(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-@partial(jax.jit, static_argnames="num", inline=True)
-def _take(rows: Any, start: Any, num: int) -> Any:
-    """The `num` rows from `start` on; the last row fills them up."""
-    at = jnp.minimum(start + jnp.arange(num), len(jax.tree.leaves(rows)[0]) - 1)
-    return jax.tree.map(lambda leaf: leaf[at], rows)
+_take_rows = jax.jit(take_rows, static_argnames="num", inline=True)
 
 
 @partial(jax.jit, static_argnames="num", inline=True)

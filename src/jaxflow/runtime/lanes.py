@@ -81,11 +81,17 @@ def _groups(num: Count, lanes: int) -> Count:
     return groups + 2 // groups if num else 0
 
 
+def take_rows(rows: Any, num: Count, start: Any = 0) -> Any:
+    """`num` rows from the row `start` on; copies of the last row fill them up."""
+    last = jax.tree.leaves(rows)[0].shape[0] - 1
+    at = jnp.minimum(start + jnp.arange(num), last)
+    return jax.tree.map(lambda leaf: leaf[at], rows)
+
+
 def _fill(rows: Any, groups: Count, lanes: int) -> Any:
     """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
-    num = jax.tree.leaves(rows)[0].shape[0]
-    at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
-    return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
+    filled = take_rows(rows, groups * lanes)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), filled)
 
 
 def _flatten(groups: Any, num: Count) -> Any:
