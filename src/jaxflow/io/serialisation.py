@@ -21,12 +21,9 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
-from jaxflow.io.arrays import STORED, as_dtype, describe, is_array, pack, unpack
+from jaxflow.io.arrays import STORED, Arrays, Entries, as_dtype, describe, is_array, pack, unpack
 from jaxflow.io.templates import fill
 from jaxflow.runtime.moved import new_module
-
-Entries = Mapping[str, Mapping[str, Any]]
-Arrays = Mapping[str, np.ndarray]
 
 _MODULE = re.compile(r"jaxflow(\.[A-Za-z]\w*)*")
 _ADVICE = (
@@ -83,8 +80,8 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
             table[name] = describe(x, name) | ({"static": True} if static else {})
             stored[name] = pack(x, name)
             return {"array": name}
-        # One level of the tree: the parts of `x` that JAX sees. Fields not among them are static.
-        parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
+        # Fields that are not among the parts are static.
+        parts = direct_parts(x)
         is_leaf = bool(parts) and parts[0][0] == ()
         node = {"class": type(x).__qualname__, "module": type(x).__module__}
         if stands_in_fields(x):
@@ -110,9 +107,13 @@ def stands_in_fields(x: Any) -> TypeGuard[Any]:
     """Whether `x` is a dataclass that has all its arrays in fields, unlike a `flax.nnx.List`."""
     if not dataclasses.is_dataclass(x) or isinstance(x, type):
         return False
-    parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
-    names = {getattr(key[0], "name", None) for key, _ in parts if key}
+    names = {getattr(key[0], "name", None) for key, _ in direct_parts(x) if key}
     return names <= {field.name for field in dataclasses.fields(x)}
+
+
+def direct_parts(x: Any) -> list[tuple[tuple, Any]]:
+    """One level of a tree: the parts of `x` that JAX sees, with their keys; a leaf is its own."""
+    return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
 
 
 def decode(
@@ -150,9 +151,7 @@ def decode(
             case {"array": str(name)}:
                 if name not in table or name not in stored:
                     raise ValueError(f"the array '{name}' is missing from the file")
-                entry = table[name]
-                weak = entry.get("weak", False)
-                return unpack(stored[name], entry, name, kind=entry["kind"], weak=weak)
+                return unpack(stored[name], table[name], name, table[name])
             case {"class": str(name), "module": str(module), "fields": dict(parts)}:
                 cls = _find_class(module, name, place)
                 fields = {k: value(v, (*path, GetAttrKey(k))) for k, v in parts.items()}
