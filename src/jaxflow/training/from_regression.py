@@ -1,6 +1,7 @@
 """Train a conditional flow from a regression: the flow learns what that leaves over."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,18 +12,17 @@ from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import EncodedCondition, LocationScale
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
-from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import split
-from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import SCALINGS, default_eval_every, encoded_config
-from jaxflow.training.folds import FOLD_ROWS, MOST_HELD, NUM_FOLDS, Folds, make_folds
+from jaxflow.training.folds import FOLD_ROWS, MOST_HELD, NUM_FOLDS, make_folds
 from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.from_simple import (
     LARGE_RIDGE,
     MANY_ROWS,
     FittedDensity,
     Table,
+    train_folds,
     untrained,
 )
 from jaxflow.training.history import History
@@ -61,7 +61,8 @@ def by_regression(
         """The density of these residuals; None for a standard normal, as the regression has it."""
         field = LocationScale(table.field(encoded.shape[1]))
         each = residuals[rows]
-        return CNF(field, StandardNormal(each.shape[1:]) if start is None else start.mixture(each))
+        base = StandardNormal(each.shape[1:]) if start is None else start.mixture(each)
+        return CNF(field, base, transform=transform)
 
     if table.is_tiny:
         flow = start_flow(Start(ridge=LARGE_RIDGE), every)
@@ -83,19 +84,9 @@ def by_regression(
         densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
     else:
         start = None
-    runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
-    with Progress(table.config.steps, show=table.progress) as bar:
-        search = Folds(runs, len(every))
-        search.train(table.config, bar, table.callback)
-        if share is not None or table.ensemble:
-            flows = search.flows()
-        else:
-            flow = start_flow(start, every)
-            trained = search.train_all(lambda: table.run(flow, every, every, transform))
-            flows = [flow if trained is None else trained]
-    flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
-    flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
-    log_p = search.held_out()
+    trained = train_folds(table, partial(start_flow, start), folds)
+    flows = [_for_new_conditions(flow, seen, transform) for flow in trained.flows]
+    flow, history, log_p = trained._replace(flows=flows).flow, trained.history, trained.log_p
     num_folds, index = NUM_FOLDS if share is None else 0, np.arange(len(held))
     if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
         train, rows = _split(len(every), validation, table.seed)

@@ -1,6 +1,8 @@
 """Train a flow for a table from the best simple density, by folds or by a share held out."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +13,6 @@ from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.data_space import with_transform
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.keys import host_seed
@@ -22,7 +23,7 @@ from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, sine_network
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import FEWEST, FOLD_ROWS, Folds, Splits, start_run, varied_folds
 from jaxflow.training.history import History
-from jaxflow.training.record import COLUMNS, Callback
+from jaxflow.training.record import Callback, new_history
 from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start, surely_better
@@ -107,13 +108,11 @@ class Table(NamedTuple):
             )
         return folds
 
-    def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
-        """A training by maximum likelihood, which stops where it is told to."""
+    def run(self, flow: CNF, train: np.ndarray, held: np.ndarray) -> Run:
+        """A training by maximum likelihood, which its caller stops."""
         rows, held_rows = (take(each, self.x, self.cond) for each in (train, held))
         large = len(self.x) > FOLD_ROWS
-        return start_run(
-            flow, rows, held_rows, self.key, self.config, scaling=scaling, large=large
-        )
+        return start_run(flow, rows, held_rows, self.key, self.config, large=large)
 
 
 def by_folds(table: Table) -> FittedDensity:
@@ -126,44 +125,50 @@ def by_folds(table: Table) -> FittedDensity:
     folds = table.folds()
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, folds)
     tried = choose_start(unscaled)
-    fitted = _from_start(table, next(iter(tried)), noisy, folds)
+    trained = train_folds(table, partial(_start_flow, table, next(iter(tried)), noisy), folds)
     kernel = next((start for start in tried if start.kernel), None)
-    if kernel is not None and surely_better(tried[kernel], fitted.log_p):
-        fitted = _from_start(table, kernel, noisy, folds)
-    comparison = Comparison.of(compared(fitted.log_p, tried), len(folds))
-    return FittedDensity(fitted.flow, fitted.history, comparison)
+    if kernel is not None and surely_better(tried[kernel], trained.log_p):
+        trained = train_folds(table, partial(_start_flow, table, kernel, noisy), folds)
+    comparison = Comparison.of(compared(trained.log_p, tried), len(folds))
+    return FittedDensity(trained.flow, trained.history, comparison)
 
 
-class _Fitted(NamedTuple):
-    """A flow, its history, and log-densities of the rows that each fold held out."""
+class Trained(NamedTuple):
+    """What `train_folds` returns.
 
-    flow: Any
+    Attributes:
+        flows: the flow of all rows; or that of each fold, for an ensemble or a single fold.
+        history: means over the folds.
+        log_p: log-densities of the rows that each fold held out.
+    """
+
+    flows: list[CNF]
     history: History
     log_p: Float[np.ndarray, " n"]
 
+    @property
+    def flow(self) -> CNF | Ensemble:
+        """The only flow, or the average of several."""
+        return self.flows[0] if len(self.flows) == 1 else Ensemble(self.flows)
 
-def _from_start(table: Table, start: Start, noisy: Array, folds: Splits) -> _Fitted:
-    """Train on each fold from a simple density, then on all rows, or average the folds.
+
+def train_folds(table: Table, start: Callable[[np.ndarray], CNF], folds: Splits) -> Trained:
+    """Train on each fold from the density `start(rows)`, then on all rows, or average the folds.
 
     With a single fold, the rest of whose rows are held out, its flow is the result.
     """
-    every, runs = np.arange(len(table.x)), []
-    for train, held in folds:
-        flow = _start_flow(table, start, noisy, train)
-        runs.append(table.run(with_transform(flow, None), train, held, flow.transform))
+    every = np.arange(len(table.x))
+    runs = [table.run(start(train), train, held) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every) if len(folds) > 1 else len(folds[0][0]))
         search.train(table.config, bar, table.callback)
-        if len(folds) == 1:
-            (flow,) = search.flows()
-        elif table.ensemble:
-            flow = Ensemble(search.flows())
+        if table.ensemble or len(folds) == 1:
+            flows = search.flows()
         else:
-            flow = _start_flow(table, start, noisy, every)
-            plain, scaling = with_transform(flow, None), flow.transform
-            trained = search.train_all(lambda: table.run(plain, every, every, scaling))
-            flow = flow if trained is None else trained
-    return _Fitted(flow, search.history, search.held_out())
+            flow = start(every)
+            trained = search.train_all(lambda: table.run(flow, every, every))
+            flows = [flow if trained is None else trained]
+    return Trained(flows, search.history, search.held_out())
 
 
 def by_hold_out(table: Table, share: float) -> FittedDensity:
@@ -185,7 +190,8 @@ def or_from_simple(
         if table.config.max_seconds is not None:
             left = max(0.0, table.config.max_seconds - history["seconds"][-1])
             table = table._replace(config=replace(table.config, max_seconds=left))
-        flow, history, _ = _from_start(table, start, noisy, [(train, held)])
+        begin = partial(_start_flow, table, start, noisy)
+        (flow,), history, _ = train_folds(table, begin, [(train, held)])
         log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
     return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
 
@@ -208,7 +214,7 @@ def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, H
 
 def untrained(flow: CNF, rows: int) -> FittedDensity:
     """A flow of too few rows to train or to compare it."""
-    return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison.of_few(rows))
+    return FittedDensity(flow, new_history(), Comparison.of_few(rows))
 
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:

@@ -32,7 +32,7 @@ from jaxflow.transforms.protocol import check_strict
 from jaxflow.transforms.samples import column_label
 
 # Names of transforms that are not fitted here.
-GIVEN = "as given", "the flow's own"
+NOT_FITTED = "as given", "the flow's own"
 
 
 class Problem(eqx.Module):
@@ -88,7 +88,7 @@ def prepare(
     if isinstance(transform, str) and transform != "auto":
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
-        return {GIVEN[0]: _without_data(flow, cond, transform, weights, chosen)}
+        return {NOT_FITTED[0]: _without_data(flow, cond, transform, weights, chosen)}
     stream = None
     if isinstance(x, Shards):
         seed = seed_words(key)
@@ -207,8 +207,8 @@ def _transforms(
     if isinstance(transform, str | Proposal):
         if flow.transform is None:
             return dict(candidate_transforms(train.x, held_out.x))
-        return {GIVEN[1]: flow.transform}
-    return {GIVEN[0]: flow.transform if transform is None else transform}
+        return {NOT_FITTED[1]: flow.transform}
+    return {NOT_FITTED[0]: flow.transform if transform is None else transform}
 
 
 def _cond_scaling(flow: Any, cond: Array | None) -> ConditionScaling | None:
