@@ -132,9 +132,9 @@ def fit_density(
         warnings.warn(proposal.notes[0], stacklevel=2)
     curved = proposal.surface is not None
     large = curved or len(rows.x) > FOLD_ROWS
-    given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    given |= {"max_seconds": max_seconds}
-    config = table_config(large=large, **given)
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    settings |= {"max_seconds": max_seconds}
+    config = table_config(large=large, **settings)
     width = (128 if large else 64) if width is None else check_count("width", width)
     if ensemble and large:
         raise ValueError(
@@ -145,7 +145,7 @@ def fit_density(
     table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback, ensemble)
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
-        return by_regression(table, cond, validation, given)
+        return by_regression(table, cond, validation, settings)
     if curved:
         return by_geodesics(table, validation)
     return by_hold_out(table, validation) if large else by_folds(table)
