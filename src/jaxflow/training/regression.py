@@ -1,7 +1,7 @@
 """Location and spread of a target given conditions: least squares, then boosted trees.
 
-Rows are predicted by regressions that did not see them, so that what is left over is as large as
-it will be for new rows.
+Regressions predict only rows that they did not see, so that residuals are as large as for new
+rows.
 """
 
 from collections.abc import Callable, Sequence
