@@ -1,4 +1,4 @@
-"""Turn a user's arrays into checked rows in flow space."""
+"""Turn a user's arrays into checked rows in flow space, one problem for each transform."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,9 +41,10 @@ class Problem(eqx.Module):
     If the transform is trained, the flow keeps it, and rows are in data units. `offsets` are means
     of `-log_det` of the transform over training and over validation rows: added to a mean negative
     log-density in flow space, they give data units. `log_det` is that of each validation row; None
-    without data, and for a trained transform. `batch_transform` has the transform again where each
-    step spreads the rows with fresh noise first, or changes them. `cond_scaling` is already
-    applied to the rows. Rows of a `stream` are drawn from it, and `train` is a sample of them.
+    without data, and for a trained transform. `batch_transform` is what each step does with its
+    rows first: it maps them where the transform adds fresh noise, or augments them. `cond_scaling`
+    is already applied to the rows. Rows of a `stream` are drawn from it, and `train` is a sample
+    of them.
     """
 
     flow: Any
@@ -244,51 +245,51 @@ def _problem(
     stream: Stream | None,
     augment: Augment | None,
 ) -> Problem:
-    flow, trained = _trained(flow, chosen, transform)
+    # The flow has its transform only if that is trained.
+    keeps = trains(chosen, "transform")
+    flow = with_transform(flow, transform if keeps else None)
+    if isinstance(chosen, tuple):
+        trained = trainable(flow, chosen)
+    else:
+        trained = chosen if keeps else with_transform(chosen, None)
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
-    each_batch = not (stream is None and noise_of(transform) is None and augment is None)
-    named = {"x": train, "validation": held_out}
-    for rows in named.values():
-        check_strict(transform, rows.x)
+    check_strict(transform, train.x)
+    check_strict(transform, held_out.x)
     # One program for both.
-    both = _into_flow_space(transform, jnp.concatenate([rows.x for rows in named.values()]))
-    parts = zip(*(jnp.split(values, [len(train.x)]) for values in both), strict=True)
-    mapped, offsets, log_det = [], [], jnp.zeros(())
-    for (name, rows), (u, log_det) in zip(named.items(), parts, strict=True):
-        _check_support(name, transform, log_det)
-        mapped.append(replace(rows, x=u))
-        offsets.append(-float(weighted_mean(log_det, rows.weights)))
-    if trains(chosen, "transform"):
-        each = None if augment is None else BatchTransform(None, augment)
-        return Problem(
-            flow, trained, train, held_out, (0.0, 0.0), transform, None, each, scaling, stream
-        )
-    return Problem(
+    both = _into_flow_space(transform, jnp.concatenate([train.x, held_out.x]))
+    (u, held_u), (log_det, held_log_det) = (jnp.split(each, [len(train.x)]) for each in both)
+    _check_support("x", transform, log_det)
+    _check_support("validation", transform, held_log_det)
+    problem = Problem(
         flow,
         trained,
-        train if each_batch else mapped[0],
-        mapped[1],
-        (offsets[0], offsets[1]),
+        train,
+        held_out,
+        (0.0, 0.0),
         transform,
-        log_det,
-        BatchTransform(transform, augment) if each_batch else None,
-        scaling,
-        stream,
+        batch_transform=None if augment is None else BatchTransform(None, augment),
+        cond_scaling=scaling,
+        stream=stream,
+    )
+    if keeps:
+        return problem
+    each_batch = stream is not None or noise_of(transform) is not None or augment is not None
+    return replace(
+        problem,
+        train=train if each_batch else replace(train, x=u),
+        validation=replace(held_out, x=held_u),
+        offsets=(
+            -float(weighted_mean(log_det, train.weights)),
+            -float(weighted_mean(held_log_det, held_out.weights)),
+        ),
+        log_det=held_log_det,
+        batch_transform=BatchTransform(transform, augment) if each_batch else None,
     )
 
 
 @eqx.filter_jit
 def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Array, Array]:
     return to_flow_space(transform, x)
-
-
-def _trained(flow: Any, chosen: Any, transform: Any) -> tuple[Any, Any]:
-    """The flow as it is trained, with a transform only if that is trained; and what is trained."""
-    kept = trains(chosen, "transform")
-    flow = with_transform(flow, transform if kept else None)
-    if isinstance(chosen, tuple):
-        return flow, trainable(flow, chosen)
-    return flow, chosen if kept else with_transform(chosen, None)
 
 
 def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any, chosen: Any) -> Problem:
