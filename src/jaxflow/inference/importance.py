@@ -14,7 +14,7 @@ from jaxflow.inference.posterior import Posterior
 from jaxflow.runtime.checks import check_count
 from jaxflow.trace import Exact
 
-# Draws beyond what the pilot predicts, for its own error; and searches for a large enough sample.
+# Factor on the number of draws that the pilot predicts, for its error; and most attempts.
 MARGIN, ATTEMPTS = 1.2, 4
 
 

@@ -39,8 +39,8 @@ def truncated_prior(
         mass: share of the posterior outside the region.
 
     Returns:
-        A prior whose `sample` draws from the region, by rejection. Its `log_prob` is not
-        normalised: it is that of the prior inside, -inf outside.
+        A prior whose `sample` draws from the region, by rejection. Its `log_prob`, the prior's
+        inside and -inf outside, is not normalised.
 
     Raises:
         ValueError: `mass` is not in (0, 1), or there are only samples of the prior.

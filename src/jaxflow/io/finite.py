@@ -1,4 +1,4 @@
-"""Parameters in a file that are not finite: what a failed training or damage leaves."""
+"""Parameters in a file that are not finite, after a failed training or damage."""
 
 import dataclasses
 from collections.abc import Callable

@@ -258,7 +258,7 @@ def _build(cls: type, fields: dict[str, Any], place: str) -> Any:
 
 
 def _check(made: Any) -> None:
-    """Run the checks of a class; raises what they raise."""
+    """Run the checks of a class, which may raise any error."""
     if not isinstance(made, eqx.Module):
         getattr(made, "__post_init__", lambda: None)()
         return

@@ -23,7 +23,7 @@ def widest_dtype(tree: Any) -> np.dtype:
 
 
 def sample_dtype(*trees: Any) -> Any:
-    """The dtype of what is drawn: the widest of the trees' arrays, float32 at least."""
+    """The dtype of samples: the widest of the trees' arrays, float32 at least."""
     return accumulation_dtype(widest_dtype(trees))
 
 

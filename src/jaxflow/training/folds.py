@@ -30,7 +30,8 @@ from jaxflow.training.record import (
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
-# Tables with more rows hold out a share instead; those of fewer distinct rows than FEWEST, none.
+# Tables of more rows than FOLD_ROWS hold out a share instead of folds; tables of fewer distinct
+# rows than FEWEST hold out nothing.
 FOLD_ROWS, NUM_FOLDS, FEWEST = 5000, 5, 10
 # Splits that are tried for one in which every column varies in every fold.
 ATTEMPTS = 20
@@ -41,7 +42,7 @@ GAIN = 1e-4
 EVERY, LARGE_EVERY, PATIENCE = 25, 100, 6
 # Updates in which the learning rate rises.
 RISE = 25
-# Largest number of held-out rows that stop a training; those of a fold are all of them.
+# Largest number of held-out rows that stop a training; a fold always uses all of its own.
 MOST_HELD = 4096
 
 Splits = list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]
@@ -54,8 +55,8 @@ def make_folds(
 ) -> Splits:
     """Split rows into `count` folds at random: row numbers to train on and to hold out, for each.
 
-    The rows of a group, numbered from 0, stay together. With `equal`, folds have the same sizes,
-    to share compiled programs, so that a few rows may be in no fold.
+    The rows of a group, numbered from 0, stay together. With `equal`, all folds have the same
+    sizes, to share compiled programs, and a few rows may be in no fold.
     """
     order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
     place = np.empty(len(order), int)

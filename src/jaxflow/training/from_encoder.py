@@ -24,7 +24,7 @@ from jaxflow.training.history import History
 from jaxflow.training.record import Callback
 from jaxflow.transforms import Chain, Whiten
 
-# Least spread that a line leaves over, as a share of a column's own.
+# Least spread of the residuals of a line, as a share of the column's spread.
 LEAST = 1e-4
 
 
@@ -45,7 +45,7 @@ def fit_encoded(
 ) -> tuple[CNF, History]:
     """Fit `p(x | cond)`: an `ObservationEncoder` of robustly scaled conditions, a field of sines.
 
-    It is what `jaxflow.inference` trains, and `fit_density` for several columns given conditions.
+    `jaxflow.inference` trains it, and `fit_density` for several columns given conditions.
 
     Args:
         x: the target, (n, d).
@@ -93,10 +93,10 @@ def fit_encoded(
 
 
 def _linear(u: Array, features: Array | None) -> tuple[Whiten, Any]:
-    """Least squares of rows on features, in the units in which its residuals are white.
+    """Least squares of rows on features, in units that whiten the residuals.
 
     Returns:
-        The transform into these units, and the matrix and constant of the line there; None
+        The transform into these units, and the matrix and constant of the line in them; None
         without features.
     """
     y = np.asarray(u, np.float64)

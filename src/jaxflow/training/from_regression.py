@@ -1,4 +1,4 @@
-"""Train a conditional flow from a regression: the flow learns what that leaves over."""
+"""Train a conditional flow from a regression: the flow learns the residuals."""
 
 from dataclasses import replace
 from functools import partial
@@ -57,7 +57,7 @@ def by_regression(
     residuals, unseen = (jnp.asarray(seen.chosen.residuals(each), u.dtype) for each in (u, exact))
 
     def start_flow(start: Start | None, rows: np.ndarray) -> CNF:
-        """The density of these residuals; None for a standard normal, as the regression has it."""
+        """The density of these residuals; None for the regression's own, a standard normal."""
         field = LocationScale(table.field(encoded.shape[1]))
         each = residuals[rows]
         base = StandardNormal(each.shape[1:]) if start is None else start.mixture(each)
@@ -131,12 +131,12 @@ def _or_encoded(
 
 
 def _for_new_conditions(flow: CNF, seen: Predicted, transform: Chain) -> CNF:
-    """The flow that takes conditions as they are, and predicts location and spread itself."""
+    """The flow for conditions in their own units: it predicts location and spread itself."""
     flow = replace(flow, field=EncodedCondition(flow.field, seen.moments))
     return with_transform(flow, transform)
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on and to hold out, of the latter no more than stop a training."""
+    """Row numbers to train on and to hold out, at most `MOST_HELD` of the latter."""
     train, held = split(count, share, seed)
     return train, held[:MOST_HELD]

@@ -32,7 +32,7 @@ from jaxflow.transforms.kinds import GridColumn
 
 # The density of a table with too few rows to hold any out is a Gaussian with a large ridge.
 LARGE_RIDGE = 0.2
-# Rows that show edges; with fewer, sines overfit.
+# Fewest rows for a field of sines, which overfits fewer.
 MANY_ROWS = 1000
 
 
@@ -71,7 +71,10 @@ class Table(NamedTuple):
         return host_seed(self.key)
 
     def groups(self) -> np.ndarray:
-        """Number of the group of each row: a copy of one tests nothing, except on a grid."""
+        """Group number of each row: copies form a group, since a copy of a row tests nothing.
+
+        On a grid every row is a group: equal rows are draws of their own.
+        """
         if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
             return np.arange(len(self.x))
         rows = np.asarray(self.x)
@@ -181,7 +184,7 @@ def by_hold_out(table: Table, share: float) -> FittedDensity:
 def or_from_simple(
     table: Table, flow: Any, history: History, train: np.ndarray, held: np.ndarray
 ) -> FittedDensity:
-    """The flow beside simple densities; one that starts from the best of these if it is better."""
+    """Compare a flow with simple densities, and train from the best of them if it is better."""
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
@@ -226,12 +229,12 @@ def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> C
 def compared(
     log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """The flow beside the best Gaussian of scaled columns and the best simple densities."""
+    """Log-densities of the flow, the best Gaussian of scaled columns and the best densities."""
     return {"flow": log_p} | {each.name: tried[each] for each in simplest_and_best(tried)}
 
 
 def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> list[Start]:
-    """The best Gaussian of scaled columns, the start, and a kernel density that is better."""
+    """The best Gaussian of scaled columns, the chosen start, and any better kernel density."""
     gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
     start, best = next(iter(tried)), max(tried, key=lambda each: tried[each].mean())
     return [gaussian, start, *([best] if best.kernel else [])]

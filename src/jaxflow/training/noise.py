@@ -67,7 +67,7 @@ def fit_noise(
         weights: how often each row counts, (n,); None for once.
         width: hidden units of the noise's network.
         depth: hidden layers of the noise's network.
-        config: settings; those of validation are not used.
+        config: settings of the training; it has no validation.
         progress: show a progress bar; None for only on a terminal.
 
     Returns:

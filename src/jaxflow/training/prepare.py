@@ -31,7 +31,7 @@ from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, 
 from jaxflow.transforms.protocol import check_strict
 from jaxflow.transforms.samples import column_label
 
-# Names of transforms that are not fitted here.
+# Names of transforms that are not fitted here; checkpoints have them.
 NOT_FITTED = "as given", "the flow's own"
 
 
@@ -153,7 +153,7 @@ def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
 
 
 def _check_constant(transform: Any, x: Array) -> None:
-    """Raise if columns are constant, other than those of a grid, whose noise has a density."""
+    """Raise if columns are constant; on a grid they may be, since noise gives them a density."""
     values, grid = np.asarray(x), noise_of(transform)
     if grid is None:
         check_columns(values)

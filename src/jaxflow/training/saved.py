@@ -1,4 +1,4 @@
-"""A run in a checkpoint: what is saved of it, what must be the same to resume, what a crash keeps.
+"""Save a run in a checkpoint, check that a checkpoint belongs to a run, and restore it.
 
 The argument `run` is a `jaxflow.training.run.Run`, which calls most of these functions itself.
 """
@@ -23,7 +23,7 @@ SAVED = ("transform", *RESTORED, "config", "ode", "flow", "objective")
 
 
 def made_of(run: Any) -> dict[str, dict[str, str]]:
-    """The objective, the optimizer and the flow of a new run, in words by place.
+    """Describe the objective, the optimizer and the flow of a new run, part by part.
 
     A checkpoint can only be resumed with the same ones.
     """
@@ -68,7 +68,7 @@ def save_or_warn(run: Any, progress: Progress, *, is_last: bool) -> None:
 
 
 def read_extra(store: Store, problems: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The entries of a checkpoint beside its arrays.
+    """Read the entries of a checkpoint other than arrays.
 
     Raises:
         ValueError: the checkpoint is damaged, or of other data, settings or transforms.
@@ -99,7 +99,7 @@ def restore(run: Any, store: Store, extra: dict[str, Any], progress: Progress) -
         ValueError: the checkpoint is damaged, or of another objective, optimizer or flow.
     """
     for kind, parts in run.made_of.items():
-        # Earlier versions had one optimizer.
+        # Earlier versions had one optimizer, and did not record it.
         check_same(kind, parts, extra.get(kind, {}), store.name)
     run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
     for name in RESTORED:

@@ -35,7 +35,7 @@ MANY_COLUMNS = 3
 MAX_ROWS = 5000
 
 # A mixture must gain this many standard errors over a Gaussian, and normal scores over a mixture:
-# they may fit the tails badly, which few of the rows held out show.
+# they may fit the tails badly, and few held-out rows lie there.
 SURE = 1.0
 # Mixtures of an average.
 AVERAGED = 5
@@ -147,7 +147,7 @@ class Start:
 
 
 class Fold(NamedTuple):
-    """Rows of one fold before the scaling; `log_det` is of what was applied to the held ones."""
+    """Rows of one fold before the scaling, with the log-determinants of the held rows so far."""
 
     train: Array
     held: Array
@@ -160,9 +160,9 @@ def before_scaling(
     key: PRNGKeyArray,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Array, list[Fold]]:
-    """Rows after the transforms before the scaling, and the folds of them.
+    """Rows after the transforms that come before the scaling, and their folds.
 
-    All rows have noise on grids, the held-out rows of a fold have none.
+    The rows have noise on grids; the held-out rows of a fold have none.
     """
     if first is None:
         noisy, u, log_det = x, x, np.zeros(len(x))

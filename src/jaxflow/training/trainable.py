@@ -1,4 +1,4 @@
-"""What is trained: a tree of booleans, and a module split by it."""
+"""The arrays to train: a tree of booleans, and a module split by it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from jaxflow.flows.flow import Flow
 from jaxflow.flows.summary import words
 from jaxflow.transforms import Bounded, Dequantise
 
-# Attributes of a flow beside its field.
+# Attributes of a flow that are not its field.
 OTHERS = ("base", "transform", "trace", "exact")
 NAMES = ("field", "base", "transform")
-# They describe the data: the units of conditions, regressions on them, the limits and the grids of
-# columns. And the distributions of other libraries, whose arrays depend on one another: a scale
-# and its inverse.
+# Never trained: descriptions of the data (units of conditions, regressions on them, limits and
+# grids of columns), and distributions of other libraries, whose arrays depend on one another, such
+# as a scale and its inverse.
 FACTS = (ConditionScaling, RobustScaling, Regression, Bounded, Dequantise, SeededBase)
 
 
