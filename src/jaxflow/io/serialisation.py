@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeGuard
 
 import equinox as eqx
@@ -67,10 +68,7 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
     table: dict[str, dict[str, Any]] = {}
     stored: dict[str, np.ndarray] = {}
 
-    def value(x: Any, path: tuple, static: bool, foreign: bool) -> Any:
-        return _encode_containers(x, path, lambda v, at: other(v, at, static, foreign))
-
-    def other(x: Any, path: tuple, static: bool, foreign: bool) -> Any:
+    def encode_other(x: Any, path: tuple, *, static: bool = False, foreign: bool = False) -> Any:
         name = dotted(path)
         if isinstance(x, np.dtype) and x.name in STORED:
             return {"dtype": x.name}
@@ -89,18 +87,20 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
             dynamic = set() if is_leaf else {key[0].name for key, _ in parts}
             fields = {}
             for field in dataclasses.fields(x):
-                at, is_static = (*path, GetAttrKey(field.name)), field.name not in dynamic
-                part = getattr(x, field.name)
-                fields[field.name] = value(part, at, static or is_static, foreign)
+                part, at = getattr(x, field.name), (*path, GetAttrKey(field.name))
+                is_static = static or field.name not in dynamic
+                inside = partial(encode_other, static=is_static, foreign=foreign)
+                fields[field.name] = _encode_containers(part, at, inside)
             return node | {"fields": fields}
         if not is_leaf:
-            children = [value(part, (*path, *key), static, True) for key, part in parts]
+            inside = partial(encode_other, static=static, foreign=True)
+            children = [_encode_containers(part, (*path, *key), inside) for key, part in parts]
             return node | {"children": children}
         if foreign or isinstance(x, jax.tree_util.PyTreeDef):
             return {"opaque": _spell(x)}
         raise TypeError(f"'{name}' is {_spell(x)}, which cannot be written; {_ADVICE}")
 
-    return value(tree, (), False, False), table, stored
+    return _encode_containers(tree, (), encode_other), table, stored
 
 
 def stands_in_fields(x: Any) -> TypeGuard[Any]:
