@@ -21,7 +21,7 @@ from jaxflow.objectives.protocol import Loss
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.precision import cast_floats, full_precision
 from jaxflow.runtime.progress import logger
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Exact
@@ -111,7 +111,7 @@ def distil(
         conditions = jnp.resize(conditions, (num_samples, *conditions.shape[1:]))
     sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
     net = MLP(math.prod(flow.event_shape) + 1, **sizes, activation="sin", key=net_key)
-    net = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), net)
+    net = cast_floats(net, rows.x.dtype)
     # Before the training, since it may fail.
     exact = np.asarray(replace(flow, trace=Exact()).log_prob(rows.x, rows.cond), float)
     keys = jax.random.split(sample_key, num_samples)

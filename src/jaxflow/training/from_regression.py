@@ -70,7 +70,6 @@ def by_regression(
     folds = table.folds() if share is None else [_split(len(every), share, table.seed)]
     tried = choose_start(
         [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
-        ("standardise",),
         only_mixtures=True,
     )
     held = np.concatenate([held for _, held in folds])

@@ -10,6 +10,7 @@ from jaxflow.flows.data_space import with_transform
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
+from jaxflow.runtime.precision import cast_floats
 from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
@@ -89,7 +90,7 @@ def fit_noise(
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
     noise = CellNoise(repeat_rows(rows).x, width=width, depth=depth, key=net_key)
-    noise = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), noise)
+    noise = cast_floats(noise, rows.x.dtype)
     noisy = _NoisyFlow(noise, flow)
     trained = arrays_where(noisy, lambda part: part == "noise")
     noisy = minimise(noisy, rows, _bound, fit_key, config, progress, trained=trained)
