@@ -177,7 +177,18 @@ def train_folds(table: Table, start: Callable[[np.ndarray], CNF], folds: Splits)
 def by_hold_out(table: Table, share: float) -> FittedDensity:
     """Train as `fit` does by default, and from the best simple density if that is better."""
     train, held = split(len(table.x), share, table.seed)
-    flow, history = usual_fit(table, train, held)
+    dim = table.x.shape[1]
+    field = sine_network(dim, width=table.width, depth=table.depth, key=table.key)
+    flow, history = fit(
+        CNF(field, StandardNormal(dim)),
+        table.x[train],
+        validation=table.x[held],
+        key=table.key,
+        transform=table.proposal,
+        config=table.config,
+        progress=table.progress,
+        callback=table.callback,
+    )
     return or_from_simple(table, flow, history, train, held)
 
 
@@ -197,22 +208,6 @@ def or_from_simple(
         (flow,), history, _ = train_folds(table, begin, [(train, held)])
         log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
     return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
-
-
-def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
-    """Train a flow as `fit` does by default, with rows that are held out."""
-    x, dim = table.x, table.x.shape[1]
-    field = sine_network(dim, width=table.width, depth=table.depth, key=table.key)
-    return fit(
-        CNF(field, StandardNormal(dim)),
-        x[train],
-        validation=x[held],
-        key=table.key,
-        transform=table.proposal,
-        config=table.config,
-        progress=table.progress,
-        callback=table.callback,
-    )
 
 
 def untrained(flow: CNF, rows: int) -> FittedDensity:

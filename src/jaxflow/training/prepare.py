@@ -26,7 +26,7 @@ from jaxflow.training.augment import Augment, BatchTransform
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
-from jaxflow.training.trainable import checked_train, trainable, trains
+from jaxflow.training.trainable import trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 from jaxflow.transforms.protocol import check_strict
 from jaxflow.transforms.samples import column_label
@@ -75,13 +75,12 @@ def prepare(
 ) -> dict[str, Problem]:
     """Make a training problem for each candidate transform, by its name; arguments as for `fit`.
 
-    Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
-    `standardise`, conditions are scaled to mean 0 and standard deviation 1.
+    `flow` and `train` are checked. Without data (`x` is None) the flow keeps its transform, and
+    rows are placeholders. With `standardise`, conditions are scaled to mean 0 and standard
+    deviation 1.
     """
-    check_flow(flow)
-    chosen = checked_train(flow, train)
-    other = transform is not None and not isinstance(transform, str)
-    if other and isinstance(chosen, Flow) and trains(chosen, "transform"):
+    is_other = transform is not None and not isinstance(transform, str)
+    if is_other and isinstance(train, Flow) and trains(train, "transform"):
         raise ValueError(
             f"train is a tree for the flow's own transform, and transform={transform} is another: "
             "leave transform out"
@@ -89,7 +88,7 @@ def prepare(
     if isinstance(transform, str) and transform != "auto":
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
-        return {NOT_FITTED[0]: _without_data(flow, cond, transform, weights, chosen)}
+        return {NOT_FITTED[0]: _without_data(flow, cond, transform, weights, train)}
     stream = None
     if isinstance(x, Shards):
         seed = seed_words(key)
@@ -116,7 +115,7 @@ def prepare(
         )
     held_out = jax.tree.map(lambda leaf: leaf[: config.validation_rows], held_out)
     return {
-        name: _problem(flow, chosen, each, rows, held_out, scaling, stream, augment)
+        name: _problem(flow, train, each, rows, held_out, scaling, stream, augment)
         for name, each in transforms.items()
     }
 
