@@ -25,12 +25,12 @@ from jaxflow.training.defaults import check_trains_likelihood, default_objective
 from jaxflow.training.history import History
 from jaxflow.training.identity import fingerprint
 from jaxflow.training.optimizer import Choice, Schedule
-from jaxflow.training.prepare import check_flow, prepare
+from jaxflow.training.prepare import prepare
 from jaxflow.training.record import Callback
 from jaxflow.training.run import Run
 from jaxflow.training.saved import read_extra, restore
 from jaxflow.training.step import TrainingError
-from jaxflow.training.trainable import checked_train
+from jaxflow.training.trainable import check_flow, checked_train
 from jaxflow.transforms import Proposal, Transform
 
 # The type of the flow, which is also the type of the result.

@@ -14,9 +14,8 @@ from jaxflow.runtime.precision import cast_floats
 from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import check_flow
 from jaxflow.training.rows import data_rows, repeat_rows
-from jaxflow.training.trainable import arrays_where
+from jaxflow.training.trainable import arrays_where, check_flow
 from jaxflow.transforms import CellNoise, Chain, noise_of
 
 CONFIG = TrainConfig(steps=1000, batch_size=256, eval_every=100)

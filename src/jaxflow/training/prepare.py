@@ -13,9 +13,7 @@ from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, ObservationEncoder, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import to_flow_space, with_transform
-from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
-from jaxflow.flows.flow_map import FlowMap
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.checks import check_columns, split
@@ -118,22 +116,6 @@ def prepare(
         name: _problem(flow, train, each, rows, held_out, scaling, stream, augment)
         for name, each in transforms.items()
     }
-
-
-def check_flow(flow: Any) -> None:
-    """Raise TypeError unless rows can train a flow."""
-    if isinstance(flow, FlowMap):
-        raise TypeError(
-            "flow is a FlowMap, which learns the solves of its flow and not rows: train "
-            "flow.exact instead, then write jaxflow.distil(flow, x, key=key)"
-        )
-    if isinstance(flow, Ensemble):
-        raise TypeError(
-            "flow is an Ensemble, and fit trains one flow: write Ensemble([jaxflow.fit(each, x, "
-            "key=key)[0] for each in flow.flows])"
-        )
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
 
 
 def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
