@@ -109,8 +109,8 @@ def distil(
     if conditions is not None:
         cond_dim += math.prod(conditions.shape[1:])
         conditions = jnp.resize(conditions, (num_samples, *conditions.shape[1:]))
-    sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
-    net = MLP(math.prod(flow.event_shape) + 1, **sizes, activation="sin", key=net_key)
+    dim = math.prod(flow.event_shape) + 1
+    net = MLP(dim, width=width, depth=depth, cond_dim=cond_dim, activation="sin", key=net_key)
     net = cast_floats(net, rows.x.dtype)
     # Before the training, since it may fail.
     exact = np.asarray(replace(flow, trace=Exact()).log_prob(rows.x, rows.cond), float)

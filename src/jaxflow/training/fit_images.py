@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -143,13 +144,9 @@ def fit_images(
         objective = Staged(stages) if objective == "staged" else matching
     # Likelihood would learn the errors of the solver that flow matching is watched by.
     watched = getattr(objective, "simulation_free", False)
-    settings: dict[str, Any] = {
-        "trace": Hutchinson(1),
-        "ode": WATCHED,
-        "ode_eval": WATCHED if watched else EVALUATED,
-    }
+    ode_eval = WATCHED if watched else EVALUATED
     flow, history = fit(
-        CNF(field, StandardNormal(shape), **settings),
+        CNF(field, StandardNormal(shape), trace=Hutchinson(1), ode=WATCHED, ode_eval=ode_eval),
         x,
         conds,
         key=key,
@@ -200,11 +197,9 @@ def image_field(
             f"attention of the default U-Net, at most {LARGEST_SIDE}: crop or pad the images to "
             "sides that are multiples of 8, or give field="
         )
-    sizes: dict[str, Any] = {"width": WIDTH if width is None else width}
-    sizes |= {"multipliers": tuple(multipliers), "key": key}
-    if not cond_dim:
-        return UNet(shape, **sizes)
-    return OptionalCondition(UNet(shape, cond_dim=cond_dim + 1, **sizes), cond_dim)
+    width = WIDTH if width is None else width
+    unet = partial(UNet, shape, width=width, multipliers=tuple(multipliers), key=key)
+    return OptionalCondition(unet(cond_dim=cond_dim + 1), cond_dim) if cond_dim else unet()
 
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
