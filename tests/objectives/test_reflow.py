@@ -105,7 +105,7 @@ def test_each_pair_keeps_its_condition():
 def test_bad_arguments_raise():
     x = np.random.default_rng(0).normal(size=(50, 2))
     pairs = Reflow.of(turning(transform=Standardise(jnp.ones(2), jnp.ones(2))), KEY, 20)
-    with pytest.raises(ValueError, match="differs from that of the flow which gave the pairs"):
+    with pytest.raises(ValueError, match="the transform of the flow that made the pairs"):
         fit(turning(), x, key=KEY, config=CONFIG, objective=pairs, transform=None)
     with pytest.raises(ValueError, match="leave weights out"):
         pairs(turning(), jnp.zeros((4, 2)), None, KEY, jnp.ones(4))

@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_other_devices(key, tmp_path, folder, caplog):
     np.testing.assert_allclose(theirs["validation"], history["validation"], rtol=1e-12)
     assert distance(whole, again) < 1e-12
     if folder:
-        with pytest.raises(FileExistsError, match="continue it with resume=True"):
+        with pytest.raises(FileExistsError, match="continue its fit with resume=True"):
             trained(key, 2, **anew)
         assert len(list((tmp_path / "states").glob("[0-9]*"))) == 2
 

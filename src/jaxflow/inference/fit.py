@@ -13,7 +13,7 @@ from jaxflow.inference.likelihood import Likelihood
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.inference.settings import Settings
-from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
+from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows, listed
 from jaxflow.training import History
 from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.rows import checked_weights
@@ -42,9 +42,8 @@ def fit_posterior(
     that are held out become less likely (neural posterior estimation: Papamakarios and Murray
     2016, arXiv 1605.06376; by flow matching: Wildberger et al. 2023, arXiv 2305.17161).
 
-    Simulations with NaN or infinity in `x` are left out and counted. For an observation without
-    NaN that does not bias the posterior: whether a simulation failed can be seen from `x`, which
-    is given.
+    Simulations with NaN or infinity in `x` are left out and counted. That does not bias the
+    posterior of an observation without NaN: whether a simulation failed is a function of `x`.
 
     ```python
     import jax
@@ -86,8 +85,8 @@ def fit_posterior(
     theta, x, valid = _pairs(theta, x)
     if weights is not None:
         weights = checked_weights(weights, len(valid), "weights")[valid]
-    found = as_prior(prior, theta.shape[1])
-    outside = np.flatnonzero(~found.in_box(theta))
+    no_prior, prior = prior is None, as_prior(prior, theta.shape[1])
+    outside = np.flatnonzero(~prior.in_box(theta))
     if outside.size:
         raise ValueError(
             f"theta lies outside the prior in {outside.size} rows, first row {outside[0]} "
@@ -97,12 +96,12 @@ def fit_posterior(
         raise ValueError(
             f"names={list(names)} are not one for each of {theta.shape[1]} parameters"
         )
-    parts = propose(theta).parts if prior is None else _limits(found)
+    parts = propose(theta).parts if no_prior else _limits(prior)
     flow, history = _fit(key, theta, x, embed, parts, Settings(**settings), weights)
     named = None if names is None else tuple(names)
     counts = np.ones(len(theta)) if weights is None else weights
     effective = float(counts.sum() ** 2 / (counts**2).sum())
-    return Posterior(flow, found, named, int((~valid).sum()), history, effective)
+    return Posterior(flow, prior, named, int((~valid).sum()), history, effective)
 
 
 def fit_likelihood(
@@ -164,8 +163,8 @@ def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _entries(mask: np.ndarray) -> str:
     places = np.argwhere(mask)
-    names = [str(p[0]) if len(p) == 1 else str(tuple(p.tolist())) for p in places[:10]]
-    return f"column{'' if len(places) == 1 else 's'} {', '.join(names)}"
+    names = [str(p[0]) if len(p) == 1 else str(tuple(p.tolist())) for p in places]
+    return f"column{'' if len(places) == 1 else 's'} {listed(names)}"
 
 
 def _limits(prior: Prior) -> tuple[Any, ...]:

@@ -12,8 +12,9 @@ from jaxtyping import PRNGKeyArray
 from jaxflow.flows.importance import LEAST_NUM, ImportanceSample, weigh
 from jaxflow.inference.posterior import Posterior
 from jaxflow.runtime.checks import check_count
+from jaxflow.trace import Exact
 
-# Draws beyond what the pilot predicts, for its own error; and searches for a large enough sample.
+# Factor on the number of draws that the pilot predicts, for its error; and most attempts.
 MARGIN, ATTEMPTS = 1.2, 4
 
 
@@ -110,7 +111,7 @@ def importance_sample(
     observed = posterior.checked(x_obs)
     likelihood = jax.jit(jax.vmap(lambda theta: log_likelihood(theta, observed)))
 
-    def draw(key: PRNGKeyArray, num: int) -> tuple[ImportanceSample, float]:
+    def weighted_draws(key: PRNGKeyArray, num: int) -> tuple[ImportanceSample, float]:
         theta, log_q = posterior.sample_and_log_prob(key, num, x_obs)
         assert log_q is not None
         log_q, noise = _with_noise(posterior, theta, log_q, x_obs)
@@ -118,30 +119,29 @@ def importance_sample(
         return weigh(theta, log_p - noise, log_q), float(noise.mean())
 
     keys = jax.random.split(key, 1 + ATTEMPTS)
-    found, correction = draw(keys[0], num)
+    sample, correction = weighted_draws(keys[0], num)
     if target_ess is None:
-        return WeightedPosterior(found, 0, correction)
+        return WeightedPosterior(sample, 0, correction)
     pilot = num
     for each in keys[1:]:
-        num = math.ceil(MARGIN * target_ess * len(found.x) / found.effective)
+        num = math.ceil(MARGIN * target_ess * len(sample.x) / sample.effective)
         if num > most:
             raise ValueError(
                 f"target_ess={target_ess} needs about {num} draws, more than most={most}: the "
-                f"effective size is {found.effective:.0f} of {len(found.x)} draws. Train the "
+                f"effective size is {sample.effective:.0f} of {len(sample.x)} draws. Train the "
                 "posterior longer or near x_obs (jaxflow.inference.fit_rounds), or ask for less"
             )
-        pilot = len(found.x)
-        found, correction = draw(each, max(num, LEAST_NUM))
-        if found.effective >= target_ess:
+        pilot = len(sample.x)
+        sample, correction = weighted_draws(each, max(num, LEAST_NUM))
+        if sample.effective >= target_ess:
             break
-    return WeightedPosterior(found, pilot, correction)
+    return WeightedPosterior(sample, pilot, correction)
 
 
 def _with_noise(posterior: Posterior, theta: Any, log_q: Any, x_obs: Any) -> tuple[Any, Any]:
     """Log-densities in float64, and half the variance of each by a stochastic trace."""
     trace_for = getattr(posterior.flow, "trace_for", None)
-    exact = trace_for is None or type(trace_for(training=False)).__name__ == "Exact"
-    if exact:
+    if trace_for is None or isinstance(trace_for(training=False), Exact):
         return np.asarray(log_q, np.float64), np.zeros(len(theta))
     answer = posterior.log_prob_with_error(theta, x_obs)
     if answer.trace_se is None:

@@ -92,7 +92,7 @@ class Likelihood:
             warmup: steps before the draws.
 
         Returns:
-            The draws, and what says whether the chains have converged.
+            The draws, with diagnostics of convergence.
 
         Raises:
             ImportError: NumPyro is not installed.
@@ -150,7 +150,7 @@ def compose(
         warmup: steps before the draws.
 
     Returns:
-        The draws, and what says whether the chains have converged.
+        The draws, with diagnostics of convergence.
 
     Raises:
         ImportError: NumPyro is not installed.

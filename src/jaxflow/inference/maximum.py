@@ -26,7 +26,7 @@ def ascend(
 
     @eqx.filter_jit
     def search(flow: Any, z: Array) -> Array:
-        rule = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+        optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 
         def loss(z: Array) -> tuple[Array, Array]:
             each = flow.train_log_prob(jnp.clip(start + spread * z, low, high), conds)
@@ -37,10 +37,10 @@ def ascend(
             slope, each = jax.grad(loss, has_aux=True)(z)
             better = each > value
             best, value = jnp.where(better[:, None], z, best), jnp.where(better, each, value)
-            change, state = rule.update(jnp.nan_to_num(slope), state)
+            change, state = optimizer.update(jnp.nan_to_num(slope), state)
             return (z + change, state, best, value), None
 
-        first = z, rule.init(z), z, jnp.full(len(z), -jnp.inf, z.dtype)
+        first = z, optimizer.init(z), z, jnp.full(len(z), -jnp.inf, z.dtype)
         best = jax.lax.scan(step, first, length=STEPS)[0][2]
         return jnp.clip(start + spread * best, low, high)
 

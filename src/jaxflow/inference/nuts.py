@@ -14,7 +14,7 @@ from jaxflow.transforms import Bounded
 
 
 class Chains(NamedTuple):
-    """Draws of Markov chains, with what says whether they have converged.
+    """Draws of Markov chains, with diagnostics of their convergence.
 
     Attributes:
         theta: draws, (chains, draws, d).

@@ -166,8 +166,8 @@ class Posterior:
     def inside(self, x_obs: Any, num: int = LEAK_DRAWS) -> Inside:
         """Share of the flow's mass inside the prior's support, from draws.
 
-        It is 1 exactly if the prior fills its box. The rest is what the flow leaks; `sample` and
-        `log_prob` correct for it.
+        It is exactly 1 if the prior fills its box. `sample` and `log_prob` correct for the mass
+        outside.
 
         Raises:
             ValueError: none of `num` draws lies inside.
@@ -288,7 +288,7 @@ class Posterior:
         return inside & np.isfinite(self.prior.log_prob(theta))
 
     def _shares(self, cond: Array) -> tuple[np.ndarray, np.ndarray]:
-        """Mass inside and its standard error, of one observation () or of each of several."""
+        """Mass inside and its standard error: () for one observation, (n,) for several."""
         if self.prior.fills_box or cond.ndim == self._cond_ndim:
             share, se = self.inside(cond)
             return np.asarray(share), np.asarray(se)

@@ -54,9 +54,10 @@ class Prior:
             raise ValueError(f"prior=None has no density: {ALLOWED[:-9]}")
         theta = np.asarray(theta, np.float64)
         inside = self.in_box(theta)
-        safe = np.where(inside[:, None], theta, theta[inside][:1] if inside.any() else np.nan)
         if not inside.any():
             return np.full(len(theta), -np.inf)
+        # A density may warn or raise outside: such rows are replaced by one inside.
+        safe = np.where(inside[:, None], theta, theta[inside][:1])
         value = np.asarray(self.log_density(safe), np.float64)
         return np.where(inside, value, -np.inf)
 
@@ -111,22 +112,22 @@ def as_prior(prior: Any, dim: int) -> Prior:
         ValueError: it is for another number of parameters, or a limit is not finite.
     """
     if isinstance(prior, Prior):
-        found = prior
+        result = prior
     elif prior is None:
-        found = Prior(np.full(dim, -np.inf), np.full(dim, np.inf))
+        result = Prior(np.full(dim, -np.inf), np.full(dim, np.inf))
     elif hasattr(prior, "support") and hasattr(prior, "event_shape"):
-        found = _numpyro(prior, dim)
+        result = _numpyro(prior, dim)
     elif is_frozen(prior):
-        found = _joint(prior, dim) if not hasattr(prior, "ppf") else _marginals([prior], dim)
+        result = _joint(prior, dim) if not hasattr(prior, "ppf") else _marginals([prior], dim)
     elif isinstance(prior, Sequence | np.ndarray) and len(prior) and is_frozen(prior[0]):
-        found = _marginals(prior, dim)
+        result = _marginals(prior, dim)
     elif isinstance(prior, tuple | list) and len(prior) == 2:
-        found = _box(prior[0], prior[1], dim)
+        result = _box(prior[0], prior[1], dim)
     else:
         raise TypeError(f"prior={prior!r} is no prior: {ALLOWED}")
-    if found.lower.shape != (dim,):
-        raise ValueError(f"prior has {found.lower.size} parameters, and theta has {dim} columns")
-    return found
+    if result.lower.shape != (dim,):
+        raise ValueError(f"prior has {result.lower.size} parameters, and theta has {dim} columns")
+    return result
 
 
 def _box(low: Any, high: Any, dim: int) -> Prior:

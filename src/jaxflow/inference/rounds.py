@@ -39,8 +39,8 @@ def truncated_prior(
         mass: share of the posterior outside the region.
 
     Returns:
-        A prior whose `sample` draws from the region, by rejection. Its `log_prob` is not
-        normalised: it is that of the prior inside, -inf outside.
+        A prior whose `sample` draws from the region, by rejection. Its `log_prob`, the prior's
+        inside and -inf outside, is not normalised.
 
     Raises:
         ValueError: `mass` is not in (0, 1), or there are only samples of the prior.
@@ -128,7 +128,7 @@ def fit_rounds(
     """Simulate and fit in turn, each time where the last posterior at `x_obs` is.
 
     The result is a posterior for `x_obs`, sharper there than an amortised one of as many
-    simulations; for other observations it is not to be used.
+    simulations; do not use it for other observations.
 
     `proposal="truncated"` draws parameters from the prior within the last posterior's region of
     highest density (`truncated_prior`). `proposal="posterior"` draws them from the last posterior
@@ -137,8 +137,8 @@ def fit_rounds(
     number (Lueckmann et al. 2017, "Flexible statistical inference for mechanistic models of
     neural dynamics", arXiv 1711.01861, with the mixture as denominator).
 
-    Simulations that fail are left out, and bias neither: weights depend on `theta` alone, so what
-    is fitted at each `x` that can be seen is `p(theta | x)`, given that it did not fail.
+    Simulations that fail are left out, which biases neither: weights depend on `theta` alone, so
+    the fit at each `x` that can be observed is `p(theta | x)`.
 
     ```python
     import jax
@@ -183,8 +183,8 @@ def fit_rounds(
         raise ValueError(f"proposal={proposal!r} must be one of {', '.join(PROPOSALS)}")
     check_count("rounds", rounds)
     each = check_count("simulations", simulations, 10 * rounds) // rounds
-    found = as_prior(prior, _dim(prior) if dim is None else dim)
-    proposals, theta, x = [found], np.empty((0, len(found.lower))), []
+    prior = as_prior(prior, _dim(prior) if dim is None else dim)
+    proposals, theta, x = [prior], np.empty((0, len(prior.lower))), []
     posterior = None
     for number, own in enumerate(jax.random.split(key, rounds)):
         draw_key, fit_key, edge_key = jax.random.split(own, 3)
@@ -200,9 +200,9 @@ def fit_rounds(
                 f"simulate returned shape {x[-1].shape} for {each} rows in round {number}; give "
                 "one observation for each"
             )
-        weights = proposal_weights(theta, found, proposals) if proposal == "posterior" else None
+        weights = proposal_weights(theta, prior, proposals) if proposal == "posterior" else None
         posterior = fit_posterior(
-            theta, np.concatenate(x), prior=found, weights=weights, key=fit_key, **settings
+            theta, np.concatenate(x), prior=prior, weights=weights, key=fit_key, **settings
         )
     assert posterior is not None
     return posterior

@@ -23,6 +23,11 @@ _64_BITS = ("int64", "uint64", "float64", "complex128")
 # Dtypes of Python scalars, the source of weak types.
 _WEAK = ("int32", "int64", "float32", "float64", "complex64", "complex128")
 
+# The JSON entry of an array; the entries and the stored arrays of a file, by name.
+Entry = Mapping[str, Any]
+Entries = Mapping[str, Entry]
+Arrays = Mapping[str, np.ndarray]
+
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array, or a `jax.ShapeDtypeStruct` that stands for one."""
@@ -36,8 +41,8 @@ def as_dtype(name: str) -> np.dtype:
 
 def describe(x: Any, name: str) -> dict[str, Any]:
     """The JSON entry of the array `x`."""
-    kinds = {np.ndarray: "numpy", np.generic: "scalar"}
-    kind = next((kinds[cls] for cls in kinds if isinstance(x, cls)), "jax")
+    kind = "numpy" if isinstance(x, np.ndarray) else "jax"
+    kind = "scalar" if isinstance(x, np.generic) else kind
     is_key = _is_key(x)
     dtype = str(x.dtype) if is_key else x.dtype.name
     entry = {"dtype": dtype, "shape": list(x.shape), "kind": kind}
@@ -65,10 +70,8 @@ def pack(x: Any, name: str) -> np.ndarray:
     return array.reshape(-1).view(stored).reshape(_stored_shape(array.shape, array.dtype.name))
 
 
-def unpack(
-    stored: np.ndarray, entry: Mapping[str, Any], name: str, *, kind: str, weak: bool
-) -> Any:
-    """The array that `pack` stored, as one of JAX or NumPy."""
+def unpack(stored: np.ndarray, entry: Entry, name: str, like: Entry) -> Any:
+    """The array that `pack` stored, of JAX or NumPy and weak or not as the entry `like` says."""
     shape, dtype = tuple(entry["shape"]), entry["dtype"]
     mismatch = ValueError(
         f"'{name}' is stored as {stored.dtype} of shape {stored.shape}, but its description says "
@@ -87,16 +90,16 @@ def unpack(
     if stored.dtype.name != STORED.get(dtype) or stored.shape != _stored_shape(shape, dtype):
         raise mismatch
     array = stored.reshape(-1).view(as_dtype(dtype)).reshape(shape)
-    if kind == "numpy":
+    if like["kind"] == "numpy":
         return array.copy()
-    if kind == "scalar":
+    if like["kind"] == "scalar":
         return array[()]
     if dtype in _64_BITS and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"'{name}' is {dtype} and JAX would round it to 32 bits; call "
             'jax.config.update("jax_enable_x64", True) before loading'
         )
-    if not weak:
+    if not like.get("weak", False):
         return jnp.array(array)
     # Only Python scalars make weak types, of the width that the x64 mode sets.
     with jax.enable_x64(dtype in _64_BITS):

@@ -118,19 +118,19 @@ class ModelCard:
 
 
 def card_path(path: Any) -> Path:
-    """Where the card of a flow's file stands."""
+    """The path of the card of a flow's file."""
     return Path(path).parent / "README.md"
 
 
 def _versions() -> str:
     names = {"jaxflow": "jaxflow-cnf"} | {name: name for name in ("jax", "equinox", "numpy")}
-    found = []
+    versions = []
     for name, distribution in names.items():
         try:
-            found.append(f"{name} {importlib.metadata.version(distribution)}")
+            versions.append(f"{name} {importlib.metadata.version(distribution)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} of a checkout")
-    return ", ".join([*found, f"Python {platform.python_version()}"])
+            versions.append(f"{name} of a checkout")
+    return ", ".join([*versions, f"Python {platform.python_version()}"])
 
 
 def _line(text: str) -> str:
@@ -139,6 +139,6 @@ def _line(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A double-quoted YAML string: JSON's, with YAML's escape of what cannot be printed."""
+    """A double-quoted YAML string: JSON's, with unprintable characters escaped as in YAML."""
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in quoted)

@@ -1,16 +1,15 @@
-"""Parameters in a file that are not finite: what a failed training or damage leaves."""
+"""Parameters in a file that are not finite, after a failed training or damage."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+from jax.tree_util import GetAttrKey
 
 from jaxflow.io.arrays import is_array
-from jaxflow.io.serialisation import dotted, stands_in_fields
+from jaxflow.io.serialisation import direct_parts, dotted, stands_in_fields
 
 Test = Callable[[np.ndarray], np.ndarray]
 
@@ -24,20 +23,13 @@ def check_finite_arrays(x: Any, path: tuple = (), bad: Test | None = None) -> No
     """
     if is_array(x):
         _check_array(x, dotted(path), bad)
-    elif isinstance(x, dict):
-        for key, part in x.items():
-            check_finite_arrays(part, (*path, DictKey(key)), bad)
-    elif isinstance(x, list | tuple):
-        for i, part in enumerate(x):
-            check_finite_arrays(part, (*path, SequenceKey(i)), bad)
     elif stands_in_fields(x):
         may = getattr(type(x), "infinite_fields", ())
         for field in dataclasses.fields(x):
             test = np.isnan if field.name in may else _not_finite
             check_finite_arrays(getattr(x, field.name), (*path, GetAttrKey(field.name)), test)
     else:
-        parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
-        for key, part in parts:
+        for key, part in direct_parts(x):
             if key:
                 check_finite_arrays(part, (*path, *key), bad)
 
@@ -50,11 +42,11 @@ def _check_array(x: Any, name: str, bad: Test | None) -> None:
     if bad is None or not jnp.issubdtype(x.dtype, np.inexact):
         return
     values = np.asarray(x)
-    found = np.argwhere(bad(values))
-    if len(found):
-        first = tuple(found[0].tolist())
+    places = np.argwhere(bad(values))
+    if len(places):
+        first = tuple(places[0].tolist())
         raise ValueError(
-            f"'{name}' holds NaN or infinity in {len(found)} of {values.size} entries, first "
+            f"'{name}' holds NaN or infinity in {len(places)} of {values.size} entries, first "
             f"{values[first]} at {first}: the file is damaged, or was written after a training "
             "that failed; fit again, or load an earlier file"
         )

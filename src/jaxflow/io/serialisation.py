@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeGuard
 
 import equinox as eqx
@@ -21,12 +22,9 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
-from jaxflow.io.arrays import STORED, as_dtype, describe, is_array, pack, unpack
+from jaxflow.io.arrays import STORED, Arrays, Entries, as_dtype, describe, is_array, pack, unpack
 from jaxflow.io.templates import fill
 from jaxflow.runtime.moved import new_module
-
-Entries = Mapping[str, Mapping[str, Any]]
-Arrays = Mapping[str, np.ndarray]
 
 _MODULE = re.compile(r"jaxflow(\.[A-Za-z]\w*)*")
 _ADVICE = (
@@ -70,10 +68,7 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
     table: dict[str, dict[str, Any]] = {}
     stored: dict[str, np.ndarray] = {}
 
-    def value(x: Any, path: tuple, static: bool, foreign: bool) -> Any:
-        return _encode_containers(x, path, lambda v, at: other(v, at, static, foreign))
-
-    def other(x: Any, path: tuple, static: bool, foreign: bool) -> Any:
+    def encode_other(x: Any, path: tuple, *, static: bool = False, foreign: bool = False) -> Any:
         name = dotted(path)
         if isinstance(x, np.dtype) and x.name in STORED:
             return {"dtype": x.name}
@@ -83,8 +78,8 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
             table[name] = describe(x, name) | ({"static": True} if static else {})
             stored[name] = pack(x, name)
             return {"array": name}
-        # One level of the tree: the parts of `x` that JAX sees. Fields not among them are static.
-        parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
+        # Fields that are not among the parts are static.
+        parts = direct_parts(x)
         is_leaf = bool(parts) and parts[0][0] == ()
         node = {"class": type(x).__qualname__, "module": type(x).__module__}
         if stands_in_fields(x):
@@ -92,27 +87,33 @@ def encode(tree: Any) -> tuple[Any, dict[str, dict[str, Any]], dict[str, np.ndar
             dynamic = set() if is_leaf else {key[0].name for key, _ in parts}
             fields = {}
             for field in dataclasses.fields(x):
-                at, is_static = (*path, GetAttrKey(field.name)), field.name not in dynamic
-                part = getattr(x, field.name)
-                fields[field.name] = value(part, at, static or is_static, foreign)
+                part, at = getattr(x, field.name), (*path, GetAttrKey(field.name))
+                is_static = static or field.name not in dynamic
+                inside = partial(encode_other, static=is_static, foreign=foreign)
+                fields[field.name] = _encode_containers(part, at, inside)
             return node | {"fields": fields}
         if not is_leaf:
-            children = [value(part, (*path, *key), static, True) for key, part in parts]
+            inside = partial(encode_other, static=static, foreign=True)
+            children = [_encode_containers(part, (*path, *key), inside) for key, part in parts]
             return node | {"children": children}
         if foreign or isinstance(x, jax.tree_util.PyTreeDef):
             return {"opaque": _spell(x)}
         raise TypeError(f"'{name}' is {_spell(x)}, which cannot be written; {_ADVICE}")
 
-    return value(tree, (), False, False), table, stored
+    return _encode_containers(tree, (), encode_other), table, stored
 
 
 def stands_in_fields(x: Any) -> TypeGuard[Any]:
     """Whether `x` is a dataclass that has all its arrays in fields, unlike a `flax.nnx.List`."""
     if not dataclasses.is_dataclass(x) or isinstance(x, type):
         return False
-    parts = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
-    names = {getattr(key[0], "name", None) for key, _ in parts if key}
+    names = {getattr(key[0], "name", None) for key, _ in direct_parts(x) if key}
     return names <= {field.name for field in dataclasses.fields(x)}
+
+
+def direct_parts(x: Any) -> list[tuple[tuple, Any]]:
+    """One level of a tree: the parts of `x` that JAX sees, with their keys; a leaf is its own."""
+    return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda part: part is not x)[0]
 
 
 def decode(
@@ -150,9 +151,7 @@ def decode(
             case {"array": str(name)}:
                 if name not in table or name not in stored:
                     raise ValueError(f"the array '{name}' is missing from the file")
-                entry = table[name]
-                weak = entry.get("weak", False)
-                return unpack(stored[name], entry, name, kind=entry["kind"], weak=weak)
+                return unpack(stored[name], table[name], name, table[name])
             case {"class": str(name), "module": str(module), "fields": dict(parts)}:
                 cls = _find_class(module, name, place)
                 fields = {k: value(v, (*path, GetAttrKey(k))) for k, v in parts.items()}
@@ -259,7 +258,7 @@ def _build(cls: type, fields: dict[str, Any], place: str) -> Any:
 
 
 def _check(made: Any) -> None:
-    """Run the checks of a class; raises what they raise."""
+    """Run the checks of a class, which may raise any error."""
     if not isinstance(made, eqx.Module):
         getattr(made, "__post_init__", lambda: None)()
         return

@@ -1,15 +1,11 @@
 """The arrays of a file in a template, a tree of the same structure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxflow.io.arrays import describe, is_array, unpack
-
-Entries = Mapping[str, Mapping[str, Any]]
-Arrays = Mapping[str, np.ndarray]
+from jaxflow.io.arrays import Arrays, Entries, describe, is_array, unpack
 
 
 def named_arrays(tree: Any, name: Callable[[tuple], str]) -> dict[str, Any]:
@@ -45,8 +41,7 @@ def fill(like: Any, table: Entries, stored: Arrays, name: Callable[[tuple], str]
                     f"'{key}' has {attribute} {_show(entry[attribute])} in the file and "
                     f"{_show(want[attribute])} in the template"
                 )
-        weak = want.get("weak", False)
-        arrays[key] = unpack(stored[key], entry, key, kind=want["kind"], weak=weak)
+        arrays[key] = unpack(stored[key], entry, key, want)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: arrays[name(path)] if is_array(leaf) else leaf, like
     )

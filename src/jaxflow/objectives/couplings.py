@@ -50,7 +50,11 @@ class Transport(abc.ABC):
 
     def __call__(self, x0: Rows, x1: Rows, cond: Array | None, key: PRNGKeyArray) -> Pairs:
         """Choose a base sample for each data row, as described in this module."""
-        return self.pair(*with_conditions(x0, x1, cond, self.cond_weight), key)
+        starts, ends = x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)
+        if cond is not None:  # as further entries, so that distances include them
+            scaled = math.sqrt(self.cond_weight) * cond.reshape(len(cond), -1).astype(x1.dtype)
+            starts, ends = jnp.hstack([starts, scaled]), jnp.hstack([ends, scaled])
+        return self.pair(starts, ends, key)
 
     @abc.abstractmethod
     def pair(self, starts: Vectors, ends: Vectors, key: PRNGKeyArray) -> Pairs:
@@ -195,17 +199,6 @@ class Sinkhorn(Transport):
         if math.isinf(self.data_relaxation):
             return source, None
         return source, len(ends) * jax.nn.softmax(logsumexp(log_plan, axis=0))
-
-
-def with_conditions(
-    x0: Rows, x1: Rows, cond: Array | None, cond_weight: float
-) -> tuple[Vectors, Vectors]:
-    """Flatten both ends and append the scaled conditions, so that distances include them."""
-    ends = x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)
-    if cond is None:
-        return ends
-    scaled = math.sqrt(cond_weight) * cond.reshape(len(cond), -1).astype(x1.dtype)
-    return jnp.hstack([ends[0], scaled]), jnp.hstack([ends[1], scaled])
 
 
 def squared_distances(a: Vectors, b: Vectors) -> Float[Array, "rows rows"]:

@@ -153,5 +153,4 @@ def noise_errors(
 ) -> Float[Array, " rows"]:
     """`|e_i - denoiser.noise(s_i, alpha x_i + sigma e_i, c_i)|^2` of each row."""
     noisy = jax.vmap(denoiser.schedule.noised)(s, x, noise)
-    axes = (0, 0, None if cond is None else 0)
-    return squared_norms(noise - jax.vmap(denoiser.noise, axes)(s, noisy, cond))
+    return squared_norms(noise - jax.vmap(denoiser.noise)(s, noisy, cond))

@@ -1,4 +1,4 @@
-"""Flow matching of what a Gaussian regression leaves over, both trained at once."""
+"""Flow matching of the residuals of a Gaussian regression, both trained at once."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from jaxflow.bases import StandardNormal
 from jaxflow.flows import CNF
 from jaxflow.objectives.couplings import independent
 from jaxflow.objectives.matching import FlowMatching
+from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.times import Power
 from jaxflow.objectives.units import to_field
 from jaxflow.objectives.weights import weighted_mean
@@ -20,7 +21,7 @@ MATCHING = FlowMatching(coupling=independent, time=Power(1.0))
 
 @dataclass(frozen=True)
 class FramedMatching:
-    """The sum of a normal regression's loss and flow matching of its residuals.
+    """Minimise a normal regression's loss plus flow matching of its residuals.
 
     ```
     mean(sum(r^2 / 2 + log s)) + flow matching of r,    r = (u - m(x)) / s(x)
@@ -39,8 +40,8 @@ class FramedMatching:
         x: Float[Array, "rows d"],
         cond: Array | None,
         key: PRNGKeyArray,
-        weights: Float[Array, " rows"] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        weights: Weights = None,
+    ) -> Loss:
         """The loss and its two parts."""
         x, key = to_field(flow, x, key)
         dim = x.shape[1]

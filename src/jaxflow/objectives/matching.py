@@ -200,7 +200,7 @@ def squared_errors(
     cond: Array | None = None,
 ) -> Float[Array, " rows"]:
     """`|field(t_i, x_i, c_i) - u_i|^2` of each row, with velocities `u`."""
-    values = jax.vmap(evaluate, (None, 0, 0, None if cond is None else 0))(field, t, x, cond)
+    values = jax.vmap(evaluate, (None, 0, 0, 0))(field, t, x, cond)
     return squared_norms(values - velocity, manifold_of(field))
 
 

@@ -5,8 +5,8 @@ None, `key` is for random numbers, and `weights` (rows,) say how often each row 
 passes `weights` only if its caller gave weights. `loss` is a scalar to minimise; `metrics` are
 scalars by name, which are reported if one is not finite.
 
-In a loop of your own the flow has its transform, and `x` are data as they are. `fit` maps the data
-to flow space once and passes the flow without its transform, unless the transform is trained.
+In a loop of your own the flow has its transform, and `x` are data in their own units. `fit` maps
+the data to flow space once and passes the flow without its transform, unless that is trained.
 
 Optional attributes of an objective:
     `simulation_free`: True if training solves no ODE.

@@ -96,8 +96,8 @@ class Reflow(eqx.Module):
         """
         if not eqx.tree_equal(self.transform, transform):
             raise ValueError(
-                f"transform={transform} differs from that of the flow which gave the pairs, "
-                f"{self.transform}: fit that flow, or give it another field by "
+                f"transform={transform} differs from {self.transform}, the transform of the flow "
+                f"that made the pairs: fit that flow, or give it another field by "
                 "dataclasses.replace(flow, field=...)"
             )
 
@@ -130,7 +130,7 @@ class Reflow(eqx.Module):
 
 
 def _line(manifold: Manifold | None, t: Scalar, z: Event, end: Event) -> tuple[Event, Event]:
-    """The point a share `t` of the way, and its velocity."""
+    """The point at time `t` on the way from `z` to `end`, and its velocity."""
     if isinstance(manifold, Product):
         sizes = [factor.event_shape[0] for factor in manifold.factors]
         parts = zip(manifold.factors, split(z, sizes), split(end, sizes), strict=True)

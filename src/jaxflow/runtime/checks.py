@@ -34,8 +34,8 @@ def check_share(name: str, value: float, such_as: float = 0.1) -> None:
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     """The shape of one event, from a shape or an integer `d` for vectors."""
     sizes = tuple(event_shape) if np.ndim(event_shape) else (event_shape,)
-    whole = (isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
-    if not all(whole) or min(sizes, default=1) < 1:
+    are_integers = all(isinstance(s, Integral) and not isinstance(s, bool) for s in sizes)
+    if not are_integers or min(sizes, default=1) < 1:
         raise ValueError(f"event_shape={event_shape} must hold sizes of at least 1")
     return tuple(map(int, sizes))
 
@@ -178,8 +178,8 @@ def constant_columns(x: Float[np.ndarray, "n *event"], eps: float) -> Bool[np.nd
 def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
     """Mask of the columns that lose precision in float32, (d,).
 
-    A column does if rounding to float32 moves its largest value by more than a thousandth of the
-    column's standard deviation. A constant column has nothing to lose.
+    In such a column float32 moves the largest value by more than a thousandth of the standard
+    deviation. A constant column has nothing to lose.
     """
     spread, largest = x.std(axis=0), np.abs(x).max(axis=0)
     coarse = np.finfo(np.float32).eps * largest > _COARSE * spread
@@ -241,7 +241,7 @@ def flat_rows(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
 
 
 def column_name(number: int, columns: Sequence[str] | None) -> str:
-    """How an error names a column: its name in quotes, or its number."""
+    """A column's name in quotes, or its number, for errors."""
     return str(number) if columns is None else f"{columns[number]!r}"
 
 

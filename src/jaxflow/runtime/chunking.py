@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
-from jaxflow.runtime.lanes import fill_up
+from jaxflow.runtime.lanes import fill_up, take_rows
 from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.threads import in_threads, num_threads
 
@@ -99,16 +99,12 @@ def _run_chunk(
     keep = min(size, count - start)
     if key is not None and count > size:
         key = jax.random.fold_in(key, number)
-    chunk = rows if padded == count else _take(rows, start, padded)
+    chunk = rows if padded == count else _take_rows(rows, padded, start)
     out = f(*chunk, key)
     return out if padded == keep else _first(out, keep)
 
 
-@partial(jax.jit, static_argnames="num", inline=True)
-def _take(rows: Any, start: Any, num: int) -> Any:
-    """The `num` rows from `start` on; the last row fills them up."""
-    at = jnp.minimum(start + jnp.arange(num), len(jax.tree.leaves(rows)[0]) - 1)
-    return jax.tree.map(lambda leaf: leaf[at], rows)
+_take_rows = jax.jit(take_rows, static_argnames="num", inline=True)
 
 
 @partial(jax.jit, static_argnames="num", inline=True)

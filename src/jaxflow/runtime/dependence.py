@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from jaxflow.runtime.checks import MAX_LISTED, column_name, flat_rows, listed
 
-# Columns of which others leave a smaller share than this are examined for linear dependence.
+# Columns whose residual on the others is a smaller share than this are examined further.
 _SUSPECT = 0.1
 # Rounding of a QR decomposition of columns of spread 1, in float64.
 _QR_ROUNDING = 2e-14
@@ -43,16 +43,16 @@ def check_independent(
 
 
 def dependent_columns(x: ArrayLike, *, least: float = 0.0) -> dict[int, list[int]]:
-    """Columns that follow from earlier ones, `x_k = c + sum_j a_j x_j`, with those.
+    """Columns that follow from earlier ones, `x_k = c + sum_j a_j x_j`, with those earlier ones.
 
-    A column does if the rest is no larger than the rounding of all these values in the precision
-    of `x`, or than a share `least` of the column's spread. At most ten are listed.
+    A column follows from others if its residual is no larger than the rounding of these values in
+    the precision of `x`, or than a share `least` of the column's spread. At most ten are listed.
     """
     flat = flat_rows(x, "x")
     # Columns that depend on each other do so in any part of the rows.
     part = flat[:: max(1, len(flat) // max(4096, 2 * flat.shape[1]))]
-    found = _dependent(part, least)
-    return _dependent(flat, least) if found and len(part) < len(flat) else found
+    dependent = _dependent(part, least)
+    return _dependent(flat, least) if dependent and len(part) < len(flat) else dependent
 
 
 def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[int]]:
@@ -67,11 +67,11 @@ def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[i
     spread = np.where(spread > 0, spread, 1.0)
     factor = np.linalg.qr(scaled / spread, mode="r") / len(flat) ** 0.5
     rounding = 2 * eps / spread
-    found: dict[int, list[int]] = {}
+    dependent: dict[int, list[int]] = {}
     kept = list(range(flat.shape[1]))
-    while len(found) < MAX_LISTED:
-        # Column k of r has what follows from the columns before it above the diagonal, and the
-        # size of the rest on it.
+    while len(dependent) < MAX_LISTED:
+        # Column k of r: its part along the columns before it is above the diagonal, the size of
+        # its residual on the diagonal.
         r: Any = np.linalg.qr(factor[:, kept], mode="r")
         rest = np.zeros(len(kept))
         rest[: len(r)] = np.abs(np.diagonal(r))
@@ -82,18 +82,18 @@ def _dependent(flat: Float[np.ndarray, "n d"], least: float) -> dict[int, list[i
             limit = max(used + _QR_ROUNDING, least)
             if rest[k] <= limit:
                 others = np.flatnonzero(shares > max(eps**0.5, limit)).tolist()
-                found[kept[k]] = [kept[j] for j in others]
+                dependent[kept[k]] = [kept[j] for j in others]
                 del kept[k]
                 break
         else:
             break
-    return found
+    return dependent
 
 
 def describe_dependent(
     dependent: dict[int, list[int]], columns: Sequence[str] | None = None
 ) -> str:
-    """What `dependent_columns` found, and what to do, in words."""
+    """The result of `dependent_columns` in words, with advice."""
     parts = [
         f"{column_name(k, columns)} from "
         + (listed([column_name(j, columns) for j in others]) or "a constant")

@@ -21,7 +21,7 @@ def import_extra(module: str, extra: str, need: str) -> ModuleType:
         The module.
 
     Raises:
-        ImportError: the package is not installed; the text ends in the command that installs it.
+        ImportError: the package is not installed; the message has the command that installs it.
     """
     try:
         importlib.import_module(module.partition(".")[0])

@@ -174,9 +174,9 @@ def _transpose(
     shared = [*args[: len(moves[0])], *filled[:num_totals]]
     rows = [*args[num_shared : num_shared + len(moves[1])], *filled[num_totals:]]
     of_shared, of_rows = _call(_cotangent_of(f, moves), shared, rows)
-    found = [*[None] * len(moves[0]), *of_shared, *[None] * len(moves[1]), *of_rows]
-    wanted = map(ad.is_undefined_primal, args)
-    return [each if want else None for each, want in zip(found, wanted, strict=True)]
+    results = [*[None] * len(moves[0]), *of_shared, *[None] * len(moves[1]), *of_rows]
+    is_wanted = map(ad.is_undefined_primal, args)
+    return [each if wanted else None for each, wanted in zip(results, is_wanted, strict=True)]
 
 
 def _batch(

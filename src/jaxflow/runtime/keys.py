@@ -27,5 +27,5 @@ def seed_words(key: PRNGKeyArray) -> tuple[int, ...]:
 
 
 def host_seed(key: PRNGKeyArray) -> int:
-    """The words of a key as one seed, such as that by which rows are held out."""
+    """One seed from the words of a key, for splits and other draws on the host."""
     return sum(seed_words(key)) % 2**32

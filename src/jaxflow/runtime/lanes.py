@@ -23,14 +23,14 @@ LANES, LANE_ENTRIES = (256, 2**16), 2**18
 
 
 def lanes_for(size: int) -> int:
-    """Lanes for rows of `size` entries; for any number of rows, so that bits are the same."""
+    """Number of lanes for rows of `size` entries, whatever the number of rows (same bits)."""
     on_cpu = jax.default_backend() == "cpu"
     (least, most), entries = (CPU_LANES, CPU_ENTRIES) if on_cpu else (LANES, LANE_ENTRIES)
     return min(most, max(least, _power_of_2(entries // max(1, size))))
 
 
 def fill_up(num: int, lanes: int) -> int:
-    """Whole lanes for `num` rows: multiples up to 8, then 4 sizes an octave, to compile few."""
+    """`num` rounded up to few sizes: multiples of `lanes` up to 8, then four an octave."""
     groups = -(-num // lanes)
     step = max(1, _power_of_2(groups) // 4)
     return -(-groups // step) * step * lanes
@@ -81,11 +81,17 @@ def _groups(num: Count, lanes: int) -> Count:
     return groups + 2 // groups if num else 0
 
 
+def take_rows(rows: Any, num: Count, start: Any = 0) -> Any:
+    """`num` rows from the row `start` on; copies of the last row fill them up."""
+    last = jax.tree.leaves(rows)[0].shape[0] - 1
+    at = jnp.minimum(start + jnp.arange(num), last)
+    return jax.tree.map(lambda leaf: leaf[at], rows)
+
+
 def _fill(rows: Any, groups: Count, lanes: int) -> Any:
     """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
-    num = jax.tree.leaves(rows)[0].shape[0]
-    at = jnp.minimum(jnp.arange(groups * lanes), num - 1)
-    return jax.tree.map(lambda leaf: leaf[at].reshape(-1, lanes, *leaf.shape[1:]), rows)
+    filled = take_rows(rows, groups * lanes)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), filled)
 
 
 def _flatten(groups: Any, num: Count) -> Any:
@@ -101,7 +107,7 @@ def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
     if not grouped:
         return jax.vmap(f)(*rows)
     size = jax.tree.leaves(rows)[0][:1].size
-    # What `f` closes over, such as parameters, has to be an argument.
+    # Arrays that `f` closes over, such as parameters, have to be arguments.
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     # A function of its own: jax compares `f`, and methods of other libraries' modules cannot be.
     closed, out = jax.make_jaxpr(lambda *row: f(*row), return_shape=True)(*shapes)

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.lanes import take_rows
 
 ROWS = "rows"
 # Arrays with fewer entries are replicated: sharding them does not pay.
@@ -121,33 +122,25 @@ def _spec_along(axis: int) -> Spec:
 def _constrain(tree: Any, spec: Callable[[Any], Spec]) -> Any:
     if num_mesh_devices() == 1:
         return tree
+    return _map_arrays(lambda leaf: jax.lax.with_sharding_constraint(leaf, spec(leaf)), tree)
 
-    def constrain(leaf: Any) -> Any:
-        return jax.lax.with_sharding_constraint(leaf, spec(leaf)) if eqx.is_array(leaf) else leaf
 
-    return jax.tree.map(constrain, tree)
+def _map_arrays(f: Callable[[Any], Any], tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: f(leaf) if eqx.is_array(leaf) else leaf, tree)
 
 
 def put_on_mesh(tree: Any, mesh: Mesh) -> Any:
     """Replicate arrays, equal in all processes, on every device of the mesh."""
     replicated = NamedSharding(mesh, Spec())
-
-    def put(leaf: Any) -> Any:
-        return jax.device_put(leaf, replicated) if eqx.is_array(leaf) else leaf
-
-    return jax.tree.map(put, tree)
+    return _map_arrays(lambda leaf: jax.device_put(leaf, replicated), tree)
 
 
 def to_host(tree: Any, mesh: Mesh) -> Any:
     """Gather the arrays of a mesh in full, as ordinary arrays of this process."""
     with jax.set_mesh(mesh):
         tree = _replicate(tree)
-
-    def fetch(leaf: Any) -> Any:
-        # By way of NumPy: an array committed to a device mixes with no array of another device.
-        return jnp.asarray(np.asarray(leaf.addressable_data(0))) if eqx.is_array(leaf) else leaf
-
-    return jax.tree.map(fetch, tree)
+    # By way of NumPy: an array committed to a device mixes with no array of another device.
+    return _map_arrays(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), tree)
 
 
 _replicate = eqx.filter_jit(replicate)
@@ -169,8 +162,7 @@ def shard_map_rows(
     count = len(jax.tree.leaves(rows)[0])
     padded = -(-count // num_devices) * num_devices
     if padded != count:
-        indices = jnp.minimum(jnp.arange(padded), count - 1)
-        rows = jax.tree.map(lambda leaf: leaf[indices], rows)
+        rows = take_rows(rows, padded)
     arrays, static = eqx.partition(shared, eqx.is_array)
 
     def part(rows: Any, arrays: Any) -> Any:

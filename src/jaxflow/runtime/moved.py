@@ -56,7 +56,7 @@ def moved_name(module: str, name: str) -> Any:
 
 
 def new_module(name: str) -> str:
-    """The module that holds today what the module `name` held; `name` itself if it stayed."""
+    """The present name of a module; of one that was split, its first part."""
     return MOVED.get(name, (name,))[0]
 
 
@@ -75,9 +75,9 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
         def look_up(name: str) -> Any:
             for place in places:
-                found = getattr(importlib.import_module(place), name, _MISSING)
-                if found is not _MISSING:
-                    return found
+                value = getattr(importlib.import_module(place), name, _MISSING)
+                if value is not _MISSING:
+                    return value
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
 
         warnings.warn(

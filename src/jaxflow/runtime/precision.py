@@ -23,7 +23,7 @@ def widest_dtype(tree: Any) -> np.dtype:
 
 
 def sample_dtype(*trees: Any) -> Any:
-    """The dtype of what is drawn: the widest of the trees' arrays, float32 at least."""
+    """The dtype of samples: the widest of the trees' arrays, float32 at least."""
     return accumulation_dtype(widest_dtype(trees))
 
 
@@ -50,9 +50,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def full_products(enabled: bool = True) -> Iterator[None]:
     """Compute matrix products in the full precision of their operands, inside the context.
 
-    Accelerators round float32 products to fewer
-    bits by default (TF32 on GPUs, bfloat16 on TPUs), which moves log-densities, and which an
-    adaptive solver mistakes for error. `jax_default_matmul_precision` takes precedence if set.
+    Accelerators round float32 products to fewer bits by default (TF32 on GPUs, bfloat16 on TPUs).
+    That moves log-densities, and an adaptive solver mistakes it for error.
+    `jax_default_matmul_precision` takes precedence if set.
     """
     if not enabled or getattr(jax.config, "jax_default_matmul_precision", None) is not None:
         yield
@@ -73,18 +73,15 @@ def in_float64(f: Callable[[Any], Any], dtype: Any, tree: Any) -> Any:
     For the few sums and constants whose own rounding would show in a log-density. `f` must close
     over no arrays.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    is_array = [eqx.is_array(leaf) for leaf in leaves]
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
 
-    def compute(*arrays: Array) -> Any:
-        rest = iter(arrays)
-        given = [
-            next(rest) if known else leaf for leaf, known in zip(leaves, is_array, strict=True)
-        ]
+    def f_of_leaves(*leaves: Array) -> Any:
+        tree = eqx.combine(structure.unflatten(leaves), static)
         with jax.enable_x64(True):
-            return cast_floats(f(cast_floats(structure.unflatten(given), jnp.float64)), dtype)
+            return cast_floats(f(cast_floats(tree, jnp.float64)), dtype)
 
-    return _keep_context(compute)(*(leaf for leaf in leaves if eqx.is_array(leaf)))
+    return _keep_context(f_of_leaves)(*leaves)
 
 
 @in_float64.def_jvp

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from types import TracebackType
 from typing import Any
 
 logger = logging.getLogger("jaxflow")
@@ -38,12 +37,7 @@ class Progress:
             self._task = self._bar.add_task(self.task, total=self.total, numbers="compiling")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

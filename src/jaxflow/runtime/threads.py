@@ -1,4 +1,4 @@
-"""Work in threads beside the caller's, with the caller's settings of jax."""
+"""Calls in other threads, with jax's settings of the calling thread."""
 
 import concurrent.futures
 import contextlib
@@ -25,10 +25,9 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
 
 
 def num_threads() -> int:
-    """How many chunks a CPU computes at once; 1 for an accelerator, which needs no threads.
+    """Number of chunks to compute at once: the cores of a CPU, 1 for an accelerator.
 
-    The operations of a solve are too small for XLA to split among cores, and several solves are
-    not.
+    XLA does not split the small operations of one solve among cores; several solves use them all.
     """
     if jax.default_backend() != "cpu":
         return 1
@@ -38,14 +37,14 @@ def num_threads() -> int:
 
 
 def one_thread() -> contextlib.AbstractContextManager[Any]:
-    """Small matrices gain nothing from the threads of BLAS and lose much where cores are busy."""
+    """A context with one BLAS thread: more slow down small matrices where cores are busy."""
     if not find_spec("threadpoolctl"):
         return contextlib.nullcontext()
     return import_module("threadpoolctl").threadpool_limits(1)
 
 
 def with_settings(call: Callable[[], Any]) -> Callable[[], Any]:
-    """`call` for another thread, with the settings of this one; it returns when arrays are ready.
+    """`call` for another thread, with this thread's settings; returns when arrays are ready.
 
     jax keeps settings such as float64 for each thread.
     """
@@ -63,12 +62,12 @@ def with_settings(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def in_threads(calls: Sequence[Callable[[], Any]], threads: int) -> Iterator[Any]:
-    """The results of calls in order; `threads` of them run at once, with the caller's settings.
+    """Yield the results of calls in order; `threads` run at once, with the caller's settings.
 
-    The first error is raised in its place, and calls that have not begun are then left out.
+    The first error is raised in place of its result, and cancels the calls that have not begun.
     """
     with ThreadPoolExecutor(threads, "jaxflow") as pool:
-        # No more under way than threads: results are not kept before they are wanted.
+        # At most one call more than threads: results do not pile up.
         waiting: list[Future[Any]] = []
         try:
             for call in calls:

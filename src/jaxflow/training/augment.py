@@ -27,8 +27,8 @@ class Moves:
         shape: shape of an image, (height, width, channels).
 
     Raises:
-        TypeError, ValueError: `flips` is no truth value, or `shifts` no whole number below half
-            of the sides.
+        TypeError, ValueError: `flips` is not a bool, or `shifts` not an integer from 0 to less
+            than half of the sides.
     """
 
     flips: bool
@@ -59,11 +59,11 @@ class Moves:
 
 
 class BatchTransform(eqx.Module):
-    """What a step does with the rows of its minibatch, in data units, before the objective.
+    """Maps the rows of a minibatch from data units to flow space, with fresh noise in each step.
 
     Attributes:
-        transform: the way to flow space, with the noise at its start; None for none.
-        augment: a random change of each row before it; None for none.
+        transform: the transform, which may start with noise; None for none.
+        augment: a random change of each row, applied first; None for none.
     """
 
     transform: Any

@@ -70,11 +70,11 @@ class FileStore:
         return _check_data(load_extra(self.path), self)
 
     def wait(self) -> None:
-        """Return once all saves are on disk: a file is already."""
+        """Do nothing: a file is on disk once it is saved."""
 
 
 class FolderStore:
-    """Checkpoints in a folder, by orbax; methods as those of `FileStore`."""
+    """Checkpoints in a folder, written by orbax, with the methods of `FileStore`."""
 
     def __init__(self, settings: Checkpoints, data: str) -> None:
         need = "Checkpoints needs orbax (a file name as checkpoint does not)"
@@ -105,7 +105,7 @@ class FolderStore:
             "state": self.args.StandardRestore(_by_number(state)),
             "best": self.args.StandardRestore(jax.tree.map(np.asarray, best)),
         }
-        stored = self.manager.restore(self._newest(), args=self.args.Composite(**parts))
+        stored = self.manager.restore(None, args=self.args.Composite(**parts))
         leaves = [stored["state"][name] for name in _by_number(state)]
         state = jax.tree.unflatten(jax.tree.structure(state), leaves)
         return state, jax.tree.map(jnp.asarray, stored["best"])
@@ -113,16 +113,11 @@ class FolderStore:
     def extra(self) -> dict[str, Any]:
         """Read `extra` of the newest checkpoint."""
         parts = self.args.Composite(extra=self.args.JsonRestore())
-        return _check_data(self.manager.restore(self._newest(), args=parts)["extra"], self)
+        return _check_data(self.manager.restore(None, args=parts)["extra"], self)
 
     def wait(self) -> None:
         """Return once all saves are on disk."""
         self.manager.wait_until_finished()
-
-    def _newest(self) -> int:
-        step = self.manager.latest_step()
-        assert step is not None
-        return step
 
 
 Store = FileStore | FolderStore

@@ -58,7 +58,7 @@ def fit_classifier(
         x: samples in data units, (n, *event).
         labels: integers from 0 to the number of classes less 1, (n,).
         key: for minibatches, times and noise.
-        config: settings; those of validation are not used.
+        config: settings of the training; it has no validation.
         progress: show a progress bar; None for only on a terminal.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`Comparison`: a flow's held-out log-density beside those of simple densities."""
+"""`Comparison`: held-out log-densities of a flow and of simple densities."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float
 
-# A difference of fewer nats is of no use, however small its error.
+# A smaller difference in nats is of no use, however small its error.
 NEGLIGIBLE = 0.02
 # Nats of this size are written with an exponent.
 HUGE = 1e6
@@ -18,8 +18,8 @@ HUGE = 1e6
 class Comparison:
     """Log-densities of the same held-out rows by a flow and by simpler densities, in nats.
 
-    `print` shows a table of the means, with the standard error of each difference from the flow
-    over the rows, and what follows from it.
+    `print` shows a table of the means, the differences from the flow with their standard errors
+    over the rows, and a verdict.
 
     ```python
     import numpy as np
@@ -34,9 +34,9 @@ class Comparison:
 
     Attributes:
         log_p: log-densities by the name of the density, (rows,) each, the flow's under `"flow"`.
-        rows: what the rows are, in words.
-        folds: number of folds, each of which held out other rows, before all rows were trained on;
-            0 if the flow trained on none of these rows.
+        rows: a description of the rows.
+        folds: number of folds, each of which held out other rows, before the flow trained on all
+            of them; 0 if the flow trained on none of these rows.
     """
 
     log_p: dict[str, Float[np.ndarray, " rows"]]

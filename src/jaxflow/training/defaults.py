@@ -32,6 +32,8 @@ ENCODED = Staged(
 MANY_ROWS = 5000
 ON_FEW: dict[str, Any] = {"batch_size": 256, "weight_decay": 0.3}
 ON_MANY: dict[str, Any] = {"batch_size": 512, "weight_decay": 0.1}
+# The training of `fit_density` on a table that is small enough for folds.
+ON_SMALL_TABLE: dict[str, Any] = {"batch_size": 128, "learning_rate": 1e-3}
 
 SCALINGS = {"standardise": Standardise, "gaussianise": Gaussianise, "whiten": Whiten}
 
@@ -56,16 +58,19 @@ def sine_network(
     return MLP(dim, **sizes, activation="sin", frequency=frequency, key=key)
 
 
-def encoded_config(num_rows: int, **given: Any) -> TrainConfig:
-    """Settings of the training of `fit_encoded`; of `given`, those that are None are chosen."""
-    chosen = ON_MANY if num_rows > MANY_ROWS else ON_FEW
-    return TrainConfig(**chosen | {n: value for n, value in given.items() if value is not None})
+def encoded_config(num_rows: int, **settings: Any) -> TrainConfig:
+    """Settings of the training of `fit_encoded`, with defaults for those that are None."""
+    return _with_defaults(ON_MANY if num_rows > MANY_ROWS else ON_FEW, settings)
 
 
-def table_config(*, large: bool = True, **given: Any) -> TrainConfig:
-    """Settings of the training on a table; of `given`, those that are None are chosen."""
-    chosen: dict[str, Any] = {} if large else {"batch_size": 128, "learning_rate": 1e-3}
-    return TrainConfig(**chosen | {n: value for n, value in given.items() if value is not None})
+def table_config(*, large: bool = True, **settings: Any) -> TrainConfig:
+    """Settings of the training on a table, with defaults for those that are None."""
+    return _with_defaults({} if large else ON_SMALL_TABLE, settings)
+
+
+def _with_defaults(defaults: dict[str, Any], settings: dict[str, Any]) -> TrainConfig:
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    return TrainConfig(**defaults | chosen)
 
 
 def scaling(name: str, x: ArrayInput, columns: list[str] | None) -> Any:

@@ -21,7 +21,7 @@ from jaxflow.objectives.protocol import Loss
 from jaxflow.ode.status import raise_if_failed
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.checks import check_count
-from jaxflow.runtime.precision import full_precision
+from jaxflow.runtime.precision import cast_floats, full_precision
 from jaxflow.runtime.progress import logger
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Exact
@@ -77,7 +77,7 @@ def distil(
         num_samples: number of trajectories to learn from.
         width: hidden units of the network.
         depth: hidden layers of the network.
-        config: settings; those of validation are not used.
+        config: settings of the training; it has no validation.
         progress: show a progress bar; None for only on a terminal.
 
     Returns:
@@ -109,10 +109,10 @@ def distil(
     if conditions is not None:
         cond_dim += math.prod(conditions.shape[1:])
         conditions = jnp.resize(conditions, (num_samples, *conditions.shape[1:]))
-    sizes: dict[str, Any] = {"width": width, "depth": depth, "cond_dim": cond_dim}
-    net = MLP(math.prod(flow.event_shape) + 1, **sizes, activation="sin", key=net_key)
-    net = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), net)
-    # All that can fail comes before the training.
+    dim = math.prod(flow.event_shape) + 1
+    net = MLP(dim, width=width, depth=depth, cond_dim=cond_dim, activation="sin", key=net_key)
+    net = cast_floats(net, rows.x.dtype)
+    # Before the training, since it may fail.
     exact = np.asarray(replace(flow, trace=Exact()).log_prob(rows.x, rows.cond), float)
     keys = jax.random.split(sample_key, num_samples)
     z = eqx.filter_jit(sample_rows)(flow.base, keys, rows.x.dtype)
@@ -120,14 +120,14 @@ def distil(
     fast = FlowMap(net, flow, num_steps)
     fast = minimise(fast, data, _loss, fit_key, config, progress, trained=trainable(fast))
     try:
-        # Rows outside the support are so for both.
+        # Both densities are 0 outside the support.
         inside = np.isfinite(exact)
         log_p = np.asarray(fast.log_prob(rows.x, rows.cond), float)
         error = log_p[inside] - exact[inside]
         median, q90, q99 = np.quantile(np.abs(error), (0.5, 0.9, 0.99)).tolist()
-        found = MapError(median, q90, q99, float(error.mean()), len(error))
-        return replace(fast, error=found)
-    except Exception as failure:  # what was trained outlives its report
+        measured = MapError(median, q90, q99, float(error.mean()), len(error))
+        return replace(fast, error=measured)
+    except Exception as failure:  # the map is worth keeping without its error
         logger.warning("the error of the map could not be measured: %s", failure)
         return fast
 

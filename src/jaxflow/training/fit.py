@@ -25,11 +25,12 @@ from jaxflow.training.defaults import check_trains_likelihood, default_objective
 from jaxflow.training.history import History
 from jaxflow.training.identity import fingerprint
 from jaxflow.training.optimizer import Choice, Schedule
-from jaxflow.training.prepare import check_flow, prepare
+from jaxflow.training.prepare import prepare
 from jaxflow.training.record import Callback
 from jaxflow.training.run import Run
+from jaxflow.training.saved import read_extra, restore
 from jaxflow.training.step import TrainingError
-from jaxflow.training.trainable import checked_train
+from jaxflow.training.trainable import check_flow, checked_train
 from jaxflow.transforms import Proposal, Transform
 
 # The type of the flow, which is also the type of the result.
@@ -163,27 +164,29 @@ def fit(
     if check_transform is not None:
         for problem in problems.values():
             check_transform(problem.transform)
-    settings = key, config, objective, _mesh_for(mesh, config), shard_weights, choice
+    settings = key, config, objective, choice, _mesh_for(mesh, config), shard_weights
     data = ""
     if checkpoint or jax.process_count() > 1:
         held_out = validation if isinstance(validation, tuple) else (validation,)
         data = fingerprint(x, cond, weights, *held_out, key)
     store = open_store(checkpoint, data, resume=resume)
-    check_processes_agree(f"{data} {store is not None and store.exists()}")
+    resumes = store is not None and store.exists()
+    check_processes_agree(f"{data} {resumes}")
     with Progress(config.steps, show=progress) as bar, name_lost_processes():
-        resumes = resume and store is not None and store.exists()
-        if store is not None and resumes:
-            runs = [Run.load(store, problems, bar, *settings)]
-        else:
-            runs = [Run(name, problem, *settings) for name, problem in problems.items()]
+        extra = read_extra(store, problems, config) if store is not None and resumes else None
+        names = problems if extra is None else [extra["transform"]]
+        runs = [Run(name, problems[name], *settings) for name in names]
+        if store is not None and extra is not None:
+            restore(runs[0], store, extra, bar)
         # The candidates share their programs.
         with runs[0].compile_ahead() as ahead:
             for run in runs:
                 run.ahead = ahead
             run = _best_run(runs, config.pilot_steps, bar) if len(runs) > 1 else runs[0]
+            run.callback, run.store = callback, store
             if not resumes:
-                run.report(callback, store)
-            run.advance(config.steps, bar, callback, store)
+                run.report()
+            run.advance(config.steps, bar)
     if run.failure and not run.step:
         raise TrainingError(f"{run.failure}; {choice.lower(config)}")
     if not math.isfinite(run.best_value):

@@ -56,11 +56,11 @@ def fit_density(
     Columns that live on a manifold, such as latitude and longitude, angles or unit vectors
     (`jaxflow.transforms.propose` finds them), make a flow on that manifold
     (`jaxflow.dynamics.OnManifold`): a share of the rows is held out, and the flow trains along
-    geodesics, then by likelihood, from the uniform density beside a Gaussian mixture of the other
+    geodesics, then by likelihood, from the uniform density times a Gaussian mixture of the other
     columns.
 
     With conditions the start is a regression, linear or by boosted trees (scikit-learn's), of each
-    column's location and spread, with a Gaussian mixture of what is left over
+    column's location and spread, with a Gaussian mixture of the residuals
     (`jaxflow.dynamics.LocationScale`). Each row is predicted by a regression that did not see it.
     For several columns and at least 1,000 rows a flow is trained as `jaxflow.inference` does too
     (location and spread by a network that is trained along, conditions scaled robustly, a field of
@@ -83,7 +83,7 @@ def fit_density(
         weights: how often each row counts, (n,), not negative; None for once each. Weights that
             are not integers are rounded to repetitions.
         transform: transforms of the columns before the scaling, by `jaxflow.transforms.propose`;
-            None for what that proposes for these rows.
+            None for its proposal for these rows.
         columns: names of the columns, for messages, and as hints at angles and places.
         kinds: which columns are angles, places or directions, and which are not, as for
             `jaxflow.transforms.propose`: `{"lat,lon": "place", "phase": "periodic:1"}`; None to
@@ -104,8 +104,7 @@ def fit_density(
         max_seconds: stop training at the first validation after this many seconds.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation with a `jaxflow.training.Record`, of the means over
-            the folds where there are any; return True to stop training. What was best so far is
-            the result.
+            the folds where there are any; return True to stop training and keep the best so far.
 
     Returns:
         The flow, its training history, and its comparison with simple densities.
@@ -132,9 +131,9 @@ def fit_density(
         warnings.warn(proposal.notes[0], stacklevel=2)
     curved = proposal.surface is not None
     large = curved or len(rows.x) > FOLD_ROWS
-    given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    given |= {"max_seconds": max_seconds}
-    config = table_config(large=large, **given)
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    settings |= {"max_seconds": max_seconds}
+    config = table_config(large=large, **settings)
     width = (128 if large else 64) if width is None else check_count("width", width)
     if ensemble and large:
         raise ValueError(
@@ -145,7 +144,7 @@ def fit_density(
     table = Table(rows.x, None, proposal, width, depth, key, config, progress, callback, ensemble)
     if rows.cond is not None:
         cond = rows.cond.reshape(len(rows.x), -1)
-        return by_regression(table, cond, validation, given)
+        return by_regression(table, cond, validation, settings)
     if curved:
         return by_geodesics(table, validation)
     return by_hold_out(table, validation) if large else by_folds(table)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -28,7 +29,7 @@ from jaxflow.training.history import History
 from jaxflow.training.record import Callback
 from jaxflow.transforms import TruncatedNormal, pixels
 
-# Validations in a training are a look at a few images by few steps.
+# A training has few validations, of few images and by few steps.
 VALIDATIONS, VALIDATION_IMAGES = 4, 128
 WATCHED = ODE(solver="midpoint", num_steps=4)
 # Its stated error is some 1e-4 bits per dimension, far below that of a test set.
@@ -83,7 +84,7 @@ def fit_images(
     ```
 
     Args:
-        images: levels, whole numbers from 0, (n, height, width, channels), or (n, height, width)
+        images: levels, integers from 0, (n, height, width, channels), or (n, height, width)
             for grey images.
         cond: conditions, such as classes one-hot, (n, *condition); None for none.
         key: for weights, minibatches and noise.
@@ -92,12 +93,12 @@ def fit_images(
         width: channels of the U-Net at the full resolution; None for 16.
         steps: number of updates.
         batch_size: images of an update; None for 64.
-        learning_rate: its peak; None for 0.002.
+        learning_rate: peak learning rate; None for 0.002.
         validation: share of the images to hold out, or held-out `(images,)` or `(images, cond)`.
-        flips: mirror every other image of a minibatch (left and right), for images that have no
-            side.
-        shifts: move each image of a minibatch by up to so many pixels, in both directions; a
-            border repeats the pixels next to it. Less than half of the sides.
+        flips: mirror each image of a minibatch with probability 1/2 (left and right), for images
+            whose mirror image is as likely.
+        shifts: move each image of a minibatch by up to this many pixels in both directions, less
+            than half of the sides; a border repeats the pixels next to it.
         ema: decay of the average of the weights, in [0, 1).
         noise: noise within the cells of levels, `"uniform"` or `"truncated"`
             (`jaxflow.transforms.TruncatedNormal`).
@@ -114,8 +115,8 @@ def fit_images(
         adaptive steps; `dataclasses.replace(flow, trace=..., ode_eval=...)` chooses others.
 
     Raises:
-        ValueError: bad images, by what was expected; a shape that the U-Net cannot halve; an
-            unknown `noise` or `objective`.
+        ValueError: bad images; a shape that the U-Net cannot halve; an unknown `noise` or
+            `objective`.
         TrainingError: no validation value was finite.
     """
     for name, value, known in (("noise", noise, NOISES), ("objective", objective, OBJECTIVES)):
@@ -143,13 +144,9 @@ def fit_images(
         objective = Staged(stages) if objective == "staged" else matching
     # Likelihood would learn the errors of the solver that flow matching is watched by.
     watched = getattr(objective, "simulation_free", False)
-    settings: dict[str, Any] = {
-        "trace": Hutchinson(1),
-        "ode": WATCHED,
-        "ode_eval": WATCHED if watched else EVALUATED,
-    }
+    ode_eval = WATCHED if watched else EVALUATED
     flow, history = fit(
-        CNF(field, StandardNormal(shape), **settings),
+        CNF(field, StandardNormal(shape), trace=Hutchinson(1), ode=WATCHED, ode_eval=ode_eval),
         x,
         conds,
         key=key,
@@ -200,11 +197,9 @@ def image_field(
             f"attention of the default U-Net, at most {LARGEST_SIDE}: crop or pad the images to "
             "sides that are multiples of 8, or give field="
         )
-    sizes: dict[str, Any] = {"width": WIDTH if width is None else width}
-    sizes |= {"multipliers": tuple(multipliers), "key": key}
-    if not cond_dim:
-        return UNet(shape, **sizes)
-    return OptionalCondition(UNet(shape, cond_dim=cond_dim + 1, **sizes), cond_dim)
+    width = WIDTH if width is None else width
+    unet = partial(UNet, shape, width=width, multipliers=tuple(multipliers), key=key)
+    return OptionalCondition(unet(cond_dim=cond_dim + 1), cond_dim) if cond_dim else unet()
 
 
 def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[np.ndarray, int]:
@@ -226,25 +221,25 @@ def as_images(images: ArrayInput, levels: SupportsIndex | None = None) -> tuple[
             "or (n, height, width) for grey images"
         )
     check_image_shape(values.shape[1:])
-    found = find_levels(values)
-    levels = found if levels is None else check_count("levels", levels, 2)
+    in_images = find_levels(values)
+    levels = in_images if levels is None else check_count("levels", levels, 2)
     if (most := values.max()) > levels - 1:
         raise ValueError(
             f"images has the value {most:g}, and levels={levels} allows 0 to {levels - 1}: give "
-            f"levels={found}"
+            f"levels={in_images}"
         )
     return values.astype(np.float32), levels
 
 
 def _as_conditions(cond: ArrayInput, num: int) -> np.ndarray:
-    """Conditions as an array, one for each image; raise ValueError for the numbers of classes."""
+    """Conditions as an array, one for each image; raise ValueError for class numbers."""
     conds = np.asarray(cond)
     if conds.ndim and len(conds) != num:
         raise ValueError(f"cond has {len(conds)} rows for {num} images: give one for each")
     if (conds.ndim < 2 and conds.dtype.kind != "f") or conds.dtype.kind not in "biuf":
         raise ValueError(
-            f"cond has shape {conds.shape} and dtype {conds.dtype}, and classes are given "
-            "one-hot: write classes, index = np.unique(labels, return_inverse=True), then "
+            f"cond has shape {conds.shape} and dtype {conds.dtype}; classes must be one-hot: "
+            "write classes, index = np.unique(labels, return_inverse=True), then "
             "cond=np.eye(len(classes), dtype=np.float32)[index]"
         )
     return conds
@@ -255,12 +250,12 @@ def find_levels(images: ArrayInput) -> int:
     values = np.asarray(images)
     low, most = values.min(), values.max()
     if not np.isfinite(values).all():
-        raise ValueError("images has NaN or infinity, and levels are whole numbers from 0")
+        raise ValueError("images has NaN or infinity, and levels are integers from 0")
     if low < 0 or (values != np.round(values)).any():
         scale = "127.5 * (images + 1)" if low < 0 else "255 * images"
         raise ValueError(
-            f"images has values from {low:g} to {most:g} that are no levels, whole numbers from "
-            f"0: write np.round({scale}) for images of 8 bits scaled to "
+            f"images has values from {low:g} to {most:g} that are not levels, integers from 0: "
+            f"write np.round({scale}) for images of 8 bits scaled to "
             f"[{'-1' if low < 0 else '0'}, 1]"
         )
     if most < 1:

@@ -2,29 +2,36 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.keys import seed_words
+from jaxflow.runtime.lanes import take_rows
 from jaxflow.runtime.progress import Progress
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.history import History
 from jaxflow.training.minibatches import MemoryBatches
 from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare
-from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
+from jaxflow.training.record import (
+    COLUMNS,
+    Callback,
+    Record,
+    append_record,
+    new_history,
+    progress_text,
+    records_of,
+)
 from jaxflow.training.run import Run
 from jaxflow.training.step import copy_arrays
 
-# Tables with more rows hold out a share instead; those of fewer distinct rows than FEWEST, none.
+# Tables of more rows than FOLD_ROWS hold out a share instead of folds; tables of fewer distinct
+# rows than FEWEST hold out nothing.
 FOLD_ROWS, NUM_FOLDS, FEWEST = 5000, 5, 10
 # Splits that are tried for one in which every column varies in every fold.
 ATTEMPTS = 20
@@ -35,7 +42,7 @@ GAIN = 1e-4
 EVERY, LARGE_EVERY, PATIENCE = 25, 100, 6
 # Updates in which the learning rate rises.
 RISE = 25
-# Largest number of held-out rows that stop a training; those of a fold are all of them.
+# Largest number of held-out rows that stop a training; a fold always uses all of its own.
 MOST_HELD = 4096
 
 Splits = list[tuple[Int[np.ndarray, " t"], Int[np.ndarray, " h"]]]
@@ -48,8 +55,8 @@ def make_folds(
 ) -> Splits:
     """Split rows into `count` folds at random: row numbers to train on and to hold out, for each.
 
-    The rows of a group, numbered from 0, stay together. With `equal`, folds have the same sizes,
-    to share compiled programs, so that a few rows may be in no fold.
+    The rows of a group, numbered from 0, stay together. With `equal`, all folds have the same
+    sizes, to share compiled programs, and a few rows may be in no fold.
     """
     order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
     place = np.empty(len(order), int)
@@ -88,12 +95,15 @@ class Folds:
     """
 
     def __init__(self, runs: list[Run], num_rows: int) -> None:
-        """Begin the runs, with training rows of one shape, (num_rows, ...), for one program."""
-        self.runs, self.history = runs, History({name: [] for name in COLUMNS})
+        """Begin the runs; their training rows are filled up to `num_rows`, for one program."""
+        self.runs, self.history = runs, new_history()
         for run in runs:
-            pad_rows(run, num_rows)
-        self.lowest = self._record([run.validate() | {"loss": math.nan} for run in runs])
-        self._keep(0)
+            rows = run.problem.train
+            filled, seed = take_rows(rows, num_rows), seed_words(run.key)
+            run.minibatches = MemoryBatches(filled, seed, run.mesh, len(rows.x))
+        first = self._add_mean([run.validate() | {"loss": math.nan} for run in runs])
+        self.lowest = first.validation
+        self._keep_weights(0)
 
     def train(
         self, config: TrainConfig, progress: Progress, callback: Callback | None = None
@@ -106,20 +116,18 @@ class Folds:
         for step in [*range(every, most, every), most]:
             for run in self.runs:
                 run.advance(step, progress)
-            value = self._record([run.last_record() for run in self.runs])
-            numbers: dict[str, Any] = {name: values[-1] for name, values in self.history.items()}
-            record = Record(**numbers)
+            record = self._add_mean([records_of(run.history)[-1] for run in self.runs])
             progress.update(step, progress_text(record))
-            if any(run.finished for run in self.runs) or not math.isfinite(value):
+            if any(run.finished for run in self.runs) or not math.isfinite(record.validation):
                 break
-            if value < self.lowest - GAIN:
-                self.lowest = value
-                self._keep(step)
+            if record.validation < self.lowest - GAIN:
+                self.lowest = record.validation
+                self._keep_weights(step)
             if step - self.best_step >= PATIENCE * every:
                 break
             if callback is not None and callback(record):
                 break
-            if max_seconds is not None and self.history["seconds"][-1] > max_seconds:
+            if max_seconds is not None and record.seconds > max_seconds:
                 break
 
     def train_all(self, make_run: Callable[[], Run]) -> Any | None:
@@ -139,28 +147,19 @@ class Folds:
         each = [run.held_out(best) for run, best in zip(self.runs, self.best, strict=True)]
         return np.concatenate(each)
 
-    def _keep(self, step: int) -> None:
+    def _keep_weights(self, step: int) -> None:
         self.best_step = step
         self.best = [copy_arrays(run.state.ema) for run in self.runs]
 
-    def _record(self, records: list[dict[str, Any]]) -> float:
-        means = {name: float(np.mean([r[name] for r in records])) for name in COLUMNS}
+    def _add_mean(self, records: Sequence[Mapping[str, Any]]) -> Record:
+        """Add the mean of the folds' records to the history, and return it."""
+        means: dict[str, Any] = {n: float(np.mean([r[n] for r in records])) for n in COLUMNS}
         # The folds take turns.
         means["seconds"] = float(np.sum([r["seconds"] for r in records]))
-        counts = {name: round(means[name]) for name in ("step", "stage")}
-        for name, value in (means | counts).items():
-            self.history[name].append(value)
-        return means["validation"]
-
-
-def pad_rows(run: Run, num_rows: int) -> None:
-    """Give the run's minibatches rows of the shape (num_rows, ...), of which its own are used."""
-    rows = run.problem.train
-    count = len(rows.x)
-    padded = jax.tree.map(
-        lambda leaf: jnp.pad(leaf, [(0, num_rows - count)] + [(0, 0)] * (leaf.ndim - 1)), rows
-    )
-    run.minibatches = MemoryBatches(padded, seed_words(run.key), run.mesh, count)
+        means |= {name: round(means[name]) for name in ("step", "stage")}
+        record = Record(**means)
+        append_record(self.history, record)
+        return record
 
 
 def start_run(
@@ -170,13 +169,11 @@ def start_run(
     key: PRNGKeyArray,
     config: TrainConfig,
     *,
-    scaling: Any = None,
     large: bool = False,
 ) -> Run:
     """A training by maximum likelihood of a flow that is a density already; it never stops itself.
 
-    The flow has no transform: `scaling` is that of the rows. `large` tables are validated less
-    often.
+    `large` tables are validated less often.
     """
     config = replace(
         config,
@@ -188,10 +185,10 @@ def start_run(
         solver_error=math.inf,
     )
     x, cond = (*train, None)[:2]
-    problems = prepare(flow, x, cond, key, held, scaling, config, standardise=False)
+    problems = prepare(flow, x, cond, key, held, None, config, standardise=False)
     (problem,) = problems.values()
     choice = Choice(schedule=_rising(config.learning_rate))
-    return Run("start", problem, key, config, maximum_likelihood, optimizer=choice)
+    return Run("start", problem, key, config, maximum_likelihood, choice)
 
 
 @functools.cache

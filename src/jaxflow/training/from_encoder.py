@@ -24,7 +24,7 @@ from jaxflow.training.history import History
 from jaxflow.training.record import Callback
 from jaxflow.transforms import Chain, Whiten
 
-# Least spread that a line leaves over, as a share of a column's own.
+# Least spread of the residuals of a line, as a share of the column's spread.
 LEAST = 1e-4
 
 
@@ -45,7 +45,7 @@ def fit_encoded(
 ) -> tuple[CNF, History]:
     """Fit `p(x | cond)`: an `ObservationEncoder` of robustly scaled conditions, a field of sines.
 
-    It is what `jaxflow.inference` trains, and `fit_density` for several columns given conditions.
+    `jaxflow.inference` trains it, and `fit_density` for several columns given conditions.
 
     Args:
         x: the target, (n, d).
@@ -68,7 +68,10 @@ def fit_encoded(
     rows, cond_rows = jnp.asarray(x, float), jnp.asarray(cond, float)
     scaling = RobustScaling.fit(cond, rows=2 if isinstance(embed, SetEncoder) else 1)
     features = None if embed is not None else jax.vmap(scaling)(cond_rows).reshape(len(rows), -1)
-    whiten, line = _linear(_flow_space(parts, rows), features)
+    u = rows
+    for part in parts:
+        u = jax.vmap(part.forward)(u)[0]
+    whiten, line = _linear(u, features)
     field_key, encoder_key, fit_key = jax.random.split(key, 3)
     encoder = ObservationEncoder(dim, scaling, shape, embed, line=line, key=encoder_key)
     field = sine_network(
@@ -89,35 +92,25 @@ def fit_encoded(
     )
 
 
-def _flow_space(parts: tuple[Any, ...], rows: Array) -> Array:
-    for part in parts:
-        rows = jax.vmap(part.forward)(rows)[0]
-    return rows
-
-
 def _linear(u: Array, features: Array | None) -> tuple[Whiten, Any]:
-    """Least squares of rows on features, in the units in which its residuals are white.
+    """Least squares of rows on features, in units that whiten the residuals.
 
     Returns:
-        The transform into these units, and the matrix and constant of the line there; None
+        The transform into these units, and the matrix and constant of the line in them; None
         without features.
     """
     y = np.asarray(u, np.float64)
-    mean = y.mean(axis=0)
-    residuals, slope, centre = y - mean, None, None
-    if features is not None:
-        c = np.asarray(features, np.float64)
-        centre = c.mean(axis=0)
-        slope = np.linalg.solve(
-            (c - centre).T @ (c - centre) + np.eye(c.shape[1]), (c - centre).T @ residuals
-        )
-        residuals = residuals - (c - centre) @ slope
-    spread = y.std(axis=0)
-    floor = LEAST**2 * np.diag(spread**2)
+    c = np.empty((len(y), 0)) if features is None else np.asarray(features, np.float64)
+    mean, centre = y.mean(axis=0), c.mean(axis=0)
+    # A product of two arrays: of one array with itself, BLAS would round otherwise.
+    squares = (c - centre).T @ (c - centre) + np.eye(c.shape[1])
+    slope = np.linalg.solve(squares, (c - centre).T @ (y - mean))
+    residuals = y - mean - (c - centre) @ slope
+    floor = LEAST**2 * np.diag(y.std(axis=0) ** 2)
     factor = np.linalg.cholesky(residuals.T @ residuals / len(y) + floor)
     whiten = Whiten(jnp.asarray(mean, u.dtype), jnp.asarray(factor, u.dtype))
-    if slope is None or centre is None:
+    if features is None:
         return whiten, None
     slope = np.linalg.solve(factor, slope.T).T
-    parts = slope, -centre @ slope
-    return whiten, tuple(jnp.asarray(each, u.dtype) for each in parts)
+    line = slope, -centre @ slope
+    return whiten, tuple(jnp.asarray(each, u.dtype) for each in line)

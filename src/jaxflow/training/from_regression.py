@@ -1,6 +1,7 @@
-"""Train a conditional flow from a regression: the flow learns what that leaves over."""
+"""Train a conditional flow from a regression: the flow learns the residuals."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,21 +12,19 @@ from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import EncodedCondition, LocationScale
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import with_transform
-from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import split
-from jaxflow.runtime.progress import Progress
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import SCALINGS, default_eval_every, encoded_config
-from jaxflow.training.folds import FOLD_ROWS, MOST_HELD, NUM_FOLDS, Folds, make_folds
+from jaxflow.training.folds import FOLD_ROWS, MOST_HELD, NUM_FOLDS, make_folds
 from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.from_simple import (
     LARGE_RIDGE,
     MANY_ROWS,
     FittedDensity,
     Table,
+    train_folds,
     untrained,
 )
-from jaxflow.training.history import History
 from jaxflow.training.regression import Predicted, predict
 from jaxflow.training.starts import Fold, Start, before_scaling, choose_start, surely_better
 from jaxflow.transforms import Chain
@@ -33,7 +32,7 @@ from jaxflow.transforms.choose import forward
 
 
 def by_regression(
-    table: Table, cond: Array, validation: float, given: dict[str, Any]
+    table: Table, cond: Array, validation: float, settings: dict[str, Any]
 ) -> FittedDensity:
     """Fit a regression, choose a density of its residuals, and train a flow from there.
 
@@ -41,7 +40,7 @@ def by_regression(
     of several columns and many rows a flow is also trained as `jaxflow.inference` does, and the
     better one on the rows held out is the result: the regression of a target with several modes
     says little. `validation` is the share of the rows to hold out, of a large table and for the
-    second flow; `given` are the settings of the training that the user gave.
+    second flow; `settings` are the user's settings of the training, None for the defaults.
     """
     every = np.arange(len(table.x))
     share = validation if len(every) > FOLD_ROWS else None
@@ -58,10 +57,11 @@ def by_regression(
     residuals, unseen = (jnp.asarray(seen.chosen.residuals(each), u.dtype) for each in (u, exact))
 
     def start_flow(start: Start | None, rows: np.ndarray) -> CNF:
-        """The density of these residuals; None for a standard normal, as the regression has it."""
+        """The density of these residuals; None for the regression's own, a standard normal."""
         field = LocationScale(table.field(encoded.shape[1]))
         each = residuals[rows]
-        return CNF(field, StandardNormal(each.shape[1:]) if start is None else start.mixture(each))
+        base = StandardNormal(each.shape[1:]) if start is None else start.mixture(each)
+        return CNF(field, base, transform=transform)
 
     if table.is_tiny:
         flow = start_flow(Start(ridge=LARGE_RIDGE), every)
@@ -70,7 +70,6 @@ def by_regression(
     folds = table.folds() if share is None else [_split(len(every), share, table.seed)]
     tried = choose_start(
         [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
-        ("standardise",),
         only_mixtures=True,
     )
     held = np.concatenate([held for _, held in folds])
@@ -83,60 +82,60 @@ def by_regression(
         densities[f"{seen.chosen.words}, {start.name} of residuals"] = tried[start]
     else:
         start = None
-    runs = [table.run(start_flow(start, train), train, held, transform) for train, held in folds]
-    with Progress(table.config.steps, show=table.progress) as bar:
-        search = Folds(runs, len(every))
-        search.train(table.config, bar, table.callback)
-        if share is not None or table.ensemble:
-            flows = search.flows()
-        else:
-            flow = start_flow(start, every)
-            trained = search.train_all(lambda: table.run(flow, every, every, transform))
-            flows = [flow if trained is None else trained]
-    flows = [_for_new_conditions(flow, seen, transform) for flow in flows]
-    flow, history = Ensemble(flows) if table.ensemble else flows[0], search.history
-    log_p = search.held_out()
-    num_folds, index = NUM_FOLDS if share is None else 0, np.arange(len(held))
+    trained = train_folds(table, partial(start_flow, start), folds)
+    flows = [_for_new_conditions(flow, seen, transform) for flow in trained.flows]
+    log_p = {"flow": trained.log_p} | densities
+    comparison = Comparison.of(log_p, NUM_FOLDS if share is None else 0)
+    fitted = FittedDensity(trained._replace(flows=flows).flow, trained.history, comparison)
     if table.x.shape[1] > 1 and len(every) >= MANY_ROWS:
-        train, rows = _split(len(every), validation, table.seed)
-        other, other_history = _encoded(table, cond, train, rows, given)
-        place = np.full(len(every), -1)
-        place[held] = index
-        rows = rows[place[rows] >= 0]
-        other_log_p = np.asarray(other.log_prob(table.x[rows], cond[rows]), np.float64)
-        if other_log_p.mean() > log_p[place[rows]].mean():
-            flow, history, log_p = other, other_history, other_log_p
-            num_folds, index = 0, place[rows]
-    same_rows = {name: each[index] for name, each in densities.items()}
-    return FittedDensity(flow, history, Comparison.of({"flow": log_p} | same_rows, num_folds))
+        return _or_encoded(fitted, held, table, cond, validation, settings)
+    return fitted
 
 
-def _encoded(
-    table: Table, cond: Array, train: np.ndarray, held: np.ndarray, given: dict[str, Any]
-) -> tuple[CNF, History]:
-    """A flow whose encoder learns location and spread with it."""
+def _or_encoded(
+    fitted: FittedDensity,
+    compared: np.ndarray,
+    table: Table,
+    cond: Array,
+    validation: float,
+    settings: dict[str, Any],
+) -> FittedDensity:
+    """A flow whose encoder learns location and spread with it, if that is better than `fitted`.
+
+    `compared` are the row numbers of `fitted.comparison`; those that the other flow holds out too
+    decide.
+    """
     x, every = table.x, default_eval_every(table.config.steps)
-    return fit_encoded(
+    train, held = _split(len(x), validation, table.seed)
+    flow, history = fit_encoded(
         x[train],
         cond[train],
         key=table.key,
         width=table.width,
         depth=table.depth,
-        config=encoded_config(len(x), eval_every=every, **given),
+        config=encoded_config(len(x), eval_every=every, **settings),
         validation=(x[held], cond[held]),
         parts=table.proposal.parts,
         progress=table.progress,
         callback=table.callback,
     )
+    place = np.full(len(x), -1)
+    place[compared] = np.arange(len(compared))
+    held = held[place[held] >= 0]
+    same_rows = {name: each[place[held]] for name, each in fitted.comparison.log_p.items()}
+    log_p = np.asarray(flow.log_prob(x[held], cond[held]), np.float64)
+    if not log_p.mean() > same_rows["flow"].mean():
+        return fitted
+    return FittedDensity(flow, history, Comparison.of(same_rows | {"flow": log_p}))
 
 
 def _for_new_conditions(flow: CNF, seen: Predicted, transform: Chain) -> CNF:
-    """The flow that takes conditions as they are, and predicts location and spread itself."""
+    """The flow for conditions in their own units: it predicts location and spread itself."""
     flow = replace(flow, field=EncodedCondition(flow.field, seen.moments))
     return with_transform(flow, transform)
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on and to hold out, of the latter no more than stop a training."""
+    """Row numbers to train on and to hold out, at most `MOST_HELD` of the latter."""
     train, held = split(count, share, seed)
     return train, held[:MOST_HELD]

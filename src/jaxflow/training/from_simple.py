@@ -1,6 +1,8 @@
 """Train a flow for a table from the best simple density, by folds or by a share held out."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +13,6 @@ from jaxflow.bases import StandardNormal
 from jaxflow.dynamics import MLP
 from jaxflow.dynamics.mlp import zero_field
 from jaxflow.flows.cnf import CNF
-from jaxflow.flows.data_space import with_transform
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.runtime.checks import constant_columns, split
 from jaxflow.runtime.keys import host_seed
@@ -22,7 +23,7 @@ from jaxflow.training.defaults import FEW_COLUMNS, HIGH_FREQUENCY, sine_network
 from jaxflow.training.fit import fit
 from jaxflow.training.folds import FEWEST, FOLD_ROWS, Folds, Splits, start_run, varied_folds
 from jaxflow.training.history import History
-from jaxflow.training.record import COLUMNS, Callback
+from jaxflow.training.record import Callback, new_history
 from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start, surely_better
@@ -31,7 +32,7 @@ from jaxflow.transforms.kinds import GridColumn
 
 # The density of a table with too few rows to hold any out is a Gaussian with a large ridge.
 LARGE_RIDGE = 0.2
-# Rows that show edges; with fewer, sines overfit.
+# Fewest rows for a field of sines, which overfits fewer.
 MANY_ROWS = 1000
 
 
@@ -70,7 +71,10 @@ class Table(NamedTuple):
         return host_seed(self.key)
 
     def groups(self) -> np.ndarray:
-        """Number of the group of each row: a copy of one tests nothing, except on a grid."""
+        """Group number of each row: copies form a group, since a copy of a row tests nothing.
+
+        On a grid every row is a group: equal rows are draws of their own.
+        """
         if all(isinstance(kind, GridColumn) for kind in self.proposal.kinds):
             return np.arange(len(self.x))
         rows = np.asarray(self.x)
@@ -107,13 +111,11 @@ class Table(NamedTuple):
             )
         return folds
 
-    def run(self, flow: Any, train: np.ndarray, held: np.ndarray, scaling: Any) -> Run:
-        """A training by maximum likelihood, which stops where it is told to."""
+    def run(self, flow: CNF, train: np.ndarray, held: np.ndarray) -> Run:
+        """A training by maximum likelihood, which its caller stops."""
         rows, held_rows = (take(each, self.x, self.cond) for each in (train, held))
         large = len(self.x) > FOLD_ROWS
-        return start_run(
-            flow, rows, held_rows, self.key, self.config, scaling=scaling, large=large
-        )
+        return start_run(flow, rows, held_rows, self.key, self.config, large=large)
 
 
 def by_folds(table: Table) -> FittedDensity:
@@ -126,57 +128,74 @@ def by_folds(table: Table) -> FittedDensity:
     folds = table.folds()
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, folds)
     tried = choose_start(unscaled)
-    fitted = _from_start(table, next(iter(tried)), noisy, folds)
+    trained = train_folds(table, partial(_start_flow, table, next(iter(tried)), noisy), folds)
     kernel = next((start for start in tried if start.kernel), None)
-    if kernel is not None and surely_better(tried[kernel], fitted.log_p):
-        fitted = _from_start(table, kernel, noisy, folds)
-    comparison = Comparison.of(compared(fitted.log_p, tried), len(folds))
-    return FittedDensity(fitted.flow, fitted.history, comparison)
+    if kernel is not None and surely_better(tried[kernel], trained.log_p):
+        trained = train_folds(table, partial(_start_flow, table, kernel, noisy), folds)
+    comparison = Comparison.of(compared(trained.log_p, tried), len(folds))
+    return FittedDensity(trained.flow, trained.history, comparison)
 
 
-class _Fitted(NamedTuple):
-    """A flow, its history, and log-densities of the rows that each fold held out."""
+class Trained(NamedTuple):
+    """What `train_folds` returns.
 
-    flow: Any
+    Attributes:
+        flows: the flow of all rows; or that of each fold, for an ensemble or a single fold.
+        history: means over the folds.
+        log_p: log-densities of the rows that each fold held out.
+    """
+
+    flows: list[CNF]
     history: History
     log_p: Float[np.ndarray, " n"]
 
+    @property
+    def flow(self) -> CNF | Ensemble:
+        """The only flow, or the average of several."""
+        return self.flows[0] if len(self.flows) == 1 else Ensemble(self.flows)
 
-def _from_start(table: Table, start: Start, noisy: Array, folds: Splits) -> _Fitted:
-    """Train on each fold from a simple density, then on all rows, or average the folds.
+
+def train_folds(table: Table, start: Callable[[np.ndarray], CNF], folds: Splits) -> Trained:
+    """Train on each fold from the density `start(rows)`, then on all rows, or average the folds.
 
     With a single fold, the rest of whose rows are held out, its flow is the result.
     """
-    every, runs = np.arange(len(table.x)), []
-    for train, held in folds:
-        flow = _start_flow(table, start, noisy, train)
-        runs.append(table.run(with_transform(flow, None), train, held, flow.transform))
+    every = np.arange(len(table.x))
+    runs = [table.run(start(train), train, held) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every) if len(folds) > 1 else len(folds[0][0]))
         search.train(table.config, bar, table.callback)
-        if len(folds) == 1:
-            (flow,) = search.flows()
-        elif table.ensemble:
-            flow = Ensemble(search.flows())
+        if table.ensemble or len(folds) == 1:
+            flows = search.flows()
         else:
-            flow = _start_flow(table, start, noisy, every)
-            plain, scaling = with_transform(flow, None), flow.transform
-            trained = search.train_all(lambda: table.run(plain, every, every, scaling))
-            flow = flow if trained is None else trained
-    return _Fitted(flow, search.history, search.held_out())
+            flow = start(every)
+            trained = search.train_all(lambda: table.run(flow, every, every))
+            flows = [flow if trained is None else trained]
+    return Trained(flows, search.history, search.held_out())
 
 
 def by_hold_out(table: Table, share: float) -> FittedDensity:
     """Train as `fit` does by default, and from the best simple density if that is better."""
     train, held = split(len(table.x), share, table.seed)
-    flow, history = usual_fit(table, train, held)
+    dim = table.x.shape[1]
+    field = sine_network(dim, width=table.width, depth=table.depth, key=table.key)
+    flow, history = fit(
+        CNF(field, StandardNormal(dim)),
+        table.x[train],
+        validation=table.x[held],
+        key=table.key,
+        transform=table.proposal,
+        config=table.config,
+        progress=table.progress,
+        callback=table.callback,
+    )
     return or_from_simple(table, flow, history, train, held)
 
 
 def or_from_simple(
     table: Table, flow: Any, history: History, train: np.ndarray, held: np.ndarray
 ) -> FittedDensity:
-    """The flow beside simple densities; one that starts from the best of these if it is better."""
+    """Compare a flow with simple densities, and train from the best of them if it is better."""
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
@@ -185,30 +204,15 @@ def or_from_simple(
         if table.config.max_seconds is not None:
             left = max(0.0, table.config.max_seconds - history["seconds"][-1])
             table = table._replace(config=replace(table.config, max_seconds=left))
-        flow, history, _ = _from_start(table, start, noisy, [(train, held)])
+        begin = partial(_start_flow, table, start, noisy)
+        (flow,), history, _ = train_folds(table, begin, [(train, held)])
         log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
     return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
 
 
-def usual_fit(table: Table, train: np.ndarray, held: np.ndarray) -> tuple[Any, History]:
-    """Train a flow as `fit` does by default, with rows that are held out."""
-    x, dim = table.x, table.x.shape[1]
-    field = sine_network(dim, width=table.width, depth=table.depth, key=table.key)
-    return fit(
-        CNF(field, StandardNormal(dim)),
-        x[train],
-        validation=x[held],
-        key=table.key,
-        transform=table.proposal,
-        config=table.config,
-        progress=table.progress,
-        callback=table.callback,
-    )
-
-
 def untrained(flow: CNF, rows: int) -> FittedDensity:
     """A flow of too few rows to train or to compare it."""
-    return FittedDensity(flow, History({n: [] for n in COLUMNS}), Comparison.of_few(rows))
+    return FittedDensity(flow, new_history(), Comparison.of_few(rows))
 
 
 def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> CNF:
@@ -220,12 +224,12 @@ def _start_flow(table: Table, start: Start, noisy: Array, rows: np.ndarray) -> C
 def compared(
     log_p: Float[np.ndarray, " n"], tried: dict[Start, Float[np.ndarray, " n"]]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """The flow beside the best Gaussian of scaled columns and the best simple densities."""
+    """Log-densities of the flow, the best Gaussian of scaled columns and the best densities."""
     return {"flow": log_p} | {each.name: tried[each] for each in simplest_and_best(tried)}
 
 
 def simplest_and_best(tried: dict[Start, Float[np.ndarray, " n"]]) -> list[Start]:
-    """The best Gaussian of scaled columns, the start, and a kernel density that is better."""
+    """The best Gaussian of scaled columns, the chosen start, and any better kernel density."""
     gaussian = next(s for s in tried if replace(s, ridge=0.0) == Start(ridge=0.0))
     start, best = next(iter(tried)), max(tried, key=lambda each: tried[each].mean())
     return [gaussian, start, *([best] if best.kernel else [])]

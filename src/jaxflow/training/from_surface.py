@@ -35,8 +35,8 @@ KERNELS = 20_000
 def by_geodesics(table: Table, share: float) -> FittedDensity:
     """Train along geodesics, then by likelihood, from the best simple density; hold out a share.
 
-    The flow starts from the uniform density of the manifold beside a Gaussian mixture of the
-    other columns. That simple density is the result if it is better on the rows held out.
+    The flow starts from the uniform density of the manifold times a Gaussian mixture of the other
+    columns. That simple density is the result if it is better on the rows held out.
     """
     surface = table.proposal.surface
     assert surface is not None
@@ -78,7 +78,7 @@ def by_geodesics(table: Table, share: float) -> FittedDensity:
 
 
 def _flow(table: Table, surface: Surface, start: Start, noisy: Array) -> CNF:
-    """An untrained flow: uniform on the manifold, and the simple density of these rows beside."""
+    """An untrained flow: uniform on the manifold, times the simple density of other columns."""
     scaling = base = None
     if surface.others:
         scaling, base = start.fit(None, noisy[:, np.asarray(surface.others)])
@@ -95,9 +95,9 @@ def _with_field_of_0(flow: CNF) -> CNF:
 
 
 def _simple_densities(surface: Surface, folds: list[Fold]) -> dict[Start, Float[np.ndarray, " n"]]:
-    """Uniform on the manifold, beside simple densities of the other columns, the best one first.
+    """Log-densities of the held-out rows by the simple densities, in nats and data units.
 
-    With log-densities of the held-out rows, in nats and data units.
+    Each is uniform on the manifold times a simple density of the other columns, the best first.
     """
     charts, columns = Blocks(surface.charts), np.asarray(surface.columns)
     area = [np.asarray(forward(charts, fold.held[:, columns])[1], np.float64) for fold in folds]
@@ -112,7 +112,7 @@ def _simple_densities(surface: Surface, folds: list[Fold]) -> dict[Start, Float[
 def kernel_density(flow: CNF, x: Array, held: Array, key: PRNGKeyArray) -> Float[np.ndarray, " m"]:
     """Log-densities of held-out rows by kernels around the others: wrapped normals of one width.
 
-    A part of the rows chooses the width. The flow gives the manifold and the transform to it.
+    A part of the rows chooses the width. Manifold and transform are those of the flow.
     """
     manifold: Manifold = flow.field.manifold  # type: ignore[attr-defined]
     u, _ = forward(flow.transform, spread_rows(flow.transform, x, key))

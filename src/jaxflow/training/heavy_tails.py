@@ -16,7 +16,7 @@ NORMAL_QUARTILES = 1.349
 
 
 class HeavyTails(NamedTuple):
-    """Independent Student's t coordinates of `factor^-1 (x - mean)`, with the same tails."""
+    """Independent Student's t coordinates `factor^-1 (x - mean)`, all with the same `df`."""
 
     mean: Float[np.ndarray, " dim"]
     factor: Float[np.ndarray, "dim dim"]
@@ -33,10 +33,10 @@ class HeavyTails(NamedTuple):
 def fit_heavy_tails(x: Float[np.ndarray, "n dim"], covariance: str, ridge: float) -> HeavyTails:
     """The most likely of `DEGREES`, with location and scale by expectation maximisation.
 
-    Correlations, unless `covariance` is `"diag"`, are those of the multivariate t (Lange, Little
-    and Taylor 1989, "Robust Statistical Modeling Using the t Distribution"); then each coordinate
-    gets its own scale. `ridge` is added to each variance, as a share of that of the column's
-    different values: with 0, few rows or many equal ones have no most likely scale.
+    Correlations are those of the multivariate t (Lange, Little and Taylor 1989, "Robust
+    Statistical Modeling Using the t Distribution"), or none if `covariance` is `"diag"`. Then each
+    coordinate gets its own scale. `ridge` is added to each variance, as a share of that of the
+    column's distinct values: without it few rows, or many equal ones, have no most likely scale.
     """
     best, highest = None, -np.inf
     floor = ridge * np.array([_spread(np.unique(column)) for column in x.T]) ** 2
@@ -56,7 +56,7 @@ def fit_heavy_tails(x: Float[np.ndarray, "n dim"], covariance: str, ridge: float
 
 
 def _spread(values: np.ndarray) -> float:
-    """The standard deviation by quartiles, those of a normal: far values do not matter."""
+    """The standard deviation of a normal with the same quartiles, blind to outliers."""
     low, high = np.quantile(values, (0.25, 0.75))
     return float(high - low) / NORMAL_QUARTILES
 
@@ -64,7 +64,7 @@ def _spread(values: np.ndarray) -> float:
 def _improved(
     x: np.ndarray, mean: np.ndarray, cov: np.ndarray, df: float, covariance: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Location and scatter after a step: rows, or with `"diag"` entries, far away count less."""
+    """Location and scatter after one step: distant rows (entries for `"diag"`) count less."""
     if covariance == "diag":
         square, width = (x - mean) ** 2 / np.diagonal(cov), 1
     else:
@@ -80,7 +80,7 @@ def _improved(
 def _own_scales(
     x: np.ndarray, mean: np.ndarray, factor: np.ndarray, df: float, floor: np.ndarray
 ) -> HeavyTails:
-    """A scale for each coordinate: given those before, its variance is `floor` or more."""
+    """A scale for each coordinate, with a variance of at least `floor` given those before it."""
     least = np.sqrt(floor) / np.diagonal(factor)
     square, scale = _whitened(x, mean, factor) ** 2, np.ones(x.shape[1])
     for _ in range(ITERATIONS):

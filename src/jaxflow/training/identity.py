@@ -1,4 +1,4 @@
-"""What a checkpoint knows of its training: fingerprints of data, and objects in words."""
+"""The identity of a training, for its checkpoint: fingerprints of data, and objects as texts."""
 
 import dataclasses
 import dis
@@ -27,7 +27,7 @@ LIBRARIES = ("jaxflow", "jax", "numpy")
 
 
 def fingerprint(*arrays: Any) -> str:
-    """Hash arrays, keys and shards as they are given; float32 and float64 of one value agree."""
+    """Hash arrays, keys and shards; float32 and float64 of the same value agree."""
     digest = hashlib.sha256()
     for i, array in enumerate(arrays):
         digest.update(f"{i} ".encode())
@@ -45,15 +45,15 @@ def fingerprint(*arrays: Any) -> str:
 
 
 def describe(value: Any, name: str) -> dict[str, str]:
-    """What an objective or a flow is made of: a text for each of its parts, by place.
+    """Describe an objective or a flow by a text for each of its parts, by place.
 
-    The same in every process. Arrays and code are hashed, with the globals that a function of the
-    user's reads. Lists, dicts and objects that it reads or closes over are left out, since a
+    The texts are the same in every process. Arrays and code are hashed, with the globals that a
+    user's function reads. Lists, dicts and objects that it reads or closes over are left out: a
     training may change them. `name` is the place of `value`.
     """
-    found: dict[str, str] = {}
-    _visit(value, name, found, closed=False, inside=())
-    return found
+    texts: dict[str, str] = {}
+    _visit(value, name, texts, closed=False, inside=())
+    return texts
 
 
 def check_same(kind: str, ours: dict[str, str], theirs: dict[str, str], name: str) -> None:
@@ -70,48 +70,48 @@ def check_same(kind: str, ours: dict[str, str], theirs: dict[str, str], name: st
 
 
 def _visit(
-    value: Any, place: str, found: dict[str, str], *, closed: bool, inside: tuple[int, ...]
+    value: Any, place: str, texts: dict[str, str], *, closed: bool, inside: tuple[int, ...]
 ) -> None:
     parts: dict[str, Any] = {}
     if id(value) in inside:
         return
     if isinstance(value, bool | int | float | complex | str | np.dtype | None):
-        found[place] = repr(value)
+        texts[place] = repr(value)
     elif _is_key(value) or eqx.is_array_like(value):
-        found[place] = _array_text(jax.random.key_data(value) if _is_key(value) else value)
+        texts[place] = _array_text(jax.random.key_data(value) if _is_key(value) else value)
     elif isinstance(value, type):
-        found[place] = _name_of(value)
+        texts[place] = _name_of(value)
     elif isinstance(value, MethodType):
         parts = {"": value.__func__, ".self": value.__self__}
     elif isinstance(value, FunctionType):
-        found[place], parts = _function_text(value), _closed_over(value)
+        texts[place], parts = _function_text(value), _closed_over(value)
         closed = True
         for where, part in _globals_of(value).items():
-            if where not in found:
-                _visit(part, where, found, closed=True, inside=(*inside, id(value)))
+            if where not in texts:
+                _visit(part, where, texts, closed=True, inside=(*inside, id(value)))
     elif isinstance(value, functools.partial):
-        found[place] = _name_of(type(value))
+        texts[place] = _name_of(type(value))
         parts = {".func": value.func, ".args": value.args, ".keywords": value.keywords}
     elif dataclasses.is_dataclass(value):
-        found[place] = _name_of(type(value))
+        texts[place] = _name_of(type(value))
         fields = dataclasses.fields(value)
         parts = {f".{f.name}": getattr(value, f.name, None) for f in fields}
     elif isinstance(value, tuple) or (isinstance(value, list) and not closed):
-        found[place] = f"{_name_of(type(value))} of {len(value)}"
+        texts[place] = f"{_name_of(type(value))} of {len(value)}"
         parts = {f"[{i}]": part for i, part in enumerate(value)}
     elif isinstance(value, dict) and not closed:
-        found[place] = f"dict of {len(value)}"
+        texts[place] = f"dict of {len(value)}"
         parts = {f"[{key!r}]": part for key, part in value.items()}
     elif (wrapped := getattr(value, "__wrapped__", None)) is not None:  # jax.jit(f)
         parts = {"": wrapped}
     elif callable(value) and hasattr(value, "__qualname__"):
-        found[place] = _name_of(value)
+        texts[place] = _name_of(value)
     elif not closed:
-        found[place] = _name_of(type(value))
+        texts[place] = _name_of(type(value))
         parts = {f".{key}": part for key, part in getattr(value, "__dict__", {}).items()}
         closed = True
     for key, part in parts.items():
-        _visit(part, place + key, found, closed=closed, inside=(*inside, id(value)))
+        _visit(part, place + key, texts, closed=closed, inside=(*inside, id(value)))
 
 
 def _is_key(value: Any) -> bool:

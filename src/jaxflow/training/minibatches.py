@@ -46,7 +46,7 @@ def minibatch_indices(
 
 
 class MemoryBatches:
-    """Minibatches of rows that every device holds; of the first `count` if that is given."""
+    """Minibatches of rows that every device holds, or of the first `count` of them."""
 
     def __init__(
         self, rows: Dataset, seed: tuple[int, ...], mesh: Mesh | None, count: int | None = None
@@ -112,7 +112,7 @@ class ShardBatches:
     def _read(self, config: TrainConfig, step: int) -> list[Blocks]:
         """Read samples and conditions for the devices of this process.
 
-        Uses no jax: its settings, such as float64, belong to a thread, and this is another one.
+        Uses no jax: this runs in another thread, which does not have the caller's settings of jax.
         """
         numbers, sharding = self.row_numbers(config, step), self._sharding(config)
         ranges = [slice(None)]

@@ -10,12 +10,12 @@ from jaxflow.flows.data_space import with_transform
 from jaxflow.objectives.protocol import Loss, Weights
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
+from jaxflow.runtime.precision import cast_floats
 from jaxflow.runtime.shapes import ArrayInput, Rows
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minimise import minimise
-from jaxflow.training.prepare import check_flow
 from jaxflow.training.rows import data_rows, repeat_rows
-from jaxflow.training.trainable import arrays_where
+from jaxflow.training.trainable import arrays_where, check_flow
 from jaxflow.transforms import CellNoise, Chain, noise_of
 
 CONFIG = TrainConfig(steps=1000, batch_size=256, eval_every=100)
@@ -67,7 +67,7 @@ def fit_noise(
         weights: how often each row counts, (n,); None for once.
         width: hidden units of the noise's network.
         depth: hidden layers of the noise's network.
-        config: settings; those of validation are not used.
+        config: settings of the training; it has no validation.
         progress: show a progress bar; None for only on a terminal.
 
     Returns:
@@ -89,7 +89,7 @@ def fit_noise(
     grid.check(rows.x)
     net_key, fit_key = jax.random.split(key)
     noise = CellNoise(repeat_rows(rows).x, width=width, depth=depth, key=net_key)
-    noise = jax.tree.map(lambda leaf: leaf.astype(rows.x.dtype), noise)
+    noise = cast_floats(noise, rows.x.dtype)
     noisy = _NoisyFlow(noise, flow)
     trained = arrays_where(noisy, lambda part: part == "noise")
     noisy = minimise(noisy, rows, _bound, fit_key, config, progress, trained=trained)

@@ -38,8 +38,8 @@ class Optimizer:
         """The learning rate at the update `count`, NaN if it is not known."""
         if self.schedule is not None:
             return jnp.asarray(self.schedule(count))
-        found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
-        rates = [value for _, value in found if jnp.ndim(value) == 0]
+        entries = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+        rates = [value for _, value in entries if jnp.ndim(value) == 0]
         return jnp.asarray(rates[0] if rates else jnp.nan)
 
 
@@ -91,18 +91,14 @@ class Choice:
     def at(self, phase: Phase) -> Optimizer:
         """The optimiser of a phase of the training."""
         if self.optimizer is not None:
-            return _given(self.optimizer)
+            return _of_user(self.optimizer)
         if self.schedule is not None:
             return _scheduled(phase.config, self.schedule, phase.first)
         return optimizer_of(phase.config)
 
 
-OWN = Choice()
-"""AdamW as `TrainConfig` says."""
-
-
 @functools.lru_cache(maxsize=32)
-def _given(transformation: optax.GradientTransformation) -> Optimizer:
+def _of_user(transformation: optax.GradientTransformation) -> Optimizer:
     return Optimizer(transformation, None)
 
 

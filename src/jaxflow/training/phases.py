@@ -7,8 +7,8 @@ from jaxflow.objectives import Staged
 from jaxflow.objectives.protocol import Objective
 from jaxflow.training.config import TrainConfig
 
-# A phase whose steps solve no ODE has this many evenly spaced validations at most: each takes as
-# long as many of its steps.
+# Most evenly spaced validations of a phase whose steps solve no ODE: each takes as long as many
+# of its steps.
 MAX_VALIDATIONS = 8
 
 
@@ -17,9 +17,9 @@ class Phase:
     """Consecutive steps with the same objective and settings.
 
     Attributes:
-        objective: what they minimise.
+        objective: the objective of these steps.
         config: their settings; `config.steps` is the length of the phase.
-        first: its first step, counted from 0 over the entire training.
+        first: the first step, counted from 0 over the entire training.
         least: steps before its first validation.
         stage: number of the stage of a `Staged` objective, from 0.
     """

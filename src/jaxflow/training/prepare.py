@@ -1,4 +1,4 @@
-"""Turn a user's arrays into checked rows in flow space."""
+"""Turn a user's arrays into checked rows in flow space, one problem for each transform."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,9 +13,7 @@ from jaxflow.data.shards import Shards
 from jaxflow.dynamics import ConditionScaling, ObservationEncoder, StandardisedCondition
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import to_flow_space, with_transform
-from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
-from jaxflow.flows.flow_map import FlowMap
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
 from jaxflow.runtime.checks import check_columns, split
@@ -26,13 +24,13 @@ from jaxflow.training.augment import Augment, BatchTransform
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
-from jaxflow.training.trainable import checked_train, trainable, trains
+from jaxflow.training.trainable import trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
 from jaxflow.transforms.protocol import check_strict
 from jaxflow.transforms.samples import column_label
 
-# Names of transforms that are not fitted here.
-GIVEN = "as given", "the flow's own"
+# Names of transforms that are not fitted here; checkpoints have them.
+NOT_FITTED = "as given", "the flow's own"
 
 
 class Problem(eqx.Module):
@@ -41,9 +39,10 @@ class Problem(eqx.Module):
     If the transform is trained, the flow keeps it, and rows are in data units. `offsets` are means
     of `-log_det` of the transform over training and over validation rows: added to a mean negative
     log-density in flow space, they give data units. `log_det` is that of each validation row; None
-    without data, and for a trained transform. `batch_transform` has the transform again where each
-    step spreads the rows with fresh noise first, or changes them. `cond_scaling` is already
-    applied to the rows. Rows of a `stream` are drawn from it, and `train` is a sample of them.
+    without data, and for a trained transform. `batch_transform` is what each step does with its
+    rows first: it maps them where the transform adds fresh noise, or augments them. `cond_scaling`
+    is already applied to the rows. Rows of a `stream` are drawn from it, and `train` is a sample
+    of them.
     """
 
     flow: Any
@@ -74,13 +73,12 @@ def prepare(
 ) -> dict[str, Problem]:
     """Make a training problem for each candidate transform, by its name; arguments as for `fit`.
 
-    Without data (`x` is None) the flow keeps its transform, and rows are placeholders. With
-    `standardise`, conditions are scaled to mean 0 and standard deviation 1.
+    `flow` and `train` are checked. Without data (`x` is None) the flow keeps its transform, and
+    rows are placeholders. With `standardise`, conditions are scaled to mean 0 and standard
+    deviation 1.
     """
-    check_flow(flow)
-    chosen = checked_train(flow, train)
-    other = transform is not None and not isinstance(transform, str)
-    if other and isinstance(chosen, Flow) and trains(chosen, "transform"):
+    is_other = transform is not None and not isinstance(transform, str)
+    if is_other and isinstance(train, Flow) and trains(train, "transform"):
         raise ValueError(
             f"train is a tree for the flow's own transform, and transform={transform} is another: "
             "leave transform out"
@@ -88,7 +86,7 @@ def prepare(
     if isinstance(transform, str) and transform != "auto":
         raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
     if x is None:
-        return {GIVEN[0]: _without_data(flow, cond, transform, weights, chosen)}
+        return {NOT_FITTED[0]: _without_data(flow, cond, transform, weights, train)}
     stream = None
     if isinstance(x, Shards):
         seed = seed_words(key)
@@ -115,25 +113,9 @@ def prepare(
         )
     held_out = jax.tree.map(lambda leaf: leaf[: config.validation_rows], held_out)
     return {
-        name: _problem(flow, chosen, each, rows, held_out, scaling, stream, augment)
+        name: _problem(flow, train, each, rows, held_out, scaling, stream, augment)
         for name, each in transforms.items()
     }
-
-
-def check_flow(flow: Any) -> None:
-    """Raise TypeError unless rows can train a flow."""
-    if isinstance(flow, FlowMap):
-        raise TypeError(
-            "flow is a FlowMap, which learns the solves of its flow and not rows: train "
-            "flow.exact instead, then write jaxflow.distil(flow, x, key=key)"
-        )
-    if isinstance(flow, Ensemble):
-        raise TypeError(
-            "flow is an Ensemble, and fit trains one flow: write Ensemble([jaxflow.fit(each, x, "
-            "key=key)[0] for each in flow.flows])"
-        )
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
 
 
 def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
@@ -152,7 +134,7 @@ def _check_grid(name: str, flow: Flow, transform: Any, rows: Dataset) -> None:
 
 
 def _check_constant(transform: Any, x: Array) -> None:
-    """Raise if columns are constant, other than those of a grid, whose noise has a density."""
+    """Raise if columns are constant; on a grid they may be, since noise gives them a density."""
     values, grid = np.asarray(x), noise_of(transform)
     if grid is None:
         check_columns(values)
@@ -207,8 +189,8 @@ def _transforms(
     if isinstance(transform, str | Proposal):
         if flow.transform is None:
             return dict(candidate_transforms(train.x, held_out.x))
-        return {GIVEN[1]: flow.transform}
-    return {GIVEN[0]: flow.transform if transform is None else transform}
+        return {NOT_FITTED[1]: flow.transform}
+    return {NOT_FITTED[0]: flow.transform if transform is None else transform}
 
 
 def _cond_scaling(flow: Any, cond: Array | None) -> ConditionScaling | None:
@@ -244,51 +226,51 @@ def _problem(
     stream: Stream | None,
     augment: Augment | None,
 ) -> Problem:
-    flow, trained = _trained(flow, chosen, transform)
+    # The flow has its transform only if that is trained.
+    keeps = trains(chosen, "transform")
+    flow = with_transform(flow, transform if keeps else None)
+    if isinstance(chosen, tuple):
+        trained = trainable(flow, chosen)
+    else:
+        trained = chosen if keeps else with_transform(chosen, None)
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
-    each_batch = not (stream is None and noise_of(transform) is None and augment is None)
-    named = {"x": train, "validation": held_out}
-    for rows in named.values():
-        check_strict(transform, rows.x)
+    check_strict(transform, train.x)
+    check_strict(transform, held_out.x)
     # One program for both.
-    both = _into_flow_space(transform, jnp.concatenate([rows.x for rows in named.values()]))
-    parts = zip(*(jnp.split(values, [len(train.x)]) for values in both), strict=True)
-    mapped, offsets, log_det = [], [], jnp.zeros(())
-    for (name, rows), (u, log_det) in zip(named.items(), parts, strict=True):
-        _check_support(name, transform, log_det)
-        mapped.append(replace(rows, x=u))
-        offsets.append(-float(weighted_mean(log_det, rows.weights)))
-    if trains(chosen, "transform"):
-        each = None if augment is None else BatchTransform(None, augment)
-        return Problem(
-            flow, trained, train, held_out, (0.0, 0.0), transform, None, each, scaling, stream
-        )
-    return Problem(
+    both = _into_flow_space(transform, jnp.concatenate([train.x, held_out.x]))
+    (u, held_u), (log_det, held_log_det) = (jnp.split(each, [len(train.x)]) for each in both)
+    _check_support("x", transform, log_det)
+    _check_support("validation", transform, held_log_det)
+    problem = Problem(
         flow,
         trained,
-        train if each_batch else mapped[0],
-        mapped[1],
-        (offsets[0], offsets[1]),
+        train,
+        held_out,
+        (0.0, 0.0),
         transform,
-        log_det,
-        BatchTransform(transform, augment) if each_batch else None,
-        scaling,
-        stream,
+        batch_transform=None if augment is None else BatchTransform(None, augment),
+        cond_scaling=scaling,
+        stream=stream,
+    )
+    if keeps:
+        return problem
+    each_batch = stream is not None or noise_of(transform) is not None or augment is not None
+    return replace(
+        problem,
+        train=train if each_batch else replace(train, x=u),
+        validation=replace(held_out, x=held_u),
+        offsets=(
+            -float(weighted_mean(log_det, train.weights)),
+            -float(weighted_mean(held_log_det, held_out.weights)),
+        ),
+        log_det=held_log_det,
+        batch_transform=BatchTransform(transform, augment) if each_batch else None,
     )
 
 
 @eqx.filter_jit
 def _into_flow_space(transform: Any, x: Float[Array, "rows *event"]) -> tuple[Array, Array]:
     return to_flow_space(transform, x)
-
-
-def _trained(flow: Any, chosen: Any, transform: Any) -> tuple[Any, Any]:
-    """The flow as it is trained, with a transform only if that is trained; and what is trained."""
-    kept = trains(chosen, "transform")
-    flow = with_transform(flow, transform if kept else None)
-    if isinstance(chosen, tuple):
-        return flow, trainable(flow, chosen)
-    return flow, chosen if kept else with_transform(chosen, None)
 
 
 def _without_data(flow: Flow, cond: Any, transform: Any, weights: Any, chosen: Any) -> Problem:

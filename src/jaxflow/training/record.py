@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import final
+from typing import Any, final
+
+from jaxflow.training.history import History
 
 
 @final
@@ -55,7 +57,24 @@ COLUMNS = tuple(field.name for field in fields(Record))
 Callback = Callable[[Record], bool | None]
 
 
-def progress_text(record: Mapping[str, int | float]) -> str:
+def new_history() -> History:
+    """A history without a record."""
+    return History({name: [] for name in COLUMNS})
+
+
+def append_record(history: History, record: Record) -> None:
+    """Add a record at the end of a history."""
+    for name, value in record.items():
+        history[name].append(value)
+
+
+def records_of(history: History) -> list[Record]:
+    """The records of a history."""
+    columns: Any = history.values()
+    return [Record(**dict(zip(history, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def progress_text(record: Record) -> str:
     """The record in a line."""
     text = f"loss {record['loss']:.3f}  validation loss {record['validation']:.3f} nats"
     return text + (f"  {record['num_evals']:.0f} evaluations" if record["num_evals"] else "")

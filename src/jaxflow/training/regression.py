@@ -1,7 +1,7 @@
 """Location and spread of a target given conditions: least squares, then boosted trees.
 
-Rows are predicted by regressions that did not see them, so that what is left over is as large as
-it will be for new rows.
+Regressions predict only rows that they did not see, so that residuals are as large as for new
+rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ TREES: dict[str, Any] = {"learning_rate": 0.05, "max_iter": 600, "l2_regularizat
 TREES |= {"early_stopping": True, "random_state": 0}
 # A residual of 0 has no logarithm: this share of the residuals' spread is added.
 FLOOR = 1e-3
-# A spread below this share of a column's own is none: the density would have no bound.
+# A column whose residuals are below this share of its spread has no bounded density.
 LEAST = 1e-6
 # Least gain in nats for which a location or spread is modelled by more than before; it must also
 # be sure, for few rows held out may gain by chance.
@@ -79,7 +79,7 @@ def predict(
     scaling = ConditionScaling.fit(jnp.asarray(cond, dtype))
     c = np.asarray(jax.vmap(scaling)(jnp.asarray(cond, dtype)), np.float64)
     boosts = len(u) >= FEWEST_ROWS and u.shape[1] <= MOST_COLUMNS and find_spec("sklearn")
-    # Its threads wait for each other while the machine has other work: ten times as long.
+    # Threads wait for each other where cores are busy, which takes ten times as long.
     with one_thread():
         columns = [_column(c, y, folds, bool(boosts)) for y in np.asarray(u, np.float64).T]
     unseen, models = zip(*columns, strict=True)
@@ -119,7 +119,7 @@ def _regression(models: Sequence[_Model], dtype: Any) -> Regression:
 def _column(
     c: np.ndarray, y: np.ndarray, folds: Folds, boosts: bool
 ) -> tuple[tuple[np.ndarray, ...], tuple[_Model, _Model]]:
-    """Location and log-scale of unseen rows, those of least squares, and the fitted models."""
+    """Location and log-scale of unseen rows, the same by least squares, and the fitted models."""
     lines = {penalty: _unseen(_line(penalty), c, y, folds) for penalty in PENALTIES}
     penalty = min(lines, key=lambda each: _log_rms(y - lines[each]))
     location = line = lines[penalty]
@@ -186,7 +186,7 @@ def _line(penalty: float) -> Callable[..., _Model]:
 
 
 def _boosted(penalty: float) -> Callable[..., _Model]:
-    """Least squares, then boosted trees for what is left over."""
+    """Least squares, then boosted trees for the residuals."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     def fit(c: np.ndarray, y: np.ndarray) -> _Model:

@@ -1,4 +1,4 @@
-"""A user's rows, conditions and weights: checked, on the device, and repeated."""
+"""A user's rows, conditions and weights: checked, put on the device, and repeated by weight."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ MAX_ENTRIES = 2**24
 
 
 class Dataset(eqx.Module):
-    """Samples, conditions and weights, how often each row counts, on the device; None for none."""
+    """Samples, conditions and weights (how often each row counts) on the device; None for none."""
 
     x: Array
     cond: Array | None
@@ -27,7 +27,7 @@ class Dataset(eqx.Module):
 def data_rows(
     event_shape: tuple[int, ...], x: Any, cond: Any, name: str, weights: Any = None
 ) -> Dataset:
-    """Check a user's rows and put those of positive weight, by name, on the device."""
+    """Check a user's rows, called `name` in errors; put those of positive weight on the device."""
     rows, batch = as_rows(x, event_shape, name)
     if len(batch) != 1 or batch[0] == 0:
         raise ValueError(
@@ -53,7 +53,7 @@ def take(index: Any, *arrays: Any) -> tuple[Any, ...]:
 
 
 def _blank(values: Any, counts: Bool[np.ndarray, " rows"]) -> Any:
-    """Zeros in place of the rows that do not count: checks pass them, and keep row numbers."""
+    """Zeros in place of rows that do not count, which pass all checks; row numbers stay."""
     if counts.all() or np.shape(values)[:1] != counts.shape:
         return values
     values = jnp.asarray(values)

@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +24,20 @@ from jaxflow.runtime.progress import Progress
 from jaxflow.runtime.threads import Ahead
 from jaxflow.training.checkpoints import Store
 from jaxflow.training.config import TrainConfig
-from jaxflow.training.history import History
-from jaxflow.training.identity import check_same, describe
-from jaxflow.training.interrupted import keep
 from jaxflow.training.minibatches import minibatches_of
-from jaxflow.training.optimizer import OWN, Choice
+from jaxflow.training.optimizer import Choice
 from jaxflow.training.phases import Phase, phase_at
-from jaxflow.training.prepare import GIVEN, Problem, in_data_units
-from jaxflow.training.record import COLUMNS, Callback, Record, progress_text
+from jaxflow.training.prepare import Problem, in_data_units
+from jaxflow.training.record import (
+    COLUMNS,
+    Callback,
+    Record,
+    append_record,
+    new_history,
+    progress_text,
+    records_of,
+)
+from jaxflow.training.saved import keep_interrupted, made_of, save, save_or_warn
 from jaxflow.training.step import (
     Steps,
     copy_arrays,
@@ -41,17 +47,7 @@ from jaxflow.training.step import (
     train_steps,
 )
 from jaxflow.training.trainable import combine_trainable, partition_trainable
-from jaxflow.training.validation import (
-    accurate_ode,
-    refine,
-    step_settings,
-    validation_value,
-    with_ode,
-)
-
-# Attributes of a run that a checkpoint restores, and its other entries.
-RESTORED = ("step", "skipped", "best_value", "since_best", "history")
-SAVED = ("transform", *RESTORED, "config", "ode", "flow", "objective")
+from jaxflow.training.validation import accurate_ode, refine, validation_value, with_ode
 
 # A phase before the last one ends after this many validations in a row that are worse than the
 # best one by OVER nats: by over-training, not by the noise of its loss.
@@ -59,7 +55,7 @@ EARLY, OVER = 3, 0.02
 
 
 class Run:
-    """One training of one problem; `name` is that of its transform, the rest as for `fit`."""
+    """One training of one problem; `name` is its transform's, the other arguments as for `fit`."""
 
     def __init__(
         self,
@@ -68,9 +64,9 @@ class Run:
         key: PRNGKeyArray,
         config: TrainConfig,
         objective: Objective,
+        optimizer: Choice,
         mesh: Mesh | None = None,
         shard_weights: bool = False,
-        optimizer: Choice = OWN,
     ) -> None:
         self.name, self.problem, self.key = name, problem, key
         self.config, self.objective, self.mesh = config, objective, mesh
@@ -84,19 +80,12 @@ class Run:
         self.step, self.skipped = 0, 0
         self.finished, self.failure = False, ""
         self.unsolved = ""  # why the last validation without a value had none
-        # What a checkpoint must have been trained with.
-        self.made_of = {"objective": describe(objective, "objective")}
-        given = optimizer.optimizer or optimizer.schedule
-        self.made_of["optimizer"] = {} if given is None else describe(given, "optimizer")
-        self.made_of["flow"] = describe(self.frozen, "flow")
-        transform = problem.transform
-        if name not in GIVEN:  # fitted here, and rounded otherwise on another machine
-            transform = jax.tree.map(jnp.shape, transform)
-        self.made_of["flow"] |= describe(transform, "flow.transform")
-        if problem.batch_transform is not None and problem.batch_transform.augment is not None:
-            self.made_of["flow"] |= describe(problem.batch_transform.augment, "augment")
-        self.history = History({name: [] for name in COLUMNS})
+        self.made_of = made_of(self)
+        self.history = new_history()
         self.ahead = Ahead()
+        # Who gets the records, and where the state is saved at each of them.
+        self.callback: Callback | None = None
+        self.store: Store | None = None
 
     def compile_ahead(self) -> Ahead:
         """Compile the programs of a likelihood that comes later while the first steps train.
@@ -120,13 +109,7 @@ class Run:
         coarse = replace(flow, ode_eval=self.frozen.ode)
         return Ahead([partial(value, flow), steps, partial(value, coarse)])
 
-    def advance(
-        self,
-        until: int,
-        progress: Progress,
-        callback: Callback | None = None,
-        store: Store | None = None,
-    ) -> None:
+    def advance(self, until: int, progress: Progress) -> None:
         """Train up to the step `until`, or until a stopping rule applies."""
         config = self.config
         start = time.monotonic() - (self.history["seconds"] or [0.0])[-1]
@@ -136,11 +119,12 @@ class Run:
                 self._begin(phase, progress)
             count = min(until, phase.next_validation(self.step)) - self.step
             loss, rate = self._train(phase, count)
-            record = self.validate() | {"loss": loss, "learning_rate": rate, "stage": phase.stage}
-            record["seconds"] = broadcast_from_first(time.monotonic() - start)
-            self._record(record, progress)
+            values = self.validate() | {"loss": loss, "learning_rate": rate, "stage": phase.stage}
+            values["seconds"] = broadcast_from_first(time.monotonic() - start)
+            record = Record(**values)
+            self._keep(record, progress)
             progress.update(self.step, progress_text(record))
-            error = abs(record["validation"] - record["coarse"])
+            error = abs(record.validation - record.coarse)
             if self.failure:
                 progress.warn(f"{self.failure}: training stops and keeps the best weights so far")
                 self.finished = True
@@ -148,32 +132,26 @@ class Run:
                 ode, settings = refine(self.frozen.ode)
                 self.frozen = with_ode(self.frozen, ode)
                 progress.warn(f"the training solve was off by {error:.3f} nats; now {settings}")
-            self._call(callback, record, store)
-            if config.max_seconds is not None and record["seconds"] > config.max_seconds:
+            self._call_back(record)
+            if config.max_seconds is not None and record.seconds > config.max_seconds:
                 self.finished = True
-            if store is not None:
-                self._save(store, progress, is_last=self.finished or self.step >= until)
+            if self.store is not None:
+                save_or_warn(self, progress, is_last=self.finished or self.step >= until)
 
-    def report(self, callback: Callback | None, store: Store | None) -> None:
+    def report(self) -> None:
         """Pass on the records so far, after an `advance` without callback and checkpoints."""
-        for i in range(len(self.history["step"])):
-            self._call(callback, {name: values[i] for name, values in self.history.items()}, store)
-        if store is not None and self.step:
-            self.save(store)
+        for record in records_of(self.history):
+            self._call_back(record)
+        if self.store is not None and self.step:
+            save(self, self.store)
 
-    def _call(
-        self, callback: Callback | None, record: dict[str, Any], store: Store | None
-    ) -> None:
+    def _call_back(self, record: Record) -> None:
         try:
-            stop = callback is not None and bool(callback(Record(**record)))
+            stop = self.callback is not None and bool(self.callback(record))
         except BaseException as error:
-            keep(error, self, store)
+            keep_interrupted(self, error)
             raise
         self.finished = bool(broadcast_from_first(float(stop))) or self.finished
-
-    def last_record(self) -> dict[str, Any]:
-        """The newest row of the history."""
-        return {name: values[-1] for name, values in self.history.items()}
 
     def held_out(self, params: Any) -> Float[np.ndarray, " rows"]:
         """Log-density of each validation row with these weights, in nats and data units."""
@@ -215,10 +193,8 @@ class Run:
     def _begin(self, phase: Phase, progress: Progress) -> None:
         """Start a phase from the best weights, with a new optimiser."""
         params = self.best if math.isfinite(self.best_value) else self.to_host(self.state.ema)
-        self.state, self.since_best = (
-            self.to_mesh(initial_state(params, self.optimizer.at(phase))),
-            0,
-        )
+        self.state = self.to_mesh(initial_state(params, self.optimizer.at(phase)))
+        self.since_best = 0
         if phase.solves and not self._phase(self.step - 1).solves:
             self.ahead.wait()
             ode = accurate_ode(self.frozen.ode, self._value, self.config.solver_error)
@@ -274,18 +250,18 @@ class Run:
             value, _ = self._value(self.frozen.ode)
         return record | {"coarse": value}
 
-    def _record(self, record: dict[str, Any], progress: Progress) -> None:
-        for name, value in record.items():
-            self.history[name].append(value)
+    def _keep(self, record: Record, progress: Progress) -> None:
+        """Add a record to the history, and keep the weights if they are the best so far."""
+        append_record(self.history, record)
         # NaN compares false, so it is never best.
-        if record["validation"] < self.best_value:
-            self.best_value, self.since_best = record["validation"], 0
+        if record.validation < self.best_value:
+            self.best_value, self.since_best = record.validation, 0
             self.best = copy_arrays(self.to_host(self.state.ema))
         else:
             self.since_best += 1
-        self._check_patience(progress)
+        self.check_patience(progress)
 
-    def _check_patience(self, progress: Progress) -> None:
+    def check_patience(self, progress: Progress) -> None:
         """Stop where nothing is gained; before the last phase, go on with the next one."""
         patience, phase = self.config.patience, self._phase(self.step - 1)
         if patience is None or self.step == phase.first:
@@ -304,70 +280,3 @@ class Run:
         """Whether the last validations are clearly worse than the best one."""
         last = self.history["validation"][-EARLY:]
         return min(last, default=math.nan) > self.best_value + OVER
-
-    def _save(self, store: Store, progress: Progress, *, is_last: bool) -> None:
-        """Save; what is trained to its end does not need its last checkpoint."""
-        try:
-            self.save(store)
-            if is_last:
-                store.wait()
-        except Exception as error:
-            if not is_last:
-                raise
-            progress.warn(f"checkpoint={store.name!r} could not be written: {error}")
-
-    def save(self, store: Store) -> None:
-        """Save everything that is needed to resume bit for bit."""
-        extra = {
-            **{name: getattr(self, name) for name in RESTORED},
-            "transform": self.name,
-            **self.made_of,
-            "config": asdict(self.config),
-            "ode": step_settings(self.frozen),
-            "devices": 1 if self.mesh is None else self.mesh.size,
-        }
-        store.save(self.state, self.best, extra, self.to_host)
-
-    @classmethod
-    def load(
-        cls, store: Store, problems: dict[str, Problem], progress: Progress, *settings: Any
-    ) -> "Run":
-        """Restore the run of a checkpoint; `settings` are the arguments of `Run` from the key on.
-
-        Raises:
-            ValueError: the checkpoint is damaged, or has other settings or data.
-        """
-        extra: dict[str, Any] = {"skipped": 0} | store.extra()  # 0.1 left no steps out
-        missing = [name for name in SAVED if name not in extra]
-        if missing:
-            raise ValueError(
-                f"checkpoint={store.name!r} is damaged or not of a training: it lacks "
-                f"{', '.join(missing)}; start in another file"
-            )
-        ours, theirs = asdict(settings[1]), extra["config"]
-        # A run that ran out of time may be resumed with more of it.
-        changed = [n for n in ours if ours[n] != theirs.get(n) and n != "max_seconds"]
-        if changed or extra["transform"] not in problems:
-            was = {name: theirs.get(name) for name in changed} or extra["transform"]
-            raise ValueError(
-                f"checkpoint={store.name!r} was made with {was}; resume with the same settings "
-                "and data, or start in another file"
-            )
-        run = cls(extra["transform"], problems[extra["transform"]], *settings)
-        for kind, parts in run.made_of.items():
-            # Earlier versions had one optimizer.
-            check_same(kind, parts, extra.get(kind, {}), store.name)
-        run.state, run.best = store.load(run.state, run.best, run.to_host, run.to_mesh)
-        for name in RESTORED:
-            setattr(run, name, extra[name])
-        run.history = History(run.history)
-        run._check_patience(progress)
-        if extra["ode"]:
-            run.frozen = with_ode(run.frozen, replace(run.frozen.ode, **extra["ode"]))
-        before, now = extra.get("devices", 1), 1 if run.mesh is None else run.mesh.size
-        if before != now:
-            progress.say(
-                f"step {run.step}: devices were {before} and are {now}; minibatches and random "
-                "numbers stay the same, sums are rounded in another order"
-            )
-        return run

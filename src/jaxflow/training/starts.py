@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -15,6 +14,7 @@ from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal, StudentT
 from jaxflow.bases.mixture import estimate
+from jaxflow.runtime.precision import cast_floats
 from jaxflow.runtime.threads import one_thread
 from jaxflow.training.defaults import SCALINGS
 from jaxflow.training.heavy_tails import HeavyTails, fit_heavy_tails
@@ -35,7 +35,7 @@ MANY_COLUMNS = 3
 MAX_ROWS = 5000
 
 # A mixture must gain this many standard errors over a Gaussian, and normal scores over a mixture:
-# they may fit the tails badly, which few of the rows held out show.
+# they may fit the tails badly, and few held-out rows lie there.
 SURE = 1.0
 # Mixtures of an average.
 AVERAGED = 5
@@ -123,7 +123,7 @@ class Start:
             averaged=AVERAGED if self.averaged else 1,
         )
 
-    def fit(self, first: Transform | None, u: Array) -> tuple[Transform, Any]:
+    def fit(self, first: Chain | None, u: Array) -> tuple[Transform, Any]:
         """Fit to rows after the transform `first`: the transform of the data, and the base.
 
         A single Gaussian or t is a `Whiten` and a standard base.
@@ -141,13 +141,13 @@ class Start:
             mixture = self.mixture(scaled)
             parts.append(Whiten(mixture.means[0], mixture.factors[0]))
         else:
-            base = jax.tree.map(lambda leaf: leaf.astype(u.dtype), self.mixture(scaled))
-        parts = [*getattr(first, "parts", () if first is None else (first,)), *parts]
+            base = cast_floats(self.mixture(scaled), u.dtype)
+        parts = [*(() if first is None else first.parts), *parts]
         return (Chain(tuple(parts)) if len(parts) > 1 else parts[0]), base
 
 
 class Fold(NamedTuple):
-    """Rows of one fold before the scaling; `log_det` is of what was applied to the held ones."""
+    """Rows of one fold before the scaling, with the log-determinants of the held rows so far."""
 
     train: Array
     held: Array
@@ -160,9 +160,9 @@ def before_scaling(
     key: PRNGKeyArray,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Array, list[Fold]]:
-    """Rows after the transforms before the scaling, and the folds of them.
+    """Rows after the transforms that come before the scaling, and their folds.
 
-    All rows have noise on grids, the held-out rows of a fold have none.
+    The rows have noise on grids; the held-out rows of a fold have none.
     """
     if first is None:
         noisy, u, log_det = x, x, np.zeros(len(x))
@@ -174,19 +174,19 @@ def before_scaling(
 
 
 def choose_start(
-    folds: Sequence[Fold], scalings: Sequence[str] = TRIED, *, only_mixtures: bool = False
+    folds: Sequence[Fold], *, only_mixtures: bool = False
 ) -> dict[Start, Float[np.ndarray, " n"]]:
-    """Choose a simple density by cross-validation.
+    """Choose a simple density by cross-validation, with `only_mixtures` of standardised columns.
 
     For each scaling the number of components rises until the held-out rows are no better; then
-    Student's t, of columns that are only standardised, other ridges, averages of mixtures, and
-    kernels are tried. Scalings after the first must be clearly better; of many rows the first
-    `MAX_ROWS` train, and there are no kernels. Returns log-densities of the held-out rows of all
-    folds in turn, in nats and data units, for each density, the chosen one first, then by their
-    means. No kernel density is chosen: a flow gains nothing on one.
+    other ridges, averages of mixtures and, for columns that are only standardised, Student's t and
+    kernels are tried. The second scaling must be clearly better. Of many rows the first `MAX_ROWS`
+    train, and there are no kernels. Returns log-densities of the held-out rows of all folds in
+    turn, in nats and data units, for each density, the chosen one first, then by their means. No
+    kernel density is chosen: a flow gains nothing on one.
     """
     tried: dict[Start, Float[np.ndarray, " n"]] = {}
-    for scaling in scalings:
+    for scaling in TRIED[:1] if only_mixtures else TRIED:
         mapped = [_scaled(SCALINGS[scaling], fold) for fold in folds]
 
         def score(start: Start, mapped: list[Any] = mapped) -> float:
@@ -198,13 +198,13 @@ def choose_start(
             return float(tried[start].mean())
 
         with one_thread():
-            plain = not only_mixtures and scaling == "standardise"
+            plain = not only_mixtures and scaling == TRIED[0]
             _search(score, scaling, mapped[0][0].shape, heavy=plain)
             if plain and max(len(fold.train) for fold in folds) <= MAX_ROWS:
                 _until_worse(score, [Start(kernel=True, ridge=width) for width in WIDTHS])
     ranked = sorted(tried, key=lambda start: -float(tried[start].mean()))
     starts = [start for start in ranked if not start.kernel]
-    plain = [start for start in starts if start.scaling == scalings[0]]
+    plain = [start for start in starts if start.scaling == TRIED[0]]
     gaussian = next(start for start in plain if start.is_gaussian)
     chosen = starts[0]
     for simple in (gaussian, plain[0]):

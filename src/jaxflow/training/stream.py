@@ -37,7 +37,7 @@ class Stream:
 
 
 def num_validation_rows(num_rows: int, share: float, config: TrainConfig) -> int:
-    """Rows to hold out of `num_rows`: the share, but no more than a validation uses."""
+    """Number of rows to hold out: the share, at most as many as a validation uses."""
     return max(1, min(round(share * num_rows), config.validation_rows))
 
 

@@ -1,4 +1,4 @@
-"""What is trained: a tree of booleans, and a module split by it."""
+"""The arrays to train: a tree of booleans, and a module split by it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from jaxflow.bases import SeededBase
 from jaxflow.dynamics import ConditionScaling, Regression, RobustScaling
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
+from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.summary import words
 from jaxflow.transforms import Bounded, Dequantise
 
-# Attributes of a flow beside its field.
+# Attributes of a flow that are not its field.
 OTHERS = ("base", "transform", "trace", "exact")
 NAMES = ("field", "base", "transform")
-# They describe the data: the units of conditions, regressions on them, the limits and the grids of
-# columns. And the distributions of other libraries, whose arrays depend on one another: a scale
-# and its inverse.
+# Never trained: descriptions of the data (units of conditions, regressions on them, limits and
+# grids of columns), and distributions of other libraries, whose arrays depend on one another, such
+# as a scale and its inverse.
 FACTS = (ConditionScaling, RobustScaling, Regression, Bounded, Dequantise, SeededBase)
 
 
@@ -66,6 +67,22 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
             raise ValueError(_nothing_to_train(flow, name))
         trees.append(tree)
     return jax.tree.map(lambda *each: any(each), *trees)
+
+
+def check_flow(flow: Any) -> None:
+    """Raise TypeError unless rows can train a flow."""
+    if isinstance(flow, FlowMap):
+        raise TypeError(
+            "flow is a FlowMap, which learns the solves of its flow and not rows: train "
+            "flow.exact instead, then write jaxflow.distil(flow, x, key=key)"
+        )
+    if isinstance(flow, Ensemble):
+        raise TypeError(
+            "flow is an Ensemble, and fit trains one flow: write Ensemble([jaxflow.fit(each, x, "
+            "key=key)[0] for each in flow.flows])"
+        )
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow={flow!r} must be a CNF, a CouplingFlow or another jaxflow Flow")
 
 
 def checked_names(train: Any) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def validation_value(
 
 
 def refine(ode: ODE) -> tuple[ODE, str]:
-    """A training solver with finer steps, and what changed, in words."""
+    """A training solver with finer steps, and a text that names the changed setting."""
     if ode.num_steps is not None:
         changes: dict[str, Any] = {"num_steps": 2 * ode.num_steps}
     elif ode.dt is not None:
@@ -60,7 +60,7 @@ def step_settings(flow: Any) -> dict[str, Any]:
 
 
 def with_ode(flow: Any, ode: ODE) -> Any:
-    """The flow with another training solver, unchecked: its arrays may be out of it."""
+    """The flow with another training solver; not checked, since `Slot`s may replace arrays."""
     flow = copy.copy(flow)
     object.__setattr__(flow, "ode", ode)
     return flow
