@@ -9,26 +9,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
+from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import check_finite, clean_rows, hash_rows
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
 
 
 def read_given(
-    table: Path,
-    columns: Sequence[str] | None,
-    given: Sequence[str],
-    settings: FitSettings,
-    *,
-    drop_nan: bool,
+    data: FitData, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Read the rows to fit, (n, d), and what they are given, (n, c), and make the run's record."""
+    """Rows to fit, (n, d), the conditions that `--given` names, (n, c), and the run's record."""
+    table, columns, given = data.table, data.columns, data.given or []
     names = table_names(table)
     missing = [name for name in given if name not in names]
     if missing or not given:
         raise ValueError(f"--given: {table} has no columns {missing}; it has {', '.join(names)}")
-    chosen = [name for name in names if name not in given] if columns is None else list(columns)
+    chosen = [name for name in names if name not in given] if columns is None else columns
     both = [name for name in given if name in chosen]
     if both or not chosen:
         why = f"{', '.join(both)} in both --columns and --given" if both else "no column is left"
@@ -42,7 +38,7 @@ def read_given(
             f"then draw by jaxflow sample RUN --given {given[0]}=VALUE ({error})"
         ) from None
     rows, row_numbers = clean_rows(
-        values, every, table, drop_nan=drop_nan, float64=settings.float64
+        values, every, table, drop_nan=data.drop_nan, float64=settings.float64
     )
     x, cond = rows[:, : len(chosen)], rows[:, len(chosen) :]
     record = new_record(
@@ -51,10 +47,10 @@ def read_given(
         chosen,
         len(x),
         settings,
-        given=list(given),
+        given=given,
         labels_sha256=hash_rows(cond),
         rows_dropped=len(values) - len(row_numbers),
-        drop_nan=drop_nan,
+        drop_nan=data.drop_nan,
         split_seed=host_seed(jax.random.key(settings.seed)),
     )
     return x, cond, record

@@ -14,7 +14,7 @@ from jaxflow.cli.models import transform_text
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import IMAGES, new_record
 from jaxflow.cli.run_directory import STATE
-from jaxflow.cli.settings import FitSettings
+from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
@@ -58,16 +58,17 @@ def takes_images(table: Path, changed: Sequence[str]) -> bool:
 
 
 def read_image_rows(
-    table: Path, levels: int | None, settings: FitSettings
+    data: FitData, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """The images to fit, (n, height, width, channels), their classes one-hot, and the record."""
+    table = data.table
     if settings.objective not in OBJECTIVES:
         raise ValueError(
             f"--objective {settings.objective} is for tables, and {table} holds images: "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     read = read_images(table)
-    x, levels = _as_levels(table, read, levels)
+    x, levels = _as_levels(table, read, data.levels)
     labels, classes, cond = _labels(read), None, None
     if labels is not None and len(set(labels.tolist())) > 1:
         classes = find_classes(labels, "labels")

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from jaxflow.cli.record import PLAN, check_numbers, new_record
 from jaxflow.cli.run_directory import FLOW
-from jaxflow.cli.settings import FitSettings
+from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
@@ -100,36 +100,28 @@ def kinds_as_typed(options: Sequence[str]) -> Iterator[None]:
         raise ValueError(text) from error
 
 
-def read_mixed(
-    table: Path,
-    columns: Sequence[str] | None,
-    settings: FitSettings,
-    kind: Sequence[str],
-    null: Sequence[str],
-    *,
-    drop_nan: bool,
-) -> tuple[dict[str, Cells], dict[str, Any]]:
+def read_mixed(data: FitData, settings: FitSettings) -> tuple[dict[str, Cells], dict[str, Any]]:
     """The columns to fit, and the run's record."""
-    cells = read_cells(table, null)
-    missing = [name for name in columns or () if name not in cells]
+    cells = read_cells(data.table, data.null)
+    missing = [name for name in data.columns or () if name not in cells]
     if missing:
-        raise ValueError(f"{table}: no columns {missing}; the file has {list(cells)}")
-    cells = {name: cells[name] for name in columns or cells}
+        raise ValueError(f"{data.table}: no columns {missing}; the file has {list(cells)}")
+    cells = {name: cells[name] for name in data.columns or cells}
     count = rows = len(next(iter(cells.values())))
-    if drop_nan:
-        cells, kept = without_gaps(cells, list(cells), table)
+    if data.drop_nan:
+        cells, kept = without_gaps(cells, list(cells), data.table)
         rows = len(kept)
     record = new_record(
-        str(table),
+        str(data.table),
         hash_cells(cells),
         list(cells),
         rows,
         settings,
-        columns_chosen=columns is not None,
+        columns_chosen=data.columns is not None,
         rows_dropped=count - rows,
-        drop_nan=drop_nan,
-        kind=list(kind),
-        null=list(null),
+        drop_nan=data.drop_nan,
+        kind=data.kind,
+        null=data.null,
     )
     return cells, record
 

@@ -11,8 +11,8 @@ from jaxflow import TrainConfig
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.options import DropNan
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.tables import split_names
+from jaxflow.cli.settings import FitData, FitSettings
+from jaxflow.cli.tables import join_names, split_names
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.cli.training import finish, note_proposal, train
 from jaxflow.data import Shards
@@ -54,31 +54,23 @@ def shards(
     )
 
 
-def shards_record(
-    folder: Path,
-    settings: FitSettings,
-    columns: str | None,
-    class_column: str | None,
-    *,
-    drop_nan: bool,
-) -> dict[str, Any]:
-    """Return the record of a fit to shards that begins; refuse options they do not support."""
-    data = Shards.open(folder)
-    names = list(data.columns)
+def shards_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
+    """The record of a fit to shards that begins; raises ValueError for other options of tables."""
+    rows = Shards.open(data.table)
+    names = list(rows.columns)
     unsupported = {
-        "columns": None if split_names(columns) == names else columns,
-        "class-column": class_column,
-        "drop-nan": drop_nan or None,
+        "columns": None if data.columns == names else join_names(data.columns),
+        "class-column": data.class_column,
+        "drop-nan": "" if data.drop_nan else None,
         "from": settings.start,
     }
     for option, value in unsupported.items():
         if value is not None:
-            given = "" if value is True else f" {value}"
             raise ValueError(
-                f"--{option}{given}: not possible for shards such as {folder}. Leave it out; "
-                "jaxflow shards has --columns and --drop-nan"
+                f"{f'--{option} {value}'.rstrip()}: not possible for shards such as {data.table}. "
+                "Leave it out; jaxflow shards has --columns and --drop-nan"
             )
-    return new_record(str(folder), data.fingerprint(), names, len(data), settings)
+    return new_record(str(data.table), rows.fingerprint(), names, len(rows), settings)
 
 
 def fit_shards(

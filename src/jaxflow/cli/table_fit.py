@@ -12,8 +12,8 @@ from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_label
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
-from jaxflow.cli.settings import INHERITED, FitSettings
-from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
+from jaxflow.cli.settings import INHERITED, FitData, FitSettings
+from jaxflow.cli.tables import clean_rows, hash_rows, read_rows
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import (
     compared_results,
@@ -65,19 +65,14 @@ def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> 
 
 
 def read_table_rows(
-    table: Path,
-    columns: str | None,
-    class_column: str | None,
-    settings: FitSettings,
-    *,
-    drop_nan: bool,
-    read: Table | None = None,
+    data: FitData, settings: FitSettings, read: Table | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Rows to fit, (n, d), their conditions, (n, classes), and the run's record.
 
-    `read` is the table without a class column, if it has been read: whole numbers are then drawn
-    as such.
+    `read` is a table without classes that has been read already. Samples of its columns of whole
+    numbers will be rounded.
     """
+    table, class_column, drop_nan = data.table, data.class_column, data.drop_nan
     whole: list[str] = []
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
@@ -86,7 +81,7 @@ def read_table_rows(
         names, chosen = of_run["columns"], of_run["columns_chosen"]
         class_column, classes = of_run.get("class_column"), of_run.get("classes")
     else:
-        names = split_names(columns)
+        names = data.columns
         if class_column is not None and names is None:
             names = [name for name in table_names(table) if name != class_column]
         if class_column is not None and class_column in (names or ()):

@@ -15,7 +15,7 @@ from jaxflow import importance_sample
 from jaxflow.cli.errors import UserCodeError
 from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
+from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import hash_rows
 from jaxflow.cli.training import finish, train
 from jaxflow.objectives import ReverseKL
@@ -26,16 +26,22 @@ NUM_DRAWS = 10_000
 MAX_PARETO_K = 0.7
 
 
-def target_record(target: str, settings: FitSettings, columns: list[str] | None) -> dict[str, Any]:
-    """Return the record of a fit to a target that begins."""
-    if not columns:
+def target_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
+    """The record of a fit to a target that begins."""
+    if data.class_column is not None:
+        raise ValueError(
+            f"--class-column {data.class_column}: --objective reverse-kl has no table; leave it "
+            "out"
+        )
+    if not data.columns:
         raise ValueError(
             "--objective reverse-kl needs names for the columns, one for each entry of the "
             "function's argument: add --columns a,b"
         )
+    target = str(data.table)
     path, _ = _parse(target)
     digest = hash_rows(np.frombuffer(path.read_bytes(), np.uint8))
-    return new_record(target, digest, columns, 0, settings)
+    return new_record(target, digest, data.columns, 0, settings)
 
 
 def fit_target(
