@@ -36,8 +36,18 @@ pre { background: #f6f6f4; padding: 1rem; white-space: pre-wrap; font-size: .85r
 """
 
 
-class Found(NamedTuple):
-    """What a check found: `values` are for `--json`; `report` makes sections and figures."""
+class CheckResult(NamedTuple):
+    """The outcome of a check.
+
+    Attributes:
+        checked: the diagnosis, the table check or the image check.
+        model: the flow or the fitted table.
+        examined: the rows that were tested, in words.
+        text: what is printed.
+        values: what `--json` prints; `"problems"` is a list of sentences.
+        report: makes the sections of the report, HTML by heading, and its figures by caption.
+        solves: the solves of the tested rows, or None.
+    """
 
     checked: Any
     model: Any
@@ -48,29 +58,21 @@ class Found(NamedTuple):
     solves: Any = None
 
 
-def write_report(
-    path: Path,
-    run: Path,
-    facts: Mapping[str, str],
-    examined: str,
-    problems: Sequence[str],
-    sections: Mapping[str, Sequence[str]],
-    figures: Mapping[str, Any],
-) -> None:
-    """Write the report on a run and on its tests, the verdict first.
+def write_report(path: Path, run: Path, facts: Mapping[str, str], result: CheckResult) -> None:
+    """Write the report on a run and on its tests, the verdict first, as one self-contained file.
 
-    The file loads nothing else. `facts` describe the run, `examined` the table and the rows that
-    were tested; `sections` are HTML by heading, `figures` by caption.
+    `facts` describe the run.
     """
+    sections, figures = result.report()
     name = html.escape(run.resolve().name)
-    verdict = [f"<li>{html.escape(problem)}</li>" for problem in problems]
+    verdict = [f"<li>{html.escape(problem)}</li>" for problem in result.values["problems"]]
     parts = [
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{name}: a density by jaxflow</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{name}</h1>",
-        f"<p>Tested on {html.escape(examined)}: "
+        f"<p>Tested on {html.escape(result.examined)}: "
         + ("no problem found." if not verdict else f"{plural(len(verdict), 'problem')}.")
         + "</p>",
         f"<ul>{''.join(verdict)}</ul>" if verdict else "",

@@ -10,13 +10,12 @@ import numpy as np
 from jaxflow import plotting
 from jaxflow.cli.classes import class_condition
 from jaxflow.cli.images import depth, read_for_run
-from jaxflow.cli.outputs import check_output, open_table, render, write_bytes
+from jaxflow.cli.outputs import check_output, check_picture, open_table, write_picture
 from jaxflow.cli.record import check_numbers
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.io.atomic import atomic_write
-from jaxflow.runtime.extras import import_extra
 
 # Draws of noise and of probes for the errors of each image.
 DRAWS = 4
@@ -46,9 +45,7 @@ def sample_images(
     if out is not None:
         check_output(out, overwrite=overwrite, suffixes=(".npz",))
     if grid is not None:
-        kinds = (".png", ".pdf", ".svg")
-        check_output(grid, overwrite=overwrite, suffixes=kinds, option="--grid")
-        import_extra("matplotlib", "plot", "--grid needs matplotlib")
+        check_picture(grid, overwrite=overwrite, option="--grid")
     cond, labels, classes = None, None, record["classes"]
     if class_name is not None:
         cond = np.tile(class_condition(record, class_name), (num, 1))
@@ -67,8 +64,7 @@ def sample_images(
     if grid is not None:
         wide = None if class_name or classes is None else math.ceil(num / len(classes))
         axes = plotting.grid(images, wide=wide, limits=(0, record["levels"] - 1))
-        picture = render(axes.figure, grid.suffix[1:].lower(), dpi=160, bbox_inches="tight")
-        write_bytes(grid, picture)
+        write_picture(grid, axes.figure, bbox_inches="tight")
     written = {n: str(p) for n, p in (("samples", out), ("grid", grid)) if p is not None}
     print_facts({"drawn": plural(num, "image")} | written, {"images": num} | written)
 

@@ -1,4 +1,4 @@
-"""`jaxflow check` on new rows: the flow beside simple densities that see its training rows."""
+"""The rows that `jaxflow check` tests: held-out ones of the run's own table, or new ones."""
 
 from itertools import takewhile
 from pathlib import Path
@@ -7,14 +7,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxflow.cli.record import run_split, trained_on_all
 from jaxflow.cli.tables import hash_rows, read_rows
+from jaxflow.cli.terminal import note, plural
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.from_simple import compared
 from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Whiten
+
+
+def held_out_only(
+    record: dict[str, Any], table: Path, count: int, noun: str = "row"
+) -> Int[np.ndarray, " held"]:
+    """Of the `count` rows that the run was fitted to, the numbers of the held-out ones."""
+    held = np.sort(run_split(record, count)[1])
+    note(
+        f"the run was fitted to {table}, so only its {plural(len(held), f'held-out {noun}')} are "
+        f"tested. They chose the best weights: new {noun}s would be a fairer test"
+    )
+    return held
+
+
+def choose_rows(count: int, most: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """The numbers of at most `most` of `count` rows, at random, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
 def compare_new_rows(
