@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.cli.record import run_split, trained_on_all
 from jaxflow.cli.tables import hash_rows, read_rows
 from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.training import beside_simple
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.from_simple import compared
-from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Whiten
 
 
@@ -54,10 +52,8 @@ def compare_new_rows(
     parts = getattr(flow.transform, "parts", (flow.transform,))
     is_scaling = (Standardise, Gaussianise, Whiten, type(None))
     before = tuple(takewhile(lambda part: not isinstance(part, is_scaling), parts))
-    rows = jnp.asarray(np.concatenate([old[train], x]))
+    first, key = Chain(before) if before else None, jax.random.key(record["settings"]["seed"])
+    rows = np.concatenate([old[train], x])
     fold = np.arange(len(train)), np.arange(len(train), len(rows))
-    first = Chain(before) if before else None
-    _, folds = before_scaling(rows, first, jax.random.key(record["settings"]["seed"]), [fold])
-    log_p = np.asarray(flow.log_prob(x), np.float64)
-    text = f"{len(x):,} rows that trained nothing"
-    return Comparison(compared(log_p, choose_start(folds)), text)
+    log_p = beside_simple(np.asarray(flow.log_prob(x), np.float64), rows, first, key, *fold)
+    return Comparison(log_p, f"{len(x):,} rows that trained nothing")

@@ -5,13 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxflow.cli.density_fit import fit_by_default
 from jaxflow.cli.given import read_given
 from jaxflow.cli.images import fit_image_run, read_image_rows
 from jaxflow.cli.mixed import fit_mixed, read_mixed, read_numbers, split_kinds
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.shards import fit_shards, shards_record
-from jaxflow.cli.table_fit import fit_table, read_table_rows
+from jaxflow.cli.table_fit import fit_by_default, fit_table, read_table_rows
 from jaxflow.cli.target_fit import fit_target, target_record
 from jaxflow.data import Table
 from jaxflow.transforms.groups import is_group

@@ -1,5 +1,6 @@
 """`jaxflow fit TABLE`: read the rows, train, and judge the flow by held-out rows."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxflow
 from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
+from jaxflow.cli.mixed import kinds_as_typed, split_kinds
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
@@ -16,7 +19,9 @@ from jaxflow.cli.settings import INHERITED, FitData, FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import (
+    beside_simple,
     compared_results,
+    ending_early,
     finish,
     held_out_results,
     note_proposal,
@@ -28,11 +33,11 @@ from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import scaling, table_config
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.training.from_simple import Table as TableFit
-from jaxflow.training.from_simple import compared, or_from_simple
+from jaxflow.training.from_simple import or_from_simple
 from jaxflow.training.rows import take
-from jaxflow.training.starts import before_scaling, choose_start
-from jaxflow.transforms import Proposal
+from jaxflow.transforms import Proposal, propose
 
 # Largest error, in nats per row, of a diffusion model's prior before the user is told.
 MAX_PRIOR_GAP = 0.1
@@ -120,6 +125,47 @@ def read_table_rows(
     return x, cond, record
 
 
+def fit_by_default(
+    x: np.ndarray,
+    cond: np.ndarray | None,
+    kind: Sequence[str],
+    record: dict[str, Any],
+    settings: FitSettings,
+    folder: Path,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train on rows and their conditions; returns the record with the results.
+
+    Ctrl-C ends the training early and keeps what was best so far. Many rows in flat space are left
+    to `fit_table`, which takes the `options` and can resume.
+    """
+    check_columns(x, record["columns"])
+    with kinds_as_typed(kind):
+        proposal = propose(x, record["columns"], split_kinds(kind))
+    if cond is not None:
+        check_columns(cond, record["given"])
+        proposal = proposal.given
+    elif proposal.surface is None and len(x) > FOLD_ROWS:
+        return fit_table(x, cond, record, settings, folder, **options)
+    note_proposal(proposal)
+    with ending_early(folder, record, settings) as monitor:
+        flow, history, comparison = jaxflow.fit_density(
+            x,
+            cond,
+            transform=proposal,
+            columns=record["columns"],
+            width=settings.width,
+            callback=monitor,
+            **settings.options,
+        )
+    results = {
+        "interrupted": monitor.interrupted,
+        "transform": transform_text(flow.transform),
+        **compared_results(comparison),
+    }
+    return finish(flow, history, record | results, folder)
+
+
 def fit_table(
     x: np.ndarray,
     cond: np.ndarray | None,
@@ -161,12 +207,12 @@ def fit_table(
         results = compared_results(comparison)
     else:
         log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
-        results = held_out_results(log_p)
         if cond is None and settings.start is None:
             first = transform.first if isinstance(transform, Proposal) else None
-            _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
-            comparison = Comparison.of(compared(log_p, choose_start(folds)))
-            results = compared_results(comparison)
+            densities = beside_simple(log_p, x, first, init_key, training, held)
+            results = compared_results(Comparison.of(densities))
+        else:
+            results = held_out_results(log_p)
     results |= {"transform": transform_text(flow.transform)}
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])

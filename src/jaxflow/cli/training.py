@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import typer
+from jaxtyping import Float, Int, PRNGKeyArray
 
 import jaxflow
 from jaxflow.cli.errors import INTERRUPTED
@@ -24,9 +26,11 @@ from jaxflow.cli.terminal import note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
+from jaxflow.training.from_simple import compared
 from jaxflow.training.history import History
 from jaxflow.training.record import Record
-from jaxflow.transforms import Proposal
+from jaxflow.training.starts import before_scaling, choose_start
+from jaxflow.transforms import Chain, Proposal
 
 # Quantiles of held-out log-densities that a run keeps.
 LEVELS = np.linspace(0, 1, 101)
@@ -36,8 +40,8 @@ LINE_INTERVAL = 5.0
 PROFILE_TIME = 0.05
 
 
-def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
-    """What a record says of the log-densities of held-out rows."""
+def held_out_results(log_p: Float[np.ndarray, " held"]) -> dict[str, Any]:
+    """Entries of a record about the log-densities of held-out rows."""
     results: dict[str, Any] = {"rows_held_out": len(log_p), "validation": None}
     results |= {"validation_se": None, "held_out_quantiles": []}
     if len(log_p) and np.isfinite(log_p).all():
@@ -48,9 +52,25 @@ def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
 
 
 def compared_results(comparison: Comparison) -> dict[str, Any]:
-    """The same with the log-densities of simple densities."""
+    """`held_out_results`, with the log-densities of simple densities."""
     held_out = held_out_results(comparison.log_p.get("flow", np.zeros(0)))
     return held_out | {"comparison": comparison.as_dict()}
+
+
+def beside_simple(
+    log_p: Float[np.ndarray, " held"],
+    x: Float[np.ndarray, "n d"],
+    first: Chain | None,
+    key: PRNGKeyArray,
+    train: Int[np.ndarray, " train"],
+    held: Int[np.ndarray, " held"],
+) -> dict[str, Float[np.ndarray, " held"]]:
+    """The flow's log-densities of the rows `held`, beside simple densities of the rows `train`.
+
+    `first` has the transforms of the columns before their scaling.
+    """
+    _, folds = before_scaling(jnp.asarray(x), first, key, [(train, held)])
+    return compared(log_p, choose_start(folds))
 
 
 def train(
