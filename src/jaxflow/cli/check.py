@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from jaxflow import diagnostics, plotting
 from jaxflow.cli.card import card_of
-from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.classes import row_conditions
 from jaxflow.cli.header import Header
 from jaxflow.cli.html_report import (
     CheckResult,
@@ -20,14 +20,13 @@ from jaxflow.cli.html_report import (
     write_report,
 )
 from jaxflow.cli.image_check import check_image_run
-from jaxflow.cli.image_outputs import check_image_options
 from jaxflow.cli.info import run_facts
-from jaxflow.cli.mixed import hash_cells, load_mixed, without_gaps
+from jaxflow.cli.mixed import hash_cells, without_gaps
 from jaxflow.cli.new_rows import choose_rows, compare_new_rows, held_out_only
 from jaxflow.cli.options import Devices, DropNan, Run, Seed
 from jaxflow.cli.outputs import check_output, check_picture, write_bytes, write_picture
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN, check_numbers, trained_on_all
+from jaxflow.cli.record import IMAGES, PLAN, check_numbers, refuse_options, trained_on_all
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
@@ -100,7 +99,7 @@ def check(
         check_numbers(run, record, "--picture")
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         if IMAGES in record:
-            check_image_options(run, record, drop_nan=drop_nan)
+            refuse_options(run, record, drop_nan=drop_nan)
             result = check_image_run(run, record, table, rows, seed)
         elif PLAN in record:
             result = _check_mixed(run, record, table, rows, seed, drop_nan=drop_nan)
@@ -137,7 +136,7 @@ def _check_numbers(
     if not is_new:
         unseen = _unseen_rows(record, table, len(x))
         x, row_numbers = x[unseen], row_numbers[unseen]
-    cond = RowConditions(record, table)(row_numbers)
+    cond = row_conditions(record, table)(row_numbers)
     key, flow = jax.random.key(seed), load_flow(run)
     diagnosis = diagnostics.diagnose(
         flow,
@@ -173,7 +172,7 @@ def _check_mixed(
     run: Path, record: dict[str, Any], table: Path, most: int, seed: int, *, drop_nan: bool
 ) -> CheckResult:
     """Compare rows of a table of more than numbers with samples."""
-    fitted = load_mixed(run, record)
+    fitted = load_flow(run)
     plan, key = fitted.plan, jax.random.key(seed)
     cells = read_cells(table, plan.null)
     cells = {each.name: cells[each.name] for each in plan.columns if each.name in cells}

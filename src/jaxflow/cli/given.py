@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitData, FitSettings
-from jaxflow.cli.tables import check_finite, clean_rows, hash_rows
-from jaxflow.data import Table, check_rows, read_table, table_names
+from jaxflow.cli.tables import clean_rows, hash_rows
+from jaxflow.data import check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
 
 
@@ -54,24 +54,6 @@ def read_given(
         split_seed=host_seed(jax.random.key(settings.seed)),
     )
     return x, cond, record
-
-
-def read_given_columns(record: dict[str, Any], path: Path) -> Table:
-    """The columns that a run is given, of all rows of a table."""
-    names, given = table_names(path), record["given"]
-    missing = [name for name in given if name not in names]
-    if missing:
-        raise ValueError(f"{path}: no columns {missing}, which the run is given")
-    return read_table(path, given)
-
-
-def check_given(
-    given: Table, row_numbers: Int[np.ndarray, " rows"], path: Path
-) -> Float[np.ndarray, "rows given"]:
-    """What the rows with these numbers are given; raises ValueError for NaN."""
-    values = given.values[row_numbers]
-    check_finite(values, given.columns, path)
-    return values
 
 
 def given_condition(

@@ -11,7 +11,6 @@ from jaxflow import plotting
 from jaxflow.cli.classes import class_condition
 from jaxflow.cli.images import depth, read_for_run
 from jaxflow.cli.outputs import check_output, check_picture, open_table, write_picture
-from jaxflow.cli.record import check_numbers
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.diagnostics import bits_per_dim
@@ -19,13 +18,6 @@ from jaxflow.io.atomic import atomic_write
 
 # Draws of noise and of probes for the errors of each image.
 DRAWS = 4
-
-
-def check_image_options(run: Path, record: dict[str, Any], **refused: Any) -> None:
-    """Raise ValueError for options that are set and that a run on images does not take."""
-    for option, value in refused.items():
-        if value:
-            check_numbers(run, record, f"--{option.replace('_', '-')}")
 
 
 def sample_images(

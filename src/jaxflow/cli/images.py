@@ -15,7 +15,7 @@ from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import IMAGES, new_record
 from jaxflow.cli.run_directory import STATE
 from jaxflow.cli.settings import FitData, FitSettings
-from jaxflow.cli.tables import hash_rows
+from jaxflow.cli.tables import errors_of, hash_rows
 from jaxflow.cli.terminal import note, plural
 from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
 from jaxflow.data import Images, read_images, split
@@ -97,10 +97,7 @@ def fit_image_run(
     resume: bool,
 ) -> dict[str, Any]:
     """Train on images and fill the run directory; returns the record with the results."""
-    try:
-        training, held = split(len(x), settings.validation, settings.seed)
-    except ValueError as error:
-        raise ValueError(f"--validation {settings.validation}: {error}") from None
+    training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     note(image_text(record))
     key = jax.random.key(settings.seed)
     names = "width", "batch_size", "learning_rate", "flips", "shifts", "noise"
@@ -138,18 +135,12 @@ def read_for_run(
 ) -> tuple[np.ndarray, np.ndarray | None, Images]:
     """Images for a run, their conditions, and what was read; checked against the run's images."""
     read = read_images(table)
-    try:
+    with errors_of(table):
         check_image(read.images[0], tuple(record[IMAGES]))
-    except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
     x, _ = _as_levels(table, read, record["levels"])
     classes, labels = record["classes"], _labels(read)
     if class_name is not None:
-        return (
-            x,
-            np.broadcast_to(class_condition(record, class_name), (len(x), len(classes))),
-            read,
-        )
+        return x, np.tile(class_condition(record, class_name), (len(x), 1)), read
     if classes is None:
         return x, None, read
     if labels is None:
@@ -177,10 +168,8 @@ def image_text(record: dict[str, Any]) -> str:
 def _as_levels(table: Path, read: Images, levels: int | None) -> tuple[np.ndarray, int]:
     # Pictures have all levels of their files.
     levels = 256 if levels is None and read.names is not None else levels
-    try:
+    with errors_of(table):
         return as_images(read.images, levels)
-    except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
 
 
 def _labels(read: Images) -> np.ndarray | None:

@@ -84,12 +84,8 @@ def print_outcome(record: dict[str, Any], out: Path) -> None:
 
 
 def _column_facts(record: dict[str, Any]) -> dict[str, str]:
-    facts = {"columns": ", ".join(record["columns"])} if record["columns"] else {}
-    if record.get("given"):
-        facts["given"] = ", ".join(record["given"])
-    if record.get("classes"):
-        facts["classes"] = ", ".join(record["classes"])
-    return facts
+    names = {name: record.get(name) for name in ("columns", "given", "classes")}
+    return {label: ", ".join(each) for label, each in names.items() if each}
 
 
 def _result_facts(record: dict[str, Any]) -> dict[str, str]:

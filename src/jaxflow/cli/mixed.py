@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxflow.cli.record import PLAN, check_numbers, new_record
-from jaxflow.cli.run_directory import FLOW
+from jaxflow.cli.record import PLAN, new_record
 from jaxflow.cli.settings import FitData, FitSettings
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.tables import note_dropped
+from jaxflow.cli.terminal import note
 from jaxflow.cli.training import compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
-from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
@@ -166,11 +165,8 @@ def without_gaps(
     gaps = np.zeros(len(next(iter(cells.values()))), bool)
     for name in names:
         gaps |= cells[name].missing
-    if gaps.all():
-        raise ValueError(f"{table}: each of its {plural(len(gaps), 'row')} has a gap")
-    if gaps.any():
-        note(f"dropped {gaps.sum()} of {plural(len(gaps), 'row')} with gaps")
     kept = np.flatnonzero(~gaps)
+    note_dropped(len(gaps), len(kept), table, "gaps")
     return {name: each.take(kept) for name, each in cells.items()}, kept
 
 
@@ -187,14 +183,6 @@ def note_absent(fitted: FittedTable, cells: dict[str, Cells], table: Path) -> No
     absent = [name for name in fitted.plan.names if name not in cells]
     if absent:
         note(f"{table} has no columns {', '.join(absent)}: their cells count as unknown")
-
-
-def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable:
-    """The fitted table of a run; raises ValueError for options in `refused` that are set."""
-    for option, value in refused.items():
-        if value:
-            check_numbers(run, record, f"--{option.replace('_', '-')}")
-    return load(run / FLOW)
 
 
 def hash_cells(cells: dict[str, Cells]) -> str:

@@ -98,6 +98,13 @@ def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
         )
 
 
+def refuse_options(run: Path, record: dict[str, Any], **options: Any) -> None:
+    """`check_numbers` for each of the options that is set."""
+    for name, value in options.items():
+        if value:
+            check_numbers(run, record, f"--{name.replace('_', '-')}")
+
+
 def settings_of(record: dict[str, Any]) -> FitSettings:
     """Return the settings of a run."""
     return FitSettings(**record["settings"])

@@ -11,8 +11,8 @@ import typer
 
 from jaxflow.cli.classes import class_condition, draw_classes
 from jaxflow.cli.given import given_condition
-from jaxflow.cli.image_outputs import check_image_options, sample_images
-from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent
+from jaxflow.cli.image_outputs import sample_images
+from jaxflow.cli.mixed import needs_mixed, note_absent
 from jaxflow.cli.options import (
     ClassName,
     Devices,
@@ -26,7 +26,7 @@ from jaxflow.cli.options import (
 )
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN, is_diffusion
+from jaxflow.cli.record import IMAGES, PLAN, is_diffusion, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
@@ -102,8 +102,7 @@ def sample(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"given": given, "sampler": sampler != "ode", "steps": steps, "fast": fast}
-        refused |= {"fill": fill}
-        check_image_options(run, record, **refused)
+        refuse_options(run, record, **refused, fill=fill)
         sample_images(run, record, out, grid, num or 64, class_name, guidance, seed, overwrite)
         return
     if grid is not None or out is None:
@@ -114,8 +113,9 @@ def sample(
     num = num or 1000
     if PLAN in record:
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        refuse_options(run, record, **refused)
         with jax.enable_x64(record["settings"]["float64"]):
-            fitted = load_mixed(run, record, **refused)
+            fitted = load_flow(run)
             if fill is None:
                 frame = _sample_mixed(fitted, num, seed, given or ())
             else:
@@ -140,17 +140,13 @@ def sample(
         )
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
-    labels = None
-    if record.get("given"):
-        if class_name is not None:
-            raise ValueError(f"--class {class_name}: {run} has no classes; leave --class out")
+    labels = cond = None
+    if class_name is not None:
+        cond = class_condition(record, class_name)
+    elif record.get("given"):
         cond = given_condition(run, record, given or ())
-    else:
-        is_free = is_diffusion(record) and guidance is None and not fast
-        if class_name is None and record.get("classes") is not None and not is_free:
-            labels, cond = draw_classes(record, num, seed)
-        else:
-            cond = None if class_name is None else class_condition(record, class_name)
+    elif record.get("classes") and (fast or guidance is not None or not is_diffusion(record)):
+        labels, cond = draw_classes(record, num, seed)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow, key = load_flow(run, guidance, fast=fast), jax.random.key(seed)
         if fast:

@@ -12,14 +12,14 @@ import polars as pl
 import typer
 
 from jaxflow import CNF, Status
-from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.classes import row_conditions
 from jaxflow.cli.header import Header
-from jaxflow.cli.image_outputs import check_image_options, score_images
-from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent, without_gaps
+from jaxflow.cli.image_outputs import score_images
+from jaxflow.cli.mixed import needs_mixed, note_absent, without_gaps
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN
+from jaxflow.cli.record import IMAGES, PLAN, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
@@ -106,7 +106,7 @@ def score(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"keep_columns": keep_columns, "drop_nan": drop_nan, "percentile": percentile}
-        check_image_options(run, record, **refused, fast=fast, marginal=marginal)
+        refuse_options(run, record, **refused, fast=fast, marginal=marginal)
         score_images(run, record, table, out, class_name, guidance, unusual, with_error=with_error)
         return
     if marginal and PLAN not in record:
@@ -116,12 +116,12 @@ def score(
     more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}
+        refuse_options(run, record, **refused)
         with jax.enable_x64(record["settings"]["float64"]):
-            fitted = load_mixed(run, record, **refused)
             num = None if marginal else unusual
-            _score_mixed(fitted, table, out, more, num, drop_nan=drop_nan)
+            _score_mixed(load_flow(run), table, out, more, num, drop_nan=drop_nan)
         return
-    conditions = RowConditions(record, table, class_name)
+    conditions = row_conditions(record, table, class_name)
     moments, lowest = Moments(), Lowest(unusual)
     is_double = record["settings"]["float64"]
     precision, number = jax.enable_x64(is_double), np.float64 if is_double else np.float32

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow
-from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
+from jaxflow.cli.classes import find_classes, one_hot, read_labels, row_conditions, select_labels
 from jaxflow.cli.mixed import kinds_as_typed, split_kinds
 from jaxflow.cli.models import build_flow, build_objective, transform_text
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
@@ -82,7 +82,7 @@ def read_table_rows(
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
         x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
-        cond = RowConditions(of_run, table)(row_numbers)
+        cond = row_conditions(of_run, table)(row_numbers)
         names, chosen = of_run["columns"], of_run["columns_chosen"]
         class_column, classes = of_run.get("class_column"), of_run.get("classes")
     else:
