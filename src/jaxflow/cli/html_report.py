@@ -20,7 +20,13 @@ from jaxflow.plotting.periods import places
 # Limits of the pair plots.
 MAX_COLUMNS, MAX_ROWS = 6, 2000
 
-STATISTICS = ("mean", "standard deviation", "minimum", "median", "maximum")
+STATISTICS = {
+    "mean": np.mean,
+    "standard deviation": np.std,
+    "minimum": np.min,
+    "median": np.median,
+    "maximum": np.max,
+}
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
@@ -149,8 +155,7 @@ def table_html(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> 
 
 def _statistics(values: Float[np.ndarray, " rows"]) -> list[float]:
     values = values.astype(np.float64)
-    functions = (np.mean, np.std, np.min, np.median, np.max)
-    return [float(function(values)) for function in functions]
+    return [float(statistic(values)) for statistic in STATISTICS.values()]
 
 
 def _log_density(solves: Any) -> list[str]:

@@ -187,7 +187,7 @@ def note_absent(fitted: FittedTable, cells: dict[str, Cells], table: Path) -> No
 
 def hash_cells(cells: dict[str, Cells]) -> str:
     """SHA-256 of the cells as text."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, each in cells.items():
-        found.update(repr((name, each.text.tolist(), each.missing.tolist())).encode())
-    return found.hexdigest()
+        digest.update(repr((name, each.text.tolist(), each.missing.tolist())).encode())
+    return digest.hexdigest()

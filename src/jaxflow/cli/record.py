@@ -1,12 +1,11 @@
 """The record of a run, written to run.json: its data, settings, versions and results."""
 
 import sys
-import types
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -158,11 +157,9 @@ def _check_entries(file: Path, values: Any, entries: dict[str, Any], prefix: str
 
 def _is_instance(value: Any, kind: Any) -> bool:
     """`isinstance` that knows `list[str]` and `float | None`; a bool is not a number."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return any(_is_instance(value, each) for each in get_args(kind))
+    kinds = get_args(kind) or (kind,)
     if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        return isinstance(value, list) and all(_is_instance(each, item) for each in value)
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if kind is float else kind)
+        return isinstance(value, list) and all(isinstance(each, kinds) for each in value)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

@@ -154,9 +154,9 @@ def sample(
         elif sampler == "ode":
             x = flow.sample(key, num, cond, progress=None)
         else:
-            rule = SAMPLERS[sampler]()
-            count = steps or rule.default_steps
-            x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
+            stepper = SAMPLERS[sampler]()
+            count = steps or stepper.default_steps
+            x = draw(flow, key, num, cond, sampler=stepper, num_steps=count, progress=None)
         x = np.asarray(x)
     names, whole = record["columns"], record.get("whole") or ()
     if out.suffix.lower() == ".npy" and not whole and labels is None:

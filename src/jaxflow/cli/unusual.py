@@ -59,9 +59,9 @@ class Lowest:
             return
         arrays = [log_p, *(each for each in block if each is not None)]
         if not self.lowest:
-            self.block, some = len(log_p), _some(len(log_p))
+            self.block, donors = len(log_p), _donor_rows(len(log_p))
             self.lowest = [each[:0] for each in arrays]
-            self.others = [each[some] for each in arrays]
+            self.others = [each[donors] for each in arrays]
         both = [np.concatenate(pair) for pair in zip(self.lowest, arrays, strict=True)]
         order = np.argsort(both[0], kind="stable")[: self.num]
         self.lowest = [each[order[~np.isnan(both[0][order])]] for each in both]
@@ -82,7 +82,7 @@ class Lowest:
         places, donors = np.arange(count), np.arange(count, len(x))
         score_slices = _in_slices(of_cells, self.block)
         gains = swap_gains(score_slices, places, log_p, donors, len(names))
-        return _named(numbers, log_p, places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
+        return _unusual_rows(numbers, log_p, places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
 
 
 def unusual_in_table(
@@ -106,8 +106,8 @@ def unusual_in_table(
         return "missing" if each.missing[i] else str(each.text[i])
 
     score = _in_slices(of_cells, len(log_p))
-    gains = swap_gains(score, lowest, log_p[lowest], _some(len(log_p)), len(names))
-    return _named(numbers[lowest], log_p[lowest], lowest, gains, names, text)
+    gains = swap_gains(score, lowest, log_p[lowest], _donor_rows(len(log_p)), len(names))
+    return _unusual_rows(numbers[lowest], log_p[lowest], lowest, gains, names, text)
 
 
 def _in_slices(score: Score, size: int) -> Score:
@@ -125,7 +125,7 @@ def _in_slices(score: Score, size: int) -> Score:
     return in_slices
 
 
-def _named(
+def _unusual_rows(
     numbers: Int[np.ndarray, " n"],
     log_p: Float[np.ndarray, " n"],
     rows: Int[np.ndarray, " n"],
@@ -134,7 +134,7 @@ def _named(
     text: Callable[[int, int], str],
 ) -> list[UnusualRow]:
     """Rows with the columns that gain most; `text` shows the cell of a row and a column."""
-    found = []
+    unusual = []
     for i, row in enumerate(rows.tolist()):
         nats, donors = gains.nats[i], gains.donors[i].tolist()
         order: list[int] = np.argsort(-nats, kind="stable")[:NUM_NAMED].tolist()
@@ -143,13 +143,14 @@ def _named(
             for j in order
             if nats[j] >= LEAST_GAIN
         }
-        found.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
-    return found
+        unusual.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
+    return unusual
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _some(count: int) -> Int[np.ndarray, " some"]:
+def _donor_rows(count: int) -> Int[np.ndarray, " donors"]:
+    """Rows whose values are tried in the cells of unusual rows."""
     return np.random.default_rng(0).permutation(count)[:NUM_VALUES]
