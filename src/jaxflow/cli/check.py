@@ -171,7 +171,7 @@ def _check_numbers(
 def _check_mixed(
     run: Path, record: dict[str, Any], table: Path, most: int, seed: int, *, drop_nan: bool
 ) -> CheckResult:
-    """Compare rows of a table of more than numbers with samples."""
+    """Compare the rows of a mixed table with samples."""
     fitted = load_flow(run)
     plan, key = fitted.plan, jax.random.key(seed)
     cells = read_cells(table, plan.null)

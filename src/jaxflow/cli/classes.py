@@ -1,4 +1,4 @@
-"""Conditions of rows: one-hot classes from a column of labels, or columns of numbers."""
+"""Conditions of rows: classes, one-hot, or columns of numbers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

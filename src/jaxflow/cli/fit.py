@@ -193,10 +193,10 @@ def fit(
 ) -> None:
     """Fit a probability density to a table or to images.
 
-    A table with text, dates, gaps, constants or counts is fitted as one density by the kinds of
-    its columns, which are printed; so is any table with --kind or --null. Samples then have
-    labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table of
-    numbers and takes counts for continuous.
+    A mixed table, with text, dates, gaps, constants or counts, is fitted as one density by the
+    kinds of its columns, which are printed; so is any table with --kind or --null. Samples then
+    have labels, whole numbers and gaps as the table has. --kind COLUMN=interval fits a flow to a
+    table of numbers and takes counts for continuous.
 
     Images are fitted by a U-Net and flow matching; with labels also per class. Their quality is
     bits per dimension: lower is better.

@@ -1,4 +1,4 @@
-"""`jaxflow fit --given`: the density of some columns of a table given others, all of numbers."""
+"""`jaxflow fit --given`: the density of some columns of numbers, conditional on others."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +24,12 @@ def read_given(
     missing = [name for name in given if name not in names]
     if missing or not given:
         raise ValueError(f"--given: {table} has no columns {missing}; it has {', '.join(names)}")
-    chosen = [name for name in names if name not in given] if columns is None else columns
-    both = [name for name in given if name in chosen]
-    if both or not chosen:
+    fitted = [name for name in names if name not in given] if columns is None else columns
+    both = [name for name in given if name in fitted]
+    if both or not fitted:
         why = f"{', '.join(both)} in both --columns and --given" if both else "no column is left"
         raise ValueError(f"--given {','.join(given)}: {why}")
-    every = [*chosen, *given]
+    every = [*fitted, *given]
     try:
         values = read_table(table, every).values
     except ValueError as error:
@@ -40,11 +40,11 @@ def read_given(
     rows, row_numbers = clean_rows(
         values, every, table, drop_nan=data.drop_nan, float64=settings.float64
     )
-    x, cond = rows[:, : len(chosen)], rows[:, len(chosen) :]
+    x, cond = rows[:, : len(fitted)], rows[:, len(fitted) :]
     record = new_record(
         str(table),
         hash_rows(x),
-        chosen,
+        fitted,
         len(x),
         settings,
         given=given,
@@ -59,7 +59,7 @@ def read_given(
 def given_condition(
     run: Path, record: dict[str, Any], options: Sequence[str]
 ) -> Float[np.ndarray, " given"]:
-    """`a=3` and `b=2` as the condition of all samples."""
+    """The condition of all samples, from options such as `a=3` and `b=2`."""
     cells = {name: cell for name, _, cell in (option.partition("=") for option in options)}
     names = record["given"]
     if set(cells) != set(names):

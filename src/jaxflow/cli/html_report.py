@@ -159,7 +159,7 @@ def _statistics(values: Float[np.ndarray, " rows"]) -> list[float]:
 
 
 def _log_density(solves: Any) -> list[str]:
-    """Statistics over the rows that were solved, and how many failed."""
+    """Statistics over the rows whose solve succeeded, and how many failed."""
     named = {"log-density, nats": solves.log_prob, "stated error, nats": solves.ode_errors}
     solved = {name: v[np.isfinite(v)] for name, v in named.items() if v is not None}
     rows = [[name, *_statistics(values)] for name, values in solved.items() if len(values)]

@@ -102,7 +102,7 @@ def _result_facts(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
-    """The held-out log-density, with simple densities beside it where they were fitted."""
+    """The held-out log-density, and those of simple densities if the fit compared them."""
     if IMAGES in record:
         return {"held-out": record["bits_per_dim"]}
     if "comparison" not in record:

@@ -1,4 +1,4 @@
-"""Runs of `jaxflow fit` on tables of text, counts, dates, numbers and gaps."""
+"""Runs of `jaxflow fit` on mixed tables: of text, counts, dates, numbers and gaps."""
 
 import contextlib
 import hashlib
@@ -27,20 +27,21 @@ from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose
 
-# Most columns of whole numbers that are fitted as such unless the user says so: more take long.
+# With more columns of whole numbers than this, which would take long, the default is a flow.
 MOST_WHOLE = 32
 
 
 def read_numbers(
     table: Path, columns: Sequence[str] | None, *, whole: bool, drop_nan: bool
 ) -> Table | None:
-    """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
+    """The table if all its columns vary and are continuous numbers, so that a flow fits it.
 
-    None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with whole numbers whose cells matter. These are taken for continuous, with a
-    note, beside columns on a manifold, and if they are more than `MOST_WHOLE`.
+    None for a table that is fitted by the kinds of its columns: one with text, gaps, a constant
+    or, if `whole`, whole numbers that a rounded density does not describe. Beside columns on a
+    manifold, and if there are more than `MOST_WHOLE`, whole numbers count as continuous, with a
+    note.
     """
-    table_names(table)  # raises for what is no table at all
+    table_names(table)  # raises for a file that is not a table
     try:
         read = read_table(table, columns)
     except ValueError:
@@ -87,7 +88,7 @@ def split_kinds(options: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def kinds_as_typed(options: Sequence[str]) -> Iterator[None]:
-    """Errors that name `kinds[...]` name the option `--kind` as it was typed."""
+    """Let errors name the option `--kind` as it was typed, in place of `kinds[...]`."""
     try:
         yield
     except ValueError as error:
@@ -171,7 +172,7 @@ def without_gaps(
 
 
 def needs_mixed(run: Path, option: str) -> ValueError:
-    """The error of an option that is for runs on more than numbers."""
+    """The error of an option that is only for runs on mixed tables."""
     return ValueError(
         f"{option}: {run} was fitted to numbers alone; fit it with --kind, such as --kind "
         "a=continuous, so that any cell can be unknown"

@@ -13,7 +13,7 @@ from jaxflow import __version__
 from jaxflow.cli.settings import DEFAULTS, FitSettings, option_name
 from jaxflow.data import split
 
-# The entry of a run on a table of more than numbers: the lines of its plan.
+# The entry of a run on a mixed table, of labels, counts or gaps too: the lines of its plan.
 PLAN = "plan"
 # The entry of a run on images: their shape.
 IMAGES = "image_shape"
@@ -87,7 +87,7 @@ def run_split(record: dict[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
-    """Raise ValueError if the run was fitted to images or a table of more than numbers."""
+    """Raise ValueError if the run was fitted to images or to a mixed table."""
     if IMAGES in record:
         raise ValueError(f"{option} is for tables, and {run} was fitted to images: leave it out")
     if PLAN in record:

@@ -61,14 +61,14 @@ def sample(
         list[str] | None,
         typer.Option(
             help="Cell of the rows to draw, as COLUMN=VALUE, for runs that were fitted with "
-            "--given or to more than numbers. Repeat it for more columns."
+            "--given or to mixed tables. Repeat it for more columns."
         ),
     ] = None,
     fill: Annotated[
         Path | None,
         typer.Option(
-            help="Table whose gaps to fill by draws given the other cells of their row, for runs "
-            "that were fitted to more than numbers. All rows and columns are written."
+            help="Table whose gaps to fill by draws, given the other cells of the row, for runs "
+            "that were fitted to mixed tables. All rows and columns are written."
         ),
     ] = None,
     sampler: Annotated[
@@ -158,13 +158,13 @@ def sample(
             count = steps or stepper.default_steps
             x = draw(flow, key, num, cond, sampler=stepper, num_steps=count, progress=None)
         x = np.asarray(x)
-    names, whole = record["columns"], record.get("whole") or ()
-    if out.suffix.lower() == ".npy" and not whole and labels is None:
+    names, whole_numbers = record["columns"], record.get("whole") or ()
+    if out.suffix.lower() == ".npy" and not whole_numbers and labels is None:
         write_table(out, x, names, overwrite=overwrite)
     else:
         columns = {} if labels is None else {record["class_column"]: labels}
         columns |= {
-            name: np.round(column).astype(np.int64) if name in whole else column
+            name: np.round(column).astype(np.int64) if name in whole_numbers else column
             for name, column in zip(names, x.T, strict=True)
         }
         _write(out, pl.DataFrame(columns), header=header)
@@ -178,7 +178,7 @@ def _print(num: int, out: Path) -> None:
 
 
 def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.DataFrame:
-    """Rows of a table of more than numbers, with the given cells."""
+    """Draw rows of a mixed table, some of whose cells are set by --given."""
     key, cells = jax.random.key(seed), {}
     for option in given:
         name, equals, cell = option.partition("=")
@@ -190,7 +190,7 @@ def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.
 
 
 def _fill(fitted: Any, table: Path, seed: int) -> pl.DataFrame:
-    """The table with its gaps filled; columns that are no part of the density as they are."""
+    """The table with its gaps filled; columns outside the density stay as they are."""
     cells = read_cells(table, fitted.plan.null)
     note_absent(fitted, cells, table)
     filled = fitted.impute(cells, jax.random.key(seed))

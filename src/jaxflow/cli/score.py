@@ -59,9 +59,9 @@ def score(
         bool,
         typer.Option(
             "--marginal",
-            help="Score the cells that are there, whatever the others are: cells may be missing "
-            "where none was, and columns absent. Adds log_prob_se, the standard error in nats, 0 "
-            "where exact. For runs that were fitted to more than numbers.",
+            help="Score the cells that are present, whatever the others are: cells may be missing "
+            "where none was in the fit, and columns absent. Adds log_prob_se, the standard error "
+            "in nats, 0 where exact. For runs that were fitted to mixed tables.",
         ),
     ] = False,
     keep_columns: Annotated[
@@ -134,7 +134,7 @@ def score(
                 if with_error and out.suffix.lower() != ".npy":
                     columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
                 log_p = columns["log_prob"]
-                # In as few digits as the numbers of the run have.
+                # With no more digits than the precision of the run.
                 columns["log_prob"] = log_p.astype(number)
                 append({"row": row_numbers, **columns, **more(row_numbers, log_p)})
                 moments.add(log_p)
@@ -161,7 +161,7 @@ class MoreColumns(NamedTuple):
     def of(
         cls, record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
     ) -> "MoreColumns":
-        """What the options ask for; raises ValueError where that is impossible."""
+        """The columns that the options ask for; raises ValueError if they are not possible."""
         if keep and out.suffix.lower() == ".npy":
             raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
         held_out = record.get("held_out_quantiles")
@@ -189,7 +189,10 @@ class MoreColumns(NamedTuple):
 def _score_mixed(
     fitted: Any, table: Path, out: Path, more: MoreColumns, num: int | None, *, drop_nan: bool
 ) -> None:
-    """Score a table of more than numbers; the cells that are there if `num` is None."""
+    """Score a mixed table and print its `num` most unusual rows.
+
+    With `num` None, score the cells that are present (`--marginal`).
+    """
     cells = read_cells(table, fitted.plan.null)
     row_numbers = np.arange(len(next(iter(cells.values()))))
     if drop_nan:
@@ -277,7 +280,7 @@ def _score(
     flow: Any, x: np.ndarray, cond: np.ndarray | None, *, fast: bool, with_error: bool
 ) -> dict[str, Any]:
     """Columns of the output for these rows, except their numbers."""
-    # A fixed key: scores by an estimated trace repeat.
+    # A fixed key, so that scores by an estimated trace repeat.
     key = jax.random.key(0)
     if not with_error:
         log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)

@@ -39,12 +39,12 @@ from jaxflow.training.from_simple import or_from_simple
 from jaxflow.training.rows import take
 from jaxflow.transforms import Proposal, propose
 
-# Largest error, in nats per row, of a diffusion model's prior before the user is told.
+# A larger error of a diffusion model's prior, in nats per row, is noted.
 MAX_PRIOR_GAP = 0.1
 
 
 def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> FitSettings:
-    """Take over the settings of the flow of `--from`, which `changed` options must not fix."""
+    """Take over the settings of the run of `--from`; raises ValueError if one was `changed`."""
     of_run = read_finished(start)
     check_numbers(start, of_run, "--from")
     inherited = settings_of(of_run)

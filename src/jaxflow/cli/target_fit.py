@@ -123,7 +123,7 @@ def _load_function(target: str, dim: int) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Errors of the user's file, each with its line there."""
+    """Let errors of the user's file name their line in it."""
     try:
         yield
     except Exception as error:

@@ -112,9 +112,9 @@ def train(
 
 @contextlib.contextmanager
 def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
-    """Write the record, then train; delete the folder where no training is left to resume.
+    """Write the record, then train; delete the folder if an error leaves nothing to resume.
 
-    Raises typer.Exit after an interruption. An error of dependent columns has their names.
+    Raises typer.Exit after an interruption. Errors of dependent columns name them.
     """
     write_record(folder, record)
     state = folder / STATE
@@ -136,9 +136,9 @@ def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
 def ending_early(
     folder: Path, record: dict[str, Any], settings: FitSettings
 ) -> Iterator["Monitor"]:
-    """As `discarding`, for a training without a state: Ctrl-C ends it at its next validation.
+    """`discarding` for trainings that cannot resume: Ctrl-C ends them at the next validation.
 
-    Yields its callback. Ctrl-C for a second time raises.
+    Yields the callback of the training. A second Ctrl-C raises.
     """
     monitor = Monitor(settings.steps, None)
 

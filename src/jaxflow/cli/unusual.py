@@ -12,7 +12,7 @@ from jaxflow.tables.cells import Cells
 
 # Fewest rows of a slice; smaller tables compile a program for all composed rows.
 SLICE = 128
-# Values that are tried in each cell, columns that are named, and the least gain of one, nats.
+# Values tried in each cell, largest number of columns named, and the least gain of one in nats.
 NUM_VALUES, NUM_NAMED, LEAST_GAIN = 64, 2, 1.0
 
 # Log-densities of composed rows, as `swap_gains` asks for them.
@@ -22,8 +22,8 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class UnusualRow(NamedTuple):
     """A row with a low log-density, in nats, and the columns that make it unusual.
 
-    Each with its cell, a usual one, and by how many nats that raises the log-density; None where
-    only that brings the row into the support.
+    `cells` has, for each of these columns, the cell, a usual value, and the nats by which that
+    value raises the log-density; None if the row is outside the support without it.
     """
 
     row: int
@@ -45,7 +45,7 @@ class UnusualRow(NamedTuple):
 class Lowest:
     """The `num` rows with the lowest log-densities of a table that comes in blocks.
 
-    Each block is its row numbers, the rows and, if there are any, their conditions.
+    A block has row numbers, rows and, for some runs, conditions.
     """
 
     def __init__(self, num: int) -> None:

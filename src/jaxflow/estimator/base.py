@@ -35,7 +35,7 @@ HeldOut = SortedRows | Float[np.ndarray, " n"]
 
 
 class Fitted(BaseEstimator):
-    """What `fit` sets: no parameters, so apart from the fields of a dataclass."""
+    """Attributes that `fit` sets; apart from the dataclass, whose fields are parameters."""
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -215,7 +215,7 @@ class FlowEstimator(Fitted):
     def _log_prob(
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
     ) -> Float[np.ndarray, " n"]:
-        """Scores as `discrete` says, in nats, (n,), float64 whatever the flow's precision."""
+        """Scores in nats, (n,), always in float64; `discrete` says what they mean on grids."""
         float64, cond = self._at_precision(cond)
         # The flow rounds rows after its transform has subtracted their offsets.
         to_precision(x, "X", float64=float64)

@@ -55,7 +55,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         discrete: what log-densities mean for columns on a grid, such as whole numbers:
             `"density"` per unit of `X`, as for all other columns, so that scores of fits that
             find other grids may be averaged; `"mass"`, the probability of the row's cell; or a
-            list of columns, by name or number, of which the score has probabilities.
+            list of columns, by name or number, that are scored by probability.
         ensemble: average the flows of five folds, as `jaxflow.fit_density(ensemble=True)`: often a
             higher density where rows are few, at five times the cost of a score.
         float64: compute in float64, which is slower; JAX's global precision is not changed.
@@ -174,7 +174,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         return self._draw(count, None, random_state)
 
     def _threshold(self, held: HeldOut, share: float) -> float:
-        """Log-density that this share of new rows does not reach."""
+        """The log-density that a `share` of new rows is expected to lie below."""
         if not isinstance(held, SortedRows):
             masses = mass_columns(self.discrete, feature_names(self), self.n_features_in_)
             return float(np.quantile(held - log_cell(self.grid_, masses), share))
