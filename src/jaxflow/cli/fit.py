@@ -22,6 +22,7 @@ from jaxflow.cli.record import check_resumable
 from jaxflow.cli.settings import CHOICES, STEPS, FitData, FitSettings
 from jaxflow.cli.table_fit import inherit_settings
 from jaxflow.cli.tables import split_names
+from jaxflow.cli.training import NewRun
 from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
 
 # Options of the groups in `--help`.
@@ -224,10 +225,7 @@ def fit(
         folder = choose_together(
             lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
         )
-        if coordinator is not None and devices is None:
-            devices = jax.device_count()
-        how: dict[str, Any] = {"resume": resume, "mesh": devices, "profile": profile}
-        record, train = prepare(data, settings, images=images, by_default=by_default, **how)
+        record, train = prepare(data, settings, images=images, by_default=by_default)
         record |= {"header": header}
         if resume and (folder / run_directory.RECORD).exists():
             started = run_directory.read_record(folder)
@@ -239,10 +237,12 @@ def fit(
 
         if compile_cache is not None:
             jax.config.update("jax_compilation_cache_dir", str(compile_cache.resolve()))
+        if coordinator is not None and devices is None:
+            devices = jax.device_count()
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
-            record = train(record, settings, folder)
+            record = train(NewRun(folder, record, settings, resume, devices, profile))
         if is_first():
             run_directory.put_in_place(folder, out)
             print_outcome(record, out)

@@ -10,14 +10,13 @@ import numpy as np
 
 import jaxflow
 from jaxflow.cli.classes import class_condition, find_classes, normalise, one_hot
-from jaxflow.cli.models import transform_text
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import IMAGES, new_record
 from jaxflow.cli.run_directory import STATE
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import errors_of, hash_rows
 from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
+from jaxflow.cli.training import NewRun, finish, held_out_results, resumable
 from jaxflow.data import Images, read_images, split
 from jaxflow.data.images import PICTURES, holds_images
 from jaxflow.data.shards import RECORD as SHARDS
@@ -87,16 +86,9 @@ def read_image_rows(
     return x, cond, record | {IMAGES: list(x.shape[1:])}
 
 
-def fit_image_run(
-    x: np.ndarray,
-    cond: np.ndarray | None,
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
+def fit_image_run(x: np.ndarray, cond: np.ndarray | None, run: NewRun) -> dict[str, Any]:
     """Train on images and fill the run directory; returns the record with the results."""
+    record, settings = run.record, run.settings
     training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     note(image_text(record))
     key = jax.random.key(settings.seed)
@@ -107,7 +99,7 @@ def fit_image_run(
     def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return x[chosen], None if cond is None else cond[chosen]
 
-    with discarding(folder, record):
+    with resumable(run) as monitor:
         flow, history = jaxflow.fit_images(
             *rows(training),
             key=key,
@@ -117,17 +109,17 @@ def fit_image_run(
             objective=OBJECTIVES[settings.objective],
             max_seconds=settings.max_seconds,
             progress=None if is_first() else False,
-            callback=Monitor(settings.steps, None),
-            checkpoint=folder / STATE,
-            resume=resume,
+            callback=monitor,
+            checkpoint=run.folder / STATE,
+            resume=run.resume,
             **sizes,
         )
     some, some_cond = rows(held[:MOST_SCORED])
     bits = bits_per_dim(flow, some, some_cond, key=key, bits=depth(record), num_draws=1)
     # A level is a unit, so the bits of an image are its log-density with noise.
     results = held_out_results(-bits.each * some[0].size * math.log(2))
-    results |= {"rows_held_out": len(held), "transform": transform_text(flow.transform)}
-    return finish(flow, history, record | results | {"bits_per_dim": str(bits)}, folder)
+    results |= {"rows_held_out": len(held), "bits_per_dim": str(bits)}
+    return finish(run, flow, history, results)
 
 
 def read_for_run(

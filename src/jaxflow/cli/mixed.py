@@ -15,7 +15,7 @@ from jaxflow.cli.record import PLAN, new_record
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import note_dropped
 from jaxflow.cli.terminal import note
-from jaxflow.cli.training import compared_results, ending_early, finish
+from jaxflow.cli.training import NewRun, compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
 from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
@@ -126,12 +126,10 @@ def read_mixed(data: FitData, settings: FitSettings) -> tuple[dict[str, Cells], 
     return cells, record
 
 
-def fit_mixed(
-    cells: dict[str, Cells], record: dict[str, Any], settings: FitSettings, folder: Path
-) -> dict[str, Any]:
+def fit_mixed(cells: dict[str, Cells], run: NewRun) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
-    start = time.monotonic()
-    with ending_early(folder, record, settings) as monitor, kinds_as_typed(record["kind"]):
+    start, record, settings = time.monotonic(), run.record, run.settings
+    with ending_early(run) as monitor, kinds_as_typed(record["kind"]):
         kinds, null = split_kinds(record["kind"]), record["null"]
         # Before the training, since it may take long.
         for line in str(Plan.of(cells, kinds, null, "dict")).splitlines():
@@ -156,7 +154,7 @@ def fit_mixed(
     value = held_out["validation"]
     history["step"], history["validation"] = [fitted.steps], [math.nan if value is None else value]
     history["seconds"] = [time.monotonic() - start]
-    return finish(fitted, history, record | results, folder)
+    return finish(run, fitted, history, results)
 
 
 def without_gaps(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jaxflow.cli.given import read_given
@@ -12,11 +11,12 @@ from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_by_default, fit_table, read_table_rows
 from jaxflow.cli.target_fit import fit_target, target_record
+from jaxflow.cli.training import NewRun
 from jaxflow.data import Table
 from jaxflow.transforms.groups import is_group
 
 # Trains and fills the run directory; returns the record with the results.
-Train = Callable[[dict[str, Any], FitSettings, Path], dict[str, Any]]
+Train = Callable[[NewRun], dict[str, Any]]
 
 
 def check_by_default(data: FitData, *, by_default: bool) -> None:
@@ -34,19 +34,19 @@ def check_by_default(data: FitData, *, by_default: bool) -> None:
 
 
 def prepare(
-    data: FitData, settings: FitSettings, *, images: bool, by_default: bool, **options: Any
+    data: FitData, settings: FitSettings, *, images: bool, by_default: bool
 ) -> tuple[dict[str, Any], Train]:
     """Read the data; returns the record of the run, and how to train on them."""
     if settings.objective == "reverse-kl":
-        return target_record(data, settings), partial(fit_target, str(data.table), **options)
+        return target_record(data, settings), partial(fit_target, str(data.table))
     if images:
         x, cond, record = read_image_rows(data, settings)
-        return record, partial(fit_image_run, x, cond, resume=options["resume"])
+        return record, partial(fit_image_run, x, cond)
     if data.table.is_dir():
-        return shards_record(data, settings), partial(fit_shards, data.table, **options)
+        return shards_record(data, settings), partial(fit_shards, data.table)
     if not by_default:
         x, cond, record = read_table_rows(data, settings)
-        return record, partial(fit_table, x, cond, **options)
+        return record, partial(fit_table, x, cond)
     if data.given is not None:
         x, cond, record = read_given(data, settings)
     elif (numbers := _continuous_numbers(data)) is not None:
@@ -54,7 +54,7 @@ def prepare(
     else:
         cells, record = read_mixed(data, settings)
         return record, partial(fit_mixed, cells)
-    return record, partial(fit_by_default, x, cond, data.kind, **options)
+    return record, partial(fit_by_default, x, cond, data.kind)
 
 
 def _continuous_numbers(data: FitData) -> Table | None:

@@ -12,13 +12,14 @@ import numpy as np
 import jaxflow
 from jaxflow.cli.classes import find_classes, one_hot, read_labels, row_conditions, select_labels
 from jaxflow.cli.mixed import kinds_as_typed, split_kinds
-from jaxflow.cli.models import build_flow, build_objective, transform_text
+from jaxflow.cli.models import build_flow, build_objective
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, FitData, FitSettings
 from jaxflow.cli.tables import clean_rows, hash_rows, read_rows
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import (
+    NewRun,
     beside_simple,
     compared_results,
     ending_early,
@@ -129,16 +130,14 @@ def fit_by_default(
     x: np.ndarray,
     cond: np.ndarray | None,
     kind: Sequence[str],
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    **options: Any,
+    run: NewRun,
 ) -> dict[str, Any]:
     """Train on rows and their conditions; returns the record with the results.
 
     Ctrl-C ends the training early and keeps what was best so far. Many rows in flat space are left
-    to `fit_table`, which takes the `options` and can resume.
+    to `fit_table`, which can resume.
     """
+    record, settings = run.record, run.settings
     check_columns(x, record["columns"])
     with kinds_as_typed(kind):
         proposal = propose(x, record["columns"], split_kinds(kind))
@@ -146,9 +145,9 @@ def fit_by_default(
         check_columns(cond, record["given"])
         proposal = proposal.given
     elif proposal.surface is None and len(x) > FOLD_ROWS:
-        return fit_table(x, cond, record, settings, folder, **options)
+        return fit_table(x, cond, run)
     note_proposal(proposal)
-    with ending_early(folder, record, settings) as monitor:
+    with ending_early(run) as monitor:
         flow, history, comparison = jaxflow.fit_density(
             x,
             cond,
@@ -158,23 +157,13 @@ def fit_by_default(
             callback=monitor,
             **settings.options,
         )
-    results = {
-        "interrupted": monitor.interrupted,
-        "transform": transform_text(flow.transform),
-        **compared_results(comparison),
-    }
-    return finish(flow, history, record | results, folder)
+    results = {"interrupted": monitor.interrupted, **compared_results(comparison)}
+    return finish(run, flow, history, results)
 
 
-def fit_table(
-    x: np.ndarray,
-    cond: np.ndarray | None,
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    **options: Any,
-) -> dict[str, Any]:
+def fit_table(x: np.ndarray, cond: np.ndarray | None, run: NewRun) -> dict[str, Any]:
     """Train on rows and fill the run directory; returns the record with the results."""
+    record, settings = run.record, run.settings
     training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
@@ -187,18 +176,15 @@ def fit_table(
     rows, held_rows = take(training, x, cond), take(held, x, cond)
     note_proposal(transform)
     flow, history = train(
+        run,
         flow,
-        rows,
-        record,
-        settings,
-        folder,
-        **options,
+        *rows,
         key=fit_key,
         validation=held_rows,
         transform=transform,
         objective=build_objective(settings, flow, init_key, *rows[1:]),
     )
-    alone = cond is None and settings.by_default and options.get("mesh") is None
+    alone = cond is None and settings.by_default and run.mesh is None
     if alone and isinstance(transform, Proposal):
         config = table_config(steps=settings.steps, max_seconds=settings.max_seconds)
         sizes = settings.size("width"), settings.depth
@@ -213,7 +199,6 @@ def fit_table(
             results = compared_results(Comparison.of(densities))
         else:
             results = held_out_results(log_p)
-    results |= {"transform": transform_text(flow.transform)}
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:
@@ -221,4 +206,4 @@ def fit_table(
                 f"the base density misses the fully noised data by {gap:.2g} nats per row: the "
                 "noise is too small for these units. Add --transform standardise to scale the data"
             )
-    return finish(flow, history, record | results, folder)
+    return finish(run, flow, history, results)

@@ -17,7 +17,7 @@ from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import hash_rows
-from jaxflow.cli.training import finish, train
+from jaxflow.cli.training import NewRun, finish, train
 from jaxflow.objectives import ReverseKL
 
 # Samples that judge the fitted flow.
@@ -44,27 +44,21 @@ def target_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
     return new_record(target, digest, data.columns, 0, settings)
 
 
-def fit_target(
-    target: str, record: dict[str, Any], settings: FitSettings, folder: Path, **options: Any
-) -> dict[str, Any]:
+def fit_target(target: str, run: NewRun) -> dict[str, Any]:
     """Train by reverse KL and fill the run directory; returns the record with the results."""
-    dim = len(record["columns"])
+    dim, settings = len(run.record["columns"]), run.settings
     log_p = _load_function(target, dim)
     init_key, fit_key, draw_key = jax.random.split(jax.random.key(settings.seed), 3)
     flow, history = train(
+        run,
         build_flow(settings, dim, init_key),
-        (None,),
-        record,
-        settings,
-        folder,
-        **options,
+        None,
         key=fit_key,
         objective=ReverseKL(target=log_p, num_samples=settings.size("batch_size")),
         transform=None,
     )
     weighted = importance_sample(flow, log_p, NUM_DRAWS, key=draw_key)
     results = {
-        "transform": "none",
         "draws": NUM_DRAWS,
         "effective": weighted.effective,
         "log_z": weighted.log_z,
@@ -72,7 +66,7 @@ def fit_target(
         "pareto_k": weighted.pareto_k,
         "undefined": weighted.undefined,
     }
-    return finish(flow, history, record | results, folder)
+    return finish(run, flow, history, results)
 
 
 def target_text(record: dict[str, Any]) -> str:
