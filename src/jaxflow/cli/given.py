@@ -56,12 +56,19 @@ def read_given(
     return x, cond, record
 
 
+def given_cells(options: Sequence[str]) -> dict[str, str]:
+    """The cells of options such as `city=Oslo`, by column."""
+    for option in options:
+        if "=" not in option:
+            raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
+    return {name: cell for name, _, cell in (option.partition("=") for option in options)}
+
+
 def given_condition(
     run: Path, record: dict[str, Any], options: Sequence[str]
 ) -> Float[np.ndarray, " given"]:
     """The condition of all samples, from options such as `a=3` and `b=2`."""
-    cells = {name: cell for name, _, cell in (option.partition("=") for option in options)}
-    names = record["given"]
+    cells, names = given_cells(options), record["given"]
     if set(cells) != set(names):
         want = " ".join(f"--given {name}=..." for name in names)
         raise ValueError(f"{run} needs a number for {', '.join(names)}, and no other: add {want}")

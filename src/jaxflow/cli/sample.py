@@ -1,6 +1,5 @@
 """`jaxflow sample`: new rows from a fitted density."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import polars as pl
 import typer
 
 from jaxflow.cli.classes import class_condition, draw_classes
-from jaxflow.cli.given import given_condition
+from jaxflow.cli.given import given_cells, given_condition
 from jaxflow.cli.image_outputs import sample_images
 from jaxflow.cli.mixed import needs_mixed, note_absent
 from jaxflow.cli.options import (
@@ -117,7 +116,9 @@ def sample(
         with jax.enable_x64(record["settings"]["float64"]):
             fitted = load_flow(run)
             if fill is None:
-                frame = _sample_mixed(fitted, num, seed, given or ())
+                cells = given_cells(given or ())
+                source = fitted.condition(cells) if cells else fitted
+                frame = source.sample(jax.random.key(seed), num)
             else:
                 with first_line(fill, is_header=record.get("header")):
                     frame = _fill(fitted, fill, seed)
@@ -175,18 +176,6 @@ def _print(num: int, out: Path) -> None:
     print_facts(
         {"drawn": plural(num, "row"), "samples": str(out)}, {"rows": num, "samples": str(out)}
     )
-
-
-def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.DataFrame:
-    """Draw rows of a mixed table, some of whose cells are set by --given."""
-    key, cells = jax.random.key(seed), {}
-    for option in given:
-        name, equals, cell = option.partition("=")
-        if not equals:
-            raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
-        cells[name] = cell
-    source = fitted.condition(cells) if cells else fitted
-    return source.sample(key, num)
 
 
 def _fill(fitted: Any, table: Path, seed: int) -> pl.DataFrame:

@@ -1,14 +1,13 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-import polars as pl
 import typer
 
 from jaxflow import CNF, Status
@@ -31,6 +30,8 @@ from jaxflow.tables.frames import read_cells, read_frame
 # Rows read and scored at a time, and names of the columns of results.
 BLOCK = 65_536
 SCORES = ("row", "log_prob", "ode_error", "trace_se", "status", "percentile", "log_prob_se")
+# From row numbers and log-densities to further columns of the output.
+MoreColumns = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 
 
 def score(
@@ -113,7 +114,7 @@ def score(
         raise needs_mixed(run, "--marginal")
     if marginal and percentile:
         raise ValueError("--percentile compares whole rows, --marginal does not: leave one out")
-    more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
+    more = _more_columns(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}
         refuse_options(run, record, **refused)
@@ -147,43 +148,35 @@ def score(
     _print_scores(moments, out, flow.error if fast else None, rows)
 
 
-class MoreColumns(NamedTuple):
-    """Columns of the output beside the log-density; call it for those of some rows.
+def _more_columns(
+    record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
+) -> MoreColumns:
+    """The columns that --keep-columns and --percentile add, as a function of some rows.
 
-    `frame` is the table, to copy its columns; `held_out` are quantiles of the log-density of
-    held-out rows, for percentiles.
+    Raises ValueError if the output or the run cannot have them.
     """
+    if keep and out.suffix.lower() == ".npy":
+        raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
+    quantiles = record.get("held_out_quantiles")
+    if percentile and not quantiles:
+        raise ValueError(
+            "--percentile needs a run with held-out rows, fitted by this version of jaxflow"
+        )
+    frame = read_frame(table) if keep else None
 
-    frame: pl.DataFrame | None
-    held_out: np.ndarray | None
-
-    @classmethod
-    def of(
-        cls, record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
-    ) -> "MoreColumns":
-        """The columns that the options ask for; raises ValueError if they are not possible."""
-        if keep and out.suffix.lower() == ".npy":
-            raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
-        held_out = record.get("held_out_quantiles")
-        if percentile and not held_out:
-            raise ValueError(
-                "--percentile needs a run with held-out rows, fitted by this version of jaxflow"
-            )
-        frame = read_frame(table) if keep else None
-        return cls(frame, np.array(held_out) if percentile else None)
-
-    def __call__(self, rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
-        """The columns for the rows with these numbers."""
+    def columns_of(rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if self.held_out is not None:
-            levels = np.linspace(0, 100, len(self.held_out))
-            columns["percentile"] = np.interp(log_p, self.held_out, levels)
-        if self.frame is not None:
-            kept = self.frame[rows]
+        if percentile:
+            levels = np.linspace(0, 100, len(quantiles))
+            columns["percentile"] = np.interp(log_p, quantiles, levels)
+        if frame is not None:
+            kept = frame[rows]
             columns |= {
                 f"{name} of table" if name in SCORES else name: kept[name] for name in kept.columns
             }
         return columns
+
+    return columns_of
 
 
 def _score_mixed(
