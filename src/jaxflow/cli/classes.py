@@ -1,6 +1,6 @@
-"""Classes of rows: labels read from a column, and one-hot conditions for the flow."""
+"""Conditions of rows: classes, one-hot, or columns of numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from jaxflow.cli.given import check_given, read_given_columns
+from jaxflow.cli.tables import errors_of
 from jaxflow.cli.terminal import note, plural
-from jaxflow.data import read_table, table_names
+from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.data.delimited import TEXT, is_number, text_column
 from jaxflow.tables.cells import CODE
 from jaxflow.tables.numeric import is_whole
@@ -19,33 +19,37 @@ from jaxflow.tables.numeric import is_whole
 MAX_CLASSES = 1000
 
 Labels = np.ndarray
+RowNumbers = Int[np.ndarray, " rows"]
+Conditions = Float[np.ndarray, "rows c"]
 OneHot = Float[np.ndarray, "rows classes"]
 
 
-class RowConditions:
-    """Conditions of the rows of a table for a run: call it with row numbers.
+def row_conditions(
+    record: dict[str, Any], path: Path, class_name: str | None = None
+) -> Callable[[RowNumbers], Conditions | None]:
+    """A function from the numbers of rows of a table to their conditions for a run.
 
-    From the run's class column, the columns that it is given, or one class for all rows.
+    These are one class for all rows, the columns that the run is given, or the classes in its
+    class column; None for a run without any.
     """
+    classes, column = record.get("classes"), str(record.get("class_column"))
+    if class_name is not None:
+        fixed = class_condition(record, class_name)
+        return lambda rows: np.tile(fixed, (len(rows), 1))
+    if record.get("given"):
+        table = read_table(path, record["given"])
+        return lambda rows: _finite_conditions(table, rows, path)
+    if classes is None:
+        return lambda rows: None
+    labels = read_labels(path, column)
+    return lambda rows: one_hot(select_labels(labels, rows, path, column), classes, path)
 
-    def __init__(self, record: dict[str, Any], path: Path, class_name: str | None = None) -> None:
-        self.path, self.column, self.classes = path, record.get("class_column"), None
-        self.given = None if not record.get("given") else read_given_columns(record, path)
-        self.fixed = None if class_name is None else class_condition(record, class_name)
-        if self.fixed is None and record.get("classes") is not None:
-            self.classes = record["classes"]
-            self.labels = read_labels(path, str(self.column))
 
-    def __call__(self, row_numbers: Int[np.ndarray, " rows"]) -> OneHot | None:
-        """Conditions of the rows with these numbers; None for a run without any."""
-        if self.given is not None:
-            return check_given(self.given, row_numbers, self.path)
-        if self.fixed is not None:
-            return np.broadcast_to(self.fixed, (len(row_numbers), len(self.fixed)))
-        if self.classes is None:
-            return None
-        labels = select_labels(self.labels, row_numbers, self.path, str(self.column))
-        return one_hot(labels, self.classes, self.path)
+def _finite_conditions(table: Table, rows: RowNumbers, path: Path) -> Conditions:
+    values = table.values[rows]
+    with errors_of(path):
+        check_rows(values, columns=table.columns)
+    return values
 
 
 def class_condition(record: dict[str, Any], name: str) -> Float[np.ndarray, " classes"]:
@@ -85,9 +89,7 @@ def read_labels(path: Path, column: str) -> Labels:
     return np.asarray([normalise(cell) for cell in _read_cells(path, names, column)])
 
 
-def select_labels(
-    labels: Labels, row_numbers: Int[np.ndarray, " rows"], path: Path, column: str
-) -> Labels:
+def select_labels(labels: Labels, row_numbers: RowNumbers, path: Path, column: str) -> Labels:
     """Return the labels of the rows with these numbers; raise ValueError if one is missing."""
     labels = labels[row_numbers]
     empty = row_numbers[labels == ""]

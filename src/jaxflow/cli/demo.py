@@ -16,7 +16,7 @@ from jaxtyping import Float
 from jaxflow import CNF, StandardNormal, TrainConfig, plotting
 from jaxflow import fit as fit_flow
 from jaxflow.cli.options import Overwrite, Seed
-from jaxflow.cli.outputs import render, write_bytes
+from jaxflow.cli.outputs import write_bytes, write_picture
 from jaxflow.cli.record import versions
 from jaxflow.cli.terminal import note, print_result
 from jaxflow.data import EightGaussians, digits
@@ -96,7 +96,7 @@ def _fit_eight_gaussians(out: Path, seed: int, *, quick: bool) -> dict[str, Any]
         limits=(-edge, edge, -edge, edge),
         resolution=32 if quick else 128,
     )
-    _save(figure, out / PICTURES["8 gaussians"])
+    write_picture(out / PICTURES["8 gaussians"], figure, facecolor=figure.get_facecolor())
     log_p = np.asarray(flow.log_prob(test), np.float64)
     comparison = _compare(log_p, truth.log_prob(test), "true density")
     return {"data": "8 gaussians", "columns": 2, "rows": len(train)} | fitted | comparison
@@ -113,7 +113,8 @@ def _fit_digits(out: Path, seed: int, *, quick: bool) -> dict[str, Any]:
     )
     flow, fitted = _fit(train, validation, seed, 16 if quick else 128, config=config)
     samples = np.asarray(flow.sample(jax.random.key(seed), 40))
-    _save(_draw_digits(test[:40], samples), out / PICTURES["digits"])
+    figure = _draw_digits(test[:40], samples)
+    write_picture(out / PICTURES["digits"], figure, facecolor=figure.get_facecolor())
     log_p = np.asarray(flow.log_prob(test), np.float64)
     reference = gaussian_log_density(flow.transform, train, test)
     comparison = _compare(log_p, reference, "Gaussian")
@@ -165,10 +166,6 @@ def _draw_digits(data: Float[np.ndarray, "40 64"], samples: Float[np.ndarray, "4
         plotting.grid(images.reshape(40, 8, 8), ax, wide=10, limits=(0, 17))
         ax.set_title(title, fontsize=11)
     return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_bytes(path, render(figure, "png", dpi=160, facecolor=figure.get_facecolor()))
 
 
 def _to_markdown(record: dict[str, Any]) -> str:

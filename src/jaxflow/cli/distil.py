@@ -8,7 +8,7 @@ import jax
 import typer
 
 import jaxflow
-from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.classes import row_conditions
 from jaxflow.cli.options import DropNan, Overwrite, Run, Seed
 from jaxflow.cli.record import check_numbers
 from jaxflow.cli.run_directory import MAP, read_finished
@@ -48,7 +48,7 @@ def distil(
     path = run / MAP
     check_free(path, overwrite=overwrite, advice="add --overwrite")
     x, row_numbers, _ = read_rows(record, table, drop_nan=drop_nan)
-    cond = RowConditions(record, table)(row_numbers)
+    cond = row_conditions(record, table)(row_numbers)
     with jax.enable_x64(record["settings"]["float64"]):
         flow = load_flow(run)
         if not isinstance(flow, jaxflow.CNF):

@@ -11,29 +11,19 @@ import typer
 
 from jaxflow.cli import run_directory
 from jaxflow.cli.config import Config
-from jaxflow.cli.density_fit import default_proposal, fit_by_default
 from jaxflow.cli.errors import INTERRUPTED
-from jaxflow.cli.given import read_given
 from jaxflow.cli.header import Header
-from jaxflow.cli.images import fit_image_run, read_image_rows, takes_images
+from jaxflow.cli.images import takes_images
 from jaxflow.cli.info import print_outcome
-from jaxflow.cli.mixed import (
-    fit_mixed,
-    kinds_as_typed,
-    read_mixed,
-    read_numbers,
-    split_kinds,
-)
 from jaxflow.cli.options import EXPERTS, Devices, DropNan, Seed, choice
+from jaxflow.cli.prepare import check_by_default, prepare
 from jaxflow.cli.processes import check_float64, choose_together, is_first, join_job
 from jaxflow.cli.record import check_resumable
-from jaxflow.cli.settings import CHOICES, STEPS, FitSettings
-from jaxflow.cli.shards import fit_shards, shards_record
-from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
+from jaxflow.cli.settings import CHOICES, STEPS, FitData, FitSettings
+from jaxflow.cli.table_fit import inherit_settings
 from jaxflow.cli.tables import split_names
-from jaxflow.cli.target_fit import fit_target, target_record
+from jaxflow.cli.training import NewRun
 from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
-from jaxflow.transforms.groups import is_group
 
 # Options of the groups in `--help`.
 _table, _model, _training, _images, _expert = (
@@ -204,10 +194,10 @@ def fit(
 ) -> None:
     """Fit a probability density to a table or to images.
 
-    A table with text, dates, gaps, constants or counts is fitted as one density by the kinds of
-    its columns, which are printed; so is any table with --kind or --null. Samples then have
-    labels, whole numbers and gaps as the table. --kind COLUMN=interval fits a flow to a table of
-    numbers and takes counts for continuous.
+    A mixed table, with text, dates, gaps, constants or counts, is fitted as one density by the
+    kinds of its columns, which are printed; so is any table with --kind or --null. Samples then
+    have labels, whole numbers and gaps as the table has. --kind COLUMN=interval fits a flow to a
+    table of numbers and takes counts for continuous.
 
     Images are fitted by a U-Net and flow matching; with labels also per class. Their quality is
     bits per dimension: lower is better.
@@ -224,61 +214,18 @@ def fit(
     settings = FitSettings(**{each.name: options[each.name] for each in fields(FitSettings)})
     if start is not None:
         settings = inherit_settings(start, settings, changed)
-    plain = devices is None and coordinator is None and profile is None
-    plain = plain and settings.by_default and class_column is None
-    plain = plain and not table.is_dir() and not images
-    names = split_names(columns)
-    if given is not None and (not plain or kind or null):
-        raise ValueError(
-            f"--given {given} needs the default model and a table of numbers: leave out options "
-            "of the model, --class-column, --from, --devices, --kind and --null"
-        )
-    kinds = split_kinds(kind or ())
-    groups = {name: word for name, word in kinds.items() if is_group(word)}
-    mixed, numbers = plain and (len(groups) < len(kinds) or bool(null)), None
-    if plain and given is None and not mixed:
-        numbers = read_numbers(table, names, whole=not groups, drop_nan=drop_nan)
-        mixed = numbers is None
-    if groups and mixed:
-        name, word = next(iter(groups.items()))
-        raise ValueError(
-            f"--kind {name}={word} is for tables of numbers alone, and {table} has text, gaps or "
-            "constants, or another --kind or --null: choose the numbers by --columns, or add "
-            "--drop-nan"
-        )
-    if (kind or null) and not plain:
-        raise ValueError(
-            f"--{'kind' if kind else 'null'} needs a table and the default model: leave out "
-            "options of the model, --class-column, --from and --devices"
-        )
+    names, given_names = split_names(columns), split_names(given)
+    data = FitData(
+        table, names, class_column, given_names, kind or [], null or [], drop_nan, levels
+    )
+    by_default = settings.by_default and class_column is None and not (table.is_dir() or images)
+    by_default = by_default and devices is None and coordinator is None and profile is None
+    check_by_default(data, by_default=by_default)
     with join_job(coordinator, processes, process_index):
         folder = choose_together(
             lambda: run_directory.choose_folder(out, overwrite=overwrite, resume=resume)
         )
-        x = cond = cells = None
-        if objective == "reverse-kl":
-            if class_column is not None:
-                raise ValueError(
-                    f"--class-column {class_column}: --objective reverse-kl has no table; leave "
-                    "it out"
-                )
-            record = target_record(str(table), settings, split_names(columns))
-        elif images:
-            x, cond, record = read_image_rows(table, levels, settings)
-        elif table.is_dir():
-            record = shards_record(table, settings, columns, class_column, drop_nan=drop_nan)
-        elif given is not None:
-            x, cond, record = read_given(
-                table, names, split_names(given) or [], settings, drop_nan=drop_nan
-            )
-        elif mixed:
-            cells, record = read_mixed(
-                table, names, settings, kind or (), null or (), drop_nan=drop_nan
-            )
-        else:
-            x, cond, record = read_table_rows(
-                table, columns, class_column, settings, drop_nan=drop_nan, read=numbers
-            )
+        record, train = prepare(data, settings, images=images, by_default=by_default)
         record |= {"header": header}
         if resume and (folder / run_directory.RECORD).exists():
             started = run_directory.read_record(folder)
@@ -292,26 +239,10 @@ def fit(
             jax.config.update("jax_compilation_cache_dir", str(compile_cache.resolve()))
         if coordinator is not None and devices is None:
             devices = jax.device_count()
-        how: dict[str, Any] = {"resume": resume, "mesh": devices, "profile": profile}
         with jax.enable_x64(settings.float64):
             if settings.float64:
                 check_float64()
-            proposal = None
-            if plain and x is not None:
-                with kinds_as_typed(kind or ()):
-                    proposal = default_proposal(x, record, kinds)
-            if cells is not None:
-                record = fit_mixed(cells, record, settings, folder)
-            elif x is not None and images:
-                record = fit_image_run(x, cond, record, settings, folder, resume=resume)
-            elif x is not None and proposal is not None:
-                record = fit_by_default(x, cond, proposal, record, settings, folder)
-            elif x is not None:
-                record = fit_table(x, cond, record, settings, folder, **how)
-            elif objective == "reverse-kl":
-                record = fit_target(str(table), record, settings, folder, **how)
-            else:
-                record = fit_shards(table, record, settings, folder, **how)
+            record = train(NewRun(folder, record, settings, resume, devices, profile))
         if is_first():
             run_directory.put_in_place(folder, out)
             print_outcome(record, out)

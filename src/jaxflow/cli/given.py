@@ -1,4 +1,4 @@
-"""`jaxflow fit --given`: the density of some columns of a table given others, all of numbers."""
+"""`jaxflow fit --given`: the density of some columns of numbers, conditional on others."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,34 +6,30 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.tables import check_finite, clean_rows, hash_rows
-from jaxflow.data import Table, check_rows, read_table, table_names
+from jaxflow.cli.settings import FitData, FitSettings
+from jaxflow.cli.tables import clean_rows, hash_rows
+from jaxflow.data import check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
 
 
 def read_given(
-    table: Path,
-    columns: Sequence[str] | None,
-    given: Sequence[str],
-    settings: FitSettings,
-    *,
-    drop_nan: bool,
+    data: FitData, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Read the rows to fit, (n, d), and what they are given, (n, c), and make the run's record."""
+    """Rows to fit, (n, d), the conditions that `--given` names, (n, c), and the run's record."""
+    table, columns, given = data.table, data.columns, data.given or []
     names = table_names(table)
     missing = [name for name in given if name not in names]
     if missing or not given:
         raise ValueError(f"--given: {table} has no columns {missing}; it has {', '.join(names)}")
-    chosen = [name for name in names if name not in given] if columns is None else list(columns)
-    both = [name for name in given if name in chosen]
-    if both or not chosen:
+    fitted = [name for name in names if name not in given] if columns is None else columns
+    both = [name for name in given if name in fitted]
+    if both or not fitted:
         why = f"{', '.join(both)} in both --columns and --given" if both else "no column is left"
         raise ValueError(f"--given {','.join(given)}: {why}")
-    every = [*chosen, *given]
+    every = [*fitted, *given]
     try:
         values = read_table(table, every).values
     except ValueError as error:
@@ -42,48 +38,37 @@ def read_given(
             f"then draw by jaxflow sample RUN --given {given[0]}=VALUE ({error})"
         ) from None
     rows, row_numbers = clean_rows(
-        values, every, table, drop_nan=drop_nan, float64=settings.float64
+        values, every, table, drop_nan=data.drop_nan, float64=settings.float64
     )
-    x, cond = rows[:, : len(chosen)], rows[:, len(chosen) :]
+    x, cond = rows[:, : len(fitted)], rows[:, len(fitted) :]
     record = new_record(
         str(table),
         hash_rows(x),
-        chosen,
+        fitted,
         len(x),
         settings,
-        given=list(given),
+        given=given,
         labels_sha256=hash_rows(cond),
         rows_dropped=len(values) - len(row_numbers),
-        drop_nan=drop_nan,
+        drop_nan=data.drop_nan,
         split_seed=host_seed(jax.random.key(settings.seed)),
     )
     return x, cond, record
 
 
-def read_given_columns(record: dict[str, Any], path: Path) -> Table:
-    """The columns that a run is given, of all rows of a table."""
-    names, given = table_names(path), record["given"]
-    missing = [name for name in given if name not in names]
-    if missing:
-        raise ValueError(f"{path}: no columns {missing}, which the run is given")
-    return read_table(path, given)
-
-
-def check_given(
-    given: Table, row_numbers: Int[np.ndarray, " rows"], path: Path
-) -> Float[np.ndarray, "rows given"]:
-    """What the rows with these numbers are given; raises ValueError for NaN."""
-    values = given.values[row_numbers]
-    check_finite(values, given.columns, path)
-    return values
+def given_cells(options: Sequence[str]) -> dict[str, str]:
+    """The cells of options such as `city=Oslo`, by column."""
+    for option in options:
+        if "=" not in option:
+            raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
+    return {name: cell for name, _, cell in (option.partition("=") for option in options)}
 
 
 def given_condition(
     run: Path, record: dict[str, Any], options: Sequence[str]
 ) -> Float[np.ndarray, " given"]:
-    """`a=3` and `b=2` as the condition of all samples."""
-    cells = {name: cell for name, _, cell in (option.partition("=") for option in options)}
-    names = record["given"]
+    """The condition of all samples, from options such as `a=3` and `b=2`."""
+    cells, names = given_cells(options), record["given"]
     if set(cells) != set(names):
         want = " ".join(f"--given {name}=..." for name in names)
         raise ValueError(f"{run} needs a number for {', '.join(names)}, and no other: add {want}")

@@ -1,4 +1,4 @@
-"""Whether the first line of a text table is its header: as the user says, or as for its run."""
+"""Whether the first line of a text table is its header: the option, or else as in the run."""
 
 import functools
 from collections.abc import Callable
@@ -13,13 +13,13 @@ Header = Annotated[
     typer.Option(
         "--header/--no-header",
         help="Whether the first line of a text table has the names of its columns. Default: as in "
-        "the run; for a fit, whether one of its cells is no number.",
+        "the run; for a fit, a header if one of its cells is not a number.",
     ),
 ]
 
 
 def with_header(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command: its table is read by its argument `header`, or else as that of its run."""
+    """Wrap a command: `--header` says how its table is read, or else the record of its run."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -20,7 +20,13 @@ from jaxflow.plotting.periods import places
 # Limits of the pair plots.
 MAX_COLUMNS, MAX_ROWS = 6, 2000
 
-STATISTICS = ("mean", "standard deviation", "minimum", "median", "maximum")
+STATISTICS = {
+    "mean": np.mean,
+    "standard deviation": np.std,
+    "minimum": np.min,
+    "median": np.median,
+    "maximum": np.max,
+}
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
@@ -36,8 +42,18 @@ pre { background: #f6f6f4; padding: 1rem; white-space: pre-wrap; font-size: .85r
 """
 
 
-class Found(NamedTuple):
-    """What a check found: `values` are for `--json`; `report` makes sections and figures."""
+class CheckResult(NamedTuple):
+    """The outcome of a check.
+
+    Attributes:
+        checked: the diagnosis, the table check or the image check.
+        model: the flow or the fitted table.
+        examined: the rows that were tested, in words.
+        text: what is printed.
+        values: what `--json` prints; `"problems"` is a list of sentences.
+        report: makes the sections of the report, HTML by heading, and its figures by caption.
+        solves: the solves of the tested rows, or None.
+    """
 
     checked: Any
     model: Any
@@ -48,29 +64,21 @@ class Found(NamedTuple):
     solves: Any = None
 
 
-def write_report(
-    path: Path,
-    run: Path,
-    facts: Mapping[str, str],
-    examined: str,
-    problems: Sequence[str],
-    sections: Mapping[str, Sequence[str]],
-    figures: Mapping[str, Any],
-) -> None:
-    """Write the report on a run and on its tests, the verdict first.
+def write_report(path: Path, run: Path, facts: Mapping[str, str], result: CheckResult) -> None:
+    """Write the report on a run and on its tests, the verdict first, as one self-contained file.
 
-    The file loads nothing else. `facts` describe the run, `examined` the table and the rows that
-    were tested; `sections` are HTML by heading, `figures` by caption.
+    `facts` describe the run.
     """
+    sections, figures = result.report()
     name = html.escape(run.resolve().name)
-    verdict = [f"<li>{html.escape(problem)}</li>" for problem in problems]
+    verdict = [f"<li>{html.escape(problem)}</li>" for problem in result.values["problems"]]
     parts = [
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{name}: a density by jaxflow</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{name}</h1>",
-        f"<p>Tested on {html.escape(examined)}: "
+        f"<p>Tested on {html.escape(result.examined)}: "
         + ("no problem found." if not verdict else f"{plural(len(verdict), 'problem')}.")
         + "</p>",
         f"<ul>{''.join(verdict)}</ul>" if verdict else "",
@@ -147,12 +155,11 @@ def table_html(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> 
 
 def _statistics(values: Float[np.ndarray, " rows"]) -> list[float]:
     values = values.astype(np.float64)
-    functions = (np.mean, np.std, np.min, np.median, np.max)
-    return [float(function(values)) for function in functions]
+    return [float(statistic(values)) for statistic in STATISTICS.values()]
 
 
 def _log_density(solves: Any) -> list[str]:
-    """Statistics over the rows that were solved, and how many failed."""
+    """Statistics over the rows whose solve succeeded, and how many failed."""
     named = {"log-density, nats": solves.log_prob, "stated error, nats": solves.ode_errors}
     solved = {name: v[np.isfinite(v)] for name, v in named.items() if v is not None}
     rows = [[name, *_statistics(values)] for name, values in solved.items() if len(values)]

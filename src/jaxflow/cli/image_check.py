@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from jaxflow import plotting
-from jaxflow.cli.html_report import Found, history_figure, text_html
+from jaxflow.cli.html_report import CheckResult, history_figure, text_html
 from jaxflow.cli.images import image_text, read_for_run
+from jaxflow.cli.new_rows import choose_rows, held_out_only
 from jaxflow.cli.record import run_split
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows
@@ -19,30 +20,31 @@ from jaxflow.diagnostics import ImageCheck, check_images
 SHOWN, PATHS, TIMES = 64, 8, 9
 
 
-def check_image_run(run: Path, record: dict[str, Any], table: Path, most: int, seed: int) -> Found:
+def check_image_run(
+    run: Path, record: dict[str, Any], table: Path, most: int, seed: int
+) -> CheckResult:
     """Bound the bits per dimension of images, and compare samples with them."""
     x, cond, training = _unseen(run, record, table)
-    if len(x) > most:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(x))[:most])
-        x, cond = x[chosen], None if cond is None else cond[chosen]
+    chosen = choose_rows(len(x), most, seed)
+    x, cond = x[chosen], None if cond is None else cond[chosen]
     flow, key = load_flow(run), jax.random.key(seed)
-    found = check_images(flow, x, training, cond, key=key, levels=record["levels"])
+    checked = check_images(flow, x, training, cond, key=key, levels=record["levels"])
     examined = f"{plural(len(x), 'image')} of {table}"
 
     def report() -> tuple[dict[str, Any], dict[str, Any]]:
-        figures = _figures(flow, found, x, cond, training, record)
-        sections = {"Data": [text_html(image_text(record))], "Tests": [text_html(str(found))]}
+        figures = _figures(flow, checked, x, cond, training, record)
+        sections = {"Data": [text_html(image_text(record))], "Tests": [text_html(str(checked))]}
         return sections, figures | {"Training history": history_figure(run)}
 
     values = {
-        "problems": found.problems,
-        "verdict": [finding.text for finding in found.findings],
-        "bits_per_dim": found.bits.bits,
-        "standard_error": found.bits.standard_error,
-        "solver_error": found.bits.solver_error,
+        "problems": checked.problems,
+        "verdict": [finding.text for finding in checked.findings],
+        "bits_per_dim": checked.bits.bits,
+        "standard_error": checked.bits.standard_error,
+        "solver_error": checked.bits.solver_error,
         "images": len(x),
     }
-    return Found(found, flow, examined, f"{examined}\n{found}", values, report)
+    return CheckResult(checked, flow, examined, f"{examined}\n{checked}", values, report)
 
 
 def _unseen(
@@ -55,14 +57,10 @@ def _unseen(
     if fitted is None:
         note(f"{record['table']} has changed or is gone: samples are compared with {table} itself")
         return x, cond, x
-    training, held = run_split(record, len(fitted))
+    training, _ = run_split(record, len(fitted))
     if not own:
         return x, cond, fitted[training]
-    note(
-        f"the run was fitted to {table}, so only its {plural(len(held), 'held-out image')} are "
-        "tested. They chose the best weights: new images would be a fairer test"
-    )
-    held = np.sort(held)
+    held = held_out_only(record, table, len(x), "image")
     return x[held], None if cond is None else cond[held], x[training]
 
 
@@ -78,7 +76,7 @@ def _fitted(run: Path, record: dict[str, Any]) -> np.ndarray | None:
 
 def _figures(
     flow: Any,
-    found: ImageCheck,
+    checked: ImageCheck,
     x: np.ndarray,
     cond: np.ndarray | None,
     training: np.ndarray,
@@ -92,13 +90,13 @@ def _figures(
     def picture(images: np.ndarray, wide: int | None = None) -> Any:
         return plotting.grid(images, wide=wide, limits=limits).figure
 
-    pairs = np.stack([found.samples[:SHOWN], training[found.nearest[:SHOWN]]], axis=1)
-    few = found.samples[:PATHS]
+    pairs = np.stack([checked.samples[:SHOWN], training[checked.nearest[:SHOWN]]], axis=1)
+    few = checked.samples[:PATHS]
     some_cond = None if cond is None else cond[: len(few)]
     back = flow.transport(few, 1.0, 0.0, some_cond, save_at=np.linspace(1.0, 0.0, TIMES))
     paths = np.moveaxis(np.asarray(back)[::-1], 0, 1)
     return {
-        "Samples": picture(found.samples[:SHOWN]),
+        "Samples": picture(checked.samples[:SHOWN]),
         "Images that were tested": picture(x[:SHOWN]),
         "Samples, each beside the nearest training image": picture(
             pairs.reshape(-1, *x.shape[1:]), 16

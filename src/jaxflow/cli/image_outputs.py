@@ -10,23 +10,14 @@ import numpy as np
 from jaxflow import plotting
 from jaxflow.cli.classes import class_condition
 from jaxflow.cli.images import depth, read_for_run
-from jaxflow.cli.outputs import check_output, open_table, render, write_bytes
-from jaxflow.cli.record import check_numbers
+from jaxflow.cli.outputs import check_output, check_picture, open_table, write_picture
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.terminal import plural, print_facts
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.io.atomic import atomic_write
-from jaxflow.runtime.extras import import_extra
 
 # Draws of noise and of probes for the errors of each image.
 DRAWS = 4
-
-
-def check_image_options(run: Path, record: dict[str, Any], **refused: Any) -> None:
-    """Raise ValueError for options that are set and that a run on images does not take."""
-    for option, value in refused.items():
-        if value:
-            check_numbers(run, record, f"--{option.replace('_', '-')}")
 
 
 def sample_images(
@@ -46,29 +37,26 @@ def sample_images(
     if out is not None:
         check_output(out, overwrite=overwrite, suffixes=(".npz",))
     if grid is not None:
-        kinds = (".png", ".pdf", ".svg")
-        check_output(grid, overwrite=overwrite, suffixes=kinds, option="--grid")
-        import_extra("matplotlib", "plot", "--grid needs matplotlib")
-    cond, labels, classes = None, None, record["classes"]
+        check_picture(grid, overwrite=overwrite, option="--grid")
+    cond, classes = None, record["classes"]
     if class_name is not None:
         cond = np.tile(class_condition(record, class_name), (num, 1))
-        labels = np.full(num, classes[int(cond[0].argmax())])
     elif classes is not None:
         # A row of the picture has one class, where there are as many rows.
-        which = np.sort(np.arange(num) % len(classes))
-        cond, labels = np.eye(len(classes), dtype=np.float32)[which], np.array(classes)[which]
+        cond = np.eye(len(classes), dtype=np.float32)[np.sort(np.arange(num) % len(classes))]
     flow = load_flow(run, guidance)
     x = np.asarray(flow.sample(jax.random.key(seed), num, cond, progress=None))
     images = np.round(x).astype(np.uint8 if record["levels"] <= 256 else np.uint16)
     if out is not None:
-        more: dict[str, Any] = {} if labels is None else {"labels": labels}
+        arrays: dict[str, Any] = {"images": images}
+        if cond is not None:
+            arrays["labels"] = np.array(classes)[cond.argmax(axis=1)]
         with atomic_write(out) as file:
-            np.savez(file, images=images, **more)
+            np.savez(file, **arrays)
     if grid is not None:
         wide = None if class_name or classes is None else math.ceil(num / len(classes))
         axes = plotting.grid(images, wide=wide, limits=(0, record["levels"] - 1))
-        picture = render(axes.figure, grid.suffix[1:].lower(), dpi=160, bbox_inches="tight")
-        write_bytes(grid, picture)
+        write_picture(grid, axes.figure, bbox_inches="tight")
     written = {n: str(p) for n, p in (("samples", out), ("grid", grid)) if p is not None}
     print_facts({"drawn": plural(num, "image")} | written, {"images": num} | written)
 
@@ -96,18 +84,19 @@ def score_images(
     if bits.each_se is not None:
         errors = {"log_prob_se": bits.each_se * nats, "bits_per_dim_se": bits.each_se}
     rows = np.arange(len(x))
-    names = {} if read.names is None or out.suffix.lower() == ".npy" else {"file": read.names}
+    files = {} if read.names is None or out.suffix.lower() == ".npy" else {"file": read.names}
     with open_table(out) as append:
-        append({"row": rows, **names, "log_prob": log_p, "bits_per_dim": bits.each, **errors})
+        append({"row": rows, **files, "log_prob": log_p, "bits_per_dim": bits.each, **errors})
     worst = np.argsort(log_p, kind="stable")[:unusual].tolist()
-    which = [f"image {i}" if read.names is None else read.names[i] for i in worst]
+    names = [f"image {i}" for i in rows] if read.names is None else read.names
+    lowest = {names[i]: float(bits.each[i]) for i in worst}
     print_facts(
         {
             "scored": plural(len(x), "image"),
             "mean": str(bits),
             **{
-                f"unusual {k}": f"{name}: {bits.each[i]:.4f} bits/dim"
-                for k, (i, name) in enumerate(zip(worst, which, strict=True), 1)
+                f"unusual {k}": f"{name}: {each:.4f} bits/dim"
+                for k, (name, each) in enumerate(lowest.items(), 1)
             },
             "scores": str(out),
         },
@@ -115,10 +104,7 @@ def score_images(
             "images": len(x),
             "bits_per_dim": bits.bits,
             "standard_error": bits.standard_error,
-            "unusual": [
-                {"image": name, "bits_per_dim": float(bits.each[i])}
-                for i, name in zip(worst, which, strict=True)
-            ],
+            "unusual": [{"image": name, "bits_per_dim": each} for name, each in lowest.items()],
             "scores": str(out),
         },
     )

@@ -10,14 +10,13 @@ import numpy as np
 
 import jaxflow
 from jaxflow.cli.classes import class_condition, find_classes, normalise, one_hot
-from jaxflow.cli.models import transform_text
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.record import IMAGES, new_record
 from jaxflow.cli.run_directory import STATE
-from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.tables import hash_rows
+from jaxflow.cli.settings import FitData, FitSettings
+from jaxflow.cli.tables import errors_of, hash_rows
 from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import Monitor, discarding, finish, held_out_results
+from jaxflow.cli.training import NewRun, finish, held_out_results, resumable
 from jaxflow.data import Images, read_images, split
 from jaxflow.data.images import PICTURES, holds_images
 from jaxflow.data.shards import RECORD as SHARDS
@@ -58,16 +57,17 @@ def takes_images(table: Path, changed: Sequence[str]) -> bool:
 
 
 def read_image_rows(
-    table: Path, levels: int | None, settings: FitSettings
+    data: FitData, settings: FitSettings
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """The images to fit, (n, height, width, channels), their classes one-hot, and the record."""
+    table = data.table
     if settings.objective not in OBJECTIVES:
         raise ValueError(
             f"--objective {settings.objective} is for tables, and {table} holds images: "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     read = read_images(table)
-    x, levels = _as_levels(table, read, levels)
+    x, levels = _as_levels(table, read, data.levels)
     labels, classes, cond = _labels(read), None, None
     if labels is not None and len(set(labels.tolist())) > 1:
         classes = find_classes(labels, "labels")
@@ -86,20 +86,10 @@ def read_image_rows(
     return x, cond, record | {IMAGES: list(x.shape[1:])}
 
 
-def fit_image_run(
-    x: np.ndarray,
-    cond: np.ndarray | None,
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
+def fit_image_run(x: np.ndarray, cond: np.ndarray | None, run: NewRun) -> dict[str, Any]:
     """Train on images and fill the run directory; returns the record with the results."""
-    try:
-        training, held = split(len(x), settings.validation, settings.seed)
-    except ValueError as error:
-        raise ValueError(f"--validation {settings.validation}: {error}") from None
+    record, settings = run.record, run.settings
+    training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     note(image_text(record))
     key = jax.random.key(settings.seed)
     names = "width", "batch_size", "learning_rate", "flips", "shifts", "noise"
@@ -109,7 +99,7 @@ def fit_image_run(
     def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return x[chosen], None if cond is None else cond[chosen]
 
-    with discarding(folder, record):
+    with resumable(run) as monitor:
         flow, history = jaxflow.fit_images(
             *rows(training),
             key=key,
@@ -119,17 +109,17 @@ def fit_image_run(
             objective=OBJECTIVES[settings.objective],
             max_seconds=settings.max_seconds,
             progress=None if is_first() else False,
-            callback=Monitor(settings.steps, None),
-            checkpoint=folder / STATE,
-            resume=resume,
+            callback=monitor,
+            checkpoint=run.folder / STATE,
+            resume=run.resume,
             **sizes,
         )
     some, some_cond = rows(held[:MOST_SCORED])
     bits = bits_per_dim(flow, some, some_cond, key=key, bits=depth(record), num_draws=1)
     # A level is a unit, so the bits of an image are its log-density with noise.
     results = held_out_results(-bits.each * some[0].size * math.log(2))
-    results |= {"rows_held_out": len(held), "transform": transform_text(flow.transform)}
-    return finish(flow, history, record | results | {"bits_per_dim": str(bits)}, folder)
+    results |= {"rows_held_out": len(held), "bits_per_dim": str(bits)}
+    return finish(run, flow, history, results)
 
 
 def read_for_run(
@@ -137,18 +127,12 @@ def read_for_run(
 ) -> tuple[np.ndarray, np.ndarray | None, Images]:
     """Images for a run, their conditions, and what was read; checked against the run's images."""
     read = read_images(table)
-    try:
+    with errors_of(table):
         check_image(read.images[0], tuple(record[IMAGES]))
-    except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
     x, _ = _as_levels(table, read, record["levels"])
     classes, labels = record["classes"], _labels(read)
     if class_name is not None:
-        return (
-            x,
-            np.broadcast_to(class_condition(record, class_name), (len(x), len(classes))),
-            read,
-        )
+        return x, np.tile(class_condition(record, class_name), (len(x), 1)), read
     if classes is None:
         return x, None, read
     if labels is None:
@@ -176,10 +160,8 @@ def image_text(record: dict[str, Any]) -> str:
 def _as_levels(table: Path, read: Images, levels: int | None) -> tuple[np.ndarray, int]:
     # Pictures have all levels of their files.
     levels = 256 if levels is None and read.names is not None else levels
-    try:
+    with errors_of(table):
         return as_images(read.images, levels)
-    except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
 
 
 def _labels(read: Images) -> np.ndarray | None:

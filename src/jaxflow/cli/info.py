@@ -84,12 +84,8 @@ def print_outcome(record: dict[str, Any], out: Path) -> None:
 
 
 def _column_facts(record: dict[str, Any]) -> dict[str, str]:
-    facts = {"columns": ", ".join(record["columns"])} if record["columns"] else {}
-    if record.get("given"):
-        facts["given"] = ", ".join(record["given"])
-    if record.get("classes"):
-        facts["classes"] = ", ".join(record["classes"])
-    return facts
+    names = {name: record.get(name) for name in ("columns", "given", "classes")}
+    return {label: ", ".join(each) for label, each in names.items() if each}
 
 
 def _result_facts(record: dict[str, Any]) -> dict[str, str]:
@@ -106,7 +102,7 @@ def _result_facts(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _held_out_facts(record: dict[str, Any]) -> dict[str, str]:
-    """The held-out log-density, with simple densities beside it where they were fitted."""
+    """The held-out log-density, and those of simple densities if the fit compared them."""
     if IMAGES in record:
         return {"held-out": record["bits_per_dim"]}
     if "comparison" not in record:

@@ -1,4 +1,4 @@
-"""Runs of `jaxflow fit` on tables of text, counts, dates, numbers and gaps."""
+"""Runs of `jaxflow fit` on mixed tables: of text, counts, dates, numbers and gaps."""
 
 import contextlib
 import hashlib
@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxflow.cli.record import PLAN, check_numbers, new_record
-from jaxflow.cli.run_directory import FLOW
-from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.terminal import note, plural
-from jaxflow.cli.training import compared_results, ending_early, finish
+from jaxflow.cli.record import PLAN, new_record
+from jaxflow.cli.settings import FitData, FitSettings
+from jaxflow.cli.tables import note_dropped
+from jaxflow.cli.terminal import note
+from jaxflow.cli.training import NewRun, compared_results, ending_early, finish
 from jaxflow.data import Table, read_table, table_names
-from jaxflow.io.checkpoint import load
 from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
@@ -28,20 +27,21 @@ from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose
 
-# Most columns of whole numbers that are fitted as such unless the user says so: more take long.
+# With more columns of whole numbers than this, which would take long, the default is a flow.
 MOST_WHOLE = 32
 
 
 def read_numbers(
     table: Path, columns: Sequence[str] | None, *, whole: bool, drop_nan: bool
 ) -> Table | None:
-    """The table, if a flow alone is to be fitted to it: numbers that vary and are continuous.
+    """The table if all its columns vary and are continuous numbers, so that a flow fits it.
 
-    None for a table that is fitted by the kinds of its columns: one with text, gaps or a constant,
-    or, if `whole`, with whole numbers whose cells matter. These are taken for continuous, with a
-    note, beside columns on a manifold, and if they are more than `MOST_WHOLE`.
+    None for a table that is fitted by the kinds of its columns: one with text, gaps, a constant
+    or, if `whole`, whole numbers that a rounded density does not describe. Beside columns on a
+    manifold, and if there are more than `MOST_WHOLE`, whole numbers count as continuous, with a
+    note.
     """
-    table_names(table)  # raises for what is no table at all
+    table_names(table)  # raises for a file that is not a table
     try:
         read = read_table(table, columns)
     except ValueError:
@@ -88,7 +88,7 @@ def split_kinds(options: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def kinds_as_typed(options: Sequence[str]) -> Iterator[None]:
-    """Errors that name `kinds[...]` name the option `--kind` as it was typed."""
+    """Let errors name the option `--kind` as it was typed, in place of `kinds[...]`."""
     try:
         yield
     except ValueError as error:
@@ -100,46 +100,36 @@ def kinds_as_typed(options: Sequence[str]) -> Iterator[None]:
         raise ValueError(text) from error
 
 
-def read_mixed(
-    table: Path,
-    columns: Sequence[str] | None,
-    settings: FitSettings,
-    kind: Sequence[str],
-    null: Sequence[str],
-    *,
-    drop_nan: bool,
-) -> tuple[dict[str, Cells], dict[str, Any]]:
+def read_mixed(data: FitData, settings: FitSettings) -> tuple[dict[str, Cells], dict[str, Any]]:
     """The columns to fit, and the run's record."""
-    cells = read_cells(table, null)
-    missing = [name for name in columns or () if name not in cells]
+    cells = read_cells(data.table, data.null)
+    missing = [name for name in data.columns or () if name not in cells]
     if missing:
-        raise ValueError(f"{table}: no columns {missing}; the file has {list(cells)}")
-    cells = {name: cells[name] for name in columns or cells}
+        raise ValueError(f"{data.table}: no columns {missing}; the file has {list(cells)}")
+    cells = {name: cells[name] for name in data.columns or cells}
     count = rows = len(next(iter(cells.values())))
-    if drop_nan:
-        cells, kept = without_gaps(cells, list(cells), table)
+    if data.drop_nan:
+        cells, kept = without_gaps(cells, list(cells), data.table)
         rows = len(kept)
     record = new_record(
-        str(table),
+        str(data.table),
         hash_cells(cells),
         list(cells),
         rows,
         settings,
-        columns_chosen=columns is not None,
+        columns_chosen=data.columns is not None,
         rows_dropped=count - rows,
-        drop_nan=drop_nan,
-        kind=list(kind),
-        null=list(null),
+        drop_nan=data.drop_nan,
+        kind=data.kind,
+        null=data.null,
     )
     return cells, record
 
 
-def fit_mixed(
-    cells: dict[str, Cells], record: dict[str, Any], settings: FitSettings, folder: Path
-) -> dict[str, Any]:
+def fit_mixed(cells: dict[str, Cells], run: NewRun) -> dict[str, Any]:
     """Fit the table and fill the run directory; returns the record with the results."""
-    start = time.monotonic()
-    with ending_early(folder, record, settings) as monitor, kinds_as_typed(record["kind"]):
+    start, record, settings = time.monotonic(), run.record, run.settings
+    with ending_early(run) as monitor, kinds_as_typed(record["kind"]):
         kinds, null = split_kinds(record["kind"]), record["null"]
         # Before the training, since it may take long.
         for line in str(Plan.of(cells, kinds, null, "dict")).splitlines():
@@ -164,7 +154,7 @@ def fit_mixed(
     value = held_out["validation"]
     history["step"], history["validation"] = [fitted.steps], [math.nan if value is None else value]
     history["seconds"] = [time.monotonic() - start]
-    return finish(fitted, history, record | results, folder)
+    return finish(run, fitted, history, results)
 
 
 def without_gaps(
@@ -174,16 +164,13 @@ def without_gaps(
     gaps = np.zeros(len(next(iter(cells.values()))), bool)
     for name in names:
         gaps |= cells[name].missing
-    if gaps.all():
-        raise ValueError(f"{table}: each of its {plural(len(gaps), 'row')} has a gap")
-    if gaps.any():
-        note(f"dropped {gaps.sum()} of {plural(len(gaps), 'row')} with gaps")
     kept = np.flatnonzero(~gaps)
+    note_dropped(len(gaps), len(kept), table, "gaps")
     return {name: each.take(kept) for name, each in cells.items()}, kept
 
 
 def needs_mixed(run: Path, option: str) -> ValueError:
-    """The error of an option that is for runs on more than numbers."""
+    """The error of an option that is only for runs on mixed tables."""
     return ValueError(
         f"{option}: {run} was fitted to numbers alone; fit it with --kind, such as --kind "
         "a=continuous, so that any cell can be unknown"
@@ -197,17 +184,9 @@ def note_absent(fitted: FittedTable, cells: dict[str, Cells], table: Path) -> No
         note(f"{table} has no columns {', '.join(absent)}: their cells count as unknown")
 
 
-def load_mixed(run: Path, record: dict[str, Any], **refused: Any) -> FittedTable:
-    """The fitted table of a run; raises ValueError for options in `refused` that are set."""
-    for option, value in refused.items():
-        if value:
-            check_numbers(run, record, f"--{option.replace('_', '-')}")
-    return load(run / FLOW)
-
-
 def hash_cells(cells: dict[str, Cells]) -> str:
     """SHA-256 of the cells as text."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, each in cells.items():
-        found.update(repr((name, each.text.tolist(), each.missing.tolist())).encode())
-    return found.hexdigest()
+        digest.update(repr((name, each.text.tolist(), each.missing.tolist())).encode())
+    return digest.hexdigest()

@@ -1,20 +1,36 @@
-"""`jaxflow check` on new rows: the flow beside simple densities that see its training rows."""
+"""The rows that `jaxflow check` tests: held-out ones of the run's own table, or new ones."""
 
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxflow.cli.record import run_split, trained_on_all
 from jaxflow.cli.tables import hash_rows, read_rows
+from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.training import beside_simple
 from jaxflow.training.comparison import Comparison
-from jaxflow.training.from_simple import compared
-from jaxflow.training.starts import before_scaling, choose_start
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Whiten
+
+
+def held_out_only(
+    record: dict[str, Any], table: Path, count: int, noun: str = "row"
+) -> Int[np.ndarray, " held"]:
+    """Of the `count` rows that the run was fitted to, the numbers of the held-out ones."""
+    held = np.sort(run_split(record, count)[1])
+    note(
+        f"the run was fitted to {table}, so only its {plural(len(held), f'held-out {noun}')} are "
+        f"tested. They chose the best weights: new {noun}s would be a fairer test"
+    )
+    return held
+
+
+def choose_rows(count: int, most: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """The numbers of at most `most` of `count` rows, at random, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
 def compare_new_rows(
@@ -36,10 +52,8 @@ def compare_new_rows(
     parts = getattr(flow.transform, "parts", (flow.transform,))
     is_scaling = (Standardise, Gaussianise, Whiten, type(None))
     before = tuple(takewhile(lambda part: not isinstance(part, is_scaling), parts))
-    rows = jnp.asarray(np.concatenate([old[train], x]))
+    first, key = Chain(before) if before else None, jax.random.key(record["settings"]["seed"])
+    rows = np.concatenate([old[train], x])
     fold = np.arange(len(train)), np.arange(len(train), len(rows))
-    first = Chain(before) if before else None
-    _, folds = before_scaling(rows, first, jax.random.key(record["settings"]["seed"]), [fold])
-    log_p = np.asarray(flow.log_prob(x), np.float64)
-    text = f"{len(x):,} rows that trained nothing"
-    return Comparison(compared(log_p, choose_start(folds)), text)
+    log_p = beside_simple(np.asarray(flow.log_prob(x), np.float64), rows, first, key, *fold)
+    return Comparison(log_p, f"{len(x):,} rows that trained nothing")

@@ -14,6 +14,7 @@ from jaxflow.io.atomic import atomic_write, check_free
 from jaxflow.runtime.extras import import_extra
 
 TABLES = (".csv", ".npy", ".parquet")
+PICTURES = (".png", ".pdf", ".svg")
 # How points in time are written.
 TIMES = "%Y-%m-%dT%H:%M:%S"
 
@@ -69,6 +70,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one step: it is complete or absent."""
     with atomic_write(path) as file:
         file.write(data)
+
+
+def check_picture(path: Path, *, overwrite: bool, option: str) -> None:
+    """Raise if a picture cannot be written, before the work starts."""
+    check_output(path, overwrite=overwrite, suffixes=PICTURES, option=option)
+    import_extra("matplotlib", "plot", f"{option} needs matplotlib")
+
+
+def write_picture(path: Path, figure: Any, **options: Any) -> None:
+    """Write a matplotlib figure to a file of `PICTURES`, and close it."""
+    write_bytes(path, render(figure, path.suffix[1:].lower(), dpi=160, **options))
 
 
 def render(figure: Any, kind: str, **options: Any) -> bytes:

@@ -1,12 +1,11 @@
 """The record of a run, written to run.json: its data, settings, versions and results."""
 
 import sys
-import types
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from jaxflow import __version__
 from jaxflow.cli.settings import DEFAULTS, FitSettings, option_name
 from jaxflow.data import split
 
-# The entry of a run on a table of more than numbers: the lines of its plan.
+# The entry of a run on a mixed table, of labels, counts or gaps too: the lines of its plan.
 PLAN = "plan"
 # The entry of a run on images: their shape.
 IMAGES = "image_shape"
@@ -88,7 +87,7 @@ def run_split(record: dict[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray
 
 
 def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
-    """Raise ValueError if the run was fitted to images or a table of more than numbers."""
+    """Raise ValueError if the run was fitted to images or to a mixed table."""
     if IMAGES in record:
         raise ValueError(f"{option} is for tables, and {run} was fitted to images: leave it out")
     if PLAN in record:
@@ -96,6 +95,13 @@ def check_numbers(run: Path, record: dict[str, Any], option: str) -> None:
             f"{option} is for tables of numbers, and {run} was fitted to labels, counts or gaps "
             "too: leave it out"
         )
+
+
+def refuse_options(run: Path, record: dict[str, Any], **options: Any) -> None:
+    """`check_numbers` for each of the options that is set."""
+    for name, value in options.items():
+        if value:
+            check_numbers(run, record, f"--{name.replace('_', '-')}")
 
 
 def settings_of(record: dict[str, Any]) -> FitSettings:
@@ -151,11 +157,9 @@ def _check_entries(file: Path, values: Any, entries: dict[str, Any], prefix: str
 
 def _is_instance(value: Any, kind: Any) -> bool:
     """`isinstance` that knows `list[str]` and `float | None`; a bool is not a number."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return any(_is_instance(value, each) for each in get_args(kind))
+    kinds = get_args(kind) or (kind,)
     if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        return isinstance(value, list) and all(_is_instance(each, item) for each in value)
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if kind is float else kind)
+        return isinstance(value, list) and all(isinstance(each, kinds) for each in value)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

@@ -140,18 +140,23 @@ def check_run(run: Path) -> None:
 def _fit_options(record: dict[str, Any]) -> dict[str, Any]:
     """Options of `jaxflow fit` that repeat the run."""
     settings = {option_name(name): value for name, value in record["settings"].items()}
-    # A path that does not depend on the folder in which the file is used.
-    options: dict[str, Any] = {"table": str(Path(record["table"]).resolve())}
+    names = record["columns"] if record["columns_chosen"] else None
+    columns = {"columns": join_names(names), "class_column": record["class_column"]}
     if settings["from"] is not None:
+        columns = {}
         settings = {name: settings[name] for name in settings if name not in INHERITED}
-    else:
-        names = record["columns"] if record["columns_chosen"] else None
-        options |= {"columns": join_names(names), "class_column": record["class_column"]}
-    settings |= {"given": join_names(record.get("given"))}
-    lists = {name: record[name] for name in ("kind", "null") if record.get(name)}
-    more = {"drop_nan": record["drop_nan"], "header": record.get("header")}
-    more |= {"levels": record.get("levels")}
-    return options | settings | lists | more
+    return {
+        # A path that does not depend on the folder in which the file is used.
+        "table": str(Path(record["table"]).resolve()),
+        **columns,
+        **settings,
+        "given": join_names(record.get("given")),
+        "kind": record.get("kind") or None,
+        "null": record.get("null") or None,
+        "drop_nan": record["drop_nan"],
+        "header": record.get("header"),
+        "levels": record.get("levels"),
+    }
 
 
 def _sibling(out: Path, suffix: str) -> Path:

@@ -1,6 +1,5 @@
 """`jaxflow sample`: new rows from a fitted density."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,9 @@ import polars as pl
 import typer
 
 from jaxflow.cli.classes import class_condition, draw_classes
-from jaxflow.cli.given import given_condition
-from jaxflow.cli.image_outputs import check_image_options, sample_images
-from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent
+from jaxflow.cli.given import given_cells, given_condition
+from jaxflow.cli.image_outputs import sample_images
+from jaxflow.cli.mixed import needs_mixed, note_absent
 from jaxflow.cli.options import (
     ClassName,
     Devices,
@@ -26,7 +25,7 @@ from jaxflow.cli.options import (
 )
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN, is_diffusion
+from jaxflow.cli.record import IMAGES, PLAN, is_diffusion, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
 from jaxflow.cli.terminal import plural, print_facts
@@ -61,14 +60,14 @@ def sample(
         list[str] | None,
         typer.Option(
             help="Cell of the rows to draw, as COLUMN=VALUE, for runs that were fitted with "
-            "--given or to more than numbers. Repeat it for more columns."
+            "--given or to mixed tables. Repeat it for more columns."
         ),
     ] = None,
     fill: Annotated[
         Path | None,
         typer.Option(
-            help="Table whose gaps to fill by draws given the other cells of their row, for runs "
-            "that were fitted to more than numbers. All rows and columns are written."
+            help="Table whose gaps to fill by draws, given the other cells of the row, for runs "
+            "that were fitted to mixed tables. All rows and columns are written."
         ),
     ] = None,
     sampler: Annotated[
@@ -102,8 +101,7 @@ def sample(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"given": given, "sampler": sampler != "ode", "steps": steps, "fast": fast}
-        refused |= {"fill": fill}
-        check_image_options(run, record, **refused)
+        refuse_options(run, record, **refused, fill=fill)
         sample_images(run, record, out, grid, num or 64, class_name, guidance, seed, overwrite)
         return
     if grid is not None or out is None:
@@ -114,10 +112,13 @@ def sample(
     num = num or 1000
     if PLAN in record:
         refused = {"class": class_name, "sampler": sampler != "ode", "steps": steps, "fast": fast}
+        refuse_options(run, record, **refused)
         with jax.enable_x64(record["settings"]["float64"]):
-            fitted = load_mixed(run, record, **refused)
+            fitted = load_flow(run)
             if fill is None:
-                frame = _sample_mixed(fitted, num, seed, given or ())
+                cells = given_cells(given or ())
+                source = fitted.condition(cells) if cells else fitted
+                frame = source.sample(jax.random.key(seed), num)
             else:
                 with first_line(fill, is_header=record.get("header")):
                     frame = _fill(fitted, fill, seed)
@@ -140,17 +141,13 @@ def sample(
         )
     if steps is not None and sampler == "ode":
         raise ValueError(f"--steps {steps} needs a diffusion --sampler; ode chooses its own steps")
-    labels = None
-    if record.get("given"):
-        if class_name is not None:
-            raise ValueError(f"--class {class_name}: {run} has no classes; leave --class out")
+    labels = cond = None
+    if class_name is not None:
+        cond = class_condition(record, class_name)
+    elif record.get("given"):
         cond = given_condition(run, record, given or ())
-    else:
-        is_free = is_diffusion(record) and guidance is None and not fast
-        if class_name is None and record.get("classes") is not None and not is_free:
-            labels, cond = draw_classes(record, num, seed)
-        else:
-            cond = None if class_name is None else class_condition(record, class_name)
+    elif record.get("classes") and (fast or guidance is not None or not is_diffusion(record)):
+        labels, cond = draw_classes(record, num, seed)
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         flow, key = load_flow(run, guidance, fast=fast), jax.random.key(seed)
         if fast:
@@ -158,17 +155,17 @@ def sample(
         elif sampler == "ode":
             x = flow.sample(key, num, cond, progress=None)
         else:
-            rule = SAMPLERS[sampler]()
-            count = steps or rule.default_steps
-            x = draw(flow, key, num, cond, sampler=rule, num_steps=count, progress=None)
+            stepper = SAMPLERS[sampler]()
+            count = steps or stepper.default_steps
+            x = draw(flow, key, num, cond, sampler=stepper, num_steps=count, progress=None)
         x = np.asarray(x)
-    names, whole = record["columns"], record.get("whole") or ()
-    if out.suffix.lower() == ".npy" and not whole and labels is None:
+    names, whole_numbers = record["columns"], record.get("whole") or ()
+    if out.suffix.lower() == ".npy" and not whole_numbers and labels is None:
         write_table(out, x, names, overwrite=overwrite)
     else:
         columns = {} if labels is None else {record["class_column"]: labels}
         columns |= {
-            name: np.round(column).astype(np.int64) if name in whole else column
+            name: np.round(column).astype(np.int64) if name in whole_numbers else column
             for name, column in zip(names, x.T, strict=True)
         }
         _write(out, pl.DataFrame(columns), header=header)
@@ -181,20 +178,8 @@ def _print(num: int, out: Path) -> None:
     )
 
 
-def _sample_mixed(fitted: Any, num: int, seed: int, given: Sequence[str]) -> pl.DataFrame:
-    """Rows of a table of more than numbers, with the given cells."""
-    key, cells = jax.random.key(seed), {}
-    for option in given:
-        name, equals, cell = option.partition("=")
-        if not equals:
-            raise ValueError(f"--given {option}: write --given COLUMN=VALUE, such as city=Oslo")
-        cells[name] = cell
-    source = fitted.condition(cells) if cells else fitted
-    return source.sample(key, num)
-
-
 def _fill(fitted: Any, table: Path, seed: int) -> pl.DataFrame:
-    """The table with its gaps filled; columns that are no part of the density as they are."""
+    """The table with its gaps filled; columns outside the density stay as they are."""
     cells = read_cells(table, fitted.plan.null)
     note_absent(fitted, cells, table)
     filled = fitted.impute(cells, jax.random.key(seed))

@@ -1,25 +1,24 @@
 """`jaxflow score`: the log-density of each row of a table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-import polars as pl
 import typer
 
 from jaxflow import CNF, Status
-from jaxflow.cli.classes import RowConditions
+from jaxflow.cli.classes import row_conditions
 from jaxflow.cli.header import Header
-from jaxflow.cli.image_outputs import check_image_options, score_images
-from jaxflow.cli.mixed import load_mixed, needs_mixed, note_absent, without_gaps
+from jaxflow.cli.image_outputs import score_images
+from jaxflow.cli.mixed import needs_mixed, note_absent, without_gaps
 from jaxflow.cli.options import ClassName, Devices, DropNan, Fast, Guidance, Overwrite, Run
 from jaxflow.cli.outputs import check_output, open_table
 from jaxflow.cli.processes import on_devices
-from jaxflow.cli.record import IMAGES, PLAN
+from jaxflow.cli.record import IMAGES, PLAN, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
@@ -31,6 +30,8 @@ from jaxflow.tables.frames import read_cells, read_frame
 # Rows read and scored at a time, and names of the columns of results.
 BLOCK = 65_536
 SCORES = ("row", "log_prob", "ode_error", "trace_se", "status", "percentile", "log_prob_se")
+# From row numbers and log-densities to further columns of the output.
+MoreColumns = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 
 
 def score(
@@ -59,9 +60,9 @@ def score(
         bool,
         typer.Option(
             "--marginal",
-            help="Score the cells that are there, whatever the others are: cells may be missing "
-            "where none was, and columns absent. Adds log_prob_se, the standard error in nats, 0 "
-            "where exact. For runs that were fitted to more than numbers.",
+            help="Score the cells that are present, whatever the others are: cells may be missing "
+            "where none was in the fit, and columns absent. Adds log_prob_se, the standard error "
+            "in nats, 0 where exact. For runs that were fitted to mixed tables.",
         ),
     ] = False,
     keep_columns: Annotated[
@@ -106,22 +107,22 @@ def score(
     check_flow_options(record, guidance, fast=fast)
     if IMAGES in record:
         refused = {"keep_columns": keep_columns, "drop_nan": drop_nan, "percentile": percentile}
-        check_image_options(run, record, **refused, fast=fast, marginal=marginal)
+        refuse_options(run, record, **refused, fast=fast, marginal=marginal)
         score_images(run, record, table, out, class_name, guidance, unusual, with_error=with_error)
         return
     if marginal and PLAN not in record:
         raise needs_mixed(run, "--marginal")
     if marginal and percentile:
         raise ValueError("--percentile compares whole rows, --marginal does not: leave one out")
-    more = MoreColumns.of(record, table, out, keep=keep_columns, percentile=percentile)
+    more = _more_columns(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
         refused = {"class": class_name, "with_error": with_error, "fast": fast}
+        refuse_options(run, record, **refused)
         with jax.enable_x64(record["settings"]["float64"]):
-            fitted = load_mixed(run, record, **refused)
             num = None if marginal else unusual
-            _score_mixed(fitted, table, out, more, num, drop_nan=drop_nan)
+            _score_mixed(load_flow(run), table, out, more, num, drop_nan=drop_nan)
         return
-    conditions = RowConditions(record, table, class_name)
+    conditions = row_conditions(record, table, class_name)
     moments, lowest = Moments(), Lowest(unusual)
     is_double = record["settings"]["float64"]
     precision, number = jax.enable_x64(is_double), np.float64 if is_double else np.float32
@@ -134,7 +135,7 @@ def score(
                 if with_error and out.suffix.lower() != ".npy":
                     columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
                 log_p = columns["log_prob"]
-                # In as few digits as the numbers of the run have.
+                # With no more digits than the precision of the run.
                 columns["log_prob"] = log_p.astype(number)
                 append({"row": row_numbers, **columns, **more(row_numbers, log_p)})
                 moments.add(log_p)
@@ -147,49 +148,44 @@ def score(
     _print_scores(moments, out, flow.error if fast else None, rows)
 
 
-class MoreColumns(NamedTuple):
-    """Columns of the output beside the log-density; call it for those of some rows.
+def _more_columns(
+    record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
+) -> MoreColumns:
+    """The columns that --keep-columns and --percentile add, as a function of some rows.
 
-    `frame` is the table, to copy its columns; `held_out` are quantiles of the log-density of
-    held-out rows, for percentiles.
+    Raises ValueError if the output or the run cannot have them.
     """
+    if keep and out.suffix.lower() == ".npy":
+        raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
+    quantiles = record.get("held_out_quantiles")
+    if percentile and not quantiles:
+        raise ValueError(
+            "--percentile needs a run with held-out rows, fitted by this version of jaxflow"
+        )
+    frame = read_frame(table) if keep else None
 
-    frame: pl.DataFrame | None
-    held_out: np.ndarray | None
-
-    @classmethod
-    def of(
-        cls, record: dict[str, Any], table: Path, out: Path, *, keep: bool, percentile: bool
-    ) -> "MoreColumns":
-        """What the options ask for; raises ValueError where that is impossible."""
-        if keep and out.suffix.lower() == ".npy":
-            raise ValueError(f"--keep-columns: {out} holds numbers alone; write .csv or .parquet")
-        held_out = record.get("held_out_quantiles")
-        if percentile and not held_out:
-            raise ValueError(
-                "--percentile needs a run with held-out rows, fitted by this version of jaxflow"
-            )
-        frame = read_frame(table) if keep else None
-        return cls(frame, np.array(held_out) if percentile else None)
-
-    def __call__(self, rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
-        """The columns for the rows with these numbers."""
+    def columns_of(rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if self.held_out is not None:
-            levels = np.linspace(0, 100, len(self.held_out))
-            columns["percentile"] = np.interp(log_p, self.held_out, levels)
-        if self.frame is not None:
-            kept = self.frame[rows]
+        if percentile:
+            levels = np.linspace(0, 100, len(quantiles))
+            columns["percentile"] = np.interp(log_p, quantiles, levels)
+        if frame is not None:
+            kept = frame[rows]
             columns |= {
                 f"{name} of table" if name in SCORES else name: kept[name] for name in kept.columns
             }
         return columns
 
+    return columns_of
+
 
 def _score_mixed(
     fitted: Any, table: Path, out: Path, more: MoreColumns, num: int | None, *, drop_nan: bool
 ) -> None:
-    """Score a table of more than numbers; the cells that are there if `num` is None."""
+    """Score a mixed table and print its `num` most unusual rows.
+
+    With `num` None, score the cells that are present (`--marginal`).
+    """
     cells = read_cells(table, fitted.plan.null)
     row_numbers = np.arange(len(next(iter(cells.values()))))
     if drop_nan:
@@ -277,7 +273,7 @@ def _score(
     flow: Any, x: np.ndarray, cond: np.ndarray | None, *, fast: bool, with_error: bool
 ) -> dict[str, Any]:
     """Columns of the output for these rows, except their numbers."""
-    # A fixed key: scores by an estimated trace repeat.
+    # A fixed key, so that scores by an estimated trace repeat.
     key = jax.random.key(0)
     if not with_error:
         log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)

@@ -1,6 +1,7 @@
 """The settings of a fit, each an option of `jaxflow fit`, and the values they may have."""
 
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,19 @@ SIZES = {"width": 128, "batch_size": 512, "learning_rate": 2e-3}
 
 # Settings that a run started with --from takes over from the other run.
 INHERITED = ("model", "field", "activation", "width", "depth", "transform", "trace", "float64")
+
+
+class FitData(NamedTuple):
+    """The options of `jaxflow fit` that say what it reads, and how."""
+
+    table: Path
+    columns: list[str] | None
+    class_column: str | None
+    given: list[str] | None
+    kind: list[str]
+    null: list[str]
+    drop_nan: bool
+    levels: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ import numpy as np
 import typer
 
 from jaxflow import TrainConfig
-from jaxflow.cli.models import build_flow, build_objective, transform_text
+from jaxflow.cli.models import build_flow, build_objective
 from jaxflow.cli.options import DropNan
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.tables import split_names
+from jaxflow.cli.settings import FitData, FitSettings
+from jaxflow.cli.tables import join_names, split_names
 from jaxflow.cli.terminal import plural, print_facts
-from jaxflow.cli.training import finish, note_proposal, train
+from jaxflow.cli.training import NewRun, finish, note_proposal, train
 from jaxflow.data import Shards
 from jaxflow.data.permutation import shuffled
 from jaxflow.training.defaults import scaling
@@ -54,50 +54,37 @@ def shards(
     )
 
 
-def shards_record(
-    folder: Path,
-    settings: FitSettings,
-    columns: str | None,
-    class_column: str | None,
-    *,
-    drop_nan: bool,
-) -> dict[str, Any]:
-    """Return the record of a fit to shards that begins; refuse options they do not support."""
-    data = Shards.open(folder)
-    names = list(data.columns)
+def shards_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
+    """The record of a fit to shards that begins; raises ValueError for other options of tables."""
+    rows = Shards.open(data.table)
+    names = list(rows.columns)
     unsupported = {
-        "columns": None if split_names(columns) == names else columns,
-        "class-column": class_column,
-        "drop-nan": drop_nan or None,
+        "columns": None if data.columns == names else join_names(data.columns),
+        "class-column": data.class_column,
+        "drop-nan": "" if data.drop_nan else None,
         "from": settings.start,
     }
     for option, value in unsupported.items():
         if value is not None:
-            given = "" if value is True else f" {value}"
             raise ValueError(
-                f"--{option}{given}: not possible for shards such as {folder}. Leave it out; "
-                "jaxflow shards has --columns and --drop-nan"
+                f"{f'--{option} {value}'.rstrip()}: not possible for shards such as {data.table}. "
+                "Leave it out; jaxflow shards has --columns and --drop-nan"
             )
-    return new_record(str(folder), data.fingerprint(), names, len(data), settings)
+    return new_record(str(data.table), rows.fingerprint(), names, len(rows), settings)
 
 
-def fit_shards(
-    folder: Path, record: dict[str, Any], settings: FitSettings, run: Path, **options: Any
-) -> dict[str, Any]:
+def fit_shards(folder: Path, run: NewRun) -> dict[str, Any]:
     """Train on shards and fill the run directory; returns the record with the results."""
-    data = Shards.open(folder)
+    data, settings = Shards.open(folder), run.settings
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
     flow = build_flow(settings, len(data.columns), init_key)
     sample = shuffled(np.arange(min(SAMPLE_ROWS, len(data))), len(data), [settings.seed])
-    transform = scaling(settings.transform, data.rows(sample)[0], record["columns"])
+    transform = scaling(settings.transform, data.rows(sample)[0], run.record["columns"])
     note_proposal(transform)
     flow, history = train(
-        flow,
-        (data,),
-        record,
-        settings,
         run,
-        **options,
+        flow,
+        data,
         key=fit_key,
         validation=settings.validation,
         transform=transform,
@@ -105,8 +92,7 @@ def fit_shards(
     )
     results = {
         "rows_held_out": num_validation_rows(len(data), settings.validation, TrainConfig()),
-        "transform": transform_text(flow.transform),
         "validation": float(np.nanmin(history["validation"])),
         "validation_se": None,
     }
-    return finish(flow, history, record | results, run)
+    return finish(run, flow, history, results)

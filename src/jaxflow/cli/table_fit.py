@@ -1,5 +1,6 @@
 """`jaxflow fit TABLE`: read the rows, train, and judge the flow by held-out rows."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.cli.classes import RowConditions, find_classes, one_hot, read_labels, select_labels
-from jaxflow.cli.models import build_flow, build_objective, transform_text
+import jaxflow
+from jaxflow.cli.classes import find_classes, one_hot, read_labels, row_conditions, select_labels
+from jaxflow.cli.mixed import kinds_as_typed, split_kinds
+from jaxflow.cli.models import build_flow, build_objective
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
-from jaxflow.cli.settings import INHERITED, FitSettings
-from jaxflow.cli.tables import clean_rows, hash_rows, read_rows, split_names
+from jaxflow.cli.settings import INHERITED, FitData, FitSettings
+from jaxflow.cli.tables import clean_rows, hash_rows, read_rows
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import (
+    NewRun,
+    beside_simple,
     compared_results,
+    ending_early,
     finish,
     held_out_results,
     note_proposal,
@@ -28,18 +34,18 @@ from jaxflow.io.checkpoint import load
 from jaxflow.tables.numeric import is_whole
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import scaling, table_config
+from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.training.from_simple import Table as TableFit
-from jaxflow.training.from_simple import compared, or_from_simple
+from jaxflow.training.from_simple import or_from_simple
 from jaxflow.training.rows import take
-from jaxflow.training.starts import before_scaling, choose_start
-from jaxflow.transforms import Proposal
+from jaxflow.transforms import Proposal, propose
 
-# Largest error, in nats per row, of a diffusion model's prior before the user is told.
+# A larger error of a diffusion model's prior, in nats per row, is noted.
 MAX_PRIOR_GAP = 0.1
 
 
 def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> FitSettings:
-    """Take over the settings of the flow of `--from`, which `changed` options must not fix."""
+    """Take over the settings of the run of `--from`; raises ValueError if one was `changed`."""
     of_run = read_finished(start)
     check_numbers(start, of_run, "--from")
     inherited = settings_of(of_run)
@@ -65,28 +71,23 @@ def inherit_settings(start: Path, settings: FitSettings, changed: list[str]) -> 
 
 
 def read_table_rows(
-    table: Path,
-    columns: str | None,
-    class_column: str | None,
-    settings: FitSettings,
-    *,
-    drop_nan: bool,
-    read: Table | None = None,
+    data: FitData, settings: FitSettings, read: Table | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Rows to fit, (n, d), their conditions, (n, classes), and the run's record.
 
-    `read` is the table without a class column, if it has been read: whole numbers are then drawn
-    as such.
+    `read` is a table without classes that has been read already. Samples of its columns of whole
+    numbers will be rounded.
     """
+    table, class_column, drop_nan = data.table, data.class_column, data.drop_nan
     whole: list[str] = []
     if settings.start is not None:
         of_run = read_finished(Path(settings.start))
         x, row_numbers, num_rows = read_rows(of_run, table, drop_nan=drop_nan)
-        cond = RowConditions(of_run, table)(row_numbers)
+        cond = row_conditions(of_run, table)(row_numbers)
         names, chosen = of_run["columns"], of_run["columns_chosen"]
         class_column, classes = of_run.get("class_column"), of_run.get("classes")
     else:
-        names = split_names(columns)
+        names = data.columns
         if class_column is not None and names is None:
             names = [name for name in table_names(table) if name != class_column]
         if class_column is not None and class_column in (names or ()):
@@ -125,15 +126,44 @@ def read_table_rows(
     return x, cond, record
 
 
-def fit_table(
+def fit_by_default(
     x: np.ndarray,
     cond: np.ndarray | None,
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    **options: Any,
+    kind: Sequence[str],
+    run: NewRun,
 ) -> dict[str, Any]:
+    """Train on rows and their conditions; returns the record with the results.
+
+    Ctrl-C ends the training early and keeps what was best so far. Many rows in flat space are left
+    to `fit_table`, which can resume.
+    """
+    record, settings = run.record, run.settings
+    check_columns(x, record["columns"])
+    with kinds_as_typed(kind):
+        proposal = propose(x, record["columns"], split_kinds(kind))
+    if cond is not None:
+        check_columns(cond, record["given"])
+        proposal = proposal.given
+    elif proposal.surface is None and len(x) > FOLD_ROWS:
+        return fit_table(x, cond, run)
+    note_proposal(proposal)
+    with ending_early(run) as monitor:
+        flow, history, comparison = jaxflow.fit_density(
+            x,
+            cond,
+            transform=proposal,
+            columns=record["columns"],
+            width=settings.width,
+            callback=monitor,
+            **settings.options,
+        )
+    results = {"interrupted": monitor.interrupted, **compared_results(comparison)}
+    return finish(run, flow, history, results)
+
+
+def fit_table(x: np.ndarray, cond: np.ndarray | None, run: NewRun) -> dict[str, Any]:
     """Train on rows and fill the run directory; returns the record with the results."""
+    record, settings = run.record, run.settings
     training, held = split(len(x), settings.validation, settings.seed, name="--validation")
     check_columns(x[training], record["columns"])
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))
@@ -146,18 +176,15 @@ def fit_table(
     rows, held_rows = take(training, x, cond), take(held, x, cond)
     note_proposal(transform)
     flow, history = train(
+        run,
         flow,
-        rows,
-        record,
-        settings,
-        folder,
-        **options,
+        *rows,
         key=fit_key,
         validation=held_rows,
         transform=transform,
         objective=build_objective(settings, flow, init_key, *rows[1:]),
     )
-    alone = cond is None and settings.by_default and options.get("mesh") is None
+    alone = cond is None and settings.by_default and run.mesh is None
     if alone and isinstance(transform, Proposal):
         config = table_config(steps=settings.steps, max_seconds=settings.max_seconds)
         sizes = settings.size("width"), settings.depth
@@ -166,13 +193,12 @@ def fit_table(
         results = compared_results(comparison)
     else:
         log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
-        results = held_out_results(log_p)
         if cond is None and settings.start is None:
             first = transform.first if isinstance(transform, Proposal) else None
-            _, folds = before_scaling(jnp.asarray(x), first, init_key, [(training, held)])
-            comparison = Comparison.of(compared(log_p, choose_start(folds)))
-            results = compared_results(comparison)
-    results |= {"transform": transform_text(flow.transform)}
+            densities = beside_simple(log_p, x, first, init_key, training, held)
+            results = compared_results(Comparison.of(densities))
+        else:
+            results = held_out_results(log_p)
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:
@@ -180,4 +206,4 @@ def fit_table(
                 f"the base density misses the fully noised data by {gap:.2g} nats per row: the "
                 "noise is too small for these units. Add --transform standardise to scale the data"
             )
-    return finish(flow, history, record | results, folder)
+    return finish(run, flow, history, results)

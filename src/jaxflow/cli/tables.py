@@ -1,5 +1,6 @@
 """Read the rows of a table: named columns, finite numbers, the precision of the run."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -75,61 +76,76 @@ def _clean_blocks(
     record: dict[str, Any], path: Path, *, drop_nan: bool
 ) -> Iterator[tuple[Values, RowNumbers]]:
     names, float64 = record["columns"], record["settings"]["float64"]
-    columns = _columns_to_read(record, path)
     num_read = num_kept = 0
-    for block in read_blocks(path, columns):
-        if not drop_nan:
-            check_finite(block.values, names, path, first=num_read)
-        finite = finite_rows(block.values)
-        row_numbers = num_read + np.flatnonzero(finite)
-        num_read, num_kept = num_read + len(finite), num_kept + len(row_numbers)
-        if len(row_numbers):
-            x = block.values[finite]
-            if not float64:
-                _check_range(x, names, path)
+    for block in read_blocks(path, _columns_to_read(record, path)):
+        x, row_numbers = _finite_part(
+            block.values, names, path, drop_nan=drop_nan, float64=float64, first=num_read
+        )
+        num_read, num_kept = num_read + len(block.values), num_kept + len(x)
+        if len(x):
             yield x.astype(np.float64) if float64 else x, row_numbers
-    _note_dropped(num_read, num_kept, path)
+    note_dropped(num_read, num_kept, path, "NaN or infinity")
 
 
 def clean_rows(
     values: Values, columns: Sequence[str], path: Path, *, drop_nan: bool, float64: bool
 ) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
-    """The finite rows in float32 or float64, and their numbers; others raise unless `drop_nan`."""
+    """The finite rows in float32 or float64, and their numbers; others raise unless `drop_nan`.
+
+    Prints how many rows are dropped, and which columns float32 rounds coarsely.
+    """
+    x, row_numbers = _finite_part(values, columns, path, drop_nan=drop_nan, float64=float64)
+    note_dropped(len(values), len(x), path, "NaN or infinity")
+    coarse = np.zeros(len(columns), bool)
+    if not float64 and x.dtype != np.float32:
+        coarse = coarse_columns(x)
+    if coarse.any():
+        names = ", ".join(np.array(columns)[coarse])
+        note(
+            f"warning: float32 rounds {names} coarsely: large values, small differences. Subtract "
+            "an offset, or fit with --float64"
+        )
+    return x.astype(np.float64 if float64 else np.float32), row_numbers
+
+
+def _finite_part(
+    values: Values,
+    columns: Sequence[str],
+    path: Path,
+    *,
+    drop_nan: bool,
+    float64: bool,
+    first: int = 0,
+) -> tuple[Float[np.ndarray, "finite columns"], Int[np.ndarray, " finite"]]:
+    """The finite rows, which fit the precision, and their numbers; `first` is that of the first.
+
+    Others raise ValueError unless `drop_nan`.
+    """
     if not drop_nan:
-        check_finite(values, columns, path)
-    row_numbers = np.flatnonzero(finite_rows(values))
-    _note_dropped(len(values), len(row_numbers), path)
-    return to_precision(values[row_numbers], columns, path, float64=float64), row_numbers
+        with errors_of(path):
+            check_rows(values, columns=columns, first=first)
+    kept = np.flatnonzero(finite_rows(values))
+    x = values[kept]
+    if not float64:
+        _check_range(x, columns, path)
+    return x, first + kept
 
 
-def check_finite(values: np.ndarray, columns: Sequence[str], path: Path, first: int = 0) -> None:
-    """Raise ValueError, naming the file, for NaN and infinity."""
+@contextlib.contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Let errors of the content of a file begin with its name."""
     try:
-        check_rows(values, columns=columns, first=first)
+        yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _note_dropped(num_read: int, num_kept: int, path: Path) -> None:
-    """Print how many rows were dropped; raise ValueError if none is left."""
+def note_dropped(num_read: int, num_kept: int, path: Path, fault: str) -> None:
+    """Print how many rows were dropped for a `fault`; raise ValueError if none is left."""
     if not num_kept:
-        raise ValueError(f"{path}: each of its {plural(num_read, 'row')} has NaN or infinity")
+        raise ValueError(f"{path}: each of its {plural(num_read, 'row')} has {fault}")
     if num_kept < num_read:
-        note(f"dropped {num_read - num_kept} of {plural(num_read, 'row')} with NaN or infinity")
-
-
-def to_precision(values: Values, columns: Sequence[str], path: Path, *, float64: bool) -> Values:
-    """Convert finite numbers; warn of columns that float32 rounds coarsely."""
-    if float64 or values.dtype == np.float32:
-        return values.astype(np.float64 if float64 else np.float32)
-    _check_range(values, columns, path)
-    coarse = [name for name, lost in zip(columns, coarse_columns(values), strict=True) if lost]
-    if coarse:
-        note(
-            f"warning: float32 rounds {', '.join(coarse)} coarsely: large values, small "
-            "differences. Subtract an offset, or fit with --float64"
-        )
-    return values.astype(np.float32)
+        note(f"dropped {num_read - num_kept} of {plural(num_read, 'row')} with {fault}")
 
 
 def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:

@@ -15,9 +15,9 @@ from jaxflow import importance_sample
 from jaxflow.cli.errors import UserCodeError
 from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
-from jaxflow.cli.settings import FitSettings
+from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import hash_rows
-from jaxflow.cli.training import finish, train
+from jaxflow.cli.training import NewRun, finish, train
 from jaxflow.objectives import ReverseKL
 
 # Samples that judge the fitted flow.
@@ -26,39 +26,39 @@ NUM_DRAWS = 10_000
 MAX_PARETO_K = 0.7
 
 
-def target_record(target: str, settings: FitSettings, columns: list[str] | None) -> dict[str, Any]:
-    """Return the record of a fit to a target that begins."""
-    if not columns:
+def target_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
+    """The record of a fit to a target that begins."""
+    if data.class_column is not None:
+        raise ValueError(
+            f"--class-column {data.class_column}: --objective reverse-kl has no table; leave it "
+            "out"
+        )
+    if not data.columns:
         raise ValueError(
             "--objective reverse-kl needs names for the columns, one for each entry of the "
             "function's argument: add --columns a,b"
         )
+    target = str(data.table)
     path, _ = _parse(target)
     digest = hash_rows(np.frombuffer(path.read_bytes(), np.uint8))
-    return new_record(target, digest, columns, 0, settings)
+    return new_record(target, digest, data.columns, 0, settings)
 
 
-def fit_target(
-    target: str, record: dict[str, Any], settings: FitSettings, folder: Path, **options: Any
-) -> dict[str, Any]:
+def fit_target(target: str, run: NewRun) -> dict[str, Any]:
     """Train by reverse KL and fill the run directory; returns the record with the results."""
-    dim = len(record["columns"])
+    dim, settings = len(run.record["columns"]), run.settings
     log_p = _load_function(target, dim)
     init_key, fit_key, draw_key = jax.random.split(jax.random.key(settings.seed), 3)
     flow, history = train(
+        run,
         build_flow(settings, dim, init_key),
-        (None,),
-        record,
-        settings,
-        folder,
-        **options,
+        None,
         key=fit_key,
         objective=ReverseKL(target=log_p, num_samples=settings.size("batch_size")),
         transform=None,
     )
     weighted = importance_sample(flow, log_p, NUM_DRAWS, key=draw_key)
     results = {
-        "transform": "none",
         "draws": NUM_DRAWS,
         "effective": weighted.effective,
         "log_z": weighted.log_z,
@@ -66,7 +66,7 @@ def fit_target(
         "pareto_k": weighted.pareto_k,
         "undefined": weighted.undefined,
     }
-    return finish(flow, history, record | results, folder)
+    return finish(run, flow, history, results)
 
 
 def target_text(record: dict[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _load_function(target: str, dim: int) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Errors of the user's file, each with its line there."""
+    """Let errors of the user's file name their line in it."""
     try:
         yield
     except Exception as error:

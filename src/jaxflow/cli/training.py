@@ -8,14 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import typer
+from jaxtyping import Float, Int, PRNGKeyArray
 
 import jaxflow
 from jaxflow.cli.errors import INTERRUPTED
+from jaxflow.cli.models import transform_text
 from jaxflow.cli.outputs import open_table
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
@@ -24,9 +27,11 @@ from jaxflow.cli.terminal import note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
+from jaxflow.training.from_simple import compared
 from jaxflow.training.history import History
 from jaxflow.training.record import Record
-from jaxflow.transforms import Proposal
+from jaxflow.training.starts import before_scaling, choose_start
+from jaxflow.transforms import Chain, Proposal
 
 # Quantiles of held-out log-densities that a run keeps.
 LEVELS = np.linspace(0, 1, 101)
@@ -36,8 +41,28 @@ LINE_INTERVAL = 5.0
 PROFILE_TIME = 0.05
 
 
-def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
-    """What a record says of the log-densities of held-out rows."""
+class NewRun(NamedTuple):
+    """A run to fit.
+
+    Attributes:
+        folder: the run directory to fill.
+        record: its record, without results.
+        settings: the settings of the fit.
+        resume: continue from the training state in the folder, if there is one.
+        mesh: number of devices; None for one.
+        profile: folder for a profile.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    settings: FitSettings
+    resume: bool
+    mesh: int | None
+    profile: Path | None
+
+
+def held_out_results(log_p: Float[np.ndarray, " held"]) -> dict[str, Any]:
+    """Entries of a record about the log-densities of held-out rows."""
     results: dict[str, Any] = {"rows_held_out": len(log_p), "validation": None}
     results |= {"validation_se": None, "held_out_quantiles": []}
     if len(log_p) and np.isfinite(log_p).all():
@@ -48,25 +73,33 @@ def held_out_results(log_p: np.ndarray) -> dict[str, Any]:
 
 
 def compared_results(comparison: Comparison) -> dict[str, Any]:
-    """The same with the log-densities of simple densities."""
+    """`held_out_results`, with the log-densities of simple densities."""
     held_out = held_out_results(comparison.log_p.get("flow", np.zeros(0)))
     return held_out | {"comparison": comparison.as_dict()}
 
 
-def train(
-    flow: Any,
-    rows: tuple[Any, ...],
-    record: dict[str, Any],
-    settings: FitSettings,
-    folder: Path,
-    *,
-    profile: Path | None = None,
-    **options: Any,
-) -> tuple[Any, History]:
+def beside_simple(
+    log_p: Float[np.ndarray, " held"],
+    x: Float[np.ndarray, "n d"],
+    first: Chain | None,
+    key: PRNGKeyArray,
+    train: Int[np.ndarray, " train"],
+    held: Int[np.ndarray, " held"],
+) -> dict[str, Float[np.ndarray, " held"]]:
+    """The flow's log-densities of the rows `held`, beside simple densities of the rows `train`.
+
+    `first` has the transforms of the columns before their scaling.
+    """
+    _, folds = before_scaling(jnp.asarray(x), first, key, [(train, held)])
+    return compared(log_p, choose_start(folds))
+
+
+def train(run: NewRun, flow: Any, *rows: Any, **options: Any) -> tuple[Any, History]:
     """Call `jaxflow.fit` with the settings of the run; returns the flow and its history.
 
     An interruption leaves the training state in the folder for --resume.
     """
+    settings = run.settings
     config = jaxflow.TrainConfig(
         steps=settings.steps,
         batch_size=settings.size("batch_size"),
@@ -74,73 +107,74 @@ def train(
         max_seconds=settings.max_seconds,
         eval_every=default_eval_every(settings.steps),
     )
-    monitor = Monitor(settings.steps, profile)
-    try:
-        with discarding(folder, record):
-            return jaxflow.fit(
-                flow,
-                *rows,
-                config=config,
-                callback=monitor,
-                progress=None if is_first() else False,
-                checkpoint=folder / STATE,
-                **options,
-            )
-    finally:
-        monitor.close()
+    with resumable(run) as monitor:
+        return jaxflow.fit(
+            flow,
+            *rows,
+            config=config,
+            callback=monitor,
+            progress=None if is_first() else False,
+            checkpoint=run.folder / STATE,
+            resume=run.resume,
+            mesh=run.mesh,
+            **options,
+        )
 
 
 @contextlib.contextmanager
-def discarding(folder: Path, record: dict[str, Any]) -> Iterator[None]:
-    """Write the record, then train; delete the folder where no training is left to resume.
+def resumable(run: NewRun) -> Iterator["Monitor"]:
+    """Write the record, then train; yields the callback of the training.
 
-    Raises typer.Exit after an interruption. An error of dependent columns has their names.
+    An error deletes the folder if it leaves nothing to resume. Raises typer.Exit after an
+    interruption. Errors of dependent columns name them.
     """
-    write_record(folder, record)
-    state = folder / STATE
+    write_record(run.folder, run.record)
+    monitor = Monitor(run.settings.steps, run.profile)
+    can_resume = (run.folder / STATE).exists
     try:
-        yield
+        yield monitor
     except BaseException as error:
-        if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not state.exists():
-            discard(folder)
+        if isinstance(error, jaxflow.TrainingError | jaxflow.SolveError) or not can_resume():
+            discard(run.folder)
         elif isinstance(error, KeyboardInterrupt):
             note("interrupted; repeat the command with --resume to continue")
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         if isinstance(error, DependentColumnsError):
-            raise DependentColumnsError(error.dependent, record["columns"]) from None
+            raise DependentColumnsError(error.dependent, run.record["columns"]) from None
         raise
+    finally:
+        monitor.close()
 
 
 @contextlib.contextmanager
-def ending_early(
-    folder: Path, record: dict[str, Any], settings: FitSettings
-) -> Iterator["Monitor"]:
-    """As `discarding`, for a training without a state: Ctrl-C ends it at its next validation.
+def ending_early(run: NewRun) -> Iterator["Monitor"]:
+    """`resumable` for trainings that keep no state: Ctrl-C ends them at the next validation.
 
-    Yields its callback. Ctrl-C for a second time raises.
+    A second Ctrl-C raises.
     """
-    monitor = Monitor(settings.steps, None)
+    with resumable(run) as monitor:
 
-    def end(*_: Any) -> None:
-        if monitor.interrupted:
-            raise KeyboardInterrupt
-        monitor.interrupted = True
-        note("interrupted: keeping what was best so far; Ctrl-C again to leave nothing")
+        def end(*_: Any) -> None:
+            if monitor.interrupted:
+                raise KeyboardInterrupt
+            monitor.interrupted = True
+            note("interrupted: keeping what was best so far; Ctrl-C again to leave nothing")
 
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, end) if in_main else None
-    try:
-        with discarding(folder, record):
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, end) if in_main else None
+        try:
             yield monitor
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, before)
 
 
-def finish(flow: Any, history: History, record: dict[str, Any], folder: Path) -> dict[str, Any]:
+def finish(run: NewRun, flow: Any, history: History, results: dict[str, Any]) -> dict[str, Any]:
     """Write the trained flow and its history to the run directory; returns the final record."""
-    record = record | {
+    record = run.record | {
+        "transform": transform_text(getattr(flow, "transform", None)),
+        **results,
         "finished": True,
         "steps": history["step"][-1] if history["step"] else 0,
         "seconds": float(history["seconds"][-1]) if history["step"] else 0.0,
@@ -150,12 +184,12 @@ def finish(flow: Any, history: History, record: dict[str, Any], folder: Path) ->
     if "peak_bytes_in_use" in memory:
         record["peak_memory_mib"] = memory["peak_bytes_in_use"] / 2**20
     if is_first():
-        with open_table(folder / HISTORY) as append:
+        with open_table(run.folder / HISTORY) as append:
             append(history)
-        write_record(folder, record)
+        write_record(run.folder, record)
         # Last, because a run with a flow counts as finished.
-        jaxflow.save(folder / FLOW, flow, extra=record)
-        (folder / STATE).unlink(missing_ok=True)
+        jaxflow.save(run.folder / FLOW, flow, extra=record)
+        (run.folder / STATE).unlink(missing_ok=True)
     return record
 
 

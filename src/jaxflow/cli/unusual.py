@@ -12,7 +12,7 @@ from jaxflow.tables.cells import Cells
 
 # Fewest rows of a slice; smaller tables compile a program for all composed rows.
 SLICE = 128
-# Values that are tried in each cell, columns that are named, and the least gain of one, nats.
+# Values tried in each cell, largest number of columns named, and the least gain of one in nats.
 NUM_VALUES, NUM_NAMED, LEAST_GAIN = 64, 2, 1.0
 
 # Log-densities of composed rows, as `swap_gains` asks for them.
@@ -22,8 +22,8 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class UnusualRow(NamedTuple):
     """A row with a low log-density, in nats, and the columns that make it unusual.
 
-    Each with its cell, a usual one, and by how many nats that raises the log-density; None where
-    only that brings the row into the support.
+    `cells` has, for each of these columns, the cell, a usual value, and the nats by which that
+    value raises the log-density; None if the row is outside the support without it.
     """
 
     row: int
@@ -45,7 +45,7 @@ class UnusualRow(NamedTuple):
 class Lowest:
     """The `num` rows with the lowest log-densities of a table that comes in blocks.
 
-    Each block is its row numbers, the rows and, if there are any, their conditions.
+    A block has row numbers, rows and, for some runs, conditions.
     """
 
     def __init__(self, num: int) -> None:
@@ -59,9 +59,9 @@ class Lowest:
             return
         arrays = [log_p, *(each for each in block if each is not None)]
         if not self.lowest:
-            self.block, some = len(log_p), _some(len(log_p))
+            self.block, donors = len(log_p), _donor_rows(len(log_p))
             self.lowest = [each[:0] for each in arrays]
-            self.others = [each[some] for each in arrays]
+            self.others = [each[donors] for each in arrays]
         both = [np.concatenate(pair) for pair in zip(self.lowest, arrays, strict=True)]
         order = np.argsort(both[0], kind="stable")[: self.num]
         self.lowest = [each[order[~np.isnan(both[0][order])]] for each in both]
@@ -82,7 +82,7 @@ class Lowest:
         places, donors = np.arange(count), np.arange(count, len(x))
         score_slices = _in_slices(of_cells, self.block)
         gains = swap_gains(score_slices, places, log_p, donors, len(names))
-        return _named(numbers, log_p, places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
+        return _unusual_rows(numbers, log_p, places, gains, names, lambda i, j: f"{x[i, j]:.6g}")
 
 
 def unusual_in_table(
@@ -106,8 +106,8 @@ def unusual_in_table(
         return "missing" if each.missing[i] else str(each.text[i])
 
     score = _in_slices(of_cells, len(log_p))
-    gains = swap_gains(score, lowest, log_p[lowest], _some(len(log_p)), len(names))
-    return _named(numbers[lowest], log_p[lowest], lowest, gains, names, text)
+    gains = swap_gains(score, lowest, log_p[lowest], _donor_rows(len(log_p)), len(names))
+    return _unusual_rows(numbers[lowest], log_p[lowest], lowest, gains, names, text)
 
 
 def _in_slices(score: Score, size: int) -> Score:
@@ -125,7 +125,7 @@ def _in_slices(score: Score, size: int) -> Score:
     return in_slices
 
 
-def _named(
+def _unusual_rows(
     numbers: Int[np.ndarray, " n"],
     log_p: Float[np.ndarray, " n"],
     rows: Int[np.ndarray, " n"],
@@ -134,7 +134,7 @@ def _named(
     text: Callable[[int, int], str],
 ) -> list[UnusualRow]:
     """Rows with the columns that gain most; `text` shows the cell of a row and a column."""
-    found = []
+    unusual = []
     for i, row in enumerate(rows.tolist()):
         nats, donors = gains.nats[i], gains.donors[i].tolist()
         order: list[int] = np.argsort(-nats, kind="stable")[:NUM_NAMED].tolist()
@@ -143,13 +143,14 @@ def _named(
             for j in order
             if nats[j] >= LEAST_GAIN
         }
-        found.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
-    return found
+        unusual.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
+    return unusual
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _some(count: int) -> Int[np.ndarray, " some"]:
+def _donor_rows(count: int) -> Int[np.ndarray, " donors"]:
+    """Rows whose values are tried in the cells of unusual rows."""
     return np.random.default_rng(0).permutation(count)[:NUM_VALUES]

@@ -25,13 +25,16 @@ _HEAD = 1 << 20
 LONGEST_CELL = 1 << 26
 
 
-# A file, and whether its first line is the header; None to find out.
+# A file, and whether its first line is the header; None for `sniff` to find out.
 _known: ContextVar[tuple[Path, bool | None] | None] = ContextVar("header", default=None)
 
 
 @contextlib.contextmanager
 def first_line(path: Path | None, *, is_header: bool | None) -> Iterator[None]:
-    """Within it the first line of a text table is its header, or is a row; None to find out."""
+    """Context in which the first line of the text table `path` is its header, or a row.
+
+    None for `is_header` leaves it to `sniff`.
+    """
     token = _known.set(None if path is None else (path, is_header))
     try:
         yield
@@ -40,7 +43,7 @@ def first_line(path: Path | None, *, is_header: bool | None) -> Iterator[None]:
 
 
 def assume_first_line(*, is_header: bool | None) -> None:
-    """Say what the first line of the file of `first_line` is, where that did not."""
+    """Settle what the first line is, inside a `first_line` that left it open."""
     if (said := _known.get()) is not None and said[1] is None:
         _known.set((said[0], is_header))
 
@@ -178,7 +181,7 @@ def _blocks(path: Path, skip: int, size: int) -> Iterator[tuple[str, int]]:
 def _parse(
     text: str, line: int, layout: Layout, numeric: Sequence[int], path: Path
 ) -> "polars.DataFrame":
-    """Cells of whole rows: by polars if each line is a row, else by the csv module."""
+    """Parse complete rows: by polars if each line is a row, else by the csv module."""
     pl = import_polars()
     separator, width = layout.separator, len(layout.names)
     strings = {f"x{j}": pl.String for j in range(width)}

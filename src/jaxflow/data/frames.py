@@ -1,6 +1,5 @@
-"""Conversion between polars data frames and arrays; polars is imported on first use."""
+"""Numbers of polars data frames as arrays; polars is imported on first use."""
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -55,9 +54,3 @@ def frame_to_array(frame: "polars.DataFrame", source: str, first_row: int = 0) -
             "encode these as numbers; leave a missing cell empty"
         )
     return np.ascontiguousarray(values)
-
-
-def array_to_frame(values: np.ndarray, columns: Sequence[str]) -> "polars.DataFrame":
-    """Data frame with the columns of `values`, (n, d), under the names `columns`."""
-    pl = import_polars()
-    return pl.DataFrame([pl.Series(name, values[:, j]) for j, name in enumerate(columns)])

@@ -1,6 +1,5 @@
 """Images in files: arrays of NumPy, and folders of pictures."""
 
-import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from jaxflow.data.arrays import load_arrays
 from jaxflow.runtime.extras import import_extra
 
 PICTURES = (".png", ".jpg", ".jpeg")
-# Pictures that are not read, so a folder of them is refused and not read in part.
+# Pictures that are not supported: a folder with one is refused, rather than read in part.
 OTHERS = (".bmp", ".gif", ".webp", ".tif", ".tiff", ".jfif", ".jp2", ".avif", ".heic", ".ppm")
 ARRAYS = (".npz", ".npy")
 
@@ -42,13 +41,14 @@ def holds_images(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return any(file.suffix.lower() in PICTURES + OTHERS for file in path.rglob("*"))
-    found = False
-    if path.suffix.lower() in ARRAYS and path.is_file():
-        with contextlib.suppress(ValueError):
-            arrays = _arrays(path)
-            # None is an array of Python objects.
-            found = arrays.get("images", ()) is None or any(map(_is_stack, arrays.values()))
-    return found
+    if path.suffix.lower() not in ARRAYS or not path.is_file():
+        return False
+    try:
+        arrays = _arrays(path)
+    except ValueError:
+        return False
+    # None is an array of Python objects.
+    return arrays.get("images", ()) is None or any(map(_is_stack, arrays.values()))
 
 
 def read_images(path: str | Path) -> Images:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
 from jaxflow.data.delimited import TEXT, delimited_frames, header_line, is_number, sniff
-from jaxflow.data.frames import array_to_frame, frame_to_array, import_polars
+from jaxflow.data.frames import frame_to_array, import_polars
 from jaxflow.io.atomic import atomic_write, check_free
 
 if TYPE_CHECKING:
@@ -172,11 +172,13 @@ def write_table(
     with atomic_write(path) as file:
         if suffix == ".npy":
             np.save(file, table.values, allow_pickle=False)
-        elif suffix == ".parquet":
-            array_to_frame(table.values, table.columns).write_parquet(file)
+            return
+        # In CSV a float32 in its own shortest digits would read back as another float64.
+        numbers = table.values.astype(np.float64) if suffix == ".csv" else table.values
+        frame = import_polars().DataFrame(numbers, schema=list(table.columns), orient="row")
+        if suffix == ".parquet":
+            frame.write_parquet(file)
         else:
-            # A float32 in its own shortest digits would read back as another float64.
-            frame = array_to_frame(table.values.astype(np.float64), table.columns)
             file.write(header_line(table.columns).encode())
             frame.write_csv(file, include_header=False)
 

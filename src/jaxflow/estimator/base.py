@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -30,16 +30,12 @@ from jaxflow.training import fit, fit_density
 from jaxflow.training.defaults import default_eval_every, scaling, table_config
 from jaxflow.training.rows import checked_weights
 
-
-class Held(NamedTuple):
-    """Rows that trained no weight of the flow: still to be scored, or their log-densities."""
-
-    rows: SortedRows | None
-    log_p: Float[np.ndarray, " n"] | None
+# The rows that trained no weight of the flow, or their log-densities if these are known.
+HeldOut = SortedRows | Float[np.ndarray, " n"]
 
 
 class Fitted(BaseEstimator):
-    """What `fit` sets: no parameters, so apart from the fields of a dataclass."""
+    """Attributes that `fit` sets; apart from the dataclass, whose fields are parameters."""
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -140,21 +136,11 @@ class FlowEstimator(Fitted):
         x: Float[np.ndarray, "n d"],
         cond: Float[np.ndarray, "n c"] | None,
         sample_weight: Any,
-    ) -> Held:
+    ) -> HeldOut:
         """Fit `flow_`, `grid_`, `history_`, perhaps `comparison_`; returns what was held out."""
-        mass_columns(self.discrete, feature_names(self), x.shape[1])
-        held = self._train_flow(x, cond, sample_weight)
-        self.grid_ = grid_steps(self.flow_, x.shape[1])
-        return held
-
-    def _train_flow(
-        self,
-        x: Float[np.ndarray, "n d"],
-        cond: Float[np.ndarray, "n c"] | None,
-        sample_weight: Any,
-    ) -> Held:
+        columns, float64 = feature_names(self), bool(self.float64)
+        mass_columns(self.discrete, columns, x.shape[1])
         weights = _weights(sample_weight, len(x))
-        float64 = bool(self.float64)
         x = to_precision(x, "X", float64=float64, warn=True)
         cond = None if cond is None else to_precision(cond, "y", float64=float64)
         rows = sort_rows(x, cond, weights)
@@ -163,67 +149,73 @@ class FlowEstimator(Fitted):
                 f"sample_weight leaves {len(rows.x)} rows of X with a positive weight; at least "
                 f"{MIN_ROWS} are needed"
             )
-        columns = feature_names(self)
         check_columns(rows.x, columns)
         check_choices(self.objective, self.scaling)
-        options = make_options(self.steps, self.batch_size, self.learning_rate)
         seed = _seed_of(self.random_state)
-        kinds, ensemble = getattr(self, "kinds", None), bool(getattr(self, "ensemble", False))
         # Remove what an earlier fit had.
         self.__dict__.pop("comparison_", None)
-        by_default = self.objective == "auto" and self.scaling == "auto"
-        if (kinds or ensemble) and not by_default:
-            name = f"kinds={kinds!r}" if kinds else "ensemble=True"
-            raise ValueError(
-                f"{name} is for the default flow: leave objective={self.objective!r} and "
-                f"scaling={self.scaling!r} out"
-            )
-        if by_default:
-            with jax.enable_x64(float64):
-                self.flow_, history, comparison = fit_density(
-                    rows.x,
-                    rows.cond,
-                    key=jax.random.key(seed),
-                    weights=rows.weights,
-                    columns=columns,
-                    kinds=kinds,
-                    ensemble=ensemble,
-                    width=None if self.width is None else as_int("width", self.width),
-                    depth=as_int("depth", self.depth),
-                    validation=self.validation,
-                    progress=bool(self.verbose),
-                    **options,
-                )
-            self.history_ = dict(history)
-            self.comparison_ = comparison.as_dict()
-            log_p = comparison.log_p.get("flow")
-            return Held(rows, None) if log_p is None else Held(None, log_p)
-        config = table_config(**options)
-        train, held = hold_out(rows, self.validation, seed)
         with jax.enable_x64(float64):
-            flow_key, fit_key = jax.random.split(jax.random.key(seed))
-            cond_dim = 0 if cond is None else cond.shape[1]
-            flow = make_flow(self.width, self.depth, x.shape[1], cond_dim, flow_key)
-            self.flow_, history = fit(
-                flow,
-                train.x,
-                train.cond,
-                key=fit_key,
-                weights=train.weights,
-                validation=tuple(held),
-                transform=scaling(self.scaling or "none", train.x, columns),
-                objective=OBJECTIVES[self.objective],
-                config=replace(config, eval_every=default_eval_every(config.steps)),
-                progress=bool(self.verbose),
-            )
+            if self.objective == self.scaling == "auto":
+                held = self._fit_density(rows, columns, seed)
+            else:
+                held = self._fit_flow(rows, columns, seed)
+        self.grid_ = grid_steps(self.flow_, x.shape[1])
+        return held
+
+    def _fit_density(self, rows: SortedRows, columns: list[str] | None, seed: int) -> HeldOut:
+        """Fit by `jaxflow.fit_density`."""
+        self.flow_, history, comparison = fit_density(
+            rows.x,
+            rows.cond,
+            key=jax.random.key(seed),
+            weights=rows.weights,
+            columns=columns,
+            kinds=getattr(self, "kinds", None),
+            ensemble=bool(getattr(self, "ensemble", False)),
+            width=None if self.width is None else as_int("width", self.width),
+            depth=as_int("depth", self.depth),
+            validation=self.validation,
+            progress=bool(self.verbose),
+            **make_options(self.steps, self.batch_size, self.learning_rate),
+        )
         # A plain dict: a pickle of the estimator names no other class.
         self.history_ = dict(history)
-        return Held(held, None)
+        self.comparison_ = comparison.as_dict()
+        log_p = comparison.log_p.get("flow")
+        return rows if log_p is None else log_p
+
+    def _fit_flow(self, rows: SortedRows, columns: list[str] | None, seed: int) -> HeldOut:
+        """Fit by `jaxflow.fit`, with the objective and the scaling that were asked for."""
+        for name in ("kinds", "ensemble"):
+            if value := getattr(self, name, None):
+                raise ValueError(
+                    f"{name}={value!r} is for the default flow: leave "
+                    f"objective={self.objective!r} and scaling={self.scaling!r} out"
+                )
+        config = table_config(**make_options(self.steps, self.batch_size, self.learning_rate))
+        train, held = hold_out(rows, self.validation, seed)
+        flow_key, fit_key = jax.random.split(jax.random.key(seed))
+        cond_dim = 0 if rows.cond is None else rows.cond.shape[1]
+        flow = make_flow(self.width, self.depth, rows.x.shape[1], cond_dim, flow_key)
+        self.flow_, history = fit(
+            flow,
+            train.x,
+            train.cond,
+            key=fit_key,
+            weights=train.weights,
+            validation=tuple(held),
+            transform=scaling(self.scaling or "none", train.x, columns),
+            objective=OBJECTIVES[self.objective],
+            config=replace(config, eval_every=default_eval_every(config.steps)),
+            progress=bool(self.verbose),
+        )
+        self.history_ = dict(history)
+        return held
 
     def _log_prob(
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
     ) -> Float[np.ndarray, " n"]:
-        """Scores as `discrete` says, in nats, (n,), float64 whatever the flow's precision."""
+        """Scores in nats, (n,), always in float64; `discrete` says what they mean on grids."""
         float64, cond = self._at_precision(cond)
         # The flow rounds rows after its transform has subtracted their offsets.
         to_precision(x, "X", float64=float64)

@@ -136,7 +136,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
                 infinity or other columns than in the fit.
             SolveError: the solve of a row failed.
         """
-        self._check_target("predict_quantile")
+        self._check_one_column("predict_quantile")
         cond, levels = self._conditions(y, None), check_levels(q, "q")
         if levels.ndim > 1:
             raise ValueError(f"q has shape {levels.shape}; give a number or a list (k,)")
@@ -224,7 +224,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def _check_target(self, method: str) -> None:
+    def _check_one_column(self, method: str) -> None:
         """Raise unless the fit was of one column."""
         check_is_fitted(self, "flow_")
         if self.n_features_in_ != 1:
@@ -237,7 +237,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         self, method: str, X: Any, y: Any
     ) -> tuple[Float[np.ndarray, "n 1"], Shaped[np.ndarray, "n c"]]:
         """A target and its conditions, checked."""
-        self._check_target(method)
+        self._check_one_column(method)
         x = check_features(self, X, fitting=False)
         return x, self._conditions(y, len(x))
 

@@ -9,8 +9,9 @@ from sklearn.base import DensityMixin, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from jaxflow.estimator.arguments import as_int, check_features, feature_names
-from jaxflow.estimator.base import FlowEstimator, Held, mean_score
+from jaxflow.estimator.base import FlowEstimator, HeldOut, mean_score
 from jaxflow.estimator.discrete import log_cell, mass_columns
+from jaxflow.estimator.rows import SortedRows
 from jaxflow.runtime.checks import check_count
 
 
@@ -54,7 +55,7 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         discrete: what log-densities mean for columns on a grid, such as whole numbers:
             `"density"` per unit of `X`, as for all other columns, so that scores of fits that
             find other grids may be averaged; `"mass"`, the probability of the row's cell; or a
-            list of columns, by name or number, of which the score has probabilities.
+            list of columns, by name or number, that are scored by probability.
         ensemble: average the flows of five folds, as `jaxflow.fit_density(ensemble=True)`: often a
             higher density where rows are few, at five times the cost of a score.
         float64: compute in float64, which is slower; JAX's global precision is not changed.
@@ -172,14 +173,12 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
         check_count("n_samples", count, least=0)
         return self._draw(count, None, random_state)
 
-    def _threshold(self, held: Held, share: float) -> float:
-        """Log-density that this share of new rows does not reach."""
-        if held.rows is None:
-            assert held.log_p is not None
+    def _threshold(self, held: HeldOut, share: float) -> float:
+        """The log-density that a `share` of new rows is expected to lie below."""
+        if not isinstance(held, SortedRows):
             masses = mass_columns(self.discrete, feature_names(self), self.n_features_in_)
-            return float(np.quantile(held.log_p - log_cell(self.grid_, masses), share))
-        log_p = self._log_prob(held.rows.x)
-        if held.rows.weights is None:
+            return float(np.quantile(held - log_cell(self.grid_, masses), share))
+        log_p = self._log_prob(held.x)
+        if held.weights is None:
             return float(np.quantile(log_p, share))
-        weights = held.rows.weights
-        return float(np.quantile(log_p, share, weights=weights, method="inverted_cdf"))
+        return float(np.quantile(log_p, share, weights=held.weights, method="inverted_cdf"))

@@ -17,7 +17,7 @@ def grid_steps(flow: Any, dim: int) -> list[float]:
 
 
 def mass_columns(discrete: Any, names: Sequence[str] | None, dim: int) -> list[int]:
-    """The columns whose probability a score has if they are on a grid; checks `discrete`."""
+    """The columns that count by the probability of a cell, if on a grid; checks `discrete`."""
     if isinstance(discrete, str):
         if discrete not in ("density", "mass"):
             raise ValueError(
@@ -37,5 +37,8 @@ def mass_columns(discrete: Any, names: Sequence[str] | None, dim: int) -> list[i
 
 
 def log_cell(grid: Sequence[float], masses: Sequence[int]) -> float:
-    """What to subtract from a flow's log-density, a probability on grids, to give a score."""
+    """Log-volume of a cell, over the columns on a grid that are scored by density.
+
+    A flow gives these columns a probability: its logarithm minus this is the score.
+    """
     return math.fsum(math.log(step) for j, step in enumerate(grid) if step > 0 and j not in masses)
