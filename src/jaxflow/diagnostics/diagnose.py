@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
-from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten
+from jaxflow.diagnostics.findings import column_scale, finite, flatten, take, untestable
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
@@ -116,7 +116,7 @@ def diagnose(
     pick_key, solve_key, sample_key, mass_key, slope_key, test_key = jax.random.split(key, 6)
     rng = numpy_rng(pick_key)
     some = _choose(len(rows), num_rows, rng)
-    num_data, rows, cond, numbers = len(rows), rows[some], _take(cond, some), numbers[some]
+    num_data, rows, cond, numbers = len(rows), rows[some], take(cond, some), numbers[some]
 
     solves = measure_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
     # On grids of integers it is the rows with noise that are N(0, I) at the base.
@@ -124,7 +124,7 @@ def diagnose(
     manifold = manifold_of(getattr(flow, "field", None))
     scores = normal_scores(flow.base, z) if manifold is None else None
     pairs = _choose(len(rows), num_samples, rng)
-    paired, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)
+    paired, samples = _draw(flow, num_samples, take(cond, pairs), len(pairs), sample_key)
 
     parts: dict[str, Any] = {}
     exact = flow
@@ -153,10 +153,10 @@ def diagnose(
         parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
         shown = [as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired)]
     parts["MMD"], parts["classifier"] = _compare_samples(
-        shown[0], shown[1], _take(cond, pairs), numpy_rng(test_key), level
+        shown[0], shown[1], take(cond, pairs), numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
-        flow, solves.log_prob[pairs], paired, _take(cond, pairs), key=solve_key, level=level
+        flow, solves.log_prob[pairs], paired, take(cond, pairs), key=solve_key, level=level
     )
     parts, num_tests = correct(parts)
     skipped = {name: part for name, part in parts.items() if isinstance(part, str)}
@@ -189,10 +189,6 @@ def _choose(count: int, at_most: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(count, min(count, at_most), replace=False))
 
 
-def _take(cond: Array | None, indices: np.ndarray) -> Array | None:
-    return None if cond is None else cond[indices]
-
-
 def _draw(
     flow: CNF | CouplingFlow, num: int, cond: Array | None, pairs: int, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
@@ -209,11 +205,10 @@ def _compare_samples(
 ) -> tuple[MMD | str, C2ST | str]:
     """Both two-sample tests, on the pairs with a finite sample and on scaled columns."""
     solved = finite(samples)
-    if np.mean(solved) < SURVIVORS:
-        why = f"{np.sum(~solved):,} of {len(samples):,} samples failed"
+    if why := untestable(solved, "samples"):
         return why, why
     columns = () if cond is None else (flatten(cond),)
     data, drawn = (np.concatenate([flatten(x), *columns], axis=1)[solved] for x in (rows, samples))
-    spread = data.std(axis=0)
-    data, drawn = (x / np.where(spread > 0, spread, 1.0) for x in (data, drawn))
+    scale = column_scale(data)
+    data, drawn = data / scale, drawn / scale
     return mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)

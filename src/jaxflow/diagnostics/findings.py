@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.runtime.precision import accumulation_dtype
 
@@ -29,9 +29,9 @@ class Finding(NamedTuple):
     grade: Grade
 
 
-def judge(good: bool, text: str, *, bad: str) -> Finding:
-    """A finding whose text ends in `bad` if it speaks against the flow."""
-    return Finding(text, "good") if good else Finding(f"{text}: {bad}", "bad")
+def judge(good: bool | np.bool, text: str, *, bad: str = "") -> Finding:
+    """A finding of grade `good` or `bad`; the text of a bad one ends in `bad`."""
+    return Finding(text, "good") if good else Finding(f"{text}: {bad}" if bad else text, "bad")
 
 
 class Quantiles(NamedTuple):
@@ -64,6 +64,12 @@ class Part(Protocol):
         ...
 
 
+def as_table(lines: Sequence[Line]) -> list[str]:
+    """The lines as text, with the labels in a column of their own."""
+    width = max(len(label) for label, _ in lines)
+    return [f"{label.ljust(width)}  {text}" for label, text in lines]
+
+
 def quantiles(values: Array | np.ndarray | None) -> Quantiles | None:
     """Quantiles of the values that are not NaN; None if there are none."""
     if values is None:
@@ -86,6 +92,12 @@ def to_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
     return np.asarray(values).astype(np.float64)
 
 
+def column_scale(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    """Standard deviation of each column; 1 for a constant one."""
+    spread = rows.std(axis=0)
+    return np.where(spread > 0, spread, 1.0)
+
+
 def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
     """Rows of any event shape as a float64 matrix."""
     return to_host(rows).reshape(len(rows), -1)
@@ -94,6 +106,16 @@ def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
 def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
     """Mask of the rows without NaN or infinity."""
     return np.asarray(np.isfinite(flatten(rows)).all(axis=1))
+
+
+def evenly_spaced(count: int, at_most: int) -> Int[np.ndarray, " chosen"]:
+    """Indices of at most so many of `count` rows, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, at_most).astype(int))
+
+
+def take(cond: Array | None, rows: np.ndarray) -> Array | None:
+    """The conditions of some rows, by their indices or a mask."""
+    return None if cond is None else cond[rows]
 
 
 def plural(number: int, noun: str) -> str:
@@ -121,6 +143,12 @@ def list_rows(rows: Sequence[int]) -> str:
     return f"row{'' if len(rows) == 1 else 's'} {first}{more}"
 
 
-def p_value(value: float) -> str:
-    """`p = 0.03`, `p < 1e-16`."""
-    return f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
+def name_observation(index: int, count: int) -> str:
+    """`the observation`, or `observation 3` of several."""
+    return "the observation" if count == 1 else f"observation {index}"
+
+
+def p_value(value: float, level: float | None = None) -> str:
+    """`p = 0.03`, `p < 1e-16`; with a level `p = 0.03, threshold 0.01`."""
+    text = f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
+    return text if level is None else f"{text}, threshold {level:g}"

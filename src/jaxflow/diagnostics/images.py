@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from jaxflow.diagnostics.bits import BitsPerDim, bits_per_dim
 from jaxflow.diagnostics.findings import Finding, judge, p_value
+from jaxflow.diagnostics.verdict import problems_of, verdict_lines
 from jaxflow.runtime.shapes import ArrayInput
 
 # Largest error of the bits per dimension from solves and probes, and level of the test.
@@ -16,7 +17,7 @@ MOST_ERROR, LEVEL = 0.01, 1e-3
 
 
 class ImageCheck(NamedTuple):
-    """What `check_images` found.
+    """Result of `check_images`; `print` it for a verdict.
 
     Attributes:
         bits: bits per dimension of the images.
@@ -71,14 +72,10 @@ class ImageCheck(NamedTuple):
     @property
     def problems(self) -> tuple[str, ...]:
         """The text of every finding against the flow."""
-        return tuple(finding.text for finding in self.findings if finding.grade == "bad")
+        return problems_of(self.findings)
 
     def __str__(self) -> str:
-        count = len(self.problems)
-        verdict = f"{count} problem{'' if count == 1 else 's'}" if count else "no problem found"
-        marks = {"good": "   ", "bad": "!! ", "unknown": "?? "}
-        lines = [marks[finding.grade] + finding.text for finding in self.findings]
-        return "\n".join([str(self.bits), "", f"verdict: {verdict}", *lines])
+        return "\n".join([str(self.bits), "", *verdict_lines(self.findings)])
 
 
 def check_images(

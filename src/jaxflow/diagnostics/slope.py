@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.density.continuity import transport
-from jaxflow.diagnostics.findings import Finding, Line, to_host
+from jaxflow.diagnostics.findings import Finding, Line, evenly_spaced, take, to_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import to_flow_space
@@ -77,10 +77,9 @@ def measure_slope(
 
     `numbers` names the rows in a finding. Solves of `flow` must not raise.
     """
-    some = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))
-    part = None if cond is None else cond[some]
+    some = evenly_spaced(len(rows), ROWS)
     times = np.linspace(1.0, 0.0, TIMES)
-    norms, errors = map(to_host, _along(flow, rows[some], part, key))
+    norms, errors = map(to_host, _along(flow, rows[some], take(cond, some), key))
     if np.isnan(norms).all():
         return "every trajectory failed"
     moment, row = np.unravel_index(np.nanargmax(norms), norms.shape)

@@ -16,6 +16,7 @@ from jaxflow.diagnostics.findings import (
     list_rows,
     plural,
     quantiles,
+    take,
     to_host,
 )
 from jaxflow.flows.cnf import CNF
@@ -195,8 +196,9 @@ def measure_solves(
         missed = np.flatnonzero(~(errors <= atol_nats) & np.isfinite(value))
         tried = missed[:: max(1, math.ceil(len(missed) / AGAIN))]
         if len(tried):
-            part = None if cond is None else cond[tried]
-            again = flow.log_prob_with_error(rows[tried], part, key, atol_nats=atol_nats)
+            again = flow.log_prob_with_error(
+                rows[tried], take(cond, tried), key, atol_nats=atol_nats
+            )
             inaccurate = tried[np.asarray(again.status) != Status.SUCCESS]
     trace_se = quantiles(answer.trace_se)
     return Solves(

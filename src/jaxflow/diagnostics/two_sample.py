@@ -1,6 +1,6 @@
 """Two-sample tests of data against samples; they need no log-density.
 
-Matrix come in pairs: one of the data and one sample, drawn at the row's condition if there is one.
+Rows come in pairs: a row of the data, and a sample drawn at the row's condition if there is one.
 If both come from the same density, exchanging the two rows of a pair changes nothing. Random
 exchanges therefore give the distribution of a statistic under this hypothesis, with or without
 conditions.
@@ -12,14 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.diagnostics.findings import (
-    LEAST,
-    TESTS,
-    Finding,
-    Line,
-    p_value,
-    too_few,
-)
+from jaxflow.diagnostics.findings import LEAST, TESTS, Finding, Line, p_value, too_few
 from jaxflow.runtime.extras import install_extra
 
 # Least number of random exchanges, and how many are made at once.
@@ -77,7 +70,7 @@ class C2ST(NamedTuple):
 
 
 def _finding(who: str, statistic: str, test: MMD | C2ST) -> Finding:
-    numbers = f"({statistic}{p_value(test.p)}, threshold {test.level:g})"
+    numbers = f"({statistic}{p_value(test.p, test.level)})"
     if test.p < test.level:
         text = f"{who} distinguishes samples from data {numbers}: the flow does not fit the data"
         return Finding(text, "bad")

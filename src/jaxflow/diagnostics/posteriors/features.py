@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxflow.diagnostics.findings import column_scale
+
 # Features, their widths relative to the root of the number of columns, and the ridge relative to
 # the mean square of a feature.
 NUM, WIDTHS, RIDGE = 600, (0.5, 1.0, 2.0), 1e-3
@@ -53,8 +55,7 @@ def whiten(
     rows: Pairs, points: Points
 ) -> tuple[Float[np.ndarray, "both q"], Float[np.ndarray, "k q"]]:
     """Both in coordinates in which `rows` have mean 0 and covariance I."""
-    centre, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    centre, scale = rows.mean(axis=0), column_scale(rows)
     standard = (rows - centre) / scale
     values, axes = np.linalg.eigh(standard.T @ standard / len(rows))
     kept = values > FLAT**2 * values[-1]

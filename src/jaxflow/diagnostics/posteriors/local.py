@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, flatten, p_value
-from jaxflow.diagnostics.posteriors.arguments import (
-    check_num_pairs,
-)
+from jaxflow.diagnostics.findings import Finding, flatten, judge, name_observation, p_value
+from jaxflow.diagnostics.posteriors.arguments import check_num_pairs
 from jaxflow.diagnostics.posteriors.features import (
     Pairs,
     Points,
@@ -21,7 +19,7 @@ from jaxflow.diagnostics.posteriors.features import (
     Values,
     whiten,
 )
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.plotting.excess import excess
 from jaxflow.runtime.checks import as_matrix, check_count, check_share
 from jaxflow.runtime.extras import import_extra
@@ -58,20 +56,15 @@ class LocalTest(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each observation, with its grade."""
-        found = []
-        for i, (p, value, usual) in enumerate(
-            zip(self.p, self.statistic, self.typical, strict=True)
-        ):
-            where = "the observation" if len(self.p) == 1 else f"observation {i}"
-            numbers = f"({value / usual:.3g} times the usual, {p_value(p)}, "
-            numbers += f"threshold {self.level:g})"
-            if p < self.level:
-                text = f"a classifier tells draws at {where} from true parameters {numbers}"
-                found.append(Finding(f"{text}: the posterior there is wrong", "bad"))
-            else:
-                text = f"a classifier cannot tell draws at {where} from true parameters"
-                found.append(Finding(f"{text} {numbers}", "good"))
-        return tuple(found)
+        findings = []
+        for i, (p, ratio) in enumerate(zip(self.p, self.statistic / self.typical, strict=True)):
+            text = (
+                f"a classifier {'tells' if p < self.level else 'cannot tell'} draws at "
+                f"{name_observation(i, len(self.p))} from true parameters ({ratio:.3g} times the "
+                f"usual, {p_value(p, self.level)})"
+            )
+            findings.append(judge(p >= self.level, text, bad="the posterior there is wrong"))
+        return tuple(findings)
 
     def plot(self, observation: int = 0, ax: Any = None) -> Any:
         """Draw where the posterior at an observation has too much mass; returns the axes."""
@@ -79,7 +72,7 @@ class LocalTest(Verdict):
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each observation."""
-        return self._report([f"pairs    {self.num_pairs:,}"])
+        return "\n".join([f"pairs    {self.num_pairs:,}", *verdict_lines(self.findings)])
 
 
 def lc2st(

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import LEAST, Finding, p_value, to_host
+from jaxflow.diagnostics.findings import LEAST, Finding, judge, name_observation, p_value, to_host
 from jaxflow.diagnostics.posteriors.arguments import summarise
 from jaxflow.diagnostics.posteriors.predictive import rarity
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.dynamics import RobustScaling
 from jaxflow.runtime.checks import check_count, check_rows, check_share, split
 
@@ -42,22 +42,19 @@ class ObservationCheck(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each observation, with its grade."""
-        found = []
+        findings = []
         for i, (value, p) in enumerate(zip(self.log_prob, self.p, strict=True)):
-            which = "the observation" if len(self.p) == 1 else f"observation {i}"
-            share = np.mean(self.known < value)
             text = (
-                f"{100 * share:.3g} % of simulations are less likely than {which} "
-                f"({p_value(p)}, threshold {self.level:g})"
+                f"{100 * np.mean(self.known < value):.3g} % of simulations are less likely than "
+                f"{name_observation(i, len(self.p))} ({p_value(p, self.level)})"
             )
-            if p < self.level:
-                text += ": it is unlike them, and its posterior is an extrapolation"
-            found.append(Finding(text, "bad" if p < self.level else "good"))
-        return tuple(found)
+            bad = "it is unlike them, and its posterior is an extrapolation"
+            findings.append(judge(p >= self.level, text, bad=bad))
+        return tuple(findings)
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each observation."""
-        return self._report([f"simulations {len(self.known):,}"])
+        return "\n".join([f"simulations {len(self.known):,}", *verdict_lines(self.findings)])
 
 
 def observation_check(

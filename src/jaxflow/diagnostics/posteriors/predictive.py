@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, p_value, plural
+from jaxflow.diagnostics.findings import Finding, judge, p_value, plural
 from jaxflow.diagnostics.posteriors.arguments import as_log_densities
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.runtime.checks import as_matrix, check_share
 
 
@@ -36,18 +36,18 @@ class PredictiveCheck(Verdict):
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each statistic, with its grade."""
         low, high = np.quantile(self.simulated, [0.05, 0.95], axis=0)
-        found = []
-        for i, name in enumerate(self.names):
+        findings = []
+        for i, (name, p) in enumerate(zip(self.names, self.p, strict=True)):
             text = (
                 f"{name} is {self.observed[i]:.3g}, that of 90 % of simulations {low[i]:.3g} to "
-                f"{high[i]:.3g} ({p_value(self.p[i])}, threshold {self.level:g})"
+                f"{high[i]:.3g} ({p_value(p, self.level)})"
             )
-            found.append(Finding(text, "bad" if self.p[i] < self.level else "good"))
-        return tuple(found)
+            findings.append(judge(p >= self.level, text))
+        return tuple(findings)
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each statistic."""
-        return self._report([f"simulations {len(self.simulated):,}"])
+        return "\n".join([f"simulations {len(self.simulated):,}", *verdict_lines(self.findings)])
 
 
 def predictive_check(

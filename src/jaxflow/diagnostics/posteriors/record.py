@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, Line, p_value, plural
+from jaxflow.diagnostics.findings import Finding, Line, as_table, judge, p_value, plural
 from jaxflow.diagnostics.posteriors.uniform import band, counts_of, uniform_p
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.plotting.rank_curves import rank_curves
 from jaxflow.plotting.style import pyplot
 
@@ -86,13 +86,12 @@ class Calibration(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each test, with its grade."""
-        threshold = f"threshold {self.level:g}"
-        return tuple(
-            Finding(f"{test.name}: {test.reading()} ({p_value(p)}, {threshold})", "bad")
-            if p < self.level
-            else Finding(f"{test.name}: no difference ({p_value(p)}, {threshold})", "good")
-            for test, p in zip(self.tests, self.p, strict=True)
-        )
+        findings = []
+        for test, p in zip(self.tests, self.p, strict=True):
+            reading = test.reading() if p < self.level else "no difference"
+            text = f"{test.name}: {reading} ({p_value(p, self.level)})"
+            findings.append(judge(p >= self.level, text))
+        return tuple(findings)
 
     def bands(self, test: RankTest) -> tuple[Float[np.ndarray, " k"], ...]:
         """Curve of a test and its band: `(expected, observed, low, high)` shares, (k,) each.
@@ -137,9 +136,8 @@ class Calibration(Verdict):
         for test, p in zip(self.tests, self.p, strict=True):
             shares = f"{test.inside(0.5):8.3f}{test.inside(0.9):9.3f}{np.mean(test.levels):11.3f}"
             lines.append((test.name, f"{shares}   {p_value(p)}"))
-        width = max(len(name) for name, _ in lines)
-        table = [f"{name.ljust(width)}  {text}" for name, text in lines]
-        return self._report([*table, ""], only_problems=True)
+        verdict = verdict_lines(self.findings, only_problems=True)
+        return "\n".join([*as_table(lines), "", *verdict])
 
     def _of(self, kind: str) -> list[RankTest]:
         return [test for test in self.tests if test.kind == kind]

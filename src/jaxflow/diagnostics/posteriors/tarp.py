@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.diagnostics.findings import flatten
+from jaxflow.diagnostics.findings import column_scale, flatten
 from jaxflow.diagnostics.posteriors.arguments import as_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
@@ -68,7 +68,7 @@ def tarp(
         points = _regressed(theta, _conditions(x, len(theta)), rng)
     else:
         points = rng.uniform(theta.min(axis=0), theta.max(axis=0), theta.shape)
-    scale = _spread(theta)
+    scale = column_scale(theta)
     far = np.linalg.norm((theta - points) / scale, axis=-1)
     far_draws = np.linalg.norm((draws - points[:, None]) / scale, axis=-1)
     test = RankTest("random balls (TARP)", "coverage", rank(far, far_draws, rng), draws.shape[1])
@@ -90,7 +90,7 @@ def _regressed(
     points = np.empty_like(theta)
     halves = np.array_split(rng.permutation(len(theta)), 2)
     for here, other in (halves, halves[::-1]):
-        centre, scale = x[other].mean(axis=0), _spread(x[other])
+        centre, scale = x[other].mean(axis=0), column_scale(x[other])
         ones = np.ones((len(theta), 1))
         design = np.concatenate([ones, (x - centre) / scale], axis=1)
         a, b = design[other], theta[other]
@@ -101,8 +101,3 @@ def _regressed(
         noise = rng.normal(size=theta[here].shape) * (b - a @ weights).std(axis=0)
         points[here] = design[here] @ weights + noise
     return points
-
-
-def _spread(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
-    scale = rows.std(axis=0)
-    return np.where(scale > 0, scale, 1.0)
