@@ -105,11 +105,8 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -math.inf < self.log_snr_min < self.log_snr_max < math.inf:
-            raise ValueError(
-                f"log_snr_max={self.log_snr_max} must be above log_snr_min={self.log_snr_min}, "
-                "both finite"
-            )
+        in_order = -math.inf < self.log_snr_min < self.log_snr_max < math.inf
+        self._require(in_order, ("log_snr_min", "log_snr_max"), "be finite and in order")
 
     def log_alpha(self, s: Scalar) -> Scalar:
         """Return `log alpha(s)`."""
