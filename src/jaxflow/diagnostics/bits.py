@@ -1,4 +1,4 @@
-"""Bits per dimension of images, with each source of error apart."""
+"""Bits per dimension of images, with a standard error for each source of error."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.convolutional import check_image, stack_images
-from jaxflow.flows import Ensemble
+from jaxflow.flows.ensemble import members
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.runtime.shapes import ArrayInput
@@ -109,13 +109,13 @@ def bits_per_dim(
 
     Args:
         flow: a flow. If its transform starts with a `Dequantise`, its grid and noise are used.
-        images: levels, whole numbers, (images, height, width, channels); for a flow with a grid,
+        images: levels, integers, (images, height, width, channels); for a flow with a grid,
             points of the grid, whose `origin` is level 0.
         cond: conditions, (images, *condition), or one for all.
         key: for the noise and the probes.
         bits: depth of the images.
-        limits: the range of the flow's units that the levels fill, such as (-1, 1); None for
-            (0, 2^bits), a unit a level. Only for a flow without a grid.
+        limits: the range that the levels fill in the flow's units, such as (-1, 1). Default:
+            (0, 2^bits), one unit for each level. Only for a flow without a grid.
         num_draws: draws of noise for each image; the cost is proportional.
 
     Returns:
@@ -153,16 +153,19 @@ def bits_per_dim(
             again_key = jax.random.fold_in(probe_key, num_draws)
             variance, solver = _repeated(flow, inside, cond, log_p, again_key)
         each.append((np.asarray(log_q, np.float64) - log_p - log_width) * per_nat)
-    probes = None if _is_exact(flow) else variance * per_nat**2
+    traces = (getattr(flow, "trace", Exact()) for flow in members(flow))
+    exact = all(isinstance(trace, Auto | Exact) for trace in traces)
+    probes = None if exact else variance * per_nat**2
     return _summary(np.stack(each), probes, solver, 1 / per_nat)
 
 
 def _summary(
     each: Float[np.ndarray, "draws images"], probes: float | None, solver: Any, nats: float
 ) -> BitsPerDim:
-    """The record of the bits of each image and draw.
+    """The `BitsPerDim` of the bits of each image and draw.
 
-    `probes` is the variance of the traces, None if they are exact.
+    `probes` is the variance from the probes of the traces, None if these are exact; `solver` holds
+    the errors of the solves in nats, or None; an image of 1 bit per dimension has `nats` nats.
     """
     (num_draws, num_images), exact, probes = each.shape, probes is None, probes or 0.0
     within = each.var(axis=0, ddof=1).mean() if num_draws > 1 else probes
@@ -188,13 +191,6 @@ def _summary(
     )
 
 
-def _is_exact(flow: Any) -> bool:
-    """Whether no trace of the flow, or of the flows of an ensemble, is estimated by probes."""
-    if isinstance(flow, Ensemble):
-        return all(map(_is_exact, flow.flows))
-    return isinstance(getattr(flow, "trace", Exact()), Auto | Exact)
-
-
 def _repeated(
     flow: Any, x: Array, cond: Any, log_p: np.ndarray, key: PRNGKeyArray
 ) -> tuple[float, Any]:
@@ -210,14 +206,15 @@ def _repeated(
         again, error = answer.value, answer.ode_error
     else:
         again, error = flow.log_prob(x[few], cond, key), None
-    apart = log_p[np.asarray(few)] - np.asarray(again, np.float64)
-    return float(np.mean(apart**2)) / 2, error
+    difference = log_p[np.asarray(few)] - np.asarray(again, np.float64)
+    return float(np.mean(difference**2)) / 2, error
 
 
 def _check_inside(log_p: np.ndarray, levels: np.ndarray) -> None:
     """Raise unless all images have a density."""
-    if not np.isfinite(log_p).all():
-        i = int(np.isfinite(log_p).argmin())
+    finite = np.isfinite(log_p)
+    if not finite.all():
+        i = int(finite.argmin())
         raise ValueError(
             f"images[{i}] has levels from {levels[i].min():g} to {levels[i].max():g} and "
             f"log-density {log_p[i]:g}: it lies outside the range of the flow, which was made for "

@@ -65,7 +65,7 @@ class Mass(NamedTuple):
 
     def lines(self) -> list[Line]:
         """Return the integral and the method."""
-        value = f"{self._number()}" if self.value >= 0 else "not measurable"
+        value = self._number() if self.value >= 0 else "not measurable"
         return [("mass", f"{value} ({self.how})")]
 
     def findings(self) -> list[Finding]:
