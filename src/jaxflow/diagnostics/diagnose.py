@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
-from jaxflow.diagnostics.findings import column_scale, finite, flatten, take, untestable
+from jaxflow.diagnostics.findings import column_scale, flatten, take, untestable
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
@@ -27,7 +27,7 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
-from jaxflow.runtime.checks import check_count, check_share
+from jaxflow.runtime.checks import check_count, check_share, finite_rows
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
 
@@ -165,7 +165,7 @@ def diagnose(
         num_rows=num_data,
         rows=numbers,
         num_samples=num_samples,
-        failed_samples=int(np.sum(~finite(samples))),
+        failed_samples=int(np.sum(~finite_rows(samples))),
         precision=str(rows.dtype),
         solves=solves,
         truth=measured.get("true error"),
@@ -204,7 +204,7 @@ def _compare_samples(
     rows: Array, samples: Array, cond: Array | None, rng: np.random.Generator, level: float
 ) -> tuple[MMD | str, C2ST | str]:
     """Both two-sample tests, on the pairs with a finite sample and on scaled columns."""
-    solved = finite(samples)
+    solved = finite_rows(samples)
     if why := untestable(solved, "samples"):
         return why, why
     columns = () if cond is None else (flatten(cond),)

@@ -103,11 +103,6 @@ def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
     return to_host(rows).reshape(len(rows), -1)
 
 
-def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
-    """Mask of the rows without NaN or infinity."""
-    return np.asarray(np.isfinite(flatten(rows)).all(axis=1))
-
-
 def evenly_spaced(count: int, at_most: int) -> Int[np.ndarray, " chosen"]:
     """Indices of at most so many of `count` rows, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, at_most).astype(int))

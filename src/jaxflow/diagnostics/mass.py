@@ -28,6 +28,7 @@ from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.data_space import to_flow_space
 from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.flows.importance import RELIABLE, log_mean
+from jaxflow.runtime.checks import finite_rows
 
 # Points along a side for each dimension; the next number is tried if the error is too large. Odd:
 # every second point is a grid too.
@@ -115,7 +116,7 @@ def measure_mass(
     if size > LARGEST:
         return f"an event has {size} entries; up to {LARGEST} can be integrated"
     u = flatten(to_flow_space(flow.transform, points)[0])
-    u = u[np.isfinite(u).all(axis=1)]
+    u = u[finite_rows(u)]
     if len(u) < 10 * (size + 1):
         return f"{len(u)} points are too few to locate the mass; {10 * (size + 1)} are needed"
 

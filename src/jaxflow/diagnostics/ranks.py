@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.diagnostics.findings import (
     Finding,
     Line,
-    finite,
     p_value,
     plural,
     take,
@@ -21,6 +20,7 @@ from jaxflow.diagnostics.findings import (
     untestable,
 )
 from jaxflow.flows.flow import Flow
+from jaxflow.runtime.checks import finite_rows
 
 
 class Ranks(NamedTuple):
@@ -81,7 +81,7 @@ def measure_ranks(
 
     Returns the reason if too many failed or too few are left. Solves of `flow` must not raise.
     """
-    drawn = finite(samples)
+    drawn = finite_rows(samples)
     log_q = np.full(len(samples), np.nan)
     if drawn.any():
         log_q[drawn] = to_host(flow.log_prob(samples[drawn], take(cond, drawn), key))

@@ -11,13 +11,13 @@ from jaxflow.diagnostics.findings import (
     Line,
     Quantiles,
     column_scale,
-    finite,
     flatten,
     judge,
     quantiles,
 )
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.runtime.checks import finite_rows
 
 # Largest acceptable distance, in standard deviations of a column.
 ALLOWED = 1e-2
@@ -56,7 +56,7 @@ def measure_round_trip(
 
     Solves of `flow` must not raise.
     """
-    solved = finite(z)
+    solved = finite_rows(z)
     # Failed rows are decoded from 0: all batches share the compiled code.
     mask = solved.reshape(-1, *[1] * (z.ndim - 1))
     x, back = flatten(rows), flatten(flow.decode(jnp.where(mask, z, jnp.zeros_like(z)), cond))

@@ -16,6 +16,7 @@ from jaxflow.flows.data_space import to_flow_space, with_transform
 from jaxflow.flows.flow import score_rows
 from jaxflow.flows.importance import log_mean
 from jaxflow.manifolds import Manifold, Sphere, Torus, quadrature
+from jaxflow.runtime.checks import finite_rows
 
 # Steps of two rules, whose difference is the error.
 COARSE, FINE = 48, 96
@@ -54,7 +55,7 @@ def surface_mass(
             values.append(float(np.sum(weights * np.exp(log_p))))
         how = f"{len(nodes):,} points of a quadrature rule"
         return values[1], abs(values[1] - values[0]), how, None, failed
-    known = points[np.asarray(jnp.isfinite(points).all(axis=1))]
+    known = points[finite_rows(points)]
     u = to_flow_space(transform, known[rng.permutation(len(known))[:KERNELS]])[0]
     key = jax.random.key(int(rng.integers(2**31)))
     draws, log_q = _propose(flow.base, manifold, u, best_width(manifold, u), key)

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, finite, flatten, p_value, untestable
+from jaxflow.diagnostics.findings import Finding, Line, flatten, p_value, untestable
 from jaxflow.diagnostics.two_sample import energy
 from jaxflow.manifolds import Manifold
+from jaxflow.runtime.checks import finite_rows
 
 # Draws of the base that show its moments, and the most entries of a point whose products are
 # moments too.
@@ -67,7 +68,7 @@ def measure_uniformity(
     Statistics", section 10.4), and moments of the same orders where it is not. Their covariances
     are those of draws of the base.
     """
-    solved = finite(z)
+    solved = finite_rows(z)
     if why := untestable(solved, "encoded rows"):
         return why
     points = flatten(_seen(manifold, z))[solved]

@@ -66,6 +66,18 @@ def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:
     return theta, x
 
 
+def as_observations(observed: Any, x: Any) -> Any:
+    """Observations, (m, *condition), from one or several; `x` holds data, (n, *condition)."""
+    one = x.shape[1:]
+    if x.ndim < 2 or not observed.size or observed.shape not in (one, (*observed.shape[:1], *one)):
+        raise ValueError(
+            f"observed has shape {observed.shape} and x has shape {x.shape}: give one observation "
+            f"{one} or several, (m, {', '.join(map(str, one))})"
+        )
+    check_rows(observed.reshape(-1, *one), "observed")
+    return observed.reshape(-1, *one)
+
+
 @eqx.filter_jit
 def summarise(summary: Callable[[Array], Any], x: Array) -> Array:
     """The numbers `summary(x_i)` of each row, (n, k)."""

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_rows_of, summarise
+from jaxflow.diagnostics.posteriors.arguments import as_observations, as_rows_of, summarise
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
 from jaxflow.dynamics import ObservationEncoder
 from jaxflow.flows.ensemble import Ensemble, members
-from jaxflow.runtime.checks import check_count, check_rows
+from jaxflow.runtime.checks import check_count
 
 
 def local_calibration(
@@ -73,14 +73,7 @@ def local_calibration(
     """
     k = check_count("num_draws", num_draws)
     theta, x = as_rows_of(theta, x)
-    at = jnp.asarray(observed, x.dtype)
-    if at.shape not in (x.shape[1:], (*at.shape[:1], *x.shape[1:])) or not at.size:
-        raise ValueError(
-            f"observed has shape {at.shape} and x has shape {x.shape}: give an observation "
-            f"{x.shape[1:]} or several, (m, {', '.join(map(str, x.shape[1:]))})"
-        )
-    at = at.reshape(-1, *x.shape[1:])
-    check_rows(at, "observed")
+    at = as_observations(jnp.asarray(observed, x.dtype), x)
     draw_key, test_key = jax.random.split(key)
     n, m = len(theta), len(at)
     # One call for the draws of the pairs and those at the observations.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxflow.bases import GaussianMixture
 from jaxflow.diagnostics.corrected import holm
 from jaxflow.diagnostics.findings import LEAST, Finding, judge, name_observation, p_value, to_host
-from jaxflow.diagnostics.posteriors.arguments import summarise
+from jaxflow.diagnostics.posteriors.arguments import as_observations, summarise
 from jaxflow.diagnostics.posteriors.predictive import rarity
 from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.dynamics import RobustScaling
@@ -104,16 +104,9 @@ def observation_check(
     """
     check_share("level", level, 0.01)
     most = check_count("components", components)
-    rows, at = (np.asarray(each, np.float64) for each in (x, observed))
-    if at.shape == rows.shape[1:]:
-        at = at[None]
-    if at.shape[1:] != rows.shape[1:] or rows.ndim < 2 or not at.size:
-        raise ValueError(
-            f"observed has shape {np.shape(observed)} and x has shape {rows.shape}: give an "
-            "observation (*condition), or several, and simulations (n, *condition)"
-        )
+    rows = np.asarray(x, np.float64)
+    at = as_observations(np.asarray(observed, np.float64), rows)
     check_rows(rows, "x")
-    check_rows(at, "observed")
     least = 2 * max(LEAST, int(np.ceil(len(at) / level)))
     if len(rows) < least:
         raise ValueError(
