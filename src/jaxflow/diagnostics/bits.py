@@ -143,7 +143,7 @@ def bits_per_dim(
     noise_key, probe_key = jax.random.split(key)
     each, variance, solver = [], 0.0, None
     for draw in range(num_draws):
-        inside, log_q = _spread(grid, points, jax.random.fold_in(noise_key, draw))
+        inside, log_q = _add_noise(grid, points, jax.random.fold_in(noise_key, draw))
         own_key = jax.random.fold_in(probe_key, draw)
         if not draw:
             flow = flow.choose_probes(inside, cond, own_key)
@@ -151,7 +151,7 @@ def bits_per_dim(
         _check_inside(log_p, levels)
         if not draw:
             again_key = jax.random.fold_in(probe_key, num_draws)
-            variance, solver = _repeated(flow, inside, cond, log_p, again_key)
+            variance, solver = _repeat_few(flow, inside, cond, log_p, again_key)
         each.append((np.asarray(log_q, np.float64) - log_p - log_width) * per_nat)
     traces = (getattr(flow, "trace", Exact()) for flow in members(flow))
     exact = all(isinstance(trace, Auto | Exact) for trace in traces)
@@ -191,10 +191,13 @@ def _summary(
     )
 
 
-def _repeated(
+def _repeat_few(
     flow: Any, x: Array, cond: Any, log_p: np.ndarray, key: PRNGKeyArray
 ) -> tuple[float, Any]:
-    """Variance of log-densities by other probes on a few images, and their errors or None."""
+    """Repeat a few images with other probes: the variance from probes, and errors of the solves.
+
+    The errors, in nats, are None if the flow states none.
+    """
     choice_key, key = jax.random.split(key)
     few = jax.random.choice(choice_key, len(x), (min(REPEATED, len(x)),), replace=False)
     if cond is not None and jnp.ndim(cond) > 1:
@@ -257,5 +260,5 @@ def _check_levels(levels: Float[np.ndarray, "..."], bits: int) -> None:
 
 
 @eqx.filter_jit
-def _spread(grid: Dequantise, x: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _add_noise(grid: Dequantise, x: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
     return jax.vmap(grid.spread_with_log_prob)(x, jax.random.split(key, len(x)))

@@ -131,7 +131,7 @@ def check_images(
     nearest = of_samples.argmin(axis=1)
     of_samples, of_images = of_samples.min(axis=1), of_images.min(axis=1)
     copying = float(mannwhitneyu(of_samples, of_images, alternative="less").pvalue)
-    independent = _independent(x, known, levels)
+    independent = _bits_of_independent_pixels(x, known, levels)
     return ImageCheck(bits, independent, samples, nearest, of_samples, of_images, copying)
 
 
@@ -141,7 +141,7 @@ def _distances(x: np.ndarray, known: np.ndarray) -> Float[np.ndarray, "n m"]:
     return cdist(x.reshape(-1, size), known.reshape(-1, size)) / size**0.5
 
 
-def _independent(x: np.ndarray, known: np.ndarray, levels: int) -> float:
+def _bits_of_independent_pixels(x: np.ndarray, known: np.ndarray, levels: int) -> float:
     """Bits per dimension under frequencies of levels of each pixel, plus one for each level."""
     flat, seen = (np.round(each).astype(int).reshape(len(each), -1) for each in (x, known))
     pixels = np.arange(flat.shape[1])

@@ -1,4 +1,4 @@
-"""Flows on manifolds: the integral over the surface, and rows as the manifold shows them."""
+"""Flows on manifolds: the integral over the surface, and rows as embedded points."""
 
 import math
 from typing import Any
@@ -18,10 +18,10 @@ from jaxflow.flows.importance import log_mean
 from jaxflow.manifolds import Manifold, Sphere, Torus, quadrature
 from jaxflow.runtime.checks import finite_rows
 
-# Steps of two rules, whose difference is the error.
+# Steps of two quadrature rules, whose difference is the error.
 COARSE, FINE = 48, 96
-# Draws of importance sampling, of which a share is from the base; kernels that the others are
-# around, and how much wider than the best ones they are.
+# Draws of importance sampling, and the share of them from the base. The others are around KERNELS
+# points, with WIDER times the best width.
 DRAWS, SHARE, KERNELS, WIDER = 8192, 0.2, 1000, 1.3
 
 
@@ -34,10 +34,10 @@ def surface_mass(
 ) -> tuple[float, float, str, float | None, int]:
     """Integrate the density of a flow with an exact trace over the manifold of its field.
 
-    By a quadrature rule on circles, spheres and tori of two dimensions; elsewhere by importance
-    sampling from kernels around `points`, data in data units, with a share of draws from the base.
-    Returns the entries of a `Mass`; a rule's error is the difference to a coarser one. Failed
-    points count as density 0.
+    On circles, spheres and tori of up to two dimensions it uses a quadrature rule, whose error is
+    the difference to a coarser one. Elsewhere it uses importance sampling, with draws from the
+    base and from kernels around `points`, data in data units. Failed points count as density 0.
+    Returns the fields of a `Mass` but the last.
     """
     transform, flow = flow.transform, with_transform(flow, None)
 
@@ -70,8 +70,8 @@ def surface_mass(
 def _propose(
     base: Any, manifold: Any, kernels: Float[Array, "k n"], width: Array, key: PRNGKeyArray
 ) -> tuple[Float[Array, "draws n"], Float[Array, " draws"]]:
-    """Draws of kernels around points and of the base, and their log-densities."""
-    # Wider than the best kernels: the tails of a proposal must not be too light.
+    """Draws from the base and from kernels around points, and their log-densities."""
+    # Wider than the best kernels: the tails of the proposal must not be too light.
     width = jnp.minimum(WIDER * width, getattr(manifold, "most_scale", math.inf))
     num_base = round(SHARE * DRAWS)
     base_key, choice_key, step_key = jax.random.split(key, 3)
@@ -89,12 +89,12 @@ def _propose(
     return draws, logsumexp(each, axis=0)
 
 
-def as_seen(transform: Any, manifold: Manifold, x: Array) -> Array:
-    """Rows in data units as fields on the manifold see them, without seams, (rows, ambient).
+def embed_rows(transform: Any, manifold: Manifold, x: Array) -> Array:
+    """Rows in data units as embedded points, which have no seams, (rows, ambient).
 
-    Failed rows are NaN, as they were.
+    Failed rows stay NaN.
     """
     u, _ = to_flow_space(transform, x)
     failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
-    # What is not finite would be shown as some point.
+    # The embedding of a NaN may be a finite point.
     return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))
