@@ -17,7 +17,7 @@ from jaxflow.diagnostics.two_sample import C2ST, MMD
 from jaxflow.diagnostics.uniformity import Uniformity
 from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 
-# Fewer rows than this miss a distance of a sixth in a coordinate.
+# Tests of fewer rows miss a Kolmogorov-Smirnov distance of 1/6 in a coordinate.
 WEAK = 200
 
 
@@ -37,7 +37,7 @@ class Diagnosis(Verdict):
 
     Attributes:
         num_rows: rows of the data.
-        rows: numbers of the examined rows.
+        rows: numbers of the rows that were examined.
         num_samples: samples drawn.
         failed_samples: samples whose solve failed.
         precision: dtype of the flow and the data.
@@ -51,11 +51,11 @@ class Diagnosis(Verdict):
         mmd: samples compared with data, by a kernel.
         c2st: samples compared with data, by a classifier.
         ranks: log-densities of data compared with those of samples.
-        num_tests: number of p-values, for which all of them are corrected.
+        num_tests: number of p-values, for which each of them is corrected.
         level: corrected p-values below this count as a difference.
         skipped: reason for each part that was not measured, by its name.
-        encoded: the examined rows at the base, flattened, (rows, d): normal scores, which are
-            N(0, I) if the flow is right, for a base with a `cdf`. NaN where a solve failed.
+        encoded: the examined rows at the base, flattened, (rows, d); for a base with a `cdf` as
+            normal scores, which are N(0, I) if the flow is right. NaN where a solve failed.
     """
 
     num_rows: int

@@ -11,19 +11,18 @@ from jaxflow.runtime.precision import accumulation_dtype
 
 Grade = Literal["good", "bad", "unknown"]
 
-# A test needs this share of the rows: a test of the others alone says nothing about all.
+# Least share of rows without a failure for a test: a test of fewer says nothing about all rows.
 SURVIVORS = 0.99
-# Fewest rows, or pairs of row and sample, for a test.
+# Fewest rows, or pairs of a row and a sample, for a test.
 LEAST = 20
-# Most p-values of a diagnosis: two Kolmogorov-Smirnov tests and a correlation of encoded rows,
-# MMD, a classifier, and two tests of ranks.
+# Most p-values of a diagnosis: three tests of encoded rows, two of samples, two of log-densities.
 TESTS = 7
 # Most row numbers that a finding lists.
 _MAX_LISTED = 5
 
 
 class Finding(NamedTuple):
-    """One sentence of a verdict; `grade` is `unknown` where nothing could be measured."""
+    """One sentence of a verdict; its grade is `unknown` if nothing could be measured."""
 
     text: str
     grade: Grade
@@ -119,12 +118,12 @@ def plural(number: int, noun: str) -> str:
 
 
 def too_few(num: int, what: str = "pairs of row and sample") -> str:
-    """The reason for no test."""
+    """Why so few rows are not tested."""
     return f"{num} {what} are too few to test; {LEAST} are needed"
 
 
 def untestable(solved: Bool[np.ndarray, " rows"], what: str) -> str | None:
-    """The reason for no test of the rows that were solved; None for no reason."""
+    """Why rows are not tested, by the mask of the solved ones; None if they can be."""
     if np.mean(solved) < SURVIVORS:
         return f"{np.sum(~solved):,} of {len(solved):,} {what} failed"
     count = int(solved.sum())

@@ -1,13 +1,13 @@
 """The integral of a density, which is 1 if the log-density is right.
 
-The integral over data space runs in flow space, `u = transform(x)`:
-`int p(x) dx = int p(x(u)) |det dx/du| du`. The determinant is that of the transform's dense
-Jacobian: an error in the transform's own determinant shows.
+The integral over data space is taken in flow space, `u = transform(x)`:
+`int p(x) dx = int p(x(u)) |det dx/du| du`. The determinant comes from the transform's dense
+Jacobian, so an error in the transform's own determinant shows.
 
 In up to three dimensions a grid is used: for smooth densities that vanish at its edge, the
 trapezoidal rule converges faster than any power of the spacing. In higher dimensions, and if the
-grid is too coarse, importance sampling is used. Its proposal comes from data and samples, not
-from the flow's own density. On manifolds see `jaxflow.diagnostics.surface`.
+grid is too coarse, importance sampling is used, with a proposal from data and samples, not from
+the flow's own density. For manifolds see `jaxflow.diagnostics.surface`.
 """
 
 import math
@@ -30,13 +30,14 @@ from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.flows.importance import RELIABLE, log_mean
 from jaxflow.runtime.checks import finite_rows
 
-# Points along a side for each dimension; the next number is tried if the error is too large. Odd:
-# every second point is a grid too.
+# Points along a side for each dimension; the next number is tried if the error is too large. They
+# are odd, so that every second point makes a grid too.
 SIDES = {1: (1025, 8193), 2: (129, 257), 3: (41,)}
-# The grid extends beyond the points by this share of their range. The integral over the outermost
+# The grid extends beyond the points by MARGIN times their range. The integral over the outermost
 # share EDGE of a side measures the mass outside.
 MARGIN, EDGE = 0.25, 1 / 16
-# Relative errors of a grid: accept at once, accept, report if importance sampling fails.
+# Relative errors up to which a grid is accepted at once, is accepted after all, and is reported if
+# importance sampling fails.
 FINE, COARSE, HOPELESS = 1e-3, 2e-2, 0.1
 # Draws of importance sampling, and the fewest effective draws of a measurement.
 DRAWS, LEAST = 8192, 100.0
@@ -51,10 +52,10 @@ LogDensity = Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, " m"]]
 class Mass(NamedTuple):
     """The integral of a density; NaN if it could not be measured.
 
-    The error of a grid is the difference to the grid of every second point plus the mass at the
-    edge, that of importance sampling one standard error. `effective` is the effective number of
-    draws, `(sum w)^2 / sum w^2`; None for a grid. `failed` points count as density 0, and
-    `allowed` is the relative error that the target accuracy of log-densities allows.
+    The error of a grid is its difference to the grid of every second point plus the mass at the
+    edge; that of importance sampling is one standard error. `effective` is the effective number of
+    draws, `(sum w)^2 / sum w^2`; None for a grid. `failed` points count as density 0. `allowed` is
+    the relative error that the target accuracy of log-densities allows.
     """
 
     value: float
@@ -172,8 +173,8 @@ def sampled_mass(
 ) -> Mass:
     """Integrate by importance sampling: the mean of `p(u) / q(u)` over draws of a proposal `q`.
 
-    The standard error can be trusted if the weights have a light tail: its index, by Hill's
-    estimator from the largest `3 sqrt(n)` weights, must not exceed 0.7 (Vehtari et al. 2024,
+    The standard error can be trusted if the tail of the weights is light: its index, by Hill's
+    estimator from the largest `3 sqrt(n)` weights, must be at most 0.7 (Vehtari et al. 2024,
     "Pareto Smoothed Importance Sampling", JMLR 25).
     """
     proposal = Proposal.fit(u, rng)

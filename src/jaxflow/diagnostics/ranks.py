@@ -1,8 +1,8 @@
 """Log-densities of data against those of samples, by rank.
 
 If rows and samples come from the same density, so do their log-densities under the flow, whatever
-the flow is. A missing mode shows: the rows in it have log-densities that no sample has. Rows come
-in pairs with samples, as in `two_sample`.
+the flow is. A missing mode shows: its rows have log-densities that no sample has. Rows and samples
+come in pairs, as in `two_sample`.
 """
 
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def measure_ranks(
     log_q = np.full(len(samples), np.nan)
     if drawn.any():
         log_q[drawn] = to_host(flow.log_prob(samples[drawn], take(cond, drawn), key))
-    # Density 0 has its place among the ranks, a failed solve has none.
+    # A density of 0 has a rank, a failed solve has none.
     known = ~np.isnan(log_prob) & ~np.isnan(log_q)
     if why := untestable(known, "pairs of row and sample"):
         return why

@@ -25,19 +25,19 @@ from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
 from jaxflow.runtime.arguments import promote_dtypes
 
-# Settings of the reference solve, and the most rows it solves.
+# Settings of the reference solve, and the number of its rows.
 REFERENCE = ODE(solver="dopri5", rtol=1e-10, atol=1e-10, max_steps=2**14, throw=False)
 ROWS = 64
 # Largest event for an exact trace without a closed form.
 LARGEST = 256
-# Share of rows whose estimated error holds, if the estimate can be relied on.
+# Estimated errors are reliable if they hold for at least this share of the rows.
 HOLDS = 0.95
 
 
 class Truth(NamedTuple):
     """Log-densities compared with a tight solve in float64 and the exact trace, in nats.
 
-    `covered` rows differ by at most their estimated error plus rounding; None without one.
+    `covered` rows differ by at most their estimated error plus rounding; None without estimates.
     """
 
     num_rows: int
