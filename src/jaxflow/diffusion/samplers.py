@@ -60,8 +60,8 @@ def draw(
         cond: conditions, (*shape, *condition), or one vector for all samples.
         sampler: a rule of `jaxflow.diffusion.steppers`, see `SAMPLERS`.
         num_steps: T, the number of noise levels: T - 1 steps of `sampler.evals` evaluations each,
-            then one evaluation that removes the remaining noise. There are fewer where two times
-            round to the same number.
+            then one evaluation that removes the remaining noise. Levels whose times round to the
+            same number count once.
         spacing: spacing of the times, see `times_of`. Default: `"time"` for `Betas(T)` and
             `num_steps=T`, which are then the steps of DDPM's chain; else the sampler's.
         denoise: whether to take the last step, without noise, to the predicted data.
@@ -82,13 +82,13 @@ def draw(
         on_ladder = isinstance(schedule, Betas) and schedule.num_steps == num_steps
         spacing = "time" if on_ladder else sampler.spacing
     grid = times_of(schedule, max(num_steps - 1, 1), spacing)[:num_steps]
-    # Times that round to the same number are one: a step between them would divide 0 by 0.
+    # A step between times that round to the same number would divide 0 by 0.
     dtype = sample_dtype(flow, as_cond_rows(cond, batch_shape(shape)))
     grid = np.unique(grid.astype(dtype))[::-1]
     padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), grid[-1])
     padded[: len(grid)] = grid
     times, count = jnp.asarray(padded), jnp.asarray(len(grid) - 1)
-    draw_chunk = partial(_draw, grid=times, num_steps=count, rule=sampler, denoise=denoise)
+    draw_chunk = partial(_run_rule, grid=times, num_steps=count, rule=sampler, denoise=denoise)
     return draw_batch(flow, key, shape, cond, draw_chunk, progress)
 
 
@@ -126,7 +126,7 @@ def draw_rows(
 
 @eqx.filter_jit
 @full_precision
-def _draw(
+def _run_rule(
     flow: Any,
     keys: Array,
     cond: Array | None,

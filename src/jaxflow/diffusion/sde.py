@@ -63,13 +63,15 @@ def draw_sde(
     denoiser_of(flow)
     check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver
-    draw_chunk = partial(_draw, num_steps=num_steps, solver=solver)
+    draw_chunk = partial(_solve_backwards, num_steps=num_steps, solver=solver)
     return draw_batch(flow, key, shape, cond, draw_chunk, progress)
 
 
 @eqx.filter_jit
 @full_precision
-def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any) -> Array:
+def _solve_backwards(
+    flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any
+) -> Array:
     import diffrax
 
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()

@@ -16,7 +16,7 @@ def expected_coverage(
 ) -> Calibration:
     """Test how often highest-density regions hold the true parameters.
 
-    The smallest region of highest density that holds the truth has the level
+    The smallest highest-density region that holds the truth has the level
     `P(q(draw | x) > q(theta | x))`, estimated by the share of draws. It is uniform for the
     posterior (Hermans et al. 2022, "A Crisis In Simulation-Based Inference? Beware, Your Posterior
     Approximations Can Be Unfaithful", arXiv 2110.06581): this is `sbc` of the statistic log q.
@@ -29,10 +29,8 @@ def expected_coverage(
     log_q = jax.vmap(StandardNormal(2).log_prob)
     theta = jax.random.normal(jax.random.key(0), (200, 2))
     draws = jax.random.normal(jax.random.key(1), (200, 99, 2))
-    found = diagnostics.expected_coverage(
-        log_q(theta), jax.vmap(log_q)(draws), key=jax.random.key(2)
-    )
-    print(found)
+    log_q_draws = jax.vmap(log_q)(draws)
+    print(diagnostics.expected_coverage(log_q(theta), log_q_draws, key=jax.random.key(2)))
     ```
 
     Args:

@@ -1,4 +1,4 @@
-"""Is the observation like the simulations that a posterior was fitted to?"""
+"""`observation_check`: is an observation like the simulations that a posterior was fitted to?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.dynamics import RobustScaling
 from jaxflow.runtime.checks import check_count, check_rows, check_share, split
 
-# A component needs this many simulations; a ridge keeps the mixture smooth where they are few.
+# Simulations for each component, and a ridge that keeps the mixture smooth if they are few.
 ROWS_EACH, RIDGE = 50, 1e-3
 
 
@@ -68,11 +68,11 @@ def observation_check(
 ) -> ObservationCheck:
     """Test whether an observation could be one of the simulations: is it in distribution?
 
-    A flow also answers for data that no simulation resembles. Here a Gaussian mixture is fitted to
-    one half of the simulations, each entry scaled robustly, and the observation's log-density is
-    ranked among those of the other half (`rarity`). The p-value is right whatever the mixture
-    looks like (conformal: Laxhammar and Falkman 2010, "Conformal prediction for distribution-
-    independent anomaly detection in streaming vessel data"); a better fit finds more.
+    A flow also has a posterior at data unlike all simulations. This check fits a Gaussian mixture
+    to one half of the simulations, each entry scaled robustly, and ranks the observation's
+    log-density among those of the other half (`rarity`). The p-value is right for any mixture
+    (conformal: Laxhammar and Falkman 2010, "Conformal prediction for distribution-independent
+    anomaly detection in streaming vessel data"); a better fit finds more.
 
     ```python
     import numpy as np
@@ -84,12 +84,12 @@ def observation_check(
     ```
 
     Args:
-        x: simulations at parameters drawn from the prior, (n, *condition), at least 200 for
-            the default level. Those of the posterior's fit will do.
+        x: simulations at parameters drawn from the prior, (n, *condition), at least 200 for the
+            default level. Those that the posterior was fitted to may serve.
         observed: an observation, (*condition), or several, (m, *condition).
         summary: `x -> numbers` of one observation, in jax, to test in place of `x`, such as the
             encoder of a posterior of sets. What it leaves out is not tested.
-        components: of the mixture, at most; one for each 50 simulations.
+        components: most components of the mixture, which has one for each 50 simulations.
         level: p-values below this, corrected for the number of observations, count as a
             difference.
         seed: of the halves and of the mixture.

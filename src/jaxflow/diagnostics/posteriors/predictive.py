@@ -1,4 +1,4 @@
-"""Is the observation like simulations: posterior predictive checks, and its rank in density."""
+"""Is an observation like simulations? Posterior predictive checks, and its rank in density."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,10 +59,11 @@ def predictive_check(
 ) -> PredictiveCheck:
     """Compare an observation with data simulated at draws from its posterior.
 
-    The p-value of a statistic is twice the share of simulations as far out, on the side where
-    there are fewer (Gelman, Meng and Stern 1996, "Posterior predictive assessment of model fitness
-    via realized discrepancies", Statistica Sinica 6). The observation has chosen the posterior, so
-    these p-values lean towards 1: a small one says that the model cannot produce such data.
+    The p-value of a statistic is twice the share of simulations that are as far out, on the side
+    with fewer of them (Gelman, Meng and Stern 1996, "Posterior predictive assessment of model
+    fitness via realized discrepancies", Statistica Sinica 6). The posterior depends on the
+    observation, so these p-values tend to be large: a small one says that the model cannot produce
+    such data.
 
     ```python
     import numpy as np
@@ -95,7 +96,7 @@ def predictive_check(
         )
     both = np.concatenate([one[None], data])
     if statistics is None:
-        values, names = both.reshape(len(both), -1), []
+        values = both.reshape(len(both), -1)
         names = [f"x {i}" for i in range(values.shape[1])]
     else:
         names = list(statistics)
@@ -114,11 +115,11 @@ def predictive_check(
 
 
 def rarity(log_prob: Any, log_prob_known: Any) -> Float[np.ndarray, " m"]:
-    """Rank of observations among usual rows by their density: how strange are they?
+    """Rank observations among usual rows by their density: how strange are they?
 
-    `p = (1 + number of known rows with at most this log-density) / (1 + n)`. A row like the known
-    ones has a p-value below any level with at most that probability, whatever the density is; a
-    posterior at an observation of low p-value is an extrapolation.
+    `p = (1 + number of known rows with at most this log-density) / (1 + n)`. For a row like the
+    known ones, p is below any level with at most that probability, whatever the density is. A
+    posterior at an observation with a small p-value is an extrapolation.
 
     ```python
     import jax
@@ -132,7 +133,7 @@ def rarity(log_prob: Any, log_prob_known: Any) -> Float[np.ndarray, " m"]:
 
     Args:
         log_prob: `log p(x)` of the observations, (m,).
-        log_prob_known: that of simulated rows which the fit of p(x) did not see, (n,).
+        log_prob_known: that of simulated rows that the fit of p(x) did not see, (n,).
 
     Returns:
         P-values, (m,), float64, not below `1 / (1 + n)`.

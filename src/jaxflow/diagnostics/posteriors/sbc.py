@@ -20,14 +20,14 @@ def sbc(
     names: Sequence[str] | None = None,
     level: float = 1e-2,
 ) -> Calibration:
-    """Test the ranks of true parameters among posterior draws, one test a column.
+    """Test the ranks of true parameters among posterior draws, one test for each column.
 
     If `theta` and x are simulated from prior and model, and `draws` come from the posterior at
     that x, then a truth is one more draw: the rank of each column is uniform (Talts et al. 2018,
     "Validating Bayesian Inference Algorithms with Simulation-Based Calibration", arXiv
-    1804.06788). So is the rank of any function of parameters and x: give its values as more
-    columns. The prior passes as posterior unless a column depends on x (Modrak et al. 2023, arXiv
-    2211.02383), such as `log p(x | theta)` where it is known.
+    1804.06788). The rank of any function of parameters and x is uniform too: give its values as
+    more columns. Unless a column depends on x, such as `log p(x | theta)`, the prior passes as
+    posterior (Modrak et al. 2023, arXiv 2211.02383).
 
     ```python
     import jax
