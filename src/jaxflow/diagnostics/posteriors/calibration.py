@@ -10,9 +10,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten, to_host
 from jaxflow.diagnostics.posteriors.arguments import as_rows_of
-from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
-from jaxflow.diagnostics.posteriors.sbc import sbc
+from jaxflow.diagnostics.posteriors.sbc import expected_coverage, sbc
 from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.flows.flow import Flow
