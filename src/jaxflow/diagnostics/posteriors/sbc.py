@@ -5,11 +5,7 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from jaxflow.diagnostics.posteriors.arguments import (
-    as_log_densities,
-    as_pairs,
-    check_num_pairs,
-)
+from jaxflow.diagnostics.posteriors.arguments import as_log_densities, as_pairs, check_num_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.runtime.checks import check_share
