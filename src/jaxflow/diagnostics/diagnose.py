@@ -18,10 +18,9 @@ from jaxflow.diagnostics.ranks import measure_ranks
 from jaxflow.diagnostics.round_trip import measure_round_trip
 from jaxflow.diagnostics.slope import measure_slope
 from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
-from jaxflow.diagnostics.surface import embed_rows
 from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
-from jaxflow.diagnostics.uniformity import measure_uniformity
+from jaxflow.diagnostics.uniformity import embed_rows, measure_uniformity
 from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow

@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import Finding, Line, flatten, p_value, untestable
 from jaxflow.diagnostics.two_sample import energy
+from jaxflow.flows.data_space import to_flow_space
 from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import finite_rows
 
@@ -79,6 +81,17 @@ def measure_uniformity(
     tested = energy(points, drawn[DRAWS:], rng, level)
     assert not isinstance(tested, str)
     return Uniformity(len(points), mean_p, square_p, *tested, type(base).__name__, level)
+
+
+def embed_rows(transform: Any, manifold: Manifold, x: Array) -> Array:
+    """Rows in data units as embedded points, which have no seams, (rows, ambient).
+
+    Failed rows stay NaN.
+    """
+    u, _ = to_flow_space(transform, x)
+    failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
+    # The embedding of a NaN may be a finite point.
+    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))
 
 
 @eqx.filter_jit
