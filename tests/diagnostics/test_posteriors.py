@@ -29,12 +29,7 @@ from jaxflow.diagnostics import (
     sbc,
     tarp,
 )
-from jaxflow.dynamics import (
-    EncodedCondition,
-    LocationScale,
-    ObservationEncoder,
-    RobustScaling,
-)
+from jaxflow.dynamics import EncodedCondition, LocationScale, ObservationEncoder, RobustScaling
 from jaxflow.runtime.keys import numpy_rng
 
 KEY = jax.random.key(0)

@@ -51,7 +51,7 @@ def test_a_fan_has_a_band_for_each_pair_of_levels_and_counts_what_is_inside(ax):
 def test_predictions_that_do_not_fit_are_refused(ax):
     for wrong, message in (
         (([0.5], [0.5, 0.6]), r"levels has shape \(1,\) and observed has shape \(2,\)"),
-        (([], []), "with k at least 1"),
+        (([], []), r"levels has shape \(0,\); give \(k\), none of them 0"),
         (([0.5], [1.5]), "observed holds 1.5 to 1.5; give shares of 1"),
         (([np.nan], [0.5]), "levels has NaN"),
     ):

@@ -7,13 +7,12 @@ from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.gradients import gradients
 from jaxflow.diagnostics.images import ImageCheck, check_images
 from jaxflow.diagnostics.posteriors.calibration import calibration
-from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
 from jaxflow.diagnostics.posteriors.local_calibration import local_calibration
 from jaxflow.diagnostics.posteriors.observation import ObservationCheck, observation_check
 from jaxflow.diagnostics.posteriors.predictive import PredictiveCheck, predictive_check, rarity
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
-from jaxflow.diagnostics.posteriors.sbc import sbc
+from jaxflow.diagnostics.posteriors.sbc import expected_coverage, sbc
 from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.unusual import ColumnGains, column_gains
 from jaxflow.plotting.diagnosis import draw

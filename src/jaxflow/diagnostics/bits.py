@@ -1,4 +1,4 @@
-"""Bits per dimension of images, with each source of error apart."""
+"""Bits per dimension of images, with a standard error for each source of error."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.convolutional import check_image, stack_images
-from jaxflow.flows import Ensemble
+from jaxflow.flows.ensemble import members
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import widest_dtype
 from jaxflow.runtime.shapes import ArrayInput
@@ -109,13 +109,13 @@ def bits_per_dim(
 
     Args:
         flow: a flow. If its transform starts with a `Dequantise`, its grid and noise are used.
-        images: levels, whole numbers, (images, height, width, channels); for a flow with a grid,
+        images: levels, integers, (images, height, width, channels); for a flow with a grid,
             points of the grid, whose `origin` is level 0.
         cond: conditions, (images, *condition), or one for all.
         key: for the noise and the probes.
         bits: depth of the images.
-        limits: the range of the flow's units that the levels fill, such as (-1, 1); None for
-            (0, 2^bits), a unit a level. Only for a flow without a grid.
+        limits: the range that the levels fill in the flow's units, such as (-1, 1). Default:
+            (0, 2^bits), one unit for each level. Only for a flow without a grid.
         num_draws: draws of noise for each image; the cost is proportional.
 
     Returns:
@@ -143,7 +143,7 @@ def bits_per_dim(
     noise_key, probe_key = jax.random.split(key)
     each, variance, solver = [], 0.0, None
     for draw in range(num_draws):
-        inside, log_q = _spread(grid, points, jax.random.fold_in(noise_key, draw))
+        inside, log_q = _add_noise(grid, points, jax.random.fold_in(noise_key, draw))
         own_key = jax.random.fold_in(probe_key, draw)
         if not draw:
             flow = flow.choose_probes(inside, cond, own_key)
@@ -151,18 +151,21 @@ def bits_per_dim(
         _check_inside(log_p, levels)
         if not draw:
             again_key = jax.random.fold_in(probe_key, num_draws)
-            variance, solver = _repeated(flow, inside, cond, log_p, again_key)
+            variance, solver = _repeat_few(flow, inside, cond, log_p, again_key)
         each.append((np.asarray(log_q, np.float64) - log_p - log_width) * per_nat)
-    probes = None if _is_exact(flow) else variance * per_nat**2
+    traces = (getattr(flow, "trace", Exact()) for flow in members(flow))
+    exact = all(isinstance(trace, Auto | Exact) for trace in traces)
+    probes = None if exact else variance * per_nat**2
     return _summary(np.stack(each), probes, solver, 1 / per_nat)
 
 
 def _summary(
     each: Float[np.ndarray, "draws images"], probes: float | None, solver: Any, nats: float
 ) -> BitsPerDim:
-    """The record of the bits of each image and draw.
+    """The `BitsPerDim` of the bits of each image and draw.
 
-    `probes` is the variance of the traces, None if they are exact.
+    `probes` is the variance from the probes of the traces, None if these are exact; `solver` holds
+    the errors of the solves in nats, or None; an image of 1 bit per dimension has `nats` nats.
     """
     (num_draws, num_images), exact, probes = each.shape, probes is None, probes or 0.0
     within = each.var(axis=0, ddof=1).mean() if num_draws > 1 else probes
@@ -188,17 +191,13 @@ def _summary(
     )
 
 
-def _is_exact(flow: Any) -> bool:
-    """Whether no trace of the flow, or of the flows of an ensemble, is estimated by probes."""
-    if isinstance(flow, Ensemble):
-        return all(map(_is_exact, flow.flows))
-    return isinstance(getattr(flow, "trace", Exact()), Auto | Exact)
-
-
-def _repeated(
+def _repeat_few(
     flow: Any, x: Array, cond: Any, log_p: np.ndarray, key: PRNGKeyArray
 ) -> tuple[float, Any]:
-    """Variance of log-densities by other probes on a few images, and their errors or None."""
+    """Repeat a few images with other probes: the variance from probes, and errors of the solves.
+
+    The errors, in nats, are None if the flow states none.
+    """
     choice_key, key = jax.random.split(key)
     few = jax.random.choice(choice_key, len(x), (min(REPEATED, len(x)),), replace=False)
     if cond is not None and jnp.ndim(cond) > 1:
@@ -210,14 +209,15 @@ def _repeated(
         again, error = answer.value, answer.ode_error
     else:
         again, error = flow.log_prob(x[few], cond, key), None
-    apart = log_p[np.asarray(few)] - np.asarray(again, np.float64)
-    return float(np.mean(apart**2)) / 2, error
+    difference = log_p[np.asarray(few)] - np.asarray(again, np.float64)
+    return float(np.mean(difference**2)) / 2, error
 
 
 def _check_inside(log_p: np.ndarray, levels: np.ndarray) -> None:
     """Raise unless all images have a density."""
-    if not np.isfinite(log_p).all():
-        i = int(np.isfinite(log_p).argmin())
+    finite = np.isfinite(log_p)
+    if not finite.all():
+        i = int(finite.argmin())
         raise ValueError(
             f"images[{i}] has levels from {levels[i].min():g} to {levels[i].max():g} and "
             f"log-density {log_p[i]:g}: it lies outside the range of the flow, which was made for "
@@ -260,5 +260,5 @@ def _check_levels(levels: Float[np.ndarray, "..."], bits: int) -> None:
 
 
 @eqx.filter_jit
-def _spread(grid: Dequantise, x: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _add_noise(grid: Dequantise, x: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
     return jax.vmap(grid.spread_with_log_prob)(x, jax.random.split(key, len(x)))

@@ -23,8 +23,8 @@ def check_trace(
     """Check a field's `with_trace` against its dense Jacobian. Use it in tests of your fields.
 
     At each time and row, `with_trace` of the field and of its `prepare()` must return the field's
-    value and `tr(df/dx)`. The check is sharper in float64,
-    `jax.config.update("jax_enable_x64", True)`.
+    value and `tr(df/dx)`. The check is sharper in float64: call
+    `jax.config.update("jax_enable_x64", True)` first.
 
     ```python
     import jax

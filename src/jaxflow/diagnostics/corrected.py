@@ -1,4 +1,4 @@
-"""One threshold for all tests of a diagnosis: p-values corrected for their number."""
+"""P-values corrected for their number, so that one threshold serves for all tests."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     """Return p-values corrected for their number, whatever their dependence.
 
     With `p_(1) <= ... <= p_(m)` the corrected ones are `max_{j <= i} (m - j + 1) p_(j)`, at most
-    1: some of m true hypotheses has one below `level` with probability `level` at most (Holm
-    1979, "A simple sequentially rejective multiple test procedure").
+    1. If all m hypotheses are true, the probability that any of these is below `level` is at most
+    `level` (Holm 1979, "A simple sequentially rejective multiple test procedure").
     """
     order = np.argsort(p)
     steps = np.arange(len(p), 0, -1) * p[order]
@@ -21,10 +21,9 @@ def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
 
 
 def correct(parts: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Correct the p-values of all parts together; also their number.
+    """Correct the p-values of all parts together; returns the parts and the number of p-values.
 
-    The p-values of a part are its fields `p` and `..._p`; a part may be the reason for its
-    absence.
+    The p-values of a part are its fields `p` and `..._p`. A part that was not measured is a text.
     """
     tests = [
         (name, field)

@@ -11,23 +11,22 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
-from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten
+from jaxflow.diagnostics.findings import column_scale, flatten, take, untestable
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
 from jaxflow.diagnostics.round_trip import measure_round_trip
 from jaxflow.diagnostics.slope import measure_slope
 from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
-from jaxflow.diagnostics.surface import as_seen
 from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
-from jaxflow.diagnostics.uniformity import measure_uniformity
+from jaxflow.diagnostics.uniformity import embed_rows, measure_uniformity
 from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
-from jaxflow.runtime.checks import check_count, check_share
+from jaxflow.runtime.checks import check_count, check_share, finite_rows
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
 
@@ -46,23 +45,26 @@ def diagnose(
 ) -> Diagnosis:
     """Examine a flow on rows of data: can its log-densities and samples be trusted?
 
-    It measures the solves of the rows (failures, evaluations, estimated errors), the true error
-    of some log-densities in float64, the integral of the density, the round trip to the base and
-    back, the field's Lipschitz constant along trajectories, encoded data against the base,
-    samples against data by two tests (`jaxflow.diagnostics.two_sample`), and the log-densities of
-    data against those of samples by two more (`jaxflow.diagnostics.ranks`). Failed rows are
-    counted and named; they do not raise. A part that cannot be measured is reported as unknown.
+    It measures
 
-    On a manifold (a field `jaxflow.dynamics.OnManifold`) the integral is over it; encoded rows are
-    tested against the base by means, squares and energy distance
-    (`jaxflow.diagnostics.uniformity`); and samples are compared with data as the manifold shows
-    points, without seams.
+    - the solves of the rows: failures, evaluations, estimated errors;
+    - the true error of some log-densities, in float64;
+    - the integral of the density, on a manifold (`jaxflow.dynamics.OnManifold`) over its surface;
+    - the round trip to the base and back;
+    - the field's Lipschitz constant along trajectories;
+    - encoded data against the base, on a manifold by means, squares and energy distance
+      (`jaxflow.diagnostics.uniformity`);
+    - samples against data, on a manifold as embedded points, by two tests
+      (`jaxflow.diagnostics.two_sample`);
+    - log-densities of data against those of samples by two tests (`jaxflow.diagnostics.ranks`).
 
-    Use rows that did not train the flow: training rows fit too well. A test that finds no
-    difference only says that this many rows do not reveal one: below 200 rows the tests are weak,
-    and the verdict says so. All p-values of the result are corrected for the number of tests
-    (Holm), so for a correct flow any of them falls below `level` with probability `level` at
-    most.
+    Failed rows do not raise: they are counted and named. A part that cannot be measured is
+    reported as unknown.
+
+    Use rows that did not train the flow: training rows fit too well. A test without a difference
+    only says that this many rows reveal none: below 200 rows the tests are weak, and the verdict
+    says so. All p-values are corrected for the number of tests (Holm): for a correct flow, any of
+    them is below `level` with probability `level` at most.
 
     ```python
     import jax
@@ -76,14 +78,14 @@ def diagnose(
     Args:
         flow: a `CNF` or a `CouplingFlow`.
         data: rows in data units, (n, *event).
-        cond: conditions, (n, *condition), or one vector for all. The integral is then that of the
-            first row's condition. Samples are drawn at the conditions of the rows.
+        cond: conditions, (n, *condition), or one vector for all. Samples are drawn at the
+            conditions of the rows, and the integral is that at the first one.
         key: random key for the choice of rows, samples, probes and tests.
-        num_rows: most rows to examine, chosen at random.
-        num_samples: most samples to draw, and rows to compare them with.
+        num_rows: examine at most this many rows, chosen at random.
+        num_samples: number of samples, and at most this many rows are compared with them.
         atol_nats: target accuracy of a log-density, in nats.
         level: corrected p-values below this count as a difference.
-        row_numbers: names of the rows in the result, n integers. Default: 0, 1, 2, ...
+        row_numbers: what the result calls the rows, n integers. Default: 0, 1, 2, ...
 
     Returns:
         The numbers and the verdict; `print` it.
@@ -116,20 +118,20 @@ def diagnose(
     pick_key, solve_key, sample_key, mass_key, slope_key, test_key = jax.random.split(key, 6)
     rng = numpy_rng(pick_key)
     some = _choose(len(rows), num_rows, rng)
-    num_data, rows, cond, numbers = len(rows), rows[some], _take(cond, some), numbers[some]
+    num_data, rows, cond, numbers = len(rows), rows[some], take(cond, some), numbers[some]
 
     solves = measure_solves(flow, rows, cond, numbers, key=solve_key, atol_nats=atol_nats)
-    # On grids of integers it is the rows with noise that are N(0, I) at the base.
+    # On grids of integers only rows with noise are N(0, I) at the base.
     z = flow.encode(spread_rows(flow.transform, rows, jax.random.fold_in(key, 1)), cond)
     manifold = manifold_of(getattr(flow, "field", None))
     scores = normal_scores(flow.base, z) if manifold is None else None
     pairs = _choose(len(rows), num_samples, rng)
-    paired, samples = _draw(flow, num_samples, _take(cond, pairs), len(pairs), sample_key)
+    paired, samples = _draw_samples(flow, num_samples, take(cond, pairs), len(pairs), sample_key)
 
     parts: dict[str, Any] = {}
     exact = flow
     if isinstance(flow, CNF):
-        # The error is known only if steps are its one source.
+        # The error is known only if steps are its only source.
         stated = None if solves.trace_se is not None or solves.one_probe else solves.ode_errors
         parts["true error"] = measure_truth(
             flow, rows, cond, solves.log_prob, stated, atol_nats=atol_nats
@@ -151,12 +153,12 @@ def diagnose(
     else:
         base_rng = numpy_rng(jax.random.fold_in(test_key, 1))
         parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
-        shown = [as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired)]
+        shown = [embed_rows(flow.transform, manifold, part) for part in (rows[pairs], paired)]
     parts["MMD"], parts["classifier"] = _compare_samples(
-        shown[0], shown[1], _take(cond, pairs), numpy_rng(test_key), level
+        shown[0], shown[1], take(cond, pairs), numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
-        flow, solves.log_prob[pairs], paired, _take(cond, pairs), key=solve_key, level=level
+        flow, solves.log_prob[pairs], paired, take(cond, pairs), key=solve_key, level=level
     )
     parts, num_tests = correct(parts)
     skipped = {name: part for name, part in parts.items() if isinstance(part, str)}
@@ -165,7 +167,7 @@ def diagnose(
         num_rows=num_data,
         rows=numbers,
         num_samples=num_samples,
-        failed_samples=int(np.sum(~finite(samples))),
+        failed_samples=int(np.sum(~finite_rows(samples))),
         precision=str(rows.dtype),
         solves=solves,
         truth=measured.get("true error"),
@@ -189,14 +191,10 @@ def _choose(count: int, at_most: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(count, min(count, at_most), replace=False))
 
 
-def _take(cond: Array | None, indices: np.ndarray) -> Array | None:
-    return None if cond is None else cond[indices]
-
-
-def _draw(
+def _draw_samples(
     flow: CNF | CouplingFlow, num: int, cond: Array | None, pairs: int, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    """Samples to pair with rows, and samples of one density: at the first condition, if any."""
+    """Samples to pair with rows, and `num` of one density: at the first condition, if any."""
     if cond is None:
         samples = flow.sample(key, num)
         return samples[:pairs], samples
@@ -207,13 +205,12 @@ def _draw(
 def _compare_samples(
     rows: Array, samples: Array, cond: Array | None, rng: np.random.Generator, level: float
 ) -> tuple[MMD | str, C2ST | str]:
-    """Both two-sample tests, on the pairs with a finite sample and on scaled columns."""
-    solved = finite(samples)
-    if np.mean(solved) < SURVIVORS:
-        why = f"{np.sum(~solved):,} of {len(samples):,} samples failed"
+    """Both two-sample tests on pairs with a finite sample, with scaled columns."""
+    solved = finite_rows(samples)
+    if why := untestable(solved, "samples"):
         return why, why
     columns = () if cond is None else (flatten(cond),)
     data, drawn = (np.concatenate([flatten(x), *columns], axis=1)[solved] for x in (rows, samples))
-    spread = data.std(axis=0)
-    data, drawn = (x / np.where(spread > 0, spread, 1.0) for x in (data, drawn))
+    scale = column_scale(data)
+    data, drawn = data / scale, drawn / scale
     return mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)

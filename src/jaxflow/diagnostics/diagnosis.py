@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxflow.diagnostics.findings import HEAD, Finding, Line, Part, Quantiles, plural
+from jaxflow.diagnostics.findings import HEAD, Finding, Line, Part, Quantiles, as_table, plural
 from jaxflow.diagnostics.mass import Mass
 from jaxflow.diagnostics.normality import Normality
 from jaxflow.diagnostics.ranks import Ranks
@@ -15,14 +15,14 @@ from jaxflow.diagnostics.solves import Solves
 from jaxflow.diagnostics.truth import Truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD
 from jaxflow.diagnostics.uniformity import Uniformity
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 
-# Fewer rows than this miss a distance of a sixth in a coordinate.
+# Tests of fewer rows miss a Kolmogorov-Smirnov distance of 1/6 in a coordinate.
 WEAK = 200
-_MARKS = {"good": "   ", "bad": "!! ", "unknown": "?? "}
 
 
 @dataclass(frozen=True, eq=False)
-class Diagnosis:
+class Diagnosis(Verdict):
     """The result of `diagnose`. A part is None if it was not measured; `skipped` says why.
 
     ```python
@@ -37,7 +37,7 @@ class Diagnosis:
 
     Attributes:
         num_rows: rows of the data.
-        rows: numbers of the examined rows.
+        rows: numbers of the rows that were examined.
         num_samples: samples drawn.
         failed_samples: samples whose solve failed.
         precision: dtype of the flow and the data.
@@ -51,11 +51,11 @@ class Diagnosis:
         mmd: samples compared with data, by a kernel.
         c2st: samples compared with data, by a classifier.
         ranks: log-densities of data compared with those of samples.
-        num_tests: number of p-values, for which all of them are corrected.
+        num_tests: number of p-values, for which each of them is corrected.
         level: corrected p-values below this count as a difference.
         skipped: reason for each part that was not measured, by its name.
-        encoded: the examined rows at the base, flattened, (rows, d): normal scores, which are
-            N(0, I) if the flow is right, for a base with a `cdf`. NaN where a solve failed.
+        encoded: the examined rows at the base, flattened, (rows, d); for a base with a `cdf` as
+            normal scores, which are N(0, I) if the flow is right. NaN where a solve failed.
     """
 
     num_rows: int
@@ -110,11 +110,6 @@ class Diagnosis:
         """The text of every finding."""
         return tuple(finding.text for finding in self.findings)
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """The text of every finding against the flow."""
-        return tuple(finding.text for finding in self.findings if finding.grade == "bad")
-
     def __str__(self) -> str:
         """A table, the verdict in one line, then all findings: `!!` problem, `??` not measured."""
         dim = self.encoded.shape[1]
@@ -127,15 +122,7 @@ class Diagnosis:
             threshold = f"{plural(self.num_tests, 'p-value')}, corrected for their number (Holm)"
             lines.append(("tests", f"{threshold}; threshold {self.level:g}"))
         lines += [line for part in self.parts for line in part.lines()]
-        width = max(len(name) for name, _ in lines)
         by_row = [line for line in lines if isinstance(line[1], Quantiles)]
         table = [line for line in lines if not isinstance(line[1], Quantiles)]
         table += [("", HEAD), *by_row] if by_row else []
-        unknown = sum(finding.grade == "unknown" for finding in self.findings)
-        verdict = plural(len(self.problems), "problem") if self.problems else "no problem found"
-        verdict += f", {unknown} not measured" if unknown else ""
-        return "\n".join(
-            [f"{name.ljust(width)}  {text}" for name, text in table]
-            + ["", f"verdict: {verdict}"]
-            + [_MARKS[finding.grade] + finding.text for finding in self.findings]
-        )
+        return "\n".join([*as_table(table), "", *verdict_lines(self.findings)])

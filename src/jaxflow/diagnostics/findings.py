@@ -5,33 +5,32 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxflow.runtime.precision import accumulation_dtype
 
 Grade = Literal["good", "bad", "unknown"]
 
-# A test needs this share of the rows: a test of the others alone says nothing about all.
+# Least share of rows without a failure for a test: a test of fewer says nothing about all rows.
 SURVIVORS = 0.99
-# Fewest rows, or pairs of row and sample, for a test.
+# Fewest rows, or pairs of a row and a sample, for a test.
 LEAST = 20
-# Most p-values of a diagnosis: two Kolmogorov-Smirnov tests and a correlation of encoded rows,
-# MMD, a classifier, and two tests of ranks.
+# Most p-values of a diagnosis: three tests of encoded rows, two of samples, two of log-densities.
 TESTS = 7
 # Most row numbers that a finding lists.
 _MAX_LISTED = 5
 
 
 class Finding(NamedTuple):
-    """One sentence of a verdict; `grade` is `unknown` where nothing could be measured."""
+    """One sentence of a verdict; its grade is `unknown` if nothing could be measured."""
 
     text: str
     grade: Grade
 
 
-def judge(good: bool, text: str, *, bad: str) -> Finding:
-    """A finding whose text ends in `bad` if it speaks against the flow."""
-    return Finding(text, "good") if good else Finding(f"{text}: {bad}", "bad")
+def judge(good: bool | np.bool, text: str, *, bad: str = "") -> Finding:
+    """A finding of grade `good` or `bad`; the text of a bad one ends in `bad`."""
+    return Finding(text, "good") if good else Finding(f"{text}: {bad}" if bad else text, "bad")
 
 
 class Quantiles(NamedTuple):
@@ -64,6 +63,12 @@ class Part(Protocol):
         ...
 
 
+def as_table(lines: Sequence[Line]) -> list[str]:
+    """The lines as text, with the labels in a column of their own."""
+    width = max(len(label) for label, _ in lines)
+    return [f"{label.ljust(width)}  {text}" for label, text in lines]
+
+
 def quantiles(values: Array | np.ndarray | None) -> Quantiles | None:
     """Quantiles of the values that are not NaN; None if there are none."""
     if values is None:
@@ -86,14 +91,25 @@ def to_host(values: Array | np.ndarray) -> Float[np.ndarray, "..."]:
     return np.asarray(values).astype(np.float64)
 
 
+def column_scale(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    """Standard deviation of each column; 1 for a constant one."""
+    spread = rows.std(axis=0)
+    return np.where(spread > 0, spread, 1.0)
+
+
 def flatten(rows: Array) -> Float[np.ndarray, "rows d"]:
     """Rows of any event shape as a float64 matrix."""
     return to_host(rows).reshape(len(rows), -1)
 
 
-def finite(rows: Array) -> Bool[np.ndarray, " rows"]:
-    """Mask of the rows without NaN or infinity."""
-    return np.asarray(np.isfinite(flatten(rows)).all(axis=1))
+def evenly_spaced(count: int, at_most: int) -> Int[np.ndarray, " chosen"]:
+    """Indices of at most so many of `count` rows, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, at_most).astype(int))
+
+
+def take(cond: Array | None, rows: np.ndarray) -> Array | None:
+    """The conditions of some rows, by their indices or a mask."""
+    return None if cond is None else cond[rows]
 
 
 def plural(number: int, noun: str) -> str:
@@ -102,12 +118,12 @@ def plural(number: int, noun: str) -> str:
 
 
 def too_few(num: int, what: str = "pairs of row and sample") -> str:
-    """The reason for no test."""
+    """Why so few rows are not tested."""
     return f"{num} {what} are too few to test; {LEAST} are needed"
 
 
 def untestable(solved: Bool[np.ndarray, " rows"], what: str) -> str | None:
-    """The reason for no test of the rows that were solved; None for no reason."""
+    """Why rows are not tested, by the mask of the solved ones; None if they can be."""
     if np.mean(solved) < SURVIVORS:
         return f"{np.sum(~solved):,} of {len(solved):,} {what} failed"
     count = int(solved.sum())
@@ -121,6 +137,12 @@ def list_rows(rows: Sequence[int]) -> str:
     return f"row{'' if len(rows) == 1 else 's'} {first}{more}"
 
 
-def p_value(value: float) -> str:
-    """`p = 0.03`, `p < 1e-16`."""
-    return f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
+def name_observation(index: int, count: int) -> str:
+    """`the observation`, or `observation 3` of several."""
+    return "the observation" if count == 1 else f"observation {index}"
+
+
+def p_value(value: float, level: float | None = None) -> str:
+    """`p = 0.03`, `p < 1e-16`; with a level `p = 0.03, threshold 0.01`."""
+    text = f"p = {value:.2g}" if value >= 1e-16 else "p < 1e-16"
+    return text if level is None else f"{text}, threshold {level:g}"

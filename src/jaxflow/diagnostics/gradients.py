@@ -30,10 +30,10 @@ AS_ACCURATE = 2.0
 class GradientRow(NamedTuple):
     """One method's gradient of the mean negative log-density, the loss `value`, in nats.
 
-    The error, NaN if the method failed for the reason `problem`, is that in all parameters
-    relative to the norm of the reference. `num_evals` are field evaluations of the forward solve,
-    the most of any row; `seconds` the median time of loss and gradient, compiled; `memory` bytes
-    of intermediate results according to the compiler, None where the platform does not say.
+    `error` is that of all parameters, relative to the norm of the reference; NaN if the method
+    failed, and `problem` says why. `num_evals` is the largest number of field evaluations of a
+    row's forward solve, `seconds` the median time of the compiled loss and gradient, and `memory`
+    the bytes of intermediate results according to the compiler, None if it does not say.
     """
 
     method: str
@@ -82,8 +82,8 @@ def gradients(
 ) -> GradientReport:
     """Compare the gradients of the mean negative log-density by every method.
 
-    The reference is a solve in float64 with tolerances of 1e-10. The error of a method thus has
-    two sources: the steps of its solve, and its backward pass. All use the exact trace.
+    The reference is a solve in float64 with tolerances of 1e-10, so the error of a method has two
+    sources: the steps of its solve, and its backward pass. All methods use the exact trace.
 
     ```python
     import jax

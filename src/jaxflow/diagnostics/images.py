@@ -1,4 +1,4 @@
-"""`check_images`: bits per dimension of a flow of images, and whether it copies."""
+"""`check_images`: bits per dimension of a flow of images, and whether it copies them."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,15 @@ from scipy.stats import mannwhitneyu
 
 from jaxflow.diagnostics.bits import BitsPerDim, bits_per_dim
 from jaxflow.diagnostics.findings import Finding, judge, p_value
+from jaxflow.diagnostics.verdict import problems_of, verdict_lines
 from jaxflow.runtime.shapes import ArrayInput
 
-# Largest error of the bits per dimension from solves and probes, and level of the test.
+# Largest error of the bits per dimension from solves or probes, and level of the test of copies.
 MOST_ERROR, LEVEL = 0.01, 1e-3
 
 
 class ImageCheck(NamedTuple):
-    """What `check_images` found.
+    """Result of `check_images`; `print` it for a verdict.
 
     Attributes:
         bits: bits per dimension of the images.
@@ -26,8 +27,8 @@ class ImageCheck(NamedTuple):
         nearest: number of the training image nearest to each sample, (n,).
         of_samples: distance of each sample to it, root mean square levels, (n,).
         of_images: distance of each image to its nearest training image, (n,).
-        copying: p-value of a test that samples are no closer to the training images than other
-            images are (Mann-Whitney, one-sided).
+        copying: p-value of the hypothesis that samples are no closer to the training images than
+            other images are (Mann-Whitney, one-sided).
     """
 
     bits: BitsPerDim
@@ -43,7 +44,7 @@ class ImageCheck(NamedTuple):
         """The sentences of the verdict."""
         bits, gain = self.bits, self.independent - self.bits.bits
         beyond = 2 * bits.standard_error
-        found = [
+        findings = [
             judge(
                 gain > beyond,
                 f"{gain:+.4f} bits/dim better than independent pixels ({self.independent:.4f})",
@@ -56,29 +57,25 @@ class ImageCheck(NamedTuple):
             ),
         ]
         if bits.solver_error is None:
-            found.append(Finding("the solver states no error: fixed steps", "unknown"))
+            findings.append(Finding("the solver states no error: fixed steps", "unknown"))
         else:
             text = f"mean error of the solves {bits.solver_error:.1e} bits/dim, at most "
             bad = "tighten the tolerances, replace(flow, ode_eval=ODE(rtol=1e-3, atol=1e-3))"
-            found.append(judge(bits.solver_error <= MOST_ERROR, f"{text}{MOST_ERROR}", bad=bad))
+            findings.append(judge(bits.solver_error <= MOST_ERROR, f"{text}{MOST_ERROR}", bad=bad))
         distances = (
             f"nearest training image: of a sample {np.median(self.of_samples):.3g} levels away in "
             f"the median, of an image {np.median(self.of_images):.3g} (closer by chance: "
             f"{p_value(self.copying)})"
         )
-        return (*found, judge(self.copying > LEVEL, distances, bad="samples may be copies"))
+        return (*findings, judge(self.copying > LEVEL, distances, bad="samples may be copies"))
 
     @property
     def problems(self) -> tuple[str, ...]:
         """The text of every finding against the flow."""
-        return tuple(finding.text for finding in self.findings if finding.grade == "bad")
+        return problems_of(self.findings)
 
     def __str__(self) -> str:
-        count = len(self.problems)
-        verdict = f"{count} problem{'' if count == 1 else 's'}" if count else "no problem found"
-        marks = {"good": "   ", "bad": "!! ", "unknown": "?? "}
-        lines = [marks[finding.grade] + finding.text for finding in self.findings]
-        return "\n".join([str(self.bits), "", f"verdict: {verdict}", *lines])
+        return "\n".join([str(self.bits), "", *verdict_lines(self.findings)])
 
 
 def check_images(
@@ -93,10 +90,10 @@ def check_images(
 ) -> ImageCheck:
     """Measure bits per dimension on images, and compare samples with the training images.
 
-    A flow that has memorised draws samples that are closer to the training images than other
-    images of the same kind are; the test is that of Meehan et al. 2020, "A non-parametric test to
-    detect data-copying in generative models", arXiv 2004.05675, in one cell. It compares levels,
-    so it sees copies of pixels and not of meaning.
+    Samples of a flow that has memorised its training images are closer to them than other images
+    of the same kind. The test is that of Meehan et al. 2020, "A non-parametric test to detect
+    data-copying in generative models", arXiv 2004.05675, in one cell. It compares levels, so it
+    finds copies of pixels, not of meaning.
 
     ```python
     import jax
@@ -113,7 +110,7 @@ def check_images(
     Args:
         flow: a flow of levels, as `jaxflow.fit_images` returns it.
         images: levels that the flow was not trained on, (n, height, width, channels).
-        training: those that it was trained on, (m, height, width, channels).
+        training: images that it was trained on, (m, height, width, channels).
         cond: conditions of `images`, (n, *condition), or None.
         key: for noise, probes and samples.
         levels: number of levels.
@@ -134,7 +131,7 @@ def check_images(
     nearest = of_samples.argmin(axis=1)
     of_samples, of_images = of_samples.min(axis=1), of_images.min(axis=1)
     copying = float(mannwhitneyu(of_samples, of_images, alternative="less").pvalue)
-    independent = _independent(x, known, levels)
+    independent = _bits_of_independent_pixels(x, known, levels)
     return ImageCheck(bits, independent, samples, nearest, of_samples, of_images, copying)
 
 
@@ -144,7 +141,7 @@ def _distances(x: np.ndarray, known: np.ndarray) -> Float[np.ndarray, "n m"]:
     return cdist(x.reshape(-1, size), known.reshape(-1, size)) / size**0.5
 
 
-def _independent(x: np.ndarray, known: np.ndarray, levels: int) -> float:
+def _bits_of_independent_pixels(x: np.ndarray, known: np.ndarray, levels: int) -> float:
     """Bits per dimension under frequencies of levels of each pixel, plus one for each level."""
     flat, seen = (np.round(each).astype(int).reshape(len(each), -1) for each in (x, known))
     pixels = np.arange(flat.shape[1])

@@ -24,10 +24,10 @@ from jaxflow.runtime.checks import finite_rows
 class Normality(NamedTuple):
     """Tests of `z = encode(x)` against N(0, I), corrected (Bonferroni) for coordinates or pairs.
 
-    `distance` is the largest Kolmogorov-Smirnov distance of a coordinate from N(0, 1), `radius`
-    that of `|z|^2` from chi-square, and `correlation` the largest one of a pair, 0 in one
-    dimension, with a p-value by Fisher's transformation. P-values below `level` count as a
-    difference. `least` is the smallest distance of a coordinate that this many rows reveal beside
+    `distance` is the largest Kolmogorov-Smirnov distance of a coordinate from N(0, 1), and
+    `radius` that of `|z|^2` from chi-square. `correlation` is the largest one of a pair, 0 in one
+    dimension; its p-value is by Fisher's transformation. P-values below `level` count as a
+    difference. `least` is the smallest distance of a coordinate that this many rows reveal with
     six other tests, about `sqrt(log(14 d / level) / (2 n))`.
     """
 

@@ -6,9 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, Quantiles, flatten, judge, quantiles
+from jaxflow.diagnostics.findings import (
+    Finding,
+    Line,
+    Quantiles,
+    column_scale,
+    flatten,
+    judge,
+    quantiles,
+)
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
+from jaxflow.runtime.checks import finite_rows
 
 # Largest acceptable distance, in standard deviations of a column.
 ALLOWED = 1e-2
@@ -47,11 +56,10 @@ def measure_round_trip(
 
     Solves of `flow` must not raise.
     """
-    solved = np.isfinite(flatten(z)).all(axis=1)
+    solved = finite_rows(z)
     # Failed rows are decoded from 0: all batches share the compiled code.
     mask = solved.reshape(-1, *[1] * (z.ndim - 1))
     x, back = flatten(rows), flatten(flow.decode(jnp.where(mask, z, jnp.zeros_like(z)), cond))
-    spread = x.std(axis=0)
-    distance = np.abs(back - x) / np.where(spread > 0, spread, 1.0)
+    distance = np.abs(back - x) / column_scale(x)
     error = quantiles(np.where(solved, distance.max(axis=1), np.nan))
     return "every row failed" if error is None else RoundTrip(error)

@@ -12,13 +12,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxflow.density.continuity import transport
-from jaxflow.diagnostics.findings import Finding, Line, to_host
+from jaxflow.diagnostics.findings import Finding, Line, evenly_spaced, take, to_host
 from jaxflow.dynamics.protocol import evaluate, has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.data_space import to_flow_space
 from jaxflow.trace import exact_trace, prepare
 
-# Number of trajectories, and of times along each.
+# Trajectories, and times along each.
 ROWS, TIMES = 64, 17
 # Largest event with a dense Jacobian; above it, power iteration with this many iterations.
 DENSE, ITERATIONS = 128, 20
@@ -27,10 +27,10 @@ DENSE, ITERATIONS = 128, 20
 class Slope(NamedTuple):
     """The field along trajectories, in flow space.
 
-    `lipschitz` is the largest spectral norm of `df/dx` found, a lower bound of the Lipschitz
-    constant, at a time on the trajectory of a row. `trace_error` is the largest difference of
-    `with_trace` from the trace of the Jacobian, relative to `max(1, sum_i |df_i/dx_i|)`, of which
-    rounding explains `tolerance`; None without `with_trace` and for large events.
+    `lipschitz` is the largest spectral norm of `df/dx` on the trajectories, a lower bound of the
+    Lipschitz constant; it is that of `row` at time `t`. `trace_error` is the largest difference of
+    `with_trace` from the trace of the Jacobian, relative to `max(1, sum_i |df_i/dx_i|)`; None
+    without `with_trace` and for large events. Rounding explains up to `tolerance`.
     """
 
     lipschitz: float
@@ -73,14 +73,13 @@ def measure_slope(
     *,
     key: PRNGKeyArray,
 ) -> Slope | str:
-    """Search the trajectories of some rows; returns the reason if all of them fail.
+    """Search the trajectories of 64 rows; returns the reason if all of them fail.
 
-    `numbers` names the rows in a finding. Solves of `flow` must not raise.
+    Findings call the rows by their `numbers`. Solves of `flow` must not raise.
     """
-    some = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))
-    part = None if cond is None else cond[some]
+    some = evenly_spaced(len(rows), ROWS)
     times = np.linspace(1.0, 0.0, TIMES)
-    norms, errors = map(to_host, _along(flow, rows[some], part, key))
+    norms, errors = map(to_host, _measure_paths(flow, rows[some], take(cond, some), key))
     if np.isnan(norms).all():
         return "every trajectory failed"
     moment, row = np.unravel_index(np.nanargmax(norms), norms.shape)
@@ -95,7 +94,7 @@ def measure_slope(
 
 
 @eqx.filter_jit
-def _along(
+def _measure_paths(
     flow: CNF, x: Array, cond: Array | None, key: PRNGKeyArray
 ) -> tuple[Float[Array, "times rows"], Float[Array, "times rows"]]:
     """Spectral norms of the Jacobian, and errors of the field's own trace."""
@@ -106,14 +105,14 @@ def _along(
     field, dense = prepare(flow.field), math.prod(flow.event_shape) <= DENSE
     keys = jax.random.split(key, len(x))
 
-    def one(t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
-        return _dense(field, t, u, cond) if dense else _probed(field, t, u, cond, key)
+    def measure(t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
+        return _by_jacobian(field, t, u, cond) if dense else _by_iteration(field, t, u, cond, key)
 
-    rows = jax.vmap(one, in_axes=(None, 0, 0, 0))
-    return lax.map(lambda moment: rows(moment[0], moment[1], cond, keys), (times, path))
+    measure_rows = jax.vmap(measure, in_axes=(None, 0, 0, 0))
+    return lax.map(lambda at: measure_rows(*at, cond, keys), (times, path))
 
 
-def _dense(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, Array]:
+def _by_jacobian(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, Array]:
     jacobian = jax.jacfwd(lambda u: evaluate(field, t, u, cond))(u).reshape(u.size, u.size)
     # The SVD of a matrix with NaN may not end.
     known = jnp.all(jnp.isfinite(jacobian))
@@ -129,7 +128,9 @@ def _dense(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, A
     return jnp.where(known, norm, jnp.nan), jnp.where(known, error, jnp.nan)
 
 
-def _probed(field: Any, t: Array, u: Array, cond: Array | None, key: Array) -> tuple[Array, Array]:
+def _by_iteration(
+    field: Any, t: Array, u: Array, cond: Array | None, key: Array
+) -> tuple[Array, Array]:
     """The largest singular value by power iteration of `J^T J`, which approaches it from below."""
     _, push = jax.linearize(lambda u: evaluate(field, t, u, cond), u)
     pull = jax.linear_transpose(push, u)

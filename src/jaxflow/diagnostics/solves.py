@@ -16,6 +16,7 @@ from jaxflow.diagnostics.findings import (
     list_rows,
     plural,
     quantiles,
+    take,
     to_host,
 )
 from jaxflow.flows.cnf import CNF
@@ -34,16 +35,23 @@ EXACT_TRACE = "dataclasses.replace(flow, trace='exact') has no such error"
 
 
 class Solves(NamedTuple):
-    """The solves behind the rows' log-densities, which are NaN where one failed.
+    """The solves of the rows' log-densities; a flow in closed form fills the first fields only.
 
-    `failed` has the numbers of the failed rows by the name of their `jaxflow.Status`;
-    `"UNDEFINED"` is a successful solve with a log-density that is not finite. `single` is float32
-    or less. A flow in closed form (`has_solve` is False) leaves the rest empty: evaluations of the
-    field; estimated errors of each row's steps and their quantiles, infinite if solved rows took
-    too many steps for an estimate; standard errors of a stochastic trace. `one_probe`: its error
-    cannot be estimated. Of the solved rows, `missed` exceed the target `atol_nats`, `tried` of
-    them, 256 at most, were solved again with tighter tolerances, and `inaccurate` miss it at every
-    tolerance.
+    Attributes:
+        log_prob: log-densities in nats, NaN where the solve failed.
+        failed: numbers of the failed rows by the name of their `jaxflow.Status`; `"UNDEFINED"` is
+            a successful solve whose log-density is not finite.
+        atol_nats: target accuracy.
+        single: whether the precision is float32 or less.
+        has_solve: False for a flow in closed form.
+        num_evals: evaluations of the field.
+        ode_errors: estimated errors of the steps, in nats.
+        ode_error: their quantiles; infinite for solved rows with too many steps for an estimate.
+        trace_se: standard errors of a stochastic trace.
+        one_probe: whether there are too few probes to estimate the error of the trace.
+        missed: solved rows whose error exceeds the target.
+        tried: those of them, 256 at most, that were solved again with tighter tolerances.
+        inaccurate: those that miss the target at every tolerance.
     """
 
     log_prob: Float[np.ndarray, " rows"]
@@ -91,7 +99,7 @@ class Solves(NamedTuple):
             why = "the log-density is not finite; check the transform and the base"
         else:
             why = MESSAGES[Status[name]]
-        return f"{_rows(rows, f' of {len(self.log_prob):,} failed')}: {why}"
+        return f"{_name_rows(rows, f' of {len(self.log_prob):,} failed')}: {why}"
 
     def _accuracy(self) -> list[Finding]:
         if self.ode_error is None:
@@ -127,7 +135,7 @@ class Solves(NamedTuple):
             ),
         )
         of = f" of {len(self.tried)} solved again" if len(self.tried) < len(self.missed) else ""
-        return [Finding(f"{_rows(rows, of)} {text}", "bad") for rows, text in causes if rows]
+        return [Finding(f"{_name_rows(rows, of)} {text}", "bad") for rows, text in causes if rows]
 
     def _trace(self) -> list[Finding]:
         if self.one_probe:
@@ -151,7 +159,7 @@ class Solves(NamedTuple):
         return [Finding(text, "bad")]
 
 
-def _rows(rows: tuple[int, ...], which: str) -> str:
+def _name_rows(rows: tuple[int, ...], which: str) -> str:
     return f"{plural(len(rows), 'row')}{which} ({list_rows(rows)})"
 
 
@@ -172,14 +180,14 @@ def measure_solves(
     key: PRNGKeyArray,
     atol_nats: float,
 ) -> Solves:
-    """Solve the rows, then again those that miss `atol_nats`.
+    """Solve the rows, and solve those that miss `atol_nats` again.
 
-    `numbers` names the rows in a finding. Solves of `flow` must not raise.
+    Findings call the rows by their `numbers`. Solves of `flow` must not raise.
     """
     single = rows.dtype.itemsize <= 4
     if not isinstance(flow, CNF):
         value = to_host(flow.log_prob(rows, cond, key))
-        failed = _by_status(np.zeros(len(value), int), value, numbers)
+        failed = _failed_by_status(np.zeros(len(value), int), value, numbers)
         return Solves(value, failed, atol_nats, single, has_solve=False)
     flow = flow.choose_probes(rows, cond, key)
     value, stats = score_rows(flow, rows, cond, key)
@@ -195,13 +203,14 @@ def measure_solves(
         missed = np.flatnonzero(~(errors <= atol_nats) & np.isfinite(value))
         tried = missed[:: max(1, math.ceil(len(missed) / AGAIN))]
         if len(tried):
-            part = None if cond is None else cond[tried]
-            again = flow.log_prob_with_error(rows[tried], part, key, atol_nats=atol_nats)
+            again = flow.log_prob_with_error(
+                rows[tried], take(cond, tried), key, atol_nats=atol_nats
+            )
             inaccurate = tried[np.asarray(again.status) != Status.SUCCESS]
     trace_se = quantiles(answer.trace_se)
     return Solves(
         log_prob=value,
-        failed=_by_status(np.asarray(stats.status), value, numbers),
+        failed=_failed_by_status(np.asarray(stats.status), value, numbers),
         atol_nats=atol_nats,
         single=single,
         has_solve=True,
@@ -216,7 +225,7 @@ def measure_solves(
     )
 
 
-def _by_status(
+def _failed_by_status(
     status: Int[np.ndarray, " rows"],
     value: Float[np.ndarray, " rows"],
     numbers: Int[np.ndarray, " rows"],

@@ -9,26 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, Quantiles, judge, quantiles, to_host
+from jaxflow.diagnostics.findings import (
+    Finding,
+    Line,
+    Quantiles,
+    evenly_spaced,
+    judge,
+    quantiles,
+    take,
+    to_host,
+)
 from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import score_rows
 from jaxflow.ode import ODE
 from jaxflow.runtime.arguments import promote_dtypes
 
-# Settings of the reference solve, and the most rows it solves.
+# Settings of the reference solve, and the number of its rows.
 REFERENCE = ODE(solver="dopri5", rtol=1e-10, atol=1e-10, max_steps=2**14, throw=False)
 ROWS = 64
 # Largest event for an exact trace without a closed form.
 LARGEST = 256
-# Share of rows whose estimated error holds, if the estimate can be relied on.
+# Estimated errors are reliable if they hold for at least this share of the rows.
 HOLDS = 0.95
 
 
 class Truth(NamedTuple):
     """Log-densities compared with a tight solve in float64 and the exact trace, in nats.
 
-    `covered` rows differ by at most their estimated error plus rounding; None without one.
+    `covered` rows differ by at most their estimated error plus rounding; None without estimates.
     """
 
     num_rows: int
@@ -73,9 +82,9 @@ def measure_truth(
     """
     if not has_closed_form(flow.field) and math.prod(flow.event_shape) > LARGEST:
         return f"the trace has no closed form, and an event more than {LARGEST} entries"
-    some = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))
+    some = evenly_spaced(len(rows), ROWS)
     try:
-        truth = _in_float64(flow, rows[some], None if cond is None else cond[some])
+        truth = _in_float64(flow, rows[some], take(cond, some))
     except (TypeError, ValueError) as error:
         return f"the field does not run in float64: {str(error).splitlines()[0]}"
     difference = np.abs(log_prob[some] - truth)

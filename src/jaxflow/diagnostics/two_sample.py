@@ -1,6 +1,6 @@
 """Two-sample tests of data against samples; they need no log-density.
 
-Matrix come in pairs: one of the data and one sample, drawn at the row's condition if there is one.
+Rows come in pairs: a row of the data, and a sample drawn at the row's condition if there is one.
 If both come from the same density, exchanging the two rows of a pair changes nothing. Random
 exchanges therefore give the distribution of a statistic under this hypothesis, with or without
 conditions.
@@ -12,17 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.diagnostics.findings import (
-    LEAST,
-    TESTS,
-    Finding,
-    Line,
-    p_value,
-    too_few,
-)
+from jaxflow.diagnostics.findings import LEAST, TESTS, Finding, Line, p_value, too_few
 from jaxflow.runtime.extras import install_extra
 
-# Least number of random exchanges, and how many are made at once.
+# Fewest random exchanges, and how many are made at once.
 EXCHANGES, _TOGETHER = 2000, 4000
 # Folds of the cross-validation, trees of the classifier, fewest rows in a leaf.
 FOLDS, TREES, LEAF = 5, 200, 5
@@ -54,8 +47,8 @@ class MMD(NamedTuple):
 class C2ST(NamedTuple):
     """Classifier two-sample test: a classifier separates data from samples, on unseen rows.
 
-    The accuracy is 1/2 if they agree, with the standard error of 2 n coins, `1 / sqrt(8 n)`, times
-    1.5, because the folds of a cross-validation share rows; `p` is one-sided.
+    The accuracy is 1/2 if they agree. Its standard error is that of 2 n coins, `1 / sqrt(8 n)`,
+    times 1.5, because the folds of a cross-validation share rows; `p` is one-sided.
     """
 
     num_rows: int
@@ -77,7 +70,7 @@ class C2ST(NamedTuple):
 
 
 def _finding(who: str, statistic: str, test: MMD | C2ST) -> Finding:
-    numbers = f"({statistic}{p_value(test.p)}, threshold {test.level:g})"
+    numbers = f"({statistic}{p_value(test.p, test.level)})"
     if test.p < test.level:
         text = f"{who} distinguishes samples from data {numbers}: the flow does not fit the data"
         return Finding(text, "bad")
@@ -107,9 +100,9 @@ def energy(
 
     `2 E|x - y| - E|x - x'| - E|y - y'|`, which is 0 for equal densities only (Szekely and Rizzo
     2004, "Testing for Equal Distributions in High Dimension", InterStat 5). On a manifold give
-    points as its fields see them: `|x - y|` is then a chord. With the length of the geodesic in
-    its place the test would overlook densities on a sphere that differ equally at antipodes (Lyons
-    2013, "Distance covariance in metric spaces", Annals of Probability 41).
+    embedded points: `|x - y|` is then a chord. With lengths of geodesics the test would overlook
+    densities on a sphere that differ equally at antipodes (Lyons 2013, "Distance covariance in
+    metric spaces", Annals of Probability 41).
 
     Returns the distance and the p-value, or the reason if there are too few pairs.
     """
@@ -130,7 +123,7 @@ def _exchange(
     """The unbiased estimate of MMD^2 with a kernel of both sets of rows, and its p-value."""
     num = len(kernel) // 2
     np.fill_diagonal(kernel, 0.0)
-    # A sign s_i, -1 where pair i is exchanged: sum within - sum between = s^T difference s.
+    # With signs s_i, -1 where pair i is exchanged: sum within - sum between = s^T difference s.
     total, first, last = kernel.sum(), slice(num), slice(num, None)
     difference = kernel[first, first] + kernel[last, last]
     difference -= kernel[first, last] + kernel[last, first]
@@ -145,7 +138,7 @@ def _exchange(
     as_large = 0
     for start in range(0, exchanges, _TOGETHER):
         signs = rng.choice([-1.0, 1.0], size=(num, min(_TOGETHER, exchanges - start)))
-        # Equal up to the rounding of the sums counts as equal.
+        # Differences up to the rounding of the sums count as ties.
         as_large += int(np.sum(estimate(signs) >= squared - 1e-12))
     return squared, (1 + as_large) / (1 + exchanges)
 

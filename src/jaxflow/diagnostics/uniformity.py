@@ -1,30 +1,32 @@
-"""Tests of encoded rows against the base of a flow on a manifold, such as the uniform density."""
+"""Tests of encoded rows against the base of a flow on a manifold."""
 
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxflow.diagnostics.findings import Finding, Line, finite, flatten, p_value, untestable
+from jaxflow.diagnostics.findings import Finding, Line, flatten, p_value, untestable
 from jaxflow.diagnostics.two_sample import energy
+from jaxflow.flows.data_space import to_flow_space
 from jaxflow.manifolds import Manifold
+from jaxflow.runtime.checks import finite_rows
 
-# Draws of the base that show its moments, and the most entries of a point whose products are
-# moments too.
+# Draws of the base that estimate its moments; products of entries are tested up to FEW_ENTRIES.
 DRAWS, FEW_ENTRIES = 20_000, 16
-# Directions of the moments whose variance is a smaller share of the largest one do not vary.
+# A moment with a smaller share of the largest variance counts as constant.
 FLAT = 1e-6
 
 
 class Uniformity(NamedTuple):
-    """Tests of `z = encode(x)` against draws of the base, as the manifold shows points.
+    """Tests of `z = encode(x)` against draws of the base, both embedded.
 
-    `mean_p` is of the means of the entries, Rayleigh's test on circles and spheres; `square_p` of
-    these and the means of their products, as in Bingham's test, if a point has few entries. The
-    energy distance to as many draws of the base finds differences of every kind. P-values below
-    `level` count as a difference.
+    `mean_p` tests the means of the entries (Rayleigh's test on circles and spheres), `square_p`
+    also the means of their products (Bingham's test) if a point has at most 16 entries. The energy
+    distance to as many draws of the base finds differences of every kind. P-values below `level`
+    count as a difference.
     """
 
     num_rows: int
@@ -59,37 +61,46 @@ class Uniformity(NamedTuple):
 def measure_uniformity(
     base: Any, manifold: Manifold, z: Array, rng: np.random.Generator, level: float
 ) -> Uniformity | str:
-    """Test encoded rows against the base, for any manifold and any base; or say why not.
+    """Test encoded rows against the base of a flow on a manifold; returns the reason if it cannot.
 
-    Points are seen as fields see them, without seams, so that the means of the entries are those
-    of cosines and sines, or of unit vectors, and their products the harmonics of second order:
-    Rayleigh's and Bingham's tests where the base is uniform (Mardia and Jupp 2000, "Directional
-    Statistics", section 10.4), and moments of the same orders where it is not. Their covariances
-    are those of draws of the base.
+    Points are embedded, so there are no seams: entries are cosines and sines, or those of unit
+    vectors, and their products are the harmonics of second order. Where the base is uniform, these
+    are Rayleigh's and Bingham's tests (Mardia and Jupp 2000, "Directional Statistics", section
+    10.4). Covariances of the moments come from draws of the base.
     """
-    solved = finite(z)
+    solved = finite_rows(z)
     if why := untestable(solved, "encoded rows"):
         return why
-    points = flatten(_seen(manifold, z))[solved]
+    points = flatten(_embed(manifold, z))[solved]
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), DRAWS + len(points))
-    drawn = flatten(_seen(manifold, _draw(base, keys)))
+    drawn = flatten(_embed(manifold, _sample_base(base, keys)))
     reference = drawn[:DRAWS]
     mean_p = square_p = _moments_p(points, reference)
     if points.shape[1] <= FEW_ENTRIES:
         square_p = _moments_p(_with_products(points), _with_products(reference))
-    found = energy(points, drawn[DRAWS:], rng, level)
-    assert not isinstance(found, str)
-    named = type(base).__name__
-    return Uniformity(len(points), mean_p, square_p, *found, named, level)
+    tested = energy(points, drawn[DRAWS:], rng, level)
+    assert not isinstance(tested, str)
+    return Uniformity(len(points), mean_p, square_p, *tested, type(base).__name__, level)
+
+
+def embed_rows(transform: Any, manifold: Manifold, x: Array) -> Array:
+    """Rows in data units as embedded points, which have no seams, (rows, ambient).
+
+    Failed rows stay NaN.
+    """
+    u, _ = to_flow_space(transform, x)
+    failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
+    # The embedding of a NaN may be a finite point.
+    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))
 
 
 @eqx.filter_jit
-def _draw(base: Any, keys: Array) -> Float[Array, "draws n"]:
+def _sample_base(base: Any, keys: Array) -> Float[Array, "draws n"]:
     return jax.vmap(base.sample)(keys)
 
 
 @eqx.filter_jit
-def _seen(manifold: Manifold, z: Float[Array, "rows n"]) -> Float[Array, "rows ambient"]:
+def _embed(manifold: Manifold, z: Float[Array, "rows n"]) -> Float[Array, "rows ambient"]:
     return jax.vmap(manifold.embed)(z)
 
 
@@ -99,7 +110,7 @@ def _with_products(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n _"]:
 
 
 def _moments_p(x: Float[np.ndarray, "n k"], reference: Float[np.ndarray, "m k"]) -> float:
-    """P-value of the means of the rows, whose distribution is that of the reference."""
+    """P-value of the hypothesis that the rows have the means of the reference."""
     from scipy import stats
 
     spread = reference.std(axis=0)

@@ -14,9 +14,9 @@ class ColumnGains(NamedTuple):
     """What each cell of a row costs its log-density.
 
     Attributes:
-        nats: by how much the log-density of the row rises if the cell takes the best value among
-            those of the reference rows, (n, d); infinite where only that brings the row into the
-            support. Negative if the cell is better than all of them.
+        nats: rise of the row's log-density if the cell takes the best value of the reference rows,
+            (n, d); infinite if only that brings the row into the support, negative if the cell is
+            better than all of them.
         donors: numbers of the reference rows with these values, (n, d).
     """
 
@@ -32,10 +32,10 @@ def column_gains(
     num: int = 64,
     seed: int = 0,
 ) -> ColumnGains:
-    """Find the column that makes each row unusual: replace one cell at a time by usual ones.
+    """Find the column that makes each row unusual: replace one cell at a time by usual values.
 
-    A row whose log-density rises by 20 nats when its third cell changes is unusual because of
-    that cell, given the others. If no cell alone gains much, several are unusual together.
+    If the log-density of a row rises by 20 nats when its third cell changes, the row is unusual
+    because of that cell. If no single cell gains much, several are unusual together.
 
     ```python
     import numpy as np
@@ -53,14 +53,14 @@ def column_gains(
         log_prob: log-densities of rows, (m, d) to (m,), such as `flow.log_prob`.
         x: rows to explain, (n, d).
         reference: usual rows, (r, d), such as those of the training.
-        num: values to try in each cell, those of so many random reference rows.
+        num: values to try in each cell, from as many random reference rows.
         seed: of the choice of the reference rows.
 
     Returns:
-        The gains in nats; `n d num` rows are evaluated.
+        The gains in nats; this takes the log-densities of `n d num` rows.
 
     Raises:
-        ValueError: shapes that differ, or NaN in the rows.
+        ValueError: shapes that do not fit, or NaN in the rows.
     """
     rows, usual = np.asarray(x), np.asarray(reference)
     for name, each in (("x", rows), ("reference", usual)):
@@ -88,10 +88,11 @@ def swap_gains(
     donors: Int[np.ndarray, " r"],
     num_columns: int,
 ) -> ColumnGains:
-    """As `column_gains`, for rows of any sort that are known by their numbers.
+    """As `column_gains`, for rows of any kind, by their numbers.
 
-    `score` takes, of composed rows, the number of the row that each came from, (m,), and of the
-    row that each cell comes from, (m, d). The cells of the rows `donors` are tried.
+    `score(row, cells)` returns the log-densities of m composed rows: `row`, (m,), is the number of
+    the row that was changed, `cells`, (m, d), the number of the row that each cell comes from.
+    `donors` are the rows whose cells are tried.
     """
     shape = len(rows), num_columns, len(donors)
     cells = np.broadcast_to(rows[:, None, None, None], (*shape, num_columns)).copy()

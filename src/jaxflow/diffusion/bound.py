@@ -174,8 +174,8 @@ def _terms(
 def prior_gap(flow: Any, x: ArrayLike) -> float:
     """Estimate `KL(q(x_end) || base)`, the loss from starting at the base, in nats per row.
 
-    Columns are treated as independent and normal, with the data's means and variances in flow
-    space. A variance-exploding process ends around the data's mean, while the base is around 0.
+    Columns count as independent and normal, with the data's means and variances in flow space. A
+    variance-exploding process ends around the data's mean, while the base is around 0.
 
     ```python
     import jax

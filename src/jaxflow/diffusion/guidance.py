@@ -54,9 +54,9 @@ class Guided(_Guiding):
     Attributes:
         denoiser: the denoiser to guide.
         guide: `(s, x, cond) -> scalar`, a log-likelihood in nats that jax can differentiate.
-        scale: strength of the guidance; 0 for none.
-        shared_condition: whether the denoiser receives `cond` too. Default: only if the guide
-            does not use it, that is, has the attribute `takes_condition = False`.
+        scale: strength of the guidance; 0 turns it off.
+        shared_condition: whether the denoiser receives `cond` too. Default: only if the guide has
+            the attribute `takes_condition = False`, that is, does not use it.
     """
 
     guide: Any
@@ -211,7 +211,7 @@ def measurement_guide(denoiser: Any, operator: Any, measured: ArrayLike, noise: 
     The likelihood of a noisy point is approximated by
     `N(measured; operator(E[x_0 | x]), noise^2 + sigma^2 / (alpha^2 + sigma^2))` (Song et al.
     2023, "Pseudoinverse-Guided Diffusion Models"; Chung et al. 2023, arXiv 2209.14687). Samples
-    are therefore close to the posterior, not from it exactly.
+    therefore follow the posterior approximately.
 
     ```python
     import jax, jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -59,8 +60,8 @@ def draw(
         cond: conditions, (*shape, *condition), or one vector for all samples.
         sampler: a rule of `jaxflow.diffusion.steppers`, see `SAMPLERS`.
         num_steps: T, the number of noise levels: T - 1 steps of `sampler.evals` evaluations each,
-            then one evaluation that removes the remaining noise. There are fewer where two times
-            round to the same number.
+            then one evaluation that removes the remaining noise. Levels whose times round to the
+            same number count once.
         spacing: spacing of the times, see `times_of`. Default: `"time"` for `Betas(T)` and
             `num_steps=T`, which are then the steps of DDPM's chain; else the sampler's.
         denoise: whether to take the last step, without noise, to the predicted data.
@@ -81,17 +82,14 @@ def draw(
         on_ladder = isinstance(schedule, Betas) and schedule.num_steps == num_steps
         spacing = "time" if on_ladder else sampler.spacing
     grid = times_of(schedule, max(num_steps - 1, 1), spacing)[:num_steps]
-    # Times that round to the same number are one: a step between them would divide 0 by 0.
+    # A step between times that round to the same number would divide 0 by 0.
     dtype = sample_dtype(flow, as_cond_rows(cond, batch_shape(shape)))
     grid = np.unique(grid.astype(dtype))[::-1]
     padded = np.full(max(PADDED_TIMES, 1 << num_steps.bit_length()), grid[-1])
     padded[: len(grid)] = grid
     times, count = jnp.asarray(padded), jnp.asarray(len(grid) - 1)
-
-    def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
-        return _draw(flow, keys, cond, times, count, sampler, denoise)
-
-    return draw_batch(flow, key, shape, cond, walk, progress)
+    draw_chunk = partial(_run_rule, grid=times, num_steps=count, rule=sampler, denoise=denoise)
+    return draw_batch(flow, key, shape, cond, draw_chunk, progress)
 
 
 def draw_batch(
@@ -99,14 +97,16 @@ def draw_batch(
     key: PRNGKeyArray,
     shape: tuple[int, ...] | int,
     cond: ArrayLike | None,
-    walk: Callable[[Any, Array, Array | None], Array],
+    draw_chunk: Callable[[Any, Array, Array | None], Array],
     progress: bool | None,
 ) -> Float[Array, "..."]:
-    """Samples of any batch shape from `walk(flow, keys, cond)`, which draws rows."""
+    """Samples of any batch shape from `draw_chunk(flow, keys, cond)`, one sample for each key."""
     batch = batch_shape(shape)
     flow, cond = promote_dtypes(flow, as_cond_rows(cond, batch))
     keys = jax.random.split(key, math.prod(batch))
-    x = map_rows(flow, lambda keys, cond, _: walk(flow, keys, cond), (keys, cond), None, progress)
+    x = map_rows(
+        flow, lambda keys, cond, _: draw_chunk(flow, keys, cond), (keys, cond), None, progress
+    )
     return x.reshape(*batch, *flow.event_shape)
 
 
@@ -116,7 +116,7 @@ def draw_rows(
     cond: Array | None,
     walk: Callable[[Array, Array | None, PRNGKeyArray], Array],
 ) -> Float[Array, "rows *event"]:
-    """Rows in data units from `walk(x, cond, key)`, which starts at one sample `x` of the base."""
+    """Rows in data units from `walk(x, cond, key)`, which moves one sample `x` of the base."""
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     axes = (0, None if cond is None else 0, 0)
     z = sample_rows(flow.base, keys, sample_dtype(flow, cond))
@@ -126,7 +126,7 @@ def draw_rows(
 
 @eqx.filter_jit
 @full_precision
-def _draw(
+def _run_rule(
     flow: Any,
     keys: Array,
     cond: Array | None,

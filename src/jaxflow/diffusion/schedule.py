@@ -153,7 +153,8 @@ class Schedule(abc.ABC):
     def start_mismatch(self, std: float, mean: float = 0.0) -> float:
         """Divergence `KL(data || q(x_start))` for Gaussian data, in nats per entry.
 
-        It measures the noise that remains at `start`. Other data lose more in narrow regions.
+        It measures the effect of the noise that remains at `start`, which is larger for data with
+        narrow regions.
 
         Args:
             std: standard deviation of the data.
@@ -172,10 +173,11 @@ class Schedule(abc.ABC):
         alpha, sigma = self._coefficients(self.start)
         return sigma / alpha
 
-    def _require(self, valid: bool, names: tuple[str, ...], rule: str) -> None:
+    def _require(self, valid: bool, names: tuple[str, ...], must: str) -> None:
+        """Raise unless `valid`; `must` says what is allowed."""
         if not valid:
             values = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-            raise ValueError(f"{values} must {rule}")
+            raise ValueError(f"{values} must {must}")
 
     def _coefficients(self, s: float) -> tuple[float, float]:
         with jax.ensure_compile_time_eval():

@@ -70,8 +70,8 @@ class SubVariancePreserving(_LinearBeta):
 
     Attributes:
         beta_min: as for `VariancePreserving`.
-        beta_max: likewise.
-        start: likewise. At 0.01, noise of standard deviation 0.002 remains in the data.
+        beta_max: as for `VariancePreserving`.
+        start: as for `VariancePreserving`. At 0.01, noise of standard deviation 0.002 remains.
     """
 
     start: float = 1e-2
@@ -105,11 +105,8 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -math.inf < self.log_snr_min < self.log_snr_max < math.inf:
-            raise ValueError(
-                f"log_snr_max={self.log_snr_max} must be above log_snr_min={self.log_snr_min}, "
-                "both finite"
-            )
+        in_order = -math.inf < self.log_snr_min < self.log_snr_max < math.inf
+        self._require(in_order, ("log_snr_min", "log_snr_max"), "be finite and in order")
 
     def log_alpha(self, s: Scalar) -> Scalar:
         """Return `log alpha(s)`."""
@@ -247,7 +244,7 @@ class Custom(Schedule):
     Attributes:
         alpha_of: `s -> alpha(s)`, positive and not increasing; jax must be able to differentiate
             it.
-        sigma_of: `s -> sigma(s)`, likewise positive.
+        sigma_of: `s -> sigma(s)`, positive; jax must be able to differentiate it.
         start: first time that is evaluated, where `sigma_of` is positive.
         end: last time that is evaluated, where `alpha_of` is positive.
     """
@@ -266,7 +263,7 @@ class Custom(Schedule):
         self._require(in_order, ("start", "end"), "lie in [0, 1] and be in order")
         check_schedule(self)
 
-    # Direct, since log_alpha and variance would hide a negative sign from check_schedule.
+    # Not from log_alpha and variance, which would hide a negative sign from check_schedule.
     def alpha(self, s: ArrayLike) -> Scalar:
         """Return `alpha_of(s)`."""
         s = as_array(s)

@@ -1,5 +1,6 @@
 """`draw_sde`: samples by the reverse stochastic process, solved with diffrax."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -62,16 +63,15 @@ def draw_sde(
     denoiser_of(flow)
     check_count("num_steps", num_steps)
     solver = diffrax.Euler() if solver is None else solver
-
-    def walk(flow: Any, keys: Array, cond: Array | None) -> Array:
-        return _draw(flow, keys, cond, num_steps, solver)
-
-    return draw_batch(flow, key, shape, cond, walk, progress)
+    draw_chunk = partial(_solve_backwards, num_steps=num_steps, solver=solver)
+    return draw_batch(flow, key, shape, cond, draw_chunk, progress)
 
 
 @eqx.filter_jit
 @full_precision
-def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any) -> Array:
+def _solve_backwards(
+    flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: Any
+) -> Array:
     import diffrax
 
     denoiser: AbstractDenoiser = flow.field.denoiser.prepare()
@@ -91,13 +91,20 @@ def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: An
             g = jnp.sqrt(schedule.diffusion_squared(schedule.end - jnp.asarray(tau, x.dtype)))
             return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, x.shape))
 
+        # The cheapest description of a Brownian step that the solver accepts.
+        needed = getattr(solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
+        by_cost = (
+            diffrax.BrownianIncrement,
+            diffrax.SpaceTimeLevyArea,
+            diffrax.SpaceTimeTimeLevyArea,
+        )
         noise = diffrax.VirtualBrownianTree(
             0.0,
             span,
             tol=span / num_steps / 2,
             shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
             key=key,
-            levy_area=_levy_area(solver),
+            levy_area=next(area for area in by_cost if issubclass(area, needed)),
         )
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, noise))
         with jax.numpy_dtype_promotion("standard"):
@@ -108,16 +115,3 @@ def _draw(flow: Any, keys: Array, cond: Array | None, num_steps: int, solver: An
         return denoiser.data(jnp.asarray(schedule.start, x.dtype), solution.ys[-1], cond)
 
     return draw_rows(flow, keys, cond, walk)
-
-
-def _levy_area(solver: Any) -> Any:
-    """The cheapest description of a Brownian step that the solver accepts."""
-    import diffrax
-
-    needed = getattr(solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
-    by_cost = (
-        diffrax.BrownianIncrement,
-        diffrax.SpaceTimeLevyArea,
-        diffrax.SpaceTimeTimeLevyArea,
-    )
-    return next(area for area in by_cost if issubclass(area, needed))

@@ -1,4 +1,4 @@
-"""Samples of a flow as tables with names, of xarray and ArviZ."""
+"""Samples of a flow as named variables of xarray and ArviZ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +24,11 @@ def to_xarray(x: ArrayInput, names: Sequence[str] | np.ndarray | None = None) ->
     ```
 
     Args:
-        x: samples, (draws, *event), or (chains, draws, *event) for events of known `names`, such
-            as `flow.sample(key, 1000)` or `density.sample(1000)`.
-        names: names of the columns of vectors, such as `density.feature_names_in_` or, of a run
-            of `jaxflow fit`, `jaxflow.io.load_extra("run/flow.safetensors")["columns"]`; None for
-            one variable `x` with the axes of an event.
+        x: samples, (draws, *event), such as `flow.sample(key, 1000)` or `density.sample(1000)`;
+            with `names` also (chains, draws, columns).
+        names: names of the columns, such as `density.feature_names_in_` or, after `jaxflow fit`,
+            `jaxflow.io.load_extra("run/flow.safetensors")["columns"]`. None makes one variable `x`
+            with the axes of an event.
 
     Returns:
         The data set, with the dimensions `chain` and `draw`.

@@ -7,14 +7,7 @@ from typing import Any
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.io.atomic import check_free
-from jaxflow.plotting.plane import (
-    Limits,
-    check_limits,
-    check_plane,
-    density,
-    frame_of,
-    paths_of,
-)
+from jaxflow.plotting.plane import Limits, check_limits, check_plane, density, frame_of, paths_of
 from jaxflow.plotting.style import DARK, DENSITY_MAP, Number, pyplot
 from jaxflow.runtime.checks import check_count
 

@@ -1,4 +1,4 @@
-"""The columns of a table, each by itself: bars of labels, histograms of numbers."""
+"""The columns of a table, one by one: bars of labels, histograms of numbers."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.plotting.style import BLUE, VERMILION, open_axes, pyplot
+from jaxflow.plotting.style import layers, open_axes, pyplot
 
-# Panels beside each other, labels and bins in one, and most panels.
+# Panels in a row, most labels and bins of a panel, most panels.
 WIDE, LABELS, BINS, MOST = 4, 8, 30, 24
 
 
@@ -18,7 +18,7 @@ def columns(
     *,
     labels: tuple[str, str] = ("flow", "data"),
 ) -> Any:
-    """Draw each column of a table by itself, beside that of another table.
+    """Draw each column of a table, beside the same column of another table.
 
     Text is shown as the shares of its most frequent labels, numbers and dates as histograms.
     Missing cells are left out.
@@ -38,7 +38,7 @@ def columns(
         labels: names of `x` and `reference` in the legend.
 
     Returns:
-        The figure; of more than 24 columns it shows the first 24.
+        The figure; it shows the first 24 columns.
 
     Raises:
         ValueError: no columns, or a column of `x` that `reference` lacks.
@@ -48,9 +48,7 @@ def columns(
     missing = [name for name in names if reference is not None and name not in reference]
     if missing or not names:
         raise ValueError(f"reference lacks the columns {missing}" if missing else "x is empty")
-    sets = [(x, BLUE, labels[0])]
-    if reference is not None:
-        sets.insert(0, (reference, VERMILION, labels[1]))
+    sets = layers(x, reference, labels)
     wide = min(WIDE, len(names))
     tall = math.ceil(len(names) / wide)
     size = 3.1 * wide, 2.3 * tall
@@ -59,9 +57,10 @@ def columns(
         ax.set_axis_off()
     for ax, name in zip(axes.flat, names, strict=False):
         open_axes(ax)
-        each = [_known(np.asarray(table[name])) for table, _, _ in sets]
-        draw = _bars if any(part.dtype.kind in "OUSb" for part in each) else _histogram
-        draw(ax, each, [(colour, label) for _, colour, label in sets])
+        cells = [_not_missing(np.asarray(table[name])) for table, _, _ in sets]
+        is_text = any(part.dtype.kind in "OUSb" for part in cells)
+        draw_panel = _draw_bars if is_text else _draw_histogram
+        draw_panel(ax, cells, [(colour, label) for _, colour, label in sets])
         ax.set_title(name, fontsize="medium")
         ax.set_yticks([])
     if len(sets) > 1:
@@ -69,18 +68,18 @@ def columns(
     return figure
 
 
-def _known(values: np.ndarray) -> np.ndarray:
-    """The cells that are not missing."""
+def _not_missing(values: np.ndarray) -> np.ndarray:
+    """The cells with a value."""
     if values.dtype.kind == "O":
         return np.array([str(v) for v in values if v is not None and v == v], object)
     return values[np.isfinite(values)] if values.dtype.kind in "fM" else values
 
 
-def _bars(ax: Any, each: list[np.ndarray], style: list[tuple[str, str]]) -> None:
-    texts = [part.astype(str) for part in each]
-    found, counts = np.unique(np.concatenate(texts), return_counts=True)
-    shown = found[np.argsort(-counts, kind="stable")][:LABELS]
-    width, place = 0.8 / len(each), np.arange(len(shown))
+def _draw_bars(ax: Any, cells: list[np.ndarray], style: list[tuple[str, str]]) -> None:
+    texts = [part.astype(str) for part in cells]
+    names, counts = np.unique(np.concatenate(texts), return_counts=True)
+    shown = names[np.argsort(-counts, kind="stable")][:LABELS]
+    width, place = 0.8 / len(cells), np.arange(len(shown))
     for i, (part, (colour, label)) in enumerate(zip(texts, style, strict=True)):
         shares = [(part == name).sum() / max(len(part), 1) for name in shown]
         ax.bar(place + (i + 0.5) * width - 0.4, shares, width, color=colour, label=label)
@@ -88,21 +87,21 @@ def _bars(ax: Any, each: list[np.ndarray], style: list[tuple[str, str]]) -> None
     ax.set_xticks(place, short, fontsize="small", rotation=30 if len(shown) > 3 else 0)
 
 
-def _histogram(ax: Any, each: list[np.ndarray], style: list[tuple[str, str]]) -> None:
-    both = np.concatenate([part.astype(np.float64) for part in each])
+def _draw_histogram(ax: Any, cells: list[np.ndarray], style: list[tuple[str, str]]) -> None:
+    both = np.concatenate([part.astype(np.float64) for part in cells])
     if not len(both):
         return
     # The middle 99 %: one distant row must not shrink the rest.
     low, high = np.quantile(both, (0.005, 0.995))
     values = np.unique(both)
-    whole = len(values) <= 2 * BINS and np.all(values == np.round(values))
-    if low == high and not whole:
+    are_counts = len(values) <= 2 * BINS and np.all(values == np.round(values))
+    if low == high and not are_counts:
         low, high = low - abs(low) / 2, high + abs(high) / 2
-    bins = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, BINS + 1)
-    for part, (colour, label) in zip(each, style, strict=True):
+    bins = np.arange(low - 0.5, high + 1) if are_counts else np.linspace(low, high, BINS + 1)
+    for part, (colour, label) in zip(cells, style, strict=True):
         # Dates as dates, so that the axis names them.
         dates = part.dtype.kind == "M"
         edges = bins.astype("int64").astype(part.dtype) if dates else bins
         ax.hist(part, bins=edges, density=not dates, histtype="step", color=colour, label=label)
-    if any(part.dtype.kind == "M" for part in each):
+    if any(part.dtype.kind == "M" for part in cells):
         ax.tick_params(axis="x", labelrotation=30, labelsize="small")

@@ -1,4 +1,4 @@
-"""Samples with many columns, two columns at a time."""
+"""Samples with several columns, two columns at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxflow.plotting.style import BLUE, VERMILION, open_axes, pyplot
+from jaxflow.plotting.style import layers, open_axes, pyplot
 from jaxflow.runtime.checks import as_matrix
 
 # More columns make the panels too small to read.
@@ -53,12 +53,11 @@ def corner(
     dim = x.shape[1]
     if dim > MAX_COLUMNS:
         raise ValueError(f"x has {dim} columns; choose at most {MAX_COLUMNS}: x[:, [0, 1, 2]]")
-    sets = [(x, BLUE, labels[0])]
     if reference is not None:
         reference = as_matrix(reference, "reference", "n, d")
         if reference.shape[1] != dim:
             raise ValueError(f"reference has {reference.shape[1]} columns, and x has {dim}")
-        sets.insert(0, (reference, VERMILION, labels[1]))
+    sets = layers(x, reference, labels)
     names = [f"x{i}" for i in range(dim)] if columns is None else list(columns)
     if periods is not None and len(periods) != dim:
         raise ValueError(f"periods={periods} has {len(periods)} entries for {dim} columns")

@@ -11,7 +11,7 @@ from jaxflow.plotting.style import BLUE, GREY, VERMILION, Number, open_axes
 def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     """Draw the training loss, the held-out loss, and the step whose weights were kept.
 
-    The losses of a stage before the last one, such as flow matching before likelihood, are other
+    Losses of stages before the last one, such as flow matching before likelihood, are other
     quantities: they are drawn dashed, against an axis on the right.
 
     ```python
@@ -21,7 +21,7 @@ def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     ```
 
     Args:
-        history: history that `jaxflow.fit` returned.
+        history: the history that `jaxflow.fit` returned.
         ax: matplotlib axes; None for new ones.
 
     Returns:
@@ -45,7 +45,7 @@ def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     steps, loss = np.asarray(step), np.asarray(history["loss"], float)
     ax.plot(steps[is_last], loss[is_last], color=BLUE, linewidth=1.2, label="training")
     if not is_last.all():
-        _before(ax, steps[~is_last], loss[~is_last], stage[~is_last])
+        _draw_earlier_stages(ax, steps[~is_last], loss[~is_last], stage[~is_last])
     ax.plot(step, validation, color=VERMILION, linewidth=1.6, label="held out")
     finite = np.isfinite(validation)
     if finite.any():
@@ -58,7 +58,7 @@ def history(history: Mapping[str, Sequence[Number]], ax: Any = None) -> Any:
     return ax
 
 
-def _before(ax: Any, step: np.ndarray, loss: np.ndarray, stage: np.ndarray) -> None:
+def _draw_earlier_stages(ax: Any, step: np.ndarray, loss: np.ndarray, stage: np.ndarray) -> None:
     """Draw the losses of the stages before the last one against an axis on the right."""
     right = ax.twinx()
     for number in np.unique(stage):

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.plotting.style import BLUE, GREY, VERMILION, open_axes, pyplot
+from jaxflow.plotting.style import BLUE, COLOURS, GREY, VERMILION, open_axes, pyplot
 from jaxflow.runtime.checks import finite_rows
 
-# Most coordinates that are drawn, evenly spaced among all; the least normal ones have colours.
+# Draw at most this many coordinates, evenly spaced; the least normal ones have colours.
 _MAX_COORDINATES = 40
-# Colours of Okabe and Ito, distinguishable with any colour vision.
-_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 # Quantiles between which each order statistic of normal samples lies with probability 99 %.
 _BAND = (0.005, 0.995)
 
@@ -23,8 +21,8 @@ def draw(diagnosis: Any, columns: Sequence[str] | None = None) -> Any:
 
     Left: quantiles of each coordinate of `z = encode(x)` against those of N(0, 1), with the band
     that holds 99 % of normal samples at each place; the coordinates that differ most have colours
-    and names. Middle: `|z|^2` against its chi-square
-    density. Right: share of rows whose log-density has an error of at least x nats.
+    and names. Middle: `|z|^2` against its chi-square density. Right: share of rows whose
+    log-density has an error of at least x nats.
 
     ```python
     import jax
@@ -38,7 +36,7 @@ def draw(diagnosis: Any, columns: Sequence[str] | None = None) -> Any:
 
     Args:
         diagnosis: the result of `jaxflow.diagnostics.diagnose`.
-        columns: names of the columns, where each coordinate of `z` is that of a column.
+        columns: names of the coordinates of `z`, one for each; others are not used.
 
     Returns:
         The matplotlib figure, with three axes.
@@ -77,10 +75,10 @@ def _draw_quantiles(ax: Any, z: Float[np.ndarray, "n d"], columns: Sequence[str]
     if columns is not None and len(columns) == dim:
         names = list(columns)
     lines = np.sort(z[:, coordinates], axis=0).T
-    worst = np.argsort(-np.abs(lines - normal).mean(axis=1))[: len(_COLOURS)].tolist()
+    worst = np.argsort(-np.abs(lines - normal).mean(axis=1))[: len(COLOURS)].tolist()
     for i, line in enumerate(lines):
         label = names[coordinates[i]] if i in worst else None
-        style = {"color": _COLOURS[sorted(worst).index(i)]} if i in worst else {"color": GREY}
+        style = {"color": COLOURS[sorted(worst).index(i)]} if i in worst else {"color": GREY}
         ax.plot(normal, line, linewidth=0.9, label=label, zorder=2 + (i in worst), **style)
     ax.set(xlabel="quantile of N(0, 1)", ylabel="quantile of z", title="Encoded data")
     # The lines run along the diagonal; half of the picture above it is free.

@@ -1,4 +1,4 @@
-"""Are error estimates right: calibration of bounds, coverage of standard errors."""
+"""Are error estimates right? Calibration of bounds, coverage of standard errors."""
 
 from typing import Any
 

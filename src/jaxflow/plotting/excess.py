@@ -1,4 +1,4 @@
-"""Where a classifier finds too much of a sample."""
+"""Where a sample has too many points, according to a classifier."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxflow.plotting.style import GREY, open_axes, pyplot
 
 
 def excess(draws: Float[np.ndarray, "k d"], value: Float[np.ndarray, " k"], ax: Any = None) -> Any:
-    """Draw a sample's first two columns, coloured by how much of it is too much.
+    """Draw a sample's first two columns, coloured by where it has too many or too few points.
 
     ```python
     import numpy as np
@@ -20,7 +20,7 @@ def excess(draws: Float[np.ndarray, "k d"], value: Float[np.ndarray, " k"], ax: 
     ```
 
     Args:
-        draws: points, (k, d); with d = 1 the value is the height.
+        draws: points, (k, d); with d = 1 the height of a point is its value.
         value: a classifier's probability of a draw minus 1/2, (k,): positive where draws are too
             many, negative where they are too few.
         ax: matplotlib axes; None for new ones.

@@ -1,4 +1,4 @@
-"""One picture for several settings: a row of pictures, and sliders where a kernel runs."""
+"""Pictures for several settings: side by side, and with sliders in a notebook."""
 
 import sys
 from importlib.util import find_spec
@@ -14,11 +14,11 @@ def explore(
     figsize: tuple[Number, Number] | None = None,
     **settings: Any,
 ) -> Any:
-    """Draw one picture for each value of the first setting; in a notebook, sliders for all.
+    """Draw one picture for each value of the first setting; in a notebook, add sliders.
 
-    The row of pictures has the other settings at their first values. Below it, an IPython kernel
-    with ipywidgets (the extra `notebook`) shows a slider for each setting and the picture of
-    their values. Without them the row is all there is.
+    In the row of pictures the other settings have their first values. In an IPython kernel with
+    ipywidgets (the extra `notebook`) a slider for each setting follows, with the picture of the
+    values that they show.
 
     ```python
     import numpy as np

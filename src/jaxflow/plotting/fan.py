@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxflow.plotting.style import BLUE, VERMILION, open_axes
-from jaxflow.runtime.checks import check_rows
+from jaxflow.runtime.checks import as_matrix
 
 
 def fan(
@@ -19,8 +19,8 @@ def fan(
 ) -> Any:
     """Draw bands between predicted quantiles against a condition, and observations over them.
 
-    The outermost pair of levels makes the lightest band. With an odd number of levels the middle
-    one is a line.
+    The outermost levels bound the lightest band. With an odd number of levels the middle one is a
+    line.
 
     ```python
     import numpy as np
@@ -32,7 +32,7 @@ def fan(
     ```
 
     Args:
-        x: a number for each row to draw it at, (n,): a condition, or the observed target.
+        x: horizontal position of each row, (n,): a condition, or the observed target.
         quantiles: predictions, (n, k), of `ConditionalFlowDensity.predict_quantile(y, levels)`.
         levels: their levels, (k,), at least 2, in any order.
         ax: matplotlib axes; None for new ones.
@@ -46,14 +46,13 @@ def fan(
         ValueError: shapes that do not fit, NaN or infinity.
         ImportError: matplotlib is not installed.
     """
-    at, values, q = (np.asarray(part, np.float64) for part in (x, quantiles, levels))
-    if q.ndim != 1 or q.size < 2 or at.ndim != 1 or values.shape != (at.size, q.size):
+    at, q = as_matrix(x, "x", "n"), as_matrix(levels, "levels", "k")
+    values = as_matrix(quantiles, "quantiles", "n, k")
+    if q.size < 2 or values.shape != (at.size, q.size):
         raise ValueError(
             f"x has shape {at.shape}, quantiles {values.shape} and levels {q.shape}; give (n,), "
             "(n, k) and (k,) with k at least 2"
         )
-    check_rows(at, "x")
-    check_rows(values, "quantiles")
     rows, columns = np.argsort(at, kind="stable"), np.argsort(q)
     line, bands, q = at[rows], values[rows][:, columns], q[columns]
     ax = open_axes(ax)
@@ -66,10 +65,9 @@ def fan(
     if q.size % 2:
         ax.plot(line, bands[:, half], color=BLUE, linewidth=1.4, label=f"quantile {q[half]:.3g}")
     if observed is not None:
-        points = np.asarray(observed, np.float64)
+        points = as_matrix(observed, "observed", "n")
         if points.shape != at.shape:
             raise ValueError(f"observed has shape {points.shape}; give one a row, {at.shape}")
-        check_rows(points, "observed")
         ax.scatter(at, points, s=6, color=VERMILION, alpha=0.7, linewidths=0, label="observed")
         inside = (points[rows] >= bands[:, 0]) & (points[rows] <= bands[:, -1])
         ax.set_title(f"{100 * inside.mean():.1f} % within {100 * (q[-1] - q[0]):.3g} % intervals")

@@ -1,4 +1,4 @@
-"""A density on the sphere, as a map of all of it."""
+"""A map of a density on the sphere."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from jaxflow.plotting.style import LIGHT, Number, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
-# Samples that show the density of a place beside other columns, pixels from pole to pole, and the
-# width of their kernels in radians: 3 degrees.
+# Samples that estimate the marginal density of a place, pixels from pole to pole, and the width of
+# the kernels in radians: 3 degrees.
 DRAWS, BINS, SMOOTH = 20_000, 60, 0.052
 # Opacity of the lines of latitude and longitude.
 _GRID = 0.25
@@ -34,8 +34,8 @@ def globe(
     """Draw the density of a flow on the sphere in Mollweide's projection, which keeps areas.
 
     The image is the density with respect to the area of the sphere, whether rows are unit vectors
-    or latitudes and longitudes; points are drawn on top. Of a flow with other columns beside a
-    place it is the density of the place alone, from 20,000 samples, smoothed over 3 degrees.
+    or latitudes and longitudes; points are drawn on top. If the flow has other columns too, it is
+    the marginal density of the place, from 20,000 samples, smoothed over 3 degrees.
 
     ```python
     import jax
@@ -53,21 +53,21 @@ def globe(
     Args:
         flow: a flow of unit vectors, (3,), or of latitude and longitude behind a `LatLon`, alone
             or beside other columns in `Blocks`.
-        x: rows to draw as points, in the units of the flow, (n, *event); None for none.
+        x: rows to draw as points, in the units of the flow, (n, *event), or None.
         ax: matplotlib axes with `projection="mollweide"`; None for new ones.
-        resolution: pixels from pole to pole, of a place alone; twice as many around.
+        resolution: pixels from pole to pole, and half of those around, if the flow has no other
+            columns.
         longitude: of the middle of the map, in degrees.
         cond: condition, one vector; None for a flow without.
-        columns: numbers of the columns of the place, of several; None for the first one.
+        columns: numbers of the columns of the place to draw; None for the first place.
         seed: for the samples of a flow with other columns.
 
     Returns:
         The axes; their first collection holds the density, (resolution * 2 resolution,), or
-        (60 * 120,) by samples.
+        (60 * 120,) from samples.
 
     Raises:
-        ValueError: the flow has no place, or none in these columns, or `resolution` is out of
-            range.
+        ValueError: the flow has no place in these columns, or `resolution` is out of range.
         ImportError: matplotlib is not installed.
     """
     plt = pyplot()
@@ -102,18 +102,18 @@ def globe(
 
 
 def _place(flow: Any, columns: Sequence[int] | None) -> tuple[Any, tuple[int, ...], bool]:
-    """The chart of a place, None for unit vectors; its columns; whether there are no others."""
+    """The transform of a place, None for unit vectors; its columns; whether they are all."""
     shape, base = tuple(flow.event_shape), tuple(flow.base.event_shape)
     if base == (3,) and shape in ((2,), (3,)) and columns is None:
         return (flow.transform if shape == (2,) else None), tuple(range(*shape)), True
-    found = places(getattr(flow, "transform", None), shape[0]) if len(shape) == 1 else []
-    chosen = [each for each in found if columns is None or each[1] == tuple(columns)]
+    all_places = places(getattr(flow, "transform", None), shape[0]) if len(shape) == 1 else []
+    chosen = [each for each in all_places if columns is None or each[1] == tuple(columns)]
     if not chosen:
         raise ValueError(
             f"the flow has events of shape {shape} and a base of shape {base}, and "
             f"columns={columns}; globe draws flows on jaxflow.manifolds.Sphere(2), of unit "
             "vectors or behind a LatLon, alone or in Blocks; the places here are columns "
-            f"{[each for _, each in found]}"
+            f"{[each for _, each in all_places]}"
         )
     return *chosen[0], False
 

@@ -1,4 +1,4 @@
-"""Images beside each other."""
+"""Images side by side."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def grid(images: Any, ax: Any = None, *, wide: int | None = None, limits: Any = 
         images: grey or colour images, (n, height, width, 1 or 3), or (n, height, width).
         ax: matplotlib axes; None for new ones.
         wide: images in a row; None for a square.
-        limits: levels that are black and white; None for the least and the largest value.
+        limits: values drawn black and white; None for the smallest and the largest.
 
     Returns:
         The axes.

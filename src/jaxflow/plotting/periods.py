@@ -1,10 +1,10 @@
-"""The periods and the places among the columns of a flow, from its transform."""
+"""Which columns of a flow have a period, and which are points on a sphere, by its transform."""
 
 from typing import Any
 
 from jaxflow.manifolds import Sphere
 
-# Where a period begins and its length; None for a column without.
+# Start and length; None for a column without a period.
 Period = tuple[float, float] | None
 
 
@@ -19,39 +19,39 @@ def periods(transform: Any, dim: int) -> list[Period]:
     ```
 
     Args:
-        transform: of a flow; None for none.
+        transform: the flow's transform, or None.
         dim: number of columns.
 
     Returns:
         For each column `(start, length)`, or None if it has no period.
     """
-    found: list[Period] = [None] * dim
+    result: list[Period] = [None] * dim
     for block, columns in _blocks(transform, dim):
         torus = getattr(block, "torus", block)
         if hasattr(torus, "period"):
-            here: list[Period] = list(zip(torus.start, torus.period, strict=True))
+            own: list[Period] = list(zip(torus.start, torus.period, strict=True))
         elif hasattr(block, "west"):
-            here = [None, (block.west, block.turn)]
+            own = [None, (block.west, block.turn)]
         else:
             continue
-        for column, period in zip(columns, here, strict=True):
-            found[column] = period
-    return found
+        for column, period in zip(columns, own, strict=True):
+            result[column] = period
+    return result
 
 
 def places(transform: Any, dim: int) -> list[tuple[Any, tuple[int, ...]]]:
-    """The points of a sphere among `dim` columns: the chart of each, and its columns."""
+    """The points of a sphere among `dim` columns: the transform of each, and its columns."""
     blocks = _blocks(transform, dim)
     return [each for each in blocks if hasattr(each[0], "west") or each[0] == Sphere(2)]
 
 
 def _blocks(transform: Any, dim: int) -> list[tuple[Any, tuple[int, ...]]]:
-    """The transforms of some columns each, and their columns."""
-    found = []
+    """The parts of a transform, each with the columns it maps."""
+    result = []
     for part in getattr(transform, "parts", (transform,)):
         columns = list(getattr(part, "columns", range(dim)))
         for block in getattr(part, "blocks", (part,)):
             size = block.event_shape[0] if hasattr(block, "event_shape") else 0
-            found.append((block, tuple(columns[:size])))
+            result.append((block, tuple(columns[:size])))
             del columns[:size]
-    return found
+    return result

@@ -212,11 +212,7 @@ def _density_values(
     flow: Any, t: Number, limits: Limits, resolution: int, cond: Any
 ) -> Float[np.ndarray, "rows columns"]:
     """`exp(log p_t)` at the pixel centres; row 0 is at the bottom."""
-    left, right, bottom, top = limits
-    centres = (np.arange(resolution) + 0.5) / resolution
-    grid = np.stack(
-        np.meshgrid(left + (right - left) * centres, bottom + (top - bottom) * centres), axis=-1
-    )
+    grid = pixel_centres(limits[:2], limits[2:], resolution)
     if hasattr(flow, "log_prob_at"):
         log_p = flow.log_prob_at(t, grid, cond)
     elif t == 1:
@@ -226,6 +222,14 @@ def _density_values(
             f"t={t}: a {type(flow).__name__} has a density at t=1 only; draw a CNF, or write t=1"
         )
     return np.exp(np.asarray(log_p, np.float64))
+
+
+def pixel_centres(
+    across: tuple[Number, Number], up: tuple[Number, Number], resolution: int
+) -> Float[np.ndarray, "up across 2"]:
+    """Points at the centres of the pixels of an image with these limits."""
+    share = (np.arange(resolution) + 0.5) / resolution
+    return np.stack(np.meshgrid(*(low + (high - low) * share for low, high in (across, up))), -1)
 
 
 def paths_of(

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.plotting.style import BLUE, GREY, VERMILION, open_axes
+from jaxflow.plotting.style import COLOURS, GREY, open_axes
 
-# Colours of curves in turn, of Okabe and Ito, and most curves that get a label each.
-COLOURS, MOST_LABELS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), 6
+# Most curves that get a label each.
+MOST_LABELS = 6
 
 Curve = tuple[Float[np.ndarray, " k"], ...]
 
@@ -17,10 +17,10 @@ Curve = tuple[Float[np.ndarray, " k"], ...]
 def rank_curves(curves: Mapping[str, Curve], ax: Any = None, *, xlabel: str = "level") -> Any:
     """Draw observed minus expected shares of ranks, and the band of uniform ranks.
 
-    A band holds a whole curve with its probability, not each point alone (Sailynoja et al. 2022,
-    arXiv 2103.10522). Of parameters, a curve that rises first and falls then is that of a
-    posterior too narrow, one that falls first that of one too wide. Of coverages, a curve above 0
-    is that of a posterior too wide, one below 0 that of one too narrow.
+    The band holds entire curves with its probability, not each point by itself (Sailynoja et al.
+    2022, arXiv 2103.10522). Curves of parameters first rise and then fall if the posterior is too
+    narrow, and first fall if it is too wide. Curves of coverages lie above 0 if the posterior is
+    too wide, and below 0 if it is too narrow.
 
     ```python
     import jax

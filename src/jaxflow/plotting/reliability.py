@@ -1,4 +1,4 @@
-"""Are predicted quantiles right: the share of observations below each."""
+"""Are predicted quantiles right? The share of observations below each."""
 
 from typing import Any, SupportsIndex
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxflow.plotting.style import BLUE, diagonal, open_axes
-from jaxflow.runtime.checks import check_count, check_rows
+from jaxflow.runtime.checks import as_matrix, check_count
 
 
 def reliability(
@@ -19,9 +19,9 @@ def reliability(
 ) -> Any:
     """Draw the share of observations below each predicted quantile against its level.
 
-    On the diagonal the predictions are calibrated. An S through the middle, first above the
-    diagonal and then below, shows distributions that are too narrow, and a curve above it
-    everywhere shows quantiles that are too high.
+    On the diagonal the predictions are calibrated. A curve that is first above the diagonal and
+    then below it shows distributions that are too narrow; one that is always above it shows
+    quantiles that are too high.
 
     ```python
     from jaxflow import plotting
@@ -44,14 +44,12 @@ def reliability(
         ValueError: shapes that differ, no levels, or numbers outside [0, 1].
         ImportError: matplotlib is not installed.
     """
-    at, share = (np.asarray(part, np.float64) for part in (levels, observed))
-    if at.ndim != 1 or not at.size or at.shape != share.shape:
+    at, share = as_matrix(levels, "levels", "k"), as_matrix(observed, "observed", "k")
+    if at.shape != share.shape:
         raise ValueError(
-            f"levels has shape {at.shape} and observed has shape {share.shape}; both must be (k,) "
-            "with k at least 1"
+            f"levels has shape {at.shape} and observed has shape {share.shape}; both must be (k,)"
         )
     for name, part in (("levels", at), ("observed", share)):
-        check_rows(part, name)
         if part.min() < 0 or part.max() > 1:
             raise ValueError(f"{name} holds {part.min():g} to {part.max():g}; give shares of 1")
     ax = open_axes(ax)

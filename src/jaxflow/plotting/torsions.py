@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.plotting.periods import periods
+from jaxflow.plotting.plane import pixel_centres
 from jaxflow.plotting.style import LIGHT, density_colours, pyplot
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
-# Samples that show the density of two of several columns, and the bins of a side, which are
-# smoothed by a wrapped normal of SMOOTH bins.
+# Samples that estimate a marginal density, and bins of a side, which a wrapped normal of SMOOTH
+# bins smooths.
 DRAWS, BINS, SMOOTH = 20_000, 90, 1.5
 # Exponent of the colours: these densities have sharp peaks.
 GAMMA = 0.3
@@ -31,8 +32,7 @@ def torsions(
 ) -> Any:
     """Draw the density of two columns with a period, over one period of each.
 
-    Of a flow of two columns it is the density; of more columns that of the two alone, from
-    20,000 samples.
+    If the flow has other columns too, it is the marginal density of the two, from 20,000 samples.
 
     ```python
     import jax
@@ -49,12 +49,12 @@ def torsions(
 
     Args:
         flow: a flow behind `jaxflow.transforms.Angles`, or on a torus.
-        x: rows to draw as points, in the units of the flow, (n, d); None for none.
+        x: rows to draw as points, in the units of the flow, (n, d), or None.
         ax: matplotlib axes; None for new ones.
         columns: numbers of the columns to draw, across and up.
         names: their names.
-        resolution: pixels of a side, of a flow of two columns.
-        seed: for the samples of a flow of more columns.
+        resolution: pixels of a side, if the flow has two columns.
+        seed: for the samples of a flow with more columns.
 
     Returns:
         The axes; their first image holds the density, (side, side).
@@ -92,18 +92,14 @@ def torsions(
 def _density(
     flow: Any, columns: tuple[int, int], sides: list[Any], resolution: int, seed: int
 ) -> Float[np.ndarray, "up across"]:
-    """The density at the centres of the pixels."""
+    """The density of both columns at the centres of the pixels."""
     if flow.event_shape == (2,):
-        share = (np.arange(resolution) + 0.5) / resolution
-        axes = [low + share * (high - low) for low, high in sides]
-        grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+        grid = pixel_centres(*sides, resolution).reshape(-1, 2)
         rows = np.empty_like(grid)
         rows[:, list(columns)] = grid
         return np.exp(np.asarray(flow.log_prob(rows), np.float64)).reshape(resolution, resolution)
     drawn = np.asarray(flow.sample(jax.random.key(seed), DRAWS), np.float64)[:, list(columns)]
-    counts = np.histogram2d(drawn[:, 1], drawn[:, 0], bins=BINS, range=sides[::-1], density=True)[
-        0
-    ]
+    counts, *_ = np.histogram2d(*drawn.T[::-1], bins=BINS, range=sides[::-1], density=True)
     wave = np.fft.fftfreq(BINS)
     damp = np.exp(-2 * (np.pi * SMOOTH * wave) ** 2)
     smooth = np.fft.ifft2(np.fft.fft2(counts) * np.outer(damp, damp)).real

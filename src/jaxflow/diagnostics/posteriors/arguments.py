@@ -1,4 +1,4 @@
-"""Truths and draws as arrays of NumPy, checked."""
+"""Checks of the arguments of posterior tests: truths, draws, log-densities, observations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from jaxflow.runtime.checks import as_matrix, check_rows
 def as_pairs(
     theta: Any, draws: Any
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n k d"]]:
-    """Truths, (n, d), and the draws of each, (n, k, d)."""
+    """Truths, (n, d), and the draws of each, (n, k, d), as arrays of NumPy."""
     theta = as_matrix(theta, "theta", "n, d")
     draws = as_matrix(draws, "draws", "n, k, d")
     if draws.shape[0] != len(theta) or draws.shape[2] != theta.shape[1]:
@@ -30,7 +30,7 @@ def as_pairs(
 
 
 def as_log_densities(values: Any, name: str, ndim: int) -> Float[np.ndarray, "..."]:
-    """Log-densities in float64; -inf is the density 0, NaN is refused."""
+    """Log-densities in float64; -inf, a density of 0, is allowed, NaN is not."""
     array = to_host(jnp.asarray(values))
     axes = "(n, k)" if ndim == 2 else "(n,)"
     if array.ndim != ndim or not array.size:
@@ -50,7 +50,7 @@ def check_num_pairs(n: int) -> None:
 
 
 def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:
-    """Parameters and data of new pairs as arrays of jax, in floating point."""
+    """Parameters and data of new pairs as floating-point arrays of jax."""
     arrays = []
     for name, values in (("theta", theta), ("x", x)):
         array = jnp.asarray(values)
@@ -64,6 +64,18 @@ def as_rows_of(theta: Any, x: Any) -> tuple[Array, Array]:
         raise ValueError(f"theta has {len(theta)} rows and x has {len(x)}; give pairs")
     check_num_pairs(len(theta))
     return theta, x
+
+
+def as_observations(observed: Any, x: Any) -> Any:
+    """Observations, (m, *condition), from one or several; `x` holds data, (n, *condition)."""
+    one = x.shape[1:]
+    if x.ndim < 2 or not observed.size or observed.shape not in (one, (*observed.shape[:1], *one)):
+        raise ValueError(
+            f"observed has shape {observed.shape} and x has shape {x.shape}: give one observation "
+            f"{one} or several, (m, {', '.join(map(str, one))})"
+        )
+    check_rows(observed.reshape(-1, *one), "observed")
+    return observed.reshape(-1, *one)
 
 
 @eqx.filter_jit

@@ -10,9 +10,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten, to_host
 from jaxflow.diagnostics.posteriors.arguments import as_rows_of
-from jaxflow.diagnostics.posteriors.coverage import expected_coverage
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
-from jaxflow.diagnostics.posteriors.sbc import sbc
+from jaxflow.diagnostics.posteriors.sbc import expected_coverage, sbc
 from jaxflow.diagnostics.posteriors.tarp import tarp
 from jaxflow.diagnostics.posteriors.uniform import rank
 from jaxflow.flows.flow import Flow
@@ -35,12 +34,12 @@ def calibration(
 ) -> Calibration:
     """Test the posteriors `q(theta | x)` of a flow on new pairs, on average over the pairs.
 
-    `k` draws for each pair, and the log-densities of draws and truths, are two calls of the flow.
     The tests are `sbc` of each parameter and statistic, `expected_coverage` of highest-density
     regions, and `tarp` with references that depend on x. All p-values are corrected for their
-    number, so for the true posterior some of them is below `level` with probability `level` at
-    most. A posterior that is right on average over x only, passes: use `local_calibration` at the
-    observation too.
+    number: for the true posterior, any of them is below `level` with probability `level` at most.
+    A posterior that is right only on average over x passes, so use `local_calibration` at the
+    observation too. The flow is called twice: for `num_draws` draws of each pair, and for the
+    log-densities of draws and truths.
 
     ```python
     import jax
@@ -56,14 +55,13 @@ def calibration(
     Args:
         flow: a conditional flow: an object with `sample(key, shape, cond)` and
             `log_prob(theta, cond)`.
-        theta: parameters of new pairs, (n, *event), drawn from the prior, n at least 20; not
-            those of the fit.
+        theta: parameters of new pairs, not those of the fit, drawn from the prior, (n, *event), n
+            at least 20.
         x: their simulated data, (n, *condition).
         key: random key.
         num_draws: draws for each pair, k.
         statistics: by name, functions `f(theta, x) -> number` of one pair, written in jax, whose
-            ranks are tested too. One that depends on both finds more, such as
-            `log p(x | theta)` where it is known.
+            ranks are tested too. Those that depend on both find more, such as `log p(x | theta)`.
         names: names of the parameters; `theta 0`, ... by default.
         level: p-values below this, corrected for their number, count as a difference.
 
@@ -81,7 +79,7 @@ def calibration(
     draw_key, probe_key, *keys = jax.random.split(key, 6)
     cond = jnp.broadcast_to(x[:, None], (n, k + 1, *x.shape[1:]))
     draws = jnp.asarray(flow.sample(draw_key, (n, k), cond[:, :k]))
-    # Truths and draws in one call: what an inexact solve does to the one, it does to the others.
+    # Truths and draws in one call, so that an inexact solve affects both alike.
     both = jnp.concatenate([theta[:, None].astype(draws.dtype), draws], axis=1)
     more = (probe_key,) if isinstance(flow, Flow) else ()
     log_q = jnp.asarray(flow.log_prob(both, cond, *more))
@@ -89,14 +87,14 @@ def calibration(
     truths, draws = columns[:, 0], columns[:, 1:]
     tests = [
         *sbc(truths, draws, key=keys[0], names=names).tests,
-        *_statistics(statistics or {}, both, cond, numpy_rng(keys[1])),
+        *_rank_statistics(statistics or {}, both, cond, numpy_rng(keys[1])),
         *expected_coverage(log_q[:, 0], log_q[:, 1:], key=keys[2]).tests,
         *tarp(truths, draws, x, key=keys[3]).tests,
     ]
     return Calibration(tuple(tests), level)
 
 
-def _statistics(
+def _rank_statistics(
     statistics: Mapping[str, Statistic], both: Array, cond: Array, rng: np.random.Generator
 ) -> list[RankTest]:
     """Ranks of functions of parameters and x; truths come first in `both`, (n, 1 + k, *event)."""

@@ -5,13 +5,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Features, their widths relative to the root of the number of columns, and the ridge relative to
-# the mean square of a feature.
+from jaxflow.diagnostics.findings import column_scale
+
+# Number of features, their widths relative to the root of the number of columns, and the ridge
+# relative to the mean square of a feature.
 NUM, WIDTHS, RIDGE = 600, (0.5, 1.0, 2.0), 1e-3
 # Directions in which rows spread less than this, relative to the widest, are left out.
 FLAT = 1e-6
 
-# Truths, then draws; a labelling a column; where to evaluate; and values there.
+# Truths, then draws; one labelling in each column; where to evaluate; the values there.
 Pairs = Float[np.ndarray, "both p"]
 Signs = Float[np.ndarray, "n h"]
 Points = Float[np.ndarray, "k p"]
@@ -40,8 +42,8 @@ class RandomFeatures(NamedTuple):
     def classify(self, rows: Pairs, signs: Signs, points: Points) -> Values:
         """Probability of the label 1, minus 1/2, at points, for many labellings at once, (k, h).
 
-        `rows` are n of the one kind, then n of the other. In a column of `signs`, (n, h), +1 gives
-        the second of pair i the label 1, and -1 the first.
+        `rows` are n of one kind, then n of the other; row i and row n + i are a pair. In a column
+        of `signs`, (n, h), +1 gives the second of pair i the label 1, and -1 the first.
         """
         x, n = self(rows), len(signs)
         gram = x.T @ x / len(x) + RIDGE * np.eye(NUM)
@@ -52,9 +54,8 @@ class RandomFeatures(NamedTuple):
 def whiten(
     rows: Pairs, points: Points
 ) -> tuple[Float[np.ndarray, "both q"], Float[np.ndarray, "k q"]]:
-    """Both in coordinates in which `rows` have mean 0 and covariance I."""
-    centre, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    """Rows and points in coordinates in which `rows` have mean 0 and covariance I."""
+    centre, scale = rows.mean(axis=0), column_scale(rows)
     standard = (rows - centre) / scale
     values, axes = np.linalg.eigh(standard.T @ standard / len(rows))
     kept = values > FLAT**2 * values[-1]

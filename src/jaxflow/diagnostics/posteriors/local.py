@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, flatten, p_value
-from jaxflow.diagnostics.posteriors.arguments import (
-    check_num_pairs,
-)
+from jaxflow.diagnostics.findings import Finding, flatten, judge, name_observation, p_value
+from jaxflow.diagnostics.posteriors.arguments import check_num_pairs
 from jaxflow.diagnostics.posteriors.features import (
     Pairs,
     Points,
@@ -21,14 +19,14 @@ from jaxflow.diagnostics.posteriors.features import (
     Values,
     whiten,
 )
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.plotting.excess import excess
 from jaxflow.runtime.checks import as_matrix, check_count, check_share
 from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.runtime.threads import one_thread
 
-# Exchanges of the built-in classifier, at least, for which they are cheap.
+# Fewest exchanges with the built-in classifier, for which they are cheap.
 EXCHANGES = 500
 
 
@@ -40,7 +38,7 @@ class LocalTest(Verdict):
         num_pairs: simulated pairs that the classifier saw.
         statistic: mean of `(d - 1/2)^2` over draws, where d is the classifier's probability of a
             draw, (m,).
-        typical: the same with exchanged labels, the median, (m,).
+        typical: median of the same with exchanged labels, (m,).
         p: p-values, corrected for the number of observations (Holm), (m,).
         level: p-values below this count as a difference.
         draws: the draws at each observation, (m, k, d).
@@ -58,20 +56,15 @@ class LocalTest(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each observation, with its grade."""
-        found = []
-        for i, (p, value, usual) in enumerate(
-            zip(self.p, self.statistic, self.typical, strict=True)
-        ):
-            where = "the observation" if len(self.p) == 1 else f"observation {i}"
-            numbers = f"({value / usual:.3g} times the usual, {p_value(p)}, "
-            numbers += f"threshold {self.level:g})"
-            if p < self.level:
-                text = f"a classifier tells draws at {where} from true parameters {numbers}"
-                found.append(Finding(f"{text}: the posterior there is wrong", "bad"))
-            else:
-                text = f"a classifier cannot tell draws at {where} from true parameters"
-                found.append(Finding(f"{text} {numbers}", "good"))
-        return tuple(found)
+        findings = []
+        for i, (p, ratio) in enumerate(zip(self.p, self.statistic / self.typical, strict=True)):
+            text = (
+                f"a classifier {'tells' if p < self.level else 'cannot tell'} draws at "
+                f"{name_observation(i, len(self.p))} from true parameters ({ratio:.3g} times the "
+                f"usual, {p_value(p, self.level)})"
+            )
+            findings.append(judge(p >= self.level, text, bad="the posterior there is wrong"))
+        return tuple(findings)
 
     def plot(self, observation: int = 0, ax: Any = None) -> Any:
         """Draw where the posterior at an observation has too much mass; returns the axes."""
@@ -79,7 +72,7 @@ class LocalTest(Verdict):
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each observation."""
-        return self._report([f"pairs    {self.num_pairs:,}"])
+        return "\n".join([f"pairs    {self.num_pairs:,}", *verdict_lines(self.findings)])
 
 
 def lc2st(
@@ -94,7 +87,7 @@ def lc2st(
     exchanges: SupportsIndex | None = None,
     level: float = 1e-2,
 ) -> LocalTest:
-    """Test posteriors at given observations by a classifier of pairs.
+    """Test posteriors at one or more observations by a classifier of pairs.
 
     A classifier learns d(theta, x), the probability that theta is a draw and not the true
     parameter of x. The statistic at an observation is the mean of `(d(theta, x_o) - 1/2)^2` over
@@ -103,13 +96,12 @@ def lc2st(
     "L-C2ST: Local Diagnostics for Posterior Approximations in Simulation-Based Inference", arXiv
     2306.03580).
 
-    Pairs whose data are near x_o count as well, as near as the classifier is smooth: a small
-    p-value says that the posterior is wrong at x_o or close to it.
+    The classifier is smooth, so pairs with data near x_o count too: a small p-value says that the
+    posterior is wrong at x_o or close to it.
 
     The default classifier is a least-squares fit of the labels by random Fourier features of three
-    widths (Rahimi and Recht 2007), whose d may leave [0, 1]. One factorisation serves all
-    exchanges, so a thousand of them take a second; a classifier of scikit-learn is fitted anew for
-    each.
+    widths (Rahimi and Recht 2007); its d may leave [0, 1]. One factorisation serves all exchanges,
+    so a thousand of them take a second. A classifier of scikit-learn is fitted for each exchange.
 
     For the variant for flows (L-C2ST-NF), give base coordinates in place of parameters:
     `theta=flow.encode(theta, x)`, and samples of the base as `draws` and `observed_draws`.
@@ -128,7 +120,7 @@ def lc2st(
     ```
 
     Args:
-        theta: true parameters of new pairs, (n, d), n at least 20; thousands find more.
+        theta: true parameters of new pairs, (n, d), n at least 20, better thousands.
         draws: a draw of the posterior for each pair, (n, d).
         x: simulated data of the pairs, (n, *condition).
         observed_draws: k draws of the posterior at each observation, (m, k, d).
@@ -176,13 +168,13 @@ def lc2st(
     beside = np.broadcast_to(observed[:, None], (m, k, observed.shape[1]))
     points = np.concatenate([at, beside], axis=2).reshape(m * k, -1)
     rows, points = whiten(rows, points)
-    # +1 where the truth of a pair has the label 0 and its draw 1; the first column is no exchange.
+    # +1: the truth of a pair has the label 0 and its draw 1. The first column exchanges nothing.
     signs = np.concatenate([np.ones((n, 1)), rng.choice([-1.0, 1.0], size=(n, count))], axis=1)
     with one_thread():
         if classifier is None:
             values = RandomFeatures.draw(rows.shape[1], rng).classify(rows, signs, points)
         else:
-            values = _refit(classifier, rows, signs, points)
+            values = _classify_by_refits(classifier, rows, signs, points)
     values = values.reshape(m, k, 1 + count)
     statistic = np.mean(values**2, axis=1)
     as_large = np.sum(statistic[:, 1:] >= statistic[:, :1] * (1 - 1e-9), axis=1)
@@ -197,7 +189,7 @@ def lc2st(
     )
 
 
-def _refit(classifier: Any, rows: Pairs, signs: Signs, points: Points) -> Values:
+def _classify_by_refits(classifier: Any, rows: Pairs, signs: Signs, points: Points) -> Values:
     need = "lc2st with a classifier needs scikit-learn"
     clone = import_extra("sklearn.base", "sklearn", need).clone
     columns = []

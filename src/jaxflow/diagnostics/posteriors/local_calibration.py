@@ -1,4 +1,4 @@
-"""`local_calibration`: is the posterior of a conditional flow right at given observations?"""
+"""`local_calibration`: is the posterior of a conditional flow right at an observation?"""
 
 from collections.abc import Callable
 from typing import Any, SupportsIndex
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.diagnostics.findings import flatten
-from jaxflow.diagnostics.posteriors.arguments import as_rows_of, summarise
+from jaxflow.diagnostics.posteriors.arguments import as_observations, as_rows_of, summarise
 from jaxflow.diagnostics.posteriors.local import LocalTest, lc2st
 from jaxflow.dynamics import ObservationEncoder
 from jaxflow.flows.ensemble import Ensemble, members
-from jaxflow.runtime.checks import check_count, check_rows
+from jaxflow.runtime.checks import check_count
 
 
 def local_calibration(
@@ -31,8 +31,8 @@ def local_calibration(
     """Test the posterior `q(theta | observed)` of a flow itself, by `lc2st` on new pairs.
 
     It finds what `calibration` averages away: a posterior that is too wide at one observation and
-    right, or too narrow, at others. It needs more pairs, some thousands, because only those whose
-    data resemble the observation say something.
+    right, or too narrow, at others. It needs some thousands of pairs, because only those with data
+    like the observation count.
 
     ```python
     import jax
@@ -42,22 +42,21 @@ def local_calibration(
     posterior = CouplingFlow(2, cond_dim=2, num_layers=2, width=8, key=key)  # not trained
     theta = jax.random.normal(new, (2000, 2))
     x = theta + jax.random.normal(key, (2000, 2))
-    found = diagnostics.local_calibration(posterior, theta, x, [0.3, -0.1], key=key)
-    print(found)
+    print(diagnostics.local_calibration(posterior, theta, x, [0.3, -0.1], key=key))
     ```
 
     Args:
         flow: a conditional flow: an object with `sample(key, shape, cond)`.
-        theta: parameters of new pairs, (n, *event), drawn from the prior, n at least 20; not
-            those of the fit.
+        theta: parameters of new pairs, not those of the fit, drawn from the prior, (n, *event), n
+            at least 20.
         x: their simulated data, (n, *condition).
         observed: an observation, (*condition), or several, (m, *condition).
         key: random key.
         num_draws: draws at each observation.
         summary: `x -> numbers` of one observation, in jax, that the classifier sees in place of
-            `x`. None for the entries of `x`; for a posterior that was fitted with `embed`, the
-            location and log-scale of each parameter that its encoder predicts. Errors of one sign
-            here and another there, at data with equal summaries, cancel.
+            `x`. Default: the entries of `x`; for a posterior fitted with `embed`, the location and
+            log-scale of each parameter that its encoder predicts. Opposite errors at data with
+            equal summaries cancel.
         classifier: as for `lc2st`.
         exchanges: as for `lc2st`.
         level: p-values below this, corrected for the number of observations, count as a
@@ -73,20 +72,13 @@ def local_calibration(
     """
     k = check_count("num_draws", num_draws)
     theta, x = as_rows_of(theta, x)
-    at = jnp.asarray(observed, x.dtype)
-    if at.shape not in (x.shape[1:], (*at.shape[:1], *x.shape[1:])) or not at.size:
-        raise ValueError(
-            f"observed has shape {at.shape} and x has shape {x.shape}: give an observation "
-            f"{x.shape[1:]} or several, (m, {', '.join(map(str, x.shape[1:]))})"
-        )
-    at = at.reshape(-1, *x.shape[1:])
-    check_rows(at, "observed")
+    at = as_observations(jnp.asarray(observed, x.dtype), x)
     draw_key, test_key = jax.random.split(key)
     n, m = len(theta), len(at)
     # One call for the draws of the pairs and those at the observations.
     cond = jnp.concatenate([x, jnp.repeat(at, k, axis=0)])
     draws = flatten(jnp.asarray(flow.sample(draw_key, (n + m * k,), cond)))
-    summary = summary or _moments(flow)
+    summary = summary or _encoder_summary(flow)
     if summary is not None:
         x, at = (summarise(summary, each) for each in (x, at))
     return lc2st(
@@ -102,8 +94,8 @@ def local_calibration(
     )
 
 
-def _moments(flow: Any) -> Callable[[Array], Array] | None:
-    """Location and log-scale by the posterior's own encoder, if that embeds observations."""
+def _encoder_summary(flow: Any) -> Callable[[Array], Array] | None:
+    """Location and log-scale by the posterior's own encoder, if it embeds observations."""
     first: Any = members(flow)[0] if isinstance(flow, Ensemble) else flow
     encoder = getattr(getattr(first, "field", None), "encoder", None)
     if not isinstance(encoder, ObservationEncoder) or encoder.embed is None:

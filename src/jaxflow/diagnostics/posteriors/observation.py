@@ -1,4 +1,4 @@
-"""Is the observation like the simulations that a posterior was fitted to?"""
+"""`observation_check`: is an observation like the simulations that a posterior was fitted to?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 
 from jaxflow.bases import GaussianMixture
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import LEAST, Finding, p_value, to_host
-from jaxflow.diagnostics.posteriors.arguments import summarise
+from jaxflow.diagnostics.findings import LEAST, Finding, judge, name_observation, p_value, to_host
+from jaxflow.diagnostics.posteriors.arguments import as_observations, summarise
 from jaxflow.diagnostics.posteriors.predictive import rarity
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.dynamics import RobustScaling
 from jaxflow.runtime.checks import check_count, check_rows, check_share, split
 
-# A component needs this many simulations; a ridge keeps the mixture smooth where they are few.
+# Simulations for each component, and a ridge that keeps the mixture smooth if they are few.
 ROWS_EACH, RIDGE = 50, 1e-3
 
 
@@ -42,22 +42,19 @@ class ObservationCheck(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each observation, with its grade."""
-        found = []
+        findings = []
         for i, (value, p) in enumerate(zip(self.log_prob, self.p, strict=True)):
-            which = "the observation" if len(self.p) == 1 else f"observation {i}"
-            share = np.mean(self.known < value)
             text = (
-                f"{100 * share:.3g} % of simulations are less likely than {which} "
-                f"({p_value(p)}, threshold {self.level:g})"
+                f"{100 * np.mean(self.known < value):.3g} % of simulations are less likely than "
+                f"{name_observation(i, len(self.p))} ({p_value(p, self.level)})"
             )
-            if p < self.level:
-                text += ": it is unlike them, and its posterior is an extrapolation"
-            found.append(Finding(text, "bad" if p < self.level else "good"))
-        return tuple(found)
+            bad = "it is unlike them, and its posterior is an extrapolation"
+            findings.append(judge(p >= self.level, text, bad=bad))
+        return tuple(findings)
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each observation."""
-        return self._report([f"simulations {len(self.known):,}"])
+        return "\n".join([f"simulations {len(self.known):,}", *verdict_lines(self.findings)])
 
 
 def observation_check(
@@ -71,11 +68,11 @@ def observation_check(
 ) -> ObservationCheck:
     """Test whether an observation could be one of the simulations: is it in distribution?
 
-    A flow also answers for data that no simulation resembles. Here a Gaussian mixture is fitted to
-    one half of the simulations, each entry scaled robustly, and the observation's log-density is
-    ranked among those of the other half (`rarity`). The p-value is right whatever the mixture
-    looks like (conformal: Laxhammar and Falkman 2010, "Conformal prediction for distribution-
-    independent anomaly detection in streaming vessel data"); a better fit finds more.
+    A flow also has a posterior at data unlike all simulations. This check fits a Gaussian mixture
+    to one half of the simulations, each entry scaled robustly, and ranks the observation's
+    log-density among those of the other half (`rarity`). The p-value is right for any mixture
+    (conformal: Laxhammar and Falkman 2010, "Conformal prediction for distribution-independent
+    anomaly detection in streaming vessel data"); a better fit finds more.
 
     ```python
     import numpy as np
@@ -87,12 +84,12 @@ def observation_check(
     ```
 
     Args:
-        x: simulations at parameters drawn from the prior, (n, *condition), at least 200 for
-            the default level. Those of the posterior's fit will do.
+        x: simulations at parameters drawn from the prior, (n, *condition), at least 200 for the
+            default level. Those that the posterior was fitted to may serve.
         observed: an observation, (*condition), or several, (m, *condition).
         summary: `x -> numbers` of one observation, in jax, to test in place of `x`, such as the
             encoder of a posterior of sets. What it leaves out is not tested.
-        components: of the mixture, at most; one for each 50 simulations.
+        components: most components of the mixture, which has one for each 50 simulations.
         level: p-values below this, corrected for the number of observations, count as a
             difference.
         seed: of the halves and of the mixture.
@@ -107,16 +104,9 @@ def observation_check(
     """
     check_share("level", level, 0.01)
     most = check_count("components", components)
-    rows, at = (np.asarray(each, np.float64) for each in (x, observed))
-    if at.shape == rows.shape[1:]:
-        at = at[None]
-    if at.shape[1:] != rows.shape[1:] or rows.ndim < 2 or not at.size:
-        raise ValueError(
-            f"observed has shape {np.shape(observed)} and x has shape {rows.shape}: give an "
-            "observation (*condition), or several, and simulations (n, *condition)"
-        )
+    rows = np.asarray(x, np.float64)
+    at = as_observations(np.asarray(observed, np.float64), rows)
     check_rows(rows, "x")
-    check_rows(at, "observed")
     least = 2 * max(LEAST, int(np.ceil(len(at) / level)))
     if len(rows) < least:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Is the observation like simulations: posterior predictive checks, and its rank in density."""
+"""Is an observation like simulations? Posterior predictive checks, and its rank in density."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, p_value, plural
+from jaxflow.diagnostics.findings import Finding, judge, p_value, plural
 from jaxflow.diagnostics.posteriors.arguments import as_log_densities
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.runtime.checks import as_matrix, check_share
 
 
@@ -36,18 +36,18 @@ class PredictiveCheck(Verdict):
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each statistic, with its grade."""
         low, high = np.quantile(self.simulated, [0.05, 0.95], axis=0)
-        found = []
-        for i, name in enumerate(self.names):
+        findings = []
+        for i, (name, p) in enumerate(zip(self.names, self.p, strict=True)):
             text = (
                 f"{name} is {self.observed[i]:.3g}, that of 90 % of simulations {low[i]:.3g} to "
-                f"{high[i]:.3g} ({p_value(self.p[i])}, threshold {self.level:g})"
+                f"{high[i]:.3g} ({p_value(p, self.level)})"
             )
-            found.append(Finding(text, "bad" if self.p[i] < self.level else "good"))
-        return tuple(found)
+            findings.append(judge(p >= self.level, text))
+        return tuple(findings)
 
     def __str__(self) -> str:
         """The verdict, then a sentence for each statistic."""
-        return self._report([f"simulations {len(self.simulated):,}"])
+        return "\n".join([f"simulations {len(self.simulated):,}", *verdict_lines(self.findings)])
 
 
 def predictive_check(
@@ -59,10 +59,11 @@ def predictive_check(
 ) -> PredictiveCheck:
     """Compare an observation with data simulated at draws from its posterior.
 
-    The p-value of a statistic is twice the share of simulations as far out, on the side where
-    there are fewer (Gelman, Meng and Stern 1996, "Posterior predictive assessment of model fitness
-    via realized discrepancies", Statistica Sinica 6). The observation has chosen the posterior, so
-    these p-values lean towards 1: a small one says that the model cannot produce such data.
+    The p-value of a statistic is twice the share of simulations that are as far out, on the side
+    with fewer of them (Gelman, Meng and Stern 1996, "Posterior predictive assessment of model
+    fitness via realized discrepancies", Statistica Sinica 6). The posterior depends on the
+    observation, so these p-values tend to be large: a small one says that the model cannot produce
+    such data.
 
     ```python
     import numpy as np
@@ -95,7 +96,7 @@ def predictive_check(
         )
     both = np.concatenate([one[None], data])
     if statistics is None:
-        values, names = both.reshape(len(both), -1), []
+        values = both.reshape(len(both), -1)
         names = [f"x {i}" for i in range(values.shape[1])]
     else:
         names = list(statistics)
@@ -114,11 +115,11 @@ def predictive_check(
 
 
 def rarity(log_prob: Any, log_prob_known: Any) -> Float[np.ndarray, " m"]:
-    """Rank of observations among usual rows by their density: how strange are they?
+    """Rank observations among usual rows by their density: how strange are they?
 
-    `p = (1 + number of known rows with at most this log-density) / (1 + n)`. A row like the known
-    ones has a p-value below any level with at most that probability, whatever the density is; a
-    posterior at an observation of low p-value is an extrapolation.
+    `p = (1 + number of known rows with at most this log-density) / (1 + n)`. For a row like the
+    known ones, p is below any level with at most that probability, whatever the density is. A
+    posterior at an observation with a small p-value is an extrapolation.
 
     ```python
     import jax
@@ -132,7 +133,7 @@ def rarity(log_prob: Any, log_prob_known: Any) -> Float[np.ndarray, " m"]:
 
     Args:
         log_prob: `log p(x)` of the observations, (m,).
-        log_prob_known: that of simulated rows which the fit of p(x) did not see, (n,).
+        log_prob_known: that of simulated rows that the fit of p(x) did not see, (n,).
 
     Returns:
         P-values, (m,), float64, not below `1 / (1 + n)`.

@@ -1,4 +1,4 @@
-"""`Calibration`: tests of ranks of truths among draws, as a table, findings and a picture."""
+"""`Calibration`: tests of the ranks of truths among draws, with a table and a picture."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, Line, p_value, plural
+from jaxflow.diagnostics.findings import Finding, Line, as_table, judge, p_value, plural
 from jaxflow.diagnostics.posteriors.uniform import band, counts_of, uniform_p
-from jaxflow.diagnostics.posteriors.verdict import Verdict
+from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.plotting.rank_curves import rank_curves
 from jaxflow.plotting.style import pyplot
 
@@ -22,8 +22,8 @@ class RankTest(NamedTuple):
 
     Attributes:
         name: what is ranked.
-        kind: `"parameter"`, or `"coverage"` for the share of draws that lie further in than the
-            truth: the level of the smallest region that holds it.
+        kind: `"parameter"`; or `"coverage"`, where the rank counts the draws further in than the
+            truth, which gives the level of the smallest region that holds it.
         ranks: from 0 to `num_draws`, uniform if truths are draws like the others.
         num_draws: draws of each truth.
     """
@@ -39,12 +39,12 @@ class RankTest(NamedTuple):
         return (self.ranks + 0.5) / (self.num_draws + 1)
 
     def inside(self, share: float) -> float:
-        """Share of the truths in the central intervals, or regions, that hold `share` of draws."""
+        """Share of truths in the central intervals, or regions, that hold `share` of the draws."""
         u = self.levels if self.kind == "coverage" else 2 * np.abs(self.levels - 0.5)
         return float(np.mean(u < share))
 
     def reading(self) -> str:
-        """What the largest departure from uniform ranks says of the posterior."""
+        """How the posterior is wrong, by the largest departure from uniform ranks."""
         u, n = self.levels - 0.5, len(self.ranks)
         shift = float(np.mean(u) * np.sqrt(12 * n))
         if self.kind == "coverage":
@@ -66,8 +66,7 @@ class Calibration(Verdict):
 
     theta = jax.random.normal(jax.random.key(0), (200, 1))
     draws = 2.0 * jax.random.normal(jax.random.key(1), (200, 99, 1))
-    found = diagnostics.sbc(theta, draws, key=jax.random.key(2))
-    print(found)  # theta 0: too wide
+    print(diagnostics.sbc(theta, draws, key=jax.random.key(2)))  # theta 0: too wide
     ```
 
     Attributes:
@@ -86,19 +85,18 @@ class Calibration(Verdict):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """A sentence for each test, with its grade."""
-        threshold = f"threshold {self.level:g}"
-        return tuple(
-            Finding(f"{test.name}: {test.reading()} ({p_value(p)}, {threshold})", "bad")
-            if p < self.level
-            else Finding(f"{test.name}: no difference ({p_value(p)}, {threshold})", "good")
-            for test, p in zip(self.tests, self.p, strict=True)
-        )
+        findings = []
+        for test, p in zip(self.tests, self.p, strict=True):
+            reading = test.reading() if p < self.level else "no difference"
+            text = f"{test.name}: {reading} ({p_value(p, self.level)})"
+            findings.append(judge(p >= self.level, text))
+        return tuple(findings)
 
     def bands(self, test: RankTest) -> tuple[Float[np.ndarray, " k"], ...]:
         """Curve of a test and its band: `(expected, observed, low, high)` shares, (k,) each.
 
-        Observed are the shares of ranks that are at most j, for j from 0 to k - 1. All
-        curves of a correct posterior stay in their bands with probability 1 - `level` at least.
+        They are shares of ranks that are at most j, for j from 0 to k - 1. All curves of a correct
+        posterior stay in their bands with probability 1 - `level` at least.
         """
         n, k = len(test.ranks), test.num_draws
         low, high = band(n, k, self.level / len(self.tests))
@@ -106,10 +104,10 @@ class Calibration(Verdict):
         return expected, counts_of(test.ranks, k) / n, low / n, high / n
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw the curves of all tests with their bands, ranks and coverages apart.
+        """Draw the curves of all tests with their bands, one panel for each kind of test.
 
         Args:
-            axes: matplotlib axes, one for each of the two kinds that there are; None for new ones.
+            axes: matplotlib axes, one for each kind; None for new ones.
 
         Returns:
             The figure.
@@ -137,9 +135,8 @@ class Calibration(Verdict):
         for test, p in zip(self.tests, self.p, strict=True):
             shares = f"{test.inside(0.5):8.3f}{test.inside(0.9):9.3f}{np.mean(test.levels):11.3f}"
             lines.append((test.name, f"{shares}   {p_value(p)}"))
-        width = max(len(name) for name, _ in lines)
-        table = [f"{name.ljust(width)}  {text}" for name, text in lines]
-        return self._report([*table, ""], only_problems=True)
+        verdict = verdict_lines(self.findings, only_problems=True)
+        return "\n".join([*as_table(lines), "", *verdict])
 
     def _of(self, kind: str) -> list[RankTest]:
         return [test for test in self.tests if test.kind == kind]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxflow.diagnostics.findings import flatten
+from jaxflow.diagnostics.findings import column_scale, flatten
 from jaxflow.diagnostics.posteriors.arguments import as_pairs
 from jaxflow.diagnostics.posteriors.record import Calibration, RankTest
 from jaxflow.diagnostics.posteriors.uniform import rank
@@ -24,14 +24,15 @@ def tarp(
 ) -> Calibration:
     """Test how often balls around reference points hold the true parameters; needs no density.
 
-    The level of the ball around a reference that ends at the truth, the share of draws nearer to
-    the reference, is uniform for the posterior, whatever the references (Lemos et al. 2023,
+    The ball around a reference that ends at the truth has a level, the share of draws nearer to
+    the reference. For the posterior it is uniform, whatever the references (Lemos et al. 2023,
     "Sampling-Based Accuracy Testing of Posterior Estimators for General Inference", arXiv
     2302.03026). Distances are Euclidean, in standard deviations of each column of `theta`.
 
-    References that depend on x find even the prior as posterior. With `x`, each is a rough draw: a
-    linear regression of theta on x, fitted to the other half of the pairs, plus noise as large as
-    its residuals. Without, references are uniform in the range of `theta`, and the prior passes.
+    References that depend on x also reveal a posterior that is just the prior. With `x`, each
+    reference is a rough draw: a linear regression of theta on x, fitted to the other half of the
+    pairs, plus noise as large as its residuals. Without `x`, references are uniform in the range
+    of `theta`, and the prior passes.
 
     ```python
     import jax
@@ -40,7 +41,7 @@ def tarp(
     theta = jax.random.normal(jax.random.key(0), (200, 2))
     x = theta + jax.random.normal(jax.random.key(1), (200, 2))
     prior = jax.random.normal(jax.random.key(2), (200, 99, 2))
-    print(diagnostics.tarp(theta, prior, x, key=jax.random.key(3)))  # finds it
+    print(diagnostics.tarp(theta, prior, x, key=jax.random.key(3)))  # a problem
     ```
 
     Args:
@@ -48,7 +49,7 @@ def tarp(
         draws: k draws of the posterior for each pair, (n, k, d).
         x: simulated data of the pairs, (n, *condition), for the references.
         key: random key, for the references.
-        references: reference points, (n, d), which may depend on x, not on theta given x.
+        references: reference points, (n, d); they may depend on x, but not otherwise on theta.
         level: p-values below this count as a difference.
 
     Returns:
@@ -65,10 +66,10 @@ def tarp(
         if points.shape != theta.shape:
             raise ValueError(f"references has shape {points.shape}; give {theta.shape}, as theta")
     elif x is not None:
-        points = _regressed(theta, _conditions(x, len(theta)), rng)
+        points = _rough_draws(theta, _conditions(x, len(theta)), rng)
     else:
         points = rng.uniform(theta.min(axis=0), theta.max(axis=0), theta.shape)
-    scale = _spread(theta)
+    scale = column_scale(theta)
     far = np.linalg.norm((theta - points) / scale, axis=-1)
     far_draws = np.linalg.norm((draws - points[:, None]) / scale, axis=-1)
     test = RankTest("random balls (TARP)", "coverage", rank(far, far_draws, rng), draws.shape[1])
@@ -83,16 +84,15 @@ def _conditions(x: Any, n: int) -> Float[np.ndarray, "n c"]:
     return rows
 
 
-def _regressed(
+def _rough_draws(
     theta: Float[np.ndarray, "n d"], x: Float[np.ndarray, "n c"], rng: np.random.Generator
 ) -> Float[np.ndarray, "n d"]:
-    """Rough draws of theta given x: for each half of the pairs, a regression of the other half."""
+    """Rough draws of theta at x: for each half of the pairs, by a regression of the other half."""
     points = np.empty_like(theta)
     halves = np.array_split(rng.permutation(len(theta)), 2)
     for here, other in (halves, halves[::-1]):
-        centre, scale = x[other].mean(axis=0), _spread(x[other])
-        ones = np.ones((len(theta), 1))
-        design = np.concatenate([ones, (x - centre) / scale], axis=1)
+        scaled = (x - x[other].mean(axis=0)) / column_scale(x[other])
+        design = np.concatenate([np.ones((len(theta), 1)), scaled], axis=1)
         a, b = design[other], theta[other]
         # A ridge of one pair for each column keeps many columns of x from fitting the noise.
         ridge = design.shape[1] * np.eye(design.shape[1])
@@ -101,8 +101,3 @@ def _regressed(
         noise = rng.normal(size=theta[here].shape) * (b - a @ weights).std(axis=0)
         points[here] = design[here] @ weights + noise
     return points
-
-
-def _spread(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
-    scale = rows.std(axis=0)
-    return np.where(scale > 0, scale, 1.0)

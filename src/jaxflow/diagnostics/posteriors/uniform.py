@@ -1,12 +1,12 @@
-"""Ranks of truths among draws: the test that they are uniform, and its band.
+"""Ranks of truths among draws: a test that they are uniform, and its band.
 
 If a truth and its k draws come from one density, its rank is uniform on 0..k, whatever is ranked.
-Of n ranks, the number `N_j` of those at most j is binomial, with the share
-`z_j = (j + 1) / (k + 1)`. The statistic is the least probability, over all j, of as few or of as
+Among n ranks, the number `N_j` of those at most j is binomial, with probability
+`z_j = (j + 1) / (k + 1)`. The statistic is the smallest probability, over all j, of as few or as
 many (Sailynoja, Burkner and Vehtari 2022, "Graphical test for discrete uniformity and its
 applications in goodness-of-fit evaluation and multiple sample comparison", arXiv 2103.10522). Its
-p-value is exact: given their sum, the steps of `N_j` are independent Poisson numbers, so a
-recursion over j has the probability that no count leaves a band.
+p-value is exact: the steps of `N_j` are independent Poisson numbers conditional on their sum, so a
+recursion over j gives the probability that no count leaves a band.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-# Below this a bound stands for the p-value: 1 minus a probability has no digits left.
+# Below this, a bound replaces the p-value: 1 minus a probability has no digits left.
 LEAST = 1e-10
 # Halvings of the interval of logarithms in which the band's probability lies.
 HALVINGS = 30
@@ -27,7 +27,7 @@ Counts = Int[np.ndarray, " k"]
 def rank(
     truth: Float[np.ndarray, " n"], draws: Float[np.ndarray, "n k"], rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """Number of draws below each truth, from 0 to k; equal ones count as below at random."""
+    """Number of draws below each truth, from 0 to k; ties count as below at random."""
     below = (draws < truth[:, None]).sum(axis=1)
     equal = (draws == truth[:, None]).sum(axis=1)
     return below + rng.integers(0, equal + 1)
@@ -41,7 +41,7 @@ def uniform_p(ranks: Int[np.ndarray, " n"], num_draws: int) -> float:
     counts = counts_of(ranks, num_draws)
     least = min(binom.cdf(counts, n, share).min(), binom.sf(counts - 1, n, share).min())
     bound = min(1.0, 2 * num_draws * float(least))
-    return bound if bound < LEAST else min(bound, _leaving(float(least), n, num_draws))
+    return bound if bound < LEAST else min(bound, _leaving_probability(float(least), n, num_draws))
 
 
 @lru_cache(maxsize=64)
@@ -50,9 +50,9 @@ def band(n: int, num_draws: int, level: float) -> tuple[Counts, Counts]:
     low, high = np.log(level / (2 * num_draws)), np.log(level)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        leaves = _leaving(float(np.exp(middle)), n, num_draws) >= level
+        leaves = _leaving_probability(float(np.exp(middle)), n, num_draws) >= level
         low, high = (low, middle) if leaves else (middle, high)
-    return _limits(float(np.exp(low)), n, num_draws)
+    return _band_of_tail(float(np.exp(low)), n, num_draws)
 
 
 def counts_of(ranks: Int[np.ndarray, " n"], num_draws: int) -> Counts:
@@ -64,19 +64,19 @@ def _shares(num_draws: int) -> Float[np.ndarray, " k"]:
     return np.arange(1, num_draws + 1) / (num_draws + 1)
 
 
-def _limits(tail: float, n: int, num_draws: int) -> tuple[Counts, Counts]:
-    """The counts that are not as improbable as `tail`, on either side."""
+def _band_of_tail(tail: float, n: int, num_draws: int) -> tuple[Counts, Counts]:
+    """Smallest and largest counts with tail probabilities above `tail`."""
     from scipy.stats import binom
 
     low = binom.ppf(tail * (1 + ROUNDING), n, _shares(num_draws)).astype(int)
     return low, n - low[::-1]
 
 
-def _leaving(tail: float, n: int, num_draws: int) -> float:
+def _leaving_probability(tail: float, n: int, num_draws: int) -> float:
     """Probability that uniform ranks leave the band of `tail` at some j."""
     from scipy.stats import poisson
 
-    low, high = _limits(tail, n, num_draws)
+    low, high = _band_of_tail(tail, n, num_draws)
     if (low > high).any():
         return 1.0
     rate = n / (num_draws + 1)

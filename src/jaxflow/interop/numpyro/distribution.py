@@ -24,7 +24,7 @@ from jaxflow.runtime.precision import full_precision
 from jaxflow.trace import Estimator
 from jaxflow.transforms import Chain, Dequantise, Gaussianise, Standardise, Whiten
 
-# Below this share of the lanes, each row is solved by itself: samplers evaluate one row at a time,
+# Up to this share of the lanes, each row is solved by itself: samplers evaluate one row at a time,
 # and an idle lane costs as much as a busy one.
 FEW_LANES = 1 / 4
 # Transforms whose inverse reaches every point of the space.
@@ -90,7 +90,7 @@ class FlowDistribution(Distribution):
     def __init__(self, flow: Any, cond: Any = None, *, validate_args: bool | None = None) -> None:
         _check(flow)
         self.arrays, self.static = eqx.partition(without_raising(flow), _is_array)
-        self._ndim = self._first_array().ndim
+        self._ndim = len(self._first_shape)
         self.cond = None if cond is None else jnp.asarray(cond)
         if self.cond is not None and not self.cond.ndim:
             raise ValueError(
@@ -141,10 +141,10 @@ class FlowDistribution(Distribution):
         """
         if self._stack:
             keys = jax.random.split(key, self._stack[0])
-            draw = jax.vmap(
+            sample_each = jax.vmap(
                 lambda one, key: one.sample(key, sample_shape), out_axes=len(sample_shape)
             )
-            return draw(self, keys)
+            return sample_each(self, keys)
         batch = (*sample_shape, *self.batch_shape)
         flow, cond = promote_dtypes(self.flow, self._cond(batch))
         if not _is_few(math.prod(batch), self.event_shape):
@@ -174,28 +174,29 @@ class FlowDistribution(Distribution):
         x = jnp.broadcast_to(jnp.asarray(value, rows.dtype), (*batch, *event))
         if self._stack:
             at = len(batch) - len(self.batch_shape)
-            score = jax.vmap(lambda one, x: one.log_prob(x), in_axes=(0, at), out_axes=at)
-            return score(self, x)
+            score_each = jax.vmap(lambda one, x: one.log_prob(x), in_axes=(0, at), out_axes=at)
+            return score_each(self, x)
         flow, x, cond = promote_dtypes(self.flow, x.reshape(-1, *event), self._cond(batch))
         inside = jnp.asarray(self.support(x))
         # Rows outside are solved at a point inside: their own gradient would be NaN.
-        x_inside = jnp.where(_rowwise(inside, x), x, self.support.feasible_like(x))
+        mask = jnp.expand_dims(inside, tuple(range(1, x.ndim)))
+        x_inside = jnp.where(mask, x, self.support.feasible_like(x))
         if _is_few(len(x), event):
             log_p = _log_prob_singly(flow, x_inside, as_cond_rows(cond, batch))
         else:
             log_p = flow.log_prob(x_inside.reshape(*batch, *event), cond).reshape(-1)
-        is_nan = jnp.any(jnp.isnan(x.reshape(len(x), -1)), axis=1)
+        is_nan = jnp.any(jnp.isnan(x), axis=tuple(range(1, x.ndim)))
         outside = jnp.where(is_nan, jnp.nan, -jnp.inf).astype(log_p.dtype)
         return jnp.where(inside, log_p, outside).reshape(batch)
 
-    def _first_array(self) -> Any:
-        return next(iter(jax.tree.leaves(self.arrays)), jnp.zeros(()))
+    @property
+    def _first_shape(self) -> tuple[int, ...]:
+        return next((leaf.shape for leaf in jax.tree.leaves(self.arrays)), ())
 
     @property
     def _stack(self) -> tuple[int, ...]:
         """Sizes of the axes along which vmap or scan stacked distributions."""
-        first = self._first_array()
-        return first.shape[: first.ndim - self._ndim]
+        return self._first_shape[: len(self._first_shape) - self._ndim]
 
     def _cond(self, batch: tuple[int, ...]) -> Array | None:
         if self.cond is None:
@@ -239,25 +240,22 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _parts(transform: Any) -> list[Any]:
-    """The transforms in order, from data to base."""
+    """The transforms of a `Chain`, in order from data to base, without nesting."""
     if isinstance(transform, Chain):
         return [part for inner in transform.parts for part in _parts(inner)]
     return [] if transform is None else [transform]
 
 
 def _limits(flow: Flow) -> list[Any]:
-    """The transforms that bound the support, in order, and those before them."""
+    """The transforms in order, up to the last one that bounds the support."""
     parts = _parts(flow.transform)
     while parts and isinstance(parts[-1], UNBOUNDED):
         parts.pop()
     return parts
 
 
-def _rowwise(flags: Array, x: Array) -> Array:
-    return flags.reshape(-1, *[1] * (x.ndim - 1))
-
-
 def _is_few(rows: int, event_shape: tuple[int, ...]) -> bool:
+    """Whether each row is solved by itself rather than in lanes."""
     return 0 < rows <= FEW_LANES * lanes_for(math.prod(event_shape))
 
 
@@ -286,11 +284,11 @@ def _sample_singly(flow: Any, keys: Array, cond: Array | None) -> Float[Array, "
     """One sample per key by a separate solve."""
     flow = _train_as_eval(flow)
 
-    def draw(keys: Array, cond: Array | None) -> Array:
+    def sample_row(keys: Array, cond: Array | None) -> Array:
         # With log-densities each row is one solve; without them it would fill all lanes.
         return flow.draw_rows(keys, cond, with_log_prob=True, training=True)[0][0]
 
-    return _row_by_row(draw, keys, cond)
+    return _row_by_row(sample_row, keys, cond)
 
 
 def _row_by_row(f: Callable[..., Array], *rows: Any) -> Array:

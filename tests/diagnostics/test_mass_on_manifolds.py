@@ -10,7 +10,6 @@ import pytest
 from jaxflow import CNF, StandardNormal
 from jaxflow.bases import Independent, UniformOn
 from jaxflow.diagnostics import mass as masses
-from jaxflow.diagnostics import surface
 from jaxflow.dynamics import MLP, OnManifold
 from jaxflow.manifolds import Euclidean, Product, Sphere
 from jaxflow.transforms import Blocks, LatLon, Standardise
@@ -22,7 +21,7 @@ measure_mass: Any = masses.measure_mass
 
 @pytest.mark.slow
 def test_a_product_with_a_line_has_mass_1(monkeypatch):
-    monkeypatch.setattr(surface, "DRAWS", 2000)
+    monkeypatch.setattr(masses, "DRAWS", 2000)
     manifold = Product(Sphere(2), Euclidean(1))
     network = MLP(4, width=8, depth=1, key=KEY)
     network = jax.tree.map(lambda leaf: 2 * leaf if jnp.ndim(leaf) else leaf, network)
