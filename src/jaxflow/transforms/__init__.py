@@ -21,6 +21,7 @@ from jaxflow.transforms.dequantise import (
 )
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import LatLon
+from jaxflow.transforms.levels import LevelScores
 from jaxflow.transforms.noise import CellNoise, TruncatedNormal
 from jaxflow.transforms.pixels import pixels
 from jaxflow.transforms.propose import Proposal, propose
@@ -38,6 +39,7 @@ __all__ = [
     "Dequantise",
     "Gaussianise",
     "LatLon",
+    "LevelScores",
     "Proposal",
     "RotationMatrix",
     "Standardise",
