@@ -1,8 +1,9 @@
 """Bits per dimension of images, with every error apart, beside Gaussians and mixtures.
 
 All models see the same rows by the same transform (`jaxflow.transforms.pixels`): uniform noise
-within the cell of a level, a logit of the range, unit spread of each pixel. A figure is an upper
-bound of the mean of `-log2 P(image) / pixels` on test images (`jaxflow.diagnostics.bits_per_dim`).
+within the cell of a level, normal scores of each pixel by its frequencies of levels. A figure is
+an upper bound of the mean of `-log2 P(image) / pixels` on test images
+(`jaxflow.diagnostics.bits_per_dim`).
 
 - digits: 1,797 images of 8 x 8 with 17 levels (scikit-learn); a fifth are test images.
 - mnist: the 10,000 test images of MNIST in DIR/mnist, cut in 8,000, 1,000 and 1,000 by
@@ -296,7 +297,7 @@ def run(
     """All models of a set of images."""
     kept = {} if quick else read_results("images")
     found: dict[str, Any] = {} if again else kept.get(name, {})
-    transform = pixels(data.train, data.levels, key=KEY)
+    transform = pixels(data.train, data.levels)
     draws = 1 if data.train[0].size > 64 or quick else 2
     sizes = [(1, data.train[0].size), *((k, r) for k in (5, 10, 20) for r in (5, 15))]
     recipes = RECIPES.get(name, RECIPES["other"])
@@ -333,7 +334,7 @@ def run(
 
 def ffjord(data: Images, python: Path, seconds: float) -> dict[str, Any]:
     """The figures of FFJORD's flow, after as many seconds of training."""
-    transform = pixels(data.train, data.levels, key=KEY)
+    transform = pixels(data.train, data.levels)
     grid = noise_of(transform)
     assert grid is not None
 

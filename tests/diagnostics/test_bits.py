@@ -140,7 +140,7 @@ def test_probes_are_measured_on_images_from_all_of_a_sorted_file():
 
 def test_levels_outside_the_range_of_the_flow_are_refused():
     levels = np.arange(17)[:, None, None, None] * np.ones(SHAPE)
-    transform = pixels(levels, 17, key=KEY)
+    transform = pixels(levels, 17)
     flow = CNF(lambda t, x: 0 * x, StandardNormal(SHAPE), transform=transform)
     with pytest.raises(
         ValueError, match=r"images\[1\] has levels from 20 to 20.*outside the range"

@@ -18,6 +18,7 @@ from jaxflow.transforms import (
     Chain,
     Dequantise,
     Gaussianise,
+    LevelScores,
     Standardise,
     Transform,
     Whiten,
@@ -52,6 +53,8 @@ INSIDE = np.stack(
 U = np.asarray(jax.vmap(LIMITS.forward)(jnp.asarray(INSIDE))[0])
 MIXED = RNG.normal(size=(300, 4)) @ RNG.normal(size=(4, 4)) + 3
 BLOCKS = np.concatenate([INSIDE, MIXED], axis=1)
+LEVELS = RNG.integers(0, 6, (300, 3))
+NOISY = LEVELS + RNG.uniform(-0.5, 0.5, (300, 3))
 GRID = np.stack([RNG.integers(-9, 9, 50), RNG.normal(size=50), RNG.integers(0, 9, 50) / 4], axis=1)
 
 
@@ -106,6 +109,16 @@ TRANSFORMS = {
     "standardise": Case(Standardise.fit(X), X, more=HARD, exact=1e-11),
     "gaussianise": Case(GAUSSIANISE, X, more=HARD, exact=1e-11),
     "whiten": Case(Whiten.fit(MIXED), MIXED),
+    "levels": Case(
+        LevelScores.fit(LEVELS.astype(float), 6),
+        NOISY,
+        {
+            r"entry 0 of row 5 is 7; levels=6 allows whole numbers from 0 to 5": with_entry(
+                NOISY, 7.2
+            )
+        },
+        reach=4.0,
+    ),
     "bounded": Case(LIMITS, INSIDE, BEYOND, reach=8.0),
     "chain": Case(
         Chain((LIMITS, Standardise.fit(U), Whiten.fit(2 * U))), INSIDE, BEYOND, reach=1.5

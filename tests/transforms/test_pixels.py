@@ -13,23 +13,22 @@ IMAGES[:, 0, 0] = 0
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32])
-def test_pixels_have_unit_spread_and_come_back_as_levels(dtype):
-    transform = pixels(IMAGES.astype(dtype), 17, key=KEY)
-    grid, limits, _ = transform.parts
+def test_pixels_are_normal_scores_and_come_back_as_levels(dtype):
+    transform = pixels(IMAGES.astype(dtype), 17)
+    grid, _ = transform.parts
     rows = jax.vmap(grid.spread)(jnp.asarray(IMAGES, grid.step.dtype), jax.random.split(KEY, 300))
     u, _ = jax.vmap(transform.forward)(rows)
-    np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=1e-5)
-    np.testing.assert_allclose(u.std(axis=0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=0.2)
+    np.testing.assert_allclose(u.std(axis=0), 1.0, atol=0.15)
     np.testing.assert_array_equal(jax.vmap(transform.inverse)(u)[0], IMAGES)
-    assert float(limits.upper.max()) == 16.5
 
 
 def test_noise_may_be_chosen():
     noise = TruncatedNormal(0.3)
-    assert pixels(IMAGES, 17, noise=noise, key=KEY).parts[0].noise == noise
+    assert pixels(IMAGES, 17, noise=noise).parts[0].noise == noise
 
 
 @pytest.mark.parametrize("images", [IMAGES + 1, IMAGES - 1, IMAGES / 16])
 def test_values_that_are_no_levels_are_refused(images):
-    with pytest.raises(ValueError, match="column"):
-        pixels(images, 17, key=KEY)
+    with pytest.raises(ValueError, match=r"entry .* levels=17 allows"):
+        pixels(images, 17)

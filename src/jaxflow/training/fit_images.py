@@ -151,7 +151,7 @@ def fit_images(
         conds,
         key=key,
         validation=held,
-        transform=pixels(moved, levels, noise=NOISES[noise], key=key),
+        transform=pixels(moved, levels, noise=NOISES[noise]),
         augment=moves,
         objective=objective,
         config=TrainConfig(

@@ -16,6 +16,7 @@ from jaxflow.transforms.choose import candidate_transforms
 from jaxflow.transforms.dequantise import Dequantise, noise_of, spread_rows, without_noise
 from jaxflow.transforms.gaussianise import Gaussianise
 from jaxflow.transforms.latlon import LatLon
+from jaxflow.transforms.levels import LevelScores
 from jaxflow.transforms.noise import CellNoise, TruncatedNormal
 from jaxflow.transforms.pixels import pixels
 from jaxflow.transforms.propose import Proposal, propose
@@ -33,6 +34,7 @@ __all__ = [
     "Dequantise",
     "Gaussianise",
     "LatLon",
+    "LevelScores",
     "Proposal",
     "RotationMatrix",
     "Standardise",
