@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxflow.dynamics.activations import Activation, activation_function, check_activation
 from jaxflow.dynamics.convolve import Padding, convolve
 from jaxflow.dynamics.layers import flatten_cond
+from jaxflow.dynamics.weights import normal_weights
 from jaxflow.runtime.checks import check_count, check_event_shape
 from jaxflow.runtime.shapes import Event, Scalar
 
@@ -45,7 +46,7 @@ def convolution(
     """A random convolution: weights of variance `scale^2 / fan-in` (LeCun), biases 0."""
     shape = (window, window, inputs, outputs)
     std = scale / (window * window * inputs) ** 0.5
-    return Convolution(std * jax.random.normal(key, shape), jnp.zeros(outputs))
+    return Convolution(normal_weights(key, shape, std), jnp.zeros(outputs))
 
 
 def check_image_shape(shape: Any) -> tuple[int, int, int]:
@@ -178,8 +179,7 @@ class Convolutional(eqx.Module):
             for i in range(depth + 1)
         )
         self.conds = tuple(
-            jax.random.normal(jax.random.fold_in(k, 1), (self.cond_dim, size))
-            * (self.cond_dim**-0.5)
+            normal_weights(jax.random.fold_in(k, 1), (self.cond_dim, size), self.cond_dim**-0.5)
             for k, size in zip(keys, sizes[1:], strict=True)
             if self.cond_dim
         )

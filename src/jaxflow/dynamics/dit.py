@@ -18,6 +18,7 @@ from jaxflow.dynamics.convolve import Image
 from jaxflow.dynamics.layers import ContextLinear, flatten_cond, plain_linear
 from jaxflow.dynamics.time_embedding import embed_time, time_embedding
 from jaxflow.dynamics.unet import EPSILON
+from jaxflow.dynamics.weights import normal_weights
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.runtime.shapes import Event, Scalar
@@ -140,7 +141,7 @@ class DiT(eqx.Module):
         self.embed = time_embedding(self.cond_dim, width, keys[0], keys[1])
         self.enter = convolution(entries, width, keys[2], window=1)
         sides = (side // self.patch for side in self.shape[:2])
-        self.places = 0.02 * jax.random.normal(keys[3], (*sides, width))
+        self.places = normal_weights(keys[3], (*sides, width), 0.02)
 
         def block(key: PRNGKeyArray) -> TransformerBlock:
             one, two, three, four, five = jax.random.split(key, 5)

@@ -16,6 +16,7 @@ from jaxflow.dynamics.layers import (
     plain_linear,
 )
 from jaxflow.dynamics.robust_scaling import RobustScaling
+from jaxflow.dynamics.weights import normal_weights
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import ArrayInput
 
@@ -130,7 +131,7 @@ class SeriesEncoder(eqx.Module):
         *keys, last = jax.random.split(key, layers + 1)
         inputs = [self.shape[1], *[width] * (layers - 1)]
         self.kernels = tuple(
-            jax.random.normal(each, (5, size, width)) / (5 * size) ** 0.5
+            normal_weights(each, (5, size, width), (5 * size) ** -0.5)
             for size, each in zip(inputs, keys, strict=True)
         )
         self.biases = tuple(jnp.zeros(width) for _ in keys)

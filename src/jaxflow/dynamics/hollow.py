@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from jaxflow.dynamics.activations import Activation, check_activation, value_and_slope
 from jaxflow.dynamics.closed_form import contract
 from jaxflow.dynamics.layers import ContextLinear, check_sizes, context_linear, read_inputs
+from jaxflow.dynamics.weights import normal_weights
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Event, Scalar
 
@@ -117,11 +118,11 @@ class Hollow(eqx.Module):
             layers.append(eqx.tree_at(lambda layer: layer.weight, pair, weight))
         self.conditioner = tuple(layers)
         self.transformer = Transformer(
-            scale=jax.random.normal(ks, (dim, units)),
+            scale=normal_weights(ks, (dim, units)),
             # Random, so that the units of an entry bend at different points.
-            shift=jax.random.normal(ku, (dim, units)),
+            shift=normal_weights(ku, (dim, units)),
             shared=context_linear(2 * features, units, cond_dim, kv, bias=False),
-            output=0.1 / units**0.5 * jax.random.normal(ko, (dim, units)),
+            output=normal_weights(ko, (dim, units), 0.1 / units**0.5),
             bias=jnp.zeros(dim),
         )
 

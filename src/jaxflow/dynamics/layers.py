@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.dynamics.weights import normal_weights
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.shapes import Scalar
 
@@ -60,10 +61,10 @@ def context_linear(
     fan = inputs + time + cond_dim
     std = scale / fan**0.5
     return ContextLinear(
-        std * jax.random.normal(kw, (inputs, outputs)),
+        normal_weights(kw, (inputs, outputs), std),
         jnp.zeros(outputs) if bias else None,
-        std * jax.random.normal(kt, (outputs,)) if time else None,
-        std * jax.random.normal(kc, (cond_dim, outputs)) if cond_dim else None,
+        normal_weights(kt, (outputs,), std) if time else None,
+        normal_weights(kc, (cond_dim, outputs), std) if cond_dim else None,
     )
 
 

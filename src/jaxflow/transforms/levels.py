@@ -167,7 +167,8 @@ class LevelScores(eqx.Module):
 
     def _masses(self) -> tuple[Array, Array, Array]:
         """The probability of lower levels, of each level, and of higher levels."""
-        p = self.frequencies
+        # XLA would compute sums of a closed-over constant while it compiles, for seconds.
+        p = jax.lax.optimization_barrier(self.frequencies)
         below = jnp.cumsum(p, axis=-1) - p
         above = jnp.flip(jnp.cumsum(jnp.flip(p, -1), axis=-1), -1) - p
         return below, p, above
