@@ -15,6 +15,7 @@ from jaxflow.dynamics.encoders import (
     SeriesEncoder,
     SetEncoder,
 )
+from jaxflow.dynamics.gaussian_velocity import GaussianVelocity
 from jaxflow.dynamics.guided import GuidedField
 from jaxflow.dynamics.hollow import Hollow
 from jaxflow.dynamics.linear import Linear
@@ -40,6 +41,7 @@ __all__ = [
     "EncodedCondition",
     "Field",
     "Gated",
+    "GaussianVelocity",
     "GuidedField",
     "Hollow",
     "Linear",

@@ -20,17 +20,17 @@ def normal_weights(key: PRNGKeyArray, shape: tuple[int, ...], std: float = 1.0) 
     counter-based generator gives entry `i` the same bits for any number of entries, so the first
     entries of a longer draw are taken. Other generators, and traced keys, draw as jax does.
     """
-    if (
-        isinstance(key, Tracer)
-        or not jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
-        or str(jax.random.key_impl(key)) != "threefry2x32"
-    ):
-        return std * jax.random.normal(key, shape)
     num, size = math.prod(shape), SMALLEST
     while size < num:
         size *= GROWTH
-    draw = np.asarray(_normal(key, size, jnp.result_type(float)))[:num].reshape(shape)
-    return jnp.asarray(draw * draw.dtype.type(std))
+    counts = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    if counts and str(jax.random.key_impl(key)) == "threefry2x32":
+        draw = _normal(key, size, jnp.result_type(float))
+        # Under jit it is traced, whether the key is or not.
+        if not isinstance(draw, Tracer):
+            weights = np.asarray(draw)[:num].reshape(shape)
+            return jnp.asarray(weights * weights.dtype.type(std))
+    return std * jax.random.normal(key, shape)
 
 
 @partial(jax.jit, static_argnames=("size", "dtype"))

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.bases import StandardNormal
-from jaxflow.dynamics import OptionalCondition, UNet
+from jaxflow.dynamics import GaussianVelocity, OptionalCondition, Sum, UNet
 from jaxflow.dynamics.convolutional import check_image_shape, stack_images
 from jaxflow.flows.cnf import CNF
+from jaxflow.flows.data_space import to_flow_space
 from jaxflow.objectives import FlowMatching, Stage, Staged, maximum_likelihood
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
@@ -27,7 +28,7 @@ from jaxflow.training.config import TrainConfig
 from jaxflow.training.fit import fit
 from jaxflow.training.history import History
 from jaxflow.training.record import Callback
-from jaxflow.transforms import TruncatedNormal, pixels
+from jaxflow.transforms import TruncatedNormal, pixels, spread_rows
 
 # A training has few validations, of few images and by few steps.
 VALIDATIONS, VALIDATION_IMAGES = 4, 128
@@ -36,6 +37,8 @@ WATCHED = ODE(solver="midpoint", num_steps=4)
 EVALUATED = ODE(solver="tsit5", rtol=1e-2, atol=1e-2)
 # Channels of each resolution of the U-Net, as multiples of its width; sides at the lowest one.
 MULTIPLIERS, LEAST_SIDE, LARGEST_SIDE = (1, 2, 4, 4), 4, 32
+# Most entries of an image whose covariance is a start: its products cost as much as the network's.
+GAUSSIAN_ENTRIES = 4096
 # Share of the images that are trained without their condition, for guidance.
 DROP = 0.1
 STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH, EMA = 2000, 64, 2e-3, 16, 0.995
@@ -70,6 +73,9 @@ def fit_images(
 ) -> tuple[CNF, History]:
     """Train a flow of images: levels by `pixels`, a U-Net, flow matching, averaged weights.
 
+    Images of up to 4,096 entries start from the Gaussian of their normal scores
+    (`jaxflow.dynamics.GaussianVelocity`), and the U-Net learns what it lacks.
+
     With conditions the flow is `p(image | cond)`. A tenth of the images is trained without
     theirs, so `GuidedField` can exaggerate the condition, and a condition of NaN stands for none.
 
@@ -89,7 +95,7 @@ def fit_images(
         cond: conditions, such as classes one-hot, (n, *condition); None for none.
         key: for weights, minibatches and noise.
         levels: number of levels; None for `find_levels(images)`.
-        field: a field for images of this shape; None for `image_field`.
+        field: a field for images of this shape; None for `image_field` and the Gaussian.
         width: channels of the U-Net at the full resolution; None for 16.
         steps: number of updates.
         batch_size: images of an update; None for 64.
@@ -136,8 +142,11 @@ def fit_images(
     moved = x if moves is None else np.asarray(augment_rows(moves, jnp.asarray(x), key))
     entries = 0 if conds is None else conds[0].size
     field_key, key = jax.random.split(key)
+    transform = pixels(moved, levels, noise=NOISES[noise])
     if field is None:
         field = image_field(shape, width=width, cond_dim=entries, key=field_key)
+        if math.prod(shape) <= GAUSSIAN_ENTRIES and len(x) > 1:
+            field = Sum((field, GaussianVelocity.fit(_in_flow_space(transform, moved, key))))
     if isinstance(objective, str):
         matching = FlowMatching(drop=DROP if entries else 0.0)
         stages = Stage(matching, 0.92), Stage(maximum_likelihood, 0.08, rate=0.25)
@@ -151,7 +160,7 @@ def fit_images(
         conds,
         key=key,
         validation=held,
-        transform=pixels(moved, levels, noise=NOISES[noise]),
+        transform=transform,
         augment=moves,
         objective=objective,
         config=TrainConfig(
@@ -171,6 +180,12 @@ def fit_images(
         resume=resume,
     )
     return replace(flow, ode_eval=EVALUATED), history
+
+
+def _in_flow_space(transform: Any, images: np.ndarray, key: PRNGKeyArray) -> np.ndarray:
+    """Images with noise in flow space."""
+    noisy = spread_rows(transform, jnp.asarray(images), key)
+    return np.asarray(to_flow_space(transform, noisy, grouped=False)[0])
 
 
 def image_field(

@@ -10,20 +10,23 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.bases import SeededBase
-from jaxflow.dynamics import ConditionScaling, Regression, RobustScaling
+from jaxflow.dynamics import ConditionScaling, GaussianVelocity, Regression, RobustScaling
 from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.summary import words
-from jaxflow.transforms import Bounded, Dequantise
+from jaxflow.transforms import Bounded, Dequantise, LevelScores
 
 # Attributes of a flow that are not its field.
 OTHERS = ("base", "transform", "trace", "exact")
 NAMES = ("field", "base", "transform")
-# Never trained: descriptions of the data (units of conditions, regressions on them, limits and
-# grids of columns), and distributions of other libraries, whose arrays depend on one another, such
-# as a scale and its inverse.
-FACTS = (ConditionScaling, RobustScaling, Regression, Bounded, Dequantise, SeededBase)
+# Never trained: descriptions of the data (units of conditions, regressions on them, a covariance,
+# limits, grids and levels of columns), and distributions of other libraries, whose arrays depend
+# on one another, such as a scale and its inverse.
+FACTS = (
+    *(ConditionScaling, RobustScaling, Regression, GaussianVelocity),
+    *(Bounded, Dequantise, LevelScores, SeededBase),
+)
 
 
 def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
