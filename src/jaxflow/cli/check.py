@@ -44,7 +44,8 @@ def check(
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Picture to write, of the encoded rows and the errors: .png, .pdf or .svg."
+            help="Picture to write, of the encoded rows and the errors, or of the columns of rows "
+            "and samples if these are more than numbers: .png, .pdf or .svg."
         ),
     ] = None,
     report: Annotated[
@@ -92,7 +93,7 @@ def check(
         if path is not None and name != "card":
             import_extra("matplotlib", "plot", f"--{name} needs matplotlib")
     record = read_finished(run)
-    if picture is not None:
+    if picture is not None and PLAN not in record:
         check_numbers(run, record, "--picture")
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         if IMAGES in record:
@@ -109,7 +110,10 @@ def check(
             text = card_of(run, record, found.solves).text(found.model, FLOW)
             write_bytes(card, text.encode())
         if picture is not None:
-            figure = diagnostics.draw(found.checked, record["columns"])
+            if PLAN in record:
+                (figure,) = found.report()[1].values()
+            else:
+                figure = diagnostics.draw(found.checked, record["columns"])
             write_bytes(picture, render(figure, picture.suffix[1:].lower(), dpi=160))
     written = {name: str(path) for name, (path, _) in outputs.items() if path is not None}
     parts = [found.text]

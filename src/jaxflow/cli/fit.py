@@ -32,6 +32,7 @@ from jaxflow.cli.shards import fit_shards, shards_record
 from jaxflow.cli.table_fit import fit_table, inherit_settings, read_table_rows
 from jaxflow.cli.tables import split_names
 from jaxflow.cli.target_fit import fit_target, target_record
+from jaxflow.cli.terminal import note
 from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
 from jaxflow.transforms.groups import is_group
 
@@ -79,8 +80,8 @@ def fit(
         list[str] | None,
         _table(
             help="Kind of a column as COLUMN=KIND: category, count, whole, date, continuous, "
-            "positive, identifier (left out), or limits such as 0:1. In tables of numbers also "
-            "lat,lon=place, COLUMN=periodic:360, x,y,z=direction, x,y,z=axis, COLUMN=interval. "
+            "positive, identifier (left out), periodic:360, or limits such as 0:1. In tables of "
+            "numbers also lat,lon=place, x,y,z=direction, x,y,z=axis, COLUMN=interval. "
             "Repeat it for more columns."
         ),
     ] = None,
@@ -239,8 +240,9 @@ def fit(
     if plain and given is None and not mixed:
         numbers = read_numbers(table, names, whole=not groups, drop_nan=drop_nan)
         mixed = numbers is None
-    if groups and mixed:
-        name, word = next(iter(groups.items()))
+    curved = [each for each in groups.items() if not each[1].startswith("periodic")]
+    if curved and mixed:
+        name, word = curved[0]
         raise ValueError(
             f"--kind {name}={word} is for tables of numbers alone, and {table} has text, gaps or "
             "constants, or another --kind or --null: choose the numbers by --columns, or add "
@@ -284,6 +286,8 @@ def fit(
             started = run_directory.read_record(folder)
             check_resumable(out, started, record)
             record |= {"started": started.get("started")}
+            if not (folder / run_directory.STATE).exists():
+                note("the interrupted run has no training state: training starts again")
         elif folder != out.resolve():
             # An interrupted replacement that is not resumed.
             run_directory.discard(folder)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxflow.density.error import LogDensity
 from jaxflow.dynamics.protocol import Field
 from jaxflow.flows.cnf import CNF
 from jaxflow.tables.gaussian import Given, LinearGaussian
@@ -59,8 +60,19 @@ class Continuous(eqx.Module):
         """Log-density of the present columns of rows, in nats; 0 for a row without one."""
         z, log_det = self.scores(y, given)
         log_p = np.asarray(self.flow.log_prob(z, self.cond(given)), np.float64)
-        absent = (~np.asarray(given.seen)).sum(axis=1)
-        return log_p + 0.5 * math.log(2 * math.pi) * absent + np.asarray(log_det, np.float64)
+        return log_p + _of_absent(given) + np.asarray(log_det, np.float64)
+
+    def log_prob_with_error(self, y: Numbers, given: Given) -> LogDensity:
+        """As `log_prob`, with the error of the flow's solve."""
+        z, more = self.scored(y, given)
+        answer: Any = self.flow.log_prob_with_error(z, self.cond(given))
+        answer = jax.tree.map(np.asarray, answer)
+        return answer._replace(value=answer.value + more, refined=answer.refined + more)
+
+    def scored(self, y: Numbers, given: Given) -> tuple[Array, Float[np.ndarray, " n"]]:
+        """Scores of rows, and the log-density of the present columns minus that of the scores."""
+        z, log_det = self.scores(y, given)
+        return z, np.asarray(log_det, np.float64) + _of_absent(given)
 
     def scores(self, y: Numbers, given: Given) -> tuple[Array, Array]:
         """Scores of rows, 0 where absent, and the log-determinants of the present columns."""
@@ -87,6 +99,11 @@ class Continuous(eqx.Module):
         parts = [given.seen, given.inputs] if self.masked else [given.inputs]
         cond = jnp.concatenate([jnp.asarray(part, float) for part in parts], axis=1)
         return cond if cond.shape[1] else None
+
+
+def _of_absent(given: Given) -> Float[np.ndarray, " n"]:
+    """What the scores 0 of absent columns take from the log-density of the base."""
+    return 0.5 * math.log(2 * math.pi) * (~np.asarray(given.seen)).sum(axis=1)
 
 
 def seen_in(codes: Codes, gates: tuple[int, ...]) -> Bool[np.ndarray, "n columns"]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import CODE, COMPACT, ORDERS, Cells
+from jaxflow.tables.curved import as_angles
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
 from jaxflow.tables.numeric import Number, Whole, are_frequent
@@ -235,7 +236,7 @@ NAMED: dict[str, Any] = {
 
 
 def kind_of(cells: Cells, wanted: Any = None) -> Kind:
-    """The kind of a column; `wanted` is a name in `NAMED`, limits, or None to detect it.
+    """The kind of a column; `wanted` is a name in `NAMED`, limits, a period, or None to detect it.
 
     Raises ValueError if it is unknown, or does not fit the cells.
     """
@@ -243,9 +244,11 @@ def kind_of(cells: Cells, wanted: Any = None) -> Kind:
         return next(kind for detect in DETECTED if (kind := detect(cells)) is not None)
     if isinstance(wanted, tuple | list) and len(wanted) == 2:
         return Number.within(cells, float(wanted[0]), float(wanted[1]))
+    if isinstance(wanted, str) and wanted.partition(":")[0] == "periodic":
+        return as_angles(cells, wanted)
     if not isinstance(wanted, str) or wanted not in NAMED:
         raise ValueError(
-            f"kinds[{cells.name!r}]={wanted!r} is unknown; choose {', '.join(NAMED)}, or limits "
-            "such as (0, 1)"
+            f"kinds[{cells.name!r}]={wanted!r} is unknown; choose {', '.join(NAMED)}, "
+            "periodic:360, or limits such as (0, 1)"
         )
     return NAMED[wanted](cells)

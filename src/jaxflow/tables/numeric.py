@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,8 @@ DISTINCT = 0.5
 NARROW, FAR = 5.0, 4.0
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
+# Share of a period that an angle is away from the cut at least.
+CUT = 1e-6
 
 Codes = Float[np.ndarray, " n"]
 
@@ -121,7 +124,8 @@ class Number:
 
     Codes are `(x - centre) / scale` in float64: the density is of these, times `1 / scale`.
     `atoms` are values with a probability of their own, and no part of it; samples of `whole`
-    columns are rounded.
+    columns are rounded. Angles, whose `first` is the least one that is written, are cut at
+    `lower`, where no row is, and end at `upper` after a period.
     """
 
     lower: float
@@ -130,6 +134,12 @@ class Number:
     scale: float
     atoms: tuple[float, ...] = ()
     whole: bool = False
+    first: float | None = None
+
+    @staticmethod
+    def upgrade_fields(fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields in files without angles."""
+        return {"first": None} | fields
 
     @classmethod
     def detect(cls, cells: Cells) -> "Number":
@@ -176,9 +186,21 @@ class Number:
         kind.encode(cells)
         return kind
 
+    @classmethod
+    def periodic(cls, cells: Cells, period: float, first: float) -> "Number":
+        """Angles from `first` on, cut in the middle of the widest interval without a row."""
+        x = np.unique((cells.numbers[~cells.missing] - first) % period)
+        gaps = np.diff(x, append=x[0] + period)
+        seam = first + float(x[gaps.argmax()] + gaps.max() / 2) % period
+        wrapped = seam + (cells.numbers - seam) % period
+        kind = cls.within(Cells(cells.name, wrapped, cells.missing), seam, seam + period)
+        return replace(kind, whole=is_whole(x), first=first + 0.0)
+
     def describe(self) -> str:
         """The limits, and the values with a probability of their own."""
-        if np.isfinite(self.lower) and np.isfinite(self.upper):
+        if self.first is not None:
+            text = f"repeats after {self.upper - self.lower:.4g}: cut at {self.lower:.4g}, logit"
+        elif np.isfinite(self.lower) and np.isfinite(self.upper):
             text = f"bounded, within ({self.lower:g}, {self.upper:g}): logit"
         elif np.isfinite(self.lower):
             word = "positive" if self.lower == 0 else f"above {self.lower:g}"
@@ -186,7 +208,7 @@ class Number:
         else:
             text = f"below {self.upper:g}: logarithm" if np.isfinite(self.upper) else "continuous"
         if self.atoms:
-            shown = ", ".join(f"{atom:g}" for atom in self.atoms)
+            shown = ", ".join(f"{atom:g}" for atom in self._written(np.array(self.atoms)))
             few = len(self.atoms) == 1
             text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
         if self.whole:
@@ -196,14 +218,14 @@ class Number:
     def encode(self, cells: Cells) -> Codes:
         """Codes; raises ValueError beyond the limits, and on a limit that is no atom."""
         _refuse_infinite(cells)
-        x = cells.numbers
+        x = self._on_line(cells)
         out = (x <= self.lower) | (x >= self.upper)
         cells.refuse(out & ~np.isin(x, self.atoms), f"the column is {self.describe()}")
         return (x - self.centre) / self.scale
 
     def states(self, cells: Cells) -> Codes:
         """0 for a number with a density, 1 and on for the atoms; NaN where missing."""
-        hits = cells.numbers[:, None] == np.array(self.atoms)
+        hits = self._on_line(cells)[:, None] == np.array(self.atoms)
         place = np.where(hits.any(axis=1), 1.0 + hits.argmax(axis=1) if self.atoms else 0.0, 0.0)
         return np.where(cells.missing, np.nan, place)
 
@@ -217,7 +239,26 @@ class Number:
             x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
         place = np.nan_to_num(states).astype(int)
         x = np.where(place > 0, np.array([0.0, *self.atoms])[place], np.clip(x, least, most))
+        x = self._written(x)
         return x.astype(np.int64) if self.whole else x
+
+    def _on_line(self, cells: Cells) -> np.ndarray:
+        """The numbers; angles from the cut on, and `CUT` of a period from it at least."""
+        x = cells.numbers
+        if self.first is None:
+            return x
+        period, last = self.upper - self.lower, self.first + self.upper - self.lower
+        cells.refuse((x < self.first) | (x > last), f"angles are from {self.first:g} to {last:g}")
+        x = self.lower + (x - self.lower) % period
+        return np.clip(x, self.lower + CUT * period, self.upper - CUT * period)
+
+    def _written(self, x: np.ndarray) -> np.ndarray:
+        """Angles from `first` on, in the digits of samples."""
+        if self.first is None:
+            return x
+        period = self.upper - self.lower
+        x = np.array([float(f"{value:.{DIGITS}g}") for value in (x - self.first) % period])
+        return self.first + np.where(x >= period, 0.0, x)
 
 
 def is_whole(x: np.ndarray) -> bool:

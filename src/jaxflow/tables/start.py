@@ -1,6 +1,7 @@
 """The Gaussians that the density of continuous columns may start from, and the best of them."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -104,8 +105,14 @@ class Data(NamedTuple):
             each.append(log_det - 0.5 * (z**2).sum(axis=1) - constant)
         return np.concatenate(each)
 
-    def choose(self, folds: Splits) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
-        """The best settings, and the held-out log-densities of all that were tried."""
+    def choose(
+        self, folds: Splits, deadline: float = math.inf
+    ) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
+        """The best settings, and the held-out log-densities of all that were tried.
+
+        After the deadline, a time of `time.monotonic`, only the last ones are still tried, which
+        have independent columns.
+        """
         tried: dict[Recipe, Float[np.ndarray, " rows"]] = {}
         best = Recipe()
         changes: list[list[dict[str, Any]]] = [
@@ -121,6 +128,8 @@ class Data(NamedTuple):
         ]
         for options in changes:
             for option in options:
+                if tried and time.monotonic() > deadline and option is not changes[-1][-1]:
+                    continue
                 if "toggle" in option:
                     option = {"curved": tuple(sorted({*best.curved} ^ {option["toggle"]}))}
                 each = replace(best, **option)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxflow.density.error import LogDensity
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.tables.cells import Cells
@@ -63,6 +64,31 @@ class FittedTable(eqx.Module):
             SolveError: the solve of a row failed.
         """
         return self.log_prob_coded(self._read(read_cells(frame, self.plan.null)))
+
+    def log_prob_with_error(self, frame: Frame) -> LogDensity:
+        """Log-density of each row with the error of the solve of its continuous cells.
+
+        The log-probabilities of discrete cells are sums, in float64, without such an error.
+
+        Args:
+            frame: as for `log_prob`.
+
+        Returns:
+            A `jaxflow.density.error.LogDensity` of NumPy arrays, (rows,).
+
+        Raises:
+            ValueError, SolveError: as `log_prob`.
+        """
+        rows = self._read(read_cells(frame, self.plan.null))
+        log_p = self.discrete.log_prob(rows.codes).sum(axis=1)
+        if self.continuous is None:
+            none, zero = np.zeros(len(log_p)), np.zeros(len(log_p), int)
+            parts: Any = (log_p, none, none, log_p, zero, zero)
+            return LogDensity(*parts)
+        given = self.continuous.given(rows.codes, self.discrete.encode(rows.codes))
+        answer: Any = self.continuous.log_prob_with_error(rows.y, given)
+        more = log_p - np.where(given.seen, self.plan.log_scales, 0.0).sum(axis=1)
+        return answer._replace(value=answer.value + more, refined=answer.refined + more)
 
     def sample(self, key: PRNGKeyArray, num: int) -> Frame:
         """Draw rows: a frame of the sort that was fitted, with gaps as often as there were.
