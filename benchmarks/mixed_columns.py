@@ -23,7 +23,8 @@ LEAST = 1e-6
 class Column(NamedTuple):
     """Where the cells of a column are in `Coded`: its gap, discrete value and number, -1 for none.
 
-    `count` is the number of its labels or atoms, 0 for whole numbers; the limits are in codes.
+    `count` is the number of its labels or `atoms`, 0 for whole numbers; limits and atoms are in
+    codes.
     """
 
     name: str
@@ -33,6 +34,15 @@ class Column(NamedTuple):
     count: int
     lower: float
     upper: float
+    atoms: tuple[float, ...] = ()
+
+    def ordered(self, rows: Coded) -> np.ndarray:
+        """The cells as numbers: labels by their code, atoms by their value; 0 for a gap."""
+        codes = rows.codes[:, self.value] if self.value >= 0 else np.zeros(len(rows.y))
+        if self.y < 0:
+            return np.nan_to_num(codes)
+        values = np.array([0.0, *self.atoms])[np.nan_to_num(codes).astype(int)]
+        return np.nan_to_num(np.where(codes > 0, values, rows.y[:, self.y]))
 
     def numbers(self, rows: Coded) -> np.ndarray:
         """The cells of a column of numbers without its atoms, NaN for others."""
@@ -50,14 +60,15 @@ def columns_of(plan: Plan, laws: Sequence[Any]) -> list[Column]:
             continue
         gap, value = place.get((j, True), -1), place.get((j, False), -1)
         y = plan.numbers.index(j) if j in plan.numbers else -1
-        lower, upper, count = -np.inf, np.inf, 0
+        lower, upper, count, atoms = -np.inf, np.inf, 0, ()
         if isinstance(each.kind, Number):
             (lower, upper), count = plan.limits[:, y], len(each.kind.atoms)
+            atoms = tuple((atom - each.kind.centre) / each.kind.scale for atom in each.kind.atoms)
         elif isinstance(each.kind, Category):
             count = laws[value].count
         else:
             lower, upper = laws[value].lower, laws[value].upper
-        columns.append(Column(each.name, gap, value, y, count, lower, upper))
+        columns.append(Column(each.name, gap, value, y, count, lower, upper, atoms))
     return columns
 
 
@@ -186,13 +197,12 @@ class Node:
             codes = rows.codes[:, column.value] + (column.y < 0)
             state = np.nan_to_num(codes).astype(int)
         x = column.numbers(rows)
-        here = ~np.isnan(x)
-        hits = x[:, None] == self.listed
-        state[hits.any(axis=1)] = 1 + hits.argmax(axis=1)[hits.any(axis=1)]
-        free = np.flatnonzero(here & ~hits.any(axis=1))
+        own = np.isin(x, self.listed)
+        state[own] = 1 + np.searchsorted(self.listed, x[own])
+        free = np.flatnonzero(~np.isnan(x) & ~own)
         bins = np.clip(np.searchsorted(self.edges, x[free]) - 1, 0, len(self.edges) - 2)
         state[free] = self.first + bins
-        if self.curve is not None:
+        if self.curve is not None and free.size:
             log_p = self.curve.log_prob(x[free])
             inside[free] = log_p - np.log(np.maximum(self.left[bins], LEAST))
         return state, inside
@@ -220,3 +230,10 @@ class Node:
             rows.codes[:, column.value] = x
         if column.y >= 0:
             rows.y[:, column.y] = x
+
+
+def nodes_of(
+    columns: Sequence[Column], rows: Coded, bins: int, *, numbers: bool = True
+) -> list[Node]:
+    """A node for each column; without `numbers` continuous ones have no bins."""
+    return [Node(each, rows, bins if numbers or each.y < 0 else 0) for each in columns]

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, check_share, split
-from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.runtime.progress import Progress
+from jaxflow.tables.dependent import check_no_function
 from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
 from jaxflow.tables.from_gaussian import fit_continuous
@@ -132,16 +132,14 @@ def fit_table(
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))
     rows = plan.read(frame)
-    whole = rows.y[~np.isnan(rows.y).any(axis=1)]
-    if len(whole) > whole.shape[1]:
-        check_independent(whole, [plan.columns[j].name for j in plan.numbers])
+    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
+    check_no_function(plan, rows, laws)
     count = len(rows.y)
     large = count > FOLD_ROWS
     sizes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     config = table_config(large=large, **sizes, max_seconds=max_seconds)
     deadline = start + (math.inf if max_seconds is None else max_seconds)
     folds = _folds(plan, rows, key, validation)
-    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:
         now, share = time.monotonic(), DISCRETE_TIME if plan.numbers else 1.0
         end = now + share * (deadline - now)

@@ -33,6 +33,8 @@ DISTINCT = 0.5
 NARROW, FAR = 5.0, 4.0
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
+# Samples have the decimals of the cells if these have at most so many.
+MOST_DECIMALS = 4
 # Share of a period that an angle is away from the cut at least.
 CUT = 1e-6
 
@@ -123,9 +125,9 @@ class Number:
     """Continuous numbers, with limits or without.
 
     Codes are `(x - centre) / scale` in float64: the density is of these, times `1 / scale`.
-    `atoms` are values with a probability of their own, and no part of it; samples of `whole`
-    columns are rounded. Angles, whose `first` is the least one that is written, are cut at
-    `lower`, where no row is, and end at `upper` after a period.
+    `atoms` are values with a probability of their own, and no part of it. Samples have as many
+    `decimals` as the cells, None for many. Angles, whose `first` is the least one that is written,
+    are cut at `lower`, where no row is, and end at `upper` after a period.
     """
 
     lower: float
@@ -133,13 +135,15 @@ class Number:
     centre: float
     scale: float
     atoms: tuple[float, ...] = ()
-    whole: bool = False
+    decimals: int | None = None
     first: float | None = None
 
     @staticmethod
     def upgrade_fields(fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields in files without angles."""
-        return {"first": None} | fields
+        """The fields in files without decimals and angles."""
+        decimals = 0 if fields.get("whole") else None
+        kept = {name: value for name, value in fields.items() if name != "whole"}
+        return {"first": None, "decimals": decimals} | kept
 
     @classmethod
     def detect(cls, cells: Cells) -> "Number":
@@ -159,7 +163,7 @@ class Number:
             below, above = _cut_off(x)
             lower = low if below else 0.0 if 0 <= low < high - low else -np.inf
             upper = high if above else np.inf
-        return replace(cls.within(cells, lower, upper), whole=is_whole(x))
+        return replace(cls.within(cells, lower, upper), decimals=_decimals(x))
 
     @classmethod
     def within(cls, cells: Cells, lower: float, upper: float) -> "Number":
@@ -194,7 +198,7 @@ class Number:
         seam = first + float(x[gaps.argmax()] + gaps.max() / 2) % period
         wrapped = seam + (cells.numbers - seam) % period
         kind = cls.within(Cells(cells.name, wrapped, cells.missing), seam, seam + period)
-        return replace(kind, whole=is_whole(x), first=first + 0.0)
+        return replace(kind, decimals=_decimals(cells.known), first=first + 0.0)
 
     def describe(self) -> str:
         """The limits, and the values with a probability of their own."""
@@ -211,7 +215,7 @@ class Number:
             shown = ", ".join(f"{atom:g}" for atom in self._written(np.array(self.atoms)))
             few = len(self.atoms) == 1
             text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
-        if self.whole:
+        if self.decimals == 0:
             text += "; samples are rounded to whole numbers"
         return text
 
@@ -232,15 +236,17 @@ class Number:
     def decode(self, codes: Codes, states: Codes) -> np.ndarray:
         """Numbers strictly within the limits, and atoms."""
         x = self.centre + self.scale * np.nan_to_num(codes)
-        least, most = np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf)
-        if self.whole:
-            x, least, most = np.round(x), np.ceil(least), np.floor(most)
-        else:
+        if self.decimals is None:
             x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
+            least, most = np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf)
+        else:
+            x, unit = np.round(x, self.decimals), 10.0**self.decimals
+            low, high = (np.round(limit * unit, 3) for limit in (self.lower, self.upper))
+            least, most = (np.floor(low) + 1) / unit, (np.ceil(high) - 1) / unit
         place = np.nan_to_num(states).astype(int)
         x = np.where(place > 0, np.array([0.0, *self.atoms])[place], np.clip(x, least, most))
         x = self._written(x)
-        return x.astype(np.int64) if self.whole else x
+        return x.astype(np.int64) if self.decimals == 0 else x
 
     def _on_line(self, cells: Cells) -> np.ndarray:
         """The numbers; angles from the cut on, and `CUT` of a period from it at least."""
@@ -264,6 +270,15 @@ class Number:
 def is_whole(x: np.ndarray) -> bool:
     """Whether all numbers are whole, and small enough to be told from their neighbours."""
     return bool(np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)))
+
+
+def _decimals(x: np.ndarray) -> int | None:
+    """The most decimals of any number; None for more than `MOST_DECIMALS`."""
+    x = x.astype(np.float64)
+    if np.abs(x).max(initial=0.0) > 2**53 / 10**MOST_DECIMALS:
+        return 0 if is_whole(x) else None
+    each = range(MOST_DECIMALS + 1)
+    return next((d for d in each if np.array_equal(np.round(x, d), x)), None)
 
 
 def cells_matter(x: np.ndarray) -> bool:
