@@ -19,7 +19,8 @@ draws. Of each as many samples as training rows are compared with the new rows:
 A million rows are drawn of each known density and 100,000 of each public table, and checked
 against rules that all rows of the table keep.
 
-Finished tables are kept in results/mixed.json and are not run again without `--again`.
+Finished tables are kept in results/mixed.json and are not run again without `--again`. When all
+are finished, their tables are put into docs/benchmarks.md.
 
     python benchmarks/mixed.py [--tables cities spam] [--again] [--data FOLDER] [--seconds 60]
 """
@@ -43,6 +44,7 @@ from mixed_measures import Views, compared, efficacy, impossible, nearest
 from mixed_tables import KNOWN, PUBLIC, TARGETS, public
 
 TRAIN, NEW, MOST = 5_000, 20_000, 10_000
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 DRAWN, DRAWN_KNOWN, BLOCK = 100_000, 1_000_000, 250_000
 
 
@@ -187,6 +189,13 @@ def _of_samples(results: dict[str, Any]) -> list[str]:
     return parts
 
 
+def write_page(results: dict[str, Any]) -> None:
+    """Put the tables between the marks of the page."""
+    text, (begin, end) = PAGE.read_text(), ("<!-- mixed -->\n", "<!-- /mixed -->")
+    before, rest = text.split(begin)
+    PAGE.write_text(f"{before}{begin}{show(results)}\n\n{end}{rest.split(end)[1]}")
+
+
 def _first(name: str, result: dict[str, Any]) -> list[str]:
     return [name, str(result["rows"]), str(result["columns"])]
 
@@ -225,7 +234,10 @@ def main() -> None:
             results[name] = run(name, args.data, args.seconds)
             write_results("mixed", results)
             print(show({name: results[name]}), flush=True)
-    print(show({name: results[name] for name in (*KNOWN, *PUBLIC) if name in results}))
+    results = {name: results[name] for name in (*KNOWN, *PUBLIC) if name in results}
+    print(show(results))
+    if len(results) == len(KNOWN) + len(PUBLIC):
+        write_page(results)
 
 
 if __name__ == "__main__":

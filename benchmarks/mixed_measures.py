@@ -134,8 +134,8 @@ def nearest(rows: Views, others: Views) -> float:
 def impossible(rows: pd.DataFrame, drawn: pd.DataFrame) -> int:
     """Number of samples that break a rule which every row of the table keeps.
 
-    A label of the table; a gap only where it has some; whole numbers where all are; none negative,
-    none positive, none beyond 0 and 1, or 0 and 100, where none is.
+    A label of the table; a gap only where it has some; whole numbers where all are; none negative
+    or positive where none is; none beyond 1 or 100 where the largest is close to it.
     """
     wrong = np.zeros(len(drawn), bool)
     for name in rows.columns:
@@ -151,6 +151,7 @@ def impossible(rows: pd.DataFrame, drawn: pd.DataFrame) -> int:
         if (x == np.round(x)).all():
             wrong |= ~gap & (y != np.round(y))
         for low, high in ((0.0, np.inf), (-np.inf, 0.0), (0.0, 1.0), (0.0, 100.0)):
-            if low <= x.min() and x.max() <= high and (high != 100.0 or x.max() > 50):
+            near = not 0 < high < np.inf or x.max() > 0.99 * high
+            if low <= x.min() and x.max() <= high and near:
                 wrong |= (y < low) | (y > high)
     return int(wrong.sum())

@@ -110,8 +110,8 @@ class Data(NamedTuple):
     ) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
         """The best settings, and the held-out log-densities of all that were tried.
 
-        After the deadline, a time of `time.monotonic`, only the last ones are still tried, which
-        have independent columns.
+        After the deadline, a time of `time.monotonic`, single columns, decays and ridges are no
+        longer tried.
         """
         tried: dict[Recipe, Float[np.ndarray, " rows"]] = {}
         best = Recipe()
@@ -127,9 +127,8 @@ class Data(NamedTuple):
             [{"diagonal": False}, {"decay": math.inf, "group": -1, "diagonal": True}],
         ]
         for options in changes:
-            for option in options:
-                if tried and time.monotonic() > deadline and option is not changes[-1][-1]:
-                    continue
+            late = time.monotonic() > deadline and options not in (changes[0], changes[-1])
+            for option in () if late else options:
                 if "toggle" in option:
                     option = {"curved": tuple(sorted({*best.curved} ^ {option["toggle"]}))}
                 each = replace(best, **option)
