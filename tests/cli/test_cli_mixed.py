@@ -75,6 +75,7 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     assert np.isfinite(scores["log_prob"].to_numpy()).all()
     lowest = scores["log_prob"].to_numpy().argmin()
     assert f"unusual 1  row {lowest}: " in result.stdout
+    assert "(missing: " not in result.stdout
     options = "--out", tmp_path / "exact.csv", "--with-error", "--unusual", 0
     result = jaxflow("score", folder, table, *options)
     assert result.exit_code == 0, result.output

@@ -110,8 +110,8 @@ class Data(NamedTuple):
     ) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
         """The best settings, and the held-out log-densities of all that were tried.
 
-        After the deadline, a time of `time.monotonic`, single columns, decays and ridges are no
-        longer tried.
+        After the deadline, a time of `time.monotonic`, only one covariance, with all columns curved
+        or none, and independent columns are still tried.
         """
         tried: dict[Recipe, Float[np.ndarray, " rows"]] = {}
         best = Recipe()
@@ -127,8 +127,10 @@ class Data(NamedTuple):
             [{"diagonal": False}, {"decay": math.inf, "group": -1, "diagonal": True}],
         ]
         for options in changes:
-            late = time.monotonic() > deadline and options not in (changes[0], changes[-1])
-            for option in () if late else options:
+            for option in options:
+                needed = option.get("group") == -1 or options is changes[-1]
+                if time.monotonic() > deadline and not needed:
+                    continue
                 if "toggle" in option:
                     option = {"curved": tuple(sorted({*best.curved} ^ {option["toggle"]}))}
                 each = replace(best, **option)
