@@ -15,8 +15,8 @@ from jaxflow.data.delimited import NULLS
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
-from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
+from jaxflow.tables.spacing import cells_matter
 
 RNG, OTHER = np.random.default_rng(4), np.random.default_rng(5)
 N = 400

@@ -58,9 +58,9 @@ class Training(NamedTuple):
 
     def scored(self, model: Continuous, rows: np.ndarray) -> tuple[tuple[Array, ...], np.ndarray]:
         """Scores and conditions of rows, and their log-density minus that of the scores."""
-        given = self.data.given(rows, model.group)
-        z, more = model.scored(self.data.y[rows], given)
-        cond = model.cond(given)
+        conditions = self.data.conditions(rows, model.group)
+        z, more = model.scored(self.data.y[rows], conditions)
+        cond = model.cond(conditions)
         return ((z,) if cond is None else (z, cond)), more
 
     def run(
@@ -112,7 +112,7 @@ class Training(NamedTuple):
             callback=self.callback,
         )
         trained = replace(model, flow=flow)
-        log_p = trained.log_prob(self.data.y[held], self.data.given(held, settings.group))
+        log_p = trained.log_prob(self.data.y[held], self.data.conditions(held, settings.group))
         return trained, log_p, int(history["step"][-1])
 
 

@@ -16,7 +16,8 @@ from jaxflow.tables.cells import CODE, COMPACT, ORDERS, Cells
 from jaxflow.tables.curved import as_angles
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
-from jaxflow.tables.numeric import Number, Whole, are_frequent
+from jaxflow.tables.numeric import Number, Whole
+from jaxflow.tables.spacing import are_frequent
 from jaxflow.transforms.kinds import ATOM_ROWS
 
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
@@ -71,9 +72,9 @@ class Category:
 
     @classmethod
     def scattered(cls, cells: Cells) -> "Category | None":
-        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000.
+        """As `few`, but only if most numbers in the range never occur, as in 2500, 7500, 200000.
 
-        Where hardly two are neighbours, it is enough that few differ.
+        If hardly any two are neighbours, it is enough that few differ.
         """
         steps = Whole.detect(cells)
         if steps is None:
