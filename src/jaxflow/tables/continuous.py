@@ -94,7 +94,7 @@ class Continuous(eqx.Module):
         known: Bool[np.ndarray, "n columns"],
         conditions: Conditions,
     ) -> tuple[Numbers, Float[np.ndarray, " n"]]:
-        """Draw the unknown cells from the Gaussian given the known ones, with their log-density."""
+        """Draw unknown cells from the Gaussian given the known ones, with their log-density."""
         filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
         drawn, log_q = _propose(
             self.scaling, self.start, key, filled, jnp.asarray(known), conditions
