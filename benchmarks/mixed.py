@@ -143,7 +143,7 @@ def count_impossible(fitted: FittedTable, frame: pd.DataFrame, num: int) -> int:
     for i in range(0, num, BLOCK):
         drawn = fitted.sample(jax.random.key(10 + i), min(BLOCK, num - i))
         fitted.plan.read(drawn)
-        wrong += impossible(frame[fitted.plan.names], pd.DataFrame(drawn))
+        wrong += impossible(frame.loc[:, list(fitted.plan.names)], pd.DataFrame(drawn))
     return wrong
 
 

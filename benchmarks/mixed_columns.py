@@ -119,7 +119,8 @@ class Curve:
         if wide and skewed:
             self.scale = Scale(lower - 1.0, np.inf)
         self.parts = mixture(self.scale(x)[0][:, None])
-        self.mean, self.std = self.parts.means_[:, 0], self.parts.covariances_[:, 0, 0] ** 0.5
+        means, covariances = np.asarray(self.parts.means_), np.asarray(self.parts.covariances_)
+        self.mean, self.std = means[:, 0], covariances[:, 0, 0] ** 0.5
 
     def cdf(self, x: np.ndarray) -> np.ndarray:
         """The distribution function."""

@@ -32,7 +32,7 @@ class Views(NamedTuple):
             column = every[name]
             if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
                 numbers[name] = column.to_numpy(float)
-                if column.isna().any():
+                if column.hasnans:
                     labels[f"{name}, gaps"] = column.isna().to_numpy(int)
             else:
                 labels[name] = pd.factorize(column)[0]
@@ -56,7 +56,8 @@ def errors(rows: Views, drawn: Views) -> tuple[float, float]:
     """
     columns = [_tv(rows.labels[n], drawn.labels[n]) for n in rows.labels]
     known = {n: [v[~np.isnan(v)] for v in (x, drawn.numbers[n])] for n, x in rows.numbers.items()}
-    columns += [float(stats.ks_2samp(*both).statistic) for both in known.values()]
+    apart = [stats.ks_2samp(x, y) for x, y in known.values()]
+    columns += [float(each.statistic) for each in apart]  # pyright: ignore[reportAttributeAccessIssue]
     binned = [dict(each.labels) for each in (rows, drawn)]
     for name, x in rows.numbers.items():
         edges = np.unique(np.nanquantile(x, np.arange(1, BINS) / BINS))
@@ -141,7 +142,7 @@ def impossible(rows: pd.DataFrame, drawn: pd.DataFrame) -> int:
     for name in rows.columns:
         column, new = rows[name], drawn[name]
         gap = new.isna().to_numpy()
-        if not column.isna().any():
+        if not column.hasnans:
             wrong |= gap
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
             known = set(Cells.of(name, column.to_numpy()).text)

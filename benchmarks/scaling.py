@@ -42,6 +42,7 @@ from jaxflow.dynamics import MLP
 from jaxflow.objectives import FlowMatching, maximum_likelihood
 from jaxflow.objectives.couplings import independent
 from jaxflow.training import run as training_run
+from jaxflow.training.optimizer import Choice
 from jaxflow.training.prepare import prepare
 from jaxflow.training.step import train_steps
 
@@ -88,7 +89,9 @@ def run_of(
     )
     problem = prepare(flow, x, None, key, 0.1, None, config)["as given"]
     on = None if mesh is None else jaxflow.rows_mesh(mesh)
-    return training_run.Run("as given", problem, key, config, OBJECTIVES[kind], on, shard)
+    return training_run.Run(
+        "as given", problem, key, config, OBJECTIVES[kind], Choice(), on, shard
+    )
 
 
 def stretch(run: training_run.Run, count: int) -> float:

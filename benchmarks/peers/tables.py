@@ -3,6 +3,7 @@
 .venv-tables/bin/python benchmarks/peers/tables.py FOLDER
 """
 
+# pyright: reportMissingImports=false
 import sys
 from pathlib import Path
 

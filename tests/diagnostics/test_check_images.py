@@ -27,7 +27,7 @@ def still(t, x, cond=None):
 
 def test_independent_pixels_are_as_good_as_their_entropy():
     images = RNG.integers(0, 4, (3000, *SHAPE))
-    transform = pixels(images, 4, key=KEY)
+    transform = pixels(images, 4)
     flow = CNF(still, StandardNormal(SHAPE), transform=transform, ode_eval=EULER)
     found = check_images(flow, images[2900:], images[:2900], key=KEY, levels=4)
     assert found.independent == pytest.approx(2.0, abs=2e-3)

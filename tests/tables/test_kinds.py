@@ -375,9 +375,11 @@ def test_samples_have_the_decimals_of_the_cells():
     least = kind.decode(np.array([(1e-4 - kind.centre) / kind.scale]), np.zeros(1))
     assert least[0] == 0.01
     share = kind_of(Cells.of("share", np.round(OTHER.uniform(size=N), 4)))
+    assert isinstance(share, Number)
     ends = (np.array([1e-6, 1 - 1e-6]) - share.centre) / share.scale
     np.testing.assert_array_equal(share.decode(ends, np.zeros(2)), [0.0001, 0.9999])
     many = kind_of(Cells.of("x", OTHER.normal(size=N)))
+    assert isinstance(many, Number)
     assert many.decimals is None
     old = Number.upgrade_fields({"lower": 0.0, "whole": True})
     assert old == {"lower": 0.0, "first": None, "decimals": 0}

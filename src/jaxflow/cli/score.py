@@ -169,7 +169,7 @@ def _more_columns(
 
     def columns_of(rows: np.ndarray, log_p: np.ndarray) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if percentile:
+        if percentile and quantiles:
             levels = np.linspace(0, 100, len(quantiles))
             columns["percentile"] = np.interp(log_p, quantiles, levels)
         if frame is not None:
