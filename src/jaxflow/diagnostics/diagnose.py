@@ -12,13 +12,14 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import SURVIVORS, finite, flatten
+from jaxflow.diagnostics.geodesic import geodesic_mmd
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
 from jaxflow.diagnostics.round_trip import measure_round_trip
 from jaxflow.diagnostics.slope import measure_slope
 from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
-from jaxflow.diagnostics.surface import as_seen
+from jaxflow.diagnostics.surface import as_points
 from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
 from jaxflow.diagnostics.uniformity import measure_uniformity
@@ -27,6 +28,7 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
+from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
@@ -55,8 +57,8 @@ def diagnose(
 
     On a manifold (a field `jaxflow.dynamics.OnManifold`) the integral is over it; encoded rows are
     tested against the base by means, squares and energy distance
-    (`jaxflow.diagnostics.uniformity`); and samples are compared with data as the manifold shows
-    points, without seams.
+    (`jaxflow.diagnostics.uniformity`); and samples are compared with data by lengths of geodesics
+    (`jaxflow.diagnostics.geodesic`) and as the manifold shows points, without seams.
 
     Use rows that did not train the flow: training rows fit too well. A test that finds no
     difference only says that this many rows do not reveal one: below 200 rows the tests are weak,
@@ -151,9 +153,9 @@ def diagnose(
     else:
         base_rng = numpy_rng(jax.random.fold_in(test_key, 1))
         parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
-        shown = [as_seen(flow.transform, manifold, part) for part in (rows[pairs], paired)]
+        shown = [as_points(flow.transform, part) for part in (rows[pairs], paired)]
     parts["MMD"], parts["classifier"] = _compare_samples(
-        shown[0], shown[1], _take(cond, pairs), numpy_rng(test_key), level
+        shown[0], shown[1], _take(cond, pairs), manifold, numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
         flow, solves.log_prob[pairs], paired, _take(cond, pairs), key=solve_key, level=level
@@ -205,15 +207,29 @@ def _draw(
 
 
 def _compare_samples(
-    rows: Array, samples: Array, cond: Array | None, rng: np.random.Generator, level: float
+    rows: Array,
+    samples: Array,
+    cond: Array | None,
+    manifold: Manifold | None,
+    rng: np.random.Generator,
+    level: float,
 ) -> tuple[MMD | str, C2ST | str]:
-    """Both two-sample tests, on the pairs with a finite sample and on scaled columns."""
+    """Both two-sample tests, on the pairs with a finite sample and on scaled columns.
+
+    On a manifold `rows` and `samples` are its points.
+    """
     solved = finite(samples)
     if np.mean(solved) < SURVIVORS:
         why = f"{np.sum(~solved):,} of {len(samples):,} samples failed"
         return why, why
+    by_geodesics = None
+    if manifold is not None:
+        solved_cond = None if cond is None else cond[solved]
+        parts = manifold, rows[solved], samples[solved]
+        by_geodesics = geodesic_mmd(*parts, rng, level, solved_cond)
+        rows, samples = (jax.vmap(manifold.embed)(x) for x in (rows, samples))
     columns = () if cond is None else (flatten(cond),)
     data, drawn = (np.concatenate([flatten(x), *columns], axis=1)[solved] for x in (rows, samples))
     spread = data.std(axis=0)
     data, drawn = (x / np.where(spread > 0, spread, 1.0) for x in (data, drawn))
-    return mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)
+    return by_geodesics or mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)

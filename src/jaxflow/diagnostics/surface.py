@@ -88,12 +88,9 @@ def _propose(
     return draws, logsumexp(each, axis=0)
 
 
-def as_seen(transform: Any, manifold: Manifold, x: Array) -> Array:
-    """Rows in data units as fields on the manifold see them, without seams, (rows, ambient).
-
-    Failed rows are NaN, as they were.
-    """
+def as_points(transform: Any, x: Array) -> Float[Array, "rows n"]:
+    """Rows in data units as points of the manifold; failed rows are NaN, as they were."""
     u, _ = to_flow_space(transform, x)
     failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
-    # What is not finite would be shown as some point.
-    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))
+    # What is not finite would be some point.
+    return jnp.where(failed, jnp.nan, u)
