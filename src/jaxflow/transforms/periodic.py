@@ -1,13 +1,15 @@
 """Columns with a period: angles, phases, hours of the day, months."""
 
+import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import GridColumn, reaches, usual_gap
+from jaxflow.transforms.kinds import GridColumn, decimal_step, reaches, usual_gap
 
 # Words of angles, and of other columns with a period, which needs such a word.
 ANGLES = {"lon", "long", "lng", "longitude", "ra", "az", "azimuth", "phase", "angle", "deg"}
@@ -22,6 +24,8 @@ PERIODS = (
     (7.0, {"weekday", "day", "dow", "dayofweek"}, True),
     (1.0, {"phase"}, True),
 )
+# Most steps of a grid around the circle, such as half degrees; finer ones are as good as none.
+STEPS = 720
 # Largest share of the period without values on either side of the seam: with a name or beside a
 # column of the same period, and with both.
 NAMED_GAP, BESIDE_GAP = 0.05, 0.2
@@ -29,24 +33,28 @@ NAMED_GAP, BESIDE_GAP = 0.05, 0.2
 
 @dataclass(frozen=True)
 class Periodic:
-    """A column that repeats after its period, in the column's units."""
+    """A column that repeats after its period, in the column's units.
+
+    `step` is that of a grid around the circle which would be too fine on a line: whole degrees.
+    """
 
     columns: tuple[int, ...]
     period: float
     start: float
+    step: float = 0.0
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["Periodic"], list[str]]:
         """Columns that fill a usual period, with values on both sides of the seam.
 
-        And those that have one point of the circle by two numbers, 0 and 360.
+        And those on a grid that have one point of the circle by two numbers, 0 and 360.
         """
         found: list[Periodic] = []
         for beside in (False, True):
             taken = {i for group in found for i in group.columns}
             for i in sorted(set(free) - taken):
-                limits = {(each.period, each.start) for each in found} if beside else None
-                found += cls._fill(i, table, limits)
+                limits = set(itertools.chain(*(each.limits for each in found)))
+                found += cls._fill(i, table, limits if beside else None)
         notes = []
         for i in sorted(set(free) - {i for group in found for i in group.columns}):
             ends = table.x[:, i].min(), table.x[:, i].max()
@@ -55,6 +63,15 @@ class Periodic:
                 notes.append(
                     f"{table.names[i]}: not taken for a circle, since it has both 0 and 360: if "
                     "these are one direction, wrap the values, x % 360"
+                )
+        for group in found:
+            values = np.unique(table.x[:, group.columns[0]])
+            step = _fine_step(values, group.period)
+            if step and not group.grids(table):
+                notes.append(
+                    f"{table.names[group.columns[0]]}: in steps of {step:g}, but taken as "
+                    f"continuous, since it has both {values[0]:g} and {values[-1]:g}, which are "
+                    f"one point: wrap the values, x % {group.period:g}"
                 )
         return sorted(found, key=lambda each: each.columns), notes
 
@@ -78,18 +95,22 @@ class Periodic:
                 found += guess
                 continue
             period = numbers[0]
-            half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
-            low, high = float(values.min()) - half_step, float(values.max()) + half_step
-            starts = numbers[1:] or [-half_step, -period / 2, low]
-            slack = 1e-6 * period
-            fit = [s for s in starts if s - slack <= low and high <= s + period + slack]
+            on_grid = isinstance(kind, GridColumn)
+            fine = 0.0 if on_grid else _fine_step(np.unique(values), period)
+            fit = []
+            for step in (kind.step,) if on_grid else (fine, 0.0):
+                low, high = float(values.min()) - step / 2, float(values.max()) + step / 2
+                starts = numbers[1:] or [-step / 2, -period / 2, low]
+                slack = 1e-6 * period
+                fits = [s for s in starts if s - slack <= low and high <= s + period + slack]
+                fit += [cls((i,), period, s, 0.0 if on_grid else step) for s in fits]
             if not fit:
                 raise ValueError(
                     f"has a period of {period:g}, and values from {values.min():g} to "
                     f"{values.max():g}: give the period of these units (2pi is for radians, 360 "
                     "for degrees), or wrap the values"
                 )
-            found.append(cls((i,), period, fit[0]))
+            found.append(fit[0])
         return found
 
     @classmethod
@@ -117,16 +138,42 @@ class Periodic:
                 slack = 1e-6 * period
                 inside = start - slack <= values[0] and values[-1] <= start + period + slack
                 if inside and reaches(values, start, start + period, gap):
-                    return [cls((i,), period, start)]
+                    step = _fine_step(values, period)
+                    if values[-1] + step / 2 <= start + period - step / 2 + slack:
+                        start -= step / 2
+                    elif values[0] - step / 2 >= start + step / 2 - slack:
+                        start += step / 2
+                    else:
+                        # Both ends of the period, which are one point.
+                        step = 0.0
+                    return [cls((i,), period, start, step)]
         return []
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise within cells stays within the period."""
-        return True
+    @property
+    def limits(self) -> list[tuple[float, float]]:
+        """Period and start, where the cells of a grid begin and in their middle."""
+        return [(self.period, self.start + shift * self.step / 2) for shift in (-1, 0, 1)]
+
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Columns that noise spreads over their grid."""
+        (i,) = self.columns
+        kind = table.kinds[i]
+        if isinstance(kind, GridColumn):
+            return {i: kind}
+        return {i: GridColumn(self.step, float(table.x[0, i]))} if self.step else {}
 
     def describe(self) -> str:
         """The period."""
-        return f"repeats after {self.period:.4g}, from {self.start:.4g} on: a circle"
+        circle = f"repeats after {self.period:.4g}, from {self.start:.4g} on: a circle"
+        grid = GridColumn(self.step, 0.0)
+        return f"{circle}; {grid.describe()}" if self.step else circle
+
+
+def _fine_step(values: Float[np.ndarray, " m"], period: float) -> float:
+    """The step of a grid that divides the period and holds the sorted values; 0 for none."""
+    step = decimal_step(values) if len(values) > 1 else 0.0
+    steps = period / step if step else math.inf
+    return step if steps <= STEPS + 1e-3 and abs(steps - round(steps)) < 1e-3 else 0.0
 
 
 def _number(text: str) -> float:

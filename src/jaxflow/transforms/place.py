@@ -153,15 +153,15 @@ class Place:
         across = turns[0] + 2 * math.pi - turns[-1]
         return bool(length > SMALL and across >= np.diff(turns).max(initial=0.0))
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise within the cells of rounded latitudes stays between the poles."""
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Rounded columns, which noise spreads if it stays between the poles."""
         lat, kind = table.x[:, self.columns[0]], table.kinds[self.columns[0]]
         half_step = kind.step / 2 if isinstance(kind, GridColumn) else 0.0
         low = 0.0 if self.chart.polar else -self.chart.half_turn / 2
-        within = (
-            low + half_step <= lat.min() and lat.max() <= low + self.chart.half_turn - half_step
-        )
-        return bool(within)
+        if lat.min() < low + half_step or lat.max() > low + self.chart.half_turn - half_step:
+            return {}
+        kinds = {i: table.kinds[i] for i in self.columns}
+        return {i: kind for i, kind in kinds.items() if isinstance(kind, GridColumn)}
 
     def describe(self) -> str:
         """What the columns are."""

@@ -173,12 +173,8 @@ def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
     taken = {i for group in groups for i in group.columns}
     plain = ContinuousColumn()
-    # The cells of a grid must not reach beyond a pole.
-    whole = {i for group in groups for i in group.columns if group.keeps_grid(table)}
-    kinds = [
-        kind if i not in taken or (i in whole and isinstance(kind, GridColumn)) else plain
-        for i, kind in enumerate(table.kinds)
-    ]
+    grids = {i: grid for group in groups for i, grid in group.grids(table).items()}
+    kinds = [grids.get(i, plain) if i in taken else kind for i, kind in enumerate(table.kinds)]
     others = tuple(i for i in range(len(kinds)) if i not in taken)
     return Surface(tuple(groups), others, transforms_of(kinds, dtype))
 

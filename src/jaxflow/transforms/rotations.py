@@ -126,9 +126,9 @@ class Rotation:
             raise ValueError(f"does not fit: {error}") from None
         return [cls(columns)]
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise keeps a rotation: it does not."""
-        return False
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Columns that noise spreads over their grid: none, since it would leave the rotations."""
+        return {}
 
     def describe(self) -> str:
         """What the columns are."""

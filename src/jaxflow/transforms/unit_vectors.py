@@ -10,23 +10,28 @@ from jaxtyping import Float
 from jaxflow.manifolds import Manifold, Projective, Sphere
 from jaxflow.transforms.columns import Columns
 from jaxflow.transforms.kinds import GridColumn
+from jaxflow.transforms.unit_length import UnitLength
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
 # Columns of which this share of rows fits look like unit vectors, or like orthogonal ones.
 MOST = 0.98
-# Unit vectors may be rounded to this step, and are then named.
-FINE = 0.011
+# Unit vectors may be rounded to this step; a little more than its rounding in float32.
+ROUNDED, FINE = 0.01, 0.011
 # Unit vectors have this length, within UNIT; fewer rows show nothing.
 UNIT, LEAST_ROWS = 1e-3, 10
 
 
 @dataclass(frozen=True)
 class UnitVector:
-    """Columns whose rows have length 1; `up_to_sign` if `x` and `-x` are one point."""
+    """Columns whose rows have length 1; `up_to_sign` if `x` and `-x` are one point.
+
+    `rounded` is the step to which the columns are rounded, if that changes lengths.
+    """
 
     columns: tuple[int, ...]
     up_to_sign: bool = False
+    rounded: float = 0.0
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
@@ -45,16 +50,12 @@ class UnitVector:
             for columns in _candidates(table, size):
                 if not left.issuperset(columns):
                     continue
-                if any(isinstance(table.kinds[i], GridColumn) for i in columns):
-                    if most == 0 and _is_rounded(table, columns):
-                        left -= set(columns)
-                        names = ", ".join(table.names[i] for i in columns)
-                        notes.append(
-                            f"{names}: not taken for unit vectors, since they are rounded so much "
-                            "that their lengths differ: divide each row by its length"
-                        )
+                kinds = [table.kinds[i] for i in columns]
+                if any(isinstance(kind, GridColumn) and kind.step > FINE for kind in kinds):
                     continue
                 off = _off_unit(table.x[:, columns])
+                rounded = _rounding(table.x[:, columns]) if len(off) else 0.0
+                off = off[:0] if rounded else off
                 if len(off) > most * len(table.x):
                     continue
                 left -= set(columns)
@@ -67,7 +68,7 @@ class UnitVector:
                     table.is_named(i, QUATERNION) or table.names[i].lower() in "wxyz"
                     for i in columns
                 )
-                found.append(cls(columns, quaternion))
+                found.append(cls(columns, quaternion, rounded))
         pairs = itertools.combinations(found, 2)
         upright = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
         if not upright:
@@ -93,21 +94,25 @@ class UnitVector:
         if len(columns) < 2 or options:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
-        if len(off):
+        rounded = _rounding(table.x[:, columns]) if len(off) else 0.0
+        if len(off) and not rounded:
             raise ValueError(f"needs rows of length 1: {_lengths(table.x[:, columns], off)}")
-        return [cls(columns, up_to_sign)]
+        return [cls(columns, up_to_sign, rounded)]
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise keeps the length: it does not."""
-        return False
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Columns that noise spreads over their grid: none, since it would change lengths."""
+        return {}
 
     def describe(self) -> str:
         """What the columns are."""
         size = len(self.columns)
+        steps = f", rounded to {self.rounded:g}: rows are divided by their length"
+        more = steps if self.rounded else ""
         if self.up_to_sign:
             what = "unit quaternions, rotations" if size == 4 else "unit vectors up to sign, axes"
-            return f"{what} (direction: x and -x differ)"
-        return f"unit vectors, on a {'circle' if size == 2 else 'sphere'} (axis: x and -x are one)"
+            return f"{what} (direction: x and -x differ){more}"
+        where = "circle" if size == 2 else "sphere"
+        return f"unit vectors, on a {where} (axis: x and -x are one){more}"
 
     @property
     def manifold(self) -> Manifold:
@@ -115,9 +120,11 @@ class UnitVector:
         return (Projective if self.up_to_sign else Sphere)(len(self.columns) - 1)
 
     @property
-    def chart(self) -> Manifold:
-        """The manifold, which is also a transform."""
-        return self.manifold
+    def chart(self) -> Manifold | UnitLength:
+        """The manifold, which is also a transform; rows of rounded columns are made longer."""
+        if not self.rounded:
+            return self.manifold
+        return UnitLength(self.manifold, _most_off(self.rounded, len(self.columns)))
 
 
 def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
@@ -128,13 +135,17 @@ def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
     return [named, *windows] if len(named) == size == 4 else windows
 
 
-def _is_rounded(table: Columns, columns: tuple[int, ...]) -> bool:
-    """Whether the lengths are 1 but for the rounding of the columns."""
-    kinds = [table.kinds[i] for i in columns]
-    steps = [kind.step for kind in kinds if isinstance(kind, GridColumn)]
-    off = np.abs(np.linalg.norm(table.x[:, columns], axis=1) - 1)
-    most = max(steps) / 2 * len(columns) ** 0.5
-    return max(steps) <= FINE and bool((off <= most + 1e-6).all())
+def _rounding(x: Float[np.ndarray, "n k"]) -> float:
+    """The step to which the columns are rounded, if the lengths are 1 but for it; else 0."""
+    cells = x / ROUNDED
+    off = np.abs(np.linalg.norm(x, axis=1) - 1)
+    on_grid = np.all(np.abs(cells - np.round(cells)) <= 1e-3)
+    return ROUNDED if on_grid and np.all(off <= _most_off(ROUNDED, x.shape[1])) else 0.0
+
+
+def _most_off(step: float, size: int) -> float:
+    """How much rounding to a step changes the length of a unit vector at most."""
+    return step / 2 * size**0.5 + 1e-6
 
 
 def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
@@ -142,7 +153,8 @@ def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector)
     if len(one.columns) != len(other.columns):
         return False
     cosine = np.sum(x[:, one.columns] * x[:, other.columns], axis=1)
-    return bool(np.mean(np.abs(cosine) <= 3 * UNIT) >= MOST)
+    most = 3 * UNIT + one.rounded + other.rounded
+    return bool(np.mean(np.abs(cosine) <= most) >= MOST)
 
 
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
