@@ -165,19 +165,21 @@ class Swaps(Transport):
         rows = jnp.arange(len(ends))
         order = jax.random.permutation(key, len(ends))
 
-        def swap(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            source, starts = carry
+        def swap(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            source, starts, *costs = carry
             # A round-robin tournament: row i is compared with j where i + j has a set remainder.
             other = (order[i % len(ends)] - rows) % len(ends)
             if cost is None:
                 crossed = jnp.sum((ends - ends[other]) * (starts - starts[other]), axis=1) < 0
             else:
-                now, then = (jax.vmap(cost)(s, ends) for s in (starts, starts[other]))
+                (now,), then = costs, jax.vmap(cost)(starts[other], ends)
                 crossed = then + then[other] < now + now[other]
+                costs = [jnp.where(crossed, then, now)]
             swapped = jnp.where(crossed[:, None], starts[other], starts)
-            return jnp.where(crossed, source[other], source), swapped
+            return (jnp.where(crossed, source[other], source), swapped, *costs)
 
-        return lax.fori_loop(0, self.rounds, swap, (rows, starts))[0], None
+        first = () if cost is None else (jax.vmap(cost)(starts, ends),)
+        return lax.fori_loop(0, self.rounds, swap, (rows, starts, *first))[0], None
 
 
 @final
