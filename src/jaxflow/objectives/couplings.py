@@ -57,11 +57,7 @@ class Transport(abc.ABC):
 
     def __call__(self, x0: Rows, x1: Rows, cond: Array | None, key: PRNGKeyArray) -> Pairs:
         """Choose a base sample for each data row, as described in this module."""
-        starts, ends = x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)
-        if cond is not None:  # as further entries, so that distances include them
-            scaled = math.sqrt(self.cond_weight) * cond.reshape(len(cond), -1).astype(x1.dtype)
-            starts, ends = jnp.hstack([starts, scaled]), jnp.hstack([ends, scaled])
-        return self.pair(starts, ends, key)
+        return self.pair(*self._with_conditions(x0, x1, cond), key)
 
     def on(
         self, manifold: Manifold, x0: Rows, x1: Rows, cond: Array | None, key: PRNGKeyArray
@@ -73,13 +69,21 @@ class Transport(abc.ABC):
             length = manifold.distance(start[:size], end[:size])
             return length**2 + jnp.sum((start[size:] - end[size:]) ** 2)
 
-        return self.pair(*with_conditions(x0, x1, cond, self.cond_weight), key, cost)
+        return self.pair(*self._with_conditions(x0, x1, cond), key, cost)
 
     @abc.abstractmethod
     def pair(
         self, starts: Vectors, ends: Vectors, key: PRNGKeyArray, cost: Cost | None = None
     ) -> Pairs:
         """Pair vectors by the cost of a pair; None for its squared distance."""
+
+    def _with_conditions(self, x0: Rows, x1: Rows, cond: Array | None) -> tuple[Vectors, Vectors]:
+        """Flat rows, with conditions as further entries, so that distances include them."""
+        starts, ends = x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)
+        if cond is None:
+            return starts, ends
+        scaled = math.sqrt(self.cond_weight) * cond.reshape(len(cond), -1).astype(x1.dtype)
+        return jnp.hstack([starts, scaled]), jnp.hstack([ends, scaled])
 
 
 @final
