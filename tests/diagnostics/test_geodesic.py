@@ -45,8 +45,8 @@ def test_it_finds_another_spread_and_no_difference_from_the_same(name):
 
 
 def test_false_alarms_are_as_rare_as_stated():
-    p = [p_of(Sphere(2), draw(Sphere(2), 40, 2 * i), draw(Sphere(2), 40, 2 * i + 1))
-         for i in range(60)]  # fmt: skip
+    pairs = draw(Sphere(2), 60 * 80).reshape(60, 2, 40, 3)
+    p = [p_of(Sphere(2), x, y) for x, y in pairs]
     # 60 uniform numbers: the share below 0.1 is within four standard errors.
     assert 0 <= np.mean(np.asarray(p) < 0.1) < 0.1 + 4 * (0.09 / 60) ** 0.5
     assert 0.3 < np.mean(p) < 0.7

@@ -117,4 +117,5 @@ def _size(x: Vector) -> Scalar:
 
 def _scaled(x: Vector) -> Vector:
     size = _size(x)
-    return x / jnp.where(size > 0, size, 1.0)
+    # NaN stays NaN.
+    return x / jnp.where(size <= 0, 1.0, size)

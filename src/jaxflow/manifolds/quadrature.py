@@ -87,7 +87,7 @@ def _on_torus(torus: Torus, num: int) -> Rule:
     return points, np.full(len(points), math.exp(torus.log_volume) / len(points))
 
 
-def _all_pairs(rules: list[Rule]) -> Rule:
+def _all_pairs(rules: list[tuple[np.ndarray, np.ndarray]]) -> Rule:
     points, weights = rules[0]
     for more, others in rules[1:]:
         points = np.hstack([np.repeat(points, len(more), axis=0), np.tile(more, (len(points), 1))])
