@@ -1,7 +1,7 @@
 """Products: a position, an angle and a number in one row."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, final
 
 import equinox as eqx
@@ -83,12 +83,12 @@ class Product(Manifold):
 
     def normals(self, p: Vector) -> Float[Array, "_ _"]:
         """The factors' vectors, 0 in the other factors' entries."""
-        each = zip(self.factors, self._seen(p), strict=True)
+        each: Iterable[tuple[Any, Vector]] = zip(self.factors, self._seen(p), strict=True)
         return jax.scipy.linalg.block_diag(*(m.normals(p) for m, p in each))
 
     def curvature(self, p: Vector) -> Vector:
         """The factors' vectors."""
-        each = zip(self.factors, self._seen(p), strict=True)
+        each: Iterable[tuple[Any, Vector]] = zip(self.factors, self._seen(p), strict=True)
         return jnp.concatenate([m.curvature(p) for m, p in each])
 
     def retract(self, x: Vector) -> Vector:
