@@ -68,8 +68,8 @@ bench-images: .venv/.ready  ## bits/dim of digits with every error; DATA=DIR add
 bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference posteriors; DATA=DIR has TASK.npz of sbibm, ARGS='--tasks slcp --seconds 150'
 	$(BIN)/python benchmarks/sbi.py --data $(or $(DATA),data) $(ARGS)
 
-bench-mixed: .venv/.ready  ## tables of labels, counts and gaps, beside known densities (docs/benchmarks.md); needs statsmodels
-	$(BIN)/python benchmarks/mixed.py
+bench-mixed: .venv/.ready .venv-tables/.ready  ## tables of labels, counts and gaps, beside the truth and simple densities; ARGS='--tables cities --again'
+	$(BIN)/python benchmarks/mixed.py --peers .venv-tables/bin/python $(ARGS)
 
 bench: .venv/.ready  ## training steps and adjoint memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/step.py
@@ -104,5 +104,11 @@ bench-scaling: .venv/.ready  ## what many devices cost, on simulated ones; QUICK
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# Packages that carry tables.
+.venv-tables/.ready: benchmarks/peers/tables.txt
+	test -x .venv-tables/bin/python || $(PYTHON) -m venv .venv-tables
+	.venv-tables/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:  ## remove what the targets made
-	rm -rf .venv .venv-peers demo site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers .venv-tables demo site .pytest_cache .ruff_cache

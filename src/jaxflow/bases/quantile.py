@@ -35,7 +35,7 @@ def icdf_rows(base: Any, q: Float[Array, " rows"]) -> Rows:
     By `base.icdf` if it exists, else by bisection of `base.cdf`, to the rounding of that. Raises
     ValueError if the base has neither.
     """
-    z = _call_rows(base, "icdf", q.reshape(-1, *base.event_shape))
+    z = _call_rows(base, "icdf", q)
     if z is not None:
         return z
     cdf_rows(base, jnp.zeros((1, *base.event_shape), q.dtype))  # raises if there is none
@@ -54,7 +54,7 @@ def _call_rows(base: Any, method: str, rows: Array) -> Array | None:
 
 @eqx.filter_jit
 def _jitted(base: Any, method: str, rows: Array) -> Array:
-    return jax.vmap(getattr(base, method))(rows)
+    return jax.vmap(getattr(base, method))(rows.reshape(-1, *base.event_shape))
 
 
 @eqx.filter_jit

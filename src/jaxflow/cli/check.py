@@ -50,7 +50,8 @@ def check(
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Picture to write, of the encoded rows and the errors: .png, .pdf or .svg."
+            help="Picture to write, of the encoded rows and the errors, or of the columns of rows "
+            "and samples if these are more than numbers: .png, .pdf or .svg."
         ),
     ] = None,
     report: Annotated[
@@ -95,7 +96,7 @@ def check(
     if card is not None:
         check_output(card, overwrite=overwrite, suffixes=(".md",), option="--card")
     record = read_finished(run)
-    if picture is not None:
+    if picture is not None and PLAN not in record:
         check_numbers(run, record, "--picture")
     with on_devices(devices), jax.enable_x64(record["settings"]["float64"]):
         if IMAGES in record:
@@ -111,7 +112,11 @@ def check(
             text = card_of(run, record, result.solves).text(result.model, FLOW)
             write_bytes(card, text.encode())
         if picture is not None:
-            write_picture(picture, diagnostics.draw(result.checked, record["columns"]))
+            if PLAN in record:
+                (figure,) = result.report()[1].values()
+            else:
+                figure = diagnostics.draw(result.checked, record["columns"])
+            write_picture(picture, figure)
     outputs = {"picture": picture, "report": report, "card": card}
     written = {name: str(path) for name, path in outputs.items() if path is not None}
     parts = [result.text]

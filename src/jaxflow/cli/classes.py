@@ -13,7 +13,7 @@ from jaxflow.cli.terminal import note, plural
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.data.delimited import TEXT, is_number, text_column
 from jaxflow.tables.cells import CODE
-from jaxflow.tables.numeric import is_whole
+from jaxflow.tables.spacing import is_whole
 
 # A column with more labels is taken for numbers.
 MAX_CLASSES = 1000

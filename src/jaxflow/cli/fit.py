@@ -22,6 +22,7 @@ from jaxflow.cli.record import check_resumable
 from jaxflow.cli.settings import CHOICES, STEPS, FitData, FitSettings
 from jaxflow.cli.table_fit import inherit_settings
 from jaxflow.cli.tables import split_names
+from jaxflow.cli.terminal import note
 from jaxflow.cli.training import NewRun
 from jaxflow.training.fit_images import STEPS as IMAGE_STEPS
 
@@ -69,8 +70,8 @@ def fit(
         list[str] | None,
         _table(
             help="Kind of a column as COLUMN=KIND: category, count, whole, date, continuous, "
-            "positive, identifier (left out), or limits such as 0:1. In tables of numbers also "
-            "lat,lon=place, COLUMN=periodic:360, x,y,z=direction, x,y,z=axis, COLUMN=interval. "
+            "positive, identifier (left out), periodic:360, or limits such as 0:1. In tables of "
+            "numbers also lat,lon=place, x,y,z=direction, x,y,z=axis, COLUMN=interval. "
             "Repeat it for more columns."
         ),
     ] = None,
@@ -231,6 +232,8 @@ def fit(
             started = run_directory.read_record(folder)
             check_resumable(out, started, record)
             record |= {"started": started.get("started")}
+            if not (folder / run_directory.STATE).exists():
+                note("the interrupted run has no training state: training starts again")
         elif folder != out.resolve():
             # An interrupted replacement that is not resumed.
             run_directory.discard(folder)

@@ -21,8 +21,8 @@ from jaxflow.runtime.checks import constant_columns, finite_rows
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.frames import read_cells
-from jaxflow.tables.numeric import cells_matter
 from jaxflow.tables.plan import Plan
+from jaxflow.tables.spacing import cells_matter
 from jaxflow.training.history import History
 from jaxflow.training.record import COLUMNS
 from jaxflow.transforms import propose

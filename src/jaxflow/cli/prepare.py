@@ -64,8 +64,9 @@ def _continuous_numbers(data: FitData) -> Table | None:
     numbers = None
     if len(groups) == len(kinds) and not data.null:
         numbers = read_numbers(data.table, data.columns, whole=not groups, drop_nan=data.drop_nan)
-    if groups and numbers is None:
-        name, kind = next(iter(groups.items()))
+    curved = [each for each in groups.items() if not each[1].startswith("periodic")]
+    if curved and numbers is None:
+        name, kind = curved[0]
         raise ValueError(
             f"--kind {name}={kind} is for tables of numbers alone, and {data.table} has text, "
             "gaps or constants, or another --kind or --null: choose the numbers by --columns, or "

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import typer
@@ -116,11 +117,13 @@ def score(
         raise ValueError("--percentile compares whole rows, --marginal does not: leave one out")
     more = _more_columns(record, table, out, keep=keep_columns, percentile=percentile)
     if PLAN in record:
-        refused = {"class": class_name, "with_error": with_error, "fast": fast}
-        refuse_options(run, record, **refused)
+        refuse_options(run, record, **{"class": class_name, "fast": fast})
+        if marginal and with_error:
+            raise ValueError("--marginal has an error of its own, log_prob_se: drop --with-error")
         with jax.enable_x64(record["settings"]["float64"]):
             num = None if marginal else unusual
-            _score_mixed(load_flow(run), table, out, more, num, drop_nan=drop_nan)
+            how = {"drop_nan": drop_nan, "with_error": with_error}
+            _score_mixed(load_flow(run), table, out, more, num, **how)
         return
     conditions = row_conditions(record, table, class_name)
     moments, lowest = Moments(), Lowest(unusual)
@@ -132,8 +135,8 @@ def score(
             for x, row_numbers in read_row_blocks(record, table, BLOCK, drop_nan=drop_nan):
                 cond = conditions(row_numbers)
                 columns = _score(flow, x, cond, fast=fast, with_error=with_error)
-                if with_error and out.suffix.lower() != ".npy":
-                    columns["status"] = [Status(int(s)).name.lower() for s in columns["status"]]
+                if with_error:
+                    columns["status"] = _status(columns["status"], out)
                 log_p = columns["log_prob"]
                 # With no more digits than the precision of the run.
                 columns["log_prob"] = log_p.astype(number)
@@ -180,7 +183,14 @@ def _more_columns(
 
 
 def _score_mixed(
-    fitted: Any, table: Path, out: Path, more: MoreColumns, num: int | None, *, drop_nan: bool
+    fitted: Any,
+    table: Path,
+    out: Path,
+    more: MoreColumns,
+    num: int | None,
+    *,
+    drop_nan: bool,
+    with_error: bool,
 ) -> None:
     """Score a mixed table and print its `num` most unusual rows.
 
@@ -195,6 +205,14 @@ def _score_mixed(
     if num is None:
         note_absent(fitted, cells, table)
         log_p, errors["log_prob_se"] = fitted.marginal(cells, jax.random.key(0))
+    elif with_error:
+        if fitted.continuous is not None:
+            quiet = without_raising(fitted.continuous.flow)
+            fitted = eqx.tree_at(lambda table: table.continuous.flow, fitted, quiet)
+        answer = fitted.log_prob_with_error(cells)
+        log_p = answer.value
+        errors = {"ode_error": answer.ode_error, "trace_se": answer.trace_se}
+        errors["status"] = _status(answer.status, out)
     else:
         log_p = fitted.log_prob(cells)
     with open_table(out) as append:
@@ -202,6 +220,13 @@ def _score_mixed(
     moments.add(log_p)
     unusual = unusual_in_table(fitted, cells, row_numbers, log_p, num or 0)
     _print_scores(moments, out, None, unusual)
+
+
+def _status(status: np.ndarray, out: Path) -> Any:
+    """The status of each row in words, which .npy files cannot hold."""
+    if out.suffix.lower() == ".npy":
+        return status
+    return [Status(int(each)).name.lower() for each in status]
 
 
 def _print_scores(

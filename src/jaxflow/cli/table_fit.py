@@ -31,7 +31,7 @@ from jaxflow.cli.training import (
 from jaxflow.data import Table, check_columns, read_table, split, table_names
 from jaxflow.diffusion import prior_gap
 from jaxflow.io.checkpoint import load
-from jaxflow.tables.numeric import is_whole
+from jaxflow.tables.spacing import is_whole
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import scaling, table_config
 from jaxflow.training.folds import FOLD_ROWS

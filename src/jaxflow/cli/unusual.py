@@ -98,8 +98,13 @@ def unusual_in_table(
     names = [name for name in fitted.plan.names if name in cells]
     lowest = np.argsort(log_p, kind="stable")[:num]
 
+    missing = np.stack([cells[name].missing for name in names], axis=1)
+
     def of_cells(row: np.ndarray, index: np.ndarray) -> np.ndarray:
-        return fitted.log_prob({n: cells[n].take(index[:, j]) for j, n in enumerate(names)})
+        log_p = fitted.log_prob({n: cells[n].take(index[:, j]) for j, n in enumerate(names)})
+        # A gap has a probability, and a number a density: they do not compare.
+        emptied = missing[index, np.arange(len(names))] & ~missing[row]
+        return np.where(emptied.any(axis=1), -np.inf, log_p)
 
     def text(i: int, j: int) -> str:
         each = cells[names[j]]

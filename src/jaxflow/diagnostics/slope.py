@@ -109,7 +109,7 @@ def _measure_paths(
         return _by_jacobian(field, t, u, cond) if dense else _by_iteration(field, t, u, cond, key)
 
     measure_rows = jax.vmap(measure, in_axes=(None, 0, 0, 0))
-    return lax.map(lambda at: measure_rows(*at, cond, keys), (times, path))
+    return lax.map(lambda at: measure_rows(at[0], at[1], cond, keys), (times, path))
 
 
 def _by_jacobian(field: Any, t: Array, u: Array, cond: Array | None) -> tuple[Array, Array]:

@@ -94,7 +94,7 @@ def _density(
 ) -> Float[np.ndarray, "up across"]:
     """The density of both columns at the centres of the pixels."""
     if flow.event_shape == (2,):
-        grid = pixel_centres(*sides, resolution).reshape(-1, 2)
+        grid = pixel_centres(sides[0], sides[1], resolution).reshape(-1, 2)
         rows = np.empty_like(grid)
         rows[:, list(columns)] = grid
         return np.exp(np.asarray(flow.log_prob(rows), np.float64)).reshape(resolution, resolution)

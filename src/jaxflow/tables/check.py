@@ -46,7 +46,7 @@ class TableCheck:
 
     @property
     def problems(self) -> list[str]:
-        """What differs by more than chance, in words."""
+        """The differences that chance does not explain, in words."""
         least = 1 / (CHANCE * max(len(self.p_values), 1))
         wrong = [name for name, p in self.p_values.items() if p < least]
         found = [

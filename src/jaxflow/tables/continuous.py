@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxflow.density.error import LogDensity
 from jaxflow.dynamics.protocol import Field
 from jaxflow.flows.cnf import CNF
-from jaxflow.tables.gaussian import Given, LinearGaussian
+from jaxflow.tables.gaussian import Conditions, LinearGaussian
 
 # Draws from the Gaussian are wider than it by this factor, so that no weight is very large.
 WIDER = 1.1
@@ -50,43 +51,67 @@ class Continuous(eqx.Module):
     group: int = eqx.field(static=True)
     gates: tuple[int, ...] = eqx.field(static=True)
 
-    def given(self, codes: Codes, inputs: Float[np.ndarray, "n inputs"]) -> Given:
-        """What the rows with these discrete cells are given."""
+    def conditions(self, codes: Codes, inputs: Float[np.ndarray, "n inputs"]) -> Conditions:
+        """Conditions of the continuous cells of rows, from their discrete cells."""
         num_labels = self.start.covariances.shape[0]
-        return Given(seen_in(codes, self.gates), inputs, labels_of(codes, self.group, num_labels))
+        return Conditions(
+            seen_in(codes, self.gates), inputs, labels_of(codes, self.group, num_labels)
+        )
 
-    def log_prob(self, y: Numbers, given: Given) -> Float[np.ndarray, " n"]:
+    def log_prob(self, y: Numbers, conditions: Conditions) -> Float[np.ndarray, " n"]:
         """Log-density of the present columns of rows, in nats; 0 for a row without one."""
-        z, log_det = self.scores(y, given)
-        log_p = np.asarray(self.flow.log_prob(z, self.cond(given)), np.float64)
-        absent = (~np.asarray(given.seen)).sum(axis=1)
-        return log_p + 0.5 * math.log(2 * math.pi) * absent + np.asarray(log_det, np.float64)
+        z, log_det = self.scores(y, conditions)
+        log_p = np.asarray(self.flow.log_prob(z, self.cond(conditions)), np.float64)
+        return log_p + _of_absent(conditions) + np.asarray(log_det, np.float64)
 
-    def scores(self, y: Numbers, given: Given) -> tuple[Array, Array]:
+    def log_prob_with_error(self, y: Numbers, conditions: Conditions) -> LogDensity:
+        """As `log_prob`, with the error of the flow's solve."""
+        z, more = self.scored(y, conditions)
+        answer: Any = self.flow.log_prob_with_error(z, self.cond(conditions))
+        answer = jax.tree.map(np.asarray, answer)
+        return answer._replace(value=answer.value + more, refined=answer.refined + more)
+
+    def scored(self, y: Numbers, conditions: Conditions) -> tuple[Array, Float[np.ndarray, " n"]]:
+        """Scores of rows, and the log-density of the present columns minus that of the scores."""
+        z, log_det = self.scores(y, conditions)
+        return z, np.asarray(log_det, np.float64) + _of_absent(conditions)
+
+    def scores(self, y: Numbers, conditions: Conditions) -> tuple[Array, Array]:
         """Scores of rows, 0 where absent, and the log-determinants of the present columns."""
-        filled = jnp.asarray(np.where(given.seen, y, np.asarray(self.fill)), float)
-        return _scores(self.scaling, self.start, filled, given)
+        filled = jnp.asarray(np.where(conditions.seen, y, np.asarray(self.fill)), float)
+        return _scores(self.scaling, self.start, filled, conditions)
 
-    def sample(self, key: PRNGKeyArray, given: Given) -> Numbers:
+    def sample(self, key: PRNGKeyArray, conditions: Conditions) -> Numbers:
         """Draw the present columns of rows; NaN elsewhere."""
-        z = self.flow.sample(key, len(given.seen), self.cond(given))
-        y = np.asarray(_columns(self.scaling, self.start, z, given), np.float64)
-        return np.where(given.seen, y, np.nan)
+        z = self.flow.sample(key, len(conditions.seen), self.cond(conditions))
+        y = np.asarray(_columns(self.scaling, self.start, z, conditions), np.float64)
+        return np.where(conditions.seen, y, np.nan)
 
     def propose(
-        self, key: PRNGKeyArray, y: Numbers, known: Bool[np.ndarray, "n columns"], given: Given
+        self,
+        key: PRNGKeyArray,
+        y: Numbers,
+        known: Bool[np.ndarray, "n columns"],
+        conditions: Conditions,
     ) -> tuple[Numbers, Float[np.ndarray, " n"]]:
-        """Draw what is not known by the Gaussian given the rest; also the log-density of that."""
+        """Draw unknown cells from the Gaussian given the known ones, with their log-density."""
         filled = jnp.asarray(np.where(known, y, np.asarray(self.fill)), float)
-        drawn, log_q = _propose(self.scaling, self.start, key, filled, jnp.asarray(known), given)
+        drawn, log_q = _propose(
+            self.scaling, self.start, key, filled, jnp.asarray(known), conditions
+        )
         drawn = np.where(known, y, np.asarray(drawn, np.float64))
-        return np.where(given.seen, drawn, np.nan), np.asarray(log_q, np.float64)
+        return np.where(conditions.seen, drawn, np.nan), np.asarray(log_q, np.float64)
 
-    def cond(self, given: Given) -> Array | None:
+    def cond(self, conditions: Conditions) -> Array | None:
         """Conditions of the flow."""
-        parts = [given.seen, given.inputs] if self.masked else [given.inputs]
+        parts = [conditions.seen, conditions.inputs] if self.masked else [conditions.inputs]
         cond = jnp.concatenate([jnp.asarray(part, float) for part in parts], axis=1)
         return cond if cond.shape[1] else None
+
+
+def _of_absent(conditions: Conditions) -> Float[np.ndarray, " n"]:
+    """Minus the log-density of the base at the scores 0 of absent columns."""
+    return 0.5 * math.log(2 * math.pi) * (~np.asarray(conditions.seen)).sum(axis=1)
 
 
 def seen_in(codes: Codes, gates: tuple[int, ...]) -> Bool[np.ndarray, "n columns"]:
@@ -114,11 +139,11 @@ def scale(scaling: Any, y: Array) -> tuple[Array, Array]:
 
 @eqx.filter_jit
 def _scores(
-    scaling: Any, start: LinearGaussian, y: Float[Array, "n columns"], given: Given
+    scaling: Any, start: LinearGaussian, y: Float[Array, "n columns"], conditions: Conditions
 ) -> tuple[Array, Array]:
     u, log_slopes = scale(scaling, y)
-    z, log_det = jax.vmap(start.forward)(u, given)
-    return z, log_det + jnp.sum(jnp.where(given.seen, log_slopes, 0.0), axis=1)
+    z, log_det = jax.vmap(start.forward)(u, conditions)
+    return z, log_det + jnp.sum(jnp.where(conditions.seen, log_slopes, 0.0), axis=1)
 
 
 @eqx.filter_jit
@@ -128,11 +153,11 @@ def _propose(
     key: PRNGKeyArray,
     y: Float[Array, "n columns"],
     known: Array,
-    given: Given,
+    conditions: Conditions,
 ) -> tuple[Array, Array]:
-    mean, factor = jax.vmap(start.rest)(scale(scaling, y)[0], known, given)
+    mean, factor = jax.vmap(start.rest)(scale(scaling, y)[0], known, conditions)
     noise = WIDER * jax.random.normal(key, mean.shape, mean.dtype)
-    free = given.seen & ~known
+    free = conditions.seen & ~known
     u = mean + jnp.einsum("nij,nj->ni", factor, jnp.where(free, noise, 0.0))
     y = jax.vmap(scaling.inverse)(u)[0]
     log_slopes = scale(scaling, y)[1] - jnp.log(jnp.diagonal(factor, axis1=1, axis2=2))
@@ -141,6 +166,6 @@ def _propose(
 
 
 @eqx.filter_jit
-def _columns(scaling: Any, start: LinearGaussian, z: Array, given: Given) -> Array:
-    u = jax.vmap(start.inverse)(z, given)
+def _columns(scaling: Any, start: LinearGaussian, z: Array, conditions: Conditions) -> Array:
+    u = jax.vmap(start.inverse)(z, conditions)
     return jax.vmap(scaling.inverse)(u)[0]

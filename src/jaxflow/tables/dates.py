@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.laws import Law, Steps
-from jaxflow.tables.numeric import STEP_VALUES
+from jaxflow.tables.spacing import STEP_VALUES
 
 # Units of points in time.
 UNITS = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes", "s": "seconds"}

@@ -99,7 +99,7 @@ def encode(laws: Sequence[Law], codes: Codes) -> Float[np.ndarray, "n inputs"]:
 def constant_heads(
     laws: Sequence[Law], biases: Sequence[np.ndarray], seed: int
 ) -> tuple[Head, ...]:
-    """Heads with these parameters, whatever the cells before; their first layer is random."""
+    """Heads that ignore the cells before them; their first layer is random."""
     heads, size, rng = [], 0, np.random.default_rng(seed)
     dtype = jax.dtypes.canonicalize_dtype(float)
     for law, bias in zip(laws, biases, strict=True):

@@ -49,16 +49,16 @@ def fit_discrete(
     folds: Folds,
     key: PRNGKeyArray,
     progress: Progress,
-    max_seconds: float | None = None,
+    end: float = math.inf,
 ) -> FittedDiscrete:
     """Train the heads, each as long as that helps held-out rows.
 
     The models of all folds and the model of all rows train together. The heads share no weights,
     so each stops at its own best step. A variable keeps its frequencies where no step beats them.
-    `folds` has row numbers to train on and to hold out; `gates` are those of `Autoregressive`.
+    `folds` has row numbers to train on and to hold out; `gates` are those of `Autoregressive`;
+    training ends after `end`, a time of `time.monotonic`.
     """
     laws, gates = tuple(laws), tuple(gates)
-    end = time.monotonic() + (math.inf if max_seconds is None else max_seconds)
     trains = [*(train for train, _ in folds), np.arange(len(codes))]
     seed = host_seed(key)
     frequencies, starts = [], []

@@ -1,17 +1,17 @@
 """`fit_table`: one exact joint density of a table of labels, counts, dates and numbers."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count, check_share, split
-from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.runtime.progress import Progress
+from jaxflow.tables.dependent import check_no_function
 from jaxflow.tables.fit_discrete import fit_discrete
 from jaxflow.tables.frames import Frame, read_cells, sort_of
 from jaxflow.tables.from_gaussian import fit_continuous
@@ -26,8 +26,8 @@ from jaxflow.training.record import Callback
 
 # Share of a large table that is held out.
 SHARE = 0.1
-# The flow has at least this time to train, so that it is validated once.
-LEAST_SECONDS = 1e-3
+# Share of the time limit for discrete cells, where there are continuous ones too.
+DISCRETE_TIME = 0.5
 # A label chooses the covariance of the continuous columns only among so many.
 MAX_GROUPS = 16
 
@@ -69,7 +69,8 @@ def fit_table(
       positive, where none is negative and the least is nearer to 0 than to the largest; else
       continuous. Values on a limit, and values that a hundredth of the rows share, have
       probabilities of their own. Large whole numbers, such as incomes, have a density too, which
-      is about the probability of each; samples are rounded.
+      is about the probability of each; samples are rounded. Angles, as
+      `jaxflow.transforms.propose` finds them, are cut where there is no row.
 
     Discrete cells are modelled one after another by small networks, and keep their smoothed
     frequencies where the networks are no better on held-out rows; continuous ones by a flow that
@@ -99,7 +100,8 @@ def fit_table(
             are missing, and numbers may have a decimal comma.
         key: for the folds, the weights and the minibatches; the same key gives the same table.
         kinds: kinds of columns by name, in place of those that are found: "category", "count",
-            "whole", "date", "continuous", "positive", "identifier", or limits `(lower, upper)`.
+            "whole", "date", "continuous", "positive", "identifier", limits `(lower, upper)`, or a
+            period of angles, such as "periodic:360".
         null: more words that stand for a missing cell.
         width: units of each hidden layer of the flow.
         depth: number of its hidden layers.
@@ -107,8 +109,10 @@ def fit_table(
         batch_size: rows of an update; None for 128, or 512 for a large table.
         learning_rate: peak learning rate; None for 1e-3, or 2e-3 for a large table.
         validation: share of a large table to hold out.
-        max_seconds: stop training, of discrete cells and then of the flow, at the first validation
-            after this many seconds.
+        max_seconds: about how long to take in all, with compilation: discrete cells, then the
+            flow, train until the first validation after their share of it. What is left then, such
+            as the comparison, may take some seconds more; a first program that compiles longer
+            than this is not cut off.
         progress: show a progress bar; None for only on a terminal.
         callback: called after each validation of the flow with a `jaxflow.training.Record`;
             return True to stop training it. What was best so far is the result.
@@ -128,17 +132,18 @@ def fit_table(
     cells = read_cells(frame, null)
     plan = Plan.of(cells, kinds, null, sort_of(frame))
     rows = plan.read(frame)
-    whole = rows.y[~np.isnan(rows.y).any(axis=1)]
-    if len(whole) > whole.shape[1]:
-        check_independent(whole, [plan.columns[j].name for j in plan.numbers])
+    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
+    check_no_function(plan, rows, laws)
     count = len(rows.y)
     large = count > FOLD_ROWS
     sizes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     config = table_config(large=large, **sizes, max_seconds=max_seconds)
+    deadline = start + (math.inf if max_seconds is None else max_seconds)
     folds = _folds(plan, rows, key, validation)
-    laws, gates = plan.laws(rows.codes), [variable.gate for variable in plan.variables]
     with Progress(steps, show=progress) as bar:
-        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar, max_seconds)
+        now, share = time.monotonic(), DISCRETE_TIME if plan.numbers else 1.0
+        end = now + share * (deadline - now)
+        discrete = fit_discrete(laws, gates, rows.codes, folds, key, bar, end)
         held = discrete.held.sum(axis=1)
         parts = {"flow": held, "product of all columns": discrete.independent.sum(axis=1)}
         continuous, taken = None, 0
@@ -149,9 +154,6 @@ def fit_table(
                 if isinstance(law, Labels) and 1 < law.count <= MAX_GROUPS
             }
             inputs = discrete.model.encode(rows.codes)
-            if max_seconds is not None:
-                left = max(max_seconds - (time.monotonic() - start), LEAST_SECONDS)
-                config = replace(config, max_seconds=left)
             data = Data(rows.y, plan.limits, inputs, rows.codes, groups, plan.gates)
             fitted = fit_continuous(
                 data,
@@ -163,6 +165,7 @@ def fit_table(
                 by_folds=not large,
                 progress=bar,
                 callback=callback,
+                deadline=deadline,
             )
             continuous, taken = fitted.model, fitted.steps
             parts = {

@@ -1,6 +1,7 @@
 """Train the density of continuous columns from the best Gaussian."""
 
 import math
+import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from jaxflow.training.run import Run
 
 # Steps for which two starts are trained on one fold before one is chosen.
 PILOT = 200
+# The flow has at least this time to train, so that it is validated once.
+LEAST_SECONDS = 1e-3
 
 
 class FittedContinuous(NamedTuple):
@@ -46,14 +49,18 @@ class Training(NamedTuple):
     config: TrainConfig
     progress: Progress
     callback: Callback | None
+    deadline: float
+
+    def timed(self, share: float = 1.0) -> TrainConfig:
+        """The settings with this share of the time that is left before the deadline."""
+        left = max(share * (self.deadline - time.monotonic()), LEAST_SECONDS)
+        return replace(self.config, max_seconds=left) if math.isfinite(left) else self.config
 
     def scored(self, model: Continuous, rows: np.ndarray) -> tuple[tuple[Array, ...], np.ndarray]:
         """Scores and conditions of rows, and their log-density minus that of the scores."""
-        given = self.data.given(rows, model.group)
-        z, log_det = model.scores(self.data.y[rows], given)
-        absent = (~np.asarray(given.seen)).sum(axis=1)
-        more = np.asarray(log_det, np.float64) + 0.5 * math.log(2 * math.pi) * absent
-        cond = model.cond(given)
+        conditions = self.data.conditions(rows, model.group)
+        z, more = model.scored(self.data.y[rows], conditions)
+        cond = model.cond(conditions)
         return ((z,) if cond is None else (z, cond)), more
 
     def run(
@@ -66,7 +73,7 @@ class Training(NamedTuple):
 
     def pilot(self, starts: list[Recipe], folds: Splits) -> Recipe:
         """The start from which a short training on one fold comes furthest."""
-        if len(starts) == 1:
+        if len(starts) == 1 or time.monotonic() > self.deadline:
             return starts[0]
         values = []
         for start in starts:
@@ -81,7 +88,8 @@ class Training(NamedTuple):
         runs = [self.run(settings, train, held) for train, held in folds]
         every = np.arange(len(self.data.y))
         search = Folds([run for run, _, _ in runs], len(every))
-        search.train(self.config, self.progress, self.callback)
+        # The training on all rows takes as long as that on each of the folds.
+        search.train(self.timed(len(folds) / (len(folds) + 1)), self.progress, self.callback)
         held = search.held_out() + np.concatenate([more for _, _, more in runs])
         model = self.data.simple(settings, every, self.field)
         flow = search.train_all(lambda: self.run(settings, every, every)[0])
@@ -99,12 +107,12 @@ class Training(NamedTuple):
             key=self.key,
             validation=validation,
             transform=None,
-            config=self.config,
+            config=self.timed(),
             progress=self.progress.visible,
             callback=self.callback,
         )
         trained = replace(model, flow=flow)
-        log_p = trained.log_prob(self.data.y[held], self.data.given(held, settings.group))
+        log_p = trained.log_prob(self.data.y[held], self.data.conditions(held, settings.group))
         return trained, log_p, int(history["step"][-1])
 
 
@@ -119,12 +127,13 @@ def fit_continuous(
     by_folds: bool,
     progress: Progress,
     callback: Callback | None,
+    deadline: float,
 ) -> FittedContinuous:
     """Choose a Gaussian by held-out rows, and train a flow from it where that helps them.
 
     With `by_folds` the flow trains on every fold for the number of steps, then on all rows; else
     on the rows of the only fold, as `jaxflow.fit` does by default. There are no folds for too few
-    rows.
+    rows. `deadline` is a time of `time.monotonic`.
     """
     every, dim = np.arange(len(data.y)), data.y.shape[1]
     cond_dim = data.inputs.shape[1] + (dim if data.masked else 0)
@@ -136,12 +145,12 @@ def fit_continuous(
         nothing = np.zeros(0)
         settings = Recipe(decay=30.0, ridge=0.2)
         return FittedContinuous(data.simple(settings, every, zero), nothing, nothing, nothing)
-    settings, tried = data.choose(folds)
+    settings, tried = data.choose(folds, deadline)
     straight = max((each for each in tried if not each.curved), key=lambda e: tried[e].mean())
     alone = next(
         values for each, values in tried.items() if each.diagonal and not np.isfinite(each.decay)
     )
-    training = Training(data, zero, key, config, progress, callback)
+    training = Training(data, zero, key, config, progress, callback, deadline)
     chosen = training.pilot(list(dict.fromkeys([settings, straight])), folds)
     if by_folds:
         model, held, steps = training.by_folds(chosen, folds)

@@ -14,8 +14,8 @@ SHRINK = 2.0
 ITERATIONS = 15
 
 
-class Given(NamedTuple):
-    """What a continuous part is conditioned on, of one row or of rows.
+class Conditions(NamedTuple):
+    """Conditions of the continuous cells of one row or of rows.
 
     `seen` columns are present, `inputs` encode the discrete cells, `label` chooses the covariance.
     """
@@ -32,41 +32,43 @@ class LinearGaussian(eqx.Module):
     covariances: Float[Array, "labels columns columns"]
 
     def forward(
-        self, u: Float[Array, " columns"], given: Given
+        self, u: Float[Array, " columns"], conditions: Conditions
     ) -> tuple[Float[Array, " columns"], Float[Array, ""]]:
         """Standard normal scores of the present columns, 0 elsewhere, and the log-determinant."""
-        gap = jnp.where(given.seen, u - self.mean(given), 0.0)
-        factor = self._factor(given)
+        gap = jnp.where(conditions.seen, u - self.mean(conditions), 0.0)
+        factor = self._factor(conditions)
         z = jax.scipy.linalg.solve_triangular(factor, gap, lower=True)
         return z, -jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-    def inverse(self, z: Float[Array, " columns"], given: Given) -> Float[Array, " columns"]:
+    def inverse(
+        self, z: Float[Array, " columns"], conditions: Conditions
+    ) -> Float[Array, " columns"]:
         """The columns of scores; anything where they are absent."""
-        return self.mean(given) + self._factor(given) @ z
+        return self.mean(conditions) + self._factor(conditions) @ z
 
-    def mean(self, given: Given) -> Float[Array, " columns"]:
+    def mean(self, conditions: Conditions) -> Float[Array, " columns"]:
         """The mean of all columns."""
-        return self.coefficients[:, 0] + self.coefficients[:, 1:] @ given.inputs
+        return self.coefficients[:, 0] + self.coefficients[:, 1:] @ conditions.inputs
 
     def rest(
-        self, u: Float[Array, " columns"], known: Bool[Array, " columns"], given: Given
+        self, u: Float[Array, " columns"], known: Bool[Array, " columns"], conditions: Conditions
     ) -> tuple[Float[Array, " columns"], Float[Array, "columns columns"]]:
         """Mean of all columns given those that are known, and a factor of their covariance.
 
         Outside of the unknown present columns the factor is the identity.
         """
-        free = given.seen & ~known
-        covariance = self.covariances[given.label]
+        free = conditions.seen & ~known
+        covariance = self.covariances[conditions.label]
         inner = _masked(covariance, known)
         cross = jnp.where(jnp.outer(free, known), covariance, 0.0)
         gain = jnp.linalg.solve(inner, cross.T).T
-        mean = self.mean(given)
+        mean = self.mean(conditions)
         mean = jnp.where(known, u, mean + gain @ jnp.where(known, u - mean, 0.0))
         left = covariance - gain @ cross.T
         return mean, jnp.linalg.cholesky(_masked(left, free))
 
-    def _factor(self, given: Given) -> Float[Array, "columns columns"]:
-        return jnp.linalg.cholesky(_masked(self.covariances[given.label], given.seen))
+    def _factor(self, conditions: Conditions) -> Float[Array, "columns columns"]:
+        return jnp.linalg.cholesky(_masked(self.covariances[conditions.label], conditions.seen))
 
 
 def fit_gaussian(

@@ -24,8 +24,8 @@ Stacked = Head
 class Group(NamedTuple):
     """Variables whose heads are stacked, (variables, ...).
 
-    `before` is 1 for the inputs of the cells before each variable, `slots` says which parameters
-    are the law's, and `spans` has each `Steps.span`; None for labels.
+    `before` is 1 for the inputs of the cells before each variable, `slots` marks the parameters
+    of the law, and `spans` has each `Steps.span`; None for labels.
     """
 
     before: Float[Array, "variables inputs"]

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import CODE, COMPACT, ORDERS, Cells
+from jaxflow.tables.curved import as_angles
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
-from jaxflow.tables.numeric import Number, Whole, are_frequent
+from jaxflow.tables.numeric import Number, Whole
+from jaxflow.tables.spacing import are_frequent
 from jaxflow.transforms.kinds import ATOM_ROWS
 
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
@@ -70,9 +72,9 @@ class Category:
 
     @classmethod
     def scattered(cls, cells: Cells) -> "Category | None":
-        """As `few`, where most numbers between them never occur, such as 2500, 7500, 200000.
+        """As `few`, but only if most numbers in the range never occur, as in 2500, 7500, 200000.
 
-        Where hardly two are neighbours, it is enough that few differ.
+        If hardly any two are neighbours, it is enough that few differ.
         """
         steps = Whole.detect(cells)
         if steps is None:
@@ -235,7 +237,7 @@ NAMED: dict[str, Any] = {
 
 
 def kind_of(cells: Cells, wanted: Any = None) -> Kind:
-    """The kind of a column; `wanted` is a name in `NAMED`, limits, or None to detect it.
+    """The kind of a column; `wanted` is a name in `NAMED`, limits, a period, or None to detect it.
 
     Raises ValueError if it is unknown, or does not fit the cells.
     """
@@ -243,9 +245,11 @@ def kind_of(cells: Cells, wanted: Any = None) -> Kind:
         return next(kind for detect in DETECTED if (kind := detect(cells)) is not None)
     if isinstance(wanted, tuple | list) and len(wanted) == 2:
         return Number.within(cells, float(wanted[0]), float(wanted[1]))
+    if isinstance(wanted, str) and wanted.partition(":")[0] == "periodic":
+        return as_angles(cells, wanted)
     if not isinstance(wanted, str) or wanted not in NAMED:
         raise ValueError(
-            f"kinds[{cells.name!r}]={wanted!r} is unknown; choose {', '.join(NAMED)}, or limits "
-            "such as (0, 1)"
+            f"kinds[{cells.name!r}]={wanted!r} is unknown; choose {', '.join(NAMED)}, "
+            "periodic:360, or limits such as (0, 1)"
         )
     return NAMED[wanted](cells)

@@ -38,7 +38,7 @@ class Labels:
         return min(self.count, SHOWN)
 
     def cells(self, codes: Codes, *, others: bool = False) -> Float[np.ndarray, "n 4"]:
-        """What `log_prob` needs of each cell: its label."""
+        """The entries of each cell for `log_prob`: its label, then zeros."""
         return np.nan_to_num(codes)[:, None] * np.eye(1, 4)
 
     def encode(self, codes: Codes) -> Float[np.ndarray, "n inputs"]:

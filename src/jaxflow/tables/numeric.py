@@ -2,36 +2,30 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.laws import Law, Steps
-from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, COARSE, INTERVALS, Column, GridColumn
+from jaxflow.tables.spacing import SHARES, are_discrete, find_limits, is_whole, whole_step
+from jaxflow.transforms.kinds import ATOM, ATOM_ROWS, INTERVALS, Column, GridColumn
 
-# Whole numbers end at a limit where the last number has at least END_ROWS rows, and at least
-# END_SHARE of the mean count of a number; or half as many rows and twice the share.
-END_ROWS, END_SHARE = 10, 0.25
-# At most so many numbers without a gap, each frequent, are codes and end at both ends. Those from
-# 0 on may be counts: they end if a fall like the last would leave ENDED rows of the next number.
-MOST_CODES, ENDED = 10, 5
 # Limits of columns whose name ends with such a word.
 CALENDAR = {"month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59)}
 CALENDAR |= {"second": (0, 59)}
-# So many different whole numbers in steps of 2 or more, or dates in steps, are no accident.
-STEP_VALUES = 8
 # Numbers within a usual interval are bounded by it if at both ends at least this share of the rows
 # is as close as NEAR of the interval; shares and percentages need a single row there.
-NEAR, CLOSE, SHARES = 0.05, 0.01, ((0.0, 1.0), (0.0, 100.0))
+NEAR, CLOSE = 0.05, 0.01
 # Most values of a continuous column that have a probability of their own.
 MAX_ATOMS = 8
-# Numbers of which more than this share differ, and which spread over many steps, are continuous.
-DISTINCT = 0.5
-# Steps and standard deviations beyond which a cell and a limit are of no account.
-NARROW, FAR = 5.0, 4.0
 # Digits of a number that is drawn; float32 knows no more.
 DIGITS = 8
+# Samples have the decimals of the cells if these have at most so many.
+MOST_DECIMALS = 4
+# Share of a period that an angle is away from the cut at least.
+CUT = 1e-6
 
 Codes = Float[np.ndarray, " n"]
 
@@ -53,19 +47,19 @@ class Whole:
         """Whole numbers in few steps or repeated ones, or repeated numbers on a coarse grid."""
         x = cells.numbers[~cells.missing]
         if is_whole(x):
-            step = _whole_step(x)
-            if not _matters(x, step):
+            step = whole_step(x)
+            if not are_discrete(x, step):
                 return None
             counted = step == 1 and x.min() < np.ptp(x)
             word = re.split(r"[^a-z]", cells.name.lower())[-1]
             least, most = CALENDAR.get(word, (np.inf, -np.inf))
             known = step == 1 and least <= x.min() and x.max() <= most
-            limits = (float(least), float(most)) if known else _limits(x, step)
+            limits = (float(least), float(most)) if known else find_limits(x, step)
             return cls(*limits, step=step, origin=0.0 if counted else float(x[0]))
         grid = GridColumn.detect(Column.of(x)) if len(np.unique(x)) > 2 else None
         if grid is None:
             return None
-        return cls(*_limits(x, grid.step), step=grid.step, origin=grid.origin)
+        return cls(*find_limits(x, grid.step), step=grid.step, origin=grid.origin)
 
     @classmethod
     def count(cls, cells: Cells) -> "Whole":
@@ -78,7 +72,7 @@ class Whole:
     def whole(cls, cells: Cells) -> "Whole":
         """Whole numbers within the limits that they show; raises ValueError for other cells."""
         cls().encode(cells)
-        return cls(*_limits(cells.numbers[~cells.missing]))
+        return cls(*find_limits(cells.numbers[~cells.missing]))
 
     def describe(self) -> str:
         """The name of the kind, and its limits."""
@@ -120,8 +114,9 @@ class Number:
     """Continuous numbers, with limits or without.
 
     Codes are `(x - centre) / scale` in float64: the density is of these, times `1 / scale`.
-    `atoms` are values with a probability of their own, and no part of it; samples of `whole`
-    columns are rounded.
+    `atoms` are values with a probability of their own, and no part of it. Samples have as many
+    `decimals` as the cells, None for many. Angles, whose `first` is the least one that is written,
+    are cut at `lower`, where no row is, and end at `upper` after a period.
     """
 
     lower: float
@@ -129,7 +124,15 @@ class Number:
     centre: float
     scale: float
     atoms: tuple[float, ...] = ()
-    whole: bool = False
+    decimals: int | None = None
+    first: float | None = None
+
+    @staticmethod
+    def upgrade_fields(fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields in files without decimals and angles."""
+        decimals = 0 if fields.get("whole") else None
+        kept = {name: value for name, value in fields.items() if name != "whole"}
+        return {"first": None, "decimals": decimals} | kept
 
     @classmethod
     def detect(cls, cells: Cells) -> "Number":
@@ -149,7 +152,7 @@ class Number:
             below, above = _cut_off(x)
             lower = low if below else 0.0 if 0 <= low < high - low else -np.inf
             upper = high if above else np.inf
-        return replace(cls.within(cells, lower, upper), whole=is_whole(x))
+        return replace(cls.within(cells, lower, upper), decimals=_decimals(x))
 
     @classmethod
     def within(cls, cells: Cells, lower: float, upper: float) -> "Number":
@@ -176,9 +179,21 @@ class Number:
         kind.encode(cells)
         return kind
 
+    @classmethod
+    def periodic(cls, cells: Cells, period: float, first: float) -> "Number":
+        """Angles from `first` on, cut in the middle of the widest interval without a row."""
+        x = np.unique((cells.numbers[~cells.missing] - first) % period)
+        gaps = np.diff(x, append=x[0] + period)
+        seam = first + float(x[gaps.argmax()] + gaps.max() / 2) % period
+        wrapped = seam + (cells.numbers - seam) % period
+        kind = cls.within(Cells(cells.name, wrapped, cells.missing), seam, seam + period)
+        return replace(kind, decimals=_decimals(cells.known), first=first + 0.0)
+
     def describe(self) -> str:
         """The limits, and the values with a probability of their own."""
-        if np.isfinite(self.lower) and np.isfinite(self.upper):
+        if self.first is not None:
+            text = f"repeats after {self.upper - self.lower:.4g}: cut at {self.lower:.4g}, logit"
+        elif np.isfinite(self.lower) and np.isfinite(self.upper):
             text = f"bounded, within ({self.lower:g}, {self.upper:g}): logit"
         elif np.isfinite(self.lower):
             word = "positive" if self.lower == 0 else f"above {self.lower:g}"
@@ -186,98 +201,72 @@ class Number:
         else:
             text = f"below {self.upper:g}: logarithm" if np.isfinite(self.upper) else "continuous"
         if self.atoms:
-            shown = ", ".join(f"{atom:g}" for atom in self.atoms)
+            shown = ", ".join(f"{atom:g}" for atom in self._written(np.array(self.atoms)))
             few = len(self.atoms) == 1
             text += f"; exactly {shown} {'has a probability' if few else 'have probabilities'}"
-        if self.whole:
+        if self.decimals == 0:
             text += "; samples are rounded to whole numbers"
         return text
 
     def encode(self, cells: Cells) -> Codes:
         """Codes; raises ValueError beyond the limits, and on a limit that is no atom."""
         _refuse_infinite(cells)
-        x = cells.numbers
+        x = self._on_line(cells)
         out = (x <= self.lower) | (x >= self.upper)
         cells.refuse(out & ~np.isin(x, self.atoms), f"the column is {self.describe()}")
         return (x - self.centre) / self.scale
 
     def states(self, cells: Cells) -> Codes:
         """0 for a number with a density, 1 and on for the atoms; NaN where missing."""
-        hits = cells.numbers[:, None] == np.array(self.atoms)
+        hits = self._on_line(cells)[:, None] == np.array(self.atoms)
         place = np.where(hits.any(axis=1), 1.0 + hits.argmax(axis=1) if self.atoms else 0.0, 0.0)
         return np.where(cells.missing, np.nan, place)
 
     def decode(self, codes: Codes, states: Codes) -> np.ndarray:
         """Numbers strictly within the limits, and atoms."""
         x = self.centre + self.scale * np.nan_to_num(codes)
-        least, most = np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf)
-        if self.whole:
-            x, least, most = np.round(x), np.ceil(least), np.floor(most)
-        else:
+        if self.decimals is None:
             x = np.array([float(f"{value:.{DIGITS}g}") for value in x.tolist()])
+            least, most = np.nextafter(self.lower, np.inf), np.nextafter(self.upper, -np.inf)
+        else:
+            x, unit = np.round(x, self.decimals), 10.0**self.decimals
+            low, high = (np.round(limit * unit, 3) for limit in (self.lower, self.upper))
+            least, most = (np.floor(low) + 1) / unit, (np.ceil(high) - 1) / unit
         place = np.nan_to_num(states).astype(int)
         x = np.where(place > 0, np.array([0.0, *self.atoms])[place], np.clip(x, least, most))
-        return x.astype(np.int64) if self.whole else x
+        x = self._written(x)
+        return x.astype(np.int64) if self.decimals == 0 else x
+
+    def _on_line(self, cells: Cells) -> np.ndarray:
+        """The numbers; angles from the cut on, and `CUT` of a period from it at least."""
+        x = cells.numbers
+        if self.first is None:
+            return x
+        period, last = self.upper - self.lower, self.first + self.upper - self.lower
+        cells.refuse((x < self.first) | (x > last), f"angles are from {self.first:g} to {last:g}")
+        x = self.lower + (x - self.lower) % period
+        return np.clip(x, self.lower + CUT * period, self.upper - CUT * period)
+
+    def _written(self, x: np.ndarray) -> np.ndarray:
+        """Angles from `first` on, in the digits of samples."""
+        if self.first is None:
+            return x
+        period = self.upper - self.lower
+        x = np.array([float(f"{value:.{DIGITS}g}") for value in (x - self.first) % period])
+        return self.first + np.where(x >= period, 0.0, x)
 
 
-def is_whole(x: np.ndarray) -> bool:
-    """Whether all numbers are whole, and small enough to be told from their neighbours."""
-    return bool(np.all(np.abs(x) < 2**53) and np.all(x == np.round(x)))
-
-
-def cells_matter(x: np.ndarray) -> bool:
-    """Whether a continuous density, rounded, is no model of these whole numbers.
-
-    It is none where repeated numbers spread over few steps, end at a limit, or lie close to 0, and
-    for dates such as 20261130. Elsewhere a cell has about its density as a probability.
-    """
-    if not is_whole(x):
-        return False
-    if Cells.of("x", x).date_orders():
-        return True
-    if not _matters(x, step := _whole_step(x)):
-        return False
-    lower, upper = _limits(x, step)
-    ends = np.isfinite(upper) or lower > 0
-    return bool(ends or x.std() <= NARROW * step or x.mean() - lower < FAR * x.std())
-
-
-def _matters(x: np.ndarray, step: float) -> bool:
-    return len(np.unique(x)) < DISTINCT * len(x) or float(x.std()) <= COARSE * step
+def _decimals(x: np.ndarray) -> int | None:
+    """The most decimals of any number; None for more than `MOST_DECIMALS`."""
+    x = x.astype(np.float64)
+    if np.abs(x).max(initial=0.0) > 2**53 / 10**MOST_DECIMALS:
+        return 0 if is_whole(x) else None
+    each = range(MOST_DECIMALS + 1)
+    return next((d for d in each if np.array_equal(np.round(x, d), x)), None)
 
 
 def _refuse_infinite(cells: Cells) -> None:
     cells.refuse(~np.isfinite(cells.numbers), "not a finite number")
-
-
-def _limits(x: np.ndarray, step: float = 1.0) -> tuple[float, float]:
-    """Limits of numbers in steps: each end that is frequent; else 0 below, where none is less."""
-    values, counts = np.unique(x, return_counts=True)
-    first, last = float(values[0]), float(values[-1])
-    gapless = len(values) == round((last - first) / step) + 1
-    codes = 2 < len(values) <= MOST_CODES and gapless and are_frequent(counts)
-    ended = codes and (first != 0 or counts[-1] ** 2 >= ENDED * counts[-2])
-    if ended or (len(values) > 2 and (first, last) in SHARES):
-        return first, last
-    mean = len(x) * step / (values[-1] - values[0] + step)
-    least = min(max(END_ROWS, END_SHARE * mean), max(END_ROWS / 2, 2 * END_SHARE * mean))
-    low, high = (len(values) > 2 and count >= least for count in (counts[0], counts[-1]))
-    none = 0.0 if values[0] >= 0 else -np.inf
-    # The last of a series of years is no limit: more may come.
-    high = high and (low or 0 <= values[0] < values[-1] - values[0])
-    return float(values[0]) if low else none, float(values[-1]) if high else np.inf
-
-
-def _whole_step(x: np.ndarray) -> float:
-    """The common step of whole numbers; 1 for too few different ones to show another."""
-    values, counts = np.unique(x, return_counts=True)
-    shown = len(values) >= STEP_VALUES or (len(values) > 2 and are_frequent(counts))
-    return float(np.gcd.reduce(np.diff(values.astype(np.int64)))) if shown else 1.0
-
-
-def are_frequent(counts: np.ndarray) -> bool:
-    """Whether each value has so many rows that no accident repeats it."""
-    return bool(counts.min() >= max(ATOM_ROWS, ATOM * counts.sum()))
 
 
 def _atoms(x: np.ndarray) -> tuple[float, ...]:

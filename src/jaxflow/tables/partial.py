@@ -116,9 +116,9 @@ def complete(
         y, seen = known.rows.y[owner], known.seen[owner]
         if continuous is None or not known.seen.any():
             return Completions(Coded(codes, np.full(y.shape, np.nan)), owner, log_weight, True)
-        given = continuous.given(codes, discrete.encode(codes))
-        if (given.seen == seen).all():
-            log_weight = log_weight + continuous.log_prob(y, given)
+        conditions = continuous.conditions(codes, discrete.encode(codes))
+        if (conditions.seen == seen).all():
+            log_weight = log_weight + continuous.log_prob(y, conditions)
             return Completions(Coded(codes, y), owner, log_weight, True)
     owner = np.repeat(np.arange(len(known.rows.y)), draws)
     each = known.take(owner)
@@ -126,9 +126,9 @@ def complete(
     log_weight = np.where(each.fixed, discrete.log_prob(codes), 0.0).sum(axis=1)
     y = np.full(each.rows.y.shape, np.nan)
     if continuous is not None and known.seen.any():
-        given = continuous.given(codes, discrete.encode(codes))
-        y, log_q = continuous.propose(key, each.rows.y, each.seen, given)
-        log_weight = log_weight + continuous.log_prob(y, given) - log_q
+        conditions = continuous.conditions(codes, discrete.encode(codes))
+        y, log_q = continuous.propose(key, each.rows.y, each.seen, conditions)
+        log_weight = log_weight + continuous.log_prob(y, conditions) - log_q
     return Completions(Coded(codes, y), owner, log_weight, False)
 
 

@@ -1,7 +1,7 @@
 """The plan of a table: the kind of each column, and rows as codes and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.tables.cells import Cells
-from jaxflow.tables.curved import curved_notes
+from jaxflow.tables.curved import find_curved
 from jaxflow.tables.frames import Frame, read_cells, write_frame
 from jaxflow.tables.kinds import Ignored, Kind, Number, kind_of
 from jaxflow.tables.laws import Labels, Law
@@ -98,7 +98,8 @@ class Plan:
             raise ValueError("no column is left to fit: " + "; ".join(map(_line, columns)))
         rows = len(next(iter(cells.values())))
         free = {each.name: each.kind for each in columns if each.name not in kinds}
-        notes = curved_notes({name: cells[name] for name in free}, list(free.values()))
+        angles, notes = find_curved({name: cells[name] for name in free}, list(free.values()))
+        columns = [replace(each, kind=angles.get(each.name, each.kind)) for each in columns]
         return cls(tuple(columns), rows, tuple(null), sort, notes)
 
     def __str__(self) -> str:

@@ -1,8 +1,10 @@
 """The Gaussians that the density of continuous columns may start from, and the best of them."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
 from jaxflow.tables.continuous import Codes, Continuous, Numbers, labels_of, seen_in
-from jaxflow.tables.gaussian import Given, fit_gaussian
+from jaxflow.tables.gaussian import Conditions, fit_gaussian
 from jaxflow.transforms import Bounded, Chain, Gaussianise, Standardise
 from jaxflow.transforms.choose import forward
 
@@ -39,7 +41,7 @@ class Recipe:
 
 
 class Data(NamedTuple):
-    """Rows of continuous columns, NaN where absent, and what they are given.
+    """Rows of continuous columns, NaN where absent, and their conditions.
 
     `limits` are those of the codes, `inputs` the encoded discrete cells, and `groups` the number
     of labels of each discrete variable that may choose a covariance.
@@ -57,16 +59,16 @@ class Data(NamedTuple):
         """Whether cells are absent."""
         return bool(np.isnan(self.y).any())
 
-    def given(self, rows: np.ndarray, group: int) -> Given:
-        """What these rows are given."""
+    def conditions(self, rows: np.ndarray, group: int) -> Conditions:
+        """Conditions of the continuous cells of these rows."""
         codes, num_labels = self.codes[rows], self.groups.get(group, 1)
-        return Given(
+        return Conditions(
             seen_in(codes, self.gates), self.inputs[rows], labels_of(codes, group, num_labels)
         )
 
     def simple(self, settings: Recipe, rows: np.ndarray, field: Any) -> Continuous:
         """The Gaussian of these rows, with a field that is 0 before training."""
-        y, given = self.y[rows], self.given(rows, settings.group)
+        y, conditions = self.y[rows], self.conditions(rows, settings.group)
         # Absent cells repeat the present ones, to leave each column's distribution as it is.
         filled = np.stack([np.resize(c[~np.isnan(c)], len(c)) for c in y.T], axis=1)
         x, parts = jnp.asarray(filled, float), []
@@ -76,14 +78,14 @@ class Data(NamedTuple):
         parts.append(_scaling(np.asarray(x, np.float64), settings.curved))
         scaling = Chain(tuple(parts)) if len(parts) > 1 else parts[0]
         u = np.asarray(forward(parts[-1], x)[0], np.float64)
-        seen = np.asarray(given.seen)
+        seen = np.asarray(conditions.seen)
         if not seen.all():
             fill = jnp.asarray(np.where(seen, y, filled), float)
             u = np.where(seen, np.asarray(forward(scaling, fill)[0], np.float64), np.nan)
         start = fit_gaussian(
             u,
             self.inputs[rows],
-            np.asarray(given.label),
+            np.asarray(conditions.label),
             self.groups.get(settings.group, 1),
             decay=settings.decay,
             ridge=settings.ridge,
@@ -98,36 +100,50 @@ class Data(NamedTuple):
         each = []
         for train, held in folds:
             model = self.simple(settings, train, _no_field)
-            given = self.given(held, settings.group)
-            z, log_det = (np.asarray(v, np.float64) for v in model.scores(self.y[held], given))
-            constant = 0.5 * math.log(2 * math.pi) * np.asarray(given.seen).sum(axis=1)
+            conditions = self.conditions(held, settings.group)
+            z, log_det = (
+                np.asarray(v, np.float64) for v in model.scores(self.y[held], conditions)
+            )
+            constant = 0.5 * math.log(2 * math.pi) * np.asarray(conditions.seen).sum(axis=1)
             each.append(log_det - 0.5 * (z**2).sum(axis=1) - constant)
         return np.concatenate(each)
 
-    def choose(self, folds: Splits) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
-        """The best settings, and the held-out log-densities of all that were tried."""
+    def choose(
+        self, folds: Splits, deadline: float = math.inf
+    ) -> tuple[Recipe, dict[Recipe, Float[np.ndarray, " rows"]]]:
+        """The best settings, and the held-out log-densities of all that were tried.
+
+        After the deadline, a time of `time.monotonic`, only a common covariance, with all columns
+        curved or none, and independent columns are still tried.
+        """
         tried: dict[Recipe, Float[np.ndarray, " rows"]] = {}
-        best = Recipe()
-        changes: list[list[dict[str, Any]]] = [
-            [
-                {"curved": curved, "group": group}
-                for curved in ((), tuple(range(self.y.shape[1])))
+        best, every = Recipe(), tuple(range(self.y.shape[1]))
+        stages: list[Callable[[Recipe], list[Recipe]]] = [
+            lambda best: [
+                replace(best, curved=curved, group=group)
+                for curved in ((), every)
                 for group in (-1, *self.groups)
             ],
-            *([{"toggle": column}] for column in range(self.y.shape[1])),
-            [{"decay": decay} for decay in DECAYS],
-            [{"ridge": ridge} for ridge in RIDGES],
-            [{"diagonal": False}, {"decay": math.inf, "group": -1, "diagonal": True}],
+            *(partial(_toggle, column=column) for column in every),
+            lambda best: [replace(best, decay=decay) for decay in DECAYS],
+            lambda best: [replace(best, ridge=ridge) for ridge in RIDGES],
+            lambda best: [
+                replace(best, diagonal=False),
+                replace(best, decay=math.inf, group=-1, diagonal=True),
+            ],
         ]
-        for options in changes:
-            for option in options:
-                if "toggle" in option:
-                    option = {"curved": tuple(sorted({*best.curved} ^ {option["toggle"]}))}
-                each = replace(best, **option)
-                if each not in tried:
-                    tried[each] = self.score(each, folds)
+        for stage in stages:
+            for recipe in stage(best):
+                needed = stage is stages[-1] or (stage is stages[0] and recipe.group == -1)
+                if recipe not in tried and (needed or time.monotonic() < deadline):
+                    tried[recipe] = self.score(recipe, folds)
             best = max(tried, key=lambda each: tried[each].mean())
         return best, tried
+
+
+def _toggle(best: Recipe, column: int) -> list[Recipe]:
+    """The recipe with one column curved that was straight, or straight that was curved."""
+    return [replace(best, curved=tuple(sorted({*best.curved} ^ {column})))]
 
 
 def _scaling(x: Numbers, curved: tuple[int, ...]) -> Any:

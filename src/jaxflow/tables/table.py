@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxflow.density.error import LogDensity
 from jaxflow.runtime.checks import check_count
 from jaxflow.runtime.keys import check_key, host_seed
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.continuous import Continuous
 from jaxflow.tables.discrete import Autoregressive
 from jaxflow.tables.frames import Frame, read_cells
-from jaxflow.tables.partial import Completions, Known, complete
+from jaxflow.tables.partial import Known, complete
 from jaxflow.tables.plan import Coded, Plan
 from jaxflow.training.comparison import Comparison
 
@@ -64,6 +65,31 @@ class FittedTable(eqx.Module):
         """
         return self.log_prob_coded(self._read(read_cells(frame, self.plan.null)))
 
+    def log_prob_with_error(self, frame: Frame) -> LogDensity:
+        """Log-density of each row with the error of the solve of its continuous cells.
+
+        The log-probabilities of discrete cells are sums, in float64, without such an error.
+
+        Args:
+            frame: as for `log_prob`.
+
+        Returns:
+            A `jaxflow.density.error.LogDensity` of NumPy arrays, (rows,).
+
+        Raises:
+            ValueError, SolveError: as `log_prob`.
+        """
+        rows = self._read(read_cells(frame, self.plan.null))
+        log_p = self.discrete.log_prob(rows.codes).sum(axis=1)
+        if self.continuous is None:
+            none, zero = np.zeros(len(log_p)), np.zeros(len(log_p), int)
+            parts: Any = (log_p, none, none, log_p, zero, zero)
+            return LogDensity(*parts)
+        conditions = self.continuous.conditions(rows.codes, self.discrete.encode(rows.codes))
+        answer: Any = self.continuous.log_prob_with_error(rows.y, conditions)
+        more = log_p - np.where(conditions.seen, self.plan.log_scales, 0.0).sum(axis=1)
+        return answer._replace(value=answer.value + more, refined=answer.refined + more)
+
     def sample(self, key: PRNGKeyArray, num: int) -> Frame:
         """Draw rows: a frame of the sort that was fitted, with gaps as often as there were.
 
@@ -103,7 +129,9 @@ class FittedTable(eqx.Module):
         known = Known.of(self.plan, rows, complete=False)
         log_p, error = np.zeros((2, len(rows.y)))
         for i, (index, part) in enumerate(known.patterns()):
-            found = self._complete(part, jax.random.fold_in(key, i), draws)
+            found = complete(
+                self.discrete, self.continuous, part, jax.random.fold_in(key, i), draws
+            )
             values, errors = found.log_density(len(part.seen), draws)
             log_p[index], error[index] = values[: len(index)], errors[: len(index)]
         return log_p - np.where(known.seen, self.plan.log_scales, 0.0).sum(axis=1), error
@@ -209,13 +237,10 @@ class FittedTable(eqx.Module):
             )
         return rows
 
-    def _complete(self, known: Known, key: PRNGKeyArray, draws: int) -> Completions:
-        return complete(self.discrete, self.continuous, known, key, draws)
-
     def _draw(self, known: Known, key: PRNGKeyArray, draws: int, each: int) -> Coded:
         """`each` draws of the unknown cells of rows with one pattern of known cells."""
         count, (key, number_key) = len(known.rows.y), jax.random.split(key)
-        found = self._complete(known, key, draws)
+        found = complete(self.discrete, self.continuous, known, key, draws)
         chosen = found.choose(count, each, host_seed(key))
         codes, y = (part[chosen] for part in found.rows)
         if not known.seen.any():
@@ -227,9 +252,9 @@ class FittedTable(eqx.Module):
         log_p = self.discrete.log_prob(rows.codes).sum(axis=1)
         if self.continuous is None:
             return log_p
-        given = self.continuous.given(rows.codes, self.discrete.encode(rows.codes))
-        log_p = log_p + self.continuous.log_prob(rows.y, given)
-        return log_p - np.where(given.seen, self.plan.log_scales, 0.0).sum(axis=1)
+        conditions = self.continuous.conditions(rows.codes, self.discrete.encode(rows.codes))
+        log_p = log_p + self.continuous.log_prob(rows.y, conditions)
+        return log_p - np.where(conditions.seen, self.plan.log_scales, 0.0).sum(axis=1)
 
     def draw(self, key: PRNGKeyArray, num: int) -> Coded:
         """Draw coded rows."""
@@ -242,7 +267,7 @@ class FittedTable(eqx.Module):
         if self.continuous is None:
             return np.zeros((len(codes), 0))
         return self.continuous.sample(
-            key, self.continuous.given(codes, self.discrete.encode(codes))
+            key, self.continuous.conditions(codes, self.discrete.encode(codes))
         )
 
 

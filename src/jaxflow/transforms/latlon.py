@@ -102,16 +102,15 @@ class LatLon(eqx.Module):
             ValueError: a latitude is beyond the poles, or a longitude beyond a full turn; the
                 message has the first row.
         """
+        first, second = checked_rows(x, self.event_shape).T
         half, units = self.half_turn, "degrees" if self.degrees else "radians"
-        first = ("polar angle", 0.0, half) if self.polar else ("latitude", -half / 2, half / 2)
-        ranges: list[tuple[str, float, float, str]] = [
-            (*first, units),
-            ("longitude", -self.turn, self.turn, "hours" if self.hours else units),
-        ]
-        columns = checked_rows(x, self.event_shape).T
-        for column, (values, (name, low, high, units)) in enumerate(
-            zip(columns, ranges, strict=True)
-        ):
+        name, low = ("polar angle", 0.0) if self.polar else ("latitude", -half / 2)
+        around = "hours" if self.hours else units
+        ranges = (
+            (first, name, low, low + half, units),
+            (second, "longitude", -self.turn, self.turn, around),
+        )
+        for column, (values, name, low, high, units) in enumerate(ranges):
             slack = 1e-6 * high
             rows = np.flatnonzero((values < low - slack) | (values > high + slack))
             if rows.size:

@@ -79,7 +79,10 @@ class Place:
                 "takes two columns, latitude and longitude: place, place:degrees, place:radians "
                 "or place:hours (longitudes in hours, latitudes in degrees)"
             )
-        place = cls._in(*options, columns, table) if options else cls._guess_units(columns, table)
+        if options:
+            place = cls._in(options[0], columns, table)
+        else:
+            place = cls._guess_units(columns, table)
         fits = place.fits(table)
         if not fits.all():
             raise ValueError(
