@@ -1,7 +1,7 @@
 """Products: a position, an angle and a number in one row."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, final
 
 import equinox as eqx
@@ -83,13 +83,11 @@ class Product(Manifold):
 
     def normals(self, p: Vector) -> Float[Array, "_ _"]:
         """The factors' vectors, 0 in the other factors' entries."""
-        each: Iterable[tuple[Any, Vector]] = zip(self.factors, self._seen(p), strict=True)
-        return jax.scipy.linalg.block_diag(*(m.normals(p) for m, p in each))
+        return jax.scipy.linalg.block_diag(*(m.normals(p) for m, p in self._each_seen(p)))
 
     def curvature(self, p: Vector) -> Vector:
         """The factors' vectors."""
-        each: Iterable[tuple[Any, Vector]] = zip(self.factors, self._seen(p), strict=True)
-        return jnp.concatenate([m.curvature(p) for m, p in each])
+        return jnp.concatenate([m.curvature(p) for m, p in self._each_seen(p)])
 
     def retract(self, x: Vector) -> Vector:
         """By the factors."""
@@ -144,6 +142,9 @@ class Product(Manifold):
     def _seen(self, p: Vector) -> list[Any]:
         """What a field sees or returns, by factor."""
         return split(p, [factor.ambient for factor in self.factors])
+
+    def _each_seen(self, p: Vector) -> Iterator[tuple[Any, Vector]]:
+        return zip(self.factors, self._seen(p), strict=True)
 
     def _each(self, *vectors: Vector) -> Iterator[tuple[Any, ...]]:
         """Each factor with its columns of the vectors."""
