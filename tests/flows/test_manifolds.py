@@ -14,7 +14,15 @@ from jaxflow import CNF, ODE, Hutchinson, StandardNormal, exact_trace, load, sav
 from jaxflow.bases import Independent, UniformOn, WrappedNormal
 from jaxflow.diagnostics import diagnose
 from jaxflow.dynamics import MLP, OnManifold, Sum
-from jaxflow.manifolds import SO3, Euclidean, Product, Sphere, Torus, quadrature
+from jaxflow.manifolds import (
+    SO3,
+    Euclidean,
+    Product,
+    Projective,
+    Sphere,
+    Torus,
+    quadrature,
+)
 from jaxflow.transforms import Angles, Blocks, LatLon, Standardise
 
 KEY = jax.random.key(2)
@@ -153,8 +161,28 @@ def test_a_quadrature_rule_is_exact_for_polynomials():
         x, weights = quadrature(manifold, 8)
         np.testing.assert_allclose(np.sum(weights * x[:, 0] ** 2), expected, rtol=1e-13)
         np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-14)
-    with pytest.raises(ValueError, match=r"has no rule: Sphere\(1\)"):
-        quadrature(SO3())
+    with pytest.raises(ValueError, match=r"Euclidean\(1\) has no rule: Sphere, Torus"):
+        quadrature(Product(SPHERE, Euclidean(1)))
+
+
+@pytest.mark.parametrize(
+    ("manifold", "num"),
+    [
+        *((m, 12) for m in (Sphere(1), Sphere(2), Sphere(3))),
+        *((m, 12) for m in (Projective(1), Projective(2), SO3())),
+        *((m, 12) for m in (Torus(1), Torus(3, period=[2.0, 3.0, 2.5], start=-0.5))),
+        (Product(Sphere(2), Torus(1), Projective(1)), 10),
+    ],
+    ids=str,
+)
+def test_rules_have_the_volume_and_the_mass_of_a_normal_density(manifold, num):
+    x, weights = quadrature(manifold, num)
+    assert np.log(weights.sum()) == pytest.approx(manifold.log_volume, abs=1e-12)
+    assert len(np.unique(x.round(9), axis=0)) == len(x)
+    # No point of the rule: opposite it, on spheres, the density has a faint pole.
+    base = WrappedNormal(manifold, manifold.uniform(KEY), 0.4)
+    p = np.exp(jax.jit(jax.vmap(base.log_prob))(jnp.asarray(x)))
+    assert float(weights @ p) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.slow

@@ -170,6 +170,9 @@ def table():
         "on a product": Case(
             OnManifold(MLP(12, width=7, key=KEY), Product(Projective(2), Torus(1), Euclidean(1)))
         ),
+        "on a place, an angle and numbers": Case(
+            OnManifold(MLP(7, width=7, key=KEY), Product(Sphere(2), Torus(1), Euclidean(2))), (6,)
+        ),
         "present entries": Case(Present(MLP(5, width=7, cond_dim=7, key=KEY)), cond_dim=7),
         "linear": Case(Linear(5, key=KEY)),
         "linear, condition": Case(Linear(5, cond_dim=3, key=KEY), cond_dim=3),

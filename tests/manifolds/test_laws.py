@@ -61,6 +61,10 @@ MANIFOLDS = {
     "compact product": Case(
         Product(Sphere(2), Torus(1)), [0.0, 0.0, 1.0, 0.1], math.log(8 * math.pi**2)
     ),
+    "place, hour and numbers": Case(
+        Product(Sphere(2), Torus(1, period=24.0), Euclidean(3)),
+        [0.6, 0.0, -0.8, 23.0, 0.5, -1.0, 2.0],
+    ),
 }
 
 
@@ -147,6 +151,44 @@ def the_divergence_is_that_on_the_manifold(case):
     for value, trace in (found, generic):
         np.testing.assert_allclose(value, expected[0], atol=1e-12)
         np.testing.assert_allclose(trace, expected[1], rtol=1e-9)
+
+
+def its_normals_give_the_divergence(case):
+    m = case.manifold
+    if m.num_normals is None:
+        return
+    inner = grown(MLP(m.ambient, width=5, depth=2, key=KEY))
+    field, t = OnManifold(inner, m), jnp.asarray(0.3)
+
+    @jax.jit
+    @jax.vmap
+    def both(x):
+        p = m.embed(x)
+        jacobian, normals = jax.jacfwd(lambda p: inner(t, p))(p), m.normals(p)
+        across = jnp.trace(normals @ jacobian @ normals.T)
+        closed = jnp.trace(jacobian) - across - m.curvature(p) @ inner(t, p)
+        return closed, exact_trace(field, t, x)[1], jacobian_trace(field, t, x)[1], normals
+
+    # Off the manifold too, where solves end up.
+    x = case.points(5) * jnp.asarray([[1.0], [1.0], [1.0], [1.01], [0.97]])
+    closed, exact, generic, normals = both(x)
+    np.testing.assert_allclose(closed, generic, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(exact, generic, rtol=1e-11, atol=1e-11)
+    assert normals.shape[1:] == (m.num_normals, m.ambient)
+    for each in normals:
+        np.testing.assert_allclose(each @ each.T, np.eye(m.num_normals), atol=1e-12)
+
+
+def its_separations_have_a_positive_definite_kernel(case):
+    m, x = case.manifold, case.points(60)
+    each = jax.jit(jax.vmap(jax.vmap(m.separations, (None, 0)), (0, None)))(x, x)
+    assert float(each.min()) >= 0
+    np.testing.assert_allclose(each, jnp.swapaxes(each, 0, 1), atol=1e-12)
+    for width in (0.1, 1.0, 10.0):
+        assert np.linalg.eigvalsh(np.exp(-each.sum(axis=-1) / width)).min() > -1e-10
+    # They tell different points apart, however seen.
+    apart = np.asarray(jax.jit(jax.vmap(jax.vmap(m.distance, (None, 0)), (0, None)))(x, x)) > 1e-6
+    np.testing.assert_array_equal(np.asarray(each.sum(axis=-1)) > 1e-6, apart)
 
 
 def the_normal_density_is_that_of_its_samples(case):
@@ -257,6 +299,8 @@ LAWS = (
     the_frame_is_orthonormal_and_tangent,
     geodesics_have_constant_speed,
     the_divergence_is_that_on_the_manifold,
+    its_normals_give_the_divergence,
+    its_separations_have_a_positive_definite_kernel,
     the_normal_density_is_that_of_its_samples,
     the_normal_density_is_continuous_at_its_centre,
     the_volume_is_known,
@@ -291,6 +335,32 @@ def test_the_normal_density_has_mass_1_on_spheres(m, scale):
     area = 2 * math.pi ** (m.dim / 2) / math.gamma(m.dim / 2) * np.sin(r) ** (m.dim - 1)
     mass = np.sum(weights * area * np.exp(_scores(base, x)))
     assert mass == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("m", [Sphere(1), Sphere(2), Sphere(5)], ids=str)
+def test_geodesics_to_points_near_the_antipode_have_the_right_length(m, dtype):
+    x = jax.vmap(m.uniform)(jax.random.split(KEY, 40)).astype(dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    for gap in (0.0, eps, 3 * eps, 20 * eps, 1e3 * eps, eps**0.5, 0.01):
+        y = jax.vmap(lambda x, gap=gap: m.exp(-x, gap * m.frame(-x)[0]))(x)
+        v = jax.vmap(m.log)(x, y)
+        far = jax.vmap(m.distance)(x, y)
+        np.testing.assert_allclose(jnp.linalg.norm(v, axis=1), far, rtol=8 * eps)
+        np.testing.assert_allclose(jnp.sum(v * x, axis=1), 0, atol=8 * eps)
+        np.testing.assert_allclose(jax.vmap(m.exp)(x, v), y, atol=30 * eps)
+
+
+@pytest.mark.parametrize("name", MANIFOLDS)
+def test_nan_is_never_a_point(name):
+    m, x = MANIFOLDS[name].manifold, MANIFOLDS[name].points(1)[0]
+    for bad in (jnp.full_like(x, jnp.nan), x.at[0].set(jnp.nan)):
+        assert jnp.isnan(m.retract(bad)).any()
+        assert jnp.isnan(m.embed(bad)).any()
+        assert jnp.isnan(m.distance(x, bad))
+        assert jnp.isnan(m.distance(bad, x))
+        assert jnp.isnan(m.log_normal(x, bad, 0.5))
+        assert jnp.isnan(m.separations(x, bad)).any()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [0.0, -math.inf]])

@@ -213,11 +213,29 @@ def test_one_row_of_another_length_is_named():
     )
 
 
-def test_unit_vectors_that_are_rounded_are_named():
-    (note, *_) = propose(directions(3).round(2), ["x", "y", "z"]).notes
-    assert note.startswith("x, y, z: not taken for unit vectors, since they are rounded so much")
+@pytest.mark.parametrize("rows", [40, N])
+def test_unit_vectors_rounded_to_two_decimals_are_divided_by_their_length(rows):
+    x = directions(3)[:rows].round(2)
+    names = ["x", "y", "z"]
+    for kinds in ({}, {"x,y,z": "direction"}):
+        proposal = propose(x, names, kinds)
+        assert proposal.surface.groups == (UnitVector((0, 1, 2), rounded=0.01),)
+        assert "rounded to 0.01: rows are divided by their length" in str(proposal)
+    transform = proposal.surface.transform()
+    transform.check(x)
+    u, _ = jax.vmap(transform.forward)(jnp.asarray(x))
+    np.testing.assert_allclose(u, x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-12)
+    x[7] = [0.7, 0.7, 0.7]
+    with pytest.raises(ValueError, match=r"x lies off Sphere\(2\) in 1 of .* first row 7"):
+        transform.check(x)
     with pytest.raises(ValueError, match="rows have another length, first row"):
-        propose(directions(3).round(2), ["x", "y", "z"], {"x,y,z": "direction"})
+        propose(x, names, {"x,y,z": "direction"})
+
+
+def test_rotations_rounded_to_two_decimals_are_no_directions():
+    (note,) = (n for n in propose(turns().reshape(N, 9).round(2)).notes if "not taken" in n)
+    assert "orthogonal to each other" in note
+    assert propose(np.eye(3)[RNG.integers(0, 3, N)]).surface is None
 
 
 def test_a_survey_in_degrees_needs_no_note():
@@ -321,6 +339,43 @@ def test_a_circle_on_a_grid_is_dequantised():
         np.testing.assert_allclose(back, x)
     (note, *_) = propose(np.append(x, [[0.0]], axis=0), ["dir"]).notes
     assert note.startswith("dir: not taken for a circle, since it has both 0 and 360")
+
+
+@pytest.mark.parametrize("rows", [100, N])
+@pytest.mark.parametrize(("low", "start"), [(0, -0.5), (-180, -180.5), (-179, -179.5)])
+def test_whole_degrees_are_dequantised(rows, low, start):
+    x = (low + RNG.permutation(np.arange(rows) % 360)).astype(float)[:, None]
+    if rows < 360:  # no more than a few of the degrees
+        x = np.where(np.arange(rows)[:, None] < 2, low + 359 * np.arange(rows)[:, None], x)
+        x = np.where(np.arange(rows)[:, None] < 2, x, low + RNG.integers(0, 360, (rows, 1)))
+    for kinds in ({}, {"dir": "periodic:360"}):
+        proposal = propose(x, ["dir"], kinds)
+        assert proposal.surface.groups == (Periodic((0,), 360.0, start, 1.0),)
+        assert "a circle; steps of 1: dequantised, log_prob is log P" in str(proposal)
+    transform = proposal.surface.transform()
+    np.testing.assert_array_equal(proposal.surface.parts[0].step, [1.0])
+    transform.check(x)
+    u, _ = jax.vmap(transform.forward)(jnp.asarray(x))
+    back, _ = jax.vmap(transform.inverse)(u + 0.3 * math.pi / 180)
+    np.testing.assert_allclose(back, x)
+
+
+def test_both_ends_of_whole_degrees_are_named():
+    x = (RNG.permutation(np.arange(N)) % 361).astype(float)[:, None]
+    for kinds in ({}, {"dir": "periodic:360:0"}):
+        proposal = propose(x, ["dir"], kinds)
+        assert proposal.surface.groups == (Periodic((0,), 360.0, 0.0),)
+        assert proposal.surface.parts == ()
+    (note, *_) = propose(x, ["dir"]).notes
+    assert note.startswith("dir: in steps of 1, but taken as continuous, since it has both 0 and")
+
+
+def test_whole_degrees_beside_others_count_as_the_same_circle():
+    x, names = table_of({"a": np.arange(N)[:, None] % 360,
+                         "zeta": 50 + 260 * RNG.uniform(size=(N, 1))})  # fmt: skip
+    first, second = propose(x, names).surface.groups
+    assert first == Periodic((0,), 360.0, -0.5, 1.0)
+    assert second == Periodic((1,), 360.0, 0.0)
 
 
 def test_every_group_has_a_word():

@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.diagnostics.corrected import correct
 from jaxflow.diagnostics.diagnosis import Diagnosis
 from jaxflow.diagnostics.findings import column_scale, flatten, take, untestable
+from jaxflow.diagnostics.geodesic import geodesic_mmd
 from jaxflow.diagnostics.mass import measure_mass
 from jaxflow.diagnostics.normality import measure_normality, normal_scores
 from jaxflow.diagnostics.ranks import measure_ranks
@@ -20,12 +21,13 @@ from jaxflow.diagnostics.slope import measure_slope
 from jaxflow.diagnostics.solves import check_atol, measure_solves, without_raising
 from jaxflow.diagnostics.truth import measure_truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD, c2st, mmd
-from jaxflow.diagnostics.uniformity import embed_rows, measure_uniformity
+from jaxflow.diagnostics.uniformity import measure_uniformity, points_of
 from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.coupling import CouplingFlow
 from jaxflow.flows.data_space import check_arguments, with_transform
 from jaxflow.flows.ensemble import Ensemble
+from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import check_count, check_share, finite_rows
 from jaxflow.runtime.keys import numpy_rng
 from jaxflow.transforms import spread_rows, without_noise
@@ -54,8 +56,8 @@ def diagnose(
     - the field's Lipschitz constant along trajectories;
     - encoded data against the base, on a manifold by means, squares and energy distance
       (`jaxflow.diagnostics.uniformity`);
-    - samples against data, on a manifold as embedded points, by two tests
-      (`jaxflow.diagnostics.two_sample`);
+    - samples against data by two tests (`jaxflow.diagnostics.two_sample`), on a manifold by
+      lengths of geodesics (`jaxflow.diagnostics.geodesic`) and as embedded points;
     - log-densities of data against those of samples by two tests (`jaxflow.diagnostics.ranks`).
 
     Failed rows do not raise: they are counted and named. A part that cannot be measured is
@@ -153,9 +155,9 @@ def diagnose(
     else:
         base_rng = numpy_rng(jax.random.fold_in(test_key, 1))
         parts["uniformity"] = measure_uniformity(flow.base, manifold, z, base_rng, level)
-        shown = [embed_rows(flow.transform, manifold, part) for part in (rows[pairs], paired)]
+        shown = [points_of(flow.transform, part) for part in (rows[pairs], paired)]
     parts["MMD"], parts["classifier"] = _compare_samples(
-        shown[0], shown[1], take(cond, pairs), numpy_rng(test_key), level
+        shown[0], shown[1], take(cond, pairs), manifold, numpy_rng(test_key), level
     )
     parts["log-densities"] = measure_ranks(
         flow, solves.log_prob[pairs], paired, take(cond, pairs), key=solve_key, level=level
@@ -203,14 +205,28 @@ def _draw_samples(
 
 
 def _compare_samples(
-    rows: Array, samples: Array, cond: Array | None, rng: np.random.Generator, level: float
+    rows: Array,
+    samples: Array,
+    cond: Array | None,
+    manifold: Manifold | None,
+    rng: np.random.Generator,
+    level: float,
 ) -> tuple[MMD | str, C2ST | str]:
-    """Both two-sample tests on pairs with a finite sample, with scaled columns."""
+    """Both two-sample tests on pairs with a finite sample, with scaled columns.
+
+    On a manifold `rows` and `samples` are its points.
+    """
     solved = finite_rows(samples)
     if why := untestable(solved, "samples"):
         return why, why
+    by_geodesics = None
+    if manifold is not None:
+        solved_cond = None if cond is None else cond[solved]
+        parts = manifold, rows[solved], samples[solved]
+        by_geodesics = geodesic_mmd(*parts, rng, level, solved_cond)
+        rows, samples = (jax.vmap(manifold.embed)(x) for x in (rows, samples))
     columns = () if cond is None else (flatten(cond),)
     data, drawn = (np.concatenate([flatten(x), *columns], axis=1)[solved] for x in (rows, samples))
     scale = column_scale(data)
     data, drawn = data / scale, drawn / scale
-    return mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)
+    return by_geodesics or mmd(data, drawn, rng, level), c2st(data, drawn, rng, level)

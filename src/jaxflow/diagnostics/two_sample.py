@@ -24,7 +24,7 @@ Matrix = Float[np.ndarray, "rows columns"]
 
 
 class MMD(NamedTuple):
-    """Maximum mean discrepancy with a Gaussian kernel, and its permutation test.
+    """Maximum mean discrepancy of a kernel, and its permutation test.
 
     `squared` is the unbiased estimate of MMD^2, which may be negative; `p` the share of exchanges
     with one at least as large. P-values below `level` count as a difference.

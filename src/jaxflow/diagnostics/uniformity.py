@@ -83,15 +83,12 @@ def measure_uniformity(
     return Uniformity(len(points), mean_p, square_p, *tested, type(base).__name__, level)
 
 
-def embed_rows(transform: Any, manifold: Manifold, x: Array) -> Array:
-    """Rows in data units as embedded points, which have no seams, (rows, ambient).
-
-    Failed rows stay NaN.
-    """
+def points_of(transform: Any, x: Array) -> Float[Array, "rows n"]:
+    """Rows in data units as points of the manifold; failed rows stay NaN."""
     u, _ = to_flow_space(transform, x)
     failed = ~jnp.isfinite(x).all(axis=1, keepdims=True)
-    # The embedding of a NaN may be a finite point.
-    return jnp.where(failed, jnp.nan, jax.vmap(manifold.embed)(u))
+    # The transform of a NaN may be a finite point.
+    return jnp.where(failed, jnp.nan, u)
 
 
 @eqx.filter_jit

@@ -1,11 +1,13 @@
 """Fields on manifolds: any network, projected on the tangent space."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.dynamics.protocol import (
@@ -20,13 +22,18 @@ from jaxflow.dynamics.wrapper import AbstractWrapper
 from jaxflow.manifolds import Manifold
 from jaxflow.runtime.shapes import Event, Scalar
 
+# Products with the Jacobian that a closed form may take even if they are most of the entries.
+FEW_PRODUCTS = 4
+
 
 class OnManifold(eqx.Module):
     """A field on a manifold: the tangent part of a field of the embedded points.
 
-    On a sphere `f(x) = g(x) - (x . g(x)) x`; on a torus `g` sees cosines and sines. On spheres
-    a closed-form trace of `g` gives the divergence on the manifold with one Jacobian-vector
-    product, `tr(J) - x . J x - d x . g`.
+    On a sphere `f(x) = g(x) - (x . g(x)) x`; on a torus `g` sees cosines and sines. Where `g` has
+    a closed-form trace, the divergence on spheres, and on their products with a few angles and any
+    number of ordinary columns, has one too: `tr(J) - sum_i n_i . J n_i - h . g` with the normals
+    `n_i` of the manifold as `g` sees it, one for each sphere and angle, and its mean curvature
+    vector `h`. On a sphere that is `tr(J) - x . J x - d x . g`.
 
     ```python
     import jax
@@ -68,9 +75,16 @@ class OnManifold(eqx.Module):
 
     @property
     def with_trace(self) -> Callable[..., tuple[Array, Array]] | None:
-        """`(t, x, cond=None) -> (f, div f)`; None without a closed form."""
-        closed = hasattr(self.manifold, "divergence") and has_closed_form(self.field)
-        return self._with_trace if closed else None
+        """`(t, x, cond=None) -> (f, div f)`; None without a closed form.
+
+        Where it takes about as many products with the Jacobian as there are entries, as on tori,
+        those products in the angles themselves are as good.
+        """
+        m = self.manifold
+        products = math.inf if m.num_normals is None else 1 + m.num_normals
+        entries = m.event_shape[0]
+        saves = products <= min(entries, max(FEW_PRODUCTS, entries // 2))
+        return self._with_trace if saves and has_closed_form(self.field) else None
 
     def prepare(self) -> "OnManifold":
         """The same field with its inner field prepared, if the trace has a closed form."""
@@ -81,10 +95,14 @@ class OnManifold(eqx.Module):
         p = m.embed(x)
         value, trace = evaluate_with_trace(self.field, t, p, cond)
         seen = partial(evaluate, self.field, t, cond=cond)
-        _, along = jax.jvp(seen, (p,), (p,))
-        value, along = value.astype(trace.dtype), along.astype(trace.dtype)
-        divergence = m.divergence(p.astype(trace.dtype), value, trace, along)
-        return m.project(x, value.astype(x.dtype)), divergence
+        normals = m.normals(p)
+        along = normals
+        if m.num_normals:
+            along = jax.vmap(lambda n: jax.jvp(seen, (p,), (n,))[1])(normals)
+        wide = trace.dtype
+        across = jnp.sum(normals.astype(wide) * along.astype(wide))
+        turning = jnp.dot(m.curvature(p).astype(wide), value.astype(wide))
+        return m.project(x, value.astype(x.dtype)), trace - across - turning
 
 
 def manifold_of(field: Any) -> Manifold | None:

@@ -66,6 +66,10 @@ class Euclidean(Manifold):
         """`y - x`."""
         return y - x
 
+    def separations(self, x: Vector, y: Vector) -> Vector:
+        """The distances in each column, whose units may differ."""
+        return jnp.abs(x - y)
+
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""
         return jnp.eye(self.dim, dtype=x.dtype)
@@ -74,9 +78,18 @@ class Euclidean(Manifold):
         """The normal density."""
         return log_normal(self.squared_norm(x - loc), self.dim, scale)
 
-    def divergence(self, p: Vector, value: Vector, trace: Scalar, along: Vector) -> Scalar:
-        """The trace."""
-        return trace
+    @property
+    def num_normals(self) -> int:
+        """0."""
+        return 0
+
+    def normals(self, p: Vector) -> Float[Array, "0 _"]:
+        """None."""
+        return jnp.zeros((0, self.dim), p.dtype)
+
+    def curvature(self, p: Vector) -> Vector:
+        """0."""
+        return jnp.zeros_like(p)
 
 
 def log_normal(square: Scalar, dim: int, scale: Any) -> Scalar:

@@ -64,7 +64,8 @@ class Hyperbolic(Manifold):
 
     def retract(self, x: Vector) -> Vector:
         """The point with the same `x_1, x_2, ...`, which is accurate far out."""
-        return x.at[0].set(jnp.sqrt(1 + jnp.sum(x[1:] ** 2)))
+        # NaN stays NaN.
+        return x.at[0].set(0 * x[0] + jnp.sqrt(1 + jnp.sum(x[1:] ** 2)))
 
     def deviation(self, x: Vector) -> Scalar:
         """`|<x, x> + 1| / x_0^2`, since `x_0` is large far out; 1 on the other sheet."""
@@ -83,6 +84,10 @@ class Hyperbolic(Manifold):
         r = 2 * jnp.arcsinh(root(minkowski(away, away)) / 2)
         along = away + minkowski(x, away) * x
         return ratio(r, root(minkowski(along, along))) * along
+
+    def separations(self, x: Vector, y: Vector) -> Float[Array, "1"]:
+        """The distance: its kernels are positive definite on hyperbolic space."""
+        return self.distance(x, y)[None]
 
     def squared_norm(self, v: Vector) -> Scalar:
         """`<v, v>`, which is positive for tangent vectors."""
@@ -112,4 +117,5 @@ def _size(x: Vector) -> Scalar:
 
 def _scaled(x: Vector) -> Vector:
     size = _size(x)
-    return x / jnp.where(size > 0, size, 1.0)
+    # NaN stays NaN.
+    return x / jnp.where(size <= 0, 1.0, size)

@@ -41,9 +41,11 @@ class Manifold(eqx.Module):
     off it, and moves samples, which a solve leaves near it, onto it.
 
     Optional methods:
-        `divergence(p, value, trace, along)`: the divergence on the manifold of the projection of
-            a field that sees `p` and has this value, this trace of its Jacobian `J`, and
-            `along = J p`; for a closed form. Without it, Jacobian-vector products.
+        `normals(p)` and `curvature(p)`: for a closed form of the divergence, where fields see the
+            manifold without distortion (up to a constant factor in each column). Unit vectors
+            orthogonal to it at `p`, (k, ambient), for `k = num_normals`, and its mean curvature
+            vector `h`, (ambient,): a field `g` with Jacobian `J` then has the divergence
+            `tr(J) - sum_i n_i . J n_i - h . g` on the manifold.
         `most_scale`: the largest `scale` for which `log_normal` is right; inf by default.
         `uniform(key)`: a point from the uniform density, where `log_volume` is finite.
 
@@ -70,6 +72,11 @@ class Manifold(eqx.Module):
     @abc.abstractmethod
     def log_volume(self) -> float:
         """Logarithm of the surface measure of the manifold; inf if it is infinite."""
+
+    @property
+    def num_normals(self) -> int | None:
+        """Number of vectors of `normals`; None without this method."""
+        return None
 
     @abc.abstractmethod
     def embed(self, x: Vector) -> Vector:
@@ -119,30 +126,38 @@ class Manifold(eqx.Module):
 
     def distance(self, x: Vector, y: Vector) -> Scalar:
         """Length of the shortest geodesic between two points."""
-        square = self.squared_norm(self.log(x, y))
-        apart = square > 0
-        return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+        return root(self.squared_norm(self.log(x, y)))
+
+    def separations(self, x: Vector, y: Vector) -> Float[Array, " _"]:
+        """Distances with a positive definite kernel `exp(-sum)`, one for each factor or column.
+
+        By default the chord between the points as fields see them, since geodesics do not give
+        such a kernel on every manifold (Feragen et al. 2015, "Geodesic exponential kernels: when
+        curvature and linearity conflict", arXiv 1411.0296).
+        """
+        return norm(self.embed(x) - self.embed(y))[None]
 
     def geodesic(self, t: Scalar, x: Vector, y: Vector) -> tuple[Vector, Vector]:
         """The point a share `t` of the way from `x` to `y`, and its velocity `d/dt`."""
         v = self.log(x, y)
         return jax.jvp(lambda t: self.exp(x, t * v), (t,), (jnp.ones_like(t),))
 
-    def check(self, x: ArrayInput) -> None:
+    def check(self, x: ArrayInput, tolerance: float = TOLERANCE) -> None:
         """Check that all rows lie on the manifold.
 
         Args:
             x: rows, (rows, n).
+            tolerance: largest deviation that counts as rounding.
 
         Raises:
             ValueError: a row does not; names the first one, and the call that moves it there.
         """
         rows = np.asarray(x, float) if np.asarray(x).dtype.kind in "iu" else np.asarray(x)
         if rows.shape[1:] != self.event_shape:
-            raise ValueError(f"x has shape {rows.shape}; points of {self} are rows of {self._n}")
+            raise ValueError(f"x has shape {rows.shape}; points of {self} have {self.event_shape}")
         check_rows(rows)
         off = np.asarray(_deviations(self, jnp.asarray(rows)))
-        bad = np.flatnonzero(~(off <= TOLERANCE))
+        bad = np.flatnonzero(~(off <= tolerance))
         if bad.size:
             raise ValueError(
                 f"x lies off {self} in {bad.size} of {len(rows)} rows, first row {bad[0]}: "
@@ -168,10 +183,6 @@ class Manifold(eqx.Module):
         """The point moved onto the manifold, and 0: as a transform."""
         return self.forward(u)
 
-    @property
-    def _n(self) -> int:
-        return self.event_shape[0]
-
 
 @eqx.filter_jit
 def _deviations(manifold: Manifold, x: Float[Array, "rows _"]) -> Float[Array, " rows"]:
@@ -184,8 +195,8 @@ def norm(v: Vector) -> Scalar:
 
 
 def root(square: Scalar) -> Scalar:
-    """The square root, 0 with derivative 0 where it has none."""
-    positive = square > 0
+    """The square root, 0 with derivative 0 where it has none; NaN for NaN."""
+    positive = ~(square <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
@@ -196,6 +207,6 @@ def even(f: Callable[[Scalar], Scalar], slope: float, square: Scalar) -> Scalar:
 
 
 def ratio(top: Scalar, bottom: Scalar) -> Scalar:
-    """`top / bottom`, and 1 where both are 0: `sin(r) / r` and its like."""
-    known = bottom > 0
+    """`top / bottom`, and 1 where both are 0: `sin(r) / r` and its like; NaN for NaN."""
+    known = bottom != 0
     return jnp.where(known, top / jnp.where(known, bottom, 1.0), 1.0)

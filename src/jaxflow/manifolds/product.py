@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.manifolds.manifold import Manifold, Vector
+from jaxflow.manifolds.manifold import Manifold, Vector, norm
 from jaxflow.runtime.shapes import Scalar, split
 
 
@@ -72,9 +72,22 @@ class Product(Manifold):
 
     def project(self, x: Vector, v: Vector) -> Vector:
         """The factors' velocities."""
-        seen = split(v, [factor.ambient for factor in self.factors])
-        each = zip(self._each(x), seen, strict=True)
+        each = zip(self._each(x), self._seen(v), strict=True)
         return jnp.concatenate([m.project(x, v) for (m, x), v in each])
+
+    @property
+    def num_normals(self) -> int | None:
+        """Sum of the factors' own; None if a factor has no normals."""
+        counts = [factor.num_normals for factor in self.factors]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    def normals(self, p: Vector) -> Float[Array, "_ _"]:
+        """The factors' vectors, 0 in the other factors' entries."""
+        return jax.scipy.linalg.block_diag(*(m.normals(p) for m, p in self._each_seen(p)))
+
+    def curvature(self, p: Vector) -> Vector:
+        """The factors' vectors."""
+        return jnp.concatenate([m.curvature(p) for m, p in self._each_seen(p)])
 
     def retract(self, x: Vector) -> Vector:
         """By the factors."""
@@ -96,6 +109,15 @@ class Product(Manifold):
         """Sum of the factors' own."""
         return jnp.sum(jnp.stack([m.squared_norm(v) for m, v in self._each(v)]))
 
+    def distance(self, x: Vector, y: Vector) -> Scalar:
+        """The root of the sum of squares of the factors' own."""
+        each = [m.distance(x, y) for m, x, y in self._each(x, y)]
+        return norm(jnp.stack(each))
+
+    def separations(self, x: Vector, y: Vector) -> Float[Array, " _"]:
+        """The factors' distances."""
+        return jnp.concatenate([m.separations(x, y) for m, x, y in self._each(x, y)])
+
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The factors' vectors, 0 in the other factors' columns."""
         return jax.scipy.linalg.block_diag(*(m.frame(x) for m, x in self._each(x)))
@@ -116,6 +138,13 @@ class Product(Manifold):
         keys = jax.random.split(key, len(self.factors))
         factors: Any = self.factors
         return jnp.concatenate([m.uniform(key) for m, key in zip(factors, keys, strict=True)])
+
+    def _seen(self, p: Vector) -> list[Any]:
+        """What a field sees or returns, by factor."""
+        return split(p, [factor.ambient for factor in self.factors])
+
+    def _each_seen(self, p: Vector) -> Iterator[tuple[Any, Vector]]:
+        return zip(self.factors, self._seen(p), strict=True)
 
     def _each(self, *vectors: Vector) -> Iterator[tuple[Any, ...]]:
         """Each factor with its columns of the vectors."""

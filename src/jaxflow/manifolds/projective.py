@@ -6,7 +6,15 @@ from typing import final
 import jax.numpy as jnp
 
 from jaxflow.manifolds.manifold import Vector, norm
-from jaxflow.manifolds.sphere import UnitVectors, tangent, towards, unit
+from jaxflow.manifolds.sphere import (
+    UnitVectors,
+    angle_between,
+    log_half_volume,
+    tangent,
+    towards,
+    unit,
+)
+from jaxflow.runtime.shapes import Scalar
 
 
 @final
@@ -38,8 +46,7 @@ class Projective(UnitVectors):
     @property
     def log_volume(self) -> float:
         """Half of the sphere's: `log(pi^2)` for `dim = 3`."""
-        half = (self.dim + 1) / 2
-        return half * math.log(math.pi) - math.lgamma(half)
+        return log_half_volume(self.dim)
 
     def embed(self, x: Vector) -> Vector:
         """`p p^T` with `p = x / |x|`, row by row."""
@@ -53,12 +60,21 @@ class Projective(UnitVectors):
 
     def log(self, x: Vector, y: Vector) -> Vector:
         """Towards the nearer one of `y` and `-y`; `y` if both are a right angle away."""
-        return towards(x, jnp.where(jnp.dot(x, y) < 0, -y, y))
+        return towards(x, nearer(x, y))
+
+    def distance(self, x: Vector, y: Vector) -> Scalar:
+        """The angle between the axes, at most a right one."""
+        return angle_between(x, nearer(x, y))
 
     @property
     def reach(self) -> float:
         """A right angle."""
         return math.pi / 2
+
+
+def nearer(x: Vector, y: Vector) -> Vector:
+    """The one of `y` and `-y` nearer to `x`; `y` if both are a right angle away."""
+    return jnp.where(jnp.dot(x, y) < 0, -y, y)
 
 
 def SO3() -> Projective:

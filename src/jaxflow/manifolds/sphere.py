@@ -15,6 +15,9 @@ from jaxflow.manifolds.euclidean import log_normal
 from jaxflow.manifolds.manifold import Manifold, Vector, dimension, even, norm, ratio
 from jaxflow.runtime.shapes import Scalar
 
+# Vectors of fewer units of rounding have no direction.
+LOST = 16
+
 
 class UnitVectors(Manifold):
     """What spheres and projective spaces share: vectors of length 1, and great circles."""
@@ -113,8 +116,7 @@ class Sphere(UnitVectors):
     @property
     def log_volume(self) -> float:
         """`log(2 pi^((d + 1) / 2) / Gamma((d + 1) / 2))`: `log(4 pi)` for `d = 2`."""
-        half = (self.dim + 1) / 2
-        return math.log(2) + half * math.log(math.pi) - math.lgamma(half)
+        return math.log(2) + log_half_volume(self.dim)
 
     def embed(self, x: Vector) -> Vector:
         """`x / |x|`."""
@@ -128,16 +130,39 @@ class Sphere(UnitVectors):
         """Towards `y` along a great circle; to the antipode by a fixed one."""
         return towards(x, y)
 
-    def divergence(self, p: Vector, value: Vector, trace: Scalar, along: Vector) -> Scalar:
-        """`tr(J) - p . J p - d p . f`."""
-        return trace - jnp.dot(p, along) - self.dim * jnp.dot(p, value)
+    def distance(self, x: Vector, y: Vector) -> Scalar:
+        """The angle between the points."""
+        return angle_between(x, y)
+
+    def separations(self, x: Vector, y: Vector) -> Float[Array, "1"]:
+        """The angle: its kernels are positive definite on spheres."""
+        return self.distance(x, y)[None]
+
+    @property
+    def num_normals(self) -> int:
+        """1."""
+        return 1
+
+    def normals(self, p: Vector) -> Float[Array, "1 _"]:
+        """`p` itself."""
+        return p[None]
+
+    def curvature(self, p: Vector) -> Vector:
+        """`d p`."""
+        return self.dim * p
+
+
+def log_half_volume(dim: int) -> float:
+    """Logarithm of half of the volume of the sphere of `dim` dimensions."""
+    half = (dim + 1) / 2
+    return half * math.log(math.pi) - math.lgamma(half)
 
 
 def unit(x: Vector) -> Vector:
     """`x / |x|`; a fixed unit vector for 0."""
     size = norm(x)
     first = jnp.zeros_like(x).at[0].set(1)
-    return jnp.where(size > 0, x / jnp.where(size > 0, size, 1.0), first)
+    return jnp.where(size == 0, first, x / nonzero(size))
 
 
 def tangent(p: Vector, v: Vector) -> Vector:
@@ -147,15 +172,24 @@ def tangent(p: Vector, v: Vector) -> Vector:
 
 def towards(x: Vector, y: Vector) -> Vector:
     """The velocity at `x` of the great circle that reaches `y` at time 1."""
-    # Accurate for small and for large angles, unlike the arc cosine of x . y.
-    angle = 2 * jnp.arctan2(norm(y - x), norm(y + x))
+    angle = angle_between(x, y)
     along = tangent(x, y - x)
-    size = norm(along)
-    # The antipode lies in every direction.
-    any_way = reflected_frame(x)[0]
-    lost = (size <= jnp.finfo(x.dtype).eps) & (angle > 1)
-    direction = jnp.where(lost, any_way, along / jnp.where(size > 0, size, 1.0))
-    return angle * direction
+    # The antipode lies in every direction: up to rounding, any one is right.
+    lost = (norm(along) <= LOST * jnp.finfo(x.dtype).eps) & (angle > 1)
+    along = jnp.where(lost, reflected_frame(x)[0], along)
+    # Near the antipode rounding has a large share in a short vector, and its length must be right.
+    direction = tangent(x, along / nonzero(norm(along)))
+    return angle * direction / nonzero(norm(direction))
+
+
+def nonzero(size: Scalar) -> Scalar:
+    """The size, and 1 for 0, to divide by."""
+    return jnp.where(size == 0, 1.0, size)
+
+
+def angle_between(x: Vector, y: Vector) -> Scalar:
+    """The angle of two unit vectors; accurate if small or large, unlike the arc cosine."""
+    return 2 * jnp.arctan2(norm(y - x), norm(y + x))
 
 
 def reflected_frame(x: Vector) -> Float[Array, "_ _"]:

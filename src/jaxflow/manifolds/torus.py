@@ -91,6 +91,19 @@ class Torus(Manifold):
         towards_cos, towards_sin = jnp.split(v, 2)
         return (cos * towards_sin - sin * towards_cos) / self._rate(x)
 
+    @property
+    def num_normals(self) -> int:
+        """One for each column."""
+        return self.dim
+
+    def normals(self, p: Vector) -> Float[Array, "_ _"]:
+        """The points of the unit circles, one by one."""
+        return jnp.hstack([jnp.diag(part) for part in jnp.split(p, 2)])
+
+    def curvature(self, p: Vector) -> Vector:
+        """`p`, as each circle has the radius 1."""
+        return p
+
     def retract(self, x: Vector) -> Vector:
         """The same point within the period."""
         period, start = self._lengths(x)
@@ -123,6 +136,10 @@ class Torus(Manifold):
         period, _ = self._lengths(x)
         away = y - x
         return away - period * jnp.round(away / period)
+
+    def separations(self, x: Vector, y: Vector) -> Vector:
+        """The distances in each column: their kernels are positive definite on circles."""
+        return jnp.abs(self.log(x, y))
 
     def frame(self, x: Vector) -> Float[Array, "_ _"]:
         """The unit vectors."""

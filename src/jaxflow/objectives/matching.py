@@ -15,7 +15,7 @@ from jaxflow.dynamics.on_manifold import manifold_of
 from jaxflow.dynamics.optional import accepts_none
 from jaxflow.dynamics.protocol import evaluate
 from jaxflow.manifolds import Manifold
-from jaxflow.objectives.couplings import Swaps
+from jaxflow.objectives.couplings import Swaps, Transport
 from jaxflow.objectives.protocol import Loss, Weights, check_function
 from jaxflow.objectives.times import stratified, uniform
 from jaxflow.objectives.units import to_field
@@ -34,8 +34,8 @@ class FlowMatching:
 
     On a manifold (a field `jaxflow.dynamics.OnManifold`) the path is the geodesic from base to
     data at constant speed, and velocities are compared in its metric (Chen and Lipman 2023,
-    "Flow Matching on General Geometries", arXiv 2302.03660); couplings see the points as the
-    field does, so the cost of a pair is the squared chord between them.
+    "Flow Matching on General Geometries", arXiv 2302.03660). The cost of a pair is the squared
+    length of its geodesic; a function as coupling is given the points as the field sees them.
 
     The minimiser is `E[u_t | x_t]`, the field that carries the base to the data (Lipman et al.
     2023, arXiv 2210.02747, eq. 9). The loss is not a likelihood and does not fall to 0: the
@@ -137,8 +137,12 @@ class FlowMatching:
         # Every device pairs the entire batch, which is cheaper than moving rows back and forth.
         x0, x, cond = replicate((x0, x, cond))
         manifold = manifold_of(flow.field)
-        seen = (x0, x) if manifold is None else tuple(map(jax.vmap(manifold.embed), (x0, x)))
-        source, mass = replicate(self.coupling(*seen, cond, coupling_key))
+        if manifold is not None and isinstance(self.coupling, Transport):
+            pairs = self.coupling.on(manifold, x0, x, cond, coupling_key)
+        else:
+            see = (lambda x: x) if manifold is None else jax.vmap(manifold.embed)
+            pairs = self.coupling(see(x0), see(x), cond, coupling_key)
+        source, mass = replicate(pairs)
         t = self.times(time_key, len(x), x.dtype)
         if manifold is None:
             noise = jax.random.normal(noise_key, x.shape, x.dtype)

@@ -23,6 +23,7 @@ from jaxflow.transforms.propose import Proposal, propose
 from jaxflow.transforms.protocol import Transform, image_shape, inside
 from jaxflow.transforms.rotations import RotationMatrix
 from jaxflow.transforms.standardise import Standardise
+from jaxflow.transforms.unit_length import UnitLength
 from jaxflow.transforms.whiten import Whiten
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Standardise",
     "Transform",
     "TruncatedNormal",
+    "UnitLength",
     "Whiten",
     "pixels",
     "propose",

@@ -37,6 +37,11 @@ class Columns(NamedTuple):
         kind = self.kinds[i]
         return kind.step if isinstance(kind, GridColumn) else 0.0
 
+    def grids(self, columns: Iterable[int]) -> dict[int, GridColumn]:
+        """The grids of those columns that lie on one."""
+        kinds = {i: self.kinds[i] for i in columns}
+        return {i: kind for i, kind in kinds.items() if isinstance(kind, GridColumn)}
+
     def join(self, columns: Sequence[int], separator: str = ", ") -> str:
         """The names of some columns."""
         return separator.join(self.names[i] for i in columns)

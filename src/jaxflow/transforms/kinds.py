@@ -212,7 +212,13 @@ def _grid_step(column: Column) -> float:
     x, values, _ = column
     if len(values) >= 0.5 * len(x):
         return 0.0
-    largest = np.abs(x).max()
+    step = decimal_step(values)
+    return step if x.std() <= COARSE * step else 0.0
+
+
+def decimal_step(values: Float[np.ndarray, " m"]) -> float:
+    """The largest decimal step between distinct values in increasing order; 0 for none."""
+    largest = np.abs(values).max()
     for decimals in range(DECIMALS + 1):
         cells = values * 10.0**decimals
         # The rounding of a decimal in float32.
@@ -221,8 +227,7 @@ def _grid_step(column: Column) -> float:
             return 0.0
         if np.all(np.abs(cells - np.round(cells)) <= slack):
             integers = np.round(cells).astype(np.int64)
-            step = float(np.gcd.reduce(np.diff(integers))) / 10.0**decimals
-            return step if x.std() <= COARSE * step else 0.0
+            return float(np.gcd.reduce(np.diff(integers))) / 10.0**decimals
     return 0.0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxflow.manifolds import Manifold, Sphere
 from jaxflow.transforms.columns import Columns
-from jaxflow.transforms.kinds import reaches
+from jaxflow.transforms.kinds import GridColumn, reaches
 from jaxflow.transforms.latlon import LatLon
 from jaxflow.transforms.periodic import NAMED_GAP
 
@@ -151,11 +151,13 @@ class Place:
         across = turns[0] + 2 * math.pi - turns[-1]
         return bool(length > SMALL and across >= np.diff(turns).max(initial=0.0))
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise within the cells of rounded latitudes stays between the poles."""
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Rounded columns, which noise spreads if it stays between the poles."""
         lat, half_step = table.x[:, self.columns[0]], table.step(self.columns[0]) / 2
         low, high = self._least_lat, self._least_lat + self.chart.half_turn
-        return bool(low + half_step <= lat.min() and lat.max() <= high - half_step)
+        if lat.min() < low + half_step or lat.max() > high - half_step:
+            return {}
+        return table.grids(self.columns)
 
     def describe(self) -> str:
         """What the columns are."""

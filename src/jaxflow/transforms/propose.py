@@ -174,12 +174,9 @@ def _surface(table: Columns, groups: list[Group], dtype: Any) -> Surface | None:
         return None
     groups.sort(key=lambda group: (isinstance(group, Periodic), group.columns))
     curved = columns_of(groups)
-    # The cells of a grid must not reach beyond a pole.
-    on_grid = columns_of(group for group in groups if group.keeps_grid(table))
-    kinds = [
-        kind if i not in curved or (i in on_grid and table.step(i)) else ContinuousColumn()
-        for i, kind in enumerate(table.kinds)
-    ]
+    grids = {i: grid for group in groups for i, grid in group.grids(table).items()}
+    plain = ContinuousColumn()
+    kinds = [grids.get(i, plain) if i in curved else kind for i, kind in enumerate(table.kinds)]
     others = tuple(i for i in range(len(kinds)) if i not in curved)
     return Surface(tuple(groups), others, transforms_of(kinds, dtype))
 

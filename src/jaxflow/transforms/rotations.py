@@ -15,6 +15,7 @@ from jaxflow.manifolds.sphere import unit
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.columns import Columns, columns_of
+from jaxflow.transforms.kinds import GridColumn
 from jaxflow.transforms.samples import checked_rows
 from jaxflow.transforms.unit_vectors import LEAST_ROWS
 
@@ -125,9 +126,9 @@ class Rotation:
             raise ValueError(f"does not fit: {error}") from None
         return [cls(columns)]
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise within cells of a grid keeps a rotation: it does not."""
-        return False
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Columns that noise spreads over their grid: none, since it would leave the rotations."""
+        return {}
 
     def describe(self) -> str:
         """What the columns are."""

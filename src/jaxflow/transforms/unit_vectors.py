@@ -9,13 +9,15 @@ from jaxtyping import Float
 
 from jaxflow.manifolds import Manifold, Projective, Sphere
 from jaxflow.transforms.columns import Columns
+from jaxflow.transforms.kinds import GridColumn
+from jaxflow.transforms.unit_length import UnitLength
 
 # Words in names of quaternions.
 QUATERNION = {"q", "qw", "qx", "qy", "qz", "quat", "quaternion", "orientation"}
 # Columns look like unit vectors, or orthogonal ones, if at least this share of rows does.
 MOST = 0.98
-# Columns rounded to steps of at most this size may be unit vectors whose rounding a note names.
-FINE = 0.011
+# Unit vectors may be rounded to this step; a little more than its rounding in float32.
+ROUNDED, FINE = 0.01, 0.011
 # The length of a unit vector differs from 1 by at most this.
 UNIT = 1e-3
 # Fewer rows are not evidence.
@@ -24,17 +26,21 @@ LEAST_ROWS = 10
 
 @dataclass(frozen=True)
 class UnitVector:
-    """Columns whose rows have length 1; `up_to_sign` if `x` and `-x` are one point."""
+    """Columns whose rows have length 1; `up_to_sign` if `x` and `-x` are one point.
+
+    `rounded` is the step to which the columns are rounded, if that changes lengths.
+    """
 
     columns: tuple[int, ...]
     up_to_sign: bool = False
+    rounded: float = 0.0
 
     @classmethod
     def detect(cls, table: Columns, free: Collection[int]) -> tuple[list["UnitVector"], list[str]]:
         """Two to four adjacent columns, and four with names of quaternions.
 
-        Notes columns that are not taken since they are rounded, have a few rows of another length,
-        or are orthogonal to others.
+        Notes columns that are not taken since they have a few rows of another length, or are
+        orthogonal to others.
         """
         found: list[UnitVector] = []
         doubts: dict[tuple[int, ...], str] = {}
@@ -44,21 +50,19 @@ class UnitVector:
             for columns in _candidates(table, size):
                 if not left.issuperset(columns):
                     continue
+                if any(table.step(i) > FINE for i in columns):
+                    continue
                 x = table.x[:, columns]
                 off = _off_unit(x)
-                if any(map(table.step, columns)):
-                    if most > 0 or not _is_rounded(table, columns):
-                        continue
-                    doubts[columns] = (
-                        "they are rounded so much that their lengths differ: divide each row by "
-                        "its length"
-                    )
-                elif len(off) > most * len(x):
+                rounded = _rounding(x) if len(off) else 0.0
+                if rounded:
+                    off = off[:0]
+                if len(off) > most * len(x):
                     continue
-                elif len(off):
+                if len(off):
                     doubts[columns] = _lengths(x, off)
                 else:
-                    found.append(cls(columns, _are_quaternions(table, columns)))
+                    found.append(cls(columns, _are_quaternions(table, columns), rounded))
                 left -= set(columns)
         pairs = itertools.combinations(found, 2)
         orthogonal = {each for pair in pairs if _orthogonal(table.x, *pair) for each in pair}
@@ -88,21 +92,25 @@ class UnitVector:
         if len(columns) < 2 or options:
             raise ValueError("takes two or more columns, and no options")
         off = _off_unit(table.x[:, columns])
-        if len(off):
+        rounded = _rounding(table.x[:, columns]) if len(off) else 0.0
+        if len(off) and not rounded:
             raise ValueError(f"needs rows of length 1: {_lengths(table.x[:, columns], off)}")
-        return [cls(columns, up_to_sign)]
+        return [cls(columns, up_to_sign, rounded)]
 
-    def keeps_grid(self, table: Columns) -> bool:
-        """Whether noise within cells of a grid keeps the length: it does not."""
-        return False
+    def grids(self, table: Columns) -> dict[int, GridColumn]:
+        """Columns that noise spreads over their grid: none, since it would change lengths."""
+        return {}
 
     def describe(self) -> str:
         """What the columns are."""
         size = len(self.columns)
+        steps = f", rounded to {self.rounded:g}: rows are divided by their length"
+        more = steps if self.rounded else ""
         if self.up_to_sign:
             what = "unit quaternions, rotations" if size == 4 else "unit vectors up to sign, axes"
-            return f"{what} (direction: x and -x differ)"
-        return f"unit vectors, on a {'circle' if size == 2 else 'sphere'} (axis: x and -x are one)"
+            return f"{what} (direction: x and -x differ){more}"
+        where = "circle" if size == 2 else "sphere"
+        return f"unit vectors, on a {where} (axis: x and -x are one){more}"
 
     @property
     def manifold(self) -> Manifold:
@@ -110,9 +118,11 @@ class UnitVector:
         return (Projective if self.up_to_sign else Sphere)(len(self.columns) - 1)
 
     @property
-    def chart(self) -> Manifold:
-        """The manifold, which is its own transform."""
-        return self.manifold
+    def chart(self) -> Manifold | UnitLength:
+        """The manifold, which is also a transform; rows of rounded columns are made longer."""
+        if not self.rounded:
+            return self.manifold
+        return UnitLength(self.manifold, _most_off(self.rounded, len(self.columns)))
 
 
 def _candidates(table: Columns, size: int) -> list[tuple[int, ...]]:
@@ -130,11 +140,17 @@ def _are_quaternions(table: Columns, columns: tuple[int, ...]) -> bool:
     )
 
 
-def _is_rounded(table: Columns, columns: tuple[int, ...]) -> bool:
-    """Whether the lengths are 1 up to the rounding of the columns, which is small."""
-    step = max(map(table.step, columns))
-    off = np.abs(np.linalg.norm(table.x[:, columns], axis=1) - 1)
-    return step <= FINE and bool((off <= step / 2 * len(columns) ** 0.5 + 1e-6).all())
+def _rounding(x: Float[np.ndarray, "n k"]) -> float:
+    """The step to which the columns are rounded, if the lengths are 1 but for it; else 0."""
+    cells = x / ROUNDED
+    off = np.abs(np.linalg.norm(x, axis=1) - 1)
+    on_grid = np.all(np.abs(cells - np.round(cells)) <= 1e-3)
+    return ROUNDED if on_grid and np.all(off <= _most_off(ROUNDED, x.shape[1])) else 0.0
+
+
+def _most_off(step: float, size: int) -> float:
+    """How much rounding to a step changes the length of a unit vector at most."""
+    return step / 2 * size**0.5 + 1e-6
 
 
 def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector) -> bool:
@@ -142,7 +158,8 @@ def _orthogonal(x: Float[np.ndarray, "n d"], one: UnitVector, other: UnitVector)
     if len(one.columns) != len(other.columns):
         return False
     cosine = np.sum(x[:, one.columns] * x[:, other.columns], axis=1)
-    return bool(np.mean(np.abs(cosine) <= 3 * UNIT) >= MOST)
+    most = 3 * UNIT + one.rounded + other.rounded
+    return bool(np.mean(np.abs(cosine) <= most) >= MOST)
 
 
 def _off_unit(x: Float[np.ndarray, "n k"]) -> np.ndarray:
