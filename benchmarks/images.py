@@ -52,12 +52,20 @@ from harness import read_results, table, write_results
 from jaxflow import CNF, ODE, Hutchinson, StandardNormal, TrainConfig
 from jaxflow.data import split
 from jaxflow.diagnostics import bits_per_dim
-from jaxflow.dynamics import MLP, Convolutional, DiT, GuidedField, UNet
+from jaxflow.dynamics import (
+    MLP,
+    Convolutional,
+    DiT,
+    GaussianVelocity,
+    GuidedField,
+    Sum,
+    UNet,
+)
 from jaxflow.flows import Multiscale
 from jaxflow.flows.flow import score_rows
 from jaxflow.objectives import FlowMatching, maximum_likelihood
 from jaxflow.trace import has_closed_form
-from jaxflow.transforms import noise_of, pixels
+from jaxflow.transforms import pixels, spread_rows
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 KEY = jax.random.key(0)
@@ -101,6 +109,8 @@ class Recipe:
     learning_rate: float = 1e-3
     ema: float = 0.995
     objective: Any = MATCHING
+    # Whether the field is added to that of the rows' Gaussian, as in `jaxflow.fit_images`.
+    from_gaussian: bool = False
 
 
 def digits() -> Images:
@@ -169,12 +179,14 @@ RECIPES = {
     "digits": {
         "mlp": Recipe(cnf(mlp, width=256, depth=2), 2000, 256, 2e-3, 0.999),
         "convolutional": Recipe(cnf(Convolutional, width=32), 1000),
-        "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3),
+        "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3, from_gaussian=True),
         "dit": Recipe(cnf(DiT, width=48, depth=3), 1000, 128, 2e-3),
         "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },
     "other": {
-        "unet": Recipe(cnf(UNet, width=8, multipliers=(1, 2, 4)), 500, 64, 2e-3),
+        "unet": Recipe(
+            cnf(UNet, width=8, multipliers=(1, 2, 4)), 500, 64, 2e-3, from_gaussian=True
+        ),
     },
 }
 
@@ -230,13 +242,18 @@ def still(t: Array, x: Array) -> Array:
     return 0.0 * x
 
 
+def in_flow_space(transform: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images with noise in flow space, and the log-determinants."""
+    noisy = spread_rows(transform, jnp.asarray(images), KEY)
+    u, log_det = eqx.filter_jit(lambda transform, x: jax.vmap(transform.forward)(x))(
+        transform, noisy
+    )
+    return np.asarray(u), np.asarray(log_det, np.float64)
+
+
 def baseline(data: Images, transform: Any, choices: list[tuple[int, int]]) -> Any:
     """The mixture that is best on validation images, as a flow."""
-    rows = jnp.asarray(data.train)
-    grid = noise_of(transform)
-    assert grid is not None
-    noisy = jax.vmap(grid.spread)(rows, jax.random.split(KEY, len(rows)))
-    u = np.asarray(jax.vmap(transform.forward)(noisy)[0])
+    u, _ = in_flow_space(transform, data.train)
     flows = [
         CNF(
             still,
@@ -265,8 +282,12 @@ def trained(data: Images, recipe: Recipe, transform: Any, name: str) -> Any:
         patience=None,
         solver_error=float("inf"),
     )
+    flow = recipe.flow(data.shape)
+    if recipe.from_gaussian:
+        start = GaussianVelocity.fit(in_flow_space(transform, data.train)[0])
+        flow = replace(flow, field=Sum((flow.field, start)))
     return jaxflow.fit(
-        recipe.flow(data.shape),
+        flow,
         data.train,
         key=KEY,
         validation=data.validation,
@@ -335,19 +356,10 @@ def run(
 def ffjord(data: Images, python: Path, seconds: float) -> dict[str, Any]:
     """The figures of FFJORD's flow, after as many seconds of training."""
     transform = pixels(data.train, data.levels)
-    grid = noise_of(transform)
-    assert grid is not None
-
-    def in_flow_space(x: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = jnp.asarray(np.concatenate([x] * draws))
-        noisy = jax.vmap(grid.spread)(rows, jax.random.split(KEY, len(rows)))
-        u, log_det = jax.vmap(transform.forward)(noisy)
-        return np.asarray(u), np.asarray(log_det, np.float64)
-
-    test, log_det = in_flow_space(data.test, 1)
+    test, log_det = in_flow_space(transform, data.test)
     arrays: dict[str, Any] = {
-        "train": in_flow_space(data.train, PEER_DRAWS)[0],
-        "validation": in_flow_space(data.validation, 1)[0],
+        "train": in_flow_space(transform, np.concatenate([data.train] * PEER_DRAWS))[0],
+        "validation": in_flow_space(transform, data.validation)[0],
         "test": test,
     }
     script = Path(__file__).parent / "peers" / "torch_images.py"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.diagnostics.findings import LEAST, flatten, too_few
-from jaxflow.diagnostics.two_sample import MMD, _exchange
+from jaxflow.diagnostics.two_sample import MMD, exchange_test
 from jaxflow.manifolds import Manifold
 from jaxflow.runtime.checks import check_share
 from jaxflow.runtime.precision import as_floats
@@ -88,7 +88,7 @@ def geodesic_mmd(
     medians = jnp.median(few[np.triu_indices(len(some), 1)], axis=0)
     widths = jnp.where(medians > 0, medians, 1.0) * len(medians)
     kernel = np.array(_kernel(manifold, both, seen, widths), np.float64)
-    return MMD(num, *_exchange(kernel, rng, level), level)
+    return MMD(num, *exchange_test(kernel, rng, level), level)
 
 
 @eqx.filter_jit

@@ -90,7 +90,7 @@ def mmd(data: Matrix, samples: Matrix, rng: np.random.Generator, level: float) -
     distance = _squared_distances(data, samples)
     median = np.median(distance[np.triu_indices(2 * num, 1)])
     kernel = np.exp(-distance / (median if median > 0 else 1.0))
-    return MMD(num, *_exchange(kernel, rng, level), level)
+    return MMD(num, *exchange_test(kernel, rng, level), level)
 
 
 def energy(
@@ -108,7 +108,7 @@ def energy(
     """
     if len(data) < LEAST:
         return too_few(len(data))
-    return _exchange(-np.sqrt(_squared_distances(data, samples)), rng, level)
+    return exchange_test(-np.sqrt(_squared_distances(data, samples)), rng, level)
 
 
 def _squared_distances(data: Matrix, samples: Matrix) -> Float[np.ndarray, "both both"]:
@@ -117,7 +117,7 @@ def _squared_distances(data: Matrix, samples: Matrix) -> Float[np.ndarray, "both
     return np.maximum(squares[:, None] + squares - 2 * both @ both.T, 0.0)
 
 
-def _exchange(
+def exchange_test(
     kernel: Float[np.ndarray, "both both"], rng: np.random.Generator, level: float
 ) -> tuple[float, float]:
     """The unbiased estimate of MMD^2 with a kernel of both sets of rows, and its p-value."""
