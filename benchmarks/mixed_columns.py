@@ -100,7 +100,7 @@ class Scale(NamedTuple):
 def mixture(u: np.ndarray) -> GaussianMixture:
     """A Gaussian mixture of rows, (n, columns), with the number of components of the best BIC."""
     ridge = RIDGE * float(u.var(axis=0).mean()) + 1e-12
-    most = max(1, len(u) // (10 * u.shape[1]))
+    most = max(1, min(len(u) // (10 * u.shape[1]), len(np.unique(u, axis=0))))
     fits = [
         GaussianMixture(m, reg_covar=ridge, random_state=0).fit(u) for m in COMPONENTS if m <= most
     ]

@@ -418,6 +418,14 @@ def test_a_first_row_with_a_gap_is_a_row(tmp_path):
         read_cells(path)
 
 
+@pytest.mark.parametrize("name", ["id", "row_id", "CustomerID", "rownames", "Unnamed: 0"])
+def test_numbers_named_as_identifiers_are_left_out(name):
+    numbers = np.random.default_rng(0).permutation(5000)[:100]
+    assert isinstance(kind_of(Cells.of(name, numbers)), Ignored)
+    assert not isinstance(kind_of(Cells.of(name, numbers // 100)), Ignored)
+    assert not isinstance(kind_of(Cells.of("amount paid", numbers)), Ignored)
+
+
 DEPENDENT = {
     "linear": (lambda x, n, city: 2 * x + 1, "'y' from 'x'. "),
     "of counts and labels": (

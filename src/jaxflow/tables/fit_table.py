@@ -55,8 +55,8 @@ def fit_table(
     - dates, or text such as 2026-11-30T12:00, 30-Nov-2026, 20261130 or 11/30/2026, where one order
       of day and month fits the column: years, months, days, hours, minutes or seconds, in steps
       where all keep them;
-    - text that differs in more than half of the rows or in 1,000 ways, and numbers of rows
-      from 0 or 1 on: an identifier, left out;
+    - text that differs in more than half of the rows or in 1,000 ways, numbers of rows from 0 or 1
+      on, and whole numbers that occur once with a name such as id: an identifier, left out;
     - other text, truth values, and numbers with at most two values: a category;
     - whole numbers, if a standard deviation spans at most 100 of them or most repeat: a count from
       0 on, or from the least or to the largest number where that is frequent, where there are at

@@ -17,12 +17,16 @@ from jaxflow.tables.curved import as_angles
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
 from jaxflow.tables.numeric import Number, Whole
-from jaxflow.tables.spacing import are_frequent
+from jaxflow.tables.spacing import are_frequent, is_whole
 from jaxflow.transforms.kinds import ATOM_ROWS
 
 # Text with more different cells than this, or than this share of the rows, tells rows apart. So
 # few rows show nothing.
 MAX_LABELS, OWN_SHARE, OWN_ROWS = 1000, 0.5, 20
+# Names of numbers that tell rows apart if each occurs once: id, row_id, CustomerID, Unnamed: 0.
+_ID_NAME = re.compile(
+    r"(?i:^unnamed: \d+$|(^|[^a-z])(id|rowid|uid|index|rownames?|row)$)|[a-z](ID|Id)$"
+)
 # Text that differs so much and has this many words a cell is prose.
 FREE_WORDS = 4
 # Durations such as 1:30, 01:30:00.5, 90 min, 1h 30m, PT1H30M.
@@ -143,8 +147,11 @@ class Ignored:
             return None
         if cells.are_numbers:
             # A series of years is no number of the row.
-            in_order = known[0] in (0, 1) and bool((np.diff(known) == 1).all())
-            return cls("an identifier: the number of the row") if in_order else None
+            if known[0] in (0, 1) and (np.diff(known) == 1).all():
+                return cls("an identifier: the number of the row")
+            is_once = is_whole(known) and len(set(known)) == len(known)
+            named = _ID_NAME.search(cells.name) is not None
+            return cls("an identifier: each number occurs once") if is_once and named else None
         texts = [str(cell) for cell in cells.text[~cells.missing]]
         distinct = len(set(texts))
         if distinct <= MAX_LABELS and distinct <= OWN_SHARE * len(known):
