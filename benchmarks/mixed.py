@@ -19,8 +19,8 @@ draws. Of each as many samples as training rows are compared with the new rows:
 A million rows are drawn of each known density and 100,000 of each public table, and checked
 against rules that all rows of the table keep.
 
-Finished tables are kept in results/mixed.json and are not run again without `--again`. When all
-are finished, their tables are put into docs/benchmarks.md.
+Finished tables are kept in results/mixed.json and are not run again without `--again`. Their
+figures are put into docs/benchmarks.md.
 
     python benchmarks/mixed.py [--tables cities spam] [--again] [--data FOLDER] [--seconds 60]
 """
@@ -236,8 +236,7 @@ def main() -> None:
             print(show({name: results[name]}), flush=True)
     results = {name: results[name] for name in (*KNOWN, *PUBLIC) if name in results}
     print(show(results))
-    if len(results) == len(KNOWN) + len(PUBLIC):
-        write_page(results)
+    write_page(results)
 
 
 if __name__ == "__main__":

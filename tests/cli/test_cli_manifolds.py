@@ -67,7 +67,7 @@ def test_the_user_may_say_otherwise(jaxflow, places, tmp_path):
     ("kinds", "words"),
     [
         (["lon=periodic:6.28"], "has a period of 6.28, and values from"),
-        (["lon=periodic:360", "depth=category"], "is for tables of numbers alone"),
+        (["lat,lon=place", "depth=category"], "is for tables of numbers alone"),
         (["lon,lat=place"], "needs latitude and longitude, in this order"),
         (["east=periodic:360"], "--kind east=periodic:360 names 'east'"),
     ],

@@ -20,12 +20,12 @@ class UnitLength(eqx.Module):
     manifold; samples have length 1.
 
     ```python
-    import numpy as np
+    import jax.numpy as jnp
     from jaxflow.manifolds import Sphere
     from jaxflow.transforms import UnitLength
 
     transform = UnitLength(Sphere(2), tolerance=0.01)
-    u, _ = transform.forward(np.asarray([0.58, 0.58, 0.58]))
+    u, _ = transform.forward(jnp.asarray([0.58, 0.58, 0.58]))
     print(u)  # 0.577, three times
     ```
 
