@@ -128,9 +128,10 @@ def measures(
     result = compared(rows, named)
     target = TARGETS[name]
     result["efficacy"] = {each: efficacy(target, views, rows) for each, views in named.items()}
+    # Of labels alone most new rows are among the training rows: all distances are 0.
     usual = nearest(rows, named["rows"])
     result["nearest"] = {
-        each: nearest(views, named["rows"]) / usual
+        each: nearest(views, named["rows"]) / usual if usual > 0 else None
         for each, views in named.items()
         if each != "rows"
     }
@@ -183,7 +184,7 @@ def _of_samples(results: dict[str, Any]) -> list[str]:
     parts.append(table(["efficacy", *names], rows))
     rows = []
     for name, r in results.items():
-        near = [f"{r['nearest'][n]:.2f}" for n in names[1:]]
+        near = ["-" if r["nearest"][n] is None else f"{r['nearest'][n]:.2f}" for n in names[1:]]
         rows.append([name, *near, f"{r['impossible']} of {r['drawn']:,}"])
     parts.append(table(["nearest", *names[1:], "impossible"], rows))
     return parts

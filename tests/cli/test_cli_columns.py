@@ -142,6 +142,7 @@ def test_numbers_that_float32_cannot_tell_apart(fit, values, write, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_dependent_columns_are_named(fit, jaxflow, values, write, tmp_path):
     table = write(tmp_path / "sums.csv", np.c_[values, values.sum(axis=1)], "north,east,total")
     for result in (

@@ -225,6 +225,7 @@ def test_columns_on_a_manifold_are_noted():
     assert Plan.of(read_cells(frame), chosen, (), "dict").notes == ()
 
 
+@pytest.mark.slow
 def test_angles_beside_text_have_no_seam(key):
     rng = np.random.default_rng(0)
     sort = rng.choice(["a", "b"], 500)

@@ -58,6 +58,7 @@ def test_a_single_gaussian_is_a_whitened_standard_normal():
     np.testing.assert_allclose(jax.vmap(base.log_prob)(u) + log_det, expected, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_number_of_components_is_found():
     x = clusters(300)
     folds = [Fold(x[a], x[b], np.zeros(len(b))) for a, b in make_folds(np.arange(300), 5, 0)]
@@ -232,6 +233,7 @@ def test_a_time_limit_ends_the_folds():
     assert history["step"] == [0, 25]
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_the_flows_of_the_folds():
     x = clusters(60)
     settings = {"key": KEY, "width": 8, "max_seconds": 1e-3, "progress": False}
