@@ -202,7 +202,9 @@ def _first(name: str, result: dict[str, Any]) -> list[str]:
 
 
 def _pm(value: list[float], sign: str = "") -> str:
-    return f"{value[0]:{sign}.4f} +- {value[1]:.4f}"
+    # Infinite where a model gives a new row no density.
+    finite = np.isfinite(value).all()
+    return f"{value[0]:{sign}.4f} +- {value[1]:.4f}" if finite else f"{value[0]:{sign}}"
 
 
 def _level(result: dict[str, Any], i: int) -> str:
