@@ -307,7 +307,8 @@ def score(flow: Any, data: Images, draws: int) -> dict[str, Any]:
     stats = score_rows(flow, jnp.asarray(data.test[:32]), key=KEY)[1]
     print(f"  {answer}", flush=True)
     own = answer._asdict() | {"standard_error": answer.standard_error}
-    del own["each"]
+    # Figures of each image.
+    del own["each"], own["each_se"]
     evals = None if stats is None else float(np.mean(stats.num_evals))
     return own | {"evaluations": evals, "score_seconds": seconds}
 
