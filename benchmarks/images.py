@@ -179,7 +179,7 @@ RECIPES = {
     "digits": {
         "mlp": Recipe(cnf(mlp, width=256, depth=2), 2000, 256, 2e-3, 0.999),
         "convolutional": Recipe(cnf(Convolutional, width=32), 1000),
-        "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3, from_gaussian=True),
+        "unet": Recipe(cnf(UNet, width=16), 1000, 128, 2e-3),
         "dit": Recipe(cnf(DiT, width=48, depth=3), 1000, 128, 2e-3),
         "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },

@@ -11,7 +11,7 @@ import pytest
 
 import jaxflow
 from jaxflow.diagnostics import bits_per_dim
-from jaxflow.dynamics import Convolutional, GuidedField, OptionalCondition, UNet
+from jaxflow.dynamics import Convolutional, GaussianVelocity, GuidedField, OptionalCondition, UNet
 from jaxflow.training.augment import Moves, augment_rows
 from jaxflow.training.fit_images import as_images, find_levels, image_field
 from jaxflow.transforms import Standardise, TruncatedNormal, noise_of
@@ -161,3 +161,12 @@ def test_guidance_is_linear_in_the_scale():
         GuidedField(field)(t, x)
     with pytest.raises(ValueError, match=r"FlowMatching\(drop=0.1\)"):
         GuidedField(lambda t, x, cond: x)
+
+
+@pytest.mark.slow
+def test_images_of_256_entries_start_from_their_gaussian():
+    images = np.random.default_rng(0).integers(0, 4, (30, 16, 16, 1))
+    flow, _ = jaxflow.fit_images(images, key=jax.random.key(0), width=4, steps=1, progress=False)
+    _, start = flow.field.fields
+    assert isinstance(start, GaussianVelocity)
+    assert start.mean.shape == (16, 16, 1)

@@ -37,8 +37,9 @@ WATCHED = ODE(solver="midpoint", num_steps=4)
 EVALUATED = ODE(solver="tsit5", rtol=1e-2, atol=1e-2)
 # Channels of each resolution of the U-Net, as multiples of its width; sides at the lowest one.
 MULTIPLIERS, LEAST_SIDE, LARGEST_SIDE = (1, 2, 4, 4), 4, 32
-# Most entries of an image whose covariance is a start: its products cost as much as the network's.
-GAUSSIAN_ENTRIES = 4096
+# Entries of images that start from their Gaussian: its products cost as much as the network's in
+# larger ones, and 8 x 8 digits are better after 500 steps without it (1.93 against 2.00 bits).
+GAUSSIAN_ENTRIES = range(256, 4097)
 # Share of the images that are trained without their condition, for guidance.
 DROP = 0.1
 STEPS, BATCH_SIZE, LEARNING_RATE, WIDTH, EMA = 2000, 64, 2e-3, 16, 0.995
@@ -73,7 +74,7 @@ def fit_images(
 ) -> tuple[CNF, History]:
     """Train a flow of images: levels by `pixels`, a U-Net, flow matching, averaged weights.
 
-    Images of up to 4,096 entries start from the Gaussian of their normal scores
+    Images of 256 to 4,096 entries start from the Gaussian of their normal scores
     (`jaxflow.dynamics.GaussianVelocity`), and the U-Net learns what it lacks.
 
     With conditions the flow is `p(image | cond)`. A tenth of the images is trained without
@@ -145,7 +146,7 @@ def fit_images(
     transform = pixels(moved, levels, noise=NOISES[noise])
     if field is None:
         field = image_field(shape, width=width, cond_dim=entries, key=field_key)
-        if math.prod(shape) <= GAUSSIAN_ENTRIES and len(x) > 1:
+        if math.prod(shape) in GAUSSIAN_ENTRIES and len(x) > 1:
             field = Sum((field, GaussianVelocity.fit(_in_flow_space(transform, moved, key))))
     if isinstance(objective, str):
         matching = FlowMatching(drop=DROP if entries else 0.0)
