@@ -54,8 +54,9 @@ def trainable(flow: Any, train: Sequence[str] = ("field",)) -> Any:
 
     Returns:
         The tree, with True for the floating-point arrays of these parts. Scalings of conditions,
-        `Bounded` and `Dequantise` are facts about the data and have False, as do distributions
-        of distrax and TFP (`SeededBase`); `eqx.tree_at` changes an entry.
+        `Bounded`, `Dequantise`, `LevelScores` and `GaussianVelocity` describe the data and have
+        False, as do distributions of distrax and TFP (`SeededBase`); `eqx.tree_at` changes an
+        entry.
 
     Raises:
         ValueError: a name is unknown, or its part has no arrays to train.
