@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-images bench-mixed bench-sbi clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-step bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-images bench-mixed bench-sbi clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -71,7 +71,10 @@ bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference post
 bench-mixed: .venv/.ready .venv-tables/.ready  ## tables of labels, counts and gaps, beside the truth and simple densities; ARGS='--tables cities --again'
 	$(BIN)/python benchmarks/mixed.py --peers .venv-tables/bin/python $(ARGS)
 
-bench: .venv/.ready  ## training steps and adjoint memory (docs/benchmarks.md)
+bench: .venv/.ready  ## what users wait for, in less than five minutes; beside zuko where .venv-peers is there
+	$(BIN)/python benchmarks/speed.py $(if $(wildcard .venv-peers/.ready),--peers .venv-peers/bin/python)
+
+bench-step: .venv/.ready  ## training steps, a loop of one's own and adjoint memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/own_loop.py
 	$(BIN)/python benchmarks/adjoint_memory.py

@@ -28,7 +28,7 @@ import numpy as np
 import jaxflow
 from harness import at_error, density, dynamics, interleaved, table, wide, write_results
 from jaxflow.density.continuity import solve_density
-from jaxflow.ode import odeint_many, odeint_together
+from jaxflow.ode import odeint_together
 
 BASE = jaxflow.StandardNormal((2,))
 EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11)
@@ -44,11 +44,16 @@ def field(key: Any) -> Any:
     return eqx.tree_at(lambda f: f.layers[-1].weight, made, 15 * last.weight)
 
 
-@eqx.filter_jit
-def ours(field: Any, x: jax.Array, tolerance: float, each: bool) -> jax.Array:
+def lanes(field: Any, x: jax.Array, tolerance: float) -> jax.Array:
+    """As users call it: chunks of rows in lanes, as many at once as there are cores."""
     ode = jaxflow.ODE(rtol=tolerance, atol=tolerance)
-    solver, start = odeint_many if each else odeint_together, jnp.zeros(len(x))
-    (z, change), _ = solve_density(solver, field, x, start, 1.0, 0.0, None, None, ode=ode)
+    return jaxflow.CNF(field, BASE, ode_eval=ode).log_prob(x)
+
+
+@eqx.filter_jit
+def joint(field: Any, x: jax.Array, tolerance: float) -> jax.Array:
+    ode, start = jaxflow.ODE(rtol=tolerance, atol=tolerance), jnp.zeros(len(x))
+    (z, change), _ = solve_density(odeint_together, field, x, start, 1.0, 0.0, None, None, ode=ode)
     return jax.vmap(BASE.log_prob)(z) - change
 
 
@@ -71,36 +76,44 @@ def solved_by_diffrax(
 
 
 @eqx.filter_jit
-def theirs(field: Any, x: jax.Array, tolerance: float, each: bool) -> jax.Array:
-    prepared, zero = field.prepare(), jnp.zeros(len(x))
-    if each:
-        solve = jax.vmap(lambda *state: solved_by_diffrax(density, state, prepared, tolerance))
-        z, change = solve(x, zero)
-    else:
-        z, change = solved_by_diffrax(dynamics, (x, zero), prepared, tolerance)
+def diffrax_joint(field: Any, x: jax.Array, tolerance: float) -> jax.Array:
+    prepared, start = field.prepare(), (x, jnp.zeros(len(x)))
+    z, change = solved_by_diffrax(dynamics, start, prepared, tolerance)
+    return jax.vmap(BASE.log_prob)(z) - change
+
+
+@eqx.filter_jit
+def diffrax_vmapped(field: Any, x: jax.Array, tolerance: float) -> jax.Array:
+    prepared = field.prepare()
+    solve = jax.vmap(lambda *state: solved_by_diffrax(density, state, prepared, tolerance))
+    z, change = solve(x, jnp.zeros(len(x)))
     return jax.vmap(BASE.log_prob)(z) - change
 
 
 SOLVES = {
-    "jaxflow, lanes": (ours, True),
-    "jaxflow, one joint solve": (ours, False),
-    "diffrax, one joint solve": (theirs, False),
-    "diffrax, vmapped": (theirs, True),
+    "jaxflow, lanes": lanes,
+    "jaxflow, one joint solve": joint,
+    "diffrax, one joint solve": diffrax_joint,
+    "diffrax, vmapped": diffrax_vmapped,
 }
 
 
-def speed(net: Any, rows: int, repeats: int) -> dict[str, Any]:
+def speed(
+    net: Any,
+    rows: int,
+    repeats: int,
+    solves: dict[str, Any] = SOLVES,
+    tolerances: tuple[float, ...] = TOLERANCES,
+) -> dict[str, Any]:
     """Seconds of each solve at each tolerance, and the error of its worst 1 % of rows."""
     x = 1.5 * jax.random.normal(jax.random.key(1), (rows, 2))
     some = x[:2000]
     with jax.enable_x64(True):
         flow = jaxflow.CNF(wide(net), jaxflow.StandardNormal((2,)), ode_eval=EXACT)
         truth = np.asarray(flow.log_prob(some.astype(jnp.float64)))
-    found: dict[str, Any] = {name: {"seconds": [], "errors": []} for name in SOLVES}
-    for tolerance in TOLERANCES:
-        runs = {
-            name: partial(solve, net, x, tolerance, each) for name, (solve, each) in SOLVES.items()
-        }
+    found: dict[str, Any] = {name: {"seconds": [], "errors": []} for name in solves}
+    for tolerance in tolerances:
+        runs = {name: partial(solve, net, x, tolerance) for name, solve in solves.items()}
         for name, seconds in interleaved(runs, repeats).items():
             found[name]["seconds"].append(seconds)
         for name, run in runs.items():

@@ -24,6 +24,7 @@ from jaxflow.flows.data_space import (
     to_data_space,
     to_flow_space,
     transform_rows,
+    with_transform,
 )
 from jaxflow.flows.methods import FlowMethod
 from jaxflow.flows.summary import (
@@ -420,6 +421,8 @@ def score_rows(
     `x`, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
     """
     u, log_det = transform_rows(flow, x)
+    # One program for all transforms, and for validation in `fit`.
+    flow = with_transform(flow, None)
     return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 
 

@@ -171,7 +171,7 @@ class Swaps(Transport):
     ) -> Pairs:
         """Swap the base samples of crossed pairs."""
         rows = jnp.arange(len(ends))
-        order = jax.random.permutation(key, len(ends))
+        order = jnp.argsort(jax.random.bits(key, (len(ends),)))
 
         def swap(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             source, starts, *costs = carry

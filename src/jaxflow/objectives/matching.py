@@ -126,14 +126,13 @@ class FlowMatching:
         """
         self.check(flow)
         x, key = to_field(flow, x, key)
-        base_key, time_key, coupling_key, noise_key, weights_key, drop_key = jax.random.split(
-            key, 6
-        )
+        # One split for all: each draw lengthens the time to compile a step.
+        keys = jax.random.split(key, 5 + len(x))
+        time_key, coupling_key, noise_key, weights_key, drop_key = keys[:5]
         if weights is not None:
             rows = resample(weights, weights_key)
             x, cond = x[rows], None if cond is None else cond[rows]
-        keys = jax.random.split(base_key, len(x))
-        x0 = sample_rows(flow.base, keys, x.dtype, grouped=False)
+        x0 = sample_rows(flow.base, keys[5:], x.dtype, grouped=False)
         # Every device pairs the entire batch, which is cheaper than moving rows back and forth.
         x0, x, cond = replicate((x0, x, cond))
         manifold = manifold_of(flow.field)

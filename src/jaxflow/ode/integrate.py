@@ -142,14 +142,17 @@ def adaptive(
 
 def begin(g: RightSide, y0: State, q0: State, ode: ODE) -> Loop:
     """An adaptive solve before its first attempt; two evaluations choose its first step."""
-    dtype = widest_dtype(y0)
-    zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    zero = jnp.zeros((), widest_dtype(y0))
     first = g(zero, y0)
     # Step sizes are constants for differentiation: gradients are those of the steps taken.
     h0 = lax.stop_gradient(first_step(g, zero, y0, first[0], ode))
-    count = jnp.zeros((), int)
-    first = first if ode.tableau.fsal else None
-    return Loop(zero, h0, y0, q0, first, one, count, count, count, None)
+    return at_start(h0, y0, q0, first if ode.tableau.fsal else None)
+
+
+def at_start(h0: Array, y0: State, q0: State, first: tuple[State, State] | None) -> Loop:
+    """An adaptive solve before its first attempt, of size `h0`."""
+    zero, count = jnp.zeros_like(h0), jnp.zeros((), int)
+    return Loop(zero, h0, y0, q0, first, jnp.ones_like(h0), count, count, count, None)
 
 
 def unfinished(loop: Loop, ode: ODE) -> Bool[Array, ""]:

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxflow.ode.integrate import Loop, VectorField, attempt, begin, counts, right_side, unfinished
+from jaxflow.ode.integrate import (
+    Loop,
+    VectorField,
+    at_start,
+    attempt,
+    begin,
+    counts,
+    right_side,
+    unfinished,
+)
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats
 from jaxflow.ode.step import RightSide, State
@@ -27,6 +36,15 @@ class Row(NamedTuple):
     t0: Array
     t1: Array
     args: Any
+
+
+class Waiting(NamedTuple):
+    """A row in the queue: what its solve begins with, and the row."""
+
+    h: Array
+    y: State
+    first: tuple[State, State] | None
+    row: Row
 
 
 class Work(NamedTuple):
@@ -67,21 +85,24 @@ def row_right_side(field: VectorField, row: Row, args: Any) -> RightSide:
     return right_side(field, row.t0, row.t1, (args, row.args))
 
 
-def begin_rows(field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int) -> Work:
-    """Each row's solve before its first attempt.
+def begin_rows(
+    field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
+) -> Waiting:
+    """The queue of all rows.
 
     In groups of `lanes` rows, since a row's first step must not depend on the number of rows.
     """
 
-    def start(y0: State, row: Row) -> Work:
-        return Work(begin(row_right_side(field, row, args), y0, None, ode), row)
+    def start(y0: State, row: Row) -> Waiting:
+        loop = begin(row_right_side(field, row, args), y0, None, ode)
+        return Waiting(loop.h, y0, loop.first, row)
 
     return map_groups(start, (y0, rows), lanes)
 
 
 def solve_in_lanes(
     field: VectorField,
-    queue: Work,
+    queue: Waiting,
     args: Any,
     ode: ODE,
     lanes: int,
@@ -96,8 +117,9 @@ def solve_in_lanes(
     right side and its loop before and after.
     """
 
-    def load(work: Work) -> Work:
-        return work._replace(loop=work.loop._replace(record=record(work.loop)))
+    def load(waiting: Waiting) -> Work:
+        loop = at_start(waiting.h, waiting.y, None, waiting.first)
+        return Work(loop._replace(record=record(loop)), waiting.row)
 
     def turn(work: Work) -> Work:
         g = row_right_side(field, work.row, args)
@@ -143,7 +165,7 @@ def drain(
 
     `queue` is the initial work of each row, at least one. `turn` takes one turn of one row's work
     while `unfinished`, `lanes` rows at once; initial work needs at least one. `load` turns a row
-    of the queue into work, if work needs more memory than a waiting row.
+    of the queue into work: the less a waiting row holds, the faster are the turns.
     """
     num = jax.tree.leaves(queue)[0].shape[0]
 

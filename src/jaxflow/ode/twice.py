@@ -37,7 +37,6 @@ from jaxflow.ode.step import RightSide, State, rk_step
 from jaxflow.runtime.joined import join_vmaps
 from jaxflow.runtime.lanes import map_groups
 from jaxflow.runtime.mesh import shard_map_rows
-from jaxflow.runtime.precision import widest_dtype
 
 # Accepted steps stored of a row's first solve; the error of a row that takes more is not measured.
 MAX_NODES = 256
@@ -168,15 +167,17 @@ def _solve_part(
         )
         return walk.y, local, walk.path
 
-    zeros = jax.tree.map(jnp.zeros_like, y0)
-    none = jnp.zeros(len(rows.t0), int)
-    start = queue.loop.y, queue.loop.first, queue.row, grid, none, none
+    def begin(y: State, first: Any, row: Row, grid: Grid) -> Walk:
+        zeros, none = jax.tree.map(jnp.zeros_like, y), jnp.zeros((), int)
+        return Walk(y, first, row, grid, none, none, zeros, zeros, jnp.zeros_like(row.t0))
+
     refined, local, path = drain(
-        Walk(*start, zeros, zeros, jnp.zeros(len(rows.t0), widest_dtype(y0))),
+        (queue.y, queue.first, queue.row, grid),
         step,
         unfinished=lambda walk: walk.taken < walk.grid.num,
         result=result,
         lanes=lanes,
+        load=lambda waiting: begin(*waiting),
     )
     stats = replace(
         stats,

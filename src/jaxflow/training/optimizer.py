@@ -23,11 +23,13 @@ class Optimizer:
     """What turns gradients into updates; one object per setting, to share compilations.
 
     The state of the transformation starts anew with each phase. `schedule` is its learning rate by
-    the number of the update; None if it is not known.
+    the number of the update; None if it is not known. Transformations `by_entry` treat all entries
+    of all arrays alike, so that they may get one vector.
     """
 
     transformation: optax.GradientTransformation
     schedule: Schedule | None
+    by_entry: bool = False
 
     def update(self, gradient: Any, state: Any, params: Any, loss: Array, loss_of: Any) -> Any:
         """The updates and the new state; the loss is for optimisers that look at it."""
@@ -61,7 +63,7 @@ def _adamw(config: TrainConfig, schedule: Schedule) -> Optimizer:
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, weight_decay=config.weight_decay),
     )
-    return Optimizer(transformation, schedule)
+    return Optimizer(transformation, schedule, by_entry=True)
 
 
 @dataclass(frozen=True)

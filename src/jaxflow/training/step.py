@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxflow.objectives.protocol import Objective
@@ -106,6 +107,25 @@ def first_non_finite(
     return next(bad, "none when it is computed again")
 
 
+def _join(state: TrainState) -> TrainState:
+    """One vector in place of each dict of arrays by name."""
+    return jax.tree.map(
+        lambda node: ravel_pytree(node)[0] if isinstance(node, dict) else node,
+        state,
+        is_leaf=lambda node: isinstance(node, dict),
+    )
+
+
+def _split(split: Callable[[Array], Any], like: TrainState, state: TrainState) -> TrainState:
+    """The inverse of `_join`, for a state that was like `like`."""
+    return jax.tree.map(
+        lambda node, joined: split(joined) if isinstance(node, dict) else joined,
+        like,
+        state,
+        is_leaf=lambda node: isinstance(node, dict),
+    )
+
+
 @eqx.filter_jit(donate="all-except-first")
 def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Array]:
     """Take `inputs.count` steps.
@@ -117,7 +137,15 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
         The new state, the loss of each step, and the last learning rate.
     """
     loss_args, indices, count, start, first, key, config, optimizer, place = inputs
-    loss_of = partial(batch_loss, *loss_args)
+    # In one vector an optimiser that works entry by entry is a few operations, not some per array.
+    named, dtypes = state, {leaf.dtype for leaf in state.params.values()}
+    joined = optimizer.by_entry and place is replicate and len(dtypes) == 1
+    _, split = ravel_pytree(state.params)
+    split = split if joined else lambda params: params
+    state = _join(state) if joined else state
+
+    def loss_of(params: Any, indices: Array, step_key: PRNGKeyArray) -> Any:
+        return batch_loss(*loss_args, split(params), indices, step_key)
 
     def update(carry: Any) -> Any:
         i, _, state, losses = carry
@@ -147,6 +175,7 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
 
     carry = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
     *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, carry)
+    state = _split(split, named, state) if joined else state
     with jax.numpy_dtype_promotion("standard"):
         rate = optimizer.rate(start + count - 1 - first, state.opt_state)
         return state, replicate(losses), rate

@@ -1,7 +1,10 @@
 """Choose candidate transforms by held-out likelihood."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -24,9 +27,11 @@ def candidate_transforms(
     """
     candidates: dict[str, Standardise | Gaussianise] = {"Standardise": Standardise.fit(x)}
     if x.ndim == 2:
-        splines = Gaussianise.fit(x)
-        gain = _gaussian_score(splines, x, held_out)
-        gain -= _gaussian_score(candidates["Standardise"], x, held_out)
+        splines, num = Gaussianise.fit(x), len(x)
+        u, log_det = forward(splines, jnp.concatenate([x, held_out]))
+        gain = _gaussian_score(u[:num], u[num:], log_det[num:])
+        # Scaling does not change what a Gaussian makes of the rows.
+        gain -= _gaussian_score(x, held_out, 0.0)
         if gain > MARGIN:
             candidates["Gaussianise"] = splines
     return candidates
@@ -38,13 +43,13 @@ def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
     return jax.vmap(transform.forward)(x)
 
 
-def _gaussian_score(transform: Transform, x: Array, held_out: Array) -> float:
-    """Mean log-density of the held-out rows under a Gaussian in flow space, in nats."""
-    u = np.asarray(forward(transform, x)[0], np.float64)
-    v, log_det = (np.asarray(part, np.float64) for part in forward(transform, held_out))
+def _gaussian_score(x: Any, held_out: Any, log_det: Any) -> float:
+    """Mean log-density of the held-out rows under a Gaussian fitted to `x`, in nats."""
+    x, held_out, log_det = (np.asarray(part, np.float64) for part in (x, held_out, log_det))
+    cov = np.atleast_2d(np.cov(x, rowvar=False))
     # The ridge keeps the covariance regular if columns are linearly dependent.
-    cov = np.cov(u, rowvar=False).reshape(u.shape[1], u.shape[1]) + 1e-6 * np.eye(u.shape[1])
-    centred = v - u.mean(axis=0)
+    cov = cov + np.diag(1e-6 * np.maximum(np.diag(cov), 1e-300))
+    centred = held_out - x.mean(axis=0)
     mahalanobis = np.sum(centred * np.linalg.solve(cov, centred.T).T, axis=1)
-    log_norm = np.linalg.slogdet(cov)[1] + u.shape[1] * np.log(2 * np.pi)
+    log_norm = np.linalg.slogdet(cov)[1] + x.shape[1] * np.log(2 * np.pi)
     return float(np.mean(log_det - 0.5 * (mahalanobis + log_norm)))
