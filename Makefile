@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-step bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-images bench-mixed bench-sbi clean
+.PHONY: help demo test test-slow coverage mutants bare trust lint docs chaos bench bench-step bench-traces bench-diffusion bench-engine bench-likelihood bench-scaling bench-small bench-conditional bench-geometry bench-images bench-mixed bench-newcomer bench-sbi clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -70,6 +70,9 @@ bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference post
 
 bench-mixed: .venv/.ready .venv-tables/.ready  ## tables of labels, counts and gaps, beside the truth and simple densities; ARGS='--tables cities --again'
 	$(BIN)/python benchmarks/mixed.py --peers .venv-tables/bin/python $(ARGS)
+
+bench-newcomer: .venv/.ready .venv-tables/.ready  ## twenty public tables by the command line, with no option
+	$(BIN)/python benchmarks/newcomer.py --data data/mixed --peers .venv-tables/bin/python $(ARGS)
 
 bench: .venv/.ready  ## what users wait for, in less than five minutes; beside zuko where .venv-peers is there
 	$(BIN)/python benchmarks/speed.py $(if $(wildcard .venv-peers/.ready),--peers .venv-peers/bin/python)

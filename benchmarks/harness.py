@@ -21,6 +21,7 @@ from jaxflow.density.continuity import augmented_dynamics
 from jaxflow.transforms import Standardise
 
 RESULTS = Path(__file__).parent / "results"
+PAGES = Path(__file__).parent.parent / "docs"
 
 
 def wide(tree: Any) -> Any:
@@ -132,6 +133,13 @@ def write_results(name: str, results: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
+
+
+def write_page(name: str, text: str, page: str = "benchmarks") -> None:
+    """Put a text between the marks `<!-- name -->` of a page of docs/."""
+    path, begin, end = PAGES / f"{page}.md", f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}{text}\n\n{end}{rest.split(end)[1]}")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -35,7 +35,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from harness import read_results, table, write_results
+from harness import read_results, table, write_page, write_results
 from jaxflow.tables import FittedTable, fit_table
 from jaxflow.tables.plan import Coded, Plan
 from mixed_baselines import Copula, fit_classes, fit_tree
@@ -44,7 +44,6 @@ from mixed_measures import Views, compared, efficacy, impossible, nearest
 from mixed_tables import KNOWN, PUBLIC, TARGETS, public
 
 TRAIN, NEW, MOST = 5_000, 20_000, 10_000
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 DRAWN, DRAWN_KNOWN, BLOCK = 100_000, 1_000_000, 250_000
 
 
@@ -190,13 +189,6 @@ def _of_samples(results: dict[str, Any]) -> list[str]:
     return parts
 
 
-def write_page(results: dict[str, Any]) -> None:
-    """Put the tables between the marks of the page."""
-    text, (begin, end) = PAGE.read_text(), ("<!-- mixed -->\n", "<!-- /mixed -->")
-    before, rest = text.split(begin)
-    PAGE.write_text(f"{before}{begin}{show(results)}\n\n{end}{rest.split(end)[1]}")
-
-
 def _first(name: str, result: dict[str, Any]) -> list[str]:
     return [name, str(result["rows"]), str(result["columns"])]
 
@@ -239,7 +231,7 @@ def main() -> None:
             print(show({name: results[name]}), flush=True)
     results = {name: results[name] for name in (*KNOWN, *PUBLIC) if name in results}
     print(show(results))
-    write_page(results)
+    write_page("mixed", show(results))
 
 
 if __name__ == "__main__":

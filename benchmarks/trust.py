@@ -22,13 +22,12 @@ from scipy.stats import t as student
 
 import accuracy
 import jaxflow
-from harness import noisier, table, wide, write_results
+from harness import noisier, table, wide, write_page, write_results
 from jaxflow.bases import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
 from jaxflow.dynamics import MLP
 from jaxflow.trace import Hutchinson
 from jaxflow.transforms import Bounded, Chain, Gaussianise, Standardise, Whiten, propose
 
-PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 KEY = jax.random.key(0)
 EXACT = jaxflow.ODE(solver="dopri8", rtol=1e-11, atol=1e-11, max_steps=20_000)
 
@@ -396,16 +395,6 @@ PARTS = {
 }  # fmt: skip
 
 
-def write_page(lines: list[Line]) -> None:
-    """Put the table between the marks of the page."""
-    rows = [[line.promise, line.cases, line.figure, VERDICTS[line.held]] for line in lines]
-    text, (begin, end) = PAGE.read_text(), ("<!-- trust -->\n", "<!-- /trust -->")
-    before, rest = text.split(begin)
-    after = rest.split(end)[1]
-    made = table(["promise", "cases", "worst figure", "verdict"], rows)
-    PAGE.write_text(f"{before}{begin}{made}\n{end}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Every promise about a number, tried.")
     parser.add_argument("--data", help="folder of .npz tables, for chains fitted to real data")
@@ -425,7 +414,9 @@ def main() -> None:
         print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
     if not arguments.only:
         write_results("trust", {"lines": [line._asdict() for line in lines]})
-        write_page(lines)
+        rows = [[line.promise, line.cases, line.figure, VERDICTS[line.held]] for line in lines]
+        header = ["promise", "cases", "worst figure", "verdict"]
+        write_page("trust", table(header, rows), "accuracy")
     raise SystemExit(any(line.held is False for line in lines))
 
 
