@@ -269,6 +269,8 @@ def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
 
 def _scaled(kind: Any, fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scaling = kind.fit(fold.train)
-    train = np.asarray(forward(scaling, fold.train[:MAX_ROWS])[0], np.float64)
-    held, log_det = (np.asarray(part, np.float64) for part in forward(scaling, fold.held))
-    return train, held, fold.log_det + log_det
+    train = fold.train[:MAX_ROWS]
+    # One program for both.
+    both = forward(scaling, jnp.concatenate([train, fold.held]))
+    u, log_det = (np.asarray(part, np.float64) for part in both)
+    return u[: len(train)], u[len(train) :], fold.log_det + log_det[len(train) :]
