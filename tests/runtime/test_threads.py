@@ -4,6 +4,7 @@ import threading
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,34 @@ def test_threads_have_the_settings_of_the_caller(small_chunks):
     assert len(seen) == 5
     assert sum(name.startswith("jaxflow") for name, _, _ in seen) == 4
     assert {each[1:] for each in seen} == {(False, "highest")}
+
+
+def test_cores_share_the_rows_and_at_once_from_the_second_call_on(monkeypatch):
+    monkeypatch.setattr(chunking, "num_threads", lambda: 2)
+    seen = []
+
+    def f(shift, x, key):
+        seen.append((threading.current_thread().name.startswith("jaxflow"), len(x)))
+        return x + shift
+
+    def call(count, shift):
+        seen.clear()
+        out = map_chunks(partial(f, jnp.asarray(shift)), (jnp.arange(float(count)),), **ROWS)
+        np.testing.assert_array_equal(out, np.arange(count) + shift)
+        return sorted(seen)
+
+    assert call(61, 1.0) == [(False, 32), (True, 32)]
+    assert call(61, 2.0) == [(True, 32), (True, 32)]
+    assert call(20, 1.0) == [(False, 20)]
+
+
+def test_a_flow_that_is_differentiated_stays_in_its_thread(monkeypatch):
+    monkeypatch.setattr(chunking, "num_threads", lambda: 2)
+    flow = CNF(MLP(2, width=4, key=KEY), StandardNormal(2))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1100, 2)))
+    flow.log_prob(x), flow.log_prob(x)
+    slopes = eqx.filter_grad(lambda flow: flow.log_prob(x).mean())(flow)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
 def test_derivatives_are_taken_in_one_thread(small_chunks):

@@ -18,6 +18,10 @@ from jaxflow.runtime.threads import in_threads, num_threads
 # Most rows of a chunk, and most entries of their events: these bound the memory of a solve.
 # An accelerator, which runs many lanes, takes 64 times as much.
 CHUNK_ROWS, CHUNK_ENTRIES = 8192, 2**19
+# Least groups of lanes in a chunk that is made smaller for the cores to share the rows.
+LEAST_GROUPS = 4
+# Signatures of calls that were made: their programs are compiled.
+_called: set[int] = set()
 
 
 def map_chunks(
@@ -37,7 +41,7 @@ def map_chunks(
     batch.
 
     Inside `jaxflow.use_devices` the devices take chunks in turn. Otherwise the cores of a CPU do,
-    after the first chunk, for which the program is compiled.
+    at the first call after the first chunk, for which the program is compiled.
 
     `rows` are trees of arrays, `row_size` is the number of entries of one event. Where there are
     several chunks, each folds its number into the key. `progress` shows a bar; None on a terminal
@@ -48,19 +52,25 @@ def map_chunks(
         return f(*rows, key)
     size = chunk_size(row_size, lanes)
     devices = active_devices()
+    traced = _traced(rows)
+    cores = 1 if devices or traced or _traced(_parts(f)) else num_threads()
+    # Give each device or core as much; with a key, random numbers depend on the size of a chunk.
     if devices and key is None:
-        # Give each device something; with a key, random numbers depend on the size of a chunk.
         size = min(size, -(-count // (len(devices) * lanes)) * lanes)
+    elif cores > 1 and key is None and count >= cores * LEAST_GROUPS * lanes:
+        chunks = cores * -(-count // (cores * size))
+        size = min(size, fill_up(-(-count // chunks), lanes))
     if -(-count // size) < len(devices):
         # Too few chunks for all processes: each computes all of them.
         devices = [device for device in devices if is_local(device)]
     # vmap joins the rows of many calls, which must not bring fill-ups along.
-    alone = count if _traced(rows) else min(size, fill_up(count, lanes))
-    run_chunk = partial(_run_chunk, f, rows, key, size, alone if count <= size else size)
+    alone = count if traced else min(size, fill_up(count, lanes))
+    padded = alone if count <= size else size
+    run_chunk = partial(_run_chunk, f, rows, key, size, padded)
     parts: list[Any] = []
-    traced = _traced(rows)
+    compiled = cores > 1 and count > size and _was_called(f, rows, key, padded)
     with Progress(count, task="rows", show=progress) as bar:
-        for number, start in enumerate(range(0, count, size)):
+        for number, start in enumerate(range(0, count, size) if not compiled else ()):
             device = devices[number % len(devices)] if devices else None
             if device is not None and not is_local(device):
                 parts.append(None)
@@ -75,15 +85,35 @@ def map_chunks(
                 # Keep as many chunks running as there are devices.
                 jax.block_until_ready(parts[max(0, number + 1 - max(1, len(devices)))])
                 bar.update(min(start + size, count))
-            if not devices and not traced and num_threads() > 1:
+            if cores > 1 and not traced:
                 break
         rest = [partial(run_chunk, number) for number in range(len(parts), -(-count // size))]
-        for part in in_threads(rest, num_threads()) if rest else ():
+        for part in in_threads(rest, cores) if rest else ():
             parts.append(part)
             bar.update(min(len(parts) * size, count))
     if devices:
         return _join_devices(parts, devices, size, count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _parts(f: Callable[..., Any]) -> tuple[Any, ...]:
+    """A function and the arguments that it holds."""
+    return (f.func, f.args, f.keywords) if isinstance(f, partial) else (f,)
+
+
+def _was_called(f: Callable[..., Any], rows: Any, key: Any, padded: int) -> bool:
+    """Whether a call with such arguments was made before; remembers this one."""
+    parts = _parts(f)
+    some = jax.tree.map(lambda leaf: leaf[:1], rows)
+    leaves, structure = jax.tree.flatten((parts, some, key))
+    each = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
+    try:
+        signature = hash((structure, padded, *each))
+    except TypeError:  # an array or a list in a static field
+        return False
+    known = signature in _called
+    _called.add(signature)
+    return known
 
 
 def _run_chunk(
