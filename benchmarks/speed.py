@@ -7,7 +7,7 @@
 - KL(data, model) of two toys of `likelihood.py` after 1,500 steps; with `--peers PYTHON`, an
   interpreter that has zuko, beside its neural spline flow after as many seconds.
 
-Run it alone on the machine. Figures go to results/speed.json.
+Run it alone on the machine. Figures go to results/speed.json and docs/benchmarks.md.
 
     python benchmarks/speed.py [--peers .venv-peers/bin/python]
 """
@@ -26,7 +26,7 @@ import numpy as np
 import engine
 import likelihood
 import step
-from harness import interleaved, table, write_results
+from harness import interleaved, table, write_page, write_results
 
 README = Path(__file__).parent.parent / "README.md"
 ERROR, REPEATS, ROWS = 1e-3, 5, 100_000
@@ -110,7 +110,9 @@ def main() -> None:
         cells = {m: f"{r['kl']:.3f} in {r['seconds']:.0f} s" for m, r in runs.items()}
         peer = f"zuko's NSF {cells['zuko-nsf']}" if "zuko-nsf" in cells else ""
         lines.append([f"KL(data, model) on {name}, nats", cells["jaxflow"], peer])
-    print(table(["what", "jaxflow", "others"], lines))
+    made = table(["what", "jaxflow", "others"], lines)
+    print(made)
+    write_page("speed", made)
     print(f"written to {write_results('speed', results)}")
 
 

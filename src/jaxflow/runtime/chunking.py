@@ -69,8 +69,9 @@ def map_chunks(
     run_chunk = partial(_run_chunk, f, rows, key, size, padded)
     parts: list[Any] = []
     compiled = cores > 1 and count > size and _was_called(f, rows, key, padded)
+    in_turn = () if compiled else range(0, count, size)
     with Progress(count, task="rows", show=progress) as bar:
-        for number, start in enumerate(range(0, count, size) if not compiled else ()):
+        for number, start in enumerate(in_turn):
             device = devices[number % len(devices)] if devices else None
             if device is not None and not is_local(device):
                 parts.append(None)

@@ -107,23 +107,26 @@ def first_non_finite(
     return next(bad, "none when it is computed again")
 
 
-def _join(state: TrainState) -> TrainState:
-    """One vector in place of each dict of arrays by name."""
-    return jax.tree.map(
-        lambda node: ravel_pytree(node)[0] if isinstance(node, dict) else node,
-        state,
-        is_leaf=lambda node: isinstance(node, dict),
-    )
+def _joined(state: TrainState) -> tuple[TrainState, Callable[[Array], Any], Callable[..., Any]]:
+    """The state with one vector in place of each dict of arrays by name.
 
+    Also what makes a dict of a vector, and a state of a joined one.
+    """
 
-def _split(split: Callable[[Array], Any], like: TrainState, state: TrainState) -> TrainState:
-    """The inverse of `_join`, for a state that was like `like`."""
-    return jax.tree.map(
-        lambda node, joined: split(joined) if isinstance(node, dict) else joined,
-        like,
-        state,
-        is_leaf=lambda node: isinstance(node, dict),
-    )
+    def is_dict(node: Any) -> bool:
+        return isinstance(node, dict)
+
+    def join(node: Any) -> Any:
+        return ravel_pytree(node)[0] if is_dict(node) else node
+
+    def unjoin(joined: TrainState) -> TrainState:
+        def split_node(node: Any, joined: Any) -> Any:
+            return split(joined) if is_dict(node) else joined
+
+        return jax.tree.map(split_node, state, joined, is_leaf=is_dict)
+
+    _, split = ravel_pytree(state.params)
+    return jax.tree.map(join, state, is_leaf=is_dict), split, unjoin
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -137,12 +140,14 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
         The new state, the loss of each step, and the last learning rate.
     """
     loss_args, indices, count, start, first, key, config, optimizer, place = inputs
+    split = unjoin = lambda params: params
     # In one vector an optimiser that works entry by entry is a few operations, not some per array.
-    named, dtypes = state, {leaf.dtype for leaf in state.params.values()}
-    joined = optimizer.by_entry and place is replicate and len(dtypes) == 1
-    _, split = ravel_pytree(state.params)
-    split = split if joined else lambda params: params
-    state = _join(state) if joined else state
+    if (
+        optimizer.by_entry
+        and place is replicate
+        and len({p.dtype for p in state.params.values()}) == 1
+    ):
+        state, split, unjoin = _joined(state)
 
     def loss_of(params: Any, indices: Array, step_key: PRNGKeyArray) -> Any:
         return batch_loss(*loss_args, split(params), indices, step_key)
@@ -175,7 +180,7 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
 
     carry = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
     *_, state, losses = lax.while_loop(lambda c: (c[0] < count) & c[1], update, carry)
-    state = _split(split, named, state) if joined else state
+    state = unjoin(state)
     with jax.numpy_dtype_promotion("standard"):
         rate = optimizer.rate(start + count - 1 - first, state.opt_state)
         return state, replicate(losses), rate
