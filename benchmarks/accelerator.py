@@ -199,9 +199,9 @@ def lanes_table(quick: bool) -> dict[str, Any]:
             for lanes in LANES
             if lanes <= max(rows, LANES[0]) and rows / lanes <= 1000
         }
-        runs["one joint solve"] = partial(engine.ours, net, x, 1e-5, False)
-        runs["diffrax, joint"] = partial(engine.theirs, net, x, 1e-5, False)
-        runs["diffrax, vmapped"] = partial(engine.theirs, net, x, 1e-5, True)
+        runs["one joint solve"] = partial(engine.joint, net, x, 1e-5)
+        runs["diffrax, joint"] = partial(engine.diffrax_joint, net, x, 1e-5)
+        runs["diffrax, vmapped"] = partial(engine.diffrax_vmapped, net, x, 1e-5)
         times = interleaved(runs, 3)
         results["lanes"][rows] = times
         lines = [[str(rows), name, f"{1e3 * t:.1f}"] for name, t in times.items()]
