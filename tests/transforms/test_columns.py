@@ -37,7 +37,7 @@ COLUMNS = {
     "steps of five": Case(5 * RNG.poisson(4.0, N) + 3, GridColumn, "steps of 5:"),
     "classes": Case(RNG.integers(0, 2, N), GridColumn, "; two values, 0 and 1"),
     "share": Case(RNG.uniform(size=N), LimitedColumn, "within (0, 1): logit"),
-    "income": Case(np.exp(2 * RNG.normal(size=N)), LimitedColumn, "positive and skewed: log"),
+    "income": Case(np.exp(2 * RNG.normal(size=N)), LimitedColumn, "positive: log"),
 }
 
 
@@ -106,3 +106,32 @@ def test_one_hot_columns_and_repeated_rows_are_reported():
 def test_rows_that_are_not_vectors_are_refused():
     with pytest.raises(ValueError, match=r"give rows \(n, dim\)"):
         propose(np.zeros(5))
+
+
+def test_limits_that_a_user_says():
+    x = np.stack([RNG.beta(2, 2, N), RNG.poisson(4.0, N), RNG.normal(size=N)], axis=1)
+    names = ["share", "count", "z"]
+    said = {"share": (0, 2), "count": "continuous", "z": (-np.inf, 9)}
+    proposal = propose(x, names, said)
+    (limits,) = proposal.parts
+    np.testing.assert_array_equal(limits.lower, [0.0, -np.inf, -np.inf])
+    np.testing.assert_array_equal(limits.upper, [2.0, np.inf, 9.0])
+    assert str(proposal).startswith("share: within (0, 2): logit")
+    assert "z: below 9: logarithm" in str(proposal)
+    assert propose(x, names, {"share": "positive"}).parts[-1].lower[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ((0, 0.5), r"kinds\['share'\]=\(0, 0.5\) does not fit row \d+, whose value 0\.\d+ is not"),
+        ((1, 0), "must be limits"),
+        ((-np.inf, np.inf), "one of them finite"),
+        (5, r"neither one of continuous, positive nor limits such as \(0, 1\)"),
+        ("round", "is unknown; choose"),
+    ],
+)
+def test_limits_that_do_not_fit_are_refused(said, words):
+    x = np.stack([RNG.beta(2, 2, 200), RNG.normal(size=200)], axis=1)
+    with pytest.raises(ValueError, match=words):
+        propose(x, ["share", "z"], {"share": said})

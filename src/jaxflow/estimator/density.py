@@ -44,10 +44,11 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             `"standardise"`, `"gaussianise"`, `"whiten"`, or None. `"auto"` dequantises columns on
             a grid, takes logits or logarithms of bounded columns, and chooses the rest by the
             held-out density.
-        kinds: which columns are angles, places or directions, and which are not, as for
-            `jaxflow.transforms.propose`: `{"lat,lon": "place"}`, `{"phase": "periodic:1"}`,
-            `{"share": "interval"}`, by the names of `X` or by numbers such as `"0,1"`. None to
-            find out. It needs `objective` and `scaling` to be `"auto"`.
+        kinds: which columns are angles, places or directions, and which are not, and limits of
+            columns, as for `jaxflow.transforms.propose`: `{"lat,lon": "place"}`,
+            `{"phase": "periodic:1"}`, `{"share": (0, 1)}`, `{"age": "continuous"}`, by the names
+            of `X` or by numbers such as `"0,1"`. None to find out. It needs `objective` and
+            `scaling` to be `"auto"`.
         validation: share of the rows held out to choose the best weights. A table that
             `jaxflow.fit_density` splits into folds holds each row out once instead.
         contamination: share of new rows that `predict` calls outliers, in (0, 0.5]: the threshold

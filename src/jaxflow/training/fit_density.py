@@ -85,10 +85,10 @@ def fit_density(
         transform: transforms of the columns before the scaling, by `jaxflow.transforms.propose`;
             None for its proposal for these rows.
         columns: names of the columns, for messages, and as hints at angles and places.
-        kinds: which columns are angles, places or directions, and which are not, as for
-            `jaxflow.transforms.propose`: `{"lat,lon": "place", "phase": "periodic:1"}`; None to
-            find out. With conditions all columns are intervals, and a warning names those that
-            are not.
+        kinds: which columns are angles, places or directions, and which are not, and limits of
+            columns, as for `jaxflow.transforms.propose`: `{"lat,lon": "place", "share": (0, 1)}`;
+            None to find out. With conditions all columns are intervals, and a warning names
+            those that are not.
         width: units of each hidden layer; None for 64, or 128 for a
             large table and on a manifold.
         depth: number of hidden layers.

@@ -55,7 +55,10 @@ def find_groups(
     for columns, text in wanted.items():
         key = table.join(columns, ",")
         if not is_group(text):
-            raise ValueError(f"kinds[{key!r}]={text!r} is unknown; choose {', '.join(NAMED)}")
+            raise ValueError(
+                f"kinds[{key!r}]={text!r} is unknown; choose {', '.join(NAMED)}, "
+                "or for one column continuous, positive or limits such as (0, 1)"
+            )
         if not set(columns) <= free:
             raise ValueError(f"kinds names a column of {key!r} twice")
         word, *options = text.split(":")

@@ -146,8 +146,12 @@ class LimitedColumn(ColumnKind):
 
     def describe(self) -> str:
         """The limits, and the function that removes them."""
+        if (self.lower, self.upper) == (0.0, np.inf):
+            return "positive: logarithm"
         if np.isinf(self.upper):
-            return "positive and skewed: logarithm"
+            return f"above {self.lower:g}: logarithm"
+        if np.isinf(self.lower):
+            return f"below {self.upper:g}: logarithm"
         return f"within ({self.lower:g}, {self.upper:.4g}): logit"
 
     @classmethod
@@ -179,12 +183,39 @@ class ContinuousColumn(ColumnKind):
 # In the order of detection and of application to data. Grids come first, since only data lie on
 # them; the last kind takes every column.
 KINDS: tuple[type[ColumnKind], ...] = (GridColumn, LimitedColumn, ContinuousColumn)
+# Words for the kind of one column in flat space.
+FLAT = ("continuous", "positive")
 
 
 def kind_of(x: ArrayInput) -> ColumnKind:
     """The kind of a column of finite numbers that is not constant."""
     column = Column.of(x)
     return next(kind for cls in KINDS if (kind := cls.detect(column)) is not None)
+
+
+def kind_as(x: ArrayInput, said: Any) -> ColumnKind:
+    """The kind of a column as a user says: one of `FLAT`, or its limits (lower, upper).
+
+    Raises ValueError if `said` is neither, or a value lies on or beyond a limit.
+    """
+    column = Column.of(x)
+    if said == "continuous":
+        return ContinuousColumn(notes=atom_notes(column))
+    try:
+        lower, upper = (0.0, np.inf) if said == "positive" else map(float, said)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"is neither one of {', '.join(FLAT)} nor limits such as (0, 1)"
+        ) from None
+    if not lower < upper or np.isinf([lower, upper]).all():
+        raise ValueError("must be limits (lower, upper), one of them finite")
+    outside = np.flatnonzero((column.x <= lower) | (column.x >= upper))
+    if outside.size:
+        raise ValueError(
+            f"does not fit row {outside[0]}, whose value {column.x[outside[0]]:g} is not strictly "
+            f"between {lower:g} and {upper:g}: drop such rows, or give wider limits"
+        )
+    return LimitedColumn(lower, upper, notes=atom_notes(column))
 
 
 def transforms_of(kinds: Sequence[ColumnKind], dtype: Any) -> tuple[Transform, ...]:

@@ -11,9 +11,11 @@ from jaxflow.transforms.chain import Chain
 from jaxflow.transforms.columns import Columns, columns_of
 from jaxflow.transforms.groups import Group, find_groups
 from jaxflow.transforms.kinds import (
+    FLAT,
     ColumnKind,
     ContinuousColumn,
     GridColumn,
+    kind_as,
     kind_of,
     transforms_of,
 )
@@ -100,7 +102,7 @@ class Proposal(NamedTuple):
 def propose(
     x: ArrayInput,
     columns: Sequence[str] | None = None,
-    kinds: Mapping[Any, str] | None = None,
+    kinds: Mapping[Any, Any] | None = None,
 ) -> Proposal:
     """Propose a transform for each column, by its grid, limits and atoms; find angles and places.
 
@@ -131,7 +133,8 @@ def propose(
             `"periodic:360"`, `"place"`, `"place:radians"` or `"place:hours"` (latitude, and
             longitude in hours), `"direction"` (unit vectors), `"axis"` (unit vectors up to sign,
             rotations as quaternions), `"rotation"` (matrices of nine columns), or `"interval"`
-            (none of these). Other columns are detected.
+            (none of these); of a single column also its limits, such as `(0, 1)`, `"positive"`, or
+            `"continuous"` (no grid and no limits). Other columns are detected.
 
     Returns:
         The proposal.
@@ -143,15 +146,33 @@ def propose(
     if values.ndim != 2:
         raise ValueError(f"x has shape {values.shape}; give rows (n, dim)")
     names = tuple(columns) if columns is not None else tuple(map(str, range(values.shape[1])))
-    flat_kinds = tuple(map(kind_of, values.T))
+    said = _by_numbers(kinds or {}, names)
+    flat = {key: said.pop(key) for key in list(said) if len(key) == 1 and _is_flat(said[key])}
+    flat_kinds = tuple(
+        _kind(column, name, flat.get((i,)))
+        for i, (name, column) in enumerate(zip(names, values.T, strict=True))
+    )
     table = Columns(values, names, flat_kinds)
-    groups, doubts = find_groups(table, _by_numbers(kinds or {}, names))
+    groups, doubts = find_groups(table, said | dict.fromkeys(flat, "interval"))
     notes = (*doubts, *_notes(table, dtype))
     parts = transforms_of(flat_kinds, dtype)
     return Proposal(parts, flat_kinds, names, notes, _surface(table, groups, dtype))
 
 
-def _by_numbers(kinds: Mapping[Any, str], names: Sequence[str]) -> dict[tuple[int, ...], str]:
+def _is_flat(said: Any) -> bool:
+    return not isinstance(said, str) or said in FLAT
+
+
+def _kind(column: np.ndarray, name: str, said: Any) -> ColumnKind:
+    if said is None:
+        return kind_of(column)
+    try:
+        return kind_as(column, said)
+    except ValueError as error:
+        raise ValueError(f"kinds[{name!r}]={said!r} {error}") from None
+
+
+def _by_numbers(kinds: Mapping[Any, Any], names: Sequence[str]) -> dict[tuple[int, ...], Any]:
     """The user's kinds, by the numbers of their columns."""
     by_numbers = {}
     for key, word in kinds.items():
