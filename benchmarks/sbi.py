@@ -30,7 +30,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from harness import read_results, table, write_results
+from harness import read_results, table, write_page, write_results
 from jaxflow.inference import fit_posterior, fit_rounds, importance_sample
 from jaxflow.inference.rounds import PROPOSALS
 from sbi_tasks import TASKS, Task
@@ -175,19 +175,29 @@ def main() -> None:
                 name, entry, f"C2ST {figures['c2st']:.3f}, {figures['seconds']:.0f} s", flush=True
             )
     print(summarise(results))
+    write_page("sbi", summarise(results))
 
 
 def summarise(results: dict[str, Any]) -> str:
-    """The table."""
-    entries = sorted({e for task in results.values() for e in task}, key=lambda e: (len(e), e))
-    names = ["NPE 1e4", "NPE 1e5", "best 1e5", "GenSBI 3e4"]
+    """The table: a row for each task and number of simulations."""
+    published = ["NPE 1e4", "NPE 1e5", "best 1e5", "GenSBI 3e4"]
     rows = []
     for task in (name for name in TASKS if name in results):
-        ours = [f"{results[task][e]['c2st']:.3f}" if e in results[task] else "" for e in entries]
-        published = PUBLISHED.get(task, {})
-        seconds = max(each["seconds"] for each in results[task].values())
-        rows.append([task, *ours, *(str(published.get(n, "")) for n in names), f"{seconds:.0f}"])
-    header = ["task", *(f"jaxflow {e}" for e in entries), *names, "seconds at most"]
+        for entry, figures in sorted(results[task].items(), key=lambda each: len(each[0])):
+            each = [found["c2st"] for found in figures["observations"]]
+            shares = [found.get("efficiency", 0.0) for found in figures["observations"]]
+            rows.append(
+                [
+                    task.replace("_", " "),
+                    entry,
+                    f"{figures['c2st']:.3f}",
+                    f"{min(each):.3f} to {max(each):.3f}",
+                    f"{100 * np.mean(shares):.0f}%",
+                    *(str(PUBLISHED.get(task, {}).get(name, "")) for name in published),
+                    f"{figures['seconds']:.0f}",
+                ]
+            )
+    header = ["task", "simulations", "C2ST", "observations", "ESS", *published, "seconds"]
     return table(header, rows)
 
 
