@@ -243,7 +243,7 @@ class CNF(Flow):
                 verified; under jit they count as failed.
             verify: whether to check every row's error and solve again those above `atol_nats`,
                 in float64 where float32 cannot reach it, raising if some cannot be improved:
-                `log_prob_with_error(x, atol_nats=...)`, at about 3 times the cost, and not
+                `log_prob_with_error(x, atol_nats=...)`, at 3 to 4 times the cost, and not
                 under jit.
             progress: whether to show a progress bar; None shows it on a terminal only.
 
@@ -278,7 +278,7 @@ class CNF(Flow):
         `value +- q trace_se`, with q the 97.5 % point of Student's t with k - 1 degrees of
         freedom, covers the log-density of the exact trace in 95 % of rows or more.
 
-        *Steps and rounding.* Each row is solved twice, at about 3 times the cost of `log_prob`;
+        *Steps and rounding.* Each row is solved twice, at 3 to 4 times the cost of `log_prob`;
         the true error is below `ode_error` for about 99 % of rows (`jaxflow.density.error`).
 
         ```python
