@@ -46,10 +46,10 @@ def forward(transform: Transform, x: Array) -> tuple[Array, Array]:
 def _gaussian_score(x: Any, held_out: Any, log_det: Any) -> float:
     """Mean log-density of the held-out rows under a Gaussian fitted to `x`, in nats."""
     x, held_out, log_det = (np.asarray(part, np.float64) for part in (x, held_out, log_det))
-    cov = np.atleast_2d(np.cov(x, rowvar=False))
+    mean, scale = x.mean(axis=0), x.std(axis=0)
     # The ridge keeps the covariance regular if columns are linearly dependent.
-    cov = cov + np.diag(1e-6 * np.maximum(np.diag(cov), 1e-300))
-    centred = held_out - x.mean(axis=0)
-    mahalanobis = np.sum(centred * np.linalg.solve(cov, centred.T).T, axis=1)
-    log_norm = np.linalg.slogdet(cov)[1] + x.shape[1] * np.log(2 * np.pi)
-    return float(np.mean(log_det - 0.5 * (mahalanobis + log_norm)))
+    cov = np.atleast_2d(np.cov((x - mean) / scale, rowvar=False)) + 1e-6 * np.eye(len(scale))
+    scaled = (held_out - mean) / scale
+    mahalanobis = np.sum(scaled * np.linalg.solve(cov, scaled.T).T, axis=1)
+    log_norm = np.linalg.slogdet(cov)[1] + len(scale) * np.log(2 * np.pi)
+    return float(np.mean(log_det - np.log(scale).sum() - 0.5 * (mahalanobis + log_norm)))
