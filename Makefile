@@ -71,7 +71,7 @@ bench-sbi: .venv/.ready  ## posteriors of eight simulators beside reference post
 bench-mixed: .venv/.ready .venv-tables/.ready  ## tables of labels, counts and gaps, beside the truth and simple densities; ARGS='--tables cities --again'
 	$(BIN)/python benchmarks/mixed.py --peers .venv-tables/bin/python $(ARGS)
 
-bench-newcomer: .venv/.ready .venv-tables/.ready  ## twenty public tables by the command line, with no option
+bench-newcomer: .venv/.ready .venv-tables/.ready  ## twenty public tables by the command line, with no option but a time limit
 	$(BIN)/python benchmarks/newcomer.py --data data/mixed --peers .venv-tables/bin/python $(ARGS)
 
 bench: .venv/.ready  ## what users wait for, in less than five minutes; beside zuko where .venv-peers is there

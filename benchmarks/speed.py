@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import engine
 import likelihood
@@ -71,14 +70,12 @@ def scoring() -> dict[str, float]:
 
 def race(name: str, peers: str | None) -> dict[str, dict[str, float]]:
     """KL and seconds of jaxflow, and of a peer after as long."""
-    parts = likelihood.load(name, None)
-    entropy = -float(np.mean(parts["truth"]))
-    runs = {"jaxflow": likelihood.ours(parts, likelihood.OURS["jaxflow, short"])}
+    settings = argparse.Namespace(data=None, quick=False, peers=peers)
+    runs = {"jaxflow": likelihood.run(name, "jaxflow, short", settings, 0.0)[-1]}
     if peers:
-        seconds = runs["jaxflow"][-1]["seconds"]
-        runs["zuko-nsf"] = likelihood.theirs(parts, "zuko-nsf", peers, seconds)
-    last = {method: found[-1] for method, found in runs.items()}
-    return {m: {"kl": r["test"] - entropy, "seconds": r["seconds"]} for m, r in last.items()}
+        seconds = runs["jaxflow"]["seconds"]
+        runs["zuko-nsf"] = likelihood.run(name, "zuko-nsf", settings, seconds)[-1]
+    return runs
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ R = {
 SMALL = {
     "salaries": ("carData", "Salaries"),
     "titanic": ("carData", "TitanicSurvival"),
-    "lung": ("survival", "lung"),
+    "hitters": ("ISLR", "Hitters"),
     "pbc": ("survival", "pbc"),
     "veteran": ("survival", "veteran"),
     "possum": ("DAAG", "possum"),

@@ -225,7 +225,7 @@ def test_columns_are_looked_at_and_told(fit, write, tmp_path):
     result = fit(tmp_path / "run", table=table)
     assert result.exit_code == 0, result.output
     assert "count: steps of 1: dequantised, log_prob is log P" in result.stderr
-    assert "size: positive: logarithm" in result.stderr
+    assert "size: positive and skewed: logarithm" in result.stderr
     record = load_extra(tmp_path / "run" / "flow.safetensors")
     assert record["transform"].startswith("dequantise, bounded, ")
     flow = library.load(tmp_path / "run" / "flow.safetensors")

@@ -37,7 +37,7 @@ COLUMNS = {
     "steps of five": Case(5 * RNG.poisson(4.0, N) + 3, GridColumn, "steps of 5:"),
     "classes": Case(RNG.integers(0, 2, N), GridColumn, "; two values, 0 and 1"),
     "share": Case(RNG.uniform(size=N), LimitedColumn, "within (0, 1): logit"),
-    "income": Case(np.exp(2 * RNG.normal(size=N)), LimitedColumn, "positive: log"),
+    "income": Case(np.exp(2 * RNG.normal(size=N)), LimitedColumn, "positive and skewed: log"),
 }
 
 

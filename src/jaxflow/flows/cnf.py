@@ -317,6 +317,10 @@ class CNF(Flow):
             answer = value_only(answer)
         return jax.tree.map(lambda values: values.reshape(batch), answer)
 
+    def needs_key(self) -> bool:
+        """Whether the trace in evaluation is stochastic; as `Flow.needs_key`."""
+        return not isinstance(self.trace_for(training=False), Exact)
+
     def states_error(self) -> bool:
         """Whether a solve by `ode_eval` estimates the error of its steps."""
         xtrace = isinstance(self.trace_for(training=False), XTrace)

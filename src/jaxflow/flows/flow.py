@@ -102,6 +102,10 @@ class Flow(eqx.Module):
     def _title(self) -> str:
         return f"{type(self).__name__} on events of shape {self.event_shape}"
 
+    def needs_key(self) -> bool:
+        """Whether log-densities may depend on a key, by the probes of a stochastic trace."""
+        return True
+
     @abc.abstractmethod
     def density_rows(
         self,
@@ -421,7 +425,8 @@ def score_rows(
     `x`, (rows, *event), may be NumPy's float64 for a float32 flow with a transform.
     """
     u, log_det = transform_rows(flow, x)
-    # One program for all transforms, and for validation in `fit`.
+    # One program for all transforms, with and without a key that draws nothing.
+    key = key if flow.needs_key() else None
     flow = with_transform(flow, None)
     return map_rows(flow, partial(score_in_flow_space, flow), (u, log_det, cond), key, progress)
 

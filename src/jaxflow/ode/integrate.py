@@ -150,7 +150,7 @@ def begin(g: RightSide, y0: State, q0: State, ode: ODE) -> Loop:
 
 
 def at_start(h0: Array, y0: State, q0: State, first: tuple[State, State] | None) -> Loop:
-    """An adaptive solve before its first attempt, of size `h0`."""
+    """An adaptive solve before its first attempt, which has the step `h0`."""
     zero, count = jnp.zeros_like(h0), jnp.zeros((), int)
     return Loop(zero, h0, y0, q0, first, jnp.ones_like(h0), count, count, count, None)
 

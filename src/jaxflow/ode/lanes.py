@@ -88,7 +88,7 @@ def row_right_side(field: VectorField, row: Row, args: Any) -> RightSide:
 def begin_rows(
     field: VectorField, y0: State, rows: Row, args: Any, ode: ODE, lanes: int
 ) -> Waiting:
-    """The queue of all rows.
+    """Make the queue of all rows, with the first step of each.
 
     In groups of `lanes` rows, since a row's first step must not depend on the number of rows.
     """

@@ -53,7 +53,8 @@ def map_chunks(
     size = chunk_size(row_size, lanes)
     devices = active_devices()
     traced = _traced(rows)
-    cores = 1 if devices or traced or _traced(_parts(f)) else num_threads()
+    few = count <= min(size, LEAST_GROUPS * lanes)
+    cores = 1 if few or devices or traced or _traced(_parts(f)) else num_threads()
     # Give each device or core as much; with a key, random numbers depend on the size of a chunk.
     if devices and key is None:
         size = min(size, -(-count // (len(devices) * lanes)) * lanes)

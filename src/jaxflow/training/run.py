@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxflow.flows.flow import score_rows
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE, SolveError
 from jaxflow.runtime.keys import seed_words
@@ -46,13 +47,7 @@ from jaxflow.training.step import (
     train_steps,
 )
 from jaxflow.training.trainable import combine_trainable, partition_trainable
-from jaxflow.training.validation import (
-    accurate_ode,
-    held_out_log_prob,
-    refine,
-    validation_value,
-    with_ode,
-)
+from jaxflow.training.validation import accurate_ode, refine, validation_value, with_ode
 
 # A phase before the last one ends after this many validations in a row that are worse than the
 # best one by OVER nats: by over-training, not by the noise of its loss.
@@ -160,7 +155,9 @@ class Run:
 
     def held_out(self, params: Any) -> Float[np.ndarray, " rows"]:
         """Log-density of each validation row with these weights, in nats and data units."""
-        return held_out_log_prob(combine_trainable(params, self.frozen), self.problem, self.key)
+        rows = self.problem.validation
+        log_p, _ = score_rows(combine_trainable(params, self.frozen), rows.x, rows.cond, self.key)
+        return np.asarray(log_p, np.float64) + np.asarray(self.problem.log_det, np.float64)
 
     def train_to(self, step: int) -> None:
         """Train up to a step without a validation."""

@@ -108,9 +108,10 @@ def first_non_finite(
 
 
 def _joined(state: TrainState) -> tuple[TrainState, Callable[[Array], Any], Callable[..., Any]]:
-    """The state with one vector in place of each dict of arrays by name.
+    """Join each dict of arrays in a training state to one vector.
 
-    Also what makes a dict of a vector, and a state of a joined one.
+    Returns the joined state, a function from a vector of weights to their dict, and one from a
+    joined state to the state.
     """
 
     def is_dict(node: Any) -> bool:

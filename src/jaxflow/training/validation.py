@@ -8,14 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import score_rows
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
 from jaxflow.runtime.processes import broadcast_from_first
-from jaxflow.trace import Exact
 from jaxflow.training.prepare import Problem
 
 # Largest number of refinements of the training solver before its first step.
@@ -37,26 +35,11 @@ def validation_value(
     if held_out is not None:
         return broadcast_from_first(held_out(flow, rows.cond, key, *weights)[0]), 0.0
     flow = flow.choose_probes(rows.x, rows.cond, key)
-    log_p, stats = score_rows(flow, rows.x, rows.cond, _key_for(flow, key))
+    log_p, stats = score_rows(flow, rows.x, rows.cond, key)
     mean = np.average(np.asarray(log_p, float), weights=weights[0] if weights else None)
     value = problem.offsets[1] - float(mean)
     num_evals = 0.0 if stats is None else float(np.mean(np.asarray(stats.num_evals)))
     return broadcast_from_first(value), num_evals
-
-
-def held_out_log_prob(
-    flow: Any, problem: Problem, key: PRNGKeyArray
-) -> Float[np.ndarray, " rows"]:
-    """Log-density of each validation row, in nats and data units."""
-    rows = problem.validation
-    log_p, _ = score_rows(flow, rows.x, rows.cond, _key_for(flow, key))
-    return np.asarray(log_p, np.float64) + np.asarray(problem.log_det, np.float64)
-
-
-def _key_for(flow: Any, key: PRNGKeyArray) -> PRNGKeyArray | None:
-    """None for an exact trace: `flow.log_prob(x)` then needs no other program."""
-    exact = isinstance(flow, CNF) and isinstance(flow.trace_for(training=False), Exact)
-    return None if exact else key
 
 
 def refine(ode: ODE) -> tuple[ODE, str]:

@@ -126,10 +126,11 @@ class GridColumn(ColumnKind):
 
 @dataclasses.dataclass(frozen=True)
 class LimitedColumn(ColumnKind):
-    """Numbers within an interval, or positive and skewed (`upper` is inf)."""
+    """Numbers within an interval, one end of which may be infinite; or `skewed` and positive."""
 
     lower: float
     upper: float = np.inf
+    skewed: bool = False
 
     @classmethod
     def detect(cls, column: Column) -> "LimitedColumn | None":
@@ -141,13 +142,13 @@ class LimitedColumn(ColumnKind):
             if is_inside and reaches(values, lower, upper, gap):
                 return cls(lower, upper, notes=atom_notes(column))
         if values[0] > 0 and is_skewed(x, np.log(x)):
-            return cls(0.0, notes=atom_notes(column))
+            return cls(0.0, skewed=True, notes=atom_notes(column))
         return None
 
     def describe(self) -> str:
         """The limits, and the function that removes them."""
-        if (self.lower, self.upper) == (0.0, np.inf):
-            return "positive: logarithm"
+        if self.skewed:
+            return "positive and skewed: logarithm"
         if np.isinf(self.upper):
             return f"above {self.lower:g}: logarithm"
         if np.isinf(self.lower):
