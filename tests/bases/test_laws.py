@@ -13,6 +13,7 @@ from scipy import stats
 from jaxflow import DiagonalNormal, GaussianMixture, StandardNormal, StudentT
 from jaxflow.bases import Base, Independent, WrappedNormal, log_prob_rows, sample_rows
 from jaxflow.manifolds import Euclidean
+from jaxflow.runtime.threads import may_wait
 
 
 class Case(NamedTuple):
@@ -209,8 +210,15 @@ def a_batch_is_refused(case):
         case.base.log_prob(jnp.zeros((5, *case.base.event_shape)))
 
 
+def no_thread_waits(case):
+    rows = jnp.asarray(case.samples(5))
+    assert not may_wait(jax.vmap(jax.value_and_grad(case.base.log_prob)), rows)
+    assert not may_wait(jax.vmap(case.base.sample), jax.random.split(jax.random.key(0), 5))
+
+
 LAWS = (
     log_prob_is_the_formula,
+    no_thread_waits,
     a_batch_is_refused,
     samples_have_the_marginal_distributions,
     samples_have_the_joint_density,

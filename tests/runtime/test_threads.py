@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 from jaxflow import CNF, StandardNormal, TrainConfig, fit
 from jaxflow.dynamics import MLP
@@ -41,6 +42,8 @@ def test_threads_have_the_settings_of_the_caller(small_chunks):
     seen = []
 
     def f(x, key):
+        if isinstance(x, Tracer):  # what the program calls is looked at
+            return jnp.asarray(x, float) + 1
         config: Any = jax.config
         name = threading.current_thread().name
         seen.append((name, config.jax_enable_x64, config.jax_default_matmul_precision))
@@ -60,7 +63,8 @@ def test_cores_share_the_rows_and_at_once_from_the_second_call_on(monkeypatch):
     seen = []
 
     def f(shift, x, key):
-        seen.append((threading.current_thread().name.startswith("jaxflow"), len(x)))
+        if not isinstance(x, Tracer):
+            seen.append((threading.current_thread().name.startswith("jaxflow"), len(x)))
         return x + shift
 
     def call(count, shift):
@@ -72,6 +76,20 @@ def test_cores_share_the_rows_and_at_once_from_the_second_call_on(monkeypatch):
     assert call(61, 1.0) == [(False, 32), (True, 32)]
     assert call(61, 2.0) == [(True, 32), (True, 32)]
     assert call(20, 1.0) == [(False, 20)]
+
+
+def test_a_program_that_calls_lapack_runs_alone(small_chunks):
+    names = []
+
+    def f(x, key):
+        if not isinstance(x, Tracer):
+            names.append(threading.current_thread().name)
+        return x + jnp.linalg.cholesky(jnp.eye(2))[0, 0]
+
+    for _ in range(2):
+        np.testing.assert_array_equal(map_chunks(f, (jnp.arange(40.0),), **ROWS), np.arange(1, 41))
+    assert len(names) == 10
+    assert not any(name.startswith("jaxflow") for name in names)
 
 
 def test_a_flow_that_is_differentiated_stays_in_its_thread(monkeypatch):

@@ -12,6 +12,7 @@ from tests.bases.test_laws import check_slopes
 
 from jaxflow import CNF, StandardNormal, load, save
 from jaxflow.dynamics import Linear
+from jaxflow.runtime.threads import may_wait
 from jaxflow.transforms import (
     Blocks,
     Bounded,
@@ -242,7 +243,15 @@ def samples_lie_inside(case):
 
 
 SMOOTH = (log_det_is_that_of_the_jacobian, inverse_undoes_forward, forward_undoes_inverse)
+
+
+def no_thread_waits(case):
+    for direction in (case.transform.forward, case.transform.inverse):
+        assert not may_wait(jax.vmap(direction), case.places)
+
+
 LAWS = (
+    no_thread_waits,
     is_a_transform,
     jit_and_vmap_change_nothing,
     no_gradient_is_cut,

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from importlib import import_module
 from typing import Any, SupportsIndex
 
@@ -11,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_columns, check_count, check_event
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.linear_algebra import solve_lower
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.runtime.threads import one_thread
@@ -135,7 +134,7 @@ class GaussianMixture(eqx.Module):
         """Log-density of one event, in nats."""
         check_event("x", x, self.event_shape, "base.log_prob")
         means, factors = self.means, self.factors
-        z = jax.vmap(partial(solve_triangular, lower=True))(factors, x[None] - means)
+        z = jax.vmap(solve_lower)(factors, x[None] - means)
         log_scale = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
         each = -0.5 * jnp.sum(z**2, axis=1) - log_scale - 0.5 * x.size * jnp.log(2 * jnp.pi)
         log_weights = jnp.log(self.weights) - jnp.log(jnp.sum(self.weights))

@@ -13,15 +13,15 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.runtime.devices import Device, active_devices, gather_rows, is_local, running_on
 from jaxflow.runtime.lanes import fill_up, take_rows
 from jaxflow.runtime.progress import Progress
-from jaxflow.runtime.threads import in_threads, num_threads
+from jaxflow.runtime.threads import in_threads, may_wait, num_threads
 
 # Most rows of a chunk, and most entries of their events: these bound the memory of a solve.
 # An accelerator, which runs many lanes, takes 64 times as much.
 CHUNK_ROWS, CHUNK_ENTRIES = 8192, 2**19
 # Least groups of lanes in a chunk that is made smaller for the cores to share the rows.
 LEAST_GROUPS = 4
-# Signatures of calls that were made: their programs are compiled.
-_called: set[int] = set()
+# Signatures of calls that were made, and whether their programs, compiled now, may run at once.
+_called: dict[int, bool] = {}
 
 
 def map_chunks(
@@ -41,7 +41,8 @@ def map_chunks(
     batch.
 
     Inside `jaxflow.use_devices` the devices take chunks in turn. Otherwise the cores of a CPU do,
-    at the first call after the first chunk, for which the program is compiled.
+    at the first call after the first chunk, for which the program is compiled. Programs that call
+    LAPACK (`may_wait`) run one at a time.
 
     `rows` are trees of arrays, `row_size` is the number of entries of one event. Where there are
     several chunks, each folds its number into the key. `progress` shows a bar; None on a terminal
@@ -69,8 +70,10 @@ def map_chunks(
     padded = alone if count <= size else size
     run_chunk = partial(_run_chunk, f, rows, key, size, padded)
     parts: list[Any] = []
-    compiled = cores > 1 and count > size and _was_called(f, rows, key, padded)
-    in_turn = () if compiled else range(0, count, size)
+    several = cores > 1 and count > size
+    signature = _signature(f, rows, key, padded) if several else None
+    at_once = None if signature is None else _called.get(signature)
+    in_turn = () if at_once else range(0, count, size)
     with Progress(count, task="rows", show=progress) as bar:
         for number, start in enumerate(in_turn):
             device = devices[number % len(devices)] if devices else None
@@ -87,7 +90,14 @@ def map_chunks(
                 # Keep as many chunks running as there are devices.
                 jax.block_until_ready(parts[max(0, number + 1 - max(1, len(devices)))])
                 bar.update(min(start + size, count))
-            if cores > 1 and not traced:
+            if several and not traced and at_once is None:
+                chunk = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct((padded, *leaf.shape[1:]), leaf.dtype), rows
+                )
+                at_once = not may_wait(f, *chunk, key)
+                if signature is not None:
+                    _called[signature] = at_once
+            if at_once and not traced:
                 break
         rest = [partial(run_chunk, number) for number in range(len(parts), -(-count // size))]
         for part in in_threads(rest, cores) if rest else ():
@@ -103,19 +113,16 @@ def _parts(f: Callable[..., Any]) -> tuple[Any, ...]:
     return (f.func, f.args, f.keywords) if isinstance(f, partial) else (f,)
 
 
-def _was_called(f: Callable[..., Any], rows: Any, key: Any, padded: int) -> bool:
-    """Whether a call with such arguments was made before; remembers this one."""
+def _signature(f: Callable[..., Any], rows: Any, key: Any, padded: int) -> int | None:
+    """What tells the programs of calls apart; None if that is not known."""
     parts = _parts(f)
     some = jax.tree.map(lambda leaf: leaf[:1], rows)
     leaves, structure = jax.tree.flatten((parts, some, key))
     each = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
     try:
-        signature = hash((structure, padded, *each))
+        return hash((structure, padded, *each))
     except TypeError:  # an array or a list in a static field
-        return False
-    known = signature in _called
-    _called.add(signature)
-    return known
+        return None
 
 
 def _run_chunk(

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import jax
+from jax import lax
 
 # Settings of jax that hold for a thread, and the contexts that set them.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
@@ -22,6 +23,8 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
     "jax_disable_jit": jax.disable_jit,
     "jax_debug_nans": jax.debug_nans,
 }
+# Operations that wait in a thread of XLA for its other threads: LAPACK's, FFTs, foreign code.
+_WAITING = {name.removesuffix("_p") for name in dir(lax.linalg)} | {"geqrf", "fft", "ffi_call"}
 
 
 def num_threads() -> int:
@@ -34,6 +37,28 @@ def num_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def may_wait(f: Callable[..., Any], *args: Any) -> bool:
+    """Whether the program of `f(*args)` calls LAPACK, an FFT or foreign code.
+
+    On a CPU they wait inside a thread of XLA for its other threads, so two of them at once can
+    wait for each other forever.
+    """
+    return _calls(jax.make_jaxpr(f)(*args))
+
+
+def _calls(jaxpr: Any) -> bool:
+    """Whether one of `_WAITING` is in the program or in a function that it calls."""
+    for equation in jaxpr.eqns:
+        params = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
+        if equation.primitive.name in _WAITING or any(map(_calls, filter(_is_program, params))):
+            return True
+    return False
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns")
 
 
 def one_thread() -> contextlib.AbstractContextManager[Any]:

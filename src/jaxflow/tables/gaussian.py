@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxflow.runtime.linear_algebra import cholesky, solve_lower
+
 # Rows of the common covariance that the covariance of a label is averaged with, per column.
 SHRINK = 2.0
 # Iterations of expectation maximisation where cells are absent.
@@ -37,7 +39,7 @@ class LinearGaussian(eqx.Module):
         """Standard normal scores of the present columns, 0 elsewhere, and the log-determinant."""
         gap = jnp.where(conditions.seen, u - self.mean(conditions), 0.0)
         factor = self._factor(conditions)
-        z = jax.scipy.linalg.solve_triangular(factor, gap, lower=True)
+        z = solve_lower(factor, gap)
         return z, -jnp.sum(jnp.log(jnp.diagonal(factor)))
 
     def inverse(
@@ -61,14 +63,14 @@ class LinearGaussian(eqx.Module):
         covariance = self.covariances[conditions.label]
         inner = _masked(covariance, known)
         cross = jnp.where(jnp.outer(free, known), covariance, 0.0)
-        gain = jnp.linalg.solve(inner, cross.T).T
-        mean = self.mean(conditions)
-        mean = jnp.where(known, u, mean + gain @ jnp.where(known, u - mean, 0.0))
-        left = covariance - gain @ cross.T
-        return mean, jnp.linalg.cholesky(_masked(left, free))
+        factor, mean = cholesky(inner), self.mean(conditions)
+        gain = jax.vmap(solve_lower, in_axes=(None, 0), out_axes=1)(factor, cross)
+        gap = solve_lower(factor, jnp.where(known, u - mean, 0.0))
+        mean = jnp.where(known, u, mean + gap @ gain)
+        return mean, cholesky(_masked(covariance - gain.T @ gain, free))
 
     def _factor(self, conditions: Conditions) -> Float[Array, "columns columns"]:
-        return jnp.linalg.cholesky(_masked(self.covariances[conditions.label], conditions.seen))
+        return cholesky(_masked(self.covariances[conditions.label], conditions.seen))
 
 
 def fit_gaussian(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.protocol import Field
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.linear_algebra import orthonormal
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.products import inner, products
 
@@ -199,7 +200,7 @@ def draw_probes(
             f"have {size} entries; num_probes={size} is already exact: write trace='exact'"
         )
     normal = jax.random.normal(key, (size, count), accumulation_dtype(dtype))
-    block = size**0.5 * jnp.linalg.qr(normal)[0].T
+    block = size**0.5 * orthonormal(normal).T
     return block.reshape(count, *shape).astype(dtype)
 
 

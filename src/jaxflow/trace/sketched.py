@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.linear_algebra import orthonormal, solve_lower
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.fit import fit_sketch
 from jaxflow.trace.hutchinson import draw_probes, probe_error, widening
@@ -224,7 +226,7 @@ class XTrace(eqx.Module):
     def basis(self, images: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
         """Orthonormal basis Q of the span of the probes' images Y; both (k, *event)."""
         wide = images.reshape(len(images), -1).astype(accumulation_dtype(images.dtype))
-        return jnp.linalg.qr(wide.T)[0].T.reshape(images.shape).astype(images.dtype)
+        return orthonormal(wide.T).T.reshape(images.shape).astype(images.dtype)
 
     def estimate(
         self,
@@ -257,7 +259,7 @@ class XTrace(eqx.Module):
         diagonal = jnp.diagonal(r)
         diagonal = jnp.where(jnp.abs(diagonal) < floor, floor, diagonal)
         r = jnp.triu(r, 1) + jnp.diag(diagonal)
-        s = jnp.linalg.solve(r.T, jnp.diag(diagonal))
+        s = jax.vmap(solve_lower, (None, 0), 1)(r.T, jnp.diag(diagonal))
         s = s / jnp.linalg.norm(s, axis=0, keepdims=True)
         inside = q.T @ omega
         inside = inside - s * jnp.sum(s * inside, axis=0, keepdims=True)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from jaxflow.objectives import maximum_likelihood
 from jaxflow.runtime.keys import seed_words
 from jaxflow.runtime.lanes import take_rows
 from jaxflow.runtime.progress import Progress
+from jaxflow.runtime.threads import in_threads, num_threads
 from jaxflow.training.config import TrainConfig
 from jaxflow.training.minibatches import MemoryBatches
 from jaxflow.training.optimizer import Choice
@@ -101,6 +103,7 @@ class Folds:
             rows = run.problem.train
             filled, seed = take_rows(rows, num_rows), seed_words(run.key)
             run.minibatches = MemoryBatches(filled, seed, run.mesh, len(rows.x))
+        self.began = time.monotonic()
         first = self._add_mean([run.validate() | {"loss": math.nan} for run in runs])
         self.lowest = first.validation
         self._keep_weights(0)
@@ -114,8 +117,7 @@ class Folds:
         """
         every, most, max_seconds = self.runs[0].config.eval_every, config.steps, config.max_seconds
         for step in [*range(every, most, every), most]:
-            for run in self.runs:
-                run.advance(step, progress)
+            self._advance(step, progress)
             record = self._add_mean([records_of(run.history)[-1] for run in self.runs])
             progress.update(step, progress_text(record))
             if any(run.finished for run in self.runs) or not math.isfinite(record.validation):
@@ -147,6 +149,13 @@ class Folds:
         each = [run.held_out(best) for run, best in zip(self.runs, self.best, strict=True)]
         return np.concatenate(each)
 
+    def _advance(self, step: int, progress: Progress) -> None:
+        """Advance all runs, one on each core; the first one alone where it compiles for all."""
+        calls = [functools.partial(run.advance, step, progress) for run in self.runs]
+        if not self.runs[0].step:
+            calls.pop(0)()
+        list(in_threads(calls, num_threads()))
+
     def _keep_weights(self, step: int) -> None:
         self.best_step = step
         self.best = [copy_arrays(run.state.ema) for run in self.runs]
@@ -154,8 +163,7 @@ class Folds:
     def _add_mean(self, records: Sequence[Mapping[str, Any]]) -> Record:
         """Add the mean of the folds' records to the history, and return it."""
         means: dict[str, Any] = {n: float(np.mean([r[n] for r in records])) for n in COLUMNS}
-        # The folds take turns.
-        means["seconds"] = float(np.sum([r["seconds"] for r in records]))
+        means["seconds"] = time.monotonic() - self.began
         means |= {name: round(means[name]) for name in ("step", "stage")}
         record = Record(**means)
         append_record(self.history, record)

@@ -3,13 +3,13 @@
 from typing import final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxflow.runtime.checks import check_event
 from jaxflow.runtime.dependence import check_independent
+from jaxflow.runtime.linear_algebra import solve_lower
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import checked_rows, is_concrete, samples_to_fit
 
@@ -98,7 +98,7 @@ class Whiten(eqx.Module):
     def forward(self, x: Event) -> tuple[Event, Scalar]:
         """Map one sample to flow space: `(u, log|det du/dx|)`."""
         check_event("x", x, self.event_shape, "transform.forward")
-        u = jax.scipy.linalg.solve_triangular(self.factor, x - self.mean, lower=True)
+        u = solve_lower(self.factor, x - self.mean)
         return u, -jnp.sum(jnp.log(jnp.diagonal(self.factor)))
 
     def inverse(self, u: Event) -> tuple[Event, Scalar]:
