@@ -10,6 +10,7 @@ from tests.density.test_accuracy import EXACT, FIELDS, KEY
 
 from jaxflow import CNF, ODE, Hutchinson, SolveError, StandardNormal, Status
 from jaxflow.density.error import CHECKED, UNCHECKED
+from jaxflow.dynamics import Linear
 
 FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
 X = 1.5 * jax.random.normal(KEY, (200, 2))
@@ -23,6 +24,17 @@ def truth():
 @pytest.mark.parametrize("verify", [False, True])
 def test_every_row_is_within_its_tolerance(truth, verify):
     assert np.max(np.abs(FLOW.log_prob(X, atol_nats=1e-3, verify=verify) - truth)) <= 1e-3
+
+
+@pytest.mark.parametrize("atol_nats", [1e-3, 0.1])
+def test_small_states_are_within_it_however_much_they_grow(atol_nats):
+    # States of size exp(-k), where the tolerance of a step may exceed the state itself.
+    z = np.random.default_rng(1).normal(size=(100, 2))
+    for k in (4.0, 8.0, 14.0):
+        flow = CNF(Linear(matrix=-k * np.eye(2), key=KEY), StandardNormal(2))
+        expected = (k - 0.5 * z**2 - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+        error = np.abs(flow.log_prob(z * np.exp(-k), atol_nats=atol_nats) - expected)
+        assert np.max(error) <= atol_nats
 
 
 def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():

@@ -77,6 +77,11 @@ def test_tables_of_every_kind_are_rows(name):
         assert inspect.unwrap(as_rows)(ROWS[name], (2,), "x")[0].dtype == jnp.float32
 
 
+def test_a_number_beyond_the_range_is_named():
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"x holds 1e\+300 in row 1 .*x64"):
+        as_rows(np.array([[0.0, 1.0], [1e300, 0.0]]), (2,), "x")
+
+
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_a_matrix_is_rows():
     rows, batch = inspect.unwrap(as_rows)(np.matrix([[1.0, 2.0], [3.0, 4.0]]), (2,), "x")

@@ -173,8 +173,9 @@ def mark_inaccurate(
 ) -> Stats:
     """Set the status `INACCURATE` where one solve may miss `atol_nats`.
 
-    The rounding of a solve measures how much errors are amplified, those of steps too. `ends` are
-    the trajectories' start and end, `share` is `POSSIBLE` or `USUAL`.
+    The rounding of a solve measures how much errors are amplified, those of steps too. It is
+    relative to the state, and the tolerance is not, so the smaller end counts. `ends` are the
+    trajectories' start and end, `share` is `POSSIBLE` or `USUAL`.
     """
 
     def possible_error(
@@ -184,7 +185,7 @@ def mark_inaccurate(
         if rounding is None:
             return error
         amplified = amplified_error(jax.grad(base.log_prob)(end), *rounding)
-        size = jnp.maximum(jnp.linalg.norm(start.ravel()), jnp.linalg.norm(end.ravel()))
+        size = jnp.minimum(jnp.linalg.norm(start.ravel()), jnp.linalg.norm(end.ravel()))
         roundings = AMPLIFIED * UNIT * float(jnp.finfo(end.dtype).eps) * size
         unit = amplified / jnp.maximum(roundings, jnp.finfo(end.dtype).tiny)
         return error + amplified + share * unit * ode.atol

@@ -53,7 +53,18 @@ def as_rows(
 
 
 def _to_device(rows: np.ndarray, name: str) -> Array:
-    """The rows as jax's array; warns of columns that its default precision rounds coarsely."""
+    """The rows as jax's array; warns of columns that its default precision rounds coarsely.
+
+    Raises ValueError for numbers beyond the range of that precision.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(rows.dtype)
+    beyond = np.argwhere(np.isfinite(rows) & (np.abs(rows) > float(jnp.finfo(dtype).max)))
+    if len(beyond):
+        raise ValueError(
+            f"{name} holds {rows[tuple(beyond[0])]:.3g} in row {beyond[0][0]} (from 0), beyond "
+            f"the range of {dtype}: divide its columns by their size, or set "
+            'jax.config.update("jax_enable_x64", True)'
+        )
     arrays = jnp.asarray(rows)
     if rows.dtype == np.float64 != arrays.dtype and len(rows) > 1:
         coarse = np.flatnonzero(coarse_columns(rows.reshape(len(rows), -1)))
