@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ COLUMNS = {
     "truth": Case(RNG.random(N) < 0.3, Category, "2 labels: false, true"),
     "two numbers": Case(RNG.integers(0, 2, N), Category, "category with 2 labels"),
     "codes": Case(np.array(["007", "7", "07"])[RNG.integers(0, 3, N)], Category, "3 labels"),
+    "large codes": Case(2**53 + RNG.choice([1, 3, 4], N), Category, "90071992547409"),
     "constant": Case(np.full(N, 3.5), Category, "constant, 3.5"),
     "few numbers": Case(np.array([0.12, 5.1, np.pi])[RNG.integers(0, 3, N)], Category, "3 labels"),
     "count": Case(RNG.poisson(4.0, N), Whole, "count: whole numbers from 0 on"),
@@ -446,3 +448,38 @@ def test_columns_that_follow_from_others_have_no_density(name):
         jaxflow.fit_table(frame, key=jax.random.key(0))
     assert words in str(error.value)
     assert f"--kind {words[1]}=identifier" in str(error.value)
+
+
+LARGE = [2**53 + 1] * 12 + [2**53 + 3] * 8
+SORTS = {
+    "array": np.array(LARGE),
+    "unsigned": np.array(LARGE, np.uint64),
+    "list": LARGE,
+    "gap": [*LARGE, None],
+    "text": list(map(str, LARGE)),
+    "polars": pl.Series([*LARGE, None]),
+}
+
+
+@pytest.mark.parametrize("name", SORTS)
+def test_whole_numbers_that_float64_rounds_are_codes(name):
+    column = {"id": SORTS[name]}
+    (cells,) = read_cells(pl.DataFrame(column) if name == "polars" else column).values()
+    kind = kind_of(cells)
+    assert isinstance(kind, Category)
+    drawn = kind.decode(kind.encode(cells)[~cells.missing])
+    assert list(map(int, drawn)) == LARGE
+
+
+def test_large_whole_numbers_that_occur_once_are_left_out():
+    kind = kind_of(Cells.of("key", 2**60 + np.arange(300)))
+    assert isinstance(kind, Ignored)
+    assert "identifier" in kind.describe()
+
+
+def test_a_number_that_would_be_rounded_to_an_atom_is_found():
+    kind = Number(0.0, np.inf, 0.0, 10.0, atoms=(1.0, 2.0), decimals=0)
+    codes, states = np.array([0.01, 0.12, 0.24, 0.26, np.nan]), np.array([0.0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(kind.meet_atoms(codes, states), [True, True, True, False, False])
+    assert not kind.meet_atoms(codes, np.ones(5)).any()
+    assert not replace(kind, decimals=None).meet_atoms(codes, states).any()

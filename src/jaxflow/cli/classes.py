@@ -12,7 +12,7 @@ from jaxflow.cli.tables import errors_of
 from jaxflow.cli.terminal import note, plural
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.data.delimited import TEXT, is_number, text_column
-from jaxflow.tables.cells import CODE
+from jaxflow.tables.cells import is_code
 from jaxflow.tables.spacing import is_whole
 
 # A column with more labels is taken for numbers.
@@ -75,7 +75,7 @@ def draw_classes(record: dict[str, Any], num: int, seed: int) -> tuple[np.ndarra
     shares = np.array(counts) / sum(counts)
     index = np.random.default_rng(seed).choice(len(classes), num, p=shares)
     labels = np.array(classes)
-    if not any(map(CODE.fullmatch, classes)) and all(map(is_number, classes)):
+    if not any(map(is_code, classes)) and all(map(is_number, classes)):
         numbers = labels.astype(float)
         labels = numbers.astype(int) if is_whole(numbers) else numbers
     return labels[index], np.eye(len(classes), dtype=np.float32)[index]
@@ -139,7 +139,7 @@ def normalise(cell: Any) -> str:
     if text.lower() in ("true", "false"):
         return text.lower()
     # Python reads 1_0 as 10, people do not.
-    if "_" in text or CODE.fullmatch(text):
+    if "_" in text or is_code(text):
         return text
     for number in (int, float):
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ COMPACT, _COMPACT = "yyyymmdd", re.compile(r"((?:19|20)\d\d)(\d\d)(\d\d)")
 # Other dates, such as 11/30/2026, by their separator and the order of day, month and year.
 _PARTS = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[T ]+(\d{1,2}):(\d{2})(:\d{2})?)?")
 ORDERS = {"month/day/year": (2, 0, 1), "day/month/year": (2, 1, 0), "year/month/day": (0, 1, 2)}
-# Codes, which are no numbers: 007.
-CODE = re.compile(r"[+-]?0\d+")
+# Digits that are codes, not numbers: 007, and whole numbers that float64 may round.
+_CODE, WHOLE, EXACT = re.compile(r"[+-]?0\d+"), re.compile(r"[+-]?\d+"), 2**53
 _COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 
@@ -84,9 +84,9 @@ class Cells:
         return np.array([canonical(cell) for cell in self.raw.tolist()], object)
 
     def parsed(self) -> "Cells":
-        """Text as numbers, if every cell is one and none is a code such as 007."""
+        """Text as numbers, if every cell is one and none is a code."""
         known = self.known
-        if self.raw.dtype.kind != "O" or not len(known) or any(map(CODE.fullmatch, known)):
+        if self.raw.dtype.kind != "O" or not len(known) or any(map(is_code, known)):
             return self
         if np.isnan(self.numbers[~self.missing]).any():
             return self
@@ -106,8 +106,9 @@ class Cells:
 
     @property
     def are_numbers(self) -> bool:
-        """Whether the cells are numbers, and not truth values."""
-        return self.raw.dtype.kind in "iuf"
+        """Whether the cells are numbers, and neither truth values nor codes."""
+        kind = self.raw.dtype.kind
+        return kind == "f" or (kind in "iu" and bool((np.abs(self.numbers) < EXACT).all()))
 
     def times(self, order: str = "") -> np.ndarray:
         """The cells as points in time, NaT where they are none.
@@ -144,6 +145,14 @@ class Cells:
             )
 
 
+def is_code(cell: Any) -> bool:
+    """Whether a cell is digits but no number: 007, or a whole number that float64 may round."""
+    if isinstance(cell, str):
+        is_large = WHOLE.fullmatch(cell) is not None and abs(float(cell)) >= EXACT
+        return is_large or _CODE.fullmatch(cell) is not None
+    return isinstance(cell, Integral) and abs(int(cell)) >= EXACT
+
+
 def canonical(cell: Any) -> str:
     """Text of a cell: one for equal numbers, `true` and `false` for truth values."""
     if isinstance(cell, bool):
@@ -167,7 +176,8 @@ def _from_objects(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     known = array[~missing].tolist()
     if known and all(isinstance(cell, bool | np.bool_) for cell in known):
         return np.where(missing, False, array).astype(bool)
-    if known and all(isinstance(cell, Real | Decimal) for cell in known):
+    are_numbers = all(isinstance(cell, Real | Decimal) for cell in known)
+    if known and are_numbers and not any(map(is_code, known)):
         return np.where(missing, np.nan, array).astype(np.float64)
     if known and all(hasattr(cell, "year") for cell in known):
         texts = [None if gap else _moment(cell) for cell, gap in zip(array, missing, strict=True)]

@@ -123,7 +123,8 @@ def _from_polars(column: Any) -> np.ndarray:
         return column.cast(pl.Datetime("us")).to_numpy()
     if column.dtype == pl.Decimal:
         column = column.cast(pl.Float64)
-    if column.dtype.is_numeric() or column.dtype == pl.Duration:
+    is_rounded = column.dtype.is_integer() and column.has_nulls()
+    if (column.dtype.is_numeric() and not is_rounded) or column.dtype == pl.Duration:
         return column.to_numpy()
     return np.array(column.to_list(), object)
 

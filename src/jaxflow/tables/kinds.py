@@ -7,12 +7,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.tables.cells import CODE, COMPACT, ORDERS, Cells
+from jaxflow.tables.cells import COMPACT, ORDERS, WHOLE, Cells, is_code
 from jaxflow.tables.curved import as_angles
 from jaxflow.tables.dates import Date
 from jaxflow.tables.laws import Labels, Law
@@ -96,7 +97,8 @@ class Category:
         labels, counts = np.unique(cells.text[~cells.missing], return_counts=True)
         order = np.argsort(-counts, kind="stable")
         kind = {"b": "bool", "i": "number", "u": "number", "f": "number"}
-        found = kind.get(cells.raw.dtype.kind, "text")
+        codes = all(isinstance(cell, Integral) for cell in cells.known)
+        found = kind.get(cells.raw.dtype.kind, "number" if codes else "text")
         if found == "text" and set(labels) <= {"true", "false"}:
             found = "bool"
         return cls(tuple(str(labels[i]) for i in order), found)
@@ -126,6 +128,8 @@ class Category:
         if self.type == "bool":
             return texts == "true"
         if self.type == "number":
+            if all(map(WHOLE.fullmatch, self.labels)):
+                return np.array([int(label) for label in texts])
             values = texts.astype(float)
             return values.astype(int) if (values == np.floor(values)).all() else values
         return texts
@@ -170,10 +174,10 @@ class Ignored:
 def refuse_words(cells: Cells) -> None:
     """Refuse text that is numbers or dates but for a few words: it is no identifier.
 
-    A few numbers that repeat are labels beside other words, and so are codes such as 007.
+    A few numbers that repeat are labels beside other words, and so are codes.
     """
     is_text = cells.raw.dtype.kind == "O" and len(cells.known) > 0
-    if not is_text or any(map(CODE.fullmatch, map(str, cells.known))):
+    if not is_text or any(map(is_code, cells.known)):
         return
     texts = cells.text[~cells.missing]
     signed = np.array([_SIGNED.fullmatch(text) is not None for text in texts], bool)

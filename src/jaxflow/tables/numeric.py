@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.laws import Law, Steps
@@ -236,6 +236,13 @@ class Number:
         x = np.where(place > 0, np.array([0.0, *self.atoms])[place], np.clip(x, least, most))
         x = self._written(x)
         return x.astype(np.int64) if self.decimals == 0 else x
+
+    def meet_atoms(self, codes: Codes, states: Codes) -> Bool[np.ndarray, " n"]:
+        """Which numbers with a density would be rounded to an atom, and so counted as one."""
+        if self.decimals is None or not self.atoms:
+            return np.zeros(len(codes), bool)
+        rounded = self.decode(codes, np.zeros(len(codes)))
+        return ~np.isnan(codes) & (states == 0) & np.isin(rounded, self._written(np.array(self.atoms)))
 
     def _on_line(self, cells: Cells) -> np.ndarray:
         """The numbers; angles from the cut on, and `CUT` of a period from it at least."""

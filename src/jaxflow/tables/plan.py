@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxflow.tables.cells import Cells
 from jaxflow.tables.curved import find_curved
@@ -235,6 +235,15 @@ class Plan:
         # Of a continuous column, its atoms and its values.
         y = [np.where(read[j][0] == 0, read[j][1], np.nan) for j in self.numbers]
         return Coded(*(np.array(each, float).reshape(-1, rows).T for each in (codes, y)))
+
+    def meet_atoms(self, rows: Coded) -> Bool[np.ndarray, " n"]:
+        """Rows with a number that has a density and would be written as an atom of its column."""
+        states = {v.column: rows.codes[:, i] for i, v in enumerate(self.variables) if not v.is_gap}
+        each = [
+            kind.meet_atoms(y, states.get(j, np.zeros(len(y))))
+            for j, kind, y in zip(self.numbers, self.number_kinds, rows.y.T, strict=True)
+        ]
+        return np.any(each, axis=0) if each else np.zeros(len(rows.y), bool)
 
     def write(self, rows: Coded, known: Mapping[str, Cells] | None = None) -> Frame:
         """A frame of coded rows, of the sort that was fitted; continuous cells of `known` stay."""

@@ -20,6 +20,9 @@ from jaxflow.tables.partial import Known, complete
 from jaxflow.tables.plan import Coded, Plan
 from jaxflow.training.comparison import Comparison
 
+# Most times that numbers are drawn again that meet an atom, and what else makes them unlikely.
+REDRAWS, UNLIKELY = 20, -700.0
+
 
 class FittedTable(eqx.Module):
     """The joint density of the rows of a table, by `jaxflow.fit_table`.
@@ -233,7 +236,8 @@ class FittedTable(eqx.Module):
         if faults:
             raise ValueError(
                 f"{'; '.join(faults)}: {precision.dtype} takes it for a limit or for infinity; "
-                "compute in float64 (command line: jaxflow fit --float64)"
+                'compute in float64, jax.config.update("jax_enable_x64", True) before the fit '
+                "(command line: jaxflow fit --float64)"
             )
         return rows
 
@@ -241,6 +245,9 @@ class FittedTable(eqx.Module):
         """`each` draws of the unknown cells of rows with one pattern of known cells."""
         count, (key, number_key) = len(known.rows.y), jax.random.split(key)
         found = complete(self.discrete, self.continuous, known, key, draws)
+        if not found.exact:
+            unlikely = UNLIKELY * self.plan.meet_atoms(found.rows)
+            found = found._replace(log_weight=found.log_weight + unlikely)
         chosen = found.choose(count, each, host_seed(key))
         codes, y = (part[chosen] for part in found.rows)
         if not known.seen.any():
@@ -263,12 +270,25 @@ class FittedTable(eqx.Module):
         return Coded(codes, self.sample_numbers(key, codes))
 
     def sample_numbers(self, key: PRNGKeyArray, codes: np.ndarray) -> np.ndarray:
-        """Codes of the continuous columns of rows with these discrete cells."""
+        """Codes of the continuous columns of rows with these discrete cells.
+
+        Numbers that would be rounded to an atom of their column are drawn again: the atom has its
+        own probability.
+        """
         if self.continuous is None:
             return np.zeros((len(codes), 0))
-        return self.continuous.sample(
-            key, self.continuous.conditions(codes, self.discrete.encode(codes))
-        )
+        inputs = self.discrete.encode(codes)
+        y = np.array(self.continuous.sample(key, self.continuous.conditions(codes, inputs)))
+        for number in range(REDRAWS):
+            met = np.flatnonzero(self.plan.meet_atoms(Coded(codes, y)))
+            if not len(met):
+                break
+            # Few sizes, for few compilations.
+            rows = np.resize(met, 1 << (len(met) - 1).bit_length())
+            again = self.continuous.conditions(codes[rows], inputs[rows])
+            drawn = self.continuous.sample(jax.random.fold_in(key, number), again)
+            y[met] = drawn[: len(met)]
+        return y
 
 
 class ConditionalTable(eqx.Module):
