@@ -242,7 +242,8 @@ class Number:
         if self.decimals is None or not self.atoms:
             return np.zeros(len(codes), bool)
         rounded = self.decode(codes, np.zeros(len(codes)))
-        return ~np.isnan(codes) & (states == 0) & np.isin(rounded, self._written(np.array(self.atoms)))
+        meets = np.isin(rounded, self._written(np.array(self.atoms)))
+        return meets & (states == 0) & ~np.isnan(codes)
 
     def _on_line(self, cells: Cells) -> np.ndarray:
         """The numbers; angles from the cut on, and `CUT` of a period from it at least."""
