@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 # Loops of at most so many columns are unrolled.
-UNROLL = 8
+UNROLL = 4
 
 
 def solve_lower(factor: Float[Array, "d d"], b: Float[Array, " d"]) -> Float[Array, " d"]:
