@@ -25,9 +25,9 @@ NEEDS = {
     "cli": ["import jaxflow.data; jaxflow.data.read_table('table.csv')"],
     "plot": [
         f"import jaxflow.plotting; jaxflow.plotting.density({FLOW})",
-        "import jaxflow.plotting; jaxflow.plotting.history({'step': [1], 'loss': [1.0]})",
+        "import jaxflow.plotting as p; p.history(dict(step=[1], loss=[1.0], validation=[1.0]))",
     ],
-    "sklearn": ["import jaxflow.estimator", "jaxflow.GaussianMixture.fit(jax.numpy.eye(2), 1)"],
+    "sklearn": ["import jaxflow.estimator", "jaxflow.GaussianMixture.fit(jax.numpy.eye(2), 2)"],
     "numpyro": ["import jaxflow.interop.numpyro"],
     "arviz": ["import jaxflow.interop.arviz as a; a.to_xarray(jax.numpy.eye(2))"],
     "demo": ["import jaxflow.data; jaxflow.data.breast_cancer()"],
