@@ -130,6 +130,11 @@ def test_numbers_that_float32_cannot_tell_apart(fit, values, write, tmp_path):
     assert "column 'a' holds" in result.stderr
     assert "too large for float32; fit with --float64" in result.stderr
 
+    table = write(tmp_path / "table.csv", values * np.array([1e-300, 1.0]), "a,b")
+    result = fit(tmp_path / "run", table=table)
+    assert result.exit_code == 2
+    assert "too small for float32: multiply it by a constant" in result.stderr
+
     table = write(tmp_path / "table.csv", values + np.array([1e4, 0.0]), "a,b")
     result = fit(tmp_path / "run", table=table)
     assert result.exit_code == 0, result.output

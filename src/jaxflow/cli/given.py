@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitData, FitSettings
-from jaxflow.cli.tables import clean_rows, hash_rows
+from jaxflow.cli.tables import check_small, clean_rows, hash_rows
 from jaxflow.data import check_rows, read_table, table_names
 from jaxflow.runtime.keys import host_seed
 
@@ -37,6 +37,8 @@ def read_given(
             f"--given {','.join(given)} is for tables of numbers. Fit this one without --given, "
             f"then draw by jaxflow sample RUN --given {given[0]}=VALUE ({error})"
         ) from None
+    if not settings.float64:
+        check_small(values, every, table)
     rows, row_numbers = clean_rows(
         values, every, table, drop_nan=data.drop_nan, float64=settings.float64
     )

@@ -16,7 +16,7 @@ from jaxflow.cli.models import build_flow, build_objective
 from jaxflow.cli.record import check_numbers, is_diffusion, new_record, settings_of
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.settings import INHERITED, FitData, FitSettings
-from jaxflow.cli.tables import clean_rows, hash_rows, read_rows
+from jaxflow.cli.tables import check_small, clean_rows, hash_rows, read_rows
 from jaxflow.cli.terminal import note
 from jaxflow.cli.training import (
     NewRun,
@@ -95,6 +95,8 @@ def read_table_rows(
         chosen = names is not None
         numbers = read_table(table, names) if read is None else read
         names, num_rows = list(numbers.columns), len(numbers.values)
+        if not settings.float64:
+            check_small(numbers.values, names, table)
         x, row_numbers = clean_rows(
             numbers.values, names, table, drop_nan=drop_nan, float64=settings.float64
         )

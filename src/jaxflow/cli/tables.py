@@ -149,7 +149,7 @@ def note_dropped(num_read: int, num_kept: int, path: Path, fault: str) -> None:
 
 
 def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:
-    """Raise ValueError if a number is too large, or a column too small, for float32."""
+    """Raise ValueError if a number is too large for float32."""
     too_large = np.abs(values) > np.finfo(np.float32).max
     for name, column, wrong in zip(columns, values.T, too_large.T, strict=True):
         if wrong.any():
@@ -157,7 +157,12 @@ def _check_range(values: Values, columns: Sequence[str], path: Path) -> None:
                 f"{path}: column {name!r} holds {column[wrong][0]:g}, too large for float32; fit "
                 "with --float64"
             )
-        largest = np.abs(column).max(initial=0.0)
+
+
+def check_small(values: Values, columns: Sequence[str], path: Path) -> None:
+    """Raise ValueError for a column to fit that float32 takes for 0, and so for constant."""
+    for name, column in zip(columns, values.T, strict=True):
+        largest = np.abs(column[np.isfinite(column)]).max(initial=0.0)
         if 0 < largest < np.finfo(np.float32).tiny:
             raise ValueError(
                 f"{path}: column {name!r} holds {largest:g} at most, too small for float32: "
