@@ -27,7 +27,7 @@ NEEDS = {
         f"import jaxflow.plotting; jaxflow.plotting.density({FLOW})",
         "import jaxflow.plotting as p; p.history(dict(step=[1], loss=[1.0], validation=[1.0]))",
     ],
-    "sklearn": ["import jaxflow.estimator", "jaxflow.GaussianMixture.fit(jax.numpy.eye(2), 2)"],
+    "sklearn": ["import jaxflow.estimator"],
     "numpyro": ["import jaxflow.interop.numpyro"],
     "arviz": ["import jaxflow.interop.arviz as a; a.to_xarray(jax.numpy.eye(2))"],
     "demo": ["import jaxflow.data; jaxflow.data.breast_cancer()"],

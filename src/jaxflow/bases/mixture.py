@@ -1,9 +1,6 @@
 """A mixture of Gaussians: a base with several modes."""
 
-import warnings
-from collections.abc import Iterator
-from importlib import import_module
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -12,12 +9,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.bases.mixture_fit import fit_mixture
 from jaxflow.runtime.checks import check_columns, check_count, check_event
-from jaxflow.runtime.extras import import_extra
 from jaxflow.runtime.linear_algebra import solve_lower
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
-from jaxflow.runtime.threads import one_thread
 
 
 class GaussianMixture(eqx.Module):
@@ -85,7 +81,7 @@ class GaussianMixture(eqx.Module):
         starts: SupportsIndex = 4,
         averaged: SupportsIndex = 1,
     ) -> "GaussianMixture":
-        """Maximum likelihood, the best of several starts; by scikit-learn for several components.
+        """Maximum likelihood, the best of several starts of expectation maximisation.
 
         Columns are scaled to standard deviation 1 first, so the answer does not depend on units.
 
@@ -107,9 +103,9 @@ class GaussianMixture(eqx.Module):
             The fitted mixture.
 
         Raises:
-            ImportError: scikit-learn is not installed, for several components.
             ValueError: there are fewer rows than components, the rows are not finite vectors, a
-                column is constant, or `ridge` or `covariance` is not allowed.
+                column is constant, `ridge` or `covariance` is not allowed, or `ridge` is so small
+                that a component's covariance is singular.
         """
         check_columns(np.asarray(x))
         components = check_count("components", components)
@@ -119,9 +115,14 @@ class GaussianMixture(eqx.Module):
         if covariance not in ("full", "diag"):
             raise ValueError(f"covariance={covariance!r} is unknown; choose 'full' or 'diag'")
         values = np.asarray(x, np.float64)
-        parts = estimate(
-            values, components, ridge, covariance, seed=seed, starts=starts, averaged=averaged
-        )
+        settings = {"seed": seed, "starts": starts, "averaged": averaged}
+        try:
+            parts = fit_mixture(values, components, ridge, covariance, **settings)
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"ridge={ridge} is too small: a component's covariance is singular; give a larger "
+                "one, such as ridge=1e-6"
+            ) from None
         dtype = jnp.result_type(jnp.asarray(x), 0.0)
         return cls(*(jnp.asarray(part, dtype) for part in parts))
 
@@ -160,68 +161,6 @@ class GaussianMixture(eqx.Module):
         k = jax.random.categorical(component_key, jnp.log(self.weights))
         z = jax.random.normal(noise_key, self.event_shape, self.means.dtype)
         return self.means[k] + jnp.dot(jnp.tril(self.factors[k]), z, precision="highest")
-
-
-def estimate(
-    x: Float[np.ndarray, "n dim"],
-    components: int,
-    ridge: float,
-    covariance: str,
-    *,
-    seed: int = 0,
-    starts: int = 1,
-    averaged: int = 1,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`GaussianMixture.fit` without checks, in NumPy: weights, means and factors."""
-    dim = x.shape[1]
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    # Scaled, so that the ridge has the units of each column.
-    x = (x - mean) / scale
-    if components == 1:
-        weights, means = np.ones(1), np.zeros((1, dim))
-        covariances = (x.T @ x / len(x) + ridge * np.eye(dim))[None]
-        if covariance == "diag":
-            covariances = covariances * np.eye(dim)
-    else:
-        fitted = [
-            _fit_sklearn(rows, components, ridge, covariance, seed + k, starts)
-            for k, rows in enumerate(_leave_one_share_out(x, averaged, seed))
-        ]
-        weights = np.concatenate([each.weights_ for each in fitted]) / len(fitted)
-        means = np.concatenate([each.means_ for each in fitted])
-        covariances = np.concatenate([each.covariances_ for each in fitted])
-        if covariance == "diag":
-            covariances = covariances[:, None] * np.eye(dim)
-    return weights, mean + scale * means, scale[:, None] * np.linalg.cholesky(covariances)
-
-
-def _leave_one_share_out(
-    x: Float[np.ndarray, "n dim"], count: int, seed: int
-) -> Iterator[Float[np.ndarray, "m dim"]]:
-    """The rows without one of `count` random shares, for each share; all rows for a count of 1."""
-    if count == 1:
-        yield x
-        return
-    share = np.random.default_rng(seed).permutation(len(x)) % count
-    for k in range(count):
-        yield x[share != k]
-
-
-def _fit_sklearn(
-    x: np.ndarray, components: int, ridge: float, covariance: str, seed: int, starts: int
-) -> Any:
-    need = "GaussianMixture.fit of several components needs scikit-learn"
-    mixture = import_extra("sklearn.mixture", "sklearn", need)
-    with one_thread(), warnings.catch_warnings():
-        # The last step of expectation maximisation is good enough.
-        warnings.simplefilter("ignore", import_module("sklearn.exceptions").ConvergenceWarning)
-        return mixture.GaussianMixture(
-            components,
-            covariance_type=covariance,
-            reg_covar=ridge,
-            n_init=starts,
-            random_state=seed,
-        ).fit(x)
 
 
 def _check_values(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> None:

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 from jaxflow.bases import GaussianMixture, StandardNormal, StudentT
-from jaxflow.bases.mixture import estimate
+from jaxflow.bases.mixture_fit import fit_mixture
 from jaxflow.runtime.precision import cast_floats
 from jaxflow.runtime.threads import one_thread
 from jaxflow.training.defaults import SCALINGS
@@ -94,13 +92,7 @@ class Start:
             return np.asarray(inside - np.log(volume))
         averaged = AVERAGED if self.averaged else 1
         settings = self.components, self.ridge, self.covariance
-        fitted = estimate(train, *settings, averaged=averaged)
-        each = []
-        for weight, mean, factor in zip(*fitted, strict=True):
-            z = solve_triangular(factor, (held - mean).T, lower=True)
-            log_scale = np.log(np.diagonal(factor)).sum() + 0.5 * len(factor) * np.log(2 * np.pi)
-            each.append(np.log(weight) - 0.5 * (z**2).sum(axis=0) - log_scale)
-        return np.asarray(logsumexp(each, axis=0))
+        return fit_mixture(train, *settings, averaged=averaged).log_density(held)
 
     def heavy_tails(self, scaled: Float[np.ndarray, "n d"]) -> HeavyTails:
         """Fit Student's t to scaled rows."""
@@ -262,7 +254,7 @@ def _search(
 
 def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
     least = max(ROWS_EACH, dim) if start.covariance == "full" else ROWS_EACH
-    for count in COMPONENTS if find_spec("sklearn") else COMPONENTS[:1]:
+    for count in COMPONENTS:
         if count == 1 or count * least <= rows:
             yield replace(start, components=count)
 

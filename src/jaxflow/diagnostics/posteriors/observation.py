@@ -100,7 +100,6 @@ def observation_check(
     Raises:
         ValueError: shapes that differ, NaN or infinity, or too few simulations for a p-value
             below `level`.
-        ImportError: scikit-learn is not installed, and `components` is not 1.
     """
     check_share("level", level, 0.01)
     most = check_count("components", components)
