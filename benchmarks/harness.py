@@ -1,11 +1,13 @@
 """What benchmarks share: interleaved timing, trainings on toys, tables, a result file."""
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,30 @@ from jaxflow.transforms import Standardise
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = Path(__file__).parent.parent / "docs"
+
+
+def each_on_a_core(
+    function: Callable[..., Any], calls: list[Any], jobs: int | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Each call's argument and `function` of it, as they end, `jobs` at once in processes.
+
+    A process keeps to a core of its own: threads of two would wait for each other.
+    """
+    jobs = jobs or os.cpu_count() or 1
+    spawn = multiprocessing.get_context("spawn")
+    cores = spawn.Queue()
+    for core in range(jobs):
+        cores.put(core)
+    with ProcessPoolExecutor(jobs, spawn, _keep_to_a_core, (cores,)) as pool:
+        runs = {pool.submit(function, call): call for call in calls}
+        for run in as_completed(runs):
+            yield runs[run], run.result()
+
+
+def _keep_to_a_core(cores: Any) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        known = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {known[cores.get() % len(known)]})
 
 
 def wide(tree: Any) -> Any:

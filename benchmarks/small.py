@@ -17,14 +17,12 @@ tables run at once, a core each; the seconds of a fit are those beside the other
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 
-from harness import read_results, table, write_results
+from harness import each_on_a_core, read_results, table, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
 
@@ -279,13 +277,6 @@ def summarise(results: dict[str, Any]) -> str:
     )
 
 
-def own_core(cores: Any) -> None:
-    """Keep a process on a core of its own: threads of two would wait for each other."""
-    if hasattr(os, "sched_setaffinity"):
-        known = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {known[cores.get() % len(known)]})
-
-
 def draw(results: dict[str, Any], path: Path) -> None:
     """The gain of the flow over the best simple density, with two standard errors, by size."""
     import matplotlib.pyplot as plt
@@ -324,24 +315,16 @@ def main() -> None:
     results = read_results("small")
     again = [name for name in arguments.tables if name not in results or arguments.again]
     # The longest first, so that no core waits for the last one.
-    again.sort(key=lambda name: results.get(name, {}).get("FlowDensity", {}).get("seconds", 0))
-    spawn = multiprocessing.get_context("spawn")
-    cores = spawn.Queue()
-    for job in range(arguments.jobs):
-        cores.put(job)
-    with ProcessPoolExecutor(arguments.jobs, spawn, own_core, (cores,)) as pool:
-        runs = {pool.submit(compare, name): name for name in reversed(again)}
-        for run in as_completed(runs):
-            name, kept = runs[run], results.get(runs[run], {})
-            results[name] = run.result()
-            if SPLINE in kept:
-                flow = results[name]["FlowDensity"]["log_density"]
-                gain = flow - kept[SPLINE]["log_density"]
-                results[name][SPLINE] = kept[SPLINE] | {"gain_of_flow": gain}
-            write_results("small", {name: results[name] for name in TABLES if name in results})
-            best = best_peer(results[name])
-            gain = results[name][best]["gain_of_flow"]
-            print(f"{name}: {gain:+.3f} nats against {best}", flush=True)
+    seconds = {name: result["FlowDensity"]["seconds"] for name, result in results.items()}
+    again.sort(key=lambda name: -seconds.get(name, 0))
+    for name, result in each_on_a_core(compare, again, arguments.jobs):
+        if SPLINE in (kept := results.get(name, {})):
+            gain = result["FlowDensity"]["log_density"] - kept[SPLINE]["log_density"]
+            result[SPLINE] = kept[SPLINE] | {"gain_of_flow": gain}
+        results[name] = result
+        write_results("small", {name: results[name] for name in TABLES if name in results})
+        best = best_peer(result)
+        print(f"{name}: {result[best]['gain_of_flow']:+.3f} nats against {best}", flush=True)
     for name in arguments.tables if arguments.ensemble else ():
         if AVERAGE not in results[name] or arguments.again:
             results[name][AVERAGE] = average(TABLES[name]())
