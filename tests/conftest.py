@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +33,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
+
+# jax makes a context of MLIR for each program, a quarter of what a small one costs. Here a thread
+# uses one for as many.
+REUSED = 200
+new_context = mlir.make_ir_context
+contexts = threading.local()
+
+
+def used_context():
+    """The context of this thread, a new one after `REUSED` programs."""
+    if not getattr(contexts, "left", 0):
+        contexts.left, contexts.last = REUSED, new_context()
+    contexts.left -= 1
+    return contexts.last
+
+
+mlir.make_ir_context = used_context
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
