@@ -8,8 +8,8 @@ import numpy as np
 from jaxflow.cli.images import image_text
 from jaxflow.cli.record import IMAGES
 from jaxflow.cli.target_fit import target_text
-from jaxflow.cli.terminal import plural
 from jaxflow.io.card import ModelCard
+from jaxflow.runtime.text import plural
 
 
 def card_of(run: Path, record: dict[str, Any], solves: Any) -> ModelCard:

@@ -30,10 +30,11 @@ from jaxflow.cli.record import IMAGES, PLAN, check_numbers, refuse_options, trai
 from jaxflow.cli.run_directory import FLOW, read_finished
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows, read_rows
-from jaxflow.cli.terminal import note, plural, print_result
+from jaxflow.cli.terminal import note, print_result
 from jaxflow.data import finite_rows
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.extras import import_extra
+from jaxflow.runtime.text import plural
 from jaxflow.tables import check_table
 from jaxflow.tables.frames import read_cells
 

@@ -9,9 +9,10 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from jaxflow.cli.tables import errors_of
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.terminal import note
 from jaxflow.data import Table, check_rows, read_table, table_names
 from jaxflow.data.delimited import TEXT, is_number, text_column
+from jaxflow.runtime.text import plural
 from jaxflow.tables.cells import is_code
 from jaxflow.tables.spacing import is_whole
 

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from jaxflow import diagnostics, plotting
 from jaxflow.cli.outputs import render, write_bytes
 from jaxflow.cli.run_directory import HISTORY
-from jaxflow.cli.terminal import plural
 from jaxflow.data import read_table
 from jaxflow.diagnostics import Diagnosis
 from jaxflow.plotting.periods import places
+from jaxflow.runtime.text import plural
 
 # Limits of the pair plots.
 MAX_COLUMNS, MAX_ROWS = 6, 2000

@@ -13,8 +13,9 @@ from jaxflow.cli.new_rows import choose_rows, held_out_only
 from jaxflow.cli.record import run_split
 from jaxflow.cli.run_flow import load_flow
 from jaxflow.cli.tables import hash_rows
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.terminal import note
 from jaxflow.diagnostics import ImageCheck, check_images
+from jaxflow.runtime.text import plural
 
 # Images in a picture of the report, trajectories, and times of each.
 SHOWN, PATHS, TIMES = 64, 8, 9

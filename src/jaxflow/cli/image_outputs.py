@@ -12,9 +12,10 @@ from jaxflow.cli.classes import class_condition
 from jaxflow.cli.images import depth, read_for_run
 from jaxflow.cli.outputs import check_output, check_picture, open_table, write_picture
 from jaxflow.cli.run_flow import load_flow
-from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.terminal import print_facts
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.io.atomic import atomic_write
+from jaxflow.runtime.text import plural
 
 # Draws of noise and of probes for the errors of each image.
 DRAWS = 4

@@ -15,13 +15,14 @@ from jaxflow.cli.record import IMAGES, new_record
 from jaxflow.cli.run_directory import STATE
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import errors_of, hash_rows
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.terminal import note
 from jaxflow.cli.training import NewRun, finish, held_out_results, resumable
 from jaxflow.data import Images, read_images, split
 from jaxflow.data.images import PICTURES, holds_images
 from jaxflow.data.shards import RECORD as SHARDS
 from jaxflow.diagnostics import bits_per_dim
 from jaxflow.dynamics.convolutional import check_image
+from jaxflow.runtime.text import plural
 from jaxflow.training.fit_images import as_images
 
 # Held-out images that are scored after a fit.

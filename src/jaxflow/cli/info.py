@@ -9,8 +9,9 @@ from jaxflow.cli.options import Run
 from jaxflow.cli.record import IMAGES, is_diffusion, settings_of, trained_on_all
 from jaxflow.cli.run_directory import FLOW, STATE, check_run, read_finished, read_record
 from jaxflow.cli.target_fit import target_text
-from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.terminal import print_facts
 from jaxflow.io.checkpoint import load_extra
+from jaxflow.runtime.text import plural
 from jaxflow.training.comparison import nats
 from jaxflow.training.fit_images import WIDTH
 

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from jaxflow.cli.record import run_split, trained_on_all
 from jaxflow.cli.tables import hash_rows, read_rows
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.terminal import note
 from jaxflow.cli.training import beside_simple
+from jaxflow.runtime.text import plural
 from jaxflow.training.comparison import Comparison
 from jaxflow.transforms import Chain, Gaussianise, Standardise, Whiten
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from jaxflow.cli.record import IMAGES, is_diffusion
 from jaxflow.cli.run_directory import FLOW, MAP
-from jaxflow.cli.terminal import plural
 from jaxflow.diffusion import ClassifierFree, ProbabilityFlow, denoiser_of
 from jaxflow.dynamics import GuidedField
 from jaxflow.io.checkpoint import load
+from jaxflow.runtime.text import plural
 
 
 def check_flow_options(record: dict[str, Any], guidance: float | None, *, fast: bool) -> None:

@@ -28,10 +28,11 @@ from jaxflow.cli.processes import on_devices
 from jaxflow.cli.record import IMAGES, PLAN, is_diffusion, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow
-from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.terminal import print_facts
 from jaxflow.data import write_table
 from jaxflow.data.delimited import first_line
 from jaxflow.diffusion import SAMPLERS, draw
+from jaxflow.runtime.text import plural
 from jaxflow.tables.frames import read_cells, read_frame
 
 # Diffusion samplers are described by the first line of their docstring.

@@ -23,9 +23,10 @@ from jaxflow.cli.record import IMAGES, PLAN, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
-from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.terminal import print_facts
 from jaxflow.cli.unusual import Lowest, UnusualRow, unusual_in_table
 from jaxflow.diagnostics.solves import without_raising
+from jaxflow.runtime.text import plural
 from jaxflow.tables.frames import read_cells, read_frame
 
 # Rows read and scored at a time, and names of the columns of results.

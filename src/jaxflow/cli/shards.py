@@ -13,10 +13,11 @@ from jaxflow.cli.options import DropNan
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import join_names, split_names
-from jaxflow.cli.terminal import plural, print_facts
+from jaxflow.cli.terminal import print_facts
 from jaxflow.cli.training import NewRun, finish, note_proposal, train
 from jaxflow.data import Shards
 from jaxflow.data.permutation import shuffled
+from jaxflow.runtime.text import plural
 from jaxflow.training.defaults import scaling
 from jaxflow.training.stream import SAMPLE_ROWS, num_validation_rows
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxflow.cli.terminal import note, plural
+from jaxflow.cli.terminal import note
 from jaxflow.data import (
     check_rows,
     coarse_columns,
@@ -20,6 +20,7 @@ from jaxflow.data import (
     read_table,
     table_names,
 )
+from jaxflow.runtime.text import plural
 
 Values = Float[np.ndarray, "rows columns"]
 RowNumbers = Int[np.ndarray, " rows"]

@@ -1,6 +1,7 @@
 """`jaxflow fit FILE.py:NAME --objective reverse-kl`: fit a density known up to a constant."""
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -62,8 +63,9 @@ def fit_target(target: str, run: NewRun) -> dict[str, Any]:
         "draws": NUM_DRAWS,
         "effective": weighted.effective,
         "log_z": weighted.log_z,
-        "log_z_se": weighted.log_z_se,
-        "pareto_k": weighted.pareto_k,
+        "log_z_se": _finite(weighted.log_z_se),
+        "pareto_k": _finite(weighted.pareto_k),
+        "reliable": weighted.reliable,
         "undefined": weighted.undefined,
     }
     return finish(run, flow, history, results)
@@ -71,12 +73,21 @@ def fit_target(target: str, run: NewRun) -> dict[str, Any]:
 
 def target_text(record: dict[str, Any]) -> str:
     """Describe how well the flow matches its target, by importance sampling."""
-    k = record["pareto_k"]
-    warning = "" if k <= MAX_PARETO_K else f" above {MAX_PARETO_K}: unreliable, tails are missing"
+    k, se = record["pareto_k"], record["log_z_se"]
+    tail = "no Pareto k" if k is None else f"Pareto k {k:.2f}"
+    if k is not None and k > MAX_PARETO_K:
+        tail += f" above {MAX_PARETO_K}: unreliable, tails are missing"
+    elif not record.get("reliable", True):
+        tail += ": unreliable, too few samples have mass"
     return (
         f"{record['effective'] / record['draws']:.1%} of {record['draws']} samples effective, "
-        f"log Z {record['log_z']:.4f} +- {record['log_z_se']:.4f}, Pareto k {k:.2f}{warning}"
+        f"log Z {record['log_z']:.4f}{'' if se is None else f' +- {se:.4f}'}, {tail}"
     )
+
+
+def _finite(value: float) -> float | None:
+    """The number for JSON, None if it is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def _parse(target: str) -> tuple[Path, str]:

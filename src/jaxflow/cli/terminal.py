@@ -31,8 +31,3 @@ def print_facts(facts: dict[str, str], values: dict[str, Any]) -> None:
         f"{typer.style(label.ljust(width), bold=True)}  {text}" for label, text in facts.items()
     ]
     print_result("\n".join(lines), values)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxflow.diagnostics.findings import HEAD, Finding, Line, Part, Quantiles, as_table, plural
+from jaxflow.diagnostics.findings import HEAD, Finding, Line, Part, Quantiles, as_table
 from jaxflow.diagnostics.mass import Mass
 from jaxflow.diagnostics.normality import Normality
 from jaxflow.diagnostics.ranks import Ranks
@@ -16,6 +16,7 @@ from jaxflow.diagnostics.truth import Truth
 from jaxflow.diagnostics.two_sample import C2ST, MMD
 from jaxflow.diagnostics.uniformity import Uniformity
 from jaxflow.diagnostics.verdict import Verdict, verdict_lines
+from jaxflow.runtime.text import plural
 
 # Tests of fewer rows miss a Kolmogorov-Smirnov distance of 1/6 in a coordinate.
 WEAK = 200

@@ -112,11 +112,6 @@ def take(cond: Array | None, rows: np.ndarray) -> Array | None:
     return None if cond is None else cond[rows]
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def too_few(num: int, what: str = "pairs of row and sample") -> str:
     """Why so few rows are not tested."""
     return f"{num} {what} are too few to test; {LEAST} are needed"

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.diagnostics.findings import Finding, Line, p_value, plural, take, to_host, untestable
+from jaxflow.diagnostics.findings import Finding, Line, p_value, take, to_host, untestable
 from jaxflow.flows.flow import Flow
 from jaxflow.runtime.checks import finite_rows
+from jaxflow.runtime.text import plural
 
 
 class Ranks(NamedTuple):

@@ -14,7 +14,6 @@ from jaxflow.diagnostics.findings import (
     Quantiles,
     judge,
     list_rows,
-    plural,
     quantiles,
     take,
     to_host,
@@ -24,6 +23,7 @@ from jaxflow.flows.ensemble import Ensemble
 from jaxflow.flows.flow import Flow, score_rows
 from jaxflow.ode import Status
 from jaxflow.ode.status import MESSAGES
+from jaxflow.runtime.text import plural
 
 # Most rows that are solved again with a tighter tolerance.
 AGAIN = 256

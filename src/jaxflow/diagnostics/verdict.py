@@ -3,7 +3,8 @@
 import abc
 from collections.abc import Sequence
 
-from jaxflow.diagnostics.findings import Finding, plural
+from jaxflow.diagnostics.findings import Finding
+from jaxflow.runtime.text import plural
 
 _MARKS = {"good": "   ", "bad": "!! ", "unknown": "?? "}
 

@@ -27,7 +27,8 @@ class ImportanceSample(NamedTuple):
         effective: effective sample size `(sum w)^2 / sum w^2` of the raw weights, from 1 to n.
         log_z: `log mean(p / q)` of the raw weights, the log of the target's normalising constant,
             in nats.
-        log_z_se: standard error of `log_z`.
+        log_z_se: standard error of `log_z`; inf where `pareto_k` exceeds 0.7, since such weights
+            have no variance that a sample could show.
         pareto_k: shape of the tail of the positive weights. The estimates are reliable up to 0.7;
             the weights have a finite variance below 0.5. -inf if there is no tail, since the
             largest weight occurs many times; inf if the weights are too few to show one: fewer
@@ -133,7 +134,7 @@ def weigh(
         log_weights=smoothed,
         effective=effective,
         log_z=log_z,
-        log_z_se=log_z_se,
+        log_z_se=log_z_se if k <= RELIABLE else np.inf,
         pareto_k=k,
         undefined=float(undefined.mean()),
     )

@@ -13,7 +13,8 @@ from jaxflow.inference.likelihood import Likelihood
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.inference.settings import Settings
-from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows, listed
+from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
+from jaxflow.runtime.text import listed
 from jaxflow.training import History
 from jaxflow.training.from_encoder import fit_encoded
 from jaxflow.training.rows import checked_weights

@@ -8,8 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-# Most rows or columns that an error message lists.
-MAX_LISTED = 10
 # A column is coarse if rounding to float32 moves values by more than this share of their spread.
 _COARSE = 1e-3
 
@@ -243,9 +241,3 @@ def flat_rows(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
 def column_name(number: int, columns: Sequence[str] | None) -> str:
     """A column's name in quotes, or its number, for errors."""
     return str(number) if columns is None else f"{columns[number]!r}"
-
-
-def listed(items: list[str]) -> str:
-    """The first `MAX_LISTED` items and the number of the others, in words."""
-    more = len(items) - MAX_LISTED
-    return ", ".join(items[:MAX_LISTED]) + (f", ... ({more} more)" if more > 0 else "")

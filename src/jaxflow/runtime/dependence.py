@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from jaxflow.runtime.checks import MAX_LISTED, column_name, flat_rows, listed
+from jaxflow.runtime.checks import column_name, flat_rows
+from jaxflow.runtime.text import MAX_LISTED, listed
 
 # Columns whose residual on the others is a smaller share than this are examined further.
 _SUSPECT = 0.1

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.runtime.checks import listed
 from jaxflow.runtime.dependence import dependent_columns
+from jaxflow.runtime.text import listed
 from jaxflow.tables.labels import SHOWN
 from jaxflow.tables.laws import Labels, Law
 from jaxflow.tables.plan import Coded, Plan

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, judge, p_value, plural
+from jaxflow.diagnostics.findings import Finding, judge, p_value
 from jaxflow.diagnostics.posteriors.arguments import as_log_densities
 from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.runtime.checks import as_matrix, check_share
+from jaxflow.runtime.text import plural
 
 
 @dataclass(frozen=True, eq=False)

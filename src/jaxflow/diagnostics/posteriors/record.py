@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxflow.diagnostics.corrected import holm
-from jaxflow.diagnostics.findings import Finding, Line, as_table, judge, p_value, plural
+from jaxflow.diagnostics.findings import Finding, Line, as_table, judge, p_value
 from jaxflow.diagnostics.posteriors.uniform import band, counts_of, uniform_p
 from jaxflow.diagnostics.verdict import Verdict, verdict_lines
 from jaxflow.plotting.rank_curves import rank_curves
 from jaxflow.plotting.style import pyplot
+from jaxflow.runtime.text import plural
 
 HEAD = f"{'in 50 %':>8}{'in 90 %':>9}{'mean rank':>11}   p-value"
 
