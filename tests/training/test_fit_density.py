@@ -82,6 +82,14 @@ def test_ridge_and_kind_of_a_mixture():
         GaussianMixture.fit(x, 2, ridge=-1.0)
     with pytest.raises(ValueError, match="choose 'full' or 'diag'"):
         GaussianMixture.fit(x, 2, covariance="tied")
+    with pytest.raises(ValueError, match="components=61 must be at most 60"):
+        GaussianMixture.fit(x, 61)
+    with pytest.raises(ValueError, match="at most 30, the number of rows without one of"):
+        GaussianMixture.fit(x, 31, averaged=2)
+    with pytest.raises(ValueError, match="ridge=1e-200 is too small"):
+        GaussianMixture.fit(np.repeat(x[:, :1], 2, axis=1), 2, ridge=1e-200)
+    with pytest.raises(ValueError, match=r"give \(rows, dim\)"):
+        GaussianMixture.fit(x[:, 0], 2)
 
 
 def test_an_average_of_mixtures_is_a_mixture():

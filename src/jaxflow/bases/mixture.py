@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases.mixture_fit import fit_mixture
-from jaxflow.runtime.checks import check_columns, check_count, check_event
+from jaxflow.runtime.checks import as_matrix, check_columns, check_count, check_event
 from jaxflow.runtime.linear_algebra import solve_lower
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
@@ -107,14 +107,20 @@ class GaussianMixture(eqx.Module):
                 column is constant, `ridge` or `covariance` is not allowed, or `ridge` is so small
                 that a component's covariance is singular.
         """
+        values = as_matrix(x, "x", "rows, dim")
         check_columns(np.asarray(x))
-        components = check_count("components", components)
+        components, seed = check_count("components", components), check_count("seed", seed, 0)
         starts, averaged = check_count("starts", starts), check_count("averaged", averaged)
+        fewest = len(values) - (-(-len(values) // averaged) if averaged > 1 else 0)
+        if components > fewest:
+            raise ValueError(
+                f"components={components} must be at most {fewest}, the number of rows"
+                + (f" without one of averaged={averaged} shares" if averaged > 1 else "")
+            )
         if not 0 < ridge < float("inf"):
             raise ValueError(f"ridge={ridge} must be a positive number")
         if covariance not in ("full", "diag"):
             raise ValueError(f"covariance={covariance!r} is unknown; choose 'full' or 'diag'")
-        values = np.asarray(x, np.float64)
         settings = {"seed": seed, "starts": starts, "averaged": averaged}
         try:
             parts = fit_mixture(values, components, ridge, covariance, **settings)

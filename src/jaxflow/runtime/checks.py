@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from jaxflow.runtime.text import listed
+
 # A column is coarse if rounding to float32 moves values by more than this share of their spread.
 _COARSE = 1e-3
 
