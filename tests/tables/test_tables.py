@@ -42,7 +42,7 @@ def draw(n, seed=0):
 
 @pytest.fixture(scope="module")
 def table():
-    return fit_table(draw(N)[0], key=jax.random.key(0), steps=25)
+    return fit_table(draw(N)[0], key=jax.random.key(0), steps=25, width=16)
 
 
 def test_the_density_is_near_the_truth(table):
@@ -154,7 +154,7 @@ def test_numbers_that_the_precision_takes_for_a_limit_are_named(key):
     rng = np.random.default_rng(0)
     frame = {"share": rng.beta(2.0, 2.0, 100), "x": rng.normal(size=100)}
     with jax.enable_x64(False):
-        table = fit_table(frame, key=key, steps=1, max_seconds=1e-3)
+        table = fit_table(frame, key=key, steps=1, width=4, depth=1, max_seconds=1e-3)
         for name, cell in (("share", 1e-300), ("x", 1e39)):
             row = {"share": [0.5], "x": [0.1]} | {name: [cell]}
             words = f"column '{name}' has {cell} in row 0: float32 takes it for a limit or"
