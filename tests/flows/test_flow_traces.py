@@ -49,8 +49,13 @@ def estimators(shape) -> dict[str, Any]:
 
 
 NAMES = list(estimators((6,)))
-# Its path is that of "rademacher", where nothing depends on the law of the probes.
-BUT_GAUSSIAN = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gaussian")) for n in NAMES]
+
+
+def slow_but(*names):
+    """Parametrise by all stochastic traces; those that are not named are slow."""
+    marks = {name: () if name in names else pytest.mark.slow for name in NAMES}
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks[n]) for n in NAMES])
+
 
 # --- estimates ---
 
@@ -75,14 +80,12 @@ def check_unbiased(trace):
     assert (other - value).std() == pytest.approx(2**0.5 * spread, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "rademacher")) for n in NAMES]
-)
+@slow_but("gaussian", "orthogonal", "hutch++", "xtrace")
 def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
     check_unbiased(estimators((2, 3))[name])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow_but("rademacher", "hutch++", "xtrace")
 def test_samples_come_with_the_estimate_of_their_log_density(name):
     flow = swirling((6,), estimators((6,))[name])
     x, log_p = flow.sample_and_log_prob(KEY, 2000)
@@ -103,7 +106,7 @@ def test_probes_that_span_the_space_are_exact(trace):
     np.testing.assert_allclose(error, 0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", BUT_GAUSSIAN)
+@slow_but("rademacher", "hutch++", "xtrace")
 def test_a_skew_jacobian_leaves_no_error(name):
     a = jax.random.normal(KEY, (6, 6))
     trace = estimators((6,))[name]
@@ -294,7 +297,7 @@ def test_a_sketch_from_the_flow_itself_lowers_the_error():
     assert errors["HutchPlusPlus"] < 0.7 * errors["Hutchinson"]
 
 
-@pytest.mark.parametrize("name", BUT_GAUSSIAN)
+@slow_but("rademacher", "orthogonal", "hutch++", "xtrace")
 def test_float32_stays_float32_and_close(name):
     narrow = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)  # noqa: E731
     flow = swirling((6,), narrow(estimators((6,))[name]))
