@@ -42,7 +42,7 @@ def draw(n, seed=0):
 
 @pytest.fixture(scope="module")
 def table():
-    return fit_table(draw(N)[0], key=jax.random.key(0), steps=25, width=16)
+    return fit_table(draw(N)[0], key=jax.random.key(0), steps=25, width=16, depth=1)
 
 
 def test_the_density_is_near_the_truth(table):
