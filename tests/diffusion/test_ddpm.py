@@ -45,28 +45,36 @@ def test_betas_give_ddpms_transition_and_posterior():
 @each_schedule
 def test_posterior_is_bayes(schedule):
     # log q(x_u | x_s) + log q(x_s | x_0) as a quadratic in x_s.
-    a, b = transition(schedule, EARLY, LATE)
-    x, x0 = jnp.asarray([0.2]), jnp.asarray([1.0])
-    mean, variance = posterior(schedule, EARLY, LATE, x, x0)
-    alpha, sigma = schedule.alpha(EARLY), schedule.sigma(EARLY)
+    @jax.jit
+    def found(x, x0):
+        both = transition(schedule, EARLY, LATE), posterior(schedule, EARLY, LATE, x, x0)
+        return *both, (schedule.alpha(EARLY), schedule.sigma(EARLY), schedule.sigma(LATE))
+
+    x, x0 = np.asarray([0.2]), np.asarray([1.0])
+    (a, b), (mean, variance), scales = jax.tree.map(np.asarray, found(x, x0))
+    alpha, sigma, late = scales
     precision = a**2 / b + 1 / sigma**2
     np.testing.assert_allclose(variance, 1 / precision, rtol=1e-8)
     np.testing.assert_allclose(mean, (a * x / b + alpha * x0 / sigma**2) / precision, rtol=1e-8)
     # And the chain's marginal is the schedule's: sigma_u^2 = a^2 sigma_s^2 + b.
-    np.testing.assert_allclose(a**2 * sigma**2 + b, schedule.sigma(LATE) ** 2, rtol=1e-10)
+    np.testing.assert_allclose(a**2 * sigma**2 + b, late**2, rtol=1e-10)
 
 
 @each_schedule
 def test_four_ways_to_write_one_loss(schedule):
-    x0, noise = jnp.asarray([1.0, -0.2, 0.3]), jnp.asarray([0.5, -0.7, 1.9])
-    x = schedule.alpha(LATE) * x0 + schedule.sigma(LATE) * noise
-    losses = [
-        step_loss(schedule, EARLY, LATE, x, noise, noise + 0.3, form)
-        for form in ("mean", "noise", "score", "snr")
-    ]
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-7)
+    @jax.jit
+    def losses_of(x0, noise):
+        x = schedule.alpha(LATE) * x0 + schedule.sigma(LATE) * noise
+        return [
+            step_loss(schedule, EARLY, LATE, x, noise, noise + 0.3, form)
+            for form in ("mean", "noise", "score", "snr")
+        ]
+
+    noise = jnp.asarray([0.5, -0.7, 1.9])
+    losses = losses_of(jnp.asarray([1.0, -0.2, 0.3]), noise)
+    np.testing.assert_allclose(losses, np.full(4, losses[0]), rtol=1e-7)
     with pytest.raises(ValueError, match="form='eps' is unknown"):
-        step_loss(schedule, EARLY, LATE, x, noise, noise, "eps")
+        step_loss(schedule, EARLY, LATE, noise, noise, noise, "eps")
 
 
 def test_the_weight_of_a_score_is_beta_squared_over_twice_the_variance_and_alpha():
@@ -126,16 +134,17 @@ class Chain:
 
 def replayed(key, n, steps, dtype=float):
     """The start and the noise of `draw(flow, key, n)` in one dimension: (n,), (steps, n)."""
-    keys = jax.random.split(key, n)
-    start = jax.vmap(lambda key: jax.random.normal(key, (1,), dtype))(keys)
-    streams = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
-    def noise(i):
-        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), (1,), dtype))(
-            streams
-        )
+    @jax.jit
+    @jax.vmap
+    def numbers(key):
+        stream = jax.random.fold_in(key, 1)
+        keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(jnp.arange(steps))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (1,), dtype))(keys)
+        return jax.random.normal(key, (1,), dtype)[0], noise[:, 0]
 
-    return np.asarray(start)[:, 0], np.asarray(jax.vmap(noise)(jnp.arange(steps)))[..., 0]
+    start, noise = numbers(jax.random.split(key, n))
+    return np.asarray(start), np.asarray(noise).T
 
 
 each_variance = pytest.mark.parametrize(
@@ -163,19 +172,23 @@ def test_mean_and_variance_of_ddpms_chain_by_their_recursion(variance, key):
         move = Move(denoiser.noise, schedule, i / T, (i - 1) / T, key)
         return Ancestral(variance).step(move, x, ())[0][0]
 
-    steps = jnp.arange(2.0, T + 1)
-    grid = jax.vmap(jax.vmap(jax.vmap(step, (None, None, 0)), (None, 0, None)), (0, None, None))
-    (zero, one), other = jnp.moveaxis(grid(steps, keys, jnp.asarray([[0.0], [1.0]])), 0, -1)
-    z, z_other = jax.vmap(lambda key: jax.random.normal(key, (1,))[0])(keys)
+    @jax.jit
+    def known(steps, keys, x):
+        grid = jax.vmap(jax.vmap(step, (None, None, 0)), (None, 0, None))
+        # The last step is the prediction of the data.
+        last = jax.vmap(lambda x: denoiser.data(jnp.asarray(1 / T), x)[0])(x)
+        z = jax.vmap(lambda key: jax.random.normal(key, (1,))[0])(keys)
+        return jax.vmap(grid, (0, None, None))(steps, keys, x), z, last
+
+    results = known(jnp.arange(2.0, T + 1), keys, jnp.asarray([[0.0], [1.0]]))
+    steps, (z, z_other), (start, total) = jax.tree.map(np.asarray, results)
+    (zero, one), other = np.moveaxis(steps, 0, -1)
     sigma = (zero - other[0]) / (z - z_other)
     factor, shift = one - zero, zero - sigma * z
     mean, var = 0.0, 1.0
     for i in reversed(range(T - 1)):
         mean, var = factor[i] * mean + shift[i], factor[i] ** 2 * var + sigma[i] ** 2
-    # The last step is the prediction of the data.
-    first = jnp.asarray(1 / T)
-    shift, total = (denoiser.data(first, jnp.full(1, value))[0] for value in (0.0, 1.0))
-    mean, var = (total - shift) * mean + shift, (total - shift) ** 2 * var
+    mean, var = (total - start) * mean + start, (total - start) ** 2 * var
     np.testing.assert_allclose([mean, var], chain.moments(), rtol=0, atol=1e-12)
 
 
@@ -202,13 +215,18 @@ def test_bound_of_gaussian_data_term_by_term(schedule, key):
         alpha, _, std = moments(schedule, s)
         return 2 * alpha**2 * STD**2 / std**2
 
-    snr = jnp.exp(jax.vmap(schedule.log_snr)(times))
-    in_data = jax.vmap(error)(times) / snr
-    steps = float(jnp.sum(0.5 * (snr[:-1] - snr[1:]) * in_data[1:]))
-    first = float(0.5 * error(times[0]) + jnp.log(2 * jnp.pi / snr[0]))
-    alpha, sigma, std = moments(schedule, times[-1])
+    @jax.jit
+    def known(times):
+        each = jax.vmap(schedule.log_snr)(times), jax.vmap(error)(times)
+        return *each, moments(schedule, times[-1])
+
+    log_snr, errors, scales = jax.tree.map(np.asarray, known(times))
+    snr = np.exp(log_snr)
+    steps = float(np.sum(0.5 * (snr[:-1] - snr[1:]) * errors[1:] / snr[1:]))
+    first = float(0.5 * errors[0] + np.log(2 * np.pi / snr[0]))
+    alpha, sigma, std = scales
     ratio = sigma**2 / std**2
-    last = ratio - 1 - jnp.log(ratio) + alpha**2 * (MEAN**2 + STD**2) / std**2
+    last = ratio - 1 - np.log(ratio) + alpha**2 * (MEAN**2 + STD**2) / std**2
     assert float(bound.first.mean()) == pytest.approx(first, abs=0.06)
     assert float(bound.steps.mean()) == pytest.approx(steps, rel=0.03)
     assert float(bound.last.mean()) == pytest.approx(float(last), rel=0.05, abs=1e-4)

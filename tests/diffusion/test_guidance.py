@@ -106,8 +106,8 @@ def test_guided_samples_are_of_their_class(guide, key):
     guided = ClassifierFree(Classes(), 2.0) if free else Guided(Classes(), class_log_prob, 2.0)
     flow = as_flow(guided, 2)
     x = draw(flow, key, 1000, SECOND, num_steps=20)
-    logs = jax.vmap(lambda x: log_joint(jnp.asarray(SCHEDULE.start), x)[0])(x)
-    assert float(jnp.mean(jnp.argmax(logs, axis=1) == 1)) >= 0.99
+    logs = jax.jit(jax.vmap(lambda x: log_joint(jnp.asarray(SCHEDULE.start), x)[0]))(x)
+    assert np.mean(np.argmax(logs, axis=1) == 1) >= 0.99
 
 
 @pytest.mark.slow
@@ -144,9 +144,10 @@ def test_an_exact_posterior_by_a_guide_of_your_own(key):
 def test_inpainting_meets_the_measurement(key):
     guide = measurement_guide(Classes(), lambda x: x[:1], jnp.asarray([1.0]), 0.05)
     x = draw(as_flow(Guided(Classes(), guide, 1.0), 2), key, 500, num_steps=60)
-    assert float(jnp.abs(x[:, 0] - 1.0).mean()) < 0.1
+    x = np.asarray(x)
+    assert np.abs(x[:, 0] - 1.0).mean() < 0.1
     # What was not measured is near its conditional, here the second class' spread.
-    assert float(jnp.abs(x[:, 1]).mean()) < 0.6
+    assert np.abs(x[:, 1]).mean() < 0.6
     with pytest.raises(ValueError, match=r"noise=-1.0"):
         measurement_guide(Classes(), lambda x: x[:1], jnp.asarray([1.0]), -1.0)
     with pytest.raises(TypeError, match="operator=2 must be a function"):

@@ -25,36 +25,46 @@ from jaxflow.flows.cnf import CNF
 
 S = jnp.asarray(0.37)
 X = jnp.asarray([0.3, -1.1])
+PAIRS = list(itertools.product(PREDICTIONS, repeat=2))
 
 
 @each_schedule
 def test_every_conversion_is_the_true_combination(schedule):
-    data, noise = jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2])
-    x = schedule.alpha(S) * data + schedule.sigma(S) * noise
-    values = {}
-    for name in PREDICTIONS:
-        p, q = shares(name, schedule, S)
-        values[name] = p * data + q * noise
-    for given, to in itertools.product(PREDICTIONS, repeat=2):
-        found = convert(values[given], x, S, schedule, given=given, to=to)
+    @jax.jit
+    def conversions(data, noise):
+        x = schedule.alpha(S) * data + schedule.sigma(S) * noise
+        values = {}
+        for name in PREDICTIONS:
+            p, q = shares(name, schedule, S)
+            values[name] = p * data + q * noise
+        pairs = [convert(values[a], x, S, schedule, given=a, to=b) for a, b in PAIRS]
+        return values, pairs
+
+    values, pairs = conversions(jnp.asarray([0.3, -1.0]), jnp.asarray([0.7, 0.2]))
+    for (_, to), found in zip(PAIRS, pairs, strict=True):
         np.testing.assert_allclose(found, values[to], rtol=1e-9, atol=1e-12)
 
 
 @each_schedule
 def test_gaussian_data_in_closed_form(schedule):
-    alpha, sigma, std = moments(schedule, S)
-    denoiser = Known(schedule)
-    score = -(X - alpha * MEAN) / std**2
-    np.testing.assert_allclose(denoiser.score(S, X), score, rtol=1e-9)
-    np.testing.assert_allclose(denoiser.noise(S, X), -sigma * score, rtol=1e-9)
-    data = MEAN + alpha * STD**2 / std**2 * (X - alpha * MEAN)
-    np.testing.assert_allclose(denoiser.data(S, X), data, rtol=1e-9)
-    r = jnp.hypot(alpha, sigma)
-    velocity = (alpha * -sigma * score - sigma * data) / r
-    mixture = GaussianMixture(jnp.ones(1), jnp.full((1, 2), MEAN), STD * jnp.eye(2)[None])
-    by_mixture = eqx.filter_jit(KnownDenoiser(mixture, schedule).noise)
-    np.testing.assert_allclose(by_mixture(S, X), -sigma * score, rtol=1e-9)
-    np.testing.assert_allclose(denoiser.predict("velocity", S, X), velocity, rtol=1e-9)
+    mixture = GaussianMixture(np.ones(1), np.full((1, 2), MEAN), STD * np.eye(2)[None])
+
+    @eqx.filter_jit
+    def predictions(by_mixture, x):
+        known = Known(schedule)
+        found = known.score(S, x), known.noise(S, x), known.data(S, x)
+        found += known.predict("velocity", S, x), by_mixture.noise(S, x)
+        return moments(schedule, S), found
+
+    results = predictions(KnownDenoiser(mixture, schedule), X)
+    (alpha, sigma, std), found = jax.tree.map(np.asarray, results)
+    x = np.asarray(X)
+    score = -(x - alpha * MEAN) / std**2
+    data = MEAN + alpha * STD**2 / std**2 * (x - alpha * MEAN)
+    velocity = (alpha * -sigma * score - sigma * data) / np.hypot(alpha, sigma)
+    expected = score, -sigma * score, data, velocity, -sigma * score
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_only_ratios_of_weights_count():
@@ -63,7 +73,8 @@ def test_only_ratios_of_weights_count():
         KnownDenoiser(GaussianMixture(jnp.full(2, each), means, factors), schedule)
         for each in (0.5, 1.0)
     )
-    np.testing.assert_allclose(other.log_prob(S, X), one.log_prob(S, X), rtol=1e-12)
+    log_prob = eqx.filter_jit(lambda denoiser: denoiser.log_prob(S, X))
+    np.testing.assert_allclose(log_prob(other), log_prob(one), rtol=1e-12)
 
 
 def test_the_flow_prediction_is_the_target_of_flow_matching():
@@ -80,23 +91,29 @@ def test_the_flow_prediction_is_the_target_of_flow_matching():
 def test_a_network_outputs_its_prediction(prediction):
     schedule = SCHEDULES["variance preserving"]
     network = MLP(2, width=8, depth=1, key=jax.random.key(0))
-    denoiser = Denoiser(network, schedule, prediction=prediction)
-    alpha, sigma = schedule.alpha(S), schedule.sigma(S)
-    raw = network(jnp.log(sigma / alpha) / 4, X / jnp.hypot(alpha, sigma))
-    np.testing.assert_allclose(denoiser.predict(prediction, S, X), raw, rtol=1e-9)
+
+    @eqx.filter_jit
+    def outputs(denoiser, x):
+        alpha, sigma = schedule.alpha(S), schedule.sigma(S)
+        raw = denoiser.network(jnp.log(sigma / alpha) / 4, x / jnp.hypot(alpha, sigma))
+        exact = denoiser.noise(S, x), jnp.trace(jax.jacfwd(lambda x: denoiser.noise(S, x))(x))
+        closed = denoiser.prepare().noise_with_trace(S, x)
+        return denoiser.predict(prediction, S, x), raw, closed, exact
+
+    found, raw, closed, exact = outputs(Denoiser(network, schedule, prediction=prediction), X)
+    np.testing.assert_allclose(found, raw, rtol=1e-9)
     # The closed form of its trace is the trace of what it is.
-    noise, trace = denoiser.prepare().noise_with_trace(S, X)
-    np.testing.assert_allclose(noise, denoiser.noise(S, X), rtol=1e-12)
-    exact = jnp.trace(jax.jacfwd(lambda x: denoiser.noise(S, x))(X))
-    np.testing.assert_allclose(trace, exact, rtol=1e-9)
+    np.testing.assert_allclose(closed[0], exact[0], rtol=1e-12)
+    np.testing.assert_allclose(closed[1], exact[1], rtol=1e-9)
 
 
 def test_times_beyond_the_span_are_its_ends():
     denoiser = Known(SCHEDULES["variance preserving"])
+    score = jax.jit(lambda s: denoiser.score(s, X))
     for outside, end in ((0.0, 1e-3), (1.2, 1.0)):
-        found = denoiser.score(jnp.asarray(outside), X)
-        assert bool(jnp.all(jnp.isfinite(found)))
-        np.testing.assert_array_equal(found, denoiser.score(jnp.asarray(end), X))
+        found = score(jnp.asarray(outside))
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, score(jnp.asarray(end)))
 
 
 def test_a_flow_matching_field_is_a_denoiser():
@@ -109,13 +126,15 @@ def test_a_flow_matching_field_is_a_denoiser():
     flow = CNF(field, StandardNormal((2,)))
     schedule = SCHEDULES["straight"]
     read = denoiser_of(from_flow(flow))
-    np.testing.assert_allclose(read.score(S, X), Known(schedule).score(S, X), rtol=1e-9)
+    scores = jax.jit(lambda x: (read.score(S, x), Known(schedule).score(S, x)))(X)
+    np.testing.assert_allclose(*scores, rtol=1e-9)
     # And back: the probability flow is the field, on the schedule's span.
     back = from_flow(flow).field
-    t = jnp.asarray(0.63)
+    t = 0.63
     s = schedule.end + t * (schedule.start - schedule.end)
     span = schedule.end - schedule.start
-    np.testing.assert_allclose(back(t, X), span * field(1 - s, X), rtol=1e-9)
+    there = jax.jit(back)(jnp.asarray(t), X)
+    np.testing.assert_allclose(there, span * field(1 - s, np.asarray(X)), rtol=1e-9)
     with pytest.raises(ValueError, match=r"must be StandardNormal\(\(2,\)\), the noise"):
         from_flow(CNF(field, DiagonalNormal(jnp.zeros(2), jnp.full(2, 2.0))))
     with pytest.raises(TypeError, match="flow=function must be a CNF"):

@@ -25,29 +25,37 @@ from jaxflow.dynamics import Linear
 def test_rates_carry_the_moments(schedule):
     # d alpha = f alpha and d sigma^2 = 2 f sigma^2 + g^2, against central differences.
     # Away from the ends, and from the kinks of a table of betas.
-    s = jnp.asarray([0.203, 0.503, 0.903])
     h = 1e-6
+
+    @jax.jit
+    @jax.vmap
+    def values(s):
+        names = ("alpha", "variance", "drift", "diffusion_squared")
+        return {name: getattr(schedule, name)(s) for name in names}
+
+    found = values(jnp.asarray([0.203, 0.503, 0.903, 0.503 - h, 0.503 + h]))
+    found = jax.tree.map(np.asarray, found)
+    at = {name: value[1] for name, value in found.items()}
     for name, wanted in (
-        ("alpha", schedule.drift(s[1]) * schedule.alpha(s[1])),
-        (
-            "variance",
-            2 * schedule.drift(s[1]) * schedule.variance(s[1]) + schedule.diffusion_squared(s[1]),
-        ),
+        ("alpha", at["drift"] * at["alpha"]),
+        ("variance", 2 * at["drift"] * at["variance"] + at["diffusion_squared"]),
     ):
-        f = getattr(schedule, name)
-        slope = (f(s[1] + h) - f(s[1] - h)) / (2 * h)
+        slope = (found[name][4] - found[name][3]) / (2 * h)
         np.testing.assert_allclose(slope, wanted, rtol=1e-7)
-    assert bool(jnp.all(jax.vmap(schedule.diffusion_squared)(s) > 0))
+    assert (found["diffusion_squared"][:3] > 0).all()
 
 
 @each_schedule
 def test_finite_at_both_ends_in_either_precision(schedule):
+    @jax.jit
+    def values(time):
+        names = ("alpha", "sigma", "log_snr", "drift", "diffusion_squared")
+        return [getattr(schedule, name)(time) for name in names]
+
     for dtype in (jnp.float32, jnp.float64):
         for s in (schedule.start, schedule.end):
-            time = jnp.asarray(s, dtype)
-            names = ("alpha", "sigma", "log_snr", "drift", "diffusion_squared")
-            values = [getattr(schedule, name)(time) for name in names]
-            assert all(v.dtype == dtype and bool(jnp.isfinite(v)) for v in values)
+            found = values(jnp.asarray(s, dtype))
+            assert all(v.dtype == dtype and np.isfinite(v) for v in found)
 
 
 @each_schedule
@@ -107,7 +115,7 @@ def test_times_fall_from_the_end_to_the_start(spacing):
     assert (times[0], times[-1]) == (1.0, 0.0)
     assert (np.diff(times) < 0).all()
     if spacing == "karras":
-        roots = np.asarray(jax.vmap(schedule.sigma)(jnp.asarray(times))) ** (1 / 7)
+        roots = np.asarray(jax.jit(jax.vmap(schedule.sigma))(times)) ** (1 / 7)
         np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-6)
     with pytest.raises(ValueError, match="'even' is unknown; choose one of"):
         times_of(schedule, 20, "even")

@@ -144,7 +144,7 @@ def test_transforms_are_part_of_the_density(transform):
     flow = dataclasses.replace(FLOW, transform=transform.fit(data))
     x = jnp.asarray(data[:3])
     jacobian = jax.jit(jax.jacfwd(lambda x: flow.encode(x)))(x[0])
-    _, log_det = jnp.linalg.slogdet(jacobian)
+    _, log_det = np.linalg.slogdet(jacobian)
     expected = flow.base.log_prob(flow.encode(x)[0]) + log_det
     assert float(flow.log_prob(x)[0]) == pytest.approx(float(expected), abs=1e-5)
     np.testing.assert_allclose(flow.decode(flow.encode(x)), x, rtol=1e-6)
@@ -170,7 +170,7 @@ def test_training_leaves_base_and_transform_alone():
 
 def test_the_wider_precision_of_data_and_model_is_kept():
     single = jax.tree.map(lambda w: w.astype(jnp.float32), FIELD)
-    narrow = CNF(single, StandardNormal(3), ode_eval=ODE(rtol=1e-5, atol=1e-5))
+    narrow = CNF(single, StandardNormal(3), ode_eval=ODE(solver="rk4", num_steps=8))
     x = X.astype(jnp.float32)
     exact = FLOW.log_prob(X)
     for flow, data, dtype in (
@@ -196,7 +196,7 @@ def test_training_takes_the_training_settings():
     assert stats is not None
     assert int(stats.num_evals) == 3
     # Back from 1 to 0 in three Euler steps: x grows by (4/3)^3, log p by the trace 5.
-    z = jnp.ones(5) * (4 / 3) ** 3
+    z = jnp.asarray(np.full(5, (4 / 3) ** 3))
     np.testing.assert_allclose(log_p, flow.base.log_prob(z) + 5, rtol=1e-12)
 
 
@@ -209,8 +209,9 @@ def test_jit_vmap_and_grad_of_log_prob():
     np.testing.assert_allclose(eqx.filter_jit(FLOW.log_prob)(X), expected, rtol=1e-12)
     np.testing.assert_allclose(jax.vmap(FLOW.log_prob)(X), expected, atol=1e-6)
     score = jax.grad(FLOW.log_prob)(X[0])
-    step = 1e-4 * jnp.eye(3)
-    ends = FLOW.log_prob(X[:1] + step), FLOW.log_prob(X[:1] - step)
+    # Four rows, as above: the program is compiled already.
+    x, step = np.asarray(X[:1]), 1e-4 * np.eye(4, 3)
+    ends = [np.asarray(FLOW.log_prob(x + each))[:3] for each in (step, -step)]
     np.testing.assert_allclose(score, (ends[0] - ends[1]) / 2e-4, atol=1e-3)
 
 
@@ -251,6 +252,7 @@ def test_a_field_without_arrays_can_be_sampled():
     assert drawn.shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_steps_may_be_set_by_dt():
     by_dt = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", dt=0.25)).log_prob(X)
     by_number = dataclasses.replace(FLOW, ode_eval=ODE(solver="rk4", num_steps=4)).log_prob(X)
@@ -330,9 +332,8 @@ def test_no_rows_give_no_answers():
 
 
 def test_a_solve_that_fails_raises_or_gives_nan():
-    flow = dataclasses.replace(
-        FLOW, ode_eval=ODE(solver="bosh3", rtol=1e-9, atol=1e-9, max_steps=2)
-    )
+    ode = ODE(solver="bosh3", rtol=1e-9, atol=1e-9, max_steps=2)
+    flow = CNF(Shrink(), StandardNormal(3), ode_eval=ode)
     key = jax.random.key(0)
     with pytest.raises(SolveError, match=r"log_prob failed in row 0 \(and 3 more\) at t = 0\.\d"):
         flow.log_prob(X)

@@ -13,7 +13,7 @@ from jaxflow.transforms import Standardise
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)
-FIXED = ODE(solver="rk4", num_steps=40, gradient="direct")
+FIXED = ODE(solver="rk4", num_steps=16, gradient="direct")
 
 
 def fields(cond_dim=0):
@@ -44,14 +44,14 @@ def test_the_log_density_is_that_of_the_dense_jacobian(flow, x):
         return z, z
 
     jacobian, z = jax.jit(jax.jacfwd(encode, has_aux=True))(x[0].reshape(16))
-    assert float(jnp.abs(jacobian - jnp.diag(jnp.diag(jacobian))).max()) > 0.1
-    expected = flow.base.log_prob(z.reshape(SHAPE)) + jnp.linalg.slogdet(jacobian)[1]
+    assert np.abs(jacobian - np.diag(np.diag(jacobian))).max() > 0.1
+    expected = flow.base.log_prob(z.reshape(SHAPE)) + np.linalg.slogdet(jacobian)[1]
     assert float(flow.log_prob(x)[0]) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_encode_and_decode_undo_each_other(flow, x):
     z = flow.encode(x)
-    assert float(jnp.max(jnp.abs(z - x))) > 1e-2
+    assert np.max(np.abs(np.asarray(z) - x)) > 1e-2
     np.testing.assert_allclose(flow.decode(z), x, atol=1e-7)
 
 

@@ -229,7 +229,7 @@ def test_skewed_entries_get_logarithms_and_outliers_little_weight():
     counts = rng.poisson(np.exp(2 * rng.normal(size=5000))).astype(float)
     scaling = RobustScaling.fit(np.c_[x, counts])
     assert scaling.is_log.tolist() == [True, False, True]
-    z = np.asarray(jax.vmap(scaling)(jnp.asarray(np.c_[x, counts])))
+    z = np.asarray(jax.jit(jax.vmap(scaling))(np.c_[x, counts]))
     assert np.isfinite(z).all()
     assert_allclose(z[:, :2].mean(axis=0), 0, atol=0.01)
     far = scaling(jnp.asarray([1.0, 1e6, 0.0]))

@@ -18,6 +18,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer import HMC, MCMC
 from numpyro.infer.util import log_density
 from scipy.linalg import expm
+from scipy.stats import multivariate_normal
 
 import jaxflow
 import jaxflow.interop.numpyro as module
@@ -92,14 +93,13 @@ def test_shapes_and_support():
 
 def test_the_density_is_the_flows():
     expected = FLOW.log_prob(X)
-    exact = dist.MultivariateNormal(jnp.zeros(2), gaussian()).log_prob(X)
+    exact = multivariate_normal(np.zeros(2), gaussian()).logpdf(X)
     d = FlowDistribution(FLOW)
     np.testing.assert_allclose(d.log_prob(X), expected, rtol=1e-12)
     np.testing.assert_allclose(d.log_prob(X), exact, atol=1e-7)
-    many = jnp.tile(X, (40, 1)).reshape(20, 10, 2)
-    np.testing.assert_allclose(
-        d.log_prob(many).reshape(40, 5), jnp.tile(exact, (40, 1)), atol=1e-7
-    )
+    many = np.tile(X, (40, 1)).reshape(20, 10, 2)
+    found = np.reshape(d.log_prob(many), (40, 5))
+    np.testing.assert_allclose(found, np.tile(exact, (40, 1)), atol=1e-7)
     score = -np.linalg.solve(gaussian(), X[0])
     np.testing.assert_allclose(jax.jit(jax.grad(d.log_prob))(X[0]), score, atol=1e-6)
 
@@ -111,11 +111,10 @@ def test_adaptive_steps_are_each_rows_own():
 
 def test_conditions_broadcast():
     d = FlowDistribution(CONDITIONED, COND)
-    table = jnp.stack(
-        [CONDITIONED.log_prob(x, COND) for x in jnp.broadcast_to(X[:, None], (5, 5, 2))]
-    )
+    rows = np.broadcast_to(np.asarray(X)[:, None], (5, 5, 2))
+    table = np.stack([CONDITIONED.log_prob(x, COND) for x in rows])
     np.testing.assert_allclose(d.log_prob(X[:, None]), table, rtol=1e-10)
-    np.testing.assert_allclose(d.log_prob(X), jnp.diagonal(table), rtol=1e-10)
+    np.testing.assert_allclose(d.log_prob(X), np.diagonal(table), rtol=1e-10)
     np.testing.assert_allclose(d.log_prob(X[0]), table[0], rtol=1e-10)
     one = FlowDistribution(CONDITIONED, COND[1])
     np.testing.assert_allclose(one.log_prob(X), table[:, 1], rtol=1e-10)
@@ -178,7 +177,8 @@ def test_as_likelihood_in_plates_and_scans():
         scan(step, jnp.zeros(3), x)
 
     value, _ = log_density(chain, (X,), {}, {})
-    before = jnp.zeros((5, 3)).at[1:, :2].set(X[:-1])
+    before = np.zeros((5, 3))
+    before[1:, :2] = X[:-1]
     assert float(value) == pytest.approx(float(CONDITIONED.log_prob(X, before).sum()), rel=1e-10)
 
 

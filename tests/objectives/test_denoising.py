@@ -34,23 +34,29 @@ def test_the_loss_of_exact_denoisers_is_what_noise_leaves_open(key):
     # E |e - E[e | x]|^2 an entry is alpha^2 STD^2 / (alpha^2 STD^2 + sigma^2), a mean over times.
     flow = as_flow(Known(SCHEDULE), 2)
     x = MEAN + STD * jax.random.normal(key, (20_000, 2))
-    loss, metrics = Denoising(weight=simple)(flow, x, None, key)
-    s = jnp.linspace(SCHEDULE.start, 1, 2001)
-    alpha, sigma = jax.vmap(SCHEDULE.alpha)(s), jax.vmap(SCHEDULE.sigma)(s)
-    left = jnp.mean(2 * alpha**2 * STD**2 / (alpha**2 * STD**2 + sigma**2))
+    loss, metrics = jax.jit(lambda x: Denoising(weight=simple)(flow, x, None, key))(x)
+    scales = jax.jit(jax.vmap(lambda s: (SCHEDULE.alpha(s), SCHEDULE.sigma(s))))
+    alpha, sigma = map(np.asarray, scales(np.linspace(SCHEDULE.start, 1, 2001)))
+    left = np.mean(2 * alpha**2 * STD**2 / (alpha**2 * STD**2 + sigma**2))
     np.testing.assert_allclose(loss, left, rtol=0.05)
     assert loss == metrics["noise"]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 def test_weights(schedule):
-    s, h = jnp.asarray(0.503), 1e-5
-    assert float(simple(schedule, s)) == 1
+    h = 1e-5
+
+    @jax.jit
+    def values(s):
+        weights = [weight(schedule, s) for weight in (simple, balanced, likelihood_weight)]
+        slope = (schedule.log_snr(s + h) - schedule.log_snr(s - h)) / (2 * h)
+        return weights, (schedule.alpha(s), schedule.sigma(s)), slope
+
+    (one, even, likely), (alpha, sigma), slope = jax.tree.map(float, values(jnp.asarray(0.503)))
+    assert one == 1
     # The velocity's error is that of the noise over alpha / sqrt(alpha^2 + sigma^2).
-    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
-    np.testing.assert_allclose(balanced(schedule, s), (alpha**2 + sigma**2) / alpha**2, rtol=1e-9)
-    slope = (schedule.log_snr(s + h) - schedule.log_snr(s - h)) / (2 * h)
-    np.testing.assert_allclose(likelihood_weight(schedule, s), -slope / 2, rtol=1e-6)
+    np.testing.assert_allclose(even, (alpha**2 + sigma**2) / alpha**2, rtol=1e-9)
+    np.testing.assert_allclose(likely, -slope / 2, rtol=1e-6)
 
 
 def test_ncsn_is_this_loss_on_its_schedule(key):
@@ -59,13 +65,17 @@ def test_ncsn_is_this_loss_on_its_schedule(key):
     network = MLP(2, width=8, depth=1, key=jax.random.key(0))
     denoiser = Denoiser(network, schedule, prediction="score")
     x, noise = jax.random.normal(key, (2, 5, 2))
-    s = jnp.linspace(0, 1, 5)
-    errors = noise_errors(denoiser, s, x, noise)
-    sigma = jax.vmap(schedule.sigma)(s)[:, None]
-    noisy = x + sigma * noise
-    scores = jax.vmap(denoiser.score)(s, noisy)
-    wanted = sigma[:, 0] ** 2 * jnp.sum((scores - (x - noisy) / sigma**2) ** 2, axis=1)
-    np.testing.assert_allclose(errors, wanted, rtol=1e-9)
+
+    @jax.jit
+    def errors(x, noise):
+        s = jnp.linspace(0, 1, 5)
+        sigma = jax.vmap(schedule.sigma)(s)[:, None]
+        noisy = x + sigma * noise
+        scores = jax.vmap(denoiser.score)(s, noisy)
+        wanted = sigma[:, 0] ** 2 * jnp.sum((scores - (x - noisy) / sigma**2) ** 2, axis=1)
+        return noise_errors(denoiser, s, x, noise), wanted
+
+    np.testing.assert_allclose(*errors(x, noise), rtol=1e-9)
 
 
 def times_seen(schedule, key, **settings):
@@ -77,7 +87,8 @@ def times_seen(schedule, key, **settings):
         return jnp.ones_like(s)
 
     flow = as_flow(Known(schedule), 2)
-    Denoising(weight=weight, **settings)(flow, jnp.zeros((60, 2)), None, key)
+    objective = Denoising(weight=weight, **settings)
+    jax.jit(lambda x: objective(flow, x, None, key))(jnp.zeros((60, 2)))
     jax.effects_barrier()
     return np.asarray(seen)
 
@@ -102,11 +113,10 @@ def test_the_steps_of_ddpm_are_uniform_from_the_first_to_the_last(first, key):
 def test_weights_of_rows_are_repetitions(key):
     # With the exact denoiser at one time, whose loss is a function of the row alone.
     flow, x = small(), jnp.asarray([[0.0, 1.0], [2.0, 0.0], [5.0, 5.0]])
-    objective = Denoising(num_steps=2)
-    one, _ = objective(flow, x, None, key, jnp.asarray([1.0, 1.0, 0.0]))
-    assert bool(jnp.isfinite(one))
-    alone, _ = objective(flow, x, None, key, jnp.asarray([1.0, 0.0, 0.0]))
-    other, _ = objective(flow, x, None, key, jnp.asarray([0.0, 1.0, 0.0]))
+    loss = jax.jit(lambda weights: Denoising(num_steps=2)(flow, x, None, key, weights)[0])
+    weights = ([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    one, alone, other = (float(loss(jnp.asarray(each))) for each in weights)
+    assert np.isfinite(one)
     np.testing.assert_allclose(one, 0.5 * (alone + other), rtol=1e-9)
 
 

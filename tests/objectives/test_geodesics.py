@@ -36,7 +36,7 @@ def test_the_path_is_the_geodesic():
     # All data at one point: the exact field has no loss, and moves at the speed of the distance.
     flow = CNF(OnManifold(TowardsPole(), SPHERE), UniformOn(SPHERE))
     x = jnp.broadcast_to(TowardsPole.pole, (256, 3))
-    loss, metrics = FlowMatching(coupling=independent)(flow, x, None, KEY)
+    loss, metrics = jax.jit(lambda x: FlowMatching(coupling=independent)(flow, x, None, KEY))(x)
     assert float(loss) < 1e-20
     # E[angle^2] of uniform points: int_0^pi a^2 sin(a) / 2 da = pi^2 / 2 - 2.
     assert float(metrics["velocity"]) == pytest.approx(math.pi**2 / 2 - 2, rel=0.1)
@@ -55,10 +55,13 @@ def test_pairs_are_near_each_other_across_the_seam():
     field = OnManifold(lambda t, p: 0 * p, torus)
     flow = CNF(field, WrappedNormal(torus, [0.01], 0.1))
     x = jnp.remainder(0.1 * jax.random.normal(KEY, (256, 1)), 2 * jnp.pi)
-    speeds = [
-        float(FlowMatching(coupling=coupling)(flow, x, None, KEY)[1]["velocity"])
-        for coupling in (independent, Swaps())
-    ]
+
+    @jax.jit
+    def speeds_of(x):
+        objectives = [FlowMatching(coupling=coupling) for coupling in (independent, Swaps())]
+        return [objective(flow, x, None, KEY)[1]["velocity"] for objective in objectives]
+
+    speeds = list(map(float, speeds_of(x)))
     assert speeds[0] == pytest.approx(2 * 0.1**2, rel=0.3)
     assert speeds[1] < 0.2 * speeds[0]
 
@@ -103,7 +106,7 @@ def test_fit_learns_a_density_across_the_seam(objective):
 def test_fit_names_rows_off_the_manifold():
     network = MLP(3, width=4, depth=1, key=KEY)
     flow = CNF(OnManifold(network, SPHERE), UniformOn(SPHERE))
-    x = 1.01 * jax.vmap(SPHERE.uniform)(jax.random.split(KEY, 50))
+    x = 1.01 * np.asarray(jax.jit(jax.vmap(SPHERE.uniform))(jax.random.split(KEY, 50)))
     with pytest.raises(ValueError, match=r"x lies off Sphere\(2\) in 45 of 45 rows, first row 0"):
         fit(flow, x, key=KEY, config=TrainConfig(steps=1), progress=False)
 
@@ -118,5 +121,6 @@ def test_the_likelihood_trains_too():
     torus = Torus(2)
     flow = CNF(OnManifold(MLP(4, width=8, depth=1, key=KEY), torus), UniformOn(torus))
     x = jnp.remainder(1 + 0.3 * jax.random.normal(KEY, (128, 2)), 2 * jnp.pi)
-    loss, _ = jaxflow.objectives.maximum_likelihood(flow, x, None, KEY)
+    likelihood = jaxflow.objectives.maximum_likelihood
+    loss, _ = jax.jit(lambda x: likelihood(flow, x, None, KEY))(x)
     assert float(loss) == pytest.approx(torus.log_volume, abs=0.2)

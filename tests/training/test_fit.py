@@ -105,7 +105,7 @@ def test_a_step_is_traced_at_most_twice(key):
     assert len(traces) <= 2
 
 
-@pytest.mark.parametrize("rows", [20, 36, 37])
+@pytest.mark.parametrize("rows", [pytest.param(20, marks=pytest.mark.slow), 36, 37])
 def test_few_rows_work(key, rows):
     # 20 and 36 rows leave fewer than the batch of 33 to train on, 37 leave one more.
     config = TrainConfig(steps=6, batch_size=33, eval_every=3)

@@ -34,7 +34,7 @@ def quakes(rows, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    x = quakes(400)
+    x = quakes(200)
     return x, *jaxflow.fit_density(x, columns=NAMES, **SMALL)
 
 
@@ -63,7 +63,7 @@ def test_densities_have_no_seams_and_no_poles(fitted):
 
 def test_samples_lie_inside_the_periods(fitted):
     _, flow, _, _ = fitted
-    lon, _, lat, hour, month = np.asarray(flow.sample(KEY, 500)).T
+    lon, _, lat, hour, month = np.asarray(flow.sample(KEY, 200)).T
     assert np.abs(lon).max() <= 180
     assert np.abs(lat).max() <= 90
     assert 0 <= hour.min() <= hour.max() < 24

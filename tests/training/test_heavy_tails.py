@@ -72,9 +72,9 @@ def test_a_flow_starts_as_students_t(dtype):
 
 
 def test_heavy_tails_are_chosen_where_the_rows_have_them():
-    heavy = choose_start(folds(rows(400, 2.0)))
+    heavy = choose_start(folds(rows(200, 2.0)))
     assert next(iter(heavy)).heavy
-    light = choose_start(folds(np.random.default_rng(2).normal(size=(400, 2))))
+    light = choose_start(folds(np.random.default_rng(2).normal(size=(200, 2))))
     assert next(iter(light)).is_gaussian
     assert any(start.name == "Student t" for start in light)
 
