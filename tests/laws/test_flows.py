@@ -1,7 +1,6 @@
 """Laws of a flow with any field: inverse, Jacobian, agreement of its functions."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.laws.fields import FIELDS, Case
