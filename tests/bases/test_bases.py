@@ -29,7 +29,7 @@ from jaxflow.transforms import Standardise
 def test_a_mixture_is_fitted_by_maximum_likelihood(key):
     means, covs = np.array([[0.0, 1.0], [3.0, -2.0]]), np.array([np.eye(2), 0.2 * np.eye(2)])
     base = GaussianMixture([0.25, 0.75], means, np.linalg.cholesky(covs))
-    drawn = jax.vmap(base.sample)(jax.random.split(key, 20_000))
+    drawn = jax.jit(jax.vmap(base.sample))(jax.random.split(key, 20_000))
     again = GaussianMixture.fit(drawn, 2)
     order = np.argsort(again.means[:, 0])
     np.testing.assert_allclose(np.asarray(again.means)[order], means, atol=0.1)
@@ -72,8 +72,8 @@ def test_student_s_t_is_right_at_every_scale_and_number_of_degrees():
         expected = np.log(6 * 3**0.5 / np.pi) - 4 * np.log(size) - 2 * np.log1p(3 / size**2)
         base = StudentT(3.0, 1)
         base = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), base)
-        np.testing.assert_allclose(jax.vmap(base.log_prob)(x), expected, rtol=rtol)
-        slope = jax.vmap(jax.grad(base.log_prob))(x)[:, 0]
+        np.testing.assert_allclose(jax.jit(jax.vmap(base.log_prob))(x), expected, rtol=rtol)
+        slope = jax.jit(jax.vmap(jax.grad(base.log_prob)))(x)[:, 0]
         np.testing.assert_allclose(slope, -4 / size / (1 + 3 / size**2), rtol=rtol)
         # Close to the standard normal density: log t(0; n) = -log(2 pi) / 2 - 1 / (4 n) + ...
         df = np.array([1e3, 1e6, 1e12])

@@ -19,6 +19,10 @@ N = 600
 EXACT = ODE(solver="dopri8", rtol=1e-11, atol=1e-11)
 
 
+def still(t, x):
+    return 0 * x
+
+
 class Pull(eqx.Module):
     """`-rate (x - 1)`: errors of 1 in its last place grow by `exp(rate)` on the way back."""
 
@@ -97,11 +101,11 @@ def test_a_base_far_from_0():
     assert ratio < 20
 
 
-@pytest.mark.parametrize(("df", "dim"), [(0.7, 8), (3.0, 2), (30.0, 8)])
-def test_a_base_with_heavy_tails(df, dim):
+@pytest.mark.parametrize("df", [0.7, 3.0, 30.0])
+def test_a_base_with_heavy_tails(df):
     df = float(np.float32(df))
-    x = RNG.standard_t(df, (N, dim)).astype(np.float32)
-    flow = CNF(lambda t, x: 0 * x, StudentT(df, dim))
+    x = RNG.standard_t(df, (N, 8)).astype(np.float32)
+    flow = CNF(still, StudentT(df, 8))
     coverage, ratio = judge(flow, x, stats.t.logpdf(x.astype(float), df).sum(axis=1))
     assert coverage >= 0.99
     assert ratio < 30
@@ -113,7 +117,7 @@ def test_offsets_are_subtracted_before_rows_are_rounded():
     with jax.enable_x64(False):
         flow = single(
             CNF(
-                lambda t, x: 0 * x,
+                still,
                 StandardNormal(1),
                 transform=Standardise(jnp.asarray([3e6]), jnp.ones(1)),
             )
@@ -124,7 +128,7 @@ def test_offsets_are_subtracted_before_rows_are_rounded():
         np.testing.assert_allclose(flow.encode(x)[:, 0], x[:, 0] - 3e6, atol=1e-6)
         np.testing.assert_allclose(flow.log_prob_at(0.5, x), truth, atol=1e-5)
         # Without a transform the rounding is said, by column.
-        plain = single(CNF(lambda t, x: 0 * x, StandardNormal(1)))
+        plain = single(CNF(still, StandardNormal(1)))
         with pytest.warns(UserWarning, match=r"float32 is coarse for columns \[0\] of x"):
             plain.log_prob(x)
 

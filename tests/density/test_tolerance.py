@@ -15,6 +15,8 @@ from jaxflow.dynamics import Linear
 FLOW = CNF(FIELDS["wave"][0], StandardNormal(2), ode_eval=ODE(rtol=1e-1, atol=1e-1))
 X = 1.5 * jax.random.normal(KEY, (200, 2))
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def truth():
@@ -26,15 +28,15 @@ def test_every_row_is_within_its_tolerance(truth, verify):
     assert np.max(np.abs(FLOW.log_prob(X, atol_nats=1e-3, verify=verify) - truth)) <= 1e-3
 
 
-@pytest.mark.parametrize("atol_nats", [1e-3, pytest.param(0.1, marks=pytest.mark.slow)])
-def test_small_states_are_within_it_however_much_they_grow(atol_nats):
+@pytest.mark.parametrize("atol_nats", [1e-3, pytest.param(0.1, marks=SLOW)])
+@pytest.mark.parametrize("k", [pytest.param(4.0, marks=SLOW), 8.0, pytest.param(14.0, marks=SLOW)])
+def test_small_states_are_within_it_however_much_they_grow(k, atol_nats):
     # States of size exp(-k), where the tolerance of a step may exceed the state itself.
     z = np.random.default_rng(1).normal(size=(100, 2))
-    for k in (4.0, 8.0, 14.0):
-        flow = CNF(Linear(matrix=-k * np.eye(2), key=KEY), StandardNormal(2))
-        expected = (k - 0.5 * z**2 - 0.5 * np.log(2 * np.pi)).sum(axis=1)
-        error = np.abs(flow.log_prob(z * np.exp(-k), atol_nats=atol_nats) - expected)
-        assert np.max(error) <= atol_nats
+    flow = CNF(Linear(matrix=-k * np.eye(2), key=KEY), StandardNormal(2))
+    expected = (k - 0.5 * z**2 - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+    error = np.abs(flow.log_prob(z * np.exp(-k), atol_nats=atol_nats) - expected)
+    assert np.max(error) <= atol_nats
 
 
 def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
@@ -50,7 +52,7 @@ def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
     )
 
 
-@pytest.mark.slow
+@SLOW
 def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     # A first tolerance so loose that rows miss.
     monkeypatch.setattr("jaxflow.density.error.CHECKED", 10.0)
@@ -63,7 +65,7 @@ def test_rows_that_miss_are_solved_again(truth, monkeypatch):
     assert np.max(evals) > 2 * np.min(evals)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_row_out_of_reach_is_named_and_the_error_is_stated():
     # |z|^2 / 2 is 2e6 nats here, whose rounding in float32 is a tenth of a nat.
     far = jnp.asarray([[0.0, 1.0], [2000.0, 0.0]], jnp.float32)
@@ -81,7 +83,7 @@ def test_a_row_out_of_reach_is_named_and_the_error_is_stated():
     np.testing.assert_array_equal(np.isnan(log_p), [False, True])
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_tolerance_works_under_jit():
     inside = jax.jit(lambda x: FLOW.log_prob(x, atol_nats=1e-3))(X[:5])
     np.testing.assert_allclose(inside, FLOW.log_prob(X[:5], atol_nats=1e-3), rtol=1e-12)
@@ -89,7 +91,7 @@ def test_a_tolerance_works_under_jit():
         jax.jit(lambda x: FLOW.log_prob(x, atol_nats=1e-3, verify=True))(X[:5])
 
 
-@pytest.mark.slow
+@SLOW
 def test_probes_have_a_tolerance_too():
     flow = dataclasses.replace(FLOW, trace=Hutchinson(2))
     answer = flow.log_prob_with_error(X[:5], key=KEY, atol_nats=1e-3)

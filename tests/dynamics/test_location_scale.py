@@ -92,7 +92,10 @@ def test_trees_are_those_of_scikit_learn(dtype):
     model = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=9).fit(c, y)
     columns = [np.unique(column) for column in c.T]
     trees = Trees.stack([_nodes(each.nodes, columns) for (each,) in model._predictors], dtype)
-    sums = np.asarray(jax.vmap(trees)(jnp.asarray(c))) + np.ravel(model._baseline_prediction)[0]
+    sums = (
+        np.asarray(jax.jit(jax.vmap(trees))(jnp.asarray(c)))
+        + np.ravel(model._baseline_prediction)[0]
+    )
     np.testing.assert_allclose(sums, model.predict(c), atol=1e-5 if dtype == np.float32 else 1e-12)
     assert trees.value.dtype == dtype
 
@@ -104,7 +107,7 @@ def test_rounding_sends_no_row_to_another_leaf():
     nodes = [each.nodes for (each,) in model._predictors]
     assert np.isin(nodes[0]["num_threshold"], c).any()
     trees = Trees.stack([_nodes(each, [np.unique(c)]) for each in nodes])
-    sums = [jax.vmap(trees)(jnp.asarray(c, dtype)) for dtype in (np.float32, np.float64)]
+    sums = [jax.jit(jax.vmap(trees))(jnp.asarray(c, dtype)) for dtype in (np.float32, np.float64)]
     np.testing.assert_array_equal(np.asarray(sums[0]), np.asarray(sums[1]))
 
 

@@ -20,9 +20,9 @@ LOOSE: dict[str, Any] = {"solver": "bosh3", "rtol": 1e-2, "atol": 1e-2, "max_ste
 GRADIENTS = {
     "checkpointed": ODE(**LOOSE),
     "adjoint": ODE(**LOOSE, gradient="adjoint"),
-    "checkpointed, fixed": ODE(solver="rk4", num_steps=8),
-    "adjoint, fixed": ODE(solver="rk4", num_steps=8, gradient="adjoint"),
-    "direct, fixed": ODE(solver="rk4", num_steps=8, gradient="direct"),
+    "checkpointed, fixed": ODE(solver="midpoint", num_steps=8),
+    "adjoint, fixed": ODE(solver="midpoint", num_steps=8, gradient="adjoint"),
+    "direct, fixed": ODE(solver="midpoint", num_steps=8, gradient="direct"),
     "diffrax": ODE(**LOOSE, gradient="diffrax"),
     "backsolve by diffrax": replace(ODE(**LOOSE, gradient="adjoint"), solver=diffrax.Bosh3()),
 }
@@ -86,7 +86,7 @@ QUICK = {
     ("odeint", "checkpointed"),
     ("odeint", "adjoint, fixed"),
     ("odeint", "direct, fixed"),
-    ("odeint_many", "checkpointed"),
+    ("odeint_many", "checkpointed, fixed"),
 }
 
 

@@ -1,7 +1,6 @@
 """Laws of a flow with any field: inverse, Jacobian, agreement of its functions."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.laws.fields import FIELDS, Case
@@ -10,8 +9,8 @@ from jaxflow import CNF, ODE, StandardNormal
 
 # One of each kind; their traces are tested one by one in `test_traces`.
 NAMES = ["mlp, depth 3", "mlp, matrix events", "concatsquash, condition"]
-# Fixed steps are quick to compile with their derivatives; their error is below 1e-6.
-ODE_EVAL = ODE(solver="midpoint", num_steps=2000, gradient="direct")
+# Fixed steps are quick to compile with their derivatives; their error is below 1e-7.
+ODE_EVAL = ODE(solver="rk4", num_steps=120, gradient="direct")
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -32,7 +31,7 @@ def x(case):
 
 def test_encode_and_decode_undo_each_other(flow, case, x):
     z = flow.encode(x, case.cond)
-    assert float(jnp.max(jnp.abs(z - x))) > 1e-2
+    assert np.max(np.abs(np.asarray(z) - np.asarray(x))) > 1e-2
     np.testing.assert_allclose(flow.decode(z, case.cond), x, atol=1e-7)
 
 
@@ -45,7 +44,7 @@ def test_log_prob_is_that_of_the_dense_jacobian(flow, case, x):
         return z, z
 
     jacobian, z = jax.jit(jax.jacfwd(encode, has_aux=True))(event.reshape(size))
-    _, log_det = jnp.linalg.slogdet(jacobian)
+    _, log_det = np.linalg.slogdet(jacobian)
     expected = flow.base.log_prob(z.reshape(event.shape)) + log_det
     together = flow.log_prob(x, case.cond)
     assert together.shape == (4,)

@@ -57,7 +57,7 @@ def trained(name):
     base = WrappedNormal(m, loc, 0.6)
     x = jax.jit(jax.vmap(base.sample))(jax.random.split(KEY, 1000))
     if chart is not None:
-        x = jax.vmap(chart.inverse)(x)[0]
+        x = jax.jit(jax.vmap(chart.inverse))(x)[0]
     config = TrainConfig(
         steps=steps, batch_size=128, eval_every=steps, learning_rate=4e-3, ema=0.0
     )
@@ -74,7 +74,7 @@ def test_the_mass_of_a_trained_flow_is_1(name):
     flow = trained(name)
     x, volume = jnp.asarray(points), np.ones(len(points))
     if chart is not None:
-        x, log_det = jax.vmap(chart.inverse)(x)
+        x, log_det = jax.jit(jax.vmap(chart.inverse))(x)
         volume = np.exp(log_det)
     log_p = np.asarray(flow.log_prob(x))
     assert np.ptp(log_p) > 0.1  # it has learned something

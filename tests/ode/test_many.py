@@ -33,7 +33,7 @@ def solve(x, ode=TSIT, lanes=LANES):
 
 
 def test_values_are_those_of_one_solve_a_row():
-    y, stats = solve(X)
+    y, stats = jax.tree.map(np.asarray, solve(X))
     assert stats.num_accepted.shape == (45,)
     assert len(np.unique(stats.num_evals)) > 1
     for i in (0, 20, 44):
@@ -67,18 +67,20 @@ def test_bits_do_not_depend_on_the_batch(seed):
     "bad", [1e30, *(pytest.param(bad, marks=pytest.mark.slow) for bad in (jnp.nan, jnp.inf))]
 )
 def test_a_row_that_fails_leaves_the_others_alone(bad):
-    x = jnp.stack([jnp.cos(jnp.arange(40.0)), jnp.linspace(0.0, 5.0, 40)], axis=1)
+    x = np.stack([np.cos(np.arange(40.0)), np.linspace(0.0, 5.0, 40)], axis=1)
     y, _ = odeint_many(stiff, x, 0.0, 1.0, ode=QUIET, lanes=LANES)
-    hurt = x.at[7].set(jnp.asarray([bad, 1.0])).at[20, 1].set(1e9)
+    hurt = x.copy()
+    hurt[7], hurt[20, 1] = [bad, 1.0], 1e9
     ode = dataclasses.replace(QUIET, max_steps=200)
     z, stats = odeint_many(stiff, hurt, 0.0, 1.0, ode=ode, lanes=LANES)
+    y, z, stats = jax.tree.map(np.asarray, (y, z, stats))
     others = np.delete(np.arange(40), [7, 20])
     np.testing.assert_array_equal(z[others], y[others])
     assert int(stats.status[20]) == Status.MAX_STEPS
-    assert bool(jnp.all(jnp.isnan(z[20])))
+    assert np.all(np.isnan(z[20]))
     if bad != 1e30:
         assert int(stats.status[7]) == Status.NON_FINITE
-        assert bool(jnp.all(jnp.isnan(z[7])))
+        assert np.all(np.isnan(z[7]))
     assert np.all(stats.status[others] == Status.SUCCESS)
     with pytest.raises(SolveError, match=r"odeint_many failed"):
         odeint_many(stiff, hurt, 0.0, 1.0, ode=dataclasses.replace(ode, throw=True), lanes=LANES)
@@ -88,17 +90,17 @@ def test_a_row_that_fails_leaves_the_others_alone(bad):
 def test_rows_have_times_and_arguments_of_their_own(ode):
     # y' = (a + c) y from t0 to t1.
     num = 21
-    t0, t1 = jnp.linspace(-1.0, 0.5, num), jnp.linspace(2.0, -1.0, num)
-    c = jnp.linspace(0.1, 0.4, num)
-    y0 = {"y": jnp.ones(num), "z": jnp.full((num, 2), 3.0)}
+    t0, t1 = np.linspace(-1.0, 0.5, num), np.linspace(2.0, -1.0, num)
+    c = np.linspace(0.1, 0.4, num)
+    y0 = {"y": np.ones(num), "z": np.full((num, 2), 3.0)}
 
     def field(t, y, a, c):
         return jax.tree.map(lambda leaf: (a + c) * leaf, y)
 
     y, stats = odeint_many(field, y0, t0, t1, jnp.asarray(0.3), c, ode=ode, lanes=LANES)
-    exact = jnp.exp((0.3 + c) * (t1 - t0))
+    exact = np.exp((0.3 + c) * (t1 - t0))
     np.testing.assert_allclose(y["y"], exact, rtol=1e-5)
-    np.testing.assert_allclose(y["z"], 3 * exact[:, None] * jnp.ones((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(y["z"], 3 * exact[:, None] * np.ones((1, 2)), rtol=1e-5)
     np.testing.assert_array_equal(stats.t, t1)
 
 
@@ -107,7 +109,7 @@ def test_gradients_are_those_of_the_exact_solution(gradient):
     problem = PROBLEMS["riccati"]
     ode = ODE(solver="dopri5", rtol=1e-11, atol=1e-11, gradient=gradient, max_steps=400)
     num = 5
-    y0 = problem.y0[None] * jnp.linspace(0.8, 1.2, num)[:, None, None]
+    y0 = jnp.asarray(np.asarray(problem.y0) * np.linspace(0.8, 1.2, num)[:, None, None])
     t1 = jnp.linspace(0.5, 1.3, num)
     weights = jax.random.normal(jax.random.key(5), y0.shape)
 
@@ -122,7 +124,9 @@ def test_gradients_are_those_of_the_exact_solution(gradient):
         return jnp.sum(weights * each(y0, t1, scale))
 
     inputs = y0, jnp.asarray(-0.4), t1, problem.args, jnp.linspace(0.9, 1.1, num)
-    ours, theirs = (jax.grad(f, argnums=(0, 1, 2, 3, 4))(*inputs) for f in (solved, exact))
+    ours, theirs = (
+        jax.jit(jax.grad(f, argnums=(0, 1, 2, 3, 4)))(*inputs) for f in (solved, exact)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8), ours, theirs)
 
 

@@ -40,9 +40,9 @@ RNG = np.random.default_rng(4)
 def test_quantise_takes_the_noise_back(key):
     grid = Dequantise([1.0, 0.0, 0.25], [0.0, 0.0, 0.125])
     x = jnp.asarray(RNG.integers(-5, 5, (200, 3)) * [1.0, 0.3, 0.25] + [0.0, 0.0, 0.125])
-    spread = jax.vmap(grid.spread)(x, jax.random.split(key, 200))
-    np.testing.assert_array_equal(jax.jacrev(grid.spread)(x[0], key), np.eye(3))
-    np.testing.assert_allclose(jax.vmap(grid.quantise)(spread), x, atol=1e-12)
+    spread = jax.jit(jax.vmap(grid.spread))(x, jax.random.split(key, 200))
+    np.testing.assert_array_equal(jax.jit(jax.jacrev(grid.spread))(x[0], key), np.eye(3))
+    np.testing.assert_allclose(jax.jit(jax.vmap(grid.quantise))(spread), x, atol=1e-12)
     np.testing.assert_array_equal(spread[:, 1], x[:, 1])
     noise = (spread - x)[:, [0, 2]] / jnp.asarray([[1.0, 0.25]])
     assert abs(noise).max() <= 0.5
@@ -81,10 +81,10 @@ def test_noise_never_reaches_the_edge_of_a_cell(key):
         far = eqx.tree_at(lambda n: n.network[-1].bias, noise, jnp.asarray([200.0 * v, 0.0]))
         grid = Dequantise([1.0]).with_noise(far)
         grid = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grid)
-        spread = jax.vmap(grid.spread)(x, jax.random.split(key, 2))
+        spread = jax.jit(jax.vmap(grid.spread))(x, jax.random.split(key, 2))
         assert np.all(np.abs(spread - x) > 0.4999)
         assert np.all((spread > x - 0.5) & (spread < x + 0.5))
-        np.testing.assert_array_equal(jax.vmap(grid.quantise)(spread), x)
+        np.testing.assert_array_equal(jax.jit(jax.vmap(grid.quantise))(spread), x)
 
 
 def test_values_too_large_for_noise_in_their_precision_are_refused(key):
@@ -97,10 +97,10 @@ def test_values_too_large_for_noise_in_their_precision_are_refused(key):
     with pytest.raises(ValueError, match=words):
         grid.check(rows)
     # Where nothing can raise, the noise is NaN, not 0.
-    assert np.isnan(jax.vmap(grid.spread)(rows, jax.random.split(key, 100))).all()
+    assert np.isnan(jax.jit(jax.vmap(grid.spread))(rows, jax.random.split(key, 100))).all()
     for near in (rows - 1e8, jnp.asarray(x)):
         grid.check(near)
-        moved = jax.vmap(grid.spread)(near, jax.random.split(key, 100)) - near
+        moved = jax.jit(jax.vmap(grid.spread))(near, jax.random.split(key, 100)) - near
         assert moved.std() == pytest.approx(12**-0.5, rel=0.2)
 
 
@@ -142,13 +142,13 @@ def test_noise_starts_uniform_and_its_density_is_that_of_its_draws(key):
     x = jnp.asarray(RNG.integers(0, 4, (30, 2)), float)
     noise = CellNoise(x, width=8, depth=1, key=key)
     keys = jax.random.split(key, 20_000)
-    v, log_q = jax.vmap(lambda k: noise.draw(x[0], k))(keys)
+    v, log_q = jax.jit(jax.vmap(lambda k: noise.draw(x[0], k)))(keys)
     np.testing.assert_allclose(log_q, 0.0, atol=1e-12)
     assert np.abs(np.asarray(v)).max() < 0.5
     assert v.var() == pytest.approx(1 / 12, rel=0.03)
     bias = jnp.asarray([0.7, -1.0, 0.4, -0.3])
     skewed = eqx.tree_at(lambda n: n.network[-1].bias, noise, bias)
-    v, log_q = jax.vmap(lambda k: skewed.draw(x[0], k))(keys)
+    v, log_q = jax.jit(jax.vmap(lambda k: skewed.draw(x[0], k)))(keys)
     # E_q[g / q] is the integral of g over the cell.
     found = jnp.mean((v + 0.5) ** 2 * jnp.exp(-log_q), axis=0)
     np.testing.assert_allclose(found, 1 / 3, rtol=0.05)
@@ -172,7 +172,7 @@ def test_learned_noise_tightens_the_bound_and_leaves_the_density(key, tmp_path):
     # The bound: the mean over the noise of log p - log q, below log P by little.
     keys = jax.random.split(key, 3000)
     grid = learned.transform
-    inside, log_q = jax.vmap(grid.spread_with_log_prob)(jnp.resize(rows, (3000, 1)), keys)
+    inside, log_q = jax.jit(jax.vmap(grid.spread_with_log_prob))(jnp.resize(rows, (3000, 1)), keys)
     bound = np.asarray(learned.log_prob(inside) - log_q).reshape(-1, 3).mean(axis=0)
     assert np.all(bound < exact + 0.02)
     assert np.all(bound > exact - 0.1)
@@ -210,7 +210,7 @@ def test_rounded_samples_come_with_their_own_log_prob(shift, key):
 def test_truncated_normal_noise_states_its_own_density(scale, key):
     grid = Dequantise(jnp.asarray([2.0, 0.0]), noise=TruncatedNormal(scale))
     x = jnp.asarray([4.0, 0.3])
-    spread, log_q = jax.vmap(lambda k: grid.spread_with_log_prob(x, k))(
+    spread, log_q = jax.jit(jax.vmap(lambda k: grid.spread_with_log_prob(x, k)))(
         jax.random.split(key, 4000)
     )
     v = (spread[:, 0] - 4.0) / 2.0

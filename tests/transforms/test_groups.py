@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,8 @@ from jaxflow.transforms.unit_vectors import UnitVector
 
 # The proposals of these tests have a surface.
 propose: Any = transforms.propose
+forward = eqx.filter_jit(lambda chart, x: jax.vmap(chart.forward)(x))
+inverse = eqx.filter_jit(lambda chart, u: jax.vmap(chart.inverse)(u))
 RNG = np.random.default_rng(3)
 N = 2000
 
@@ -223,7 +226,7 @@ def test_unit_vectors_rounded_to_two_decimals_are_divided_by_their_length(rows):
         assert "rounded to 0.01: rows are divided by their length" in str(proposal)
     transform = proposal.surface.transform()
     transform.check(x)
-    u, _ = jax.vmap(transform.forward)(jnp.asarray(x))
+    u, _ = forward(transform, x)
     np.testing.assert_allclose(u, x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-12)
     x[7] = [0.7, 0.7, 0.7]
     with pytest.raises(ValueError, match=r"x lies off Sphere\(2\) in 1 of .* first row 7"):
@@ -250,10 +253,10 @@ def test_the_transform_leads_to_the_manifold_and_back(name):
     others = x[:, np.asarray(surface.others, int)]
     transform = surface.transform(Standardise.fit(others) if surface.others else None)
     transform.check(x)
-    u, log_det = jax.vmap(transform.forward)(jnp.asarray(x))
+    u, log_det = map(np.asarray, forward(transform, x))
     surface.manifold.check(u)
     assert surface.base().event_shape == u.shape[1:] == surface.manifold.event_shape
-    back, minus = jax.vmap(transform.inverse)(u)
+    back, minus = map(np.asarray, inverse(transform, u))
     np.testing.assert_allclose(back, x, atol=1e-3)  # rounded unit vectors
     if not any(isinstance(group, UnitVector) for group in surface.groups):
         np.testing.assert_allclose(log_det, -minus, rtol=1e-6, atol=1e-6)
@@ -334,8 +337,8 @@ def test_a_circle_on_a_grid_is_dequantised():
         surface = propose(x, ["wind_dir"]).surface
         assert surface.groups == (Periodic((0,), 360.0, step / 2),)
         np.testing.assert_array_equal(surface.parts[0].step, [step])
-        u, _ = jax.vmap(surface.transform().forward)(jnp.asarray(x))
-        back, _ = jax.vmap(surface.transform().inverse)(u + 0.3 * step * math.pi / 180)
+        u, _ = forward(surface.transform(), x)
+        back, _ = inverse(surface.transform(), u + 0.3 * step * math.pi / 180)
         np.testing.assert_allclose(back, x)
     (note, *_) = propose(np.append(x, [[0.0]], axis=0), ["dir"]).notes
     assert note.startswith("dir: not taken for a circle, since it has both 0 and 360")
@@ -355,8 +358,8 @@ def test_whole_degrees_are_dequantised(rows, low, start):
     transform = proposal.surface.transform()
     np.testing.assert_array_equal(proposal.surface.parts[0].step, [1.0])
     transform.check(x)
-    u, _ = jax.vmap(transform.forward)(jnp.asarray(x))
-    back, _ = jax.vmap(transform.inverse)(u + 0.3 * math.pi / 180)
+    u, _ = forward(transform, x)
+    back, _ = inverse(transform, u + 0.3 * math.pi / 180)
     np.testing.assert_allclose(back, x)
 
 
@@ -386,11 +389,11 @@ def test_every_group_has_a_word():
 def test_blocks_take_columns_in_any_order():
     blocks = Blocks((LatLon(), Standardise.fit(LINE)), (2, 0, 1))
     x = jnp.asarray(np.column_stack([PLACES[:, 1], LINE[:, 0], PLACES[:, 0]])[:5])
-    u, log_det = jax.vmap(blocks.forward)(x)
-    turned, alike = jax.vmap(Blocks(blocks.blocks).forward)(x[:, jnp.asarray([2, 0, 1])])
+    u, log_det = forward(blocks, x)
+    turned, alike = forward(Blocks(blocks.blocks), np.asarray(x)[:, [2, 0, 1]])
     np.testing.assert_array_equal(u, turned)
     np.testing.assert_array_equal(log_det, alike)
-    np.testing.assert_allclose(jax.vmap(blocks.inverse)(u)[0], x, rtol=1e-5)
+    np.testing.assert_allclose(inverse(blocks, u)[0], x, rtol=1e-5)
     with pytest.raises(ValueError, match=r"of columns 2, 0: column 0 .* not a latitude"):
         blocks.check(x.at[0, 2].set(91.0))
     with pytest.raises(ValueError, match="must name each column from 0 to 2 once"):

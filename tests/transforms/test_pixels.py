@@ -16,11 +16,13 @@ IMAGES[:, 0, 0] = 0
 def test_pixels_are_normal_scores_and_come_back_as_levels(dtype):
     transform = pixels(IMAGES.astype(dtype), 17)
     grid, _ = transform.parts
-    rows = jax.vmap(grid.spread)(jnp.asarray(IMAGES, grid.step.dtype), jax.random.split(KEY, 300))
-    u, _ = jax.vmap(transform.forward)(rows)
+    rows = jax.jit(jax.vmap(grid.spread))(
+        jnp.asarray(IMAGES, grid.step.dtype), jax.random.split(KEY, 300)
+    )
+    u, _ = jax.jit(jax.vmap(transform.forward))(rows)
     np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=0.2)
     np.testing.assert_allclose(u.std(axis=0), 1.0, atol=0.15)
-    np.testing.assert_array_equal(jax.vmap(transform.inverse)(u)[0], IMAGES)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(transform.inverse))(u)[0], IMAGES)
 
 
 def test_noise_may_be_chosen():
