@@ -36,7 +36,7 @@ ALIKE = {
     *("mlp, condition in the first", "concatsquash, depth 2", "potential, depth 2"),
     *("hollow, depth 1", "hollow, depth 3", "sum, matrix events", "optional condition"),
     "location and scale, matrix events",
-    *("on a sphere, condition", "on a product"),
+    "on a sphere, condition",
 }
 
 

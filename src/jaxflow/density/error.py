@@ -248,7 +248,9 @@ def solve_to_tolerance(
         ode = replace(ode, atol=ode.atol * _tighter(answer, missed, atol_nats))
         if ode.atol < eps:
             break
-        again = solve(ode, jax.tree.map(lambda leaf, at=missed: leaf[at], rows))
+        # Rows are taken and put in NumPy: jax would compile programs for each number of them.
+        left = jax.tree.map(lambda leaf, at=missed: jnp.asarray(np.asarray(leaf)[at]), rows)
+        again = solve(ode, left)
         answer, stats, improved = _replace_rows(answer, stats, again, missed)
         if not improved:
             break
@@ -273,14 +275,16 @@ def _replace_rows(
     answer: LogDensity, stats: Stats, again: tuple[LogDensity, Stats], at: np.ndarray
 ) -> tuple[LogDensity, Stats, bool]:
     """Replace the rows `at` by those of another solve if its error is smaller; whether any is."""
-    old, new = answer.ode_error, again[0].ode_error
-    assert old is not None
-    assert new is not None
-    better = new < old[at]
+    better = np.asarray(again[0].ode_error) < np.asarray(answer.ode_error)[at]
 
-    def put(old: Array, new: Array) -> Array:
-        return old.at[at].set(jnp.where(better, new, old[at]))
+    def put(old: Array, new: Any) -> Array:
+        values = np.array(old)
+        values[at] = np.where(better, new, values[at])
+        return jax.device_put(values, old.sharding)
 
-    spent = answer.num_evals.at[at].add(again[0].num_evals)
+    spent = np.array(answer.num_evals)
+    spent[at] += np.asarray(again[0].num_evals)
+    num_evals = jax.device_put(spent, answer.num_evals.sharding)
     answer, stats = jax.tree.map(put, (answer, stats), again)
-    return answer._replace(num_evals=spent), replace(stats, num_evals=spent), bool(better.any())
+    both = answer._replace(num_evals=num_evals), replace(stats, num_evals=num_evals)
+    return *both, bool(better.any())

@@ -35,8 +35,8 @@ MAX_ROWS = 5000
 # A mixture must gain this many standard errors over a Gaussian, and normal scores over a mixture:
 # they may fit the tails badly, and few held-out rows lie there.
 SURE = 1.0
-# Mixtures of an average.
-AVERAGED = 5
+# Mixtures of an average, and starts of each mixture.
+AVERAGED, STARTS = 5, 3
 # Variances of a kernel that are tried, widest first, as shares of a scaled column's variance.
 WIDTHS = tuple(0.5**k for k in range(1, 17))
 # Scalings that are tried; a mixture has correlations of its own.
@@ -90,9 +90,10 @@ class Start:
             inside = logsumexp(cdist(held, train, "sqeuclidean") / (-2 * self.ridge), axis=1)
             volume = len(train) * (2 * np.pi * self.ridge) ** (train.shape[1] / 2)
             return np.asarray(inside - np.log(volume))
-        averaged = AVERAGED if self.averaged else 1
         settings = self.components, self.ridge, self.covariance
-        return fit_mixture(train, *settings, averaged=averaged).log_density(held)
+        averaged = AVERAGED if self.averaged else 1
+        fitted = fit_mixture(train, *settings, starts=STARTS, averaged=averaged)
+        return fitted.log_density(held)
 
     def heavy_tails(self, scaled: Float[np.ndarray, "n d"]) -> HeavyTails:
         """Fit Student's t to scaled rows."""
@@ -111,7 +112,7 @@ class Start:
             self.components,
             ridge=self.ridge,
             covariance=self.covariance,
-            starts=1,
+            starts=STARTS,
             averaged=AVERAGED if self.averaged else 1,
         )
 

@@ -160,7 +160,8 @@ class LimitedColumn(ColumnKind):
         """`Bounded` with the limits; infinite ones for other columns."""
         unbounded = (-np.inf, np.inf)
         limits = [unbounded if kind is None else (kind.lower, kind.upper) for kind in columns]
-        return Bounded(*jnp.asarray(limits, dtype).T)
+        lower, upper = np.asarray(limits, dtype).T
+        return Bounded(lower, upper)
 
 
 @dataclasses.dataclass(frozen=True)
