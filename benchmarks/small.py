@@ -34,7 +34,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 
-from harness import each_on_a_core, read_results, table, write_results
+from harness import each_on_a_core, read_results, table, write_page, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
 
@@ -271,9 +271,9 @@ def summarise(results: dict[str, Any]) -> str:
     won = sum(gain >= 0.05 for gain in gains)
     median = np.median([result["FlowDensity"]["seconds"] for result in results.values()])
     return (
-        f"{table(header, rows)}\n\nbelow the best simple density by more than 0.02 nats and a "
-        f"standard error: {lost} of {len(gains)}; above it by 0.05 nats or more: {won}; median "
-        f"time of a fit {median:.0f} s"
+        f"{table(header, rows)}\n\nThe flow is below the best simple density by more than 0.02 "
+        f"nats and a standard error on {lost} of {len(gains)} tables, and above it by 0.05 nats "
+        f"or more on {won}. A fit takes {median:.0f} s in the median."
     )
 
 
@@ -337,6 +337,8 @@ def main() -> None:
             write_results("small", results)
             print(f"{name}: {results[name][SPLINE]}", flush=True)
     print(summarise(results))
+    if not set(TABLES) - set(results):
+        write_page("small", summarise(results), "benchmarks")
     if arguments.picture:
         draw(results, arguments.picture)
 
