@@ -259,6 +259,7 @@ def site(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(site):
     folder, run = site
     assert run.returncode == 0, run.stderr
@@ -266,6 +267,7 @@ def test_the_site_builds_without_a_warning(site):
     assert not (ROOT / "site").exists()
 
 
+@pytest.mark.slow
 def test_pages_fetch_nothing(site):
     folder, _ = site
     for page in folder.rglob("*.html"):
@@ -274,6 +276,7 @@ def test_pages_fetch_nothing(site):
         assert "arithmatex" not in text, f"{page} has a formula that is not MathML"
 
 
+@pytest.mark.slow
 def test_shapes_are_printed_as_written(site):
     folder, _ = site
     text = (folder / "reference" / "jaxflow" / "index.html").read_text()
@@ -283,6 +286,7 @@ def test_shapes_are_printed_as_written(site):
     assert "rows * event" not in printed
 
 
+@pytest.mark.slow
 def test_links_into_the_source_lead_to_definitions(site):
     folder, _ = site
     page = folder / "lecture" / "index.html"
@@ -294,6 +298,7 @@ def test_links_into_the_source_lead_to_definitions(site):
         assert re.search(rf"\b{name.split('.')[-1]}\b", line), (name, line)
 
 
+@pytest.mark.slow
 def test_notebooks_are_pages_with_their_pictures(site):
     folder, _ = site
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -379,6 +384,7 @@ def test_slow_examples_are_examples():
     assert {name for name, _ in docstrings()} >= SLOW_EXAMPLES
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site):
     folder, _ = site
     # Sphinx's inventory: four lines of heading, then a name a line, compressed.

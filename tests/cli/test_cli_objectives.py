@@ -25,6 +25,7 @@ def target(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_options_may_stand_in_a_file(tmp_path, jaxflow, table, fitted):
     path = tmp_path / "run.toml"
     path.write_text(f'table = "{table}"\nwidth = 4\nsteps = 20\ntransform = "none"\n')

@@ -39,6 +39,7 @@ def test_small_states_are_within_it_however_much_they_grow(k, atol_nats):
     assert np.max(error) <= atol_nats
 
 
+@pytest.mark.slow
 def test_a_tolerance_in_nats_is_a_share_of_it_for_the_solver():
     # Twenty times as exact where nothing is verified; see `jaxflow.density.error`.
     def by(share):

@@ -55,6 +55,7 @@ def test_short_conditions_are_refused():
         flow.log_prob(np.zeros((1, 2)), cond=np.zeros(3))
 
 
+@pytest.mark.slow
 def test_conditions_are_encoded_once_a_solve():
     calls = []
 

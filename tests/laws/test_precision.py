@@ -131,6 +131,7 @@ def test_answers_are_in_the_widest_dtype(name):
     assert dtypes(wide, X) == ({DOUBLE}, {DOUBLE})
 
 
+@pytest.mark.slow
 def test_conditions_count_and_a_flow_without_arrays_takes_the_default():
     network = single(MLP(2, width=4, depth=1, cond_dim=1, key=KEY))
     for dtype in (SINGLE, DOUBLE):

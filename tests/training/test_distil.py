@@ -78,6 +78,7 @@ def test_rows_outside_the_support_are_left_out_of_the_error():
     assert np.isfinite([fast.error.median, fast.error.bias]).all()
 
 
+@pytest.mark.slow
 def test_exact_falls_back_to_the_solve(flow, brief):
     x = flow.sample(KEY, 10)
     np.testing.assert_array_equal(brief.log_prob(x, exact=True), flow.log_prob(x))

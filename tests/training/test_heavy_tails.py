@@ -71,6 +71,7 @@ def test_a_flow_starts_as_students_t(dtype):
     np.testing.assert_allclose(flow.log_prob(x), expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_heavy_tails_are_chosen_where_the_rows_have_them():
     heavy = choose_start(folds(rows(200, 2.0)))
     assert next(iter(heavy)).heavy

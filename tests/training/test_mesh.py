@@ -110,6 +110,7 @@ def live_shapes():
     return {a.addressable_data(0).shape for a in split}
 
 
+@pytest.mark.slow
 def test_one_compilation_for_a_training(key):
     step.train_steps._cached.clear_cache()
     trained(key, 8, TrainConfig(steps=20, batch_size=64, eval_every=5, validation_rows=64))
