@@ -107,11 +107,11 @@ def test_forward_mode_of_a_density(key):
     def exact(x):
         return linear_log_prob(MATRIX, x)
 
-    values, exact = (
+    values, expected = (
         jax.jit(lambda x, tangent, f=f: jax.jvp(f, (x,), (tangent,)))(x, tangent)
         for f in (density, exact)
     )
-    np.testing.assert_allclose(values, exact, rtol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
 def test_samples_of_a_linear_flow_have_its_moments(key):

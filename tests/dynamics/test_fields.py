@@ -27,7 +27,8 @@ def test_an_mlp_follows_its_equation():
         assert layer.cond is not None
         a = h @ layer.weight + layer.bias + t * layer.time + c @ layer.cond
         h = a if i == 2 else np.tanh(a)
-    np.testing.assert_allclose(eqx.filter_jit(field)(T, x, c), h, rtol=1e-14)
+    value = eqx.filter_jit(field)(T, jnp.asarray(x), jnp.asarray(c))
+    np.testing.assert_allclose(value, h, rtol=1e-14)
 
 
 def test_a_concatsquash_layer_follows_its_equation():

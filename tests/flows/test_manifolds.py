@@ -42,7 +42,7 @@ def up(t, p):
 
 RISE = CNF(OnManifold(up, SPHERE), UniformOn(SPHERE))
 # Fixed steps compile quickly.
-FIXED = {"ode_eval": ODE(solver="rk4", num_steps=4)}
+FIXED = ODE(solver="rk4", num_steps=4)
 
 
 def log_density_of_rise(height):
@@ -81,7 +81,7 @@ def test_a_rising_field_has_its_closed_form():
     x = at_heights(height)
     expected = log_density_of_rise(height)
     np.testing.assert_allclose(RISE.log_prob(x, atol_nats=1e-8), expected, atol=1e-8)
-    start = CNF(RISE.field, RISE.base, **FIXED).log_prob_at(0.0, x)
+    start = CNF(RISE.field, RISE.base, ode_eval=FIXED).log_prob_at(0.0, x)
     np.testing.assert_allclose(start, -math.log(4 * math.pi), atol=1e-12)
     rough = CNF(RISE.field, RISE.base, ode_eval=ODE(rtol=1e-2, atol=1e-2))
     answer = rough.log_prob_with_error(x)
@@ -244,10 +244,10 @@ def test_a_table_of_place_time_and_size_is_one_flow():
 
 
 def test_a_field_in_a_sum_keeps_its_manifold(tmp_path):
-    flow = CNF(Sum((learned(SPHERE).field, RISE.field)), UniformOn(SPHERE), **FIXED)
+    flow = CNF(Sum((learned(SPHERE).field, RISE.field)), UniformOn(SPHERE), ode_eval=FIXED)
     assert flow.transform == SPHERE
     x = flow.sample(KEY, 3)
-    flow = learned(SPHERE, **FIXED)
+    flow = learned(SPHERE, ode_eval=FIXED)
     save(tmp_path / "flow.safetensors", flow)
     again = load(tmp_path / "flow.safetensors")
     assert again.transform == SPHERE
@@ -263,7 +263,7 @@ def test_rotations_have_no_sign():
 
 
 def test_points_off_the_manifold_are_mistakes():
-    rise = CNF(RISE.field, RISE.base, **FIXED)
+    rise = CNF(RISE.field, RISE.base, ode_eval=FIXED)
     x = np.array(rise.sample(KEY, 5))
     x[3] *= 1.01
     message = "x lies off Sphere(2) in 1 of 5 rows, first row 3"

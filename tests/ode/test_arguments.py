@@ -97,10 +97,10 @@ def test_args_may_hold_integers_keys_functions_and_words(gradient, steps):
 
     @eqx.filter_jit
     @eqx.filter_grad
-    def gradient(args):
+    def slopes(args):
         return odeint(f, 1.0, 0.5, 1.5, args, ode=ode)[0]
 
-    slope = gradient(args)
+    slope = slopes(args)
     # y1 = exp(2 rate)
     assert float(slope["rate"]) == pytest.approx(2 * np.exp(0.6), rel=1e-3)
 

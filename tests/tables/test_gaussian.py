@@ -26,7 +26,8 @@ def given(*seen):
 
 
 # Compiled whole: one program for each.
-FORWARD, INVERSE, REST = map(eqx.filter_jit, (START.forward, START.inverse, START.rest))
+FORWARD, INVERSE = eqx.filter_jit(START.forward), eqx.filter_jit(START.inverse)
+REST = eqx.filter_jit(START.rest)
 
 
 def log_density(z, log_det, count):

@@ -34,8 +34,8 @@ def fast(flow):
 def brief(flow):
     """A map after a few steps, for what any map does."""
     x, config = flow.sample(KEY, 500), TrainConfig(steps=4, batch_size=32, eval_every=4)
-    settings = {"num_steps": 2, "num_samples": 64, "width": 8, "depth": 1}
-    return distil(flow, x, key=KEY, config=config, **settings)
+    sizes = {"num_samples": 64, "width": 8, "depth": 1}
+    return distil(flow, x, key=KEY, num_steps=2, config=config, **sizes)  # pyright: ignore
 
 
 @pytest.mark.slow
