@@ -27,11 +27,11 @@ PAGES = Path(__file__).parent.parent / "docs"
 
 
 def each_on_a_core(
-    function: Callable[..., Any], calls: list[Any], jobs: int | None = None
+    function: Callable[..., Any], arguments: list[Any], jobs: int | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """Each call's argument and `function` of it, as they end, `jobs` at once in processes.
+    """Run `function` on each argument, `jobs` at once; yield (argument, result) as they end.
 
-    A process keeps to a core of its own: threads of two would wait for each other.
+    Each process keeps to one core, since threads of two processes would wait for each other.
     """
     jobs = jobs or os.cpu_count() or 1
     spawn = multiprocessing.get_context("spawn")
@@ -39,7 +39,7 @@ def each_on_a_core(
     for core in range(jobs):
         cores.put(core)
     with ProcessPoolExecutor(jobs, spawn, _keep_to_a_core, (cores,)) as pool:
-        runs = {pool.submit(function, call): call for call in calls}
+        runs = {pool.submit(function, argument): argument for argument in arguments}
         for run in as_completed(runs):
             yield runs[run], run.result()
 

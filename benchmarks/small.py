@@ -336,9 +336,10 @@ def main() -> None:
             results[name][SPLINE] = neural_spline(TABLES[name](), arguments.peers, flow)
             write_results("small", results)
             print(f"{name}: {results[name][SPLINE]}", flush=True)
-    print(summarise(results))
+    summary = summarise(results)
+    print(summary)
     if not set(TABLES) - set(results):
-        write_page("small", summarise(results), "benchmarks")
+        write_page("small", summary)
     if arguments.picture:
         draw(results, arguments.picture)
 

@@ -38,19 +38,23 @@ from jax._src.interpreters import mlir
 # jax makes a context of MLIR for each program, a quarter of what a small one costs. Here a thread
 # uses one for as many.
 REUSED = 200
-new_context = mlir.make_ir_context
 contexts = threading.local()
 
 
-def used_context():
-    """The context of this thread, a new one after `REUSED` programs."""
-    if not getattr(contexts, "left", 0):
-        contexts.left, contexts.last = REUSED, new_context()
-    contexts.left -= 1
-    return contexts.last
+def reuse(new_context):
+    """`new_context` whose results a thread uses for `REUSED` programs each."""
+
+    def used_context():
+        if not getattr(contexts, "left", 0):
+            contexts.left, contexts.last = REUSED, new_context()
+        contexts.left -= 1
+        return contexts.last
+
+    return used_context
 
 
-mlir.make_ir_context = used_context
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = reuse(mlir.make_ir_context)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -217,6 +217,6 @@ def test_the_error_on_a_card_is_that_of_the_solves(fitted):
     card = card_of(run, target, SimpleNamespace(has_solve=False))
     assert card.held_out is None
     assert "Pareto k 0.90 above 0.7: unreliable" in card.notes
-    none = target | {"log_z_se": None, "pareto_k": None, "reliable": False}
+    none = target | {"log_z_se": None, "pareto_k": None}
     card = card_of(run, none, SimpleNamespace(has_solve=False))
     assert "log Z 0.1000, no Pareto k: unreliable" in card.notes

@@ -17,7 +17,7 @@ GAIN, MOST_STEPS = 1e-3, 100
 KMEANS_STEPS = 30
 # Numbers in the arrays of a step: rows come in chunks.
 CHUNK = 2**20
-# Makes the difference of two squared distances decide.
+# A factor so large that a row belongs to its nearest centre alone.
 CERTAIN = 1e9
 
 

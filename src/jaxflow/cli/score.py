@@ -23,7 +23,7 @@ from jaxflow.cli.record import IMAGES, PLAN, refuse_options
 from jaxflow.cli.run_directory import read_finished
 from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
-from jaxflow.cli.terminal import print_facts
+from jaxflow.cli.terminal import finite, print_facts
 from jaxflow.cli.unusual import Lowest, UnusualRow, unusual_in_table
 from jaxflow.diagnostics.solves import without_raising
 from jaxflow.runtime.text import plural
@@ -247,7 +247,7 @@ def _print_scores(
         {
             "rows": moments.count,
             "failed": moments.failed,
-            "mean": moments.mean if math.isfinite(moments.mean) else None,
+            "mean": finite(moments.mean),
             "mean_se": moments.error,
             "off_by": None if map_error is None else asdict(map_error),
             "unusual": [row.as_dict() for row in unusual],

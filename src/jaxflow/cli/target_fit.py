@@ -1,7 +1,6 @@
 """`jaxflow fit FILE.py:NAME --objective reverse-kl`: fit a density known up to a constant."""
 
 import contextlib
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -18,13 +17,13 @@ from jaxflow.cli.models import build_flow
 from jaxflow.cli.record import new_record
 from jaxflow.cli.settings import FitData, FitSettings
 from jaxflow.cli.tables import hash_rows
+from jaxflow.cli.terminal import finite
 from jaxflow.cli.training import NewRun, finish, train
+from jaxflow.flows.importance import RELIABLE
 from jaxflow.objectives import ReverseKL
 
 # Samples that judge the fitted flow.
 NUM_DRAWS = 10_000
-# Largest Pareto shape at which importance weights are reliable (Vehtari et al. 2024).
-MAX_PARETO_K = 0.7
 
 
 def target_record(data: FitData, settings: FitSettings) -> dict[str, Any]:
@@ -63,9 +62,8 @@ def fit_target(target: str, run: NewRun) -> dict[str, Any]:
         "draws": NUM_DRAWS,
         "effective": weighted.effective,
         "log_z": weighted.log_z,
-        "log_z_se": _finite(weighted.log_z_se),
-        "pareto_k": _finite(weighted.pareto_k),
-        "reliable": weighted.reliable,
+        "log_z_se": finite(weighted.log_z_se),
+        "pareto_k": finite(weighted.pareto_k),
         "undefined": weighted.undefined,
     }
     return finish(run, flow, history, results)
@@ -75,19 +73,14 @@ def target_text(record: dict[str, Any]) -> str:
     """Describe how well the flow matches its target, by importance sampling."""
     k, se = record["pareto_k"], record["log_z_se"]
     tail = "no Pareto k" if k is None else f"Pareto k {k:.2f}"
-    if k is not None and k > MAX_PARETO_K:
-        tail += f" above {MAX_PARETO_K}: unreliable, tails are missing"
-    elif not record.get("reliable", True):
+    if k is not None and k > RELIABLE:
+        tail += f" above {RELIABLE}: unreliable, tails are missing"
+    elif se is None:
         tail += ": unreliable, too few samples have mass"
     return (
         f"{record['effective'] / record['draws']:.1%} of {record['draws']} samples effective, "
         f"log Z {record['log_z']:.4f}{'' if se is None else f' +- {se:.4f}'}, {tail}"
     )
-
-
-def _finite(value: float) -> float | None:
-    """The number for JSON, None if it is not finite."""
-    return value if math.isfinite(value) else None
 
 
 def _parse(target: str) -> tuple[Path, str]:

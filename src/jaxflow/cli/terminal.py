@@ -1,6 +1,7 @@
 """Printing: results to standard output, as text or JSON; notes to standard error."""
 
 import json
+import math
 from typing import Any
 
 import typer
@@ -22,6 +23,11 @@ def note(line: str) -> None:
 def print_result(text: str, values: dict[str, Any]) -> None:
     """Print `text` to standard output, or `values` as JSON with `--json`."""
     typer.echo(json.dumps(values, allow_nan=False) if _as_json else text)
+
+
+def finite(value: float) -> float | None:
+    """The number, or None in its place: JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def print_facts(facts: dict[str, str], values: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Train a flow and fill its run directory."""
 
 import contextlib
-import math
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from jaxflow.cli.outputs import open_table
 from jaxflow.cli.processes import is_first
 from jaxflow.cli.run_directory import FLOW, HISTORY, STATE, discard, write_record
 from jaxflow.cli.settings import FitSettings
-from jaxflow.cli.terminal import note
+from jaxflow.cli.terminal import finite, note
 from jaxflow.runtime.dependence import DependentColumnsError
 from jaxflow.training.comparison import Comparison
 from jaxflow.training.defaults import default_eval_every
@@ -68,7 +67,7 @@ def held_out_results(log_p: Float[np.ndarray, " held"]) -> dict[str, Any]:
     if len(log_p) and np.isfinite(log_p).all():
         mean, error = Comparison({"flow": log_p}).mean()
         results |= {"validation": -mean, "held_out_quantiles": np.quantile(log_p, LEVELS).tolist()}
-        results |= {"validation_se": error if math.isfinite(error) else None}
+        results |= {"validation_se": finite(error)}
     return results
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxflow.cli.terminal import finite
 from jaxflow.diagnostics.unusual import ColumnGains, swap_gains
 from jaxflow.tables import FittedTable
 from jaxflow.tables.cells import Cells
@@ -39,7 +40,7 @@ class UnusualRow(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"row": self.row, "log_prob": _finite(self.log_prob), "columns": self.cells}
+        return {"row": self.row, "log_prob": finite(self.log_prob), "columns": self.cells}
 
 
 class Lowest:
@@ -144,16 +145,12 @@ def _unusual_rows(
         nats, donors = gains.nats[i], gains.donors[i].tolist()
         order: list[int] = np.argsort(-nats, kind="stable")[:NUM_NAMED].tolist()
         cells = {
-            names[j]: (text(row, j), text(donors[j], j), _finite(nats[j]))
+            names[j]: (text(row, j), text(donors[j], j), finite(nats[j]))
             for j in order
             if nats[j] >= LEAST_GAIN
         }
         unusual.append(UnusualRow(int(numbers[i]), float(log_p[i]), cells))
     return unusual
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _donor_rows(count: int) -> Int[np.ndarray, " donors"]:
