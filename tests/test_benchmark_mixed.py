@@ -42,6 +42,7 @@ def test_a_baseline_is_a_density(fit):
 
 @pytest.mark.parametrize("fit", ["fit_tree", "fit_classes"])
 @pytest.mark.parametrize("name", ["cities", "gaps", "counts"])
+@pytest.mark.slow
 def test_a_baseline_is_near_the_truth_of_a_simple_table(fit, name):
     plan, each, rows, log_p = coded(name, 2000)
     model = getattr(baselines, fit)(each, rows)

@@ -144,6 +144,7 @@ def test_the_trace_obeys_the_law_of_stochastic_traces(added):
     check_unbiased(trace)
 
 
+@pytest.mark.slow
 def test_the_trace_works_wherever_a_flow_does(added, tmp_path):
     steps = ODE(solver="rk4", num_steps=4)
     a = jax.random.normal(KEY, (6, 6))

@@ -30,6 +30,7 @@ def diffusion(tmp_path_factory, fit, labelled):
     return out, result
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_classes(jaxflow, diffusion):
     run, result = diffusion
     record = json.loads((run / "run.json").read_text())

@@ -57,6 +57,7 @@ def test_run_without_names_takes_named_columns_by_position(
     assert "expected 2 columns (x0, x1), got 3 (x0, x1, x2)" in result.stderr
 
 
+@pytest.mark.slow
 def test_chosen_columns_of_a_table_without_names(jaxflow, fit, values, write, tmp_path):
     """Then x0, x1, ... are names: the training table can be scored as it is."""
     bare = write(tmp_path / "bare.csv", np.c_[values, values[:, :1]])

@@ -39,6 +39,7 @@ def test_a_fit_says_what_a_simple_density_gives(by_default):
     assert history["step"][0] == 0
 
 
+@pytest.mark.slow
 def test_new_rows_are_compared_with_simple_densities(by_default, values):
     run, _ = by_default
     flow, record = library.load(run / "flow.safetensors"), load_extra(run / "flow.safetensors")

@@ -17,6 +17,7 @@ def years(fit, values, write, tmp_path_factory):
     return table, folder / "run", result
 
 
+@pytest.mark.slow
 def test_names_may_be_numbers(jaxflow, years, tmp_path):
     table, run, result = years
     assert "1990, 1991" in result.stdout

@@ -124,6 +124,7 @@ def test_rows_with_gaps_are_scored_and_filled(jaxflow, run, tmp_path):
     assert filled.null_count().to_numpy().sum() == 0
 
 
+@pytest.mark.slow
 def test_the_columns_and_rows_of_a_run_are_recognised(jaxflow, run, tmp_path):
     _, table, _ = run
     options = "--columns", "city,id,visits", "--drop-nan", "--kind", "city=category"

@@ -63,6 +63,7 @@ def test_a_file_of_options_is_checked(tmp_path, jaxflow, table, text, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_s_flow_goes_on(tmp_path, jaxflow, table, fitted, monkeypatch):
     monkeypatch.setattr("jaxflow.cli.models.REFLOW_PAIRS", 64)
     start, _ = fitted

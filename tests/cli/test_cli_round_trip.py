@@ -165,6 +165,7 @@ def test_inputs_without_names_and_in_other_formats(fitted, fit, write, values, t
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_options_reach_the_flow(fit, tmp_path):
     """Coupling layers in float64, no transform."""
     result = fit(

@@ -123,6 +123,7 @@ def test_resume_without_a_run_starts_one(fit, fitted, tmp_path):
     assert_same_training(tmp_path / "run", fitted[0])
 
 
+@pytest.mark.slow
 def test_replaced_run_stays_until_the_new_one_is_done(fit, fitted, interrupt, tmp_path):
     run = tmp_path / "run"
     assert fit(run, "--seed", 1).exit_code == 0

@@ -30,6 +30,7 @@ def test_every_row_is_within_its_tolerance(truth, verify):
 
 @pytest.mark.parametrize("atol_nats", [1e-3, pytest.param(0.1, marks=SLOW)])
 @pytest.mark.parametrize("k", [pytest.param(4.0, marks=SLOW), 8.0, pytest.param(14.0, marks=SLOW)])
+@pytest.mark.slow
 def test_small_states_are_within_it_however_much_they_grow(k, atol_nats):
     # States of size exp(-k), where the tolerance of a step may exceed the state itself.
     z = np.random.default_rng(1).normal(size=(100, 2))

@@ -176,6 +176,7 @@ def test_failed_rows_are_counted_and_named():
     assert named.solves.failed == {"NON_FINITE": (1007, 1100, 1204)}
 
 
+@pytest.mark.slow
 def test_coarse_fixed_steps_fail_truth_mass_and_round_trip():
     flow = dataclasses.replace(sheet(), ode_eval=ODE(solver="euler", num_steps=3))
     x = gaussian(300)
@@ -269,6 +270,7 @@ def test_an_estimated_error_that_does_not_hold_is_a_problem():
         assert f"held for {covered} of 64 rows (95% are needed)" in held.text
 
 
+@pytest.mark.slow
 def test_few_rows_and_coarse_integrals_are_not_called_good():
     found = examine(sheet(), gaussian(30))
     assert found.problems == ()

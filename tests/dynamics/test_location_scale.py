@@ -41,6 +41,7 @@ def test_a_field_of_zero_carries_the_base_to_the_regression():
     np.testing.assert_allclose(flow.encode(x, cond=cond), z, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_inner_field_sees_the_frame():
     field = MLP(1, width=8, cond_dim=2, key=KEY)
     inner, outer = CNF(field, StandardNormal(1)), CNF(LocationScale(field), StandardNormal(1))

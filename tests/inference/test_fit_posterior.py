@@ -39,6 +39,7 @@ def fitted():
     return fit_posterior(theta, x, prior=(-3.0, 3.0), key=KEY, names=["a", "b"], **LONGER)
 
 
+@pytest.mark.slow
 def test_a_linear_gaussian_model_has_its_posterior(fitted):
     x = np.array([0.2, -0.3])
     inverse = np.linalg.inv(np.array([[1.0, 0.5], [0.0, 1.0]]))
@@ -68,6 +69,7 @@ def test_a_posterior_is_written_and_read(fitted, tmp_path):
 
 # ArviZ warns of its next version as it is imported.
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.slow
 def test_pictures_and_tables_of_draws(fitted):
     axes = fitted.corner(KEY, np.zeros(2), num=50)
     assert axes[1, 0].get_ylabel() == "b"

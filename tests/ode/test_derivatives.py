@@ -85,6 +85,7 @@ def test_the_calls_to_write_are_defined():
     np.testing.assert_allclose(twice, jax.jit(jax.grad(squares(exact)))(Y0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_that_a_flow_does_not_have_name_the_call_to_write():
     flow = CNF(lambda t, x: 0.3 * x, StandardNormal(2))
     for call, at in (

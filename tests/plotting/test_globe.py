@@ -48,6 +48,7 @@ def test_a_place_beside_other_columns_has_its_map():
     np.testing.assert_allclose(turned, np.roll(values, -30, axis=1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_unit_vectors_beside_other_columns_have_their_map():
     base = Independent((UniformOn(SPHERE), UniformOn(SPHERE), StandardNormal(2)))
     transform = Blocks((LatLon(), SPHERE, LINES))

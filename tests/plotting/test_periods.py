@@ -62,6 +62,7 @@ def test_torsions_of_two_columns_are_the_density():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x1", "x0")
 
 
+@pytest.mark.slow
 def test_torsions_of_more_columns_are_a_marginal():
     base = WrappedNormal(Torus(3), np.array([math.pi, 0.0, 1.0]), 0.5)
     flow = still(3, base, Angles(3, 360.0))
@@ -89,6 +90,7 @@ def test_a_corner_shows_one_period():
         plotting.corner(x, periods=periods[:1])
 
 
+@pytest.mark.slow
 def test_a_uniform_flow_has_no_peak():
     flow = still(2, UniformOn(Torus(2)), "auto")
     ax = plotting.torsions(flow, resolution=8)

@@ -92,6 +92,7 @@ def test_a_program_that_calls_lapack_runs_alone(small_chunks):
     assert not any(name.startswith("jaxflow") for name in names)
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_differentiated_stays_in_its_thread(monkeypatch):
     monkeypatch.setattr(chunking, "num_threads", lambda: 2)
     flow = CNF(MLP(2, width=4, key=KEY), StandardNormal(2))

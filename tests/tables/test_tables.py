@@ -45,6 +45,7 @@ def table():
     return fit_table(draw(N)[0], key=jax.random.key(0), steps=25, width=16, depth=1)
 
 
+@pytest.mark.slow
 def test_the_density_is_near_the_truth(table):
     frame, truth = draw(2000, seed=5)
     assert 0 < (truth - table.log_prob(frame)).mean() < 0.2
@@ -326,6 +327,7 @@ def test_all_faults_are_said_together(table, key):
         fit_table({"x": [None, None]}, key=key)
 
 
+@pytest.mark.slow
 def test_a_check_finds_rows_of_another_density(table):
     frame, _ = draw(200, seed=11)
     found = check_table(table, frame, jax.random.key(0))

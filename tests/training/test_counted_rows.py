@@ -98,6 +98,7 @@ def test_errors_number_the_rows_that_were_given():
         problems(x, COND, (np.arange(400) != 3).astype(float), 0.1)
 
 
+@pytest.mark.slow
 def test_other_weights_are_rounded_to_repetitions():
     rows = jnp.arange(4.0)[:, None]
     for weights, wanted in (

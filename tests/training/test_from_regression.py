@@ -29,6 +29,7 @@ def fitted():
     return jaxflow.fit_density(x, c, key=KEY, columns=("y",), steps=50, width=16)
 
 
+@pytest.mark.slow
 def test_it_is_as_good_as_the_true_density(fitted):
     x, c, exact = rows(4000, 2)
     log_p = np.asarray(fitted.flow.log_prob(x, c))

@@ -38,6 +38,7 @@ def fitted():
     return x, *jaxflow.fit_density(x, columns=NAMES, **SMALL)
 
 
+@pytest.mark.slow
 def test_the_flow_lives_on_the_manifold_of_the_columns(fitted):
     _, flow, _, comparison = fitted
     assert flow.field.manifold == Product(Sphere(2), Torus(2), Euclidean(1))

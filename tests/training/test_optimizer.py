@@ -64,6 +64,7 @@ def test_fits_own_optimizer_may_be_written_out():
 SGD = optax.chain(optax.trace(0.9), optax.scale(-1e-2))
 
 
+@pytest.mark.slow
 def test_the_optimizer_makes_the_updates():
     # One step of gradient descent, by hand.
     config = dataclasses.replace(CONFIG, steps=1, eval_every=1)
