@@ -62,7 +62,7 @@ def test_a_rounded_field_has_a_closed_form_only_if_the_field_has():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="dtype='int8' is unknown; choose one of bfloat16"):
+    with pytest.raises(ValueError, match="dtype='int8' is unknown; choose one of 'bfloat16'"):
         Rounded(NET, "int8")
     with pytest.raises(TypeError, match="field=3"):
         Rounded(3)

@@ -190,7 +190,7 @@ def test_rounds_with_the_posterior_as_proposal_end_in_the_posterior():
     used = 6000 - posterior.left_out
     assert 1000 < used < 6000
     assert used / 3 < (posterior.effective or 0) < used
-    with pytest.raises(ValueError, match="proposal='prior' must be one of truncated, posterior"):
+    with pytest.raises(ValueError, match="proposal='prior' is unknown; choose one of 'truncated'"):
         fit_rounds(simulate, prior, [1.2], key=KEY, proposal="prior")
 
 

@@ -159,7 +159,7 @@ def test_a_time_that_is_not_finite_is_refused(name):
 
 
 SETTINGS = {
-    "solver": ({"solver": "rk5"}, r"solver='rk5' is unknown; choose one of \['euler', .*'tsit5'"),
+    "solver": ({"solver": "rk5"}, r"solver='rk5' is unknown; choose one of 'euler', .*'tsit5'"),
     "negative steps": ({"num_steps": -1}, "num_steps=-1 must be"),
     "no steps": ({"num_steps": 0}, "num_steps=0 must be"),
     "broken steps": ({"num_steps": 2.5}, r"2\.5"),

@@ -82,7 +82,7 @@ def test_ridge_and_kind_of_a_mixture():
     assert (np.tril(diagonal.factors, -1) == 0).all()
     with pytest.raises(ValueError, match=r"ridge=-1\.0 must be a positive number"):
         GaussianMixture.fit(x, 2, ridge=-1.0)
-    with pytest.raises(ValueError, match="choose 'full' or 'diag'"):
+    with pytest.raises(ValueError, match="choose one of 'full', 'diag'"):
         GaussianMixture.fit(x, 2, covariance="tied")
     with pytest.raises(ValueError, match="components=61 must be at most 60"):
         GaussianMixture.fit(x, 61)

@@ -144,7 +144,7 @@ def test_likelihood_follows_flow_matching_on_moved_images_with_truncated_noise()
 
 
 def test_unknown_noise_and_objectives_are_refused():
-    with pytest.raises(ValueError, match=r"noise='normal' is unknown; choose one of \['unif"):
+    with pytest.raises(ValueError, match=r"noise='normal' is unknown; choose one of 'unif"):
         jaxflow.fit_images(IMAGES, key=KEY, noise="normal")
     with pytest.raises(ValueError, match="objective='likelihood' is unknown"):
         jaxflow.fit_images(IMAGES, key=KEY, objective="likelihood")

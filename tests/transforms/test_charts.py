@@ -87,7 +87,7 @@ def test_the_surface_measure_has_no_area():
     assert log_det == 0
     expected = math.log(math.cos(math.radians(PLACES[0, 0]))) + 2 * math.log(math.pi / 180)
     assert float(LatLon().forward(x)[1]) == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(ValueError, match="measure='area' is unknown; choose 'chart' or 'surface'"):
+    with pytest.raises(ValueError, match="measure='area' is unknown; choose one of 'chart'"):
         LatLon(measure="area")
 
 

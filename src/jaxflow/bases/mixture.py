@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.bases.mixture_fit import fit_mixture
-from jaxflow.runtime.checks import as_matrix, check_columns, check_count, check_event
+from jaxflow.runtime.checks import as_matrix, check_choice, check_columns, check_count, check_event
 from jaxflow.runtime.linear_algebra import solve_lower
 from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
@@ -119,8 +119,7 @@ class GaussianMixture(eqx.Module):
             )
         if not 0 < ridge < float("inf"):
             raise ValueError(f"ridge={ridge} must be a positive number")
-        if covariance not in ("full", "diag"):
-            raise ValueError(f"covariance={covariance!r} is unknown; choose 'full' or 'diag'")
+        check_choice("covariance", covariance, ("full", "diag"))
         settings = {"seed": seed, "starts": starts, "averaged": averaged}
         try:
             parts = fit_mixture(values, components, ridge, covariance, **settings)

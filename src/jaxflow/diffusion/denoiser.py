@@ -21,6 +21,7 @@ from jaxflow.dynamics.protocol import (
     has_closed_form,
     prepare,
 )
+from jaxflow.runtime.checks import check_choice
 from jaxflow.runtime.shapes import Event, Scalar
 
 
@@ -112,8 +113,7 @@ class Denoiser(AbstractDenoiser):
     ) -> None:
         check_field(network, "network")
         check_schedule(schedule)
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction={prediction!r} is unknown; choose one of {PREDICTIONS}")
+        check_choice("prediction", prediction, PREDICTIONS)
         self.network, self.schedule = network, schedule
         self.prediction, self.scaled = prediction, scaled
 

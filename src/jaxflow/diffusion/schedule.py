@@ -23,7 +23,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_choice, check_count
 from jaxflow.runtime.shapes import Event, Scalar
 
 # Times at which `check_schedule` looks, and bisection steps of `time_of`.
@@ -235,8 +235,7 @@ def times_of(schedule: Schedule, num_steps: int, spacing: str) -> Float[np.ndarr
         ValueError: unknown `spacing`, or `num_steps` below 1.
     """
     check_count("num_steps", num_steps)
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing={spacing!r} is unknown; choose one of {SPACINGS}")
+    check_choice("spacing", spacing, SPACINGS)
     even = np.linspace(0.0, 1.0, num_steps + 1)
     if spacing == "time":
         return schedule.end + even * (schedule.start - schedule.end)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxflow.dynamics.sine import sine
+from jaxflow.runtime.checks import check_choice
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -32,8 +33,8 @@ def check_activation(activation: str | Activation) -> str | Activation:
             "(adaptive steps collapse there) and its gradient would miss the jumps; choose one "
             f"of {list(ACTIVATIONS)}"
         )
-    if not callable(activation) and name not in ACTIVATIONS:
-        raise ValueError(f"activation={name!r} is unknown; choose one of {list(ACTIVATIONS)}")
+    if not callable(activation):
+        check_choice("activation", activation, ACTIVATIONS)
     return activation
 
 

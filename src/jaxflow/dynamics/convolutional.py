@@ -13,7 +13,7 @@ from jaxflow.dynamics.activations import Activation, activation_function, check_
 from jaxflow.dynamics.convolve import Padding, convolve
 from jaxflow.dynamics.layers import flatten_cond
 from jaxflow.dynamics.weights import normal_weights
-from jaxflow.runtime.checks import check_count, check_event_shape
+from jaxflow.runtime.checks import check_choice, check_count, check_event_shape
 from jaxflow.runtime.shapes import Event, Scalar
 
 # More channels than this are a height in the wrong place.
@@ -170,8 +170,7 @@ class Convolutional(eqx.Module):
         self.shape = check_image_shape(shape)
         width, depth = check_count("width", width), check_count("depth", depth, 0)
         self.cond_dim = check_count("cond_dim", cond_dim, 0)
-        if padding not in get_args(Padding):
-            raise ValueError(f"padding={padding!r} is unknown; choose one of {get_args(Padding)}")
+        check_choice("padding", padding, get_args(Padding))
         sizes = [self.shape[2], *[width] * depth, self.shape[2]]
         keys = jax.random.split(key, depth + 1)
         self.layers = tuple(

@@ -18,6 +18,7 @@ from jaxflow.dynamics.layers import (
     plain_linear,
     read_inputs,
 )
+from jaxflow.runtime.checks import check_choice
 from jaxflow.runtime.shapes import Event, Scalar
 
 
@@ -79,8 +80,7 @@ class MLP(eqx.Module):
         if not 0 < frequency < float("inf"):
             raise ValueError(f"frequency={frequency} must be a positive number")
         dim, width, depth, cond_dim = check_sizes(dim, width, depth, cond_dim)
-        if time not in ("every", "first"):
-            raise ValueError(f"time={time!r} is unknown; choose 'every' or 'first'")
+        check_choice("time", time, ("every", "first"))
         sizes = [dim] + [width] * depth + [dim]
         layers = []
         for i, layer_key in enumerate(jax.random.split(key, depth + 1)):

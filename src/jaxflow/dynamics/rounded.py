@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxflow.dynamics.wrapper import AbstractWrapper, Run
+from jaxflow.runtime.checks import check_choice
 from jaxflow.runtime.precision import cast_floats
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -44,8 +45,7 @@ class Rounded(AbstractWrapper):
     dtype: str = eqx.field(static=True, default="bfloat16")
 
     def __check_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        check_choice("dtype", self.dtype, DTYPES)
 
     def apply(self, run: Run, t: Array, x: Array, cond: Array | None = None) -> Any:
         """The field's value (and trace) in low precision, cast back to the dtype of `x`."""

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array, validate_data
 from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
-from jaxflow.runtime.checks import check_rows, coarse_columns
+from jaxflow.runtime.checks import check_choice, check_rows, coarse_columns
 from jaxflow.training.defaults import SCALINGS, sine_network
 
 # Two rows to train on and one to validate on.
@@ -114,8 +114,5 @@ def make_options(steps: Any, batch_size: Any, learning_rate: Any) -> dict[str, A
 
 def check_choices(objective: Any, scaling: Any) -> None:
     """Raise ValueError unless both names are known."""
-    allowed = {"objective": list(OBJECTIVES), "scaling": ["auto", *SCALINGS, None]}
-    for name, value in (("objective", objective), ("scaling", scaling)):
-        if not isinstance(value, str | None) or value not in allowed[name]:
-            choices = ", ".join(map(repr, allowed[name]))
-            raise ValueError(f"{name}={value!r} is unknown; choose {choices}")
+    check_choice("objective", objective, OBJECTIVES)
+    check_choice("scaling", scaling, ("auto", *SCALINGS, None))

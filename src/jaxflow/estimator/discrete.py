@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.flows.ensemble import members
+from jaxflow.runtime.checks import check_choice
 from jaxflow.transforms.dequantise import noise_of
 
 
@@ -19,10 +20,7 @@ def grid_steps(flow: Any, dim: int) -> list[float]:
 def mass_columns(discrete: Any, names: Sequence[str] | None, dim: int) -> list[int]:
     """The columns that count by the probability of a cell, if on a grid; checks `discrete`."""
     if isinstance(discrete, str):
-        if discrete not in ("density", "mass"):
-            raise ValueError(
-                f"discrete={discrete!r} is unknown; choose 'density', 'mass', or a list of columns"
-            )
+        check_choice("discrete", discrete, ("density", "mass"), ", or a list of columns")
         return list(range(dim)) if discrete == "mass" else []
     if not isinstance(discrete, list | tuple | np.ndarray):
         raise TypeError(

@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 from jaxflow.inference.fit import fit_posterior
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior, is_frozen
-from jaxflow.runtime.checks import check_count, check_share
+from jaxflow.runtime.checks import check_choice, check_count, check_share
 from jaxflow.runtime.keys import numpy_rng
 
 PROPOSALS = ("truncated", "posterior")
@@ -179,8 +179,7 @@ def fit_rounds(
         ValueError: an unknown proposal, a budget of less than 10 simulations a round, or as
             `fit_posterior`.
     """
-    if proposal not in PROPOSALS:
-        raise ValueError(f"proposal={proposal!r} must be one of {', '.join(PROPOSALS)}")
+    check_choice("proposal", proposal, PROPOSALS)
     check_count("rounds", rounds)
     each = check_count("simulations", simulations, 10 * rounds) // rounds
     prior = as_prior(prior, _dim(prior) if dim is None else dim)

@@ -7,13 +7,13 @@ import sys
 from typing import Any
 
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
+from jaxflow.runtime.checks import check_choice
 
 
 def check_method(solver: Any) -> None:
     """Raise ValueError unless `solver` is a method or the name of one."""
     if isinstance(solver, str):
-        if solver not in TABLEAUS:
-            raise ValueError(f"solver={solver!r} is unknown; choose one of {list(TABLEAUS)}")
+        check_choice("solver", solver, TABLEAUS)
     elif not (isinstance(solver, ButcherTableau) or is_diffrax(solver)):
         raise ValueError(
             f"solver={solver!r} is not a method: give one of {list(TABLEAUS)}, a ButcherTableau, "

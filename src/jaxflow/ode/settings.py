@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from jaxflow.ode.methods import as_diffrax, check_method, estimates_error, is_diffrax, tableau_of
 from jaxflow.ode.tableaus import TABLEAUS, ButcherTableau
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_choice, check_count
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,7 @@ class ODE:
 def _as_gradient(gradient: Gradient | GradientName) -> Gradient:
     if isinstance(gradient, Gradient):
         return gradient
-    if gradient not in GRADIENTS:
-        raise ValueError(
-            f"gradient={gradient!r} is unknown; choose one of {list(GRADIENTS)}, or "
-            "Adjoint(checkpoints=..., backward=...)"
-        )
+    check_choice("gradient", gradient, GRADIENTS, ", or Adjoint(checkpoints=..., backward=...)")
     return GRADIENTS[gradient]()
 
 

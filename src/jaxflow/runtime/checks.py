@@ -1,6 +1,6 @@
 """Checks of counts and of tables before a fit, and the split into training and validation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -23,6 +23,14 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be an integer >= {least}")
     return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any], more: str = "") -> None:
+    """Raise ValueError unless `value` is a choice; `more` names what else may be written."""
+    choices = tuple(choices)
+    if not isinstance(value, str | None) or value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {known}{more}")
 
 
 def check_share(name: str, value: float, such_as: float = 0.1) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import equinox as eqx
 
 from jaxflow.dynamics.protocol import has_closed_form
+from jaxflow.runtime.checks import check_choice
 from jaxflow.trace.hutchinson import Hutchinson
 from jaxflow.trace.protocol import Estimator, check_estimator
 from jaxflow.trace.sketched import XTrace
@@ -48,6 +49,9 @@ class Auto(eqx.Module):
 Trace = Literal["auto", "closed", "exact", "hutchinson"] | Auto | Exact | Estimator | XTrace
 """How a flow computes the trace: a name, or an object with its settings."""
 
+# What `trace` may be instead of a name, for a message.
+OTHERS = ", or jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), "
+OTHERS += "jaxflow.XTrace(...), or a jaxflow.trace.Estimator of your own"
 TRACE_NAMES = {"auto": Auto, "closed": Exact, "exact": Exact, "hutchinson": Hutchinson}
 
 
@@ -62,12 +66,7 @@ def as_trace(trace: Any, field: Any) -> Auto | Exact | Estimator | XTrace:
     if not isinstance(trace, str):
         check_estimator(trace)
         return trace
-    if trace not in TRACE_NAMES:
-        raise ValueError(
-            f"trace={trace!r} is unknown; choose one of {list(TRACE_NAMES)}, or "
-            "jaxflow.Hutchinson(num_probes=...), jaxflow.HutchPlusPlus(...), "
-            "jaxflow.XTrace(...), or a jaxflow.trace.Estimator of your own"
-        )
+    check_choice("trace", trace, TRACE_NAMES, OTHERS)
     if trace == "closed" and not has_closed_form(field):
         raise ValueError(
             f"trace='closed', but {type(field).__name__} has no closed form here. MLP and "

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxflow.dynamics.protocol import Field
-from jaxflow.runtime.checks import check_count
+from jaxflow.runtime.checks import check_choice, check_count
 from jaxflow.runtime.linear_algebra import orthonormal
 from jaxflow.runtime.precision import accumulation_dtype
 from jaxflow.trace.products import inner, products
@@ -70,8 +70,7 @@ class Hutchinson(eqx.Module):
 
     def __check_init__(self) -> None:
         check_count("num_probes", self.num_probes)
-        if self.law not in get_args(Law):
-            raise ValueError(f"law={self.law!r} is unknown; choose one of {get_args(Law)}")
+        check_choice("law", self.law, get_args(Law))
         if self.target_se is not None and not 0 < self.target_se < float("inf"):
             raise ValueError(f"target_se={self.target_se} must be a positive number of nats")
 

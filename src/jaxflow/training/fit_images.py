@@ -18,7 +18,7 @@ from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Stage, Staged, maximum_likelihood
 from jaxflow.objectives.protocol import Objective
 from jaxflow.ode import ODE
-from jaxflow.runtime.checks import check_count, split
+from jaxflow.runtime.checks import check_choice, check_count, split
 from jaxflow.runtime.keys import host_seed
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.trace import Hutchinson
@@ -126,8 +126,8 @@ def fit_images(
         TrainingError: no validation value was finite.
     """
     for name, value, known in (("noise", noise, NOISES), ("objective", objective, OBJECTIVES)):
-        if isinstance(value, str) and value not in known:
-            raise ValueError(f"{name}={value!r} is unknown; choose one of {list(known)}")
+        if isinstance(value, str):
+            check_choice(name, value, known)
     x, levels = as_images(images, levels)
     conds = None if cond is None else _as_conditions(cond, len(x))
     if isinstance(validation, tuple):

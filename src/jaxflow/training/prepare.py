@@ -16,7 +16,7 @@ from jaxflow.flows.data_space import to_flow_space, with_transform
 from jaxflow.flows.flow import Flow
 from jaxflow.objectives.weights import weighted_mean
 from jaxflow.runtime.arguments import promote_dtypes
-from jaxflow.runtime.checks import check_columns, split
+from jaxflow.runtime.checks import check_choice, check_columns, split
 from jaxflow.runtime.dependence import check_independent
 from jaxflow.runtime.keys import host_seed, seed_words
 from jaxflow.runtime.precision import widest_dtype
@@ -83,8 +83,8 @@ def prepare(
             f"train is a tree for the flow's own transform, and transform={transform} is another: "
             "leave transform out"
         )
-    if isinstance(transform, str) and transform != "auto":
-        raise ValueError(f"transform={transform!r} is unknown; choose 'auto', None or a transform")
+    if isinstance(transform, str):
+        check_choice("transform", transform, ("auto", None), ", or a transform")
     if x is None:
         return {NOT_FITTED[0]: _without_data(flow, cond, transform, weights, train)}
     stream = None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxflow.runtime.checks import check_event
+from jaxflow.runtime.checks import check_choice, check_event
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 from jaxflow.transforms.samples import checked_rows
 
@@ -72,8 +72,7 @@ class LatLon(eqx.Module):
         west: float | int | None = None,
         hours: bool = False,
     ) -> None:
-        if measure not in ("chart", "surface"):
-            raise ValueError(f"measure={measure!r} is unknown; choose 'chart' or 'surface'")
+        check_choice("measure", measure, ("chart", "surface"))
         if hours and not degrees:
             raise ValueError("hours=True is for hours beside degrees: leave degrees=False out")
         self.degrees, self.measure, self.polar, self.hours = degrees, measure, polar, hours

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow.diffusion.ddpm import posterior, transition
 from jaxflow.diffusion.steppers.rule import Move, Rule
+from jaxflow.runtime.checks import check_choice
 from jaxflow.runtime.shapes import Event
 
 
@@ -37,8 +38,7 @@ class Ancestral(Rule):
     variance: str = "lower"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("lower", "upper"):
-            raise ValueError(f"variance={self.variance!r} must be 'lower' or 'upper'")
+        check_choice("variance", self.variance, ("lower", "upper"))
 
     def step(self, move: Move, x: Event, memory: Any) -> tuple[Event, Any]:
         """Draw the next point from the posterior."""
