@@ -38,6 +38,7 @@ from threadpoolctl import threadpool_limits
 from harness import each_on_a_core, read_results, table, write_page, write_results
 from jaxflow.data import Checkerboard
 from jaxflow.estimator import FlowDensity
+from jaxflow.training.starts import until_worse
 
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MIXTURES = list(itertools.product(("full", "diag"), (1e-3, 1e-2, 5e-2)))
@@ -162,22 +163,15 @@ class ChosenMixture:
 
     def fit(self, x: np.ndarray) -> GaussianMixture:
         """The best mixture of all rows."""
-        tried = [self._rise(x, *settings) for settings in MIXTURES]
-        return max(tried, key=lambda each: each[0])[1].fit(x)
 
-    def _rise(self, x: np.ndarray, covariance: Any, ridge: float) -> tuple[float, GaussianMixture]:
-        """The best of one covariance and ridge, and its score."""
-        best, worse = (-np.inf, GaussianMixture()), 0
-        for k in COMPONENTS:
-            if worse == 2 or k * 8 > len(x):
-                break
-            mixture = GaussianMixture(
-                k, covariance_type=covariance, reg_covar=ridge, random_state=0
-            )
-            score = cross_val_score(mixture, x, cv=FOLDS).mean()
-            worse = 0 if score > best[0] else worse + 1
-            best = max(best, (score, mixture), key=lambda each: each[0])
-        return best
+        def score(mixture: GaussianMixture) -> float:
+            return float(cross_val_score(mixture, x, cv=FOLDS).mean())
+
+        counts, tried = [k for k in COMPONENTS if k * 8 <= len(x)], []
+        for covariance, ridge in MIXTURES:
+            settings: Any = {"covariance_type": covariance, "reg_covar": ridge, "random_state": 0}
+            tried += until_worse(score, [GaussianMixture(k, **settings) for k in counts])
+        return max(tried, key=lambda each: each[1])[0].fit(x)
 
 
 def peers(rows: int) -> dict[str, Any]:

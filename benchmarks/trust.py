@@ -364,7 +364,7 @@ def random_cases(arguments: argparse.Namespace) -> Iterator[Line]:
                     flow, field=noisier(wide(field), rng.uniform(0, 0.8), rng)
                 )
             n = int(rng.choice([1, 7, 64, MOST_ROWS]))
-            # The truth of as many rows for each batch, by one program.
+            # Always as many rows, so that one program computes all truths.
             rows_of = rng.uniform(0.5, 2) * rng.normal(size=(MOST_ROWS, dim))
             x = (rows_of * data.std(axis=0)).astype(np.float32)
             in_float64 = bool(rng.integers(2))

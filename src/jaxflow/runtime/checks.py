@@ -1,6 +1,6 @@
 """Checks of counts and of tables before a fit, and the split into training and validation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -26,9 +26,10 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any], more: str = "") -> None:
-    """Raise ValueError unless `value` is a choice; `more` names what else may be written."""
+    """Raise ValueError unless `value` is one of `choices`; `more` ends the message."""
     choices = tuple(choices)
-    if not isinstance(value, str | None) or value not in choices:
+    # Lists and arrays are no names; NumPy's dtypes equal theirs.
+    if not isinstance(value, Hashable) or value not in choices:
         known = ", ".join(map(repr, choices))
         raise ValueError(f"{name}={value!r} is unknown; choose one of {known}{more}")
 

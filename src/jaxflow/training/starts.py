@@ -194,7 +194,7 @@ def choose_start(
             plain = not only_mixtures and scaling == TRIED[0]
             _search(score, scaling, mapped[0][0].shape, heavy=plain)
             if plain and max(len(fold.train) for fold in folds) <= MAX_ROWS:
-                _until_worse(score, [Start(kernel=True, ridge=width) for width in WIDTHS])
+                until_worse(score, [Start(kernel=True, ridge=width) for width in WIDTHS])
     ranked = sorted(tried, key=lambda start: -float(tried[start].mean()))
     starts = [start for start in ranked if not start.kernel]
     plain = [start for start in starts if start.scaling == TRIED[0]]
@@ -213,10 +213,10 @@ def surely_better(log_p: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]
     return bool(gain.mean() > SURE * gain.std() / len(gain) ** 0.5)
 
 
-def _until_worse(
-    score: Callable[[Start], float], starts: Iterable[Start], most: int = WORSE
-) -> list[tuple[Start, float]]:
-    """Starts and their scores, up to the one after which `most` have been no better."""
+def until_worse(
+    score: Callable[[Any], float], starts: Iterable[Any], most: int = WORSE
+) -> list[tuple[Any, float]]:
+    """Starts and their scores; it ends when `most` in a row are no better than the best."""
     scored, worse, top = [], 0, -np.inf
     for start in starts:
         value = score(start)
@@ -234,7 +234,7 @@ def _search(
     mixture: Start | None = None
     for covariance in ("full", "diag") if shape[1] > MANY_COLUMNS else ("full",):
         counts = _by_components(Start(scaling, covariance=covariance), *shape)
-        for start, value in _until_worse(score, counts):
+        for start, value in until_worse(score, counts):
             if value > highest:
                 best, highest = start, value
             if start.components > 1 and (mixture is None or value > score(mixture)):
@@ -250,7 +250,7 @@ def _search(
         # More components as long as that is better.
         counts = _by_components(replace(mixture, averaged=True), *shape)
         more = [each for each in counts if each.components >= mixture.components]
-        _until_worse(score, more, most=1)
+        until_worse(score, more, most=1)
 
 
 def _by_components(start: Start, rows: int, dim: int) -> Iterator[Start]:
