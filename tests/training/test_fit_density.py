@@ -1,5 +1,7 @@
 """Fits of a table with the defaults: never second to a simple density, in a few seconds."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,10 @@ from jaxflow.flows.data_space import with_transform
 from jaxflow.training import Comparison, History, TrainConfig
 from jaxflow.training.folds import make_folds
 from jaxflow.training.from_simple import Table
+from jaxflow.training.optimizer import optimizer_of
 from jaxflow.training.phases import phase_at
 from jaxflow.training.starts import Fold, Start, choose_start, forward
+from jaxflow.training.step import train_steps
 from jaxflow.transforms import propose
 
 KEY = jax.random.key(0)
@@ -66,7 +70,9 @@ def test_the_number_of_components_is_found():
     folds = [Fold(x[a], x[b], np.zeros(len(b))) for a, b in make_folds(np.arange(300), 5, 0)]
     tried = choose_start(folds)
     best = next(iter(tried))
-    assert best.components == 2
+    assert 1 < best.components < 5
+    entropy = np.log(2 * np.pi * np.e * 0.3**2) + np.log(2)
+    assert tried[best].mean() > -entropy - 0.05
     means = [log_p.mean() for log_p in tried.values()]
     assert means == sorted(means, reverse=True)
     assert {len(log_p) for log_p in tried.values()} == {300}
@@ -191,6 +197,23 @@ def test_training_gains_where_a_mixture_is_not_enough():
     assert history["step"][-1] - history["step"][best] <= 200
     assert float(flow.log_prob(new).mean()) > -1.95
     assert min(comparison.difference(name)[0] for name in comparison.log_p) > -0.02
+
+
+def test_folds_and_all_rows_share_one_program():
+    from sklearn.datasets import make_moons
+
+    x = make_moons(100, noise=0.05, random_state=0)[0]
+    train_steps._cached.clear_cache()
+    _, history, _ = jaxflow.fit_density(x, **QUICK)
+    assert history["step"][int(np.argmin(history["validation"]))] > 0
+    assert train_steps._cached._cache_size() == 1
+
+
+def test_settings_that_no_step_sees_give_the_same_optimizer():
+    config = TrainConfig(steps=100)
+    other = replace(config, validation_rows=10, patience=3, batch_size=7, max_seconds=9.0)
+    assert optimizer_of(config) is optimizer_of(other)
+    assert optimizer_of(config) is not optimizer_of(replace(config, clip_norm=1.0))
 
 
 @pytest.mark.slow

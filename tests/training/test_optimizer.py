@@ -53,7 +53,10 @@ def test_fits_own_optimizer_may_be_written_out():
     adamw = optax.adamw(default_schedule(), weight_decay=0.0)
     adamw = optax.chain(optax.clip_by_global_norm(5.0), adamw)
     again, other = train(optimizer=adamw)
-    assert same(flow, again)
+    # Not the same bits: its own optimiser treats all weights as one vector.
+    arrays = (jax.tree.leaves(eqx.filter(each, eqx.is_array)) for each in (flow, again))
+    for ours, written in zip(*arrays, strict=True):
+        np.testing.assert_allclose(ours, written, atol=1e-9)
     # Nobody can read the rate out of such a chain.
     assert np.isnan(other["learning_rate"]).all()
     again, other = train(schedule=default_schedule())

@@ -13,8 +13,8 @@ from scipy.special import logsumexp
 
 # A fit ends once a step gains less than this in the mean log-density of a row, in nats.
 GAIN, MOST_STEPS = 1e-3, 100
-# Steps of k-means before the first step.
-KMEANS_STEPS = 30
+# Steps of k-means before the first step, and how many are taken between looks for a change.
+KMEANS_STEPS, KMEANS_EVERY = 30, 5
 # Numbers in the arrays of a step: rows come in chunks.
 CHUNK = 2**20
 # A factor so large that a row belongs to its nearest centre alone.
@@ -95,7 +95,11 @@ def _cluster(
     with warnings.catch_warnings():
         # A centre without rows stays where it is.
         warnings.simplefilter("ignore")
-        return kmeans2(x, centres, iter=KMEANS_STEPS, minit="matrix")[0]
+        for _ in range(KMEANS_STEPS // KMEANS_EVERY):
+            before, centres = centres, kmeans2(x, centres, iter=KMEANS_EVERY, minit="matrix")[0]
+            if np.array_equal(before, centres):
+                break
+    return centres
 
 
 def _climb(

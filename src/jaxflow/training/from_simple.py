@@ -161,6 +161,9 @@ def train_folds(table: Table, start: Callable[[np.ndarray], CNF], folds: Splits)
     With a single fold, the rest of whose rows are held out, its flow is the result.
     """
     every = np.arange(len(table.x))
+    # All rows train in the minibatches of the folds, which choose the number of steps.
+    size = min(table.config.batch_size, len(folds[0][0]))
+    table = table._replace(config=replace(table.config, batch_size=size))
     runs = [table.run(start(train), train, held) for train, held in folds]
     with Progress(table.config.steps, show=table.progress) as bar:
         search = Folds(runs, len(every) if len(folds) > 1 else len(folds[0][0]))

@@ -55,7 +55,7 @@ def minimise(
             count = min(config.eval_every, config.steps - step)
             indices = minibatch_indices(len(data.x), config, seed_words(key), step, count)
             numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(0)
-            inputs = Steps(loss_args, indices, *numbers, key, config, optimizer, replicate)
+            inputs = Steps(loss_args, indices, *numbers, key, config.ema, optimizer, replicate)
             state, losses, _ = train_steps(inputs, state)
             taken = num_finite(losses, count)
             mean = float(jnp.mean(losses[:taken])) if taken else math.inf

@@ -45,23 +45,24 @@ class Optimizer:
         return jnp.asarray(rates[0] if rates else jnp.nan)
 
 
-@functools.cache
 def optimizer_of(config: TrainConfig) -> Optimizer:
     """AdamW with clipping, and a rate that rises linearly and falls as a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=max(1, round(config.warmup * config.steps)),
-        decay_steps=max(2, config.steps),
-        end_value=0.01 * config.learning_rate,
-    )
-    return _adamw(config, schedule)
+    warmup = max(1, round(config.warmup * config.steps))
+    schedule = _cosine(config.learning_rate, warmup, max(2, config.steps))
+    return _adamw(schedule, config.clip_norm, config.weight_decay)
 
 
-def _adamw(config: TrainConfig, schedule: Schedule) -> Optimizer:
+@functools.lru_cache(maxsize=32)
+def _cosine(peak: float, warmup: int, steps: int) -> Schedule:
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, 0.01 * peak)
+
+
+# Both caches know only the settings that a step depends on: another object is another program.
+@functools.lru_cache(maxsize=32)
+def _adamw(schedule: Schedule, clip_norm: float, weight_decay: float) -> Optimizer:
     transformation = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, weight_decay=weight_decay),
     )
     return Optimizer(transformation, schedule, by_entry=True)
 
@@ -95,7 +96,8 @@ class Choice:
         if self.optimizer is not None:
             return _of_user(self.optimizer)
         if self.schedule is not None:
-            return _scheduled(phase.config, self.schedule, phase.first)
+            schedule = _from_step(self.schedule, phase.first)
+            return _adamw(schedule, phase.config.clip_norm, phase.config.weight_decay)
         return optimizer_of(phase.config)
 
 
@@ -105,9 +107,9 @@ def _of_user(transformation: optax.GradientTransformation) -> Optimizer:
 
 
 @functools.lru_cache(maxsize=32)
-def _scheduled(config: TrainConfig, schedule: Schedule, first: int) -> Optimizer:
+def _from_step(schedule: Schedule, first: int) -> Schedule:
     # A phase counts its updates from 0, and the schedule those of the entire training.
-    return _adamw(config, lambda count: schedule(count + first))
+    return lambda count: schedule(count + first)
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -226,7 +226,9 @@ class Run:
         numbers = jnp.asarray(count), jnp.asarray(step), jnp.asarray(phase.first)
         loss_args = self.frozen, rows, self.problem.batch_transform, phase.objective
         optimizer = self.optimizer.at(phase)
-        return Steps(loss_args, indices, *numbers, self.key, phase.config, optimizer, self.place)
+        return Steps(
+            loss_args, indices, *numbers, self.key, phase.config.ema, optimizer, self.place
+        )
 
     def _value(self, ode: ODE | None = None) -> tuple[float, float]:
         """Validation value and evaluations by this solver; None is the evaluation solver."""

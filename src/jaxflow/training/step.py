@@ -15,7 +15,6 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxflow.objectives.protocol import Objective
 from jaxflow.runtime.mesh import replicate, shard_rows
 from jaxflow.training.augment import BatchTransform
-from jaxflow.training.config import TrainConfig
 from jaxflow.training.optimizer import Optimizer
 from jaxflow.training.trainable import combine_trainable
 
@@ -49,7 +48,7 @@ class Steps(NamedTuple):
     start: Array  # number of the first of them, from 0 over the entire training
     first: Array  # step from which the learning rate and the average of the weights count
     key: PRNGKeyArray
-    config: TrainConfig
+    ema: float  # of the average of the weights
     optimizer: Optimizer
     place: Callable[[Any], Any]  # distributes the state over a mesh between steps
 
@@ -140,7 +139,7 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
     Returns:
         The new state, the loss of each step, and the last learning rate.
     """
-    loss_args, indices, count, start, first, key, config, optimizer, place = inputs
+    loss_args, indices, count, start, first, key, ema, optimizer, place = inputs
     split = unjoin = lambda params: params
     # In one vector an optimiser that works entry by entry is a few operations, not some per array.
     if (
@@ -171,12 +170,12 @@ def train_steps(inputs: Steps, state: TrainState) -> tuple[TrainState, Array, Ar
         params = eqx.apply_updates(state.params, updates)
         # A short memory at first, or the average would remember the initial weights.
         age = step - first
-        decay = jnp.minimum(config.ema, (1 + age) / (10 + age))
-        ema = jax.tree.map(
+        decay = jnp.minimum(ema, (1 + age) / (10 + age))
+        average = jax.tree.map(
             lambda old, new: old + (1 - decay).astype(new.dtype) * (new - old), state.ema, params
         )
         loss = jnp.where(good, loss, jnp.nan).astype(losses.dtype)
-        state = place(TrainState(params, ema, opt_state))
+        state = place(TrainState(params, average, opt_state))
         return i + 1, good, state, losses.at[i].set(loss)
 
     carry = jnp.zeros_like(count), jnp.asarray(True), state, jnp.full(len(indices), jnp.nan)
