@@ -61,6 +61,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cases as slow that `@pytest.mark.quick(...)` does not name by their ids."""
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        if quick is not None and item.callspec.id not in quick.args:
+            item.add_marker(pytest.mark.slow)
+
+
 # Every compiled function holds memory maps, of which Linux allows a process 65,530 by default.
 MOST_MAPS = 40_000
 

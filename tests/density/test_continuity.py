@@ -69,13 +69,8 @@ LINEAR_ODES = {
 }
 
 
-@pytest.mark.parametrize(
-    "ode",
-    [
-        pytest.param(ode, id=name, marks=[pytest.mark.slow] * (name == "checkpointed, adaptive"))
-        for name, ode in LINEAR_ODES.items()
-    ],
-)
+@pytest.mark.quick("checkpointed, fixed")
+@pytest.mark.parametrize("ode", LINEAR_ODES.values(), ids=LINEAR_ODES)
 def test_density_of_a_linear_flow_and_its_gradient_in_the_matrix(ode, key):
     x = jax.random.normal(key, (4, 5))
 

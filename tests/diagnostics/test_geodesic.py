@@ -38,6 +38,7 @@ def p_of(manifold, x, y, **settings):
     return tested.p
 
 
+@pytest.mark.quick("sphere", "product")
 @pytest.mark.parametrize("name", MANIFOLDS)
 def test_it_finds_another_spread_and_no_difference_from_the_same(name):
     m = MANIFOLDS[name]

@@ -123,7 +123,8 @@ def test_wrong_posteriors_are_found_most_of_the_time(name):
     assert sum(map(bool, found)) >= 4
 
 
-@pytest.mark.parametrize("x64", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("x64", [True, False])
 def test_a_flow_of_the_library(x64):
     with jax.enable_x64(x64):
         rng = np.random.default_rng(0)

@@ -37,6 +37,7 @@ def examine(name, rows, seed, change=None):
     return measure_uniformity(base, manifold, z, np.random.default_rng(seed), 0.01)
 
 
+@pytest.mark.quick("circle", "mixed")
 @pytest.mark.parametrize("name", BASES)
 def test_rows_of_the_base_pass(name):
     p = np.array([[t.mean_p, t.square_p, t.energy_p] for t in

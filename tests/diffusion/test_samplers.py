@@ -52,6 +52,7 @@ def gaussian_flow():
     return as_flow(Known(SCHEDULE), 1, data_std=STD)
 
 
+@pytest.mark.quick("ancestral", "ddim", "heun", "dpm-solver", "annealed langevin")
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_moments_of_gaussian_data(name, key):
     sampler, num_steps, spacing, slack = SAMPLERS[name]
@@ -280,6 +281,7 @@ def finite_in_float32(schedule, name, key):
                 assert np.isfinite(x).all(), (name, spacing, num_steps)
 
 
+@pytest.mark.quick("dpm-solver", "ancestral")
 @pytest.mark.parametrize("name", ["dpm-solver", "ancestral", "ddim, eta"])
 def test_times_that_round_to_the_same_number_do_no_harm(name, key):
     finite_in_float32(EXTREME["straight"], name, key)

@@ -82,17 +82,11 @@ CASES = {
     "fixed steps": lambda: (cnf(ode_eval=ODE(solver="rk4", num_steps=4)), None),
     "coupling": lambda: (CouplingFlow(2, num_layers=2, width=8, key=KEY), None),
 }
-QUICK = "coupling", False
 
 
-@pytest.mark.parametrize(
-    ("case", "x64"),
-    [
-        pytest.param(case, x64, marks=() if (case, x64) == QUICK else pytest.mark.slow)
-        for case in CASES
-        for x64 in (False, True)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("case", CASES)
 def test_bits_are_those_of_live_calls(case, x64, tmp_path):
     path = tmp_path / "flow.zip"
     with jax.enable_x64(x64):

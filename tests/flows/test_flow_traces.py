@@ -51,12 +51,6 @@ def estimators(shape) -> dict[str, Any]:
 NAMES = list(estimators((6,)))
 
 
-def slow_but(*names):
-    """Parametrise by all stochastic traces; those that are not named are slow."""
-    marks = {name: () if name in names else pytest.mark.slow for name in NAMES}
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks[n]) for n in NAMES])
-
-
 # --- estimates ---
 
 
@@ -80,12 +74,14 @@ def check_unbiased(trace):
     assert (other - value).std() == pytest.approx(2**0.5 * spread, rel=0.1)
 
 
-@slow_but("gaussian", "orthogonal", "hutch++", "xtrace")
+@pytest.mark.quick("orthogonal", "xtrace")
+@pytest.mark.parametrize("name", NAMES)
 def test_estimates_of_a_log_density_are_unbiased_with_the_error_they_say(name):
     check_unbiased(estimators((2, 3))[name])
 
 
-@slow_but("rademacher", "hutch++", "xtrace")
+@pytest.mark.quick("rademacher")
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_come_with_the_estimate_of_their_log_density(name):
     flow = swirling((6,), estimators((6,))[name])
     x, log_p = flow.sample_and_log_prob(KEY, 2000)
@@ -106,7 +102,8 @@ def test_probes_that_span_the_space_are_exact(trace):
     np.testing.assert_allclose(error, 0, atol=1e-8)
 
 
-@slow_but("rademacher", "hutch++", "xtrace")
+@pytest.mark.quick("rademacher", "hutch++", "xtrace")
+@pytest.mark.parametrize("name", NAMES)
 def test_a_skew_jacobian_leaves_no_error(name):
     a = jax.random.normal(KEY, (6, 6))
     trace = estimators((6,))[name]
@@ -297,7 +294,8 @@ def test_a_sketch_from_the_flow_itself_lowers_the_error():
     assert errors["HutchPlusPlus"] < 0.7 * errors["Hutchinson"]
 
 
-@slow_but("rademacher", "orthogonal", "hutch++", "xtrace")
+@pytest.mark.quick("rademacher", "orthogonal", "hutch++", "xtrace")
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_stays_float32_and_close(name):
     narrow = lambda tree: jax.tree.map(lambda w: w.astype(jnp.float32), tree)  # noqa: E731
     flow = swirling((6,), narrow(estimators((6,))[name]))

@@ -188,10 +188,8 @@ def answers(question, matrix):
         yield jnp.sum(QUESTIONS[question](flow_of(f, question)) ** 2)
 
 
-@pytest.mark.parametrize(
-    "question",
-    [q if q == "log_prob" else pytest.param(q, marks=SLOW) for q in QUESTIONS],
-)
+@pytest.mark.quick("log_prob")
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_a_flow_whose_field_closes_over_its_parameters(question):
     ours, theirs = jax.jit(jax.jacrev(lambda matrix: jnp.stack([*answers(question, matrix)])))(
         MATRIX

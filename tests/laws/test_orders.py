@@ -151,6 +151,7 @@ def test_measured_order_of_the_error_estimate(solver):
     assert measured == pytest.approx(tableau.error_order + 1, abs=0.1)
 
 
+@pytest.mark.quick("bosh3", "tsit5")
 @pytest.mark.parametrize("solver", PAIRS)
 def test_the_error_of_adaptive_steps_follows_the_tolerance(solver):
     problem = PROBLEMS["riccati"]

@@ -107,18 +107,11 @@ def dtypes(flow, x, cond=None):
 
 
 # Of bases with arrays, one is like another.
-QUICK = {"cnf, diagonal", "grid"} | {
-    f"coupling, {b}" for b in BASES if b not in ("student", "mixture")
-}
+QUICK = {"cnf, diagonal"} | {f"coupling, {b}" for b in BASES if b not in ("student", "mixture")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in [*FLOWS, *DIFFUSIONS]
-    ],
-)
+@pytest.mark.quick(*QUICK)
+@pytest.mark.parametrize("name", [*FLOWS, *DIFFUSIONS])
 def test_answers_are_in_the_widest_dtype(name):
     flow = (
         DIFFUSIONS[name] if name in DIFFUSIONS else MAKERS[FLOWS[name][0]](BASES[FLOWS[name][1]])

@@ -56,14 +56,8 @@ def agree(actual, expected):
     )
 
 
-SLOW = {"log_prob_with_error", "encode"}
-
-
-def slow_if(slow, names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
-
-
-@pytest.mark.parametrize("name", slow_if(SLOW, CALLS))
+@pytest.mark.quick("log_prob", "decode", "log_prob_at", "transport", "coupling")
+@pytest.mark.parametrize("name", CALLS)
 def test_vmap_of_rows_is_the_batch(name):
     call = CALLS[name]
     agree(jax.jit(jax.vmap(call))(X, COND), call(X, COND))
@@ -75,7 +69,8 @@ def test_nested_vmaps_and_one_condition_for_all_rows():
     agree(each(x, COND[0]), FIXED.log_prob(x, COND[0]))
 
 
-@pytest.mark.parametrize("name", slow_if(set(FLOWS), FLOWS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
 def test_vmap_over_keys_draws_what_each_key_draws(name):
     flow = FLOWS[name]
     for draw in (
@@ -86,7 +81,8 @@ def test_vmap_over_keys_draws_what_each_key_draws(name):
         agree(jax.tree.map(lambda leaf: leaf[4], drawn), draw(KEYS[4], COND[4]))
 
 
-@pytest.mark.parametrize("name", slow_if({"adaptive", "fixed"}, FLOWS))
+@pytest.mark.quick("coupling")
+@pytest.mark.parametrize("name", FLOWS)
 def test_gradients_of_a_vmap_those_in_a_vmap_and_those_of_the_batch_agree(name):
     arrays, static = eqx.partition(FLOWS[name], eqx.is_inexact_array)
 
@@ -106,7 +102,8 @@ def test_gradients_of_a_vmap_those_in_a_vmap_and_those_of_the_batch_agree(name):
     agree((jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), of_arrays), *of_rows), batch)
 
 
-@pytest.mark.parametrize("name", slow_if({"fixed"}, ["fixed", "coupling"]))
+@pytest.mark.quick("coupling")
+@pytest.mark.parametrize("name", ["fixed", "coupling"])
 def test_forward_mode_through_a_vmap(name):
     def total(x):
         return jax.vmap(FLOWS[name].log_prob)(x, COND)

@@ -56,6 +56,7 @@ def losses(couplings, flow, x):
     return [FlowMatching(coupling=coupling)(flow, x, None, KEY) for coupling in couplings]
 
 
+@pytest.mark.quick("Sphere(2)", "Product(Sphere(2), Torus(1))")
 @pytest.mark.parametrize("manifold", CASES, ids=str)
 def test_exact_transport_is_the_best_permutation(manifold):
     x0, x1 = points(manifold, 6), points(manifold, 6, seed=1)
@@ -98,7 +99,8 @@ def test_conditions_count_as_on_a_line():
     np.testing.assert_array_equal(ignored, pair(OptimalTransport(), Sphere(2), x0, x1))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
+@pytest.mark.quick("Sphere(2)-float32")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("manifold", [Sphere(2), SO3(), Torus(2)], ids=str)
 def test_antipodes_have_a_finite_cost_and_path(manifold, dtype):
     # Opposite points, in their order: every pair is as far apart as points can be.

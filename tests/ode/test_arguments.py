@@ -74,6 +74,7 @@ def test_solving_back_inverts():
     np.testing.assert_allclose(back, y0, atol=1e-8)
 
 
+@pytest.mark.quick("adaptive-checkpointed", "fixed-adjoint")
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
 @pytest.mark.parametrize("steps", [SMALL, FIXED], ids=["adaptive", "fixed"])
 def test_args_may_hold_integers_keys_functions_and_words(gradient, steps):

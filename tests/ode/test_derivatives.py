@@ -25,10 +25,8 @@ SOLVES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "many" else name for name in SOLVES],
-)
+@pytest.mark.quick("odeint")
+@pytest.mark.parametrize("name", SOLVES)
 def test_the_hessian_is_that_of_the_closed_form(name):
     def total(args):
         return jnp.sum(SOLVES[name](args[:2], args[2]))

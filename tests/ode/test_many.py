@@ -104,6 +104,7 @@ def test_rows_have_times_and_arguments_of_their_own(ode):
     np.testing.assert_array_equal(stats.t, t1)
 
 
+@pytest.mark.quick("adjoint")
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
 def test_gradients_are_those_of_the_exact_solution(gradient):
     problem = PROBLEMS["riccati"]

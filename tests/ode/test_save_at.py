@@ -23,6 +23,7 @@ def decay(t, y, _):
     return -y
 
 
+@pytest.mark.quick("checkpointed, fixed", "adjoint, adaptive", "direct, fixed")
 @pytest.mark.parametrize("ode", REVERSE.values(), ids=REVERSE)
 def test_sums_of_saved_states_and_their_slopes(ode):
     # y0 = 2 W, y' = -y: the states are 2 W exp(-t), here with W = 1.

@@ -191,6 +191,7 @@ def test_integers_are_spread_like_their_floats(key):
     np.testing.assert_array_equal(transform.spread(x, key), transform.spread(x.astype(float), key))
 
 
+@pytest.mark.quick("2.0")
 @pytest.mark.parametrize("shift", [None, 2.0])
 def test_rounded_samples_come_with_their_own_log_prob(shift, key):
     transform = Dequantise([1.0])
