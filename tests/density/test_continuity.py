@@ -92,6 +92,7 @@ def test_density_of_a_linear_flow_and_its_gradient_in_the_matrix(ode, key):
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_forward_mode_of_a_density(key):
     x, tangent = jax.random.normal(key, (2, 4, 5))
 

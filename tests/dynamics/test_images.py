@@ -55,6 +55,7 @@ def test_a_circular_convolution_has_the_trace_of_its_fourier_transform():
     np.testing.assert_allclose(f - affine, np.fft.ifft2(spectrum, axes=(0, 1)).real, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_flow_has_the_log_determinant_of_its_fourier_transform():
     field = linear()
     ode = ODE(solver="dopri8", rtol=1e-10, atol=1e-10)

@@ -76,6 +76,7 @@ def test_the_divergence_of_a_projected_constant(dim):
         np.testing.assert_allclose(trace, -dim * x[-1], atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_rising_field_has_its_closed_form():
     height = np.linspace(-0.99, 0.999, 40)
     x = at_heights(height)

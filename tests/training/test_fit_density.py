@@ -199,6 +199,7 @@ def test_training_gains_where_a_mixture_is_not_enough():
     assert min(comparison.difference(name)[0] for name in comparison.log_p) > -0.02
 
 
+@pytest.mark.slow
 def test_folds_and_all_rows_share_one_program():
     from sklearn.datasets import make_moons
 
