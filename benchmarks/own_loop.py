@@ -43,7 +43,7 @@ def fits_steps(flow: jaxflow.CNF, x: jax.Array, key: jax.Array) -> tuple[Any, An
     indices = jnp.tile(jnp.arange(len(x)), (count, 1))
     numbers = jnp.asarray(count), jnp.asarray(0), jnp.asarray(0)
     loss_args = frozen, Dataset(x, None), None, maximum_likelihood
-    inputs = Steps(loss_args, indices, *numbers, key, CONFIG, optimizer, replicate)
+    inputs = Steps(loss_args, indices, *numbers, key, CONFIG.ema, optimizer, replicate)
     return inputs, lambda: initial_state(params, optimizer)
 
 
