@@ -10,7 +10,7 @@ from tests.diagnostics.flows import RIGHT, WRONG
 from jaxflow.diagnostics import diagnose, two_sample
 
 # Of each kind, cases that share their compiled code.
-QUICK_WRONG = ("other units",)
+QUICK_WRONG = ("half of the trace", "other units")
 QUICK_RIGHT = ("linear", "rotation")
 
 

@@ -48,7 +48,7 @@ class Steps(NamedTuple):
     start: Array  # number of the first of them, from 0 over the entire training
     first: Array  # step from which the learning rate and the average of the weights count
     key: PRNGKeyArray
-    ema: float  # of the average of the weights
+    ema: float  # decay of the average of the weights
     optimizer: Optimizer
     place: Callable[[Any], Any]  # distributes the state over a mesh between steps
 
