@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.scipy import stats
 
 from jaxflow import (
@@ -61,6 +62,19 @@ def linear(scale, base, **settings):
     """`x(1) = exp(scale) x(0)`."""
     field = Linear(matrix=scale * jnp.eye(2))
     return CNF(field, base, ode_eval=ODE(rtol=1e-9, atol=1e-9), **settings)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 5e-7), (jnp.float64, 3e-14)])
+def test_the_distribution_function_of_student_s_t(dtype, most):
+    df = np.asarray([1, 4, 7.9, 8, 30, 99, 101, 1e3, 1e4, 1e5, 1e7, 1e12, 1e20])
+    x = np.linspace(-9, 9, 61)
+    cdf = jax.jit(jax.vmap(StudentT(df.astype(dtype)).cdf, in_axes=0))
+    values = cdf(jnp.broadcast_to(jnp.asarray(x, dtype)[:, None], (len(x), len(df))))
+    assert values.dtype == dtype
+    exact = scipy.stats.t.cdf(np.asarray(x, dtype)[:, None], df.astype(dtype).astype(float))
+    np.testing.assert_allclose(values, exact, rtol=0, atol=most)
+    far = StudentT(df.astype(dtype)).cdf(jnp.full(len(df), 1e18, dtype))
+    np.testing.assert_allclose(far, 1, atol=1e-6)
 
 
 @pytest.mark.slow

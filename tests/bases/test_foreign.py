@@ -176,6 +176,13 @@ def test_other_distributions_of_scipy_are_refused():
             as_base(distribution)
 
 
+@pytest.mark.parametrize("kind", ["multivariate_normal", "multivariate_t"])
+def test_a_singular_covariance_of_scipy_is_refused(kind):
+    singular = getattr(stats, kind)(MEAN, np.ones((2, 2)), allow_singular=True)
+    with pytest.raises(ValueError, match="rank 1 in 2 dimensions, so no density"):
+        CNF(Linear(2, key=jax.random.key(0)), singular)
+
+
 @pytest.mark.slow
 def test_a_base_of_scipy_as_users_run_it():
     with jax.enable_x64(False):

@@ -79,6 +79,17 @@ def test_a_field_that_contracts_one_way_and_expands_another():
     assert ratio < 50
 
 
+@pytest.mark.parametrize("growth", [1.0, pytest.param(-1.0, marks=pytest.mark.slow)])
+def test_a_field_that_is_steep_in_time_feels_the_rounding_of_times(growth):
+    end = 1 + 2.0**-10
+    x = (RNG.normal(size=(N, 1)) * (1.0 if growth > 0 else 1e-3)).astype(np.float32)
+    change = growth * np.log(end / (end - 1))
+    truth = stats.norm.logpdf(x.astype(float)[:, 0] * np.exp(-change)) - change
+    flow = CNF(lambda t, x: growth * x / (end - t), StandardNormal(1))
+    coverage, _ = judge(flow, x, truth)
+    assert coverage >= 0.99
+
+
 def test_a_transform_that_is_ill_conditioned():
     axes = np.linalg.qr(RNG.normal(size=(4, 4)))[0] * np.logspace(0, -4, 4)
     x = (RNG.normal(size=(N, 4)) @ axes.T + 1).astype(np.float32)

@@ -51,6 +51,15 @@ def test_the_limit_of_a_drift(ode, most):
     assert drifted(y0 + 1.001 * most * off, y0, ode)
 
 
+@pytest.mark.parametrize("tolerance", [0.3, 0.1, 0.01])
+def test_a_loose_tolerance_is_no_licence_to_drift(tolerance):
+    def bistable(t, y, _):
+        return 6 * jnp.sin(4 * y) * jnp.cos(3 * t)
+
+    ode = ODE(gradient="adjoint", rtol=tolerance, atol=tolerance, throw=False)
+    assert np.isnan(jax.grad(lambda y: odeint(bistable, y, 0.0, 2.0, None, ode=ode)[0])(1.0))
+
+
 @pytest.mark.slow
 def test_checkpoints_prevent_the_drift():
     exact = gradient(50.0, ODE(rtol=1e-11, atol=1e-11))

@@ -170,6 +170,12 @@ def test_probes_of_another_shape_are_refused(shape):
         hutchinson_trace(linear(jnp.eye(2)), T, X, jnp.ones(shape))
 
 
+def test_events_and_probes_may_be_integers():
+    f, trace = hutchinson_trace(lambda t, x: 2 * x, T, jnp.ones(3, int), jnp.asarray([1, -1, 1]))
+    assert f.dtype == float
+    assert trace == 6
+
+
 def test_settings_that_are_refused():
     with pytest.raises(ValueError, match="num_probes=0 must be"):
         Hutchinson(num_probes=0)

@@ -50,6 +50,7 @@ class ScipyBase(eqx.Module):
 
         Raises:
             TypeError: `distribution` is another one.
+            ValueError: its covariance is singular, so that it has no density.
         """
         kind = type(distribution).__name__
         is_vector = kind in VECTORS
@@ -60,6 +61,13 @@ class ScipyBase(eqx.Module):
                 f"base={kind} of scipy is not a density of numbers or vectors; allowed are "
                 "continuous distributions of one number, such as scipy.stats.norm(mean, scale), "
                 "scipy.stats.multivariate_normal(mean, cov) and multivariate_t, each frozen"
+            )
+        covariance = vars(distribution).get("cov_object", vars(distribution).get("shape_info"))
+        if covariance is not None and covariance.rank < distribution.dim:
+            raise ValueError(
+                f"base={kind} of scipy has a covariance of rank {covariance.rank} in "
+                f"{distribution.dim} dimensions, so no density: drop the dependent columns, or "
+                "add a small multiple of the identity to the covariance"
             )
         self.distribution = distribution
         drawn = np.shape(distribution.rvs(random_state=np.random.default_rng(0)))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.special import betainc, gammaln
+from jax.scipy.special import betainc, gammaln, ndtr
 from jaxtyping import PRNGKeyArray
 
 from jaxflow.runtime.checks import check_event, check_event_shape
@@ -20,6 +20,9 @@ from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 LARGE_DF = 40.0
 # Distance, in units of sqrt(df), from which `log(1 + x^2 / df)` is computed from `log|x|`.
 FAR = 1e4
+# Degrees of freedom from which the normal deviate of Hill gives the distribution function to
+# rounding in float32 and in float64; the incomplete beta function loses digits there.
+HILL_DF = {"float32": 8.0, "float64": 100.0}
 
 
 class StudentT(eqx.Module):
@@ -82,14 +85,21 @@ class StudentT(eqx.Module):
         return jnp.clip(x, -largest, largest)
 
     def cdf(self, x: Event) -> Event:
-        """Distribution function of each coordinate, by the incomplete beta function."""
-        df, half = self.df, jnp.asarray(0.5, x.dtype)
+        """Distribution function of each coordinate.
+
+        By the incomplete beta function, and for many degrees of freedom by a normal deviate (Hill
+        1970, "Algorithm 395: Student's t-distribution").
+        """
+        half = jnp.asarray(0.5, x.dtype)
+        many = self.df >= HILL_DF.get(str(x.dtype), 100.0)
+        df = jnp.where(many, 1.0, self.df)
         share = x**2 / (df + x**2)
         from_0 = half * betainc(half, df / 2, share)
         tail = half * betainc(df / 2, half, 1 / (1 + x**2 / df))
         # Near 0 `tail` loses its digits, far from 0 `from_0` does.
         tail = jnp.where(share < half, half - from_0, tail)
-        return jnp.where(x < 0, tail, 1 - tail)
+        by_beta = jnp.where(x < 0, tail, 1 - tail)
+        return jnp.where(many, ndtr(_normal_deviate(x, jnp.where(many, self.df, 100.0))), by_beta)
 
 
 def least_df(dtype: Any) -> float:
@@ -127,6 +137,16 @@ def _log_peak(df: Event) -> Event:
     w = 2 / jnp.where(few, LARGE_DF, df)
     series = w * (-1 / 8 + w**2 * (1 / 192 + w**2 * (-1 / 640 + w**2 * 17 / 14336)))
     return jnp.where(few, exact, series - 0.5 * math.log(2 * math.pi))
+
+
+def _normal_deviate(x: Event, df: Event) -> Event:
+    """The number whose normal distribution function is that of t at `x`; Hill, equation 4."""
+    a = df - 0.5
+    b = 48 * a**2
+    # A hundred standard deviations away, where the tail is 0, so that squares stay finite.
+    y = jnp.minimum(a * _log1p_square(x, df), 1e4)
+    series = (((-0.4 * y - 3.3) * y - 24) * y - 85.5) / (0.8 * y**2 + 100 + b)
+    return jnp.sign(x) * jnp.sqrt(y) * ((series + y + 3) / b + 1)
 
 
 def _log1p_square(x: Event, df: Event) -> Event:

@@ -31,7 +31,7 @@ from jaxflow.training.defaults import default_eval_every, scaling, table_config
 from jaxflow.training.rows import checked_weights
 
 # The rows that trained no weight of the flow, or their log-densities if these are known.
-HeldOut = SortedRows | Float[np.ndarray, " n"]
+HeldOut = SortedRows | Float[np.ndarray, " held"]
 
 
 class Fitted(BaseEstimator):

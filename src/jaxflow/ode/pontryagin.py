@@ -125,12 +125,12 @@ def drifted(y: State, y0: State, ode: ODE) -> Bool[Array, ""]:
     """Whether a backward solve ended at a `y` too far from the initial state `y0`.
 
     The limit is a thousand relative tolerances of the largest row of `y0`, at most a tenth of
-    that row, plus a hundred absolute tolerances. It is relative to `y0`, since rows that grow in
-    the forward solve would hide a drift.
+    that row, plus a hundred absolute tolerances, at most a tenth or one tolerance. It is relative
+    to `y0`, since rows that grow in the forward solve would hide a drift.
     """
     off = worst_row(jax.tree.map(lambda y, y0: y - y0, y, y0))
     share = min(DRIFT, 1000 * ode.rtol) if ode.adaptive else DRIFT
-    return off > share * worst_row(y0) + 100 * ode.atol
+    return off > share * worst_row(y0) + max(ode.atol, min(DRIFT, 100 * ode.atol))
 
 
 def adjoint_of(ode: ODE) -> Adjoint:

@@ -4,7 +4,8 @@ A step rounds the state to about `eps |x|`, and the steps that follow amplify th
 contracts by `exp(10)` forwards expands rounding by as much backwards. One error vector is followed
 along the solve. Each step multiplies it by the flow of the linearised equation, which takes one
 more evaluation of the field beside the trajectory, and adds the step's own rounding in a direction
-that changes from step to step. Errors of different steps are independent and add as squares.
+that changes from step to step. Errors of different steps are independent and add as squares. Times
+are rounded too, which changes the field by as large a share of its change over a step.
 """
 
 from typing import Any, NamedTuple
@@ -59,9 +60,13 @@ def carry_rounding(rounding: Rounding, g: RightSide, before: Loop, after: Loop) 
     old = size * (jnp.exp(rate) * direction + change - rate * direction)
     stages = jnp.abs(change) * _norm(_roundings(x))
     new = _roundings(after.y[0]) + stages + _roundings(h * k)
+    integral = jnp.abs(slope_beside - slope) * (h * size / away).astype(integrals.dtype)
+    if after.first is not None:
+        (k_after, slope_after), _ = after.first
+        new += _roundings(k_after - k)
+        integral += _roundings(slope_after - slope)
     signs = _signs(x, after.accepted)
     error = jnp.hypot(old, new) * jnp.where(jnp.abs(old) > new, jnp.sign(old), signs)
-    integral = jnp.abs(slope_beside - slope) * (h * size / away).astype(integrals.dtype)
     carried = Rounding(error, rounding.integrals + integral)
     accept = after.accepted > before.accepted
     return jax.tree.map(lambda new, old: jnp.where(accept, new, old), carried, rounding)

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from jaxflow.dynamics.protocol import Field
 from jaxflow.runtime.checks import check_choice, check_count
 from jaxflow.runtime.linear_algebra import orthonormal
-from jaxflow.runtime.precision import accumulation_dtype
+from jaxflow.runtime.precision import accumulation_dtype, as_floats
 from jaxflow.trace.products import inner, products
 
 Law = Literal["rademacher", "gaussian", "orthogonal"]
@@ -124,8 +124,8 @@ class Hutchinson(eqx.Module):
 def hutchinson_trace(
     field: Field,
     t: Float[Array, ""],
-    x: Float[Array, "*event"],
-    probes: Float[Array, "..."],
+    x: Num[Array, "*event"],
+    probes: Num[Array, "..."],
     cond: Array | None = None,
 ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
     """`f(t, x)` and an unbiased estimate of `tr(df/dx)` at one point.
@@ -140,7 +140,7 @@ def hutchinson_trace(
     Args:
         field: the field.
         t: time.
-        x: one event of any shape.
+        x: one event of any shape; integers count as floats.
         probes: one probe (*event), or k of them (k, *event), whose estimates are averaged.
         cond: condition of the event.
 
@@ -161,7 +161,8 @@ def hutchinson_trace(
         f, trace = hutchinson_trace(lambda t, x: jnp.sin(x), jnp.asarray(0.0), x, probes)
         ```
     """
-    f, each = probe_traces(field, t, x, probes, cond)
+    x = as_floats(x)
+    f, each = probe_traces(field, t, x, jnp.asarray(probes, x.dtype), cond)
     return f, jnp.mean(each)
 
 
