@@ -232,14 +232,14 @@ def solve_to_tolerance(
 
     Rows with a larger error are solved again at a tenth of the tolerance or less, depending on
     their median error, at most `rounds` times. Their evaluations add up. `rows` is a tuple of
-    arrays with known values (not under jit) or None.
+    arrays or None; the answer must have known values (not under jit).
     """
-    if isinstance(rows[0], Tracer):
+    answer, stats = solve(ode, rows)
+    if isinstance(answer.status, Tracer):
         raise ValueError(
             f"atol_nats={atol_nats} with verification solves again the rows that miss it, which "
             "are unknown under jit: call it outside, or write log_prob(x, atol_nats=...)"
         )
-    answer, stats = solve(ode, rows)
     eps = float(jnp.finfo(rows[0].dtype).eps)
     for _ in range(rounds):
         missed = np.flatnonzero(_misses(answer, atol_nats))

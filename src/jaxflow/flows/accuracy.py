@@ -61,9 +61,16 @@ def log_prob_to(
     flow = replace(
         flow, ode_eval=ode_for_tolerance(atol_nats, flow.ode_eval, dtype, checked=False)
     )
+
+    def solve(share: float) -> tuple[Array, Stats]:
+        limits = jnp.asarray(atol_nats, dtype), jnp.asarray(share, dtype)
+        return map_rows(flow, partial(_log_prob_to, flow, *limits), inputs, key, progress)
+
     again = flow.states_error() and not isinstance(inputs[0], Tracer)
-    limits = (jnp.asarray(each, dtype) for each in (atol_nats, POSSIBLE if again else USUAL))
-    log_p, stats = map_rows(flow, partial(_log_prob_to, flow, *limits), inputs, key, progress)
+    log_p, stats = solve(POSSIBLE if again else USUAL)
+    if again and isinstance(stats.status, Tracer):
+        # Known rows of a flow whose arrays, or whose field's closure, are not.
+        again, (log_p, stats) = False, solve(USUAL)
     if again and len(missed := _inaccurate(stats)):
         answer, counts = _in_float64(
             original, rows, cond, key, missed, atol_nats, dtype, progress=progress
