@@ -93,8 +93,8 @@ CHECKS = {
     "howto/own_loop.md": """
 ends = [i for i, entry in enumerate(logged) if entry == "finished"]
 runs = [logged[i + 1 : j] for i, j in zip([-1, *ends], ends)]
-# A call for each validation, and for TensorBoard one for each of its seven numbers.
-assert [len(run) for run in runs] == [3, 3, 21], runs
+# A call for each validation, and for TensorBoard one for each of its eight numbers.
+assert [len(run) for run in runs] == [3, 3, 24], runs
 table = list(csv.DictReader(open("log.csv")))
 columns = [[{n: float(v) for n, v in data.items()} for _, _, data in run] for run in runs]
 for row, one, other in zip(table, *columns[:2], strict=True):

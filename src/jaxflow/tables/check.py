@@ -88,7 +88,7 @@ def check_table(
 
     rng = np.random.default_rng(0)
     def draw():
-        return {"city": rng.choice(["Oslo", "Rome"], 60), "visits": rng.poisson(3.0, 60)}
+        return {"city": rng.choice(["Oslo", "Rome"], 60), "visits": rng.poisson(2.0, 60)}
     table = jaxflow.fit_table(draw(), key=jax.random.key(0), steps=25)
     print(jaxflow.tables.check_table(table, draw(), jax.random.key(1)))
     ```
