@@ -144,6 +144,15 @@ def test_offsets_are_subtracted_before_rows_are_rounded():
             plain.log_prob(x)
 
 
+def test_conditions_that_float32_rounds_coarsely_are_said_too():
+    times = 1.7e9 + 30 * RNG.normal(size=(4, 1))
+    with jax.enable_x64(False):
+        flow = CNF(lambda t, x, cond: 0 * (x + cond), StandardNormal(1))
+        with pytest.warns(UserWarning, match=r"float32 is coarse for columns \[0\] of cond"):
+            flow.log_prob(np.zeros((4, 1)), times)
+        flow.log_prob(np.zeros((4, 1)), times - 1.7e9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_tolerance_is_met_or_refused(verify):

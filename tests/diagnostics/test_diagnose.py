@@ -268,6 +268,8 @@ def test_an_estimated_error_that_does_not_hold_is_a_problem():
         size, held = Truth(64, quantiles, covered, 1e-2).findings()
         assert (size.grade, held.grade) == ("good", grade)
         assert f"held for {covered} of 64 rows (95% are needed)" in held.text
+    noisy, *_ = Truth(64, quantiles, 64, 1e-4, noisy=True).findings()
+    assert "the stochastic trace is noisy" in noisy.text
 
 
 @pytest.mark.slow

@@ -355,6 +355,13 @@ def test_a_spread_that_float32_takes_for_0_is_refused(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [Standardise, Whiten, Gaussianise])
+def test_masked_cells_are_refused(kind):
+    x = np.ma.masked_equal(np.arange(12.0).reshape(6, 2) ** 2, 100)
+    with pytest.raises(ValueError, match=r"x is a masked array with 1 masked cells: drop"):
+        kind.fit(x)
+
+
 def test_matrix_products_keep_their_float64_within_float32():
     # The rule of vmap of dot_general reads the precision of its time, not that of the program.
     x = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)

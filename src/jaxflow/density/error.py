@@ -134,8 +134,9 @@ def rounding_error(
     `path` is the sum of the absolute changes of log p along the trajectory, which ends in `z`.
     """
     squares = jnp.sum(jnp.square(z.astype(path.dtype)))
-    terms = jnp.minimum(squares / 2, jnp.abs(log_base))
-    return jnp.finfo(path.dtype).eps * (ROUNDING * (path + terms) + jnp.abs(value))
+    terms = jnp.minimum(squares / 2, jnp.abs(log_base).astype(path.dtype))
+    sums = (ROUNDING * (path + terms)).astype(value.dtype)
+    return float(jnp.finfo(path.dtype).eps) * (sums + jnp.abs(value))
 
 
 def amplified_error(

@@ -19,6 +19,7 @@ from jaxflow.diagnostics.findings import (
     take,
     to_host,
 )
+from jaxflow.diagnostics.solves import EXACT_TRACE
 from jaxflow.dynamics.protocol import has_closed_form
 from jaxflow.flows.cnf import CNF
 from jaxflow.flows.flow import score_rows
@@ -38,12 +39,14 @@ class Truth(NamedTuple):
     """Log-densities compared with a tight solve in float64 and the exact trace, in nats.
 
     `covered` rows differ by at most their estimated error plus rounding; None without estimates.
+    `noisy` says whether the compared log-densities have a stochastic trace.
     """
 
     num_rows: int
     error: Quantiles
     covered: int | None
     atol_nats: float
+    noisy: bool = False
 
     def lines(self) -> list[Line]:
         """Return the quantiles."""
@@ -56,7 +59,8 @@ class Truth(NamedTuple):
             f"{self.num_rows:,} rows solved again in float64 differ by up to {size:.2g} "
             f"nats (target {self.atol_nats:g})"
         )
-        findings = [judge(size <= self.atol_nats, text, bad="tighten ode_eval")]
+        bad = f"the stochastic trace is noisy; {EXACT_TRACE}" if self.noisy else "tighten ode_eval"
+        findings = [judge(size <= self.atol_nats, text, bad=bad)]
         if self.covered is not None:
             text = (
                 f"the estimated error held for {self.covered} of {self.num_rows} rows ("
@@ -96,7 +100,7 @@ def measure_truth(
     if stated is not None:
         rounding = 4 * float(jnp.finfo(rows.dtype).eps) * np.maximum(1.0, np.abs(truth))
         covered = int(np.sum((difference <= stated[some] + rounding) & compared))
-    return Truth(int(compared.sum()), error, covered, atol_nats)
+    return Truth(int(compared.sum()), error, covered, atol_nats, flow.needs_key())
 
 
 def _in_float64(flow: CNF, rows: Array, cond: Array | None) -> np.ndarray:

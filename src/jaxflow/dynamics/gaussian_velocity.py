@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxflow.runtime.checks import check_unmasked
 from jaxflow.runtime.shapes import ArrayInput, Event, Scalar
 
 
@@ -55,8 +56,10 @@ class GaussianVelocity(eqx.Module):
             The field, computed in float64 and stored in the dtype of `x`.
 
         Raises:
-            ValueError: there are fewer than two rows, or none of their entries varies.
+            ValueError: there are fewer than two rows, none of their entries varies, or cells of a
+                masked array are masked.
         """
+        check_unmasked("x", x)
         rows = np.asarray(x)
         if len(rows) < 2:
             raise ValueError(f"x has {len(rows)} rows, and a covariance needs two or more")

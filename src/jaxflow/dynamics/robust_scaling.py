@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxflow.runtime.checks import check_unmasked
 from jaxflow.runtime.shapes import ArrayInput
 
 # Beyond this many standard deviations, values enter by their logarithm.
@@ -49,6 +50,7 @@ class RobustScaling(eqx.Module):
         Returns:
             The scaling.
         """
+        check_unmasked("x", x)
         values = np.asarray(x, np.float64)
         values = values.reshape(-1, *values.shape[rows:])
         low = values.min(axis=0)

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array, validate_data
 from jaxflow.bases import StandardNormal
 from jaxflow.flows.cnf import CNF
 from jaxflow.objectives import FlowMatching, Staged, maximum_likelihood
-from jaxflow.runtime.checks import check_choice, check_rows, coarse_columns
+from jaxflow.runtime.checks import check_choice, check_rows, check_unmasked, coarse_columns
 from jaxflow.training.defaults import SCALINGS, sine_network
 
 # Two rows to train on and one to validate on.
@@ -26,6 +26,7 @@ OBJECTIVES = {
 
 def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray, "n d"]:
     """The rows of `X` in float64; columns are recorded while fitting, else compared."""
+    check_unmasked("X", X)
     x = validate_data(
         estimator,
         X,
@@ -45,6 +46,7 @@ def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
             "a conditional density requires y to be passed, but the target y is None: pass the "
             "conditions as y"
         )
+    check_unmasked("y", y)
     cond = check_array(
         y, dtype="float64", ensure_2d=False, ensure_all_finite=False, input_name="y"
     )

@@ -319,11 +319,11 @@ class CNF(Flow):
 
     def needs_key(self) -> bool:
         """Whether the trace in evaluation is stochastic; as `Flow.needs_key`."""
-        return not isinstance(self.trace_for(training=False), Exact)
+        return not isinstance(self._resolved(training=False), Exact)
 
     def states_error(self) -> bool:
         """Whether a solve by `ode_eval` estimates the error of its steps."""
-        xtrace = isinstance(self.trace_for(training=False), XTrace)
+        xtrace = isinstance(self._resolved(training=False), XTrace)
         return self.ode_eval.adaptive and not self.ode_eval.by_diffrax and not xtrace
 
     def choose_probes(

@@ -101,8 +101,11 @@ def as_cond_rows(cond: Any, batch: tuple[int, ...]) -> Array | None:
     if cond is None:
         return None
     _refuse_key(cond, "cond", f"{(*batch, 'c')}")
-    cond = jnp.asarray(_as_array(cond, "cond"))
-    if not jnp.issubdtype(cond.dtype, jnp.floating):
+    cond = _as_array(cond, "cond")
+    if isinstance(cond, np.ndarray):
+        floats = cond if cond.dtype.kind == "f" else cond.astype(float)
+        cond = _to_device(floats, "cond") if floats.ndim else jnp.asarray(floats)
+    elif not jnp.issubdtype(cond.dtype, jnp.floating):
         cond = cond.astype(float)
     rows = math.prod(batch)
     if cond.shape[: len(batch)] == batch and (cond.ndim > len(batch) or not batch):

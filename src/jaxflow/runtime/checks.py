@@ -61,6 +61,16 @@ def check_event(name: str, value: Any, event_shape: tuple[int, ...], method: str
         )
 
 
+def check_unmasked(name: str, x: Any) -> None:
+    """Raise ValueError for a masked array with masked cells, whose values would count."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"{name} is a masked array with {int(np.ma.count_masked(x))} masked cells: drop their "
+            f"rows, np.ma.compress_rows({name}), or give jaxflow.fit_table the columns, where "
+            "they count as missing"
+        )
+
+
 def finite_rows(x: ArrayLike) -> Bool[np.ndarray, " n"]:
     """Mask of the rows without NaN or infinity: `all(isfinite(x[i]))`.
 
@@ -235,6 +245,7 @@ def split(
 
 def flat_rows(x: ArrayLike, name: str) -> Float[np.ndarray, "n d"]:
     """Rows with a flattened event, (n, d), in floating point."""
+    check_unmasked(name, x)
     array = np.asarray(x)
     if array.dtype == "bfloat16":
         array = array.astype(np.float32)

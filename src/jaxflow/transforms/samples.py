@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from jaxflow.runtime.checks import check_rows, constant_columns
+from jaxflow.runtime.checks import check_rows, check_unmasked, constant_columns
 from jaxflow.runtime.shapes import Event
 
 
@@ -17,6 +17,7 @@ def host_samples(x: Any, least: int = 2) -> tuple[Float[np.ndarray, "n *event"],
 
     Raises for fewer than `least` samples, or anything but finite real numbers.
     """
+    check_unmasked("x", x)
     raw = np.asarray(x)
     if not (
         jnp.issubdtype(raw.dtype, jnp.floating)
