@@ -140,7 +140,7 @@ def _log_peak(df: Event) -> Event:
 
 
 def _normal_deviate(x: Event, df: Event) -> Event:
-    """The number whose normal distribution function is that of t at `x`; Hill, equation 4."""
+    """The number whose normal distribution function is that of t at `x` (Hill 1970)."""
     a = df - 0.5
     b = 48 * a**2
     # A hundred standard deviations away, where the tail is 0, so that squares stay finite.

@@ -200,7 +200,8 @@ def coarse_columns(x: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, " d"]:
     In such a column float32 moves the largest value by more than a thousandth of the standard
     deviation. A constant column has nothing to lose.
     """
-    spread, largest = x.std(axis=0), np.abs(x).max(axis=0)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused elsewhere
+        spread, largest = x.std(axis=0), np.abs(x).max(axis=0)
     coarse = np.finfo(np.float32).eps * largest > _COARSE * spread
     return np.asarray(coarse & (spread > 0))
 
