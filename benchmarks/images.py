@@ -175,6 +175,7 @@ def multiscale(shape: tuple[int, ...]) -> Any:
     return Multiscale(fields, StandardNormal(shape), trace=Hutchinson(1), **settings)
 
 
+LARGE = Recipe(cnf(UNet, width=8, multipliers=(1, 2, 4)), 500, 64, 2e-3, from_gaussian=True)
 RECIPES = {
     "digits": {
         "mlp": Recipe(cnf(mlp, width=256, depth=2), 2000, 256, 2e-3, 0.999),
@@ -184,16 +185,8 @@ RECIPES = {
         "multiscale": Recipe(multiscale, 200, 64, objective=maximum_likelihood),
     },
     # Eighty passes over 8,000 images.
-    "mnist": {
-        "unet": Recipe(
-            cnf(UNet, width=8, multipliers=(1, 2, 4)), 10_000, 64, 2e-3, 0.999, from_gaussian=True
-        ),
-    },
-    "other": {
-        "unet": Recipe(
-            cnf(UNet, width=8, multipliers=(1, 2, 4)), 500, 64, 2e-3, from_gaussian=True
-        ),
-    },
+    "mnist": {"unet": replace(LARGE, steps=10_000, ema=0.999)},
+    "other": {"unet": LARGE},
 }
 
 

@@ -55,8 +55,10 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             is this quantile of the log-densities of rows held out. None sets no threshold.
         discrete: what log-densities mean for columns on a grid, such as whole numbers:
             `"density"` per unit of `X`, as for all other columns, so that scores of fits that
-            find other grids may be averaged; `"mass"`, the probability of the row's cell; or a
-            list of columns, by name or number, that are scored by probability.
+            find other grids may be averaged; `"mass"`, the probability of the row's cell by the
+            midpoint rule, which is too high where the density varies within a cell
+            (`jaxflow.log_mass` is not); or a list of columns, by name or number, that are scored
+            by probability.
         ensemble: average the flows of five folds, as `jaxflow.fit_density(ensemble=True)`: often a
             higher density where rows are few, at five times the cost of a score.
         float64: compute in float64, which is slower; JAX's global precision is not changed.

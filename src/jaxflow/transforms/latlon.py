@@ -21,8 +21,9 @@ class LatLon(eqx.Module):
     u = (cos(lat) cos(lon), cos(lat) sin(lon), sin(lat))
     ```
     The surface measure of the sphere is `cos(lat) dlat dlon`. By default log-densities are those
-    of the two columns in their own units; with `measure="surface"` they are those of the sphere,
-    per steradian, which have no seam at the poles. Samples have longitudes from -180 to 180, or
+    of the two columns in their own units, for which a pole counts as the nearest number beside
+    it; with `measure="surface"` they are those of the sphere, per steradian, which have no seam at
+    the poles. Samples have longitudes from -180 to 180, or
     from `west` on: 0 for right ascensions.
 
     ```python
