@@ -36,6 +36,12 @@ def test_scores_of_counts_are_densities_per_unit(two_steps, no_updates, tmp_path
     per_unit = density.score_samples(counts, Y)
     mass = density.set_params(discrete="mass").score_samples(counts, Y)
     np.testing.assert_allclose(mass - per_unit, np.log(10), rtol=1e-5)
+    # Probabilities, whatever the field: the mean density of each cell, not that in its middle.
+    grid = np.arange(-100.0, 400.0, 10.0)[:, None]
+    for condition in (-1.0, 0.3, 2.0):
+        log_p = density.score_samples(grid, np.full(len(grid), condition))
+        # Two steps of the solver.
+        assert np.exp(log_p).sum() == pytest.approx(1.0, abs=5e-3)
     density.save(tmp_path / "counts")
     assert ConditionalFlowDensity.load(tmp_path / "counts").grid_ == [10.0]
 

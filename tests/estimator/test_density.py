@@ -5,12 +5,14 @@ import pickle
 import pickletools
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from scipy.stats import poisson
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -168,6 +170,33 @@ def test_scores_are_densities_whatever_the_grid():
         tiny(discrete=None).fit(x)
     with pytest.raises(ValueError, match="discrete='cells' is unknown"):
         tiny(discrete="cells").fit(x)
+
+
+def test_scores_of_counts_do_not_beat_the_entropy():
+    # The middle of a cell would gain 0.14 nats.
+    x = np.random.default_rng(0).poisson(1.0, (2000, 1)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        density = FlowDensity(width=8, depth=1, steps=50, random_state=0).fit(x)
+    truth = poisson(1.0).logpmf(x[:, 0])
+    assert density.score(x) < truth.mean() + 0.01
+    assert density.comparison_["densities"]["flow"]["mean"] < truth.mean()
+    # The threshold is that of scores without noise.
+    assert np.mean(density.predict(x) < 0) == pytest.approx(np.mean(x[:, 0] > 2), abs=0.02)
+
+
+def test_text_is_refused_by_column():
+    frame = pd.DataFrame({"size": [1.0, 2.0, 3.0], "city": ["Bern", "Basel", "Bern"]})
+    match = r"column 'city' holds text, and FlowDensity takes numbers: .* by jaxflow.fit_table"
+    with pytest.raises(ValueError, match=match):
+        tiny().fit(frame)
+    with pytest.raises(ValueError, match=r"column 1 holds text"):
+        tiny().fit(frame.to_numpy())
+
+
+def test_masked_rows_are_refused():
+    with pytest.raises(ValueError, match="X is a masked array"):
+        tiny().fit(np.ma.masked_array(X, X > 1))
 
 
 # --- data frames, pickles, files ---

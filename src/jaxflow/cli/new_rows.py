@@ -56,5 +56,5 @@ def compare_new_rows(
     first, key = Chain(before) if before else None, jax.random.key(record["settings"]["seed"])
     rows = np.concatenate([old[train], x])
     fold = np.arange(len(train)), np.arange(len(train), len(rows))
-    log_p = beside_simple(np.asarray(flow.log_prob(x), np.float64), rows, first, key, *fold)
+    log_p = beside_simple(flow, rows, first, key, *fold)
     return Comparison(log_p, f"{len(x):,} rows that trained nothing")

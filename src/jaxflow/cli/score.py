@@ -26,6 +26,7 @@ from jaxflow.cli.tables import read_row_blocks
 from jaxflow.cli.terminal import finite, print_facts
 from jaxflow.cli.unusual import Lowest, UnusualRow, unusual_in_table
 from jaxflow.diagnostics.solves import without_raising
+from jaxflow.flows.log_mass import cell_points, log_cell_mean
 from jaxflow.runtime.text import plural
 from jaxflow.tables.frames import read_cells, read_frame
 
@@ -302,17 +303,25 @@ def _score(
     # A fixed key, so that scores by an estimated trace repeat.
     key = jax.random.key(0)
     if not with_error:
-        log_p = flow.log_prob(x, cond) if fast else flow.log_prob(x, cond, key=key, progress=None)
-        return {"log_prob": np.asarray(log_p, np.float64)}
+        options = {} if fast else {"key": key, "progress": None}
+        return {"log_prob": log_cell_mean(flow, x, cond, **options)}
     if not isinstance(flow, CNF):
         raise ValueError("--with-error needs a continuous flow; this run has no ODE to solve")
-    answer = without_raising(flow).log_prob_with_error(x, cond, key=key, progress=None)
-    if answer.ode_error is None or answer.trace_se is None:
+    flow = without_raising(flow)
+    points, weights = cell_points(flow, x)
+    answers = [flow.log_prob_with_error(each, cond, key=key, progress=None) for each in points]
+    if answers[0].ode_error is None or answers[0].trace_se is None:
         raise ValueError("--with-error: the solver or the trace of this run has no error estimate")
-    columns = {
-        "log_prob": answer.value,
-        "ode_error": answer.ode_error,
-        "trace_se": answer.trace_se,
+    log_w = np.stack([np.asarray(each.value, np.float64) for each in answers])
+    log_w += np.log(weights)[:, None]
+    log_p = np.logaddexp.reduce(log_w, axis=0)
+    # What each point counts; the errors of a row's points may all have one sign.
+    finite_rows = np.isfinite(log_p)
+    share = np.exp(log_w - np.where(finite_rows, log_p, 0.0))
+    share = np.where(finite_rows, share, weights[:, None])
+    errors = {
+        name: np.sum(share * np.stack([getattr(each, name) for each in answers]), axis=0)
+        for name in ("ode_error", "trace_se")
     }
-    numbers = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-    return numbers | {"status": np.asarray(answer.status)}
+    status = np.max([np.asarray(each.status) for each in answers], axis=0)
+    return {"log_prob": log_p, **errors, "status": status}

@@ -38,7 +38,7 @@ from jaxflow.training.folds import FOLD_ROWS
 from jaxflow.training.from_simple import Table as TableFit
 from jaxflow.training.from_simple import or_from_simple
 from jaxflow.training.rows import take
-from jaxflow.transforms import Proposal, propose
+from jaxflow.transforms import Proposal, propose, spread_rows
 
 # A larger error of a diffusion model's prior, in nats per row, is noted.
 MAX_PRIOR_GAP = 0.1
@@ -194,13 +194,15 @@ def fit_table(x: np.ndarray, cond: np.ndarray | None, run: NewRun) -> dict[str, 
         flow, history, comparison = or_from_simple(table, flow, history, training, held)
         results = compared_results(comparison)
     else:
-        log_p = np.asarray(flow.log_prob(*held_rows, key=fit_key), np.float64)
         if cond is None and settings.start is None:
             first = transform.first if isinstance(transform, Proposal) else None
-            densities = beside_simple(log_p, x, first, init_key, training, held)
+            fold = training, held
+            densities = beside_simple(flow, x, first, init_key, *fold, trace_key=fit_key)
             results = compared_results(Comparison.of(densities))
         else:
-            results = held_out_results(log_p)
+            noisy = spread_rows(flow.transform, held_rows[0], init_key)
+            log_p = flow.log_prob(noisy, *held_rows[1:], key=fit_key)
+            results = held_out_results(np.asarray(log_p, np.float64))
     if is_diffusion(record):
         results["prior_gap"] = gap = prior_gap(flow, x[training])
         if gap > MAX_PRIOR_GAP:

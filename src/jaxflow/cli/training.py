@@ -30,7 +30,7 @@ from jaxflow.training.from_simple import compared
 from jaxflow.training.history import History
 from jaxflow.training.record import Record
 from jaxflow.training.starts import before_scaling, choose_start
-from jaxflow.transforms import Chain, Proposal
+from jaxflow.transforms import Chain, Proposal, spread_rows
 
 # Quantiles of held-out log-densities that a run keeps.
 LEVELS = np.linspace(0, 1, 101)
@@ -78,17 +78,20 @@ def compared_results(comparison: Comparison) -> dict[str, Any]:
 
 
 def beside_simple(
-    log_p: Float[np.ndarray, " held"],
+    flow: Any,
     x: Float[np.ndarray, "n d"],
     first: Chain | None,
     key: PRNGKeyArray,
     train: Int[np.ndarray, " train"],
     held: Int[np.ndarray, " held"],
+    trace_key: PRNGKeyArray | None = None,
 ) -> dict[str, Float[np.ndarray, " held"]]:
     """The flow's log-densities of the rows `held`, beside simple densities of the rows `train`.
 
-    `first` has the transforms of the columns before their scaling.
+    `first` has the transforms of the columns before their scaling. Rows on a grid have noise.
     """
+    noisy = spread_rows(first, x, key)[held]
+    log_p = np.asarray(flow.log_prob(noisy, key=trace_key), np.float64)
     _, folds = before_scaling(jnp.asarray(x), first, key, [(train, held)])
     return compared(log_p, choose_start(folds))
 

@@ -27,16 +27,35 @@ OBJECTIVES = {
 def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray, "n d"]:
     """The rows of `X` in float64; columns are recorded while fitting, else compared."""
     check_unmasked("X", X)
-    x = validate_data(
-        estimator,
-        X,
-        reset=fitting,
-        dtype="float64",
-        ensure_all_finite=False,
-        ensure_min_samples=MIN_ROWS if fitting else 1,
-    )
+    try:
+        x = validate_data(
+            estimator,
+            X,
+            reset=fitting,
+            dtype="float64",
+            ensure_all_finite=False,
+            ensure_min_samples=MIN_ROWS if fitting else 1,
+        )
+    except ValueError as error:
+        if "could not convert" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}. {_first_text(X)} holds text, and {type(estimator).__name__} takes numbers: "
+            "drop it, or fit the whole table by jaxflow.fit_table"
+        ) from None
     check_rows(x, "X", feature_names(estimator))
     return np.asarray(x)
+
+
+def _first_text(X: Any) -> str:
+    """The first column of `X` that is not of numbers."""
+    names, values = getattr(X, "columns", None), np.asarray(X, object)
+    for number, column in enumerate(values.T):
+        try:
+            column.astype(float)
+        except ValueError:
+            return f"column {number if names is None else repr(str(names[number]))}"
+    return "a column"
 
 
 def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:

@@ -1,8 +1,9 @@
 """Training, scoring, sampling and saving, shared by both estimators."""
 
 import os
+import warnings
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from jaxflow.estimator.arguments import (
 )
 from jaxflow.estimator.discrete import grid_steps, log_cell, mass_columns
 from jaxflow.estimator.rows import SortedRows, hold_out, sort_rows
+from jaxflow.flows.log_mass import MidpointWarning, log_cell_mean
 from jaxflow.io.checkpoint import flow_from_bytes, flow_to_bytes, load, load_extra, save
 from jaxflow.runtime.checks import check_columns
 from jaxflow.runtime.precision import widest_dtype
@@ -30,8 +32,15 @@ from jaxflow.training import fit, fit_density
 from jaxflow.training.defaults import default_eval_every, scaling, table_config
 from jaxflow.training.rows import checked_weights
 
-# The rows that trained no weight of the flow, or their log-densities if these are known.
-HeldOut = SortedRows | Float[np.ndarray, " held"]
+
+class HeldOut(NamedTuple):
+    """Rows that trained no weight of the flow; or those that did, and `log_p` by flows of folds.
+
+    `log_p` is in another order, and has noise within the cells of a grid.
+    """
+
+    rows: SortedRows
+    log_p: Float[np.ndarray, " held"] | None = None
 
 
 class Fitted(BaseEstimator):
@@ -164,25 +173,28 @@ class FlowEstimator(Fitted):
 
     def _fit_density(self, rows: SortedRows, columns: list[str] | None, seed: int) -> HeldOut:
         """Fit by `jaxflow.fit_density`."""
-        self.flow_, history, comparison = fit_density(
-            rows.x,
-            rows.cond,
-            key=jax.random.key(seed),
-            weights=rows.weights,
-            columns=columns,
-            kinds=getattr(self, "kinds", None),
-            ensemble=bool(getattr(self, "ensemble", False)),
-            width=None if self.width is None else as_int("width", self.width),
-            depth=as_int("depth", self.depth),
-            validation=self.validation,
-            progress=bool(self.verbose),
-            **make_options(self.steps, self.batch_size, self.learning_rate),
-        )
+        with warnings.catch_warnings():
+            # Scores of the estimator are means over cells.
+            warnings.simplefilter("ignore", MidpointWarning)
+            self.flow_, history, comparison = fit_density(
+                rows.x,
+                rows.cond,
+                key=jax.random.key(seed),
+                weights=rows.weights,
+                columns=columns,
+                kinds=getattr(self, "kinds", None),
+                ensemble=bool(getattr(self, "ensemble", False)),
+                width=None if self.width is None else as_int("width", self.width),
+                depth=as_int("depth", self.depth),
+                validation=self.validation,
+                progress=bool(self.verbose),
+                **make_options(self.steps, self.batch_size, self.learning_rate),
+            )
         # A plain dict: a pickle of the estimator names no other class.
         self.history_ = dict(history)
         self.comparison_ = comparison.as_dict()
         log_p = comparison.log_p.get("flow")
-        return rows if log_p is None else log_p
+        return HeldOut(rows, log_p)
 
     def _fit_flow(self, rows: SortedRows, columns: list[str] | None, seed: int) -> HeldOut:
         """Fit by `jaxflow.fit`, with the objective and the scaling that were asked for."""
@@ -210,7 +222,7 @@ class FlowEstimator(Fitted):
             progress=bool(self.verbose),
         )
         self.history_ = dict(history)
-        return held
+        return HeldOut(held)
 
     def _log_prob(
         self, x: Float[np.ndarray, "n d"], cond: Float[np.ndarray, "n c"] | None = None
@@ -221,7 +233,7 @@ class FlowEstimator(Fitted):
         to_precision(x, "X", float64=float64)
         masses = mass_columns(self.discrete, feature_names(self), x.shape[1])
         with jax.enable_x64(float64):
-            log_p = np.asarray(self.flow_.log_prob(x, cond), np.float64)
+            log_p = log_cell_mean(self.flow_, x, cond)
         return log_p - log_cell(self.grid_, masses)
 
     def _draw(

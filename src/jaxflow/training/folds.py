@@ -181,7 +181,8 @@ def start_run(
 ) -> Run:
     """A training by maximum likelihood of a flow that is a density already; it never stops itself.
 
-    `large` tables are validated less often.
+    Rows on a grid are held out with noise within their cells. `large` tables are validated less
+    often.
     """
     config = replace(
         config,
@@ -193,7 +194,9 @@ def start_run(
         solver_error=math.inf,
     )
     x, cond = (*train, None)[:2]
-    problems = prepare(flow, x, cond, key, held, None, config, standardise=False)
+    problems = prepare(
+        flow, x, cond, key, held, None, config, standardise=False, spread_validation=False
+    )
     (problem,) = problems.values()
     choice = Choice(schedule=_rising(config.learning_rate))
     return Run("start", problem, key, config, maximum_likelihood, choice)

@@ -44,17 +44,17 @@ def by_regression(
     """
     every = np.arange(len(table.x))
     share = validation if len(every) > FOLD_ROWS else None
-    noisy, (clean,) = before_scaling(table.x, table.proposal.first, table.key, [(every, every)])
+    noisy, (fold,) = before_scaling(table.x, table.proposal.first, table.key, [(every, every)])
     scaling = SCALINGS["standardise"].fit(noisy)
     transform = Chain((*table.proposal.parts, scaling))
-    u, (exact, log_det) = forward(scaling, noisy)[0], forward(scaling, clean.held)
-    log_det = clean.log_det + np.asarray(log_det, np.float64)
+    u, log_det = forward(scaling, noisy)
+    log_det = fold.log_det + np.asarray(log_det, np.float64)
     groups = every if table.is_tiny else table.groups()
     parts = make_folds(groups, min(NUM_FOLDS, len(every)), table.seed, equal=False)
     seen = predict(np.asarray(u), np.asarray(cond), parts, u.dtype, table.proposal.columns)
     encoded = jnp.asarray(seen.cond, u.dtype)
     table = table._replace(cond=encoded)
-    residuals, unseen = (jnp.asarray(seen.chosen.residuals(each), u.dtype) for each in (u, exact))
+    residuals = jnp.asarray(seen.chosen.residuals(u), u.dtype)
 
     def start_flow(start: Start | None, rows: np.ndarray) -> CNF:
         """The density of these residuals; None for the regression's own, a standard normal."""
@@ -69,13 +69,12 @@ def by_regression(
     offset = log_det - seen.chosen.log_scale.sum(axis=1)
     folds = table.folds() if share is None else [_split(len(every), share, table.seed)]
     tried = choose_start(
-        [Fold(residuals[train], unseen[held], offset[held]) for train, held in folds],
+        [Fold(residuals[train], residuals[held], offset[held]) for train, held in folds],
         only_mixtures=True,
     )
     held = np.concatenate([held for _, held in folds])
     densities = {
-        each.words: each.log_prob(exact)[held] + log_det[held]
-        for each in (seen.linear, seen.chosen)
+        each.words: each.log_prob(u)[held] + log_det[held] for each in (seen.linear, seen.chosen)
     }
     start = next(iter(tried))
     if surely_better(tried[start], densities[seen.chosen.words]):
@@ -123,7 +122,7 @@ def _or_encoded(
     place[compared] = np.arange(len(compared))
     held = held[place[held] >= 0]
     same_rows = {name: each[place[held]] for name, each in fitted.comparison.log_p.items()}
-    log_p = np.asarray(flow.log_prob(x[held], cond[held]), np.float64)
+    log_p = np.asarray(flow.log_prob(table.noisy[held], cond[held]), np.float64)
     if not log_p.mean() > same_rows["flow"].mean():
         return fitted
     return FittedDensity(flow, history, Comparison.of(same_rows | {"flow": log_p}))

@@ -27,7 +27,7 @@ from jaxflow.training.record import Callback, new_history
 from jaxflow.training.rows import take
 from jaxflow.training.run import Run
 from jaxflow.training.starts import Start, before_scaling, choose_start, surely_better
-from jaxflow.transforms import Proposal
+from jaxflow.transforms import Proposal, spread_rows
 from jaxflow.transforms.kinds import GridColumn
 
 # The density of a table with too few rows to hold any out is a Gaussian with a large ridge.
@@ -82,6 +82,11 @@ class Table(NamedTuple):
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
+    def noisy(self) -> Array:
+        """The rows as they are scored when held out: with noise within the cells of a grid."""
+        return spread_rows(self.proposal.first, self.x, self.key)
+
+    @property
     def is_tiny(self) -> bool:
         """Whether there are too few rows to hold any out."""
         return int(self.groups().max()) + 1 < FEWEST
@@ -113,7 +118,7 @@ class Table(NamedTuple):
 
     def run(self, flow: CNF, train: np.ndarray, held: np.ndarray) -> Run:
         """A training by maximum likelihood, which its caller stops."""
-        rows, held_rows = (take(each, self.x, self.cond) for each in (train, held))
+        rows, held_rows = take(train, self.x, self.cond), take(held, self.noisy, self.cond)
         large = len(self.x) > FOLD_ROWS
         return start_run(flow, rows, held_rows, self.key, self.config, large=large)
 
@@ -202,14 +207,14 @@ def or_from_simple(
     noisy, unscaled = before_scaling(table.x, table.proposal.first, table.key, [(train, held)])
     tried = choose_start(unscaled)
     start = next(iter(tried))
-    log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
+    log_p = np.asarray(flow.log_prob(table.noisy[held]), np.float64)
     if tried[start].mean() > log_p.mean():
         if table.config.max_seconds is not None:
             left = max(0.0, table.config.max_seconds - history["seconds"][-1])
             table = table._replace(config=replace(table.config, max_seconds=left))
         begin = partial(_start_flow, table, start, noisy)
         (flow,), history, _ = train_folds(table, begin, [(train, held)])
-        log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
+        log_p = np.asarray(flow.log_prob(table.noisy[held]), np.float64)
     return FittedDensity(flow, history, Comparison.of(compared(log_p, tried)))
 
 

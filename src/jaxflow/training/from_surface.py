@@ -63,16 +63,17 @@ def by_geodesics(table: Table, share: float) -> FittedDensity:
     groups = table.groups()
     new = ~np.isin(groups[held], groups[train])
     new = new if new.any() else np.ones(len(held), bool)
-    log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
+    noisy_held = spread_rows(first, table.x, table.key)[held]
+    log_p = np.asarray(flow.log_prob(noisy_held), np.float64)
     if tried[start][new].mean() > log_p[new].mean():
         flow = _with_field_of_0(simple)
-        log_p = np.asarray(flow.log_prob(table.x[held]), np.float64)
+        log_p = np.asarray(flow.log_prob(noisy_held), np.float64)
     if surface.others:
         simple_ones = simplest_and_best(tried)
         others = {f"uniform x {each.name}": tried[each] for each in simple_ones}
     else:
         others = {"uniform density": tried[start]}
-    others["kernel density"] = kernel_density(flow, table.x[train], table.x[held], table.key)
+    others["kernel density"] = kernel_density(flow, table.x[train], noisy_held, table.key)
     each = {name: log_p[new] for name, log_p in {"flow": log_p, **others}.items()}
     return FittedDensity(flow, history, Comparison.of(each))
 

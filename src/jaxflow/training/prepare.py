@@ -26,11 +26,14 @@ from jaxflow.training.rows import Dataset, data_rows, repeat_rows
 from jaxflow.training.stream import Stream, split_shards
 from jaxflow.training.trainable import trainable, trains
 from jaxflow.transforms import Chain, Proposal, candidate_transforms, noise_of, spread_rows
+from jaxflow.transforms.dequantise import spread_with_log_prob
 from jaxflow.transforms.protocol import check_strict
 from jaxflow.transforms.samples import column_label
 
 # Names of transforms that are not fitted here; checkpoints have them.
 NOT_FITTED = "as given", "the flow's own"
+# Folded into the key of a training for the noise of its validation rows.
+VALIDATION_NOISE = 2**30
 
 
 class Problem(eqx.Module):
@@ -68,6 +71,7 @@ def prepare(
     weights: Any = None,
     *,
     standardise: bool = True,
+    spread_validation: bool = True,
     train: Any = ("field",),
     augment: Augment | None = None,
 ) -> dict[str, Problem]:
@@ -75,7 +79,9 @@ def prepare(
 
     `flow` and `train` are checked. Without data (`x` is None) the flow keeps its transform, and
     rows are placeholders. With `standardise`, conditions are scaled to mean 0 and standard
-    deviation 1.
+    deviation 1. Validation rows on a grid get noise within their cells, always the same, unless
+    they have it already (`spread_validation=False`): at the middle of a cell the density may be
+    far above its mean, and training would be stopped where it is.
     """
     is_other = transform is not None and not isinstance(transform, str)
     if is_other and isinstance(train, Flow) and trains(train, "transform"):
@@ -101,7 +107,8 @@ def prepare(
         )
     else:
         held_out = _validation_rows(flow, validation, has_cond=rows.cond is not None)
-        _check_grid("validation", flow, transform, held_out)
+        if spread_validation:
+            _check_grid("validation", flow, transform, held_out)
     _check_constant(flow.transform if isinstance(transform, str | None) else transform, rows.x)
     counted = repeat_rows(rows)
     transforms = _transforms(flow, transform, counted, repeat_rows(held_out), key)
@@ -112,8 +119,9 @@ def prepare(
             replace(each, cond=jax.vmap(scaling)(each.cond)) for each in (rows, held_out)
         )
     held_out = jax.tree.map(lambda leaf: leaf[: config.validation_rows], held_out)
+    noise_key = jax.random.fold_in(key, VALIDATION_NOISE) if spread_validation else None
     return {
-        name: _problem(flow, train, each, rows, held_out, scaling, stream, augment)
+        name: _problem(flow, train, each, rows, held_out, noise_key, scaling, stream, augment)
         for name, each in transforms.items()
     }
 
@@ -222,6 +230,7 @@ def _problem(
     transform: Any,
     train: Dataset,
     held_out: Dataset,
+    noise_key: PRNGKeyArray | None,
     scaling: ConditionScaling | None,
     stream: Stream | None,
     augment: Augment | None,
@@ -236,17 +245,22 @@ def _problem(
     flow, transform, train, held_out = promote_dtypes(flow, transform, train, held_out)
     check_strict(transform, train.x)
     check_strict(transform, held_out.x)
+    log_q = jnp.zeros(len(held_out.x), held_out.x.dtype)
+    if noise_key is not None and noise_of(transform) is not None:
+        noisy, log_q = spread_with_log_prob(transform, held_out.x, noise_key)
+        held_out = replace(held_out, x=noisy)
     # One program for both.
     both = _into_flow_space(transform, jnp.concatenate([train.x, held_out.x]))
     (u, held_u), (log_det, held_log_det) = (jnp.split(each, [len(train.x)]) for each in both)
     _check_support("x", transform, log_det)
     _check_support("validation", transform, held_log_det)
+    held_log_det = held_log_det - log_q
     problem = Problem(
         flow,
         trained,
         train,
         held_out,
-        (0.0, 0.0),
+        (0.0, float(weighted_mean(log_q, held_out.weights))),
         transform,
         batch_transform=None if augment is None else BatchTransform(None, augment),
         cond_scaling=scaling,

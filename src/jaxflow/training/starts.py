@@ -155,15 +155,14 @@ def before_scaling(
 ) -> tuple[Array, list[Fold]]:
     """Rows after the transforms that come before the scaling, and their folds.
 
-    The rows have noise on grids; the held-out rows of a fold have none.
+    Rows on a grid have noise within their cells: `spread_rows(first, x, key)`.
     """
     if first is None:
-        noisy, u, log_det = x, x, np.zeros(len(x))
+        u, log_det = x, np.zeros(len(x))
     else:
-        noisy, _ = forward(first, spread_rows(first, x, key))
-        u, log_det = forward(first, x)
+        u, log_det = forward(first, spread_rows(first, x, key))
     log_det = np.asarray(log_det, np.float64)
-    return noisy, [Fold(noisy[train], u[held], log_det[held]) for train, held in folds]
+    return u, [Fold(u[train], u[held], log_det[held]) for train, held in folds]
 
 
 def choose_start(

@@ -39,8 +39,10 @@ class Dequantise(eqx.Module):
     ```
     (Theis et al. 2016, "A note on the evaluation of generative models", arXiv 1511.01844).
     `forward` returns the value unchanged with log-determinant `sum log step`, so `log_prob` is
-    `log P(x)` by the midpoint rule; `jaxflow.log_mass` avoids that rule's error. `inverse` rounds
-    to the grid, so samples lie on it. `jaxflow.fit_noise` learns noise with a tighter bound.
+    `log P(x)` by the midpoint rule, which may be far too high where the density varies within a
+    cell (0.14 nats for counts of mean 1); `jaxflow.log_mass` avoids that rule's error. `inverse`
+    rounds to the grid, so samples lie on it. `jaxflow.fit_noise` learns noise with a tighter
+    bound.
 
     Values between grid points have probability 0, but `log_prob` gives them the density there
     times the step: training needs it for values with noise. `check(x)` refuses such rows.
@@ -189,7 +191,14 @@ def without_noise(transform: Any) -> Any:
     return Chain(rest) if rest else None
 
 
-def spread_rows(transform: Any, x: Rows, key: PRNGKeyArray) -> Rows:
+def spread_rows(transform: Any, x: Any, key: PRNGKeyArray) -> Any:
     """Add noise to rows if the transform starts with a `Dequantise`."""
+    return x if noise_of(transform) is None else spread_with_log_prob(transform, x, key)[0]
+
+
+@eqx.filter_jit
+def spread_with_log_prob(transform: Any, x: Rows, key: PRNGKeyArray) -> tuple[Rows, Array]:
+    """Rows with noise within their cells, and its log-density `log q(v | x)`, (rows,)."""
     noise = noise_of(transform)
-    return x if noise is None else jax.vmap(noise.spread)(x, jax.random.split(key, len(x)))
+    assert noise is not None
+    return jax.vmap(noise.spread_with_log_prob)(x, jax.random.split(key, len(x)))
