@@ -178,7 +178,7 @@ def test_scores_of_counts_do_not_beat_the_entropy():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         density = FlowDensity(width=8, depth=1, steps=50, random_state=0).fit(x)
-    truth = poisson(1.0).logpmf(x[:, 0])
+    truth = poisson.logpmf(x[:, 0], 1.0)
     assert density.score(x) < truth.mean() + 0.01
     assert density.comparison_["densities"]["flow"]["mean"] < truth.mean()
     # The threshold is that of scores without noise.

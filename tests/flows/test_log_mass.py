@@ -97,4 +97,4 @@ def test_validation_rows_have_noise_that_stays():
         assert np.abs(moved).max() < 0.5
         np.testing.assert_array_equal(again.validation.x, problem.validation.x)
         # Learned noise counts by its density: log q, here 0 before training.
-        np.testing.assert_allclose(problem.log_det, 0.0, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(problem.log_det), 0.0, atol=1e-6)
