@@ -104,7 +104,9 @@ class Folds:
             filled, seed = take_rows(rows, num_rows), seed_words(run.key)
             run.minibatches = MemoryBatches(filled, seed, run.mesh, len(rows.x))
         self.began = time.monotonic()
-        first = self._add_mean([run.validate() | {"loss": math.nan} for run in runs])
+        with runs[0].compile_first() as ahead:
+            first = self._add_mean([run.validate() | {"loss": math.nan} for run in runs])
+            ahead.wait()
         self.lowest = first.validation
         self._keep_weights(0)
 

@@ -102,12 +102,19 @@ class Run:
         def value(flow: Any) -> Any:
             return validation_value(flow, self.problem, self.objective, self.key)
 
-        def steps() -> Any:
-            state = initial_state(self.best, self.optimizer.at(later))
-            return train_steps(self._inputs(later, later.first, 0), state)
-
         coarse = replace(flow, ode_eval=self.frozen.ode)
-        return Ahead([partial(value, flow), steps, partial(value, coarse)])
+        return Ahead(
+            [partial(value, flow), partial(self.take_no_step, later), partial(value, coarse)]
+        )
+
+    def take_no_step(self, phase: Phase) -> Any:
+        """Call the training step of a phase for no step, so that jax compiles it."""
+        state = initial_state(self.best, self.optimizer.at(phase))
+        return train_steps(self._inputs(phase, phase.first, 0), state)
+
+    def compile_first(self) -> Ahead:
+        """Compile the first training step while the caller validates the start."""
+        return Ahead([partial(self.take_no_step, self._phase(self.step))])
 
     def advance(self, until: int, progress: Progress) -> None:
         """Train up to the step `until`, or until a stopping rule applies."""
