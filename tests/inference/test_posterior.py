@@ -251,6 +251,27 @@ def test_draws_of_a_posterior_weigh_as_draws_of_the_prior(gaussian):
 
 
 @pytest.mark.parametrize(
+    ("prior", "hole"),
+    [
+        ([stats.rv_histogram(([1.0, 0.0, 1.0], [0.0, 1.0, 2.0, 3.0])), stats.norm()], [1.5, 0.0]),
+        (
+            dist.TransformedDistribution(
+                dist.Normal(jnp.zeros(2), 1).to_event(1), dist.transforms.OrderedTransform()
+            ),
+            None,
+        ),
+        (dist.Dirichlet(jnp.ones(2)), None),
+    ],
+)
+def test_priors_that_do_not_fill_their_limits(prior, hole):
+    # A posterior that takes them for boxes would have mass where they have none.
+    found = as_prior(prior, 2)
+    assert not found.fills_box
+    if hole is not None:
+        assert np.isneginf(found.log_prob(np.array([hole]))).all()
+
+
+@pytest.mark.parametrize(
     ("prior", "row", "expected"),
     [
         (([0.0, -1.0], [1.0, 1.0]), [0.5, 0.0], -np.log(2)),

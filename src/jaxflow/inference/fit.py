@@ -13,6 +13,7 @@ from jaxflow.inference.likelihood import Likelihood
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.inference.settings import Settings
+from jaxflow.runtime.arguments import warn_if_coarse
 from jaxflow.runtime.checks import check_rows, constant_columns, finite_rows
 from jaxflow.runtime.text import listed
 from jaxflow.training import History
@@ -158,7 +159,14 @@ def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for name, rows in (("theta", theta), ("x", x)):
         constant = constant_columns(rows, float(np.finfo(np.float32).eps))
         if constant.any():
-            raise ValueError(f"{name} is constant in {_entries(constant)}: leave it out")
+            offset = (rows.max(axis=0) > rows.min(axis=0))[constant].all()
+            advice = f"float32 hardly tells them apart: write {name} - {name}.mean(axis=0)"
+            raise ValueError(
+                f"{name} is constant in {_entries(constant)}"
+                f"{' to rounding; ' + advice if offset else ': leave it out'}"
+            )
+        if jnp.result_type(float) == jnp.float32:
+            warn_if_coarse(rows, name, stacklevel=4)
     return theta, x, valid
 
 

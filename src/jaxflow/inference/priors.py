@@ -16,8 +16,14 @@ ALLOWED = (
     "give a box as (low, high), a distribution of NumPyro with event shape (d,), a frozen "
     "distribution of scipy or a list of them, one for each parameter, or None"
 )
-# Words in the names of NumPyro's supports that fill their limits.
-FILLED = ["real", "interval", "greaterthan", "lessthan", "positive", "nonnegative", "independent"]
+# NumPyro's supports that fill their limits, by the names of their classes.
+FILLED = {
+    *("_Real", "_RealVector", "_Interval", "_OpenInterval", "_UnitInterval", "_GreaterThan"),
+    *("_GreaterThanEq", "_LessThan", "_LessThanEq", "_Positive", "_Nonnegative"),
+    *("_SoftplusPositive", "_Circular"),
+}
+# Points at which the density of a scipy distribution is looked at for holes.
+LOOKS = 4096
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ def _marginals(priors: Any, dim: int) -> Prior:
             upper,
             lambda theta: only.logpdf(theta).sum(axis=1),
             lambda key, n: only.rvs((n, dim), random_state=numpy_rng(key)),
+            fills_box=not _has_hole(only),
         )
     ends = np.array([each.support() for each in priors], np.float64).reshape(len(priors), 2)
     if len(priors) != dim:
@@ -184,7 +191,16 @@ def _marginals(priors: Any, dim: int) -> Prior:
         rng = numpy_rng(key)
         return np.stack([one.rvs(n, random_state=rng) for one in priors], axis=1)
 
-    return Prior(ends[:, 0], ends[:, 1], log_density, draw)
+    fills = not any(map(_has_hole, priors))
+    return Prior(ends[:, 0], ends[:, 1], log_density, draw, fills_box=fills)
+
+
+def _has_hole(prior: Any) -> bool:
+    """Whether the density is 0 at a point between quantiles, as that of a histogram can be."""
+    low, high = prior.ppf(1e-4), prior.ppf(1 - 1e-4)
+    share = (np.arange(LOOKS) + 0.5) / LOOKS
+    points = low + (high - low) * share.reshape(-1, *(1,) * np.ndim(low))
+    return bool(np.isneginf(prior.logpdf(points)).any())
 
 
 def _joint(prior: Any, dim: int) -> Prior:
@@ -212,8 +228,6 @@ def _numpyro(prior: Any, dim: int) -> Prior:
         np.broadcast_to(np.asarray(getattr(support, name, limit), np.float64), (dim,))
         for name, limit in (("lower_bound", -np.inf), ("upper_bound", np.inf))
     )
-    words = type(support).__name__.lower().replace("_", "")
-    fills = any(word in words for word in FILLED)
     log_prob = jax.jit(jax.vmap(prior.log_prob))
     return Prior(
         lower,
@@ -221,5 +235,5 @@ def _numpyro(prior: Any, dim: int) -> Prior:
         lambda theta: log_prob(jnp.asarray(theta)),
         lambda key, n: prior.sample(key, (n,)),
         prior.log_prob,
-        fills_box=fills,
+        fills_box=type(support).__name__ in FILLED,
     )

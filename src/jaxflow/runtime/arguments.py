@@ -67,15 +67,20 @@ def _to_device(rows: np.ndarray, name: str) -> Array:
         )
     arrays = jnp.asarray(rows)
     if rows.dtype == np.float64 != arrays.dtype and len(rows) > 1:
-        coarse = np.flatnonzero(coarse_columns(rows.reshape(len(rows), -1)))
-        if coarse.size:
-            warnings.warn(
-                f"float32 is coarse for columns {coarse.tolist()} of {name}: their values are "
-                'large and vary little; set jax.config.update("jax_enable_x64", True), or '
-                "subtract an offset from these columns in float64",
-                stacklevel=4,
-            )
+        warn_if_coarse(rows, name, stacklevel=5)
     return arrays
+
+
+def warn_if_coarse(rows: np.ndarray, name: str, stacklevel: int) -> None:
+    """Warn of columns that float32 rounds coarsely."""
+    coarse = np.flatnonzero(coarse_columns(rows.reshape(len(rows), -1)))
+    if coarse.size:
+        warnings.warn(
+            f"float32 is coarse for columns {coarse.tolist()} of {name}: their values are "
+            'large and vary little; set jax.config.update("jax_enable_x64", True), or '
+            "subtract an offset from these columns in float64",
+            stacklevel=stacklevel,
+        )
 
 
 def batch_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
