@@ -48,6 +48,9 @@ def edit(path, old, new):
     header = path.read_bytes()
     length = int.from_bytes(header[:8], "little")
     (key, text), *_ = json.loads(header[8 : 8 + length])["__metadata__"].items()
+    document = json.loads(text)
+    del document["sha256"]
+    text = json.dumps(document, separators=(",", ":"))
     assert old in text
     arrays = safetensors.numpy.load_file(path)
     path.write_bytes(safetensors.numpy.save(arrays, metadata={key: text.replace(old, new)}))

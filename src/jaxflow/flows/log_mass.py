@@ -11,6 +11,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from jaxflow.flows.ensemble import members
 from jaxflow.flows.importance import log_means
+from jaxflow.runtime.precision import as_floats
 from jaxflow.runtime.shapes import ArrayInput
 from jaxflow.transforms.dequantise import noise_of, spread_with_log_prob
 
@@ -97,19 +98,20 @@ def log_cell_mean(
 
 
 def cell_points(flow: Any, x: ArrayInput) -> tuple[list[Any], Float[np.ndarray, " k"]]:
-    """Points in the cell of each row, k arrays (n, d), and their weights, which sum to 1."""
+    """Points in the cell of each row, k arrays (n, d), and their weights, which sum to 1.
+
+    Rows of jax stay in jax; others become NumPy's, in float64.
+    """
     grid = noise_of(members(flow)[0].transform)
     step = np.zeros(0) if grid is None else np.asarray(grid.step, np.float64)
     columns = np.flatnonzero(step) if step.ndim == 1 else []
     if not 0 < len(columns) <= MOST_COLUMNS:
         return [x], np.ones(1)
     offsets, weights = _unit_cell(len(columns))
-    points = []
-    for offset in offsets:
-        point = np.array(x, np.float64)
-        point[:, columns] += step[columns] * offset
-        points.append(point)
-    return points, weights
+    steps = np.zeros((len(offsets), len(step)))
+    steps[:, columns] = step[columns] * offsets
+    rows: Any = np.asarray(x, np.float64) if not isinstance(x, jax.Array) else as_floats(x)
+    return [rows + each.astype(rows.dtype) for each in steps], weights
 
 
 @functools.cache

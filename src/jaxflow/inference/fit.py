@@ -157,7 +157,7 @@ def _pairs(theta: Any, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         )
     theta, x = theta[valid], x[valid]
     for name, rows in (("theta", theta), ("x", x)):
-        constant = constant_columns(rows, float(np.finfo(np.float32).eps))
+        constant = constant_columns(rows, float(jnp.finfo(jnp.result_type(float)).eps))
         if constant.any():
             offset = (rows.max(axis=0) > rows.min(axis=0))[constant].all()
             advice = f"float32 hardly tells them apart: write {name} - {name}.mean(axis=0)"

@@ -6,14 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxflow.flows.ensemble import members
+from jaxflow.flows.data_space import with_transform
+from jaxflow.flows.ensemble import Ensemble, members
+from jaxflow.flows.log_mass import cell_points
 from jaxflow.inference.nuts import Chains, run_nuts
 from jaxflow.inference.posterior import Posterior
 from jaxflow.inference.priors import Prior, as_prior
 from jaxflow.runtime.checks import check_count, check_rows
 from jaxflow.training import History
+from jaxflow.transforms import noise_of, without_noise
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Likelihood:
     def log_prob(self, x: Any, theta: Any) -> Float[Array, "..."]:
         """Sum of the log-densities of independent observations, in nats.
 
+        Counts and other entries on a grid have probabilities, the mean density of their cell at
+        fixed points.
+
         Args:
             x: one observation (k,), or several of the same parameters, (n, k).
             theta: parameters, (d,) or, for a value each, (m, d).
@@ -55,12 +62,20 @@ class Likelihood:
         Returns:
             The log-likelihood, () or (m,).
         """
-        rows = jnp.atleast_2d(jnp.asarray(x, float))
+        # NumPy's float64 rows stay so until the flow has subtracted their offsets.
+        rows: Any = jnp.atleast_2d(x) if isinstance(x, jax.Array) else np.atleast_2d(x)
         conditions = jnp.asarray(theta, float)
         each = jnp.atleast_2d(conditions)
-        pairs = (jnp.repeat(rows, len(each), axis=0), jnp.tile(each, (len(rows), 1)))
-        total = self.flow.log_prob(*pairs).reshape(len(rows), len(each)).sum(axis=0)
+        repeated = rows.repeat(len(each), axis=0)
+        log_p = self._each(repeated, jnp.tile(each, (len(rows), 1)))
+        total = log_p.reshape(len(rows), len(each)).sum(axis=0)
         return total[0] if conditions.ndim == 1 else total
+
+    def _each(self, x: Any, theta: Array) -> Float[Array, " n"]:
+        """The log-density of each row; on a grid the logarithm of its probability."""
+        points, weights = cell_points(self.flow, x)
+        each = jnp.stack([self.flow.log_prob(point, theta) for point in points])
+        return logsumexp(each, axis=0, b=jnp.asarray(weights, each.dtype)[:, None])
 
     def sample(self, key: PRNGKeyArray, num: int, theta: Any) -> Float[Array, "num k"]:
         """Draw `num` observations given parameters (d,): an emulator of the simulator."""
@@ -103,11 +118,22 @@ class Likelihood:
         prior = as_prior(prior, self.num_parameters)
         from jaxflow.interop.numpyro import FlowDistribution
 
-        rows = jnp.asarray(x, float)
+        if (grid := noise_of(members(self.flow)[0].transform)) is not None:
+            grid.check(x)
+        # Counts often repeat.
+        distinct, counts = np.unique(x, axis=0, return_counts=True)
+        points, weights = cell_points(self.flow, distinct)
+        rows, flow = jnp.asarray(np.concatenate(points), float), _without_grid(self.flow)
+        shares = jnp.asarray(weights, rows.dtype)[:, None]
 
         def log_likelihood(theta: Array) -> Array:
             cond = jnp.broadcast_to(theta, (len(rows), *theta.shape))
-            return FlowDistribution(self.flow, cond=cond).log_prob(rows).sum()
+            each = (
+                FlowDistribution(flow, cond=cond)
+                .log_prob(rows)
+                .reshape(len(points), len(distinct))
+            )
+            return logsumexp(each, axis=0, b=shares) @ jnp.asarray(counts, each.dtype)
 
         start_key, key = jax.random.split(key)
         start = _likely(start_key, prior, lambda theta: self.log_prob(x, theta), chains)
@@ -180,6 +206,13 @@ def compose(
     return run_nuts(
         prior, log_likelihood, key=key, num=num, chains=chains, warmup=warmup, start=start
     )
+
+
+def _without_grid(flow: Any) -> Any:
+    """The density of values with noise, per unit."""
+    if isinstance(flow, Ensemble):
+        return flow.with_flows(tuple(map(_without_grid, flow.flows)))
+    return with_transform(flow, without_noise(flow.transform))
 
 
 def _likely(

@@ -1,11 +1,13 @@
 """Flows and training states as files.
 
 A file is a safetensors file: its tensors are the arrays, readable by any safetensors reader, and
-one JSON document in its metadata, under the key "jaxflow", holds the rest. Reading a file runs no
-code from it. Writes are atomic: after a crash there is the old file or the new one.
+one JSON document in its metadata, under the key "jaxflow", holds the rest, with the SHA-256 of
+both, which shows damage. Reading a file runs no code from it. Writes are atomic: after a crash
+there is the old file or the new one.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +32,8 @@ Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
 _KEY = "jaxflow"
+# SHA-256 of the rest of the document and of the arrays; files of jaxflow 0.1 have none.
+_SUMS = "sha256"
 _READER = {"flow": "load", "leaves": "load_leaves"}
 _ENTRY = {"dtype": str, "shape": list, "kind": str}
 
@@ -188,8 +192,25 @@ def _to_bytes(
         **content,
         "extra": serialisation.encode_plain({} if extra is None else extra, "extra"),
     }
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return safetensors.numpy.save(stored, metadata={_KEY: text})
+    document[_SUMS] = [_sum_of_document(document), _sum_of_arrays(stored)]
+    return safetensors.numpy.save(stored, metadata={_KEY: _to_text(document)})
+
+
+def _to_text(document: dict[str, Any]) -> str:
+    return json.dumps(document, allow_nan=False, separators=(",", ":"))
+
+
+def _sum_of_document(document: dict[str, Any]) -> str:
+    rest = {name: value for name, value in document.items() if name != _SUMS}
+    return hashlib.sha256(_to_text(rest).encode()).hexdigest()
+
+
+def _sum_of_arrays(stored: Arrays) -> str:
+    total = hashlib.sha256()
+    for name in sorted(stored):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(stored[name]).tobytes())
+    return total.hexdigest()
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -230,6 +251,8 @@ def _document(path: str | os.PathLike[str], metadata: Metadata) -> dict[str, Any
         is_newer = number > FORMAT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its description cannot be read") from error
+    if _SUMS in document and document[_SUMS][:1] != [_sum_of_document(document)]:
+        raise ValueError(f"{path} is damaged: its description is not as it was written")
     if is_newer:
         raise ValueError(
             f"{path} is of format {number}, written by jaxflow {version}; this is jaxflow "
@@ -256,6 +279,8 @@ def _read(
         reader = _READER[document["kind"]]
         raise ValueError(f"{path} was written for another reader: call {reader}(path)")
     with _named_errors(path, document):
+        if _SUMS in document and document[_SUMS][1:] != [_sum_of_arrays(stored)]:
+            raise ValueError("the file is damaged: its arrays are not as they were written")
         for name in sorted(stored.keys() ^ document["arrays"].keys()):
             fault = "not in its description" if name in stored else "missing from the file"
             raise ValueError(f"the file is damaged: the array '{name}' is {fault}")
