@@ -63,8 +63,8 @@ class FlowDensity(OutlierMixin, DensityMixin, FlowEstimator):
             `"density"` per unit of `X`, as for all other columns, so that scores of fits that
             find other grids may be averaged; `"mass"`, the probability of the row's cell; or a
             list of columns, by name or number, that are scored by probability. Both are means of
-            the density over the cell, at 8 points for one column on a grid, 25 for two, 64 for
-            more.
+            the density over the cell, at 8 points for one column on a grid, 25 for two, some 64
+            for more.
         ensemble: average the flows of five folds, as `jaxflow.fit_density(ensemble=True)`: often a
             higher density where rows are few, at five times the cost of a score.
         float64: compute in float64, which is slower; JAX's global precision is not changed.

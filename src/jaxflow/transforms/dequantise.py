@@ -40,7 +40,7 @@ class Dequantise(eqx.Module):
     (Theis et al. 2016, "A note on the evaluation of generative models", arXiv 1511.01844).
     `forward` returns the value unchanged with log-determinant `sum log step`, so `log_prob` is
     `log P(x)` by the midpoint rule, which may be far too high where the density varies within a
-    cell (0.14 nats for counts of mean 1); `jaxflow.log_mass` avoids that rule's error. `inverse`
+    cell, as for small counts; `jaxflow.log_mass` avoids that rule's error. `inverse`
     rounds to the grid, so samples lie on it. `jaxflow.fit_noise` learns noise with a tighter
     bound.
 
