@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import typer
 
@@ -25,8 +26,9 @@ from jaxflow.cli.run_flow import check_flow_options, load_flow, map_error_text
 from jaxflow.cli.tables import read_row_blocks
 from jaxflow.cli.terminal import finite, print_facts
 from jaxflow.cli.unusual import Lowest, UnusualRow, unusual_in_table
+from jaxflow.density.mixture import mix_with_error
 from jaxflow.diagnostics.solves import without_raising
-from jaxflow.flows.log_mass import cell_points, log_cell_mean
+from jaxflow.flows.log_mass import cell_points, log_cell_mean, point_keys
 from jaxflow.runtime.text import plural
 from jaxflow.tables.frames import read_cells, read_frame
 
@@ -309,19 +311,18 @@ def _score(
         raise ValueError("--with-error needs a continuous flow; this run has no ODE to solve")
     flow = without_raising(flow)
     points, weights = cell_points(flow, x)
-    answers = [flow.log_prob_with_error(each, cond, key=key, progress=None) for each in points]
+    answers = [
+        flow.log_prob_with_error(point, cond, key=each, progress=None)
+        for point, each in zip(points, point_keys(key, len(points)), strict=True)
+    ]
     if answers[0].ode_error is None or answers[0].trace_se is None:
         raise ValueError("--with-error: the solver or the trace of this run has no error estimate")
-    log_w = np.stack([np.asarray(each.value, np.float64) for each in answers])
-    log_w += np.log(weights)[:, None]
-    log_p = np.logaddexp.reduce(log_w, axis=0)
-    # What each point counts; the errors of a row's points may all have one sign.
-    finite_rows = np.isfinite(log_p)
-    share = np.exp(log_w - np.where(finite_rows, log_p, 0.0))
-    share = np.where(finite_rows, share, weights[:, None])
-    errors = {
-        name: np.sum(share * np.stack([getattr(each, name) for each in answers]), axis=0)
-        for name in ("ode_error", "trace_se")
+    parts = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *answers)
+    answer = mix_with_error(parts, jnp.asarray(weights, parts.value.dtype))
+    columns = {
+        "log_prob": answer.value,
+        "ode_error": answer.ode_error,
+        "trace_se": answer.trace_se,
     }
-    status = np.max([np.asarray(each.status) for each in answers], axis=0)
-    return {"log_prob": log_p, **errors, "status": status}
+    numbers = {name: np.asarray(values, np.float64) for name, values in columns.items()}
+    return numbers | {"status": np.asarray(answer.status)}

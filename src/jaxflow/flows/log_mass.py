@@ -85,15 +85,26 @@ def log_mass(
 
 
 def log_cell_mean(
-    flow: Any, x: ArrayInput, cond: ArrayInput | None = None, **options: Any
+    flow: Any,
+    x: ArrayInput,
+    cond: ArrayInput | None = None,
+    *,
+    key: PRNGKeyArray | None = None,
+    **options: Any,
 ) -> Float[np.ndarray, " n"]:
-    """`log_prob(x, cond, **options)`, with the mean density of each row's cell, in nats, (n,).
+    """`log_prob(x, cond, key, **options)` of the mean density of each row's cell, in nats, (n,).
 
     For scores, which should not be random: the points in the cell are fixed. Rows without a grid,
     or of more than `MOST_COLUMNS` columns on one, have `log_prob` itself.
     """
     points, weights = cell_points(flow, x)
-    each = [np.asarray(flow.log_prob(point, cond, **options), np.float64) for point in points]
+    keys = [{}] * len(points)
+    if key is not None:
+        keys = [{"key": each} for each in point_keys(key, len(points))]
+    each = [
+        np.asarray(flow.log_prob(point, cond, **options, **own), np.float64)
+        for point, own in zip(points, keys, strict=True)
+    ]
     return np.logaddexp.reduce(np.stack(each) + np.log(weights)[:, None], axis=0)
 
 
@@ -112,6 +123,11 @@ def cell_points(flow: Any, x: ArrayInput) -> tuple[list[Any], Float[np.ndarray, 
     steps[:, columns] = step[columns] * offsets
     rows: Any = np.asarray(x, np.float64) if not isinstance(x, jax.Array) else as_floats(x)
     return [rows + each.astype(rows.dtype) for each in steps], weights
+
+
+def point_keys(key: PRNGKeyArray, count: int) -> Any:
+    """A key for each point of a cell, whose probes are its own; the key itself for one point."""
+    return [key] if count == 1 else jax.random.split(key, count)
 
 
 @functools.cache
