@@ -275,6 +275,7 @@ def X_frame():
         (np.column_stack([X, np.ones(60)]), "constant .* 1 column: 2 = 1.0"),
         (X[:, 0], "1D array"),
         (np.where(X[4, 1] == X, np.inf, X), "X has NaN or infinity in 1 of 60 rows: rows 4"),
+        (np.where(X[4, 1] == X, np.nan, X), "rows 4 .* jaxflow.fit_table, where NaN is a missing"),
         (np.where(X[4, 1] == X, 1e39, X), r"1e\+39 in row 4, column 1: infinity in float32"),
     ],
 )

@@ -43,7 +43,14 @@ def check_features(estimator: Any, X: Any, *, fitting: bool) -> Float[np.ndarray
             f"{error}. {_first_text(X)} holds text, and {type(estimator).__name__} takes numbers: "
             "drop it, or fit the whole table by jaxflow.fit_table"
         ) from None
-    check_rows(x, "X", feature_names(estimator))
+    try:
+        check_rows(x, "X", feature_names(estimator))
+    except ValueError as error:
+        if not (fitting and np.isnan(x).any()):
+            raise
+        raise ValueError(
+            f"{error}; or fit the whole table by jaxflow.fit_table, where NaN is a missing cell"
+        ) from None
     return np.asarray(x)
 
 

@@ -14,7 +14,7 @@ from jaxflow.flows.export import export
 from jaxflow.flows.flow import Flow
 from jaxflow.flows.flow_map import FlowMap
 from jaxflow.flows.importance import ImportanceSample, importance_sample
-from jaxflow.flows.log_mass import log_mass
+from jaxflow.flows.log_mass import MidpointWarning, log_mass
 from jaxflow.flows.multiscale import Multiscale
 from jaxflow.flows.predictive import calibration_curve, crps
 from jaxflow.flows.quantiles import cdf, quantile
@@ -26,6 +26,7 @@ __all__ = [
     "Flow",
     "FlowMap",
     "ImportanceSample",
+    "MidpointWarning",
     "Multiscale",
     "calibration_curve",
     "cdf",

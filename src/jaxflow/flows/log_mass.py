@@ -24,7 +24,7 @@ SHOWN, TOO_FAR = 256, 0.05
 
 
 class MidpointWarning(UserWarning):
-    """`flow.log_prob` is far from the probability of rows on a grid."""
+    """`flow.log_prob` is far from the probability of rows on a grid: `log_mass` has it."""
 
 
 def log_mass(

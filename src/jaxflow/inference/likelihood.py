@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxflow.density.mixture import mix
 from jaxflow.flows.data_space import with_transform
 from jaxflow.flows.ensemble import Ensemble, members
 from jaxflow.flows.log_mass import cell_points
@@ -74,8 +74,8 @@ class Likelihood:
     def _each(self, x: Any, theta: Array) -> Float[Array, " n"]:
         """The log-density of each row; on a grid the logarithm of its probability."""
         points, weights = cell_points(self.flow, x)
-        each = jnp.stack([self.flow.log_prob(point, theta) for point in points])
-        return logsumexp(each, axis=0, b=jnp.asarray(weights, each.dtype)[:, None])
+        each = [self.flow.log_prob(point, theta) for point in points]
+        return mix(jnp.stack(each, axis=1), jnp.asarray(weights))
 
     def sample(self, key: PRNGKeyArray, num: int, theta: Any) -> Float[Array, "num k"]:
         """Draw `num` observations given parameters (d,): an emulator of the simulator."""
@@ -124,16 +124,13 @@ class Likelihood:
         distinct, counts = np.unique(x, axis=0, return_counts=True)
         points, weights = cell_points(self.flow, distinct)
         rows, flow = jnp.asarray(np.concatenate(points), float), _without_grid(self.flow)
-        shares = jnp.asarray(weights, rows.dtype)[:, None]
 
         def log_likelihood(theta: Array) -> Array:
             cond = jnp.broadcast_to(theta, (len(rows), *theta.shape))
-            each = (
-                FlowDistribution(flow, cond=cond)
-                .log_prob(rows)
-                .reshape(len(points), len(distinct))
-            )
-            return logsumexp(each, axis=0, b=shares) @ jnp.asarray(counts, each.dtype)
+            each = FlowDistribution(flow, cond=cond).log_prob(rows)
+            each = each.reshape(len(points), len(distinct)).T
+            log_p = mix(each, jnp.asarray(weights), grouped=False)
+            return log_p @ jnp.asarray(counts, log_p.dtype)
 
         start_key, key = jax.random.split(key)
         start = _likely(start_key, prior, lambda theta: self.log_prob(x, theta), chains)
