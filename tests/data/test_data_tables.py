@@ -125,6 +125,9 @@ def test_parquet_of_two_precisions_is_float64(tmp_path):
         ('"a","b"\n"1","2"\n\n"3",4\n', NAMES),
         ("a\tb\n1\t2\n3\t4\n", NAMES),
         ("a;b\n1;2\n3;4\n", NAMES),
+        ("a;b\n1,0;2\n3;+4,0e0\n", NAMES),
+        ("1,0;2,0\n3;4\n", ("x0", "x1")),
+        ("a\tb\n 1,0\t2\n3\t4\n", NAMES),
         ("a b\n1 2\n3 4\n", NAMES),
         ("  1   2\n  3   4\n", ("x0", "x1")),
         ("a,b\r1,2\r3,4\r", NAMES),
@@ -204,6 +207,17 @@ def test_text_columns_can_be_left_out(tmp_path):
 def test_bad_text_is_refused(tmp_path, text, match):
     with pytest.raises(ValueError, match=match):
         read_table(_write(tmp_path / "t.csv", text))
+
+
+def test_a_column_that_occurs_twice_is_named(tmp_path):
+    path = _write(tmp_path / "t.csv", "a,b,a\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"duplicate column names \['a'\]"):
+        read_table(path, ["a", "b"])
+
+
+def test_commas_that_are_no_decimal_commas_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"column 'a' has '1\.500,25' in row 0"):
+        read_table(_write(tmp_path / "t.csv", "a;b\n1.500,25;1\n"))
 
 
 def test_text_in_another_encoding_is_refused(tmp_path):

@@ -21,6 +21,7 @@ TEXT = (".csv", ".tsv", ".txt")
 NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
 # Characters in which `sniff` looks for the separator and the header.
 _HEAD = 1 << 20
+_DECIMAL_COMMA = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$"
 # A quoted cell longer than this is a mistake.
 LONGEST_CELL = 1 << 26
 
@@ -62,7 +63,8 @@ def sniff(path: Path) -> Layout:
 
     The separator is the first of tab, semicolon, comma and space that the first two lines contain
     equally often. A first line of numbers and gaps is a row, and the columns are called x0, x1,
-    ...; any other first line is the header, unless `first_line` says otherwise.
+    ...; any other first line is the header, unless `first_line` says otherwise. Where commas
+    do not separate, 1,5 is a number.
     """
     with _named_errors(path), path.open(encoding="utf-8-sig") as file:
         lines = (file.read(_HEAD) + file.readline()).split("\n")
@@ -75,6 +77,8 @@ def sniff(path: Path) -> Layout:
         reader = csv.reader(head, delimiter=separator)
         header = [field.strip() for field in next(reader)]
         known = [field for field in header if field not in NULLS]
+        if separator != ",":
+            known = [field.replace(",", ".") for field in known]
         is_row = bool(known) and all(map(is_number, known))
         if (said := _known.get()) is not None and said[0] == path and said[1] is not None:
             is_row = not said[1]
@@ -101,6 +105,12 @@ def delimited_frames(
             yield frame
     if empty:
         raise ValueError(f"{path}: a header and no rows")
+
+
+def with_decimal_points(frame: "polars.DataFrame") -> "polars.DataFrame":
+    """Cells of text such as 1,5 as 1.5, for tables that no comma separates."""
+    strings = import_polars().selectors.string()
+    return frame.with_columns(strings.str.replace(_DECIMAL_COMMA, "${1}.${2}"))
 
 
 def text_column(path: Path, column: int) -> list[str | None]:

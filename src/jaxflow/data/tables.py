@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
-from jaxflow.data.delimited import TEXT, delimited_frames, header_line, is_number, sniff
+from jaxflow.data.delimited import (
+    TEXT,
+    delimited_frames,
+    header_line,
+    is_number,
+    sniff,
+    with_decimal_points,
+)
 from jaxflow.data.frames import frame_to_array, import_polars
 from jaxflow.io.atomic import atomic_write, check_free
 
@@ -59,7 +66,7 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
 
     - .csv, .tsv, .txt: UTF-8 text split at tabs, semicolons, commas or spaces, as float64. If the
       first line holds numbers only, it is a row and the columns are called x0, x1, ...; any other
-      first line is the header.
+      first line is the header. Where commas do not separate, 1,5 is 1.5.
     - .npy: one array, (n, d), with columns x0, x1, ...
     - .npz: the array called x, or else the only (n, d) array of numbers.
     - .parquet: all columns, as float32 if all of them are.
@@ -111,7 +118,10 @@ def read_blocks(
     layout = sniff(path)
     chosen = _choose(layout.names, columns, path)
     size = _READ_CHARS if rows is None else rows * _ROW_CHARS
-    blocks = _frame_blocks(path, delimited_frames(path, layout, chosen, size))
+    frames = delimited_frames(path, layout, chosen, size)
+    if layout.separator != ",":
+        frames = map(with_decimal_points, frames)
+    blocks = _frame_blocks(path, frames)
     if rows is not None:
         return blocks
     tables = list(blocks)
@@ -248,7 +258,8 @@ def _choose(names: Sequence[str], columns: Sequence[str] | None, path: Path) -> 
     missing = [name for name in columns if name not in names]
     if missing:
         raise ValueError(f"{path}: no columns {missing}; the file has {list(names)}")
-    _check_names([name for name in names if name in columns], len(columns), str(path))
+    kept = [name for name in names if name in columns]
+    _check_names(kept, len(kept), str(path))
     return [names.index(name) for name in columns]
 
 
