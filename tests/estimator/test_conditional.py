@@ -4,6 +4,8 @@ import pickle
 
 import jax
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 from jaxflow.estimator import ConditionalFlowDensity
@@ -68,6 +70,37 @@ def test_a_sample_for_each_condition(fitted, tmp_path):
 def test_conditions_that_do_not_fit_are_refused(y, match):
     with pytest.raises(ValueError, match=match):
         ConditionalFlowDensity(**TINY).fit(X, y)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_conditions_are_compared_by_name(two_steps, no_updates, tmp_path, frame):
+    cond = {"a": Y, "b": Y**2}
+    density = ConditionalFlowDensity(**TINY, random_state=0).fit(X[:, :1], frame(cond))
+    density.save(tmp_path / "flow")
+    swapped = frame({"b": cond["b"], "a": cond["a"]})
+    for each in (
+        density,
+        pickle.loads(pickle.dumps(density)),
+        ConditionalFlowDensity.load(tmp_path / "flow"),
+    ):
+        assert each.condition_names_in_ == ["a", "b"]
+        expected = each.score_samples(X[:, :1], np.column_stack([*cond.values()]))
+        np.testing.assert_array_equal(each.score_samples(X[:, :1], frame(cond)), expected)
+        for call in (
+            lambda y, each=each: each.score_samples(X[:, :1], y),
+            lambda y, each=each: each.score(X[:, :1], y),
+            lambda y, each=each: each.sample(y),
+            lambda y, each=each: each.predict_quantile(y, 0.5),
+            lambda y, each=each: each.predict_interval(y),
+            lambda y, each=each: each.cdf(X[:, :1], y),
+            lambda y, each=each: each.crps(X[:, :1], y),
+            lambda y, each=each: each.calibration_curve(X[:, :1], y),
+        ):
+            for wrong in (swapped, frame({"a": Y, "c": Y})):
+                with pytest.raises(ValueError, match=r"y has the columns .* the fit had"):
+                    call(wrong)
+    density.fit(X[:, :1], Y)
+    assert density.condition_names_in_ is None
 
 
 def test_other_conditions_than_fitted_are_refused(fitted):

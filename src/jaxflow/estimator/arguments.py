@@ -83,6 +83,12 @@ def check_conditions(y: Any, rows: int | None) -> Float[np.ndarray, "n c"]:
     return np.asarray(cond)
 
 
+def condition_names(y: Any) -> list[str] | None:
+    """Names of the columns of a data frame; None for others, and where they are not all text."""
+    names: list[Any] = list(getattr(y, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
 def to_precision(
     values: Float[np.ndarray, "n d"], name: str, *, float64: bool, warn: bool = False
 ) -> Float[np.ndarray, "n d"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxflow.estimator.arguments import check_conditions, check_features
+from jaxflow.estimator.arguments import check_conditions, check_features, condition_names
 from jaxflow.estimator.base import FlowEstimator, mean_score
 from jaxflow.flows.predictive import LEVELS, calibration_curve, crps
 from jaxflow.flows.quantiles import cdf, check_levels, quantile
@@ -46,9 +46,12 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         n_features_in_: number of columns of `X`.
         feature_names_in_: their names, if `X` was a data frame with names.
         n_conditions_in_: number of columns of `y`.
+        condition_names_in_: their names, if `y` was a data frame with names; else None.
     """
 
-    _fitted = (*FlowEstimator._fitted, "n_conditions_in_")
+    n_conditions_in_: int
+    condition_names_in_: list[str] | None
+    _fitted = (*FlowEstimator._fitted, "n_conditions_in_", "condition_names_in_")
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ConditionalFlowDensity":
         """Train the flow.
@@ -70,6 +73,7 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         x = check_features(self, X, fitting=True)
         cond = check_conditions(y, len(x))
         self.n_conditions_in_ = cond.shape[1]
+        self.condition_names_in_ = condition_names(y)
         self._train(x, cond, sample_weight)
         return self
 
@@ -247,5 +251,12 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
             raise ValueError(
                 f"y has {cond.shape[1]} columns; {type(self).__name__} was fitted with "
                 f"{self.n_conditions_in_}"
+            )
+        # Files of earlier versions have no names.
+        fitted, names = getattr(self, "condition_names_in_", None), condition_names(y)
+        if fitted is not None and names is not None and names != fitted:
+            raise ValueError(
+                f"y has the columns {names}, and the fit had {fitted}: write y[{fitted}], after "
+                "renaming columns where they differ"
             )
         return cond
