@@ -97,7 +97,9 @@ def test_conditions_are_compared_by_name(two_steps, no_updates, tmp_path, frame)
             lambda y, each=each: each.calibration_curve(X[:, :1], y),
         ):
             for wrong in (swapped, frame({"a": Y, "c": Y})):
-                with pytest.raises(ValueError, match=r"y has the columns .* the fit had"):
+                with pytest.raises(
+                    ValueError, match=r"y has the columns .* in this order: y\[\['a', 'b'\]\]"
+                ):
                     call(wrong)
     density.fit(X[:, :1], Y)
     assert density.condition_names_in_ is None

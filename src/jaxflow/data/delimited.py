@@ -21,9 +21,10 @@ TEXT = (".csv", ".tsv", ".txt")
 NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", "-")
 # Characters in which `sniff` looks for the separator and the header.
 _HEAD = 1 << 20
-_DECIMAL_COMMA = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$"
 # A quoted cell longer than this is a mistake.
 LONGEST_CELL = 1 << 26
+# A cell such as 1,5, before and after its comma.
+_DECIMAL_COMMA = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$"
 
 
 # A file, and whether its first line is the header; None for `sniff` to find out.
@@ -92,7 +93,8 @@ def delimited_frames(
 ) -> Iterator["polars.DataFrame"]:
     """Chosen columns of a text table, from about `size` characters at a time.
 
-    With `numbers`, a column is parsed as float64 where all its cells are numbers, else as text.
+    With `numbers`, a column is parsed as float64 where all its cells are numbers, else as text, in
+    which 1,5 becomes 1.5 where commas do not separate.
     """
     empty, names = True, [layout.names[i] for i in chosen]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -101,16 +103,12 @@ def delimited_frames(
         for text, line in _blocks(path, layout.skip, size):
             frame = _parse(text, line, layout, chosen if numbers else (), path)[:, list(chosen)]
             frame.columns = names
+            if numbers and layout.separator != ",":
+                frame = _with_decimal_points(frame)
             empty = False
             yield frame
     if empty:
         raise ValueError(f"{path}: a header and no rows")
-
-
-def with_decimal_points(frame: "polars.DataFrame") -> "polars.DataFrame":
-    """Cells of text such as 1,5 as 1.5, for tables that no comma separates."""
-    strings = import_polars().selectors.string()
-    return frame.with_columns(strings.str.replace(_DECIMAL_COMMA, "${1}.${2}"))
 
 
 def text_column(path: Path, column: int) -> list[str | None]:
@@ -223,6 +221,12 @@ def _parse(
             )
         rows.append(cells)
     return pl.DataFrame(rows, schema=strings, orient="row")
+
+
+def _with_decimal_points(frame: "polars.DataFrame") -> "polars.DataFrame":
+    """Cells of text such as 1,5 as 1.5."""
+    strings = import_polars().selectors.string()
+    return frame.with_columns(strings.str.replace(_DECIMAL_COMMA, "${1}.${2}"))
 
 
 def _squeeze(text: str, separator: str) -> str:

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxflow.data.arrays import read_array, to_floats
-from jaxflow.data.delimited import (
-    TEXT,
-    delimited_frames,
-    header_line,
-    is_number,
-    sniff,
-    with_decimal_points,
-)
+from jaxflow.data.delimited import TEXT, delimited_frames, header_line, is_number, sniff
 from jaxflow.data.frames import frame_to_array, import_polars
 from jaxflow.io.atomic import atomic_write, check_free
 
@@ -118,10 +111,7 @@ def read_blocks(
     layout = sniff(path)
     chosen = _choose(layout.names, columns, path)
     size = _READ_CHARS if rows is None else rows * _ROW_CHARS
-    frames = delimited_frames(path, layout, chosen, size)
-    if layout.separator != ",":
-        frames = map(with_decimal_points, frames)
-    blocks = _frame_blocks(path, frames)
+    blocks = _frame_blocks(path, delimited_frames(path, layout, chosen, size))
     if rows is not None:
         return blocks
     tables = list(blocks)

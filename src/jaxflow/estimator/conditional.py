@@ -256,7 +256,6 @@ class ConditionalFlowDensity(DensityMixin, FlowEstimator):
         fitted, names = getattr(self, "condition_names_in_", None), condition_names(y)
         if fitted is not None and names is not None and names != fitted:
             raise ValueError(
-                f"y has the columns {names}, and the fit had {fitted}: write y[{fitted}], after "
-                "renaming columns where they differ"
+                f"y has the columns {names}; give those of the fit, in this order: y[{fitted}]"
             )
         return cond
