@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 # Rows of more than one chunk; each case in a process of its own, for the suite's flags are not
 # a user's.
@@ -25,6 +28,8 @@ def grown(field):
 dim, rows, sizes, thorough = json.loads(sys.argv[1])
 key = jax.random.key(0)
 x = np.random.default_rng(0).normal(size=(rows, dim)).astype(np.float32)
+batches = {f"{n} rows": np.arange(n) for n in sizes}
+batches["in another order"] = np.random.default_rng(1).permutation(rows)
 bases = {
     "standard": lambda: StandardNormal(dim),
     "diagonal": lambda: DiagonalNormal(jnp.arange(dim) / 7, jnp.linspace(0.5, 2, dim)),
@@ -76,23 +81,60 @@ for field, base, transform in cases:
             calls["ensemble"] = Ensemble([flow, made], [1, 2]).log_prob
     for name, call in calls.items():
         together = np.asarray(call(x)).reshape(rows, -1)
-        for n in sizes:
-            alone = np.asarray(call(x[:n])).reshape(n, -1)
-            count = int((together[:n] != alone).any(axis=1).sum())
+        for what, places in batches.items():
+            batch = np.asarray(call(x[places])).reshape(len(places), -1)
+            count = int((together[places] != batch).any(axis=1).sum())
             if count:
                 field_name = getattr(field, "__name__", "network")
-                different[f"{field_name}, {base}, {transform}, {name}, {n} rows"] = count
+                different[f"{field_name}, {base}, {transform}, {name}, {what}"] = count
     # Compiled programs hold memory maps, of which a process has a limited number.
     jax.clear_caches()
 print(json.dumps(different))
 """
 
 
-def different(dim, rows, sizes, *, thorough):
-    settings = json.dumps([dim, rows, sizes, thorough])
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+# Rows at other places of a batch, for each field.
+PLACES = """
+import json, sys
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+from jaxflow import CNF, StandardNormal
+from jaxflow.bases import WrappedNormal
+from tests.laws.fields import FIELDS
+
+def in_float32(w):
+    return 0.4 * w.astype(jnp.float32) if eqx.is_inexact_array(w) else w
+
+different = {}
+for name in json.loads(sys.argv[1]) or FIELDS:
+    case, rng = FIELDS[name], np.random.default_rng(1)
+    field = jax.tree.map(in_float32, case.field)
+    x = rng.normal(size=(400, *case.event_shape)).astype(np.float32)
+    base = StandardNormal(case.event_shape)
+    if hasattr(field, "manifold"):
+        x = np.asarray(jax.vmap(field.manifold.retract)(x))
+        base = WrappedNormal(field.manifold, jnp.asarray(x[0]), 0.8)
+    cond = rng.normal(size=(400, case.cond_dim)).astype(np.float32) if case.cond_dim else None
+    call = CNF(field, base).log_prob
+    together = np.asarray(call(x, cond))
+    assert np.isfinite(together).all()
+    for by in range(1, 128, 9):
+        moved = np.roll(np.arange(len(x)), by)
+        log_p = call(x[moved], None if cond is None else cond[moved])
+        count = int((together[moved] != log_p).sum())
+        if count:
+            different[f"{name}, moved by {by}"] = count
+    jax.clear_caches()
+print(json.dumps(different))
+"""
+
+
+def as_users(script, *settings):
+    """What a script prints in a process of its own."""
+    flags = ("XLA_FLAGS", "JAX_ENABLE_X64")
+    env = {name: value for name, value in os.environ.items() if name not in flags}
+    env["PYTHONPATH"] = str(ROOT)
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, settings],
+        [sys.executable, "-c", script, json.dumps(settings)],
         capture_output=True,
         text=True,
         check=False,
@@ -103,7 +145,7 @@ def different(dim, rows, sizes, *, thorough):
 
 
 def test_a_row_has_the_same_bits_in_any_batch():
-    assert different(3, 600, [77], thorough=False) == {}
+    assert as_users(SCRIPT, 3, 600, [77], False) == {}
 
 
 @pytest.mark.slow
@@ -111,4 +153,14 @@ def test_a_row_has_the_same_bits_in_any_batch():
 @pytest.mark.parametrize("dim", [1, 2, 3, 6, 8, 12, 43])
 def test_a_row_has_the_same_bits_in_any_batch_of_every_flow(dim):
     sizes = [1, 127, 128, 129, 257, 1000, 2047, 2049]
-    assert different(dim, 5000, sizes, thorough=True) == {}
+    assert as_users(SCRIPT, dim, 5000, sizes, True) == {}
+
+
+def test_a_row_has_the_same_bits_at_any_place():
+    assert as_users(PLACES, "function", "on a sphere, condition") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_row_has_the_same_bits_at_any_place_for_every_field():
+    assert as_users(PLACES) == {}

@@ -26,7 +26,7 @@ from jaxflow.ode.integrate import (
 from jaxflow.ode.settings import ODE
 from jaxflow.ode.status import Stats
 from jaxflow.ode.step import RightSide, State
-from jaxflow.runtime.lanes import lanes_for, map_groups
+from jaxflow.runtime.lanes import lanes_for, map_groups, spare_lanes
 from jaxflow.runtime.precision import full_precision
 
 
@@ -200,9 +200,10 @@ def drain(
     def load_rows(rows: Array) -> Any:
         return jax.vmap(load)(jax.tree.map(lambda leaf: leaf[rows], queue))
 
-    at = jnp.arange(lanes)
+    at = jnp.arange(lanes + spare_lanes())
     work = load_rows(jnp.minimum(at, num - 1))
     one = jax.eval_shape(result, jax.tree.map(lambda leaf: leaf[0], work))
     results = jax.tree.map(lambda leaf: jnp.zeros((num, *leaf.shape), leaf.dtype), one)
-    engine = Engine(work, jnp.minimum(at, num), jnp.asarray(min(lanes, num)), results)
+    row = jnp.where(at < lanes, jnp.minimum(at, num), num)
+    engine = Engine(work, row, jnp.asarray(min(lanes, num)), results)
     return lax.while_loop(lambda engine: jnp.any(engine.row < num), take_turn, engine).results

@@ -2,6 +2,10 @@
 
 XLA compiles a program for each shape, and programs of different shapes may round differently in
 their last bits. Per-row computations therefore run on groups of a fixed number of rows.
+
+Nor do all places in a group round alike on a CPU. Where a loop reads some columns of a matrix,
+LLVM computes its last entries one by one, so as not to read past the matrix, and contracts their
+products and sums differently from those in vectors. Hence a group ends in spare lanes.
 """
 
 from collections.abc import Callable
@@ -16,17 +20,25 @@ from jaxtyping import Array
 from jaxflow.runtime.joined import join_vmaps
 from jaxflow.runtime.shapes import Count
 
-# One row costs as much as all lanes. On a CPU 128 are as fast as more, 64 from 33 entries on, and
-# 32 for images. An accelerator wants thousands: as many as hold about 2^18 entries of states.
-CPU_LANES, CPU_ENTRIES = (32, 128), 2**12
+# One row costs as much as all lanes. On a CPU 128 are as fast as more, and 64 from 33 entries on.
+# An accelerator wants thousands: as many as hold about 2^18 entries of states.
+CPU_LANES, CPU_ENTRIES = (64, 128), 2**12
 LANES, LANE_ENTRIES = (256, 2**16), 2**18
+# XLA's vectors have 256 bits at most: eight numbers in float32.
+CPU_SPARE = 8
 
 
 def lanes_for(size: int) -> int:
     """Number of lanes for rows of `size` entries, whatever the number of rows (same bits)."""
     on_cpu = jax.default_backend() == "cpu"
     (least, most), entries = (CPU_LANES, CPU_ENTRIES) if on_cpu else (LANES, LANE_ENTRIES)
-    return min(most, max(least, _power_of_2(entries // max(1, size))))
+    # A power of two with the spare lanes, which threads share out in whole vectors.
+    return min(most, max(least, _power_of_2(entries // max(1, size)))) - spare_lanes()
+
+
+def spare_lanes() -> int:
+    """Number of lanes at the end of a group whose results nobody takes."""
+    return CPU_SPARE if jax.default_backend() == "cpu" else 0
 
 
 def fill_up(num: int, lanes: int) -> int:
@@ -46,7 +58,7 @@ def map_groups(one: Callable[..., Any], inputs: tuple[Any, ...], lanes: int) -> 
     num = jax.tree.leaves(inputs)[0].shape[0]
     group = jax.vmap(one)
     out = lax.map(lambda rows: group(*rows), _fill(inputs, _groups(num, lanes), lanes))
-    return _flatten(out, num)
+    return _flatten(out, num, lanes)
 
 
 def scan_groups(
@@ -58,11 +70,12 @@ def scan_groups(
 ) -> tuple[Any, Any]:
     """Scan `total, out = group(total, inputs, cotangents)` over groups of `lanes` rows.
 
-    The last group is filled up with copies of the last row, whose cotangents are 0.
+    Groups are filled up with copies of rows, whose cotangents are 0.
     """
     num = len(jax.tree.leaves(inputs)[0])
     groups = _groups(num, lanes)
-    real = (jnp.arange(groups * lanes) < num).reshape(-1, lanes)
+    at = lanes * jnp.arange(groups)[:, None] + jnp.arange(lanes + spare_lanes())
+    real = (at < num) & (jnp.arange(lanes + spare_lanes()) < lanes)
 
     def mask(leaf: Array) -> Array:
         shape = (*real.shape, *[1] * (leaf.ndim - 2))
@@ -71,7 +84,7 @@ def scan_groups(
     inputs, cotangents = _fill((inputs, cotangents), groups, lanes)
     rows = inputs, jax.tree.map(mask, cotangents)
     total, out = lax.scan(lambda total, rows: group(total, *rows), total, rows)
-    return total, _flatten(out, num)
+    return total, _flatten(out, num, lanes)
 
 
 def _groups(num: Count, lanes: int) -> Count:
@@ -89,13 +102,14 @@ def take_rows(rows: Any, num: Count, start: Any = 0) -> Any:
 
 
 def _fill(rows: Any, groups: Count, lanes: int) -> Any:
-    """Groups of rows, (groups, lanes, ...); copies of the last row fill them up."""
+    """Groups of rows, (groups, lanes + spare, ...); copies of the last row fill them up."""
     filled = take_rows(rows, groups * lanes)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), filled)
+    at = jnp.minimum(jnp.arange(lanes + spare_lanes()), lanes - 1)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:])[:, at], filled)
 
 
-def _flatten(groups: Any, num: Count) -> Any:
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], groups)
+def _flatten(groups: Any, num: Count, lanes: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:, :lanes].reshape(-1, *leaf.shape[2:])[:num], groups)
 
 
 def per_row(f: Callable[..., Any], *rows: Any, grouped: bool = True) -> Any:
