@@ -74,8 +74,8 @@ def scan_groups(
     """
     num = len(jax.tree.leaves(inputs)[0])
     groups = _groups(num, lanes)
-    at = lanes * jnp.arange(groups)[:, None] + jnp.arange(lanes + spare_lanes())
-    real = (at < num) & (jnp.arange(lanes + spare_lanes()) < lanes)
+    real = (jnp.arange(groups * lanes) < num).reshape(-1, lanes)
+    real = jnp.pad(real, ((0, 0), (0, spare_lanes())))
 
     def mask(leaf: Array) -> Array:
         shape = (*real.shape, *[1] * (leaf.ndim - 2))
