@@ -394,6 +394,7 @@ def test_samples_have_the_decimals_of_the_cells():
         (["1,234,567", "-1,000.5"], [1234567, -1000.5]),
         (["0,125", "1,234"], [0.125, 1.234]),  # 0 begins no group
         (["1,5", "1,234"], [1.5, 1.234]),
+        (["1,5e-05", ",25"], [1.5e-05, 0.25]),
     ],
 )
 def test_commas_group_digits_where_all_of_a_column_can(cells, expected):

@@ -24,7 +24,7 @@ _HEAD = 1 << 20
 # A quoted cell longer than this is a mistake.
 LONGEST_CELL = 1 << 26
 # A cell such as 1,5, before and after its comma.
-_DECIMAL_COMMA = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$"
+DECIMAL_COMMA = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$"
 
 
 # A file, and whether its first line is the header; None for `sniff` to find out.
@@ -226,7 +226,7 @@ def _parse(
 def _with_decimal_points(frame: "polars.DataFrame") -> "polars.DataFrame":
     """Cells of text such as 1,5 as 1.5."""
     strings = import_polars().selectors.string()
-    return frame.with_columns(strings.str.replace(_DECIMAL_COMMA, "${1}.${2}"))
+    return frame.with_columns(strings.str.replace(DECIMAL_COMMA, "${1}.${2}"))
 
 
 def _squeeze(text: str, separator: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxflow.data.delimited import is_number
+from jaxflow.data.delimited import DECIMAL_COMMA, is_number
 
 _DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?)?")
 # Dates with the name of a month: 30-Nov-2026, Nov 30, 2026.
@@ -24,7 +24,7 @@ _PARTS = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[T ]+(\d{1,2}):(\d{
 ORDERS = {"month/day/year": (2, 0, 1), "day/month/year": (2, 1, 0), "year/month/day": (0, 1, 2)}
 # Digits that are codes, not numbers: 007, and whole numbers that float64 may round.
 _CODE, WHOLE, EXACT = re.compile(r"[+-]?0\d+"), re.compile(r"[+-]?\d+"), 2**53
-_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+_COMMA = re.compile(DECIMAL_COMMA)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 
 
@@ -244,7 +244,6 @@ def _ordered(cell: str, order: str) -> str:
 
 def _number(cell: Any) -> float:
     if isinstance(cell, str):
-        if _COMMA.fullmatch(cell):
-            cell = cell.replace(",", ".")
+        cell = _COMMA.sub(r"\1.\2", cell)
         return float(cell) if is_number(cell) else np.nan
     return float(cell) if isinstance(cell, Real | Decimal) else np.nan
